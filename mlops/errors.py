@@ -1,0 +1,122 @@
+"""Every error the library raises on purpose.
+
+    MlopsError
+    ├── SettingsError          a setting is missing, malformed or out of range
+    ├── ServiceError           a symbol, timeframe, target or horizon that names no service
+    ├── DataError              bars that cannot be used
+    │   ├── BarsError          rows or columns that break the bars contract
+    │   ├── SourceError        an exchange or file that could not be read
+    │   └── InsufficientData   fewer bars than the work needs
+    ├── SplitError             slices that overlap, leak or are empty
+    ├── FeatureError           an unknown or impossible feature specification
+    │   └── LookaheadError     a feature that reads the future
+    ├── ModelError             an unknown model type, a bad configuration or a bad forecast
+    ├── TrainingError          a training that could not finish
+    │   └── TrainingTimeout    ... because its deadline passed
+    ├── GateError              evidence that cannot be judged
+    ├── BundleError            a version's files are missing, altered or not loadable
+    ├── RegistryError          registration or look-up failed
+    │   └── VersionNotFound    no version under that id
+    └── StoreError             the store refused a change
+
+A message says what was got, what is allowed and what to do; where an error has
+parts worth catching by program, they are attributes.
+"""
+
+from __future__ import annotations
+
+
+class MlopsError(Exception):
+    """Root of all errors raised on purpose."""
+
+
+class SettingsError(MlopsError):
+    """A setting is missing, malformed or out of range."""
+
+
+class ServiceError(MlopsError, ValueError):
+    """A symbol, timeframe, target or horizon that names no service."""
+
+
+class DataError(MlopsError):
+    """Bars that cannot be used."""
+
+
+class BarsError(DataError, ValueError):
+    """Rows or columns that break the bars contract.
+
+    ``column`` and ``rows`` (positions in the input, first offenders only) tell where.
+    """
+
+    def __init__(self, message: str, *, column: str | None = None, rows: tuple[int, ...] = ()):
+        super().__init__(message)
+        self.column = column
+        self.rows = rows
+
+
+class SourceError(DataError):
+    """An exchange or file that could not be read."""
+
+
+class InsufficientData(DataError):
+    """Fewer bars than the work needs."""
+
+    def __init__(self, *, got: int, needed: int, what: str):
+        super().__init__(
+            f"{what} needs at least {needed:,} bars but got {got:,}; "
+            "load a longer period or lower the requirement"
+        )
+        self.got = got
+        self.needed = needed
+
+
+class SplitError(MlopsError, ValueError):
+    """Slices that overlap, leak or are empty."""
+
+
+class FeatureError(MlopsError, ValueError):
+    """An unknown or impossible feature specification."""
+
+
+class LookaheadError(FeatureError):
+    """A feature that reads the future."""
+
+    def __init__(self, *, feature: str, bar: str, how: str):
+        super().__init__(
+            f"feature {feature!r} looks ahead: its value at bar {bar} changes when {how}; "
+            "a feature may use bars up to and including its own bar only"
+        )
+        self.feature = feature
+        self.bar = bar
+
+
+class ModelError(MlopsError, ValueError):
+    """An unknown model type, a bad configuration or a bad forecast."""
+
+
+class TrainingError(MlopsError):
+    """A training that could not finish."""
+
+
+class TrainingTimeout(TrainingError):
+    """A training whose deadline passed."""
+
+
+class GateError(MlopsError, ValueError):
+    """Evidence that cannot be judged."""
+
+
+class BundleError(MlopsError):
+    """A version's files are missing, altered or not loadable."""
+
+
+class RegistryError(MlopsError):
+    """Registration or look-up failed."""
+
+
+class VersionNotFound(RegistryError, LookupError):
+    """No version under that id."""
+
+
+class StoreError(MlopsError):
+    """The store refused a change."""

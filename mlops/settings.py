@@ -1,0 +1,178 @@
+"""Every environment variable of the platform, read once and checked.
+
+Field names are the variables in lower case; ``.env`` in the working directory is read too.
+`.env.example` documents each; a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from mlops.errors import ServiceError, SettingsError
+from mlops.service import Service, Target, Timeframe
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class ThresholdMode(StrEnum):
+    """How the seed thresholds are judged: by target (`skill`) or literally (`strict`)."""
+
+    SKILL = "skill"
+    STRICT = "strict"
+
+
+class Settings(BaseSettings):
+    """The platform's configuration; build it with `load_settings` to get readable errors."""
+
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    # MLflow and paths
+    mlops_base_path: Path = Path(".mlops")
+    mlflow_tracking_uri: str = ""
+    mlflow_experiment_name: str = Field(default="trading_models", min_length=1)
+    store_url: SecretStr = SecretStr("")
+
+    # What a call that names only a symbol means
+    default_venue: str = "sample"
+    default_timeframe: str = "1h"
+    default_target: Target = Target.VOLATILITY
+    default_horizon: int = Field(default=24, ge=1)
+
+    # Data
+    exchange_base_url: str = ""
+    fee_bps: float = Field(default=10.0, ge=0)
+    fee_bps_by_symbol: Annotated[dict[str, float], NoDecode] = Field(default_factory=dict)
+
+    # Training
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    max_concurrent_training_jobs: int = Field(default=3, ge=1)
+    training_job_timeout_hours: float = Field(default=6.0, gt=0)
+    min_training_data_points: int = Field(default=1000, ge=100)
+    custom_model_modules: Annotated[tuple[str, ...], NoDecode] = ()
+    allow_signed_pickle: bool = False
+
+    # Validation
+    min_model_accuracy: Share = 0.6
+    max_model_mse: float = Field(default=1000.0, gt=0)
+    min_r2_score: float = Field(default=0.5, le=1)
+    validation_threshold_mode: ThresholdMode = ThresholdMode.SKILL
+    yearly_alpha_budget: float = Field(default=0.05, gt=0, lt=0.5)
+    max_drawdown_limit: float = Field(default=0.25, gt=0, le=1)
+
+    @field_validator("custom_model_modules", mode="before")
+    @classmethod
+    def _split_modules(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("fee_bps_by_symbol", mode="before")
+    @classmethod
+    def _split_fees(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = (part.split("=", 1) for part in value.split(",") if part.strip())
+        fees = {pair[0].strip().upper(): pair[-1].strip() for pair in pairs}
+        if any(symbol == fee for symbol, fee in fees.items()):
+            raise ValueError("write it like BTC/USDT=10,EUR/USD=0.5")
+        return fees
+
+    @field_validator("fee_bps_by_symbol")
+    @classmethod
+    def _fees_are_costs(cls, value: dict[str, float]) -> dict[str, float]:
+        negative = [symbol for symbol, fee in value.items() if not fee >= 0]
+        if negative:
+            raise ValueError(f"a fee is zero or more; below zero for {', '.join(negative)}")
+        return value
+
+    @field_validator("default_timeframe")
+    @classmethod
+    def _is_a_timeframe(cls, value: str) -> str:
+        try:
+            return Timeframe(value).name
+        except ServiceError as error:
+            raise ValueError(str(error)) from error
+
+    @property
+    def bars_path(self) -> Path:
+        return self.mlops_base_path / "bars"
+
+    @property
+    def studies_path(self) -> Path:
+        return self.mlops_base_path / "studies"
+
+    @property
+    def reports_path(self) -> Path:
+        return self.mlops_base_path / "reports"
+
+    @property
+    def tracking_uri(self) -> str:
+        """The configured URI, or SQLite under the base path."""
+        return self.mlflow_tracking_uri or f"file://{self.mlops_base_path.resolve() / 'mlruns'}"
+
+    @property
+    def database_url(self) -> str:
+        """The store's SQLAlchemy URL, or SQLite under the base path."""
+        configured = self.store_url.get_secret_value()
+        return configured or f"sqlite:///{self.mlops_base_path.resolve() / 'store.db'}"
+
+    def fee_for(self, symbol: str) -> float:
+        """Cost of turning over the whole position once, in bps of its value."""
+        return self.fee_bps_by_symbol.get(symbol.upper(), self.fee_bps)
+
+    def service(
+        self,
+        symbol: str,
+        *,
+        venue: str | None = None,
+        timeframe: str | None = None,
+        target: str | None = None,
+        horizon: int | None = None,
+    ) -> Service:
+        """The service a call means when it leaves parts out."""
+        return Service.of(
+            venue=venue or self.default_venue,
+            symbol=symbol,
+            timeframe=timeframe or self.default_timeframe,
+            target=target or self.default_target,
+            horizon=self.default_horizon if horizon is None else horizon,
+        )
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        SettingsError: naming each wrong variable, what it was and what is allowed.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(part) for part in problem['loc']).upper()}="
+            f"{problem.get('input')!r}: {problem['msg']}"
+            for problem in error.errors()
+        ]
+        raise SettingsError(
+            "settings refused; correct these environment variables (see .env.example):\n  "
+            + "\n  ".join(lines)
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _cached(environment: frozenset[tuple[str, str]], directory: str) -> Settings:
+    return load_settings()
+
+
+def current_settings() -> Settings:
+    """The settings of this process, read again only where the environment changed."""
+    return _cached(frozenset(os.environ.items()), os.getcwd())
