@@ -32,7 +32,11 @@ class Settings(BaseSettings):
     """The platform's configuration; build it with `load_settings` to get readable errors."""
 
     model_config = SettingsConfigDict(
-        env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        env_ignore_empty=True,
+        str_strip_whitespace=True,
     )
 
     # MLflow and paths
@@ -42,7 +46,7 @@ class Settings(BaseSettings):
     store_url: SecretStr = SecretStr("")
 
     # What a call that names only a symbol means
-    default_venue: str = "sample"
+    default_venue: str = Field(default="binance", pattern=r"^[a-z0-9][a-z0-9_-]*$")
     default_timeframe: str = "1h"
     default_target: Target = Target.VOLATILITY
     default_horizon: int = Field(default=24, ge=1)
@@ -50,7 +54,7 @@ class Settings(BaseSettings):
     # Data
     exchange_base_url: str = ""
     fee_bps: float = Field(default=10.0, ge=0)
-    fee_bps_by_symbol: Annotated[dict[str, float], NoDecode] = Field(default_factory=dict)
+    fee_bps_by_symbol: Annotated[dict[str, float], NoDecode] = {"EUR/USD": 0.5}
 
     # Training
     device: Literal["auto", "cpu", "cuda"] = "auto"

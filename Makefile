@@ -1,0 +1,38 @@
+# Everything installs into .venv from the exact set in constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+export DO_NOT_TRACK := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: install demo test test-slow check bench deploy clean
+
+install: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: install
+	$(BIN)/python -m deployments.demo
+
+test: install
+	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+deploy: install
+	MLOPS_PROJECT_DIR="$(CURDIR)" $(BIN)/prefect --no-prompt deploy --all
+
+clean:
+	rm -rf .venv .mlops reports

@@ -1,0 +1,105 @@
+"""Settings: every variable documented, every wrong value refused by name."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mlops.errors import SettingsError
+from mlops.settings import Settings, current_settings, load_settings
+
+EXAMPLE = Path(__file__).parents[2] / ".env.example"
+
+
+def documented() -> dict[str, str]:
+    lines = EXAMPLE.read_text().splitlines()
+    return dict(line.split("=", 1) for line in lines if re.match(r"[A-Z]", line))
+
+
+@pytest.fixture
+def environment(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in documented():
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+def test_the_example_file_names_every_variable_and_no_other():
+    assert {name.lower() for name in documented()} == set(Settings.model_fields)
+
+
+def test_the_example_file_states_the_defaults(environment):
+    defaults = load_settings()
+    for name, value in documented().items():
+        environment.setenv(name, value)
+    assert load_settings() == defaults
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("MIN_MODEL_ACCURACY", "60"),
+        ("MAX_MODEL_MSE", "-1"),
+        ("MIN_R2_SCORE", "1.5"),
+        ("MAX_CONCURRENT_TRAINING_JOBS", "0"),
+        ("TRAINING_JOB_TIMEOUT_HOURS", "0"),
+        ("MIN_TRAINING_DATA_POINTS", "10"),
+        ("DEFAULT_TIMEFRAME", "hourly"),
+        ("DEFAULT_TARGET", "vol"),
+        ("DEFAULT_HORIZON", "0"),
+        ("DEFAULT_VENUE", "Bin ance"),
+        ("DEVICE", "tpu"),
+        ("FEE_BPS", "-3"),
+        ("FEE_BPS_BY_SYMBOL", "EUR/USD"),
+        ("FEE_BPS_BY_SYMBOL", "EUR/USD=-1"),
+        ("VALIDATION_THRESHOLD_MODE", "lenient"),
+        ("YEARLY_ALPHA_BUDGET", "0.7"),
+        ("MAX_DRAWDOWN_LIMIT", "-0.25"),
+        ("ALLOW_SIGNED_PICKLE", "maybe"),
+        ("MLFLOW_EXPERIMENT_NAME", " "),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_variable_named(environment, name, value):
+    environment.setenv(name, value)
+    with pytest.raises(SettingsError, match=name):
+        load_settings()
+
+
+def test_an_empty_variable_means_the_default(environment):
+    environment.setenv("MIN_R2_SCORE", "")
+    assert load_settings().min_r2_score == 0.5
+
+
+def test_costs_are_looked_up_by_symbol(environment):
+    environment.setenv("FEE_BPS_BY_SYMBOL", "EUR/USD=0.5, BTC/USDT=7.5")
+    settings = load_settings()
+    assert settings.fee_for("btc/usdt") == 7.5
+    assert settings.fee_for("ETH/USDT") == settings.fee_bps
+
+
+def test_paths_and_databases_follow_the_base_path(environment, tmp_path):
+    environment.setenv("MLOPS_BASE_PATH", str(tmp_path / "platform"))
+    settings = load_settings()
+    assert settings.bars_path == tmp_path / "platform" / "bars"
+    assert settings.database_url == f"sqlite:///{tmp_path / 'platform' / 'store.db'}"
+    assert settings.tracking_uri == f"file://{tmp_path / 'platform' / 'mlruns'}"
+
+
+def test_configured_databases_win_over_the_base_path(environment):
+    environment.setenv("STORE_URL", "postgresql://trader:secret@db/mlops")
+    environment.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    settings = load_settings()
+    assert settings.database_url.startswith("postgresql://")
+    assert settings.tracking_uri == "http://mlflow:5000"
+    assert "secret" not in repr(settings)
+
+
+def test_a_call_that_names_only_a_symbol_gets_the_default_service(environment):
+    environment.setenv("DEFAULT_HORIZON", "6")
+    assert load_settings().service("BTC/USDT").key == "binance.btc-usdt.1h.volatility.6"
+
+
+def test_current_settings_follow_a_changed_environment(environment):
+    assert current_settings().default_horizon == 24
+    environment.setenv("DEFAULT_HORIZON", "12")
+    assert current_settings().default_horizon == 12
