@@ -1,0 +1,129 @@
+"""The pictures of a report, each one question answered; the only door to matplotlib.
+
+Every function takes plain arrays and returns a PNG as a ``data:`` URI, so that a report is one
+file that opens anywhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Times = NDArray[np.datetime64]
+
+INK, MUTED, MODEL, BASELINE, GOOD, BAD = (
+    "#1f2430",
+    "#8a93a6",
+    "#2563c9",
+    "#e08a1e",
+    "#2c8a57",
+    "#c0392b",
+)
+MAX_POINTS = 1500
+CALIBRATION_BINS = 12
+
+
+def forecast_against_outcome(
+    made_at: Times, outcome: Floats, forecast: Floats, baseline: Floats, *, unit: str
+) -> str:
+    """Outcome, forecast and baseline over time; long series are thinned to `MAX_POINTS`."""
+    keep = slice(None, None, max(1, len(outcome) // MAX_POINTS))
+    with _figure(height=3.2) as (figure, axes):
+        axes.plot(made_at[keep], outcome[keep], color=MUTED, lw=0.9, label="outcome")
+        axes.plot(made_at[keep], baseline[keep], color=BASELINE, lw=0.8, label="baseline")
+        axes.plot(made_at[keep], forecast[keep], color=MODEL, lw=1.1, label="forecast")
+        axes.set_ylabel(unit)
+        axes.legend(ncols=3, loc="upper left")
+        return _encode(figure)
+
+
+def skill_by_fold(labels: Sequence[str], skills: Mapping[str, Sequence[float]]) -> str:
+    """One bar for each fold and baseline: the share of the baseline's squared error removed."""
+    palette = [MODEL, BASELINE, GOOD, MUTED]
+    width = 0.8 / max(1, len(skills))
+    with _figure(height=2.8) as (figure, axes):
+        for place, (name, values) in enumerate(skills.items()):
+            left = np.arange(len(labels)) + place * width
+            colour = palette[place % len(palette)]
+            axes.bar(left, 100 * np.asarray(values), width, color=colour, label=f"over {name}")
+        axes.axhline(0, color=INK, lw=0.8)
+        axes.set_xticks(np.arange(len(labels)) + 0.4 - width / 2, labels)
+        axes.set_ylabel("squared error removed, %")
+        axes.legend(ncols=max(1, len(skills)))
+        return _encode(figure)
+
+
+def equity_and_drawdown(made_at: Times, net_returns: Floats, baseline_returns: Floats) -> str:
+    """Growth of one unit after costs, above the fall from its last peak."""
+    with _figure(height=3.8, rows=2, shared=True) as (figure, axes):
+        curves = ((net_returns, MODEL, "model"), (baseline_returns, BASELINE, "baseline"))
+        for returns, colour, label in curves:
+            equity = np.cumprod(1 + np.nan_to_num(returns))
+            peak = np.maximum.accumulate(np.maximum(equity, 1.0))
+            axes[0].plot(made_at, equity, color=colour, lw=1.1, label=label)
+            axes[1].fill_between(made_at, 100 * (equity / peak - 1), color=colour, alpha=0.35)
+        axes[0].set_ylabel("equity after costs")
+        axes[1].set_ylabel("drawdown, %")
+        axes[0].legend(ncols=2)
+        return _encode(figure)
+
+
+def calibration(outcome: Floats, forecast: Floats, *, unit: str) -> str:
+    """Mean outcome in each twelfth of the forecasts; a calibrated model lies on the diagonal."""
+    order = np.argsort(forecast)
+    groups = [group for group in np.array_split(order, CALIBRATION_BINS) if len(group)]
+    expected = np.array([forecast[group].mean() for group in groups])
+    seen = np.array([outcome[group].mean() for group in groups])
+    with _figure(height=3.2, width=4.2) as (figure, axes):
+        axes.plot(expected, expected, color=MUTED, lw=1, ls="--", label="calibrated")
+        axes.plot(expected, seen, "o-", color=MODEL, lw=1, ms=4, label="model")
+        axes.set_xlabel(f"forecast, {unit}")
+        axes.set_ylabel(f"mean outcome, {unit}")
+        axes.legend()
+        return _encode(figure)
+
+
+def trials(names: Sequence[str], skills: Sequence[float], *, winner: str) -> str:
+    """Every trial that was counted, by its walk-forward skill, the winner marked."""
+    order = np.argsort(skills)
+    colours = [GOOD if names[place] == winner else MUTED for place in order]
+    with _figure(height=0.9 + 0.26 * len(names)) as (figure, axes):
+        axes.barh([names[place] for place in order], 100 * np.asarray(skills)[order], color=colours)
+        axes.axvline(0, color=INK, lw=0.8)
+        axes.set_xlabel("squared error removed from the baseline's, %")
+        return _encode(figure)
+
+
+@contextmanager
+def _figure(
+    *, height: float, width: float = 9.0, rows: int = 1, shared: bool = False
+) -> Iterator[tuple[Any, Any]]:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    style = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "legend.frameon": False,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+    }
+    with rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(rows, sharex=shared)
+
+
+def _encode(figure: Any) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
