@@ -76,9 +76,7 @@ class Service:
             raise ServiceError(f"horizon {self.horizon} is below 1 bar")
 
     @classmethod
-    def of(
-        cls, *, venue: str, symbol: str, timeframe: str, target: str, horizon: int
-    ) -> Service:
+    def of(cls, *, venue: str, symbol: str, timeframe: str, target: str, horizon: int) -> Service:
         """Build a service from plain words."""
         try:
             kind = Target(target)

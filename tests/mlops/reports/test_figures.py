@@ -32,8 +32,15 @@ def draw(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["forecast", "skill", "equity", "equity with gaps", "calibration", "calibration of few"]
-    + ["trials"],
+    [
+        "forecast",
+        "skill",
+        "equity",
+        "equity with gaps",
+        "calibration",
+        "calibration of few",
+        "trials",
+    ],
 )
 def test_a_figure_is_a_png_that_opens_anywhere(name):
     head, _, body = draw(name).partition(",")
