@@ -32,6 +32,7 @@ bench: install
 	$(BIN)/python -m benchmarks
 
 deploy: install
+	$(BIN)/python -m deployments.setup
 	MLOPS_PROJECT_DIR="$(CURDIR)" $(BIN)/prefect --no-prompt deploy --all
 
 clean:

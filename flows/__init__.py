@@ -1,0 +1,1 @@
+"""Order: each flow reads as a list of verbs."""

@@ -1,0 +1,1 @@
+"""Step: each task is a decorator, a docstring and one library call; settings enter here."""

@@ -1,0 +1,33 @@
+"""A slot for each training, so that no more run at once than the machine was given for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.concurrency.sync import concurrency
+
+from mlops.settings import current_settings
+
+TRAINING_LIMIT = "mlops-training"
+
+
+def limit_trainings(client: SyncPrefectClient, limit: int) -> int:
+    """Set how many trainings one Prefect server lets run at once."""
+    client.upsert_global_concurrency_limit_by_name(TRAINING_LIMIT, limit)
+    return limit
+
+
+@contextmanager
+def training_slot() -> Iterator[None]:
+    """Wait for one of ``MAX_CONCURRENT_TRAINING_JOBS`` slots and hold it.
+
+    Schedules, events and notebooks count alike. A slot of a killed process is freed when its
+    lease runs out (Prefect's default, 5 minutes).
+    """
+    with get_client(sync_client=True) as client:
+        limit_trainings(client, current_settings().max_concurrent_training_jobs)
+    # strict: without it Prefect enters silently when the limit does not exist.
+    with concurrency(TRAINING_LIMIT, occupy=1, strict=True):
+        yield
