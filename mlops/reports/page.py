@@ -1,0 +1,70 @@
+"""A report page: sections of verdict, gates, metrics and pictures, as one HTML file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A `data:` URI with the question it answers and how to read it."""
+
+    title: str
+    uri: str
+    caption: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetricRow:
+    """One metric of a model beside its baseline's; None where it does not exist."""
+
+    name: str
+    value: float | None
+    low: float | None
+    high: float | None
+    baseline: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """One version: its verdict and what it rests on. ``gates`` are gate results as mappings."""
+
+    title: str
+    verdict: str
+    passed: bool
+    facts: Mapping[str, str]
+    gates: Sequence[Mapping[str, Any]]
+    metrics: Sequence[MetricRow]
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What `render` turns into HTML."""
+
+    title: str
+    subtitle: str
+    sections: Sequence[Section]
+
+
+def render(page: Page) -> str:
+    """The page as HTML with its pictures inside; every text is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("mlops.reports"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["number"] = readable_number
+    return environment.get_template("card.html").render(page=page)
+
+
+def readable_number(value: float | int | None) -> str:
+    """Four significant digits; thousands separated; an em dash where there is no number."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "—"
+    if isinstance(value, int) or (abs(value) >= 1000 and float(value).is_integer()):
+        return f"{int(value):,}"
+    return f"{value:,.4g}"
