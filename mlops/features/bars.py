@@ -1,0 +1,100 @@
+"""The arrays an indicator reads: one service's bars as columns, with the holes marked.
+
+A change of price never spans a hole: the first bar after one is measured from its own
+open. Rolling statistics count bars, so a hole shortens nothing and silences nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlops.errors import BarsError
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+TimeArray = NDArray[np.datetime64]
+
+_PRICES = ("open", "high", "low", "close")
+
+
+@dataclass(frozen=True)
+class BarArrays:
+    """Bars as arrays of equal length (N,); ``hole_before`` is True where a bar does not follow.
+
+    ``open_time`` is naive UTC, ``datetime64[ns]``.
+    """
+
+    open: FloatArray
+    high: FloatArray
+    low: FloatArray
+    close: FloatArray
+    volume: FloatArray
+    open_time: TimeArray
+    hole_before: BoolArray
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, hole_before: BoolArray | None = None) -> BarArrays:
+        """Read a validated bar frame; without a mask no bar is taken to follow a hole.
+
+        Raises:
+            BarsError: when a column is missing, a number is not usable, or the mask does not fit.
+        """
+        columns = {name: _column(frame, name) for name in (*_PRICES, "volume")}
+        holes = np.zeros(len(frame), dtype=bool) if hole_before is None else hole_before
+        if holes.shape != (len(frame),):
+            raise BarsError(
+                f"the hole mask has shape {holes.shape} for {len(frame)} bars; pass one flag a bar"
+            )
+        return cls(**columns, open_time=open_times(frame), hole_before=holes)
+
+    def __len__(self) -> int:
+        return len(self.close)
+
+    @cached_property
+    def anchor(self) -> FloatArray:
+        """The price a bar's change starts from: the previous close, or its open after a hole."""
+        anchor = np.empty_like(self.close)
+        anchor[:1] = self.open[:1]
+        anchor[1:] = self.close[:-1]
+        anchor[self.hole_before] = self.open[self.hole_before]
+        return anchor
+
+    @cached_property
+    def change(self) -> FloatArray:
+        """Log change of the close since `anchor`."""
+        change: FloatArray = np.log(self.close / self.anchor)
+        return change
+
+
+def open_times(frame: pd.DataFrame) -> TimeArray:
+    """The frame's bar opens as naive UTC ``datetime64[ns]``."""
+    index = frame.index
+    if not isinstance(index, pd.DatetimeIndex) or index.tz is None:
+        raise BarsError(
+            f"bars are indexed by {type(index).__name__} {index.dtype}; "
+            "index them by open time in UTC (validate_bars does)"
+        )
+    return index.tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()
+
+
+def _column(frame: pd.DataFrame, name: str) -> FloatArray:
+    if name not in frame.columns:
+        raise BarsError(
+            f"column {name!r} is missing; bars have open, high, low, close and volume", column=name
+        )
+    values = frame[name].to_numpy(dtype=np.float64)
+    usable = np.isfinite(values) & (values > 0 if name in _PRICES else values >= 0)
+    if not usable.all():
+        rows = tuple(int(row) for row in np.flatnonzero(~usable)[:5])
+        raise BarsError(
+            f"column {name!r} holds {values[rows[0]]} in row {rows[0]}; prices are finite and "
+            "positive, volumes finite and not negative: run validate_bars first",
+            column=name,
+            rows=rows,
+        )
+    return values

@@ -1,0 +1,178 @@
+"""One service's bars as a model meets them: features, labels, and windows that bridge no hole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from mlops.data.calendar import Calendar, hole_before, load_calendar
+from mlops.errors import FeatureError
+from mlops.features.bars import BarArrays, BoolArray, FloatArray
+from mlops.features.spec import FeatureSpec, Matrix, compute_features
+from mlops.features.targets import Labels, TargetSpec, build_target, next_bar_returns
+from mlops.service import Timeframe
+
+Rows = NDArray[np.intp]
+
+
+class Dataset:
+    """Bars with their features and labels; a row is a position in the bar frame.
+
+    The same class serves training, batch and live: labels that are not known yet are NaN.
+    Features are computed once for each specification and kept; with ``cache_dir`` those of
+    built-in indicators are kept on disk as well, by content of the bars and specification.
+    """
+
+    def __init__(
+        self,
+        frame: pd.DataFrame,
+        *,
+        timeframe: Timeframe,
+        target: TargetSpec,
+        calendar: Calendar | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        """Wrap a validated bar frame; ``calendar`` defaults to a market that never closes."""
+        self.frame = frame
+        self.timeframe = timeframe
+        self.target = target
+        self.calendar = calendar or load_calendar("24/7")
+        self.cache_dir = cache_dir
+        self.bars = BarArrays.of(frame, hole_before(frame, timeframe, self.calendar))
+        self._matrices: dict[FeatureSpec, Matrix] = {}
+
+    def __len__(self) -> int:
+        return len(self.bars)
+
+    @property
+    def step(self) -> timedelta:
+        return self.timeframe.step
+
+    @property
+    def holes(self) -> BoolArray:
+        """True where a bar does not directly follow its predecessor (N,)."""
+        return self.bars.hole_before
+
+    @cached_property
+    def content_hash(self) -> str:
+        """The data watermark of the bars."""
+        from mlops.data.bars import content_hash
+
+        return content_hash(self.frame)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """Label, naive forecast and times of every row."""
+        return build_target(self.bars, self.target, step=self.step)
+
+    @cached_property
+    def next_returns(self) -> FloatArray:
+        """Simple return over the bar after each row (N,); NaN where there is none."""
+        return next_bar_returns(self.bars)
+
+    def matrix(self, spec: FeatureSpec) -> Matrix:
+        """Features of every bar (N, F) float32, read-only; NaN before each one's warm-up.
+
+        Raises:
+            FeatureError: when a feature is not finite after its warm-up.
+        """
+        if spec not in self._matrices:
+            matrix = self._stored(spec) if self.cache_dir and spec.built_in else self._made(spec)
+            matrix.flags.writeable = False
+            self._matrices[spec] = matrix
+        return self._matrices[spec]
+
+    def usable(self, spec: FeatureSpec, sequence_length: int = 1) -> BoolArray:
+        """Rows (N,) whose window of ``sequence_length`` bars is complete, warm and without hole."""
+        positions = np.arange(len(self))
+        run_start = np.maximum.accumulate(np.where(self.holes, positions, 0))
+        first = positions - (sequence_length - 1)
+        usable: BoolArray = (first >= spec.warm_up) & (first >= run_start)
+        return usable
+
+    def labelled(self, spec: FeatureSpec, sequence_length: int = 1) -> Rows:
+        """Row numbers that are usable and have a label: what may be trained and judged on."""
+        return np.flatnonzero(self.usable(spec, sequence_length) & self.labels.valid)
+
+    def _made(self, spec: FeatureSpec) -> Matrix:
+        matrix = compute_features(self.bars, spec)
+        _refuse_missing(matrix, spec, self.frame.index)
+        return matrix
+
+    def _stored(self, spec: FeatureSpec) -> Matrix:
+        assert self.cache_dir is not None
+        path = self.cache_dir / f"{self._cache_key(spec)}.npy"
+        stored = _read_whole(path)
+        if stored is not None and stored.shape == (len(self), len(spec)):
+            return stored
+        matrix = self._made(spec)
+        _write_whole(path, matrix)
+        return matrix
+
+    def _cache_key(self, spec: FeatureSpec) -> str:
+        # The calendar decides which gaps are holes, and those change the features.
+        marks = np.packbits(self.holes).tobytes()
+        text = f"{self.content_hash}:{spec.digest}:".encode()
+        return hashlib.sha256(text + marks).hexdigest()
+
+
+def windows(matrix: Matrix, rows: Rows, sequence_length: int) -> Matrix:
+    """The last ``sequence_length`` rows up to each of ``rows``: (n, T, F).
+
+    A view of ``matrix`` without copy where ``rows`` are consecutive; otherwise the chosen
+    windows are copied, so pass a batch at a time.
+
+    Raises:
+        FeatureError: when a window would begin before the first row.
+    """
+    if len(rows) and int(np.min(rows)) < sequence_length - 1:
+        raise FeatureError(
+            f"row {int(np.min(rows))} has no window of {sequence_length} bars; "
+            "take rows from Dataset.usable"
+        )
+    if len(matrix) < sequence_length:
+        return np.empty((0, sequence_length, matrix.shape[1]), dtype=matrix.dtype)
+    every = sliding_window_view(matrix, sequence_length, axis=0).transpose(0, 2, 1)
+    first = np.asarray(rows) - (sequence_length - 1)
+    if len(first) and np.array_equal(first, np.arange(first[0], first[0] + len(first))):
+        return every[int(first[0]) : int(first[0]) + len(first)]
+    chosen: Matrix = every[first]
+    return chosen
+
+
+def _refuse_missing(matrix: Matrix, spec: FeatureSpec, index: pd.Index) -> None:
+    warm = matrix[spec.warm_up :]
+    if np.isfinite(warm.sum(dtype=np.float64)):
+        return
+    row, column = np.argwhere(~np.isfinite(warm))[0]
+    raise FeatureError(
+        f"feature {spec.names[column]!r} is {warm[row, column]} at bar "
+        f"{index[spec.warm_up + row]}; a feature is finite on every bar past its warm-up"
+    )
+
+
+def _read_whole(path: Path) -> Matrix | None:
+    """The kept features; None when there are none or the file is damaged: they are made anew."""
+    try:
+        stored: Matrix = np.load(path, allow_pickle=False)
+    except (FileNotFoundError, ValueError, EOFError):
+        return None
+    return stored
+
+
+def _write_whole(path: Path, matrix: Matrix) -> None:
+    """Write beside the target and rename, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        np.save(file, matrix, allow_pickle=False)
+    Path(name).replace(path)

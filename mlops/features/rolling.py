@@ -1,0 +1,64 @@
+"""Trailing means and recursive averages whose value does not depend on where history starts.
+
+A running sum carries the rounding of every earlier bar, so one bad print would stay in
+it for ever. `trailing_sum` adds each window by itself, as a fixed tree of pairs: log2(span)
+passes over the array, and a value that is bit-equal for every start of the history.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.signal import lfilter
+
+from mlops.features.bars import FloatArray
+
+
+def trailing_sum(values: FloatArray, span: int) -> FloatArray:
+    """Sum of the last ``span`` values at each position (N,); NaN before there are that many."""
+    result = np.full(len(values), np.nan)
+    if len(values) < span:
+        return result
+    total: FloatArray | None = None
+    covered, width, left = 0, 1, span
+    block = values
+    while True:
+        if left & 1:
+            total = block if total is None else _add(total, block[covered:])
+            covered += width
+        left >>= 1
+        if not left:
+            break
+        block = _add(block, block[width:])
+        width *= 2
+    result[span - 1 :] = total
+    return result
+
+
+def trailing_mean(values: FloatArray, span: int) -> FloatArray:
+    """Mean of the last ``span`` values at each position (N,); NaN before there are that many."""
+    total = trailing_sum(values, span)
+    total /= span
+    return total
+
+
+def recursive_mean(values: FloatArray, decay: float) -> FloatArray:
+    """Exponential mean ``m = decay * m + (1 - decay) * value`` from zero (N,)."""
+    mean: FloatArray = lfilter([1.0 - decay], [1.0, -decay], values)
+    return mean
+
+
+def recursive_sum(values: FloatArray, decay: float) -> FloatArray:
+    """Decaying sum ``s = decay * (s + value)`` from zero (N,)."""
+    total: FloatArray = lfilter([decay], [1.0, -decay], values)
+    return total
+
+
+def bars_to_forget(decay: float, *, start: float, tolerance: float) -> int:
+    """Bars until a recursive state that began ``start`` wrong is within ``tolerance``."""
+    return max(0, math.ceil(math.log(tolerance / start) / math.log(decay)))
+
+
+def _add(left: FloatArray, right: FloatArray) -> FloatArray:
+    return left[: len(right)] + right

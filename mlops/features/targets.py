@@ -1,0 +1,135 @@
+"""What is forecast: each target's label, its naive forecast, and when the label is known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+import numpy as np
+
+from mlops.errors import FeatureError
+from mlops.features.bars import BarArrays, BoolArray, FloatArray, TimeArray
+from mlops.features.indicators import log_range
+from mlops.features.rolling import trailing_mean, trailing_sum
+from mlops.service import Target
+
+BASE_RATE_SPAN = 168
+"""Known labels (bars) over which the base rate of `direction` is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSpec:
+    """A target and its horizon in bars."""
+
+    kind: Target
+    horizon: int = 1
+
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise FeatureError(f"horizon {self.horizon} is below 1 bar")
+
+    @property
+    def warm_up(self) -> int:
+        """Earlier bars needed before the naive forecast is defined."""
+        if self.kind is Target.VOLATILITY:
+            return self.horizon - 1
+        if self.kind is Target.DIRECTION:
+            return self.horizon + BASE_RATE_SPAN - 1
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """One row a bar (N,): what is forecast there and what a naive forecaster would say.
+
+    ``made_at`` is the bar's close, when a forecast from it is made; ``known_at`` the close of
+    the last bar the label uses (NaT without a label). ``y`` is NaN where the horizon is not
+    complete or crosses a hole, ``persistence`` while it warms up; ``valid`` says both exist.
+    """
+
+    y: FloatArray
+    persistence: FloatArray
+    known_at: TimeArray
+    made_at: TimeArray
+    valid: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+def build_target(bars: BarArrays, spec: TargetSpec, *, step: timedelta) -> Labels:
+    """Label every bar whose next ``horizon`` bars are there and follow without a hole.
+
+    ``step`` is the length of a bar. Units: `volatility` is the mean of `log_range`; `return` a
+    log return; `price` the quote's; `direction` 1.0 up, 0.0 not, its naive forecast a
+    probability.
+    """
+    made_at: TimeArray = bars.open_time + np.timedelta64(step)
+    exists = _horizon_exists(bars, spec.horizon)
+    y, persistence = _LABELLERS[spec.kind](bars, spec.horizon, exists)
+    y[~exists] = np.nan
+    known_at = np.full(len(bars), np.datetime64("NaT"), dtype="datetime64[ns]")
+    known_at[exists] = made_at[np.flatnonzero(exists) + spec.horizon]
+    return Labels(y, persistence, known_at, made_at, exists & np.isfinite(persistence))
+
+
+def next_bar_returns(bars: BarArrays) -> FloatArray:
+    """Simple return of the following bar's close over this one's (N,).
+
+    NaN for the last bar and where the following bar comes after a hole.
+    """
+    returns = _ahead(bars.close, 1) / bars.close - 1.0
+    returns[~_horizon_exists(bars, 1)] = np.nan
+    return returns
+
+
+def _horizon_exists(bars: BarArrays, horizon: int) -> BoolArray:
+    holes = np.concatenate([[0], np.cumsum(bars.hole_before)])
+    exists = np.zeros(len(bars), dtype=bool)
+    if horizon < len(bars):
+        exists[:-horizon] = holes[1 + horizon :] == holes[1:-horizon]
+    return exists
+
+
+def _ahead(values: FloatArray, bars: int) -> FloatArray:
+    ahead = np.full(len(values), np.nan)
+    ahead[:-bars] = values[bars:]
+    return ahead
+
+
+def _volatility(bars: BarArrays, horizon: int, _: BoolArray) -> tuple[FloatArray, FloatArray]:
+    mean = trailing_mean(log_range(bars), horizon)
+    return _ahead(mean, horizon), mean
+
+
+def _return(bars: BarArrays, horizon: int, _: BoolArray) -> tuple[FloatArray, FloatArray]:
+    return np.log(_ahead(bars.close, horizon) / bars.close), np.zeros(len(bars))
+
+
+def _price(bars: BarArrays, horizon: int, _: BoolArray) -> tuple[FloatArray, FloatArray]:
+    return _ahead(bars.close, horizon), bars.close.copy()
+
+
+def _direction(bars: BarArrays, horizon: int, exists: BoolArray) -> tuple[FloatArray, FloatArray]:
+    up = np.zeros(len(bars))
+    up[:-horizon] = bars.close[horizon:] > bars.close[:-horizon]
+    # A label is counted from the bar that completes it; Laplace's rule keeps the rate off 0 and 1.
+    known = _delayed(exists.astype(np.float64), horizon)
+    rises = trailing_sum(_delayed(up * exists, horizon), BASE_RATE_SPAN)
+    rate: FloatArray = (rises + 1.0) / (trailing_sum(known, BASE_RATE_SPAN) + 2.0)
+    rate[: horizon + BASE_RATE_SPAN - 1] = np.nan
+    return up, rate
+
+
+def _delayed(values: FloatArray, bars: int) -> FloatArray:
+    delayed = np.zeros(len(values))
+    delayed[bars:] = values[:-bars]
+    return delayed
+
+
+_LABELLERS = {
+    Target.VOLATILITY: _volatility,
+    Target.RETURN: _return,
+    Target.PRICE: _price,
+    Target.DIRECTION: _direction,
+}
