@@ -1,0 +1,157 @@
+"""The bars contract: what a frame of bars is, and how raw rows become one or are refused.
+
+A frame of bars has a UTC `DatetimeIndex` named ``open_time``, strictly ascending, and the
+float64 columns of `COLUMNS`. Each bar is complete: it closed at ``open_time + timeframe.step``,
+which is when it is known and when a forecast from it is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlops.data.calendar import Calendar
+from mlops.data.cleaning import COLUMNS, clean
+from mlops.data.quality import Hole, assess
+from mlops.errors import BarsError
+from mlops.service import Timeframe
+
+__all__ = [
+    "COLUMNS",
+    "Bars",
+    "Hole",
+    "Provenance",
+    "QualityReport",
+    "content_hash",
+    "validate_bars",
+]
+
+MIN_BARS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class QualityReport:
+    """What came in, what went out and what is odd; ``bars`` is the clean frame.
+
+    ``dropped`` counts rows by reason: ``duplicate`` and ``not_closed``.
+    """
+
+    rows_in: int
+    rows_out: int
+    dropped: Mapping[str, int]
+    reordered: bool
+    holes: tuple[Hole, ...]
+    completeness: float
+    flat_bars: int
+    suspected_splits: tuple[pd.Timestamp, ...]
+    bad_prints: tuple[pd.Timestamp, ...]
+    warnings: tuple[str, ...]
+    bars: pd.DataFrame = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where bars came from; travels with every dataset that trains a model.
+
+    ``fetched_at`` is the time (UTC) at which the bars were known. ``label`` is for people.
+    """
+
+    source: str
+    venue: str
+    symbol: str
+    timeframe: str
+    fetched_at: datetime
+    content_hash: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """One symbol's bars with where they came from and how good they are."""
+
+    frame: pd.DataFrame = field(repr=False, compare=False)
+    symbol: str
+    venue: str
+    timeframe: Timeframe
+    provenance: Provenance
+    quality: QualityReport
+
+    @property
+    def close_times(self) -> pd.DatetimeIndex:
+        """When each bar is known (UTC)."""
+        return pd.DatetimeIndex(self.frame.index) + self.timeframe.step
+
+
+def validate_bars(
+    raw: pd.DataFrame,
+    *,
+    timeframe: Timeframe,
+    calendar: Calendar,
+    now: datetime,
+    stamps: Literal["open", "close"] = "open",
+    timezone: str | None = None,
+    dayfirst: bool | None = None,
+    time_column: str | None = None,
+    min_bars: int = MIN_BARS,
+) -> QualityReport:
+    """Clean raw rows into bars and report on them, or refuse them.
+
+    The time is the column ``time_column``, else a column with a usual name (`open_time`,
+    `timestamp`, `date`, ...), else the index. Rows are sorted; of bars with equal or nearly
+    equal stamps the one with the most volume is kept, for a later snapshot of a bar never has
+    less (ties: the last). Bars not closed at ``now`` are dropped. Prices are never changed.
+
+    Raises:
+        BarsError: naming column and rows (counted from 0 in ``raw``) for anything else that
+            breaks the contract.
+    """
+    cleaned = clean(
+        raw, timeframe=timeframe, now=_utc(now), stamps=stamps, timezone=timezone,
+        dayfirst=dayfirst, time_column=time_column,
+    )
+    if len(cleaned.frame) < min_bars:
+        raise BarsError(
+            f"{len(cleaned.frame)} complete bar(s) of {len(raw):,} row(s), at least {min_bars} "
+            "are needed; load a longer period"
+        )
+    flags = assess(cleaned.frame, timeframe, calendar)
+    return QualityReport(
+        rows_in=len(raw),
+        rows_out=len(cleaned.frame),
+        dropped=cleaned.dropped,
+        reordered=cleaned.reordered,
+        holes=flags.holes,
+        completeness=flags.completeness,
+        flat_bars=flags.flat_bars,
+        suspected_splits=flags.suspected_splits,
+        bad_prints=flags.bad_prints,
+        warnings=cleaned.warnings,
+        bars=cleaned.frame,
+    )
+
+
+def _utc(now: datetime) -> pd.Timestamp:
+    stamp = pd.Timestamp(now)
+    if stamp.tzinfo is None:
+        raise BarsError(f"now={now!r} has no zone; pass an aware time such as datetime.now(UTC)")
+    return stamp.tz_convert("UTC")
+
+
+def content_hash(frame: pd.DataFrame) -> str:
+    """SHA-256 (hex) over stamps and values: the data watermark.
+
+    Equal for equal bars whatever the unit of the index or the backend of the columns.
+    """
+    opened = pd.DatetimeIndex(frame.index).tz_convert("UTC").as_unit("ns")
+    values: NDArray[np.float64] = frame[list(COLUMNS)].to_numpy(dtype="<f8") + 0.0
+    digest = hashlib.sha256(f"bars/1 {len(frame)}\n".encode())
+    digest.update(opened.asi8.astype("<i8").tobytes())
+    digest.update(np.ascontiguousarray(values).tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,231 @@
+"""Turning raw rows into clean bars: columns by name, stamps in order, numbers that are prices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlops.data.stamps import parse_stamps, refuse
+from mlops.errors import BarsError
+from mlops.service import Timeframe
+
+COLUMNS = ("open", "high", "low", "close", "volume")
+UNIX_COLUMNS = ("unix", "timestamp", "unix_timestamp", "epoch")
+DATE_COLUMNS = ("open_time", "close_time", "date", "time", "datetime", "open time", "close time")
+CLOSE_COLUMNS = ("close_time", "close time")
+# Stamps within 1 % of a bar, at most half a minute, of a whole minute mean that minute.
+NEAR_SHARE = 0.01
+NEAR_LIMIT = pd.Timedelta(seconds=29)
+# open and close may leave [low, high] by rounding, not by more.
+ROUNDING = 1e-9
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """Clean bars and what was done to get them."""
+
+    frame: pd.DataFrame
+    dropped: Mapping[str, int]
+    reordered: bool
+    warnings: tuple[str, ...]
+
+
+def clean(
+    raw: pd.DataFrame,
+    *,
+    timeframe: Timeframe,
+    now: pd.Timestamp,
+    stamps: Literal["open", "close"],
+    timezone: str | None,
+    dayfirst: bool | None,
+    time_column: str | None,
+) -> Cleaned:
+    """The steps of `mlops.data.bars.validate_bars`, in order."""
+    if stamps not in ("open", "close"):
+        raise BarsError(f"stamps={stamps!r} is neither 'open' nor 'close'")
+    table = _named_columns(raw)
+    opened, column = read_opens(
+        table, timeframe=timeframe, now=now, stamps=stamps, timezone=timezone,
+        dayfirst=dayfirst, time_column=time_column,
+    )
+    rows = np.flatnonzero(opened + timeframe.step <= now)
+    numbers = _numbers(table, rows)
+    order = rows[np.argsort(opened.asi8[rows], kind="stable")]
+    kept, differing = _without_duplicates(opened, order, numbers["volume"], numbers)
+    _refuse_overlaps(opened, kept, column, timeframe)
+    frame = pd.DataFrame(
+        {name: numbers[name][kept] for name in COLUMNS}, index=opened[kept].rename("open_time")
+    )
+    dropped = {"duplicate": len(order) - len(kept), "not_closed": len(opened) - len(rows)}
+    return Cleaned(
+        frame=frame,
+        dropped={reason: count for reason, count in dropped.items() if count},
+        reordered=not bool(np.all(np.diff(opened.asi8) >= 0)),
+        warnings=_duplicate_warning(differing),
+    )
+
+
+def _named_columns(raw: pd.DataFrame) -> pd.DataFrame:
+    """Columns by lower-case name; refuses missing and doubled ones and an empty table."""
+    if not len(raw):
+        raise BarsError("the table has no rows; check the file or the period asked for")
+    table = raw.rename(columns=lambda name: str(name).strip().lower())
+    for name in COLUMNS:
+        count = int((table.columns == name).sum())
+        if count == 0:
+            got = ", ".join(map(str, raw.columns))
+            raise BarsError(
+                f"column {name!r} is missing; got {got}; rename the columns to "
+                f"{', '.join(COLUMNS)}",
+                column=name,
+            )
+        if count > 1:
+            raise BarsError(f"column {name!r} occurs {count} times; keep one", column=name)
+    return table
+
+
+def read_opens(
+    table: pd.DataFrame,
+    *,
+    timeframe: Timeframe,
+    now: pd.Timestamp,
+    stamps: Literal["open", "close"],
+    timezone: str | None,
+    dayfirst: bool | None,
+    time_column: str | None,
+) -> tuple[pd.DatetimeIndex, str]:
+    """UTC opens in row order, on whole minutes, and the name of the column they came from."""
+    series = _time_columns(table, time_column)
+    parsed = [
+        parse_stamps(one, now=now, timezone=timezone, dayfirst=dayfirst) for one in series
+    ]
+    _refuse_disagreement(series, parsed)
+    column = str(series[0].name)
+    if stamps == "open" and column in CLOSE_COLUMNS:
+        raise BarsError(
+            f"column {column!r} holds closes but stamps='open'; pass stamps='close', for a shift "
+            "of one bar is look-ahead",
+            column=column,
+        )
+    step = pd.Timedelta(timeframe.step)
+    opens = parsed[0] - step if stamps == "close" else parsed[0]
+    return _on_minutes(opens, column, step), column
+
+
+def _time_columns(table: pd.DataFrame, wanted: str | None) -> list[pd.Series]:
+    """The time column, and a second one that must agree with it."""
+    if wanted is not None:
+        if wanted.strip().lower() not in table.columns:
+            raise BarsError(
+                f"time column {wanted!r} is missing; got {', '.join(table.columns)}", column=wanted
+            )
+        return [table[wanted.strip().lower()]]
+    unix = [name for name in UNIX_COLUMNS if name in table.columns][:1]
+    dates = [name for name in DATE_COLUMNS if name in table.columns][:1]
+    if unix or dates:
+        return [table[name] for name in unix + dates]
+    if isinstance(table.index, pd.DatetimeIndex):
+        return [pd.Series(table.index, name=table.index.name or "index")]
+    raise BarsError(
+        "no time column; name it open_time, timestamp, date or time, or pass time_column",
+        column="open_time",
+    )
+
+
+def _refuse_disagreement(series: list[pd.Series], parsed: list[pd.DatetimeIndex]) -> None:
+    if len(parsed) < 2:
+        return
+    apart = np.abs((parsed[0] - parsed[1]) / pd.Timedelta(seconds=1))
+    rows = np.flatnonzero(apart > 1)
+    if len(rows):
+        first, second = str(series[0].name), str(series[1].name)
+        raise refuse(
+            f"{parsed[0][rows[0]]} disagrees with column {second!r}, {parsed[1][rows[0]]},",
+            first, rows, f"say which to trust with time_column={first!r}",
+        )
+
+
+def _on_minutes(opens: pd.DatetimeIndex, column: str, step: pd.Timedelta) -> pd.DatetimeIndex:
+    """Bars of every market open on whole minutes; 59.999 s is the next one."""
+    minutes = opens.round("min")
+    limit = min(step * NEAR_SHARE, NEAR_LIMIT)
+    off = np.flatnonzero(np.abs(minutes - opens) > limit)
+    if len(off):
+        raise refuse(
+            f"{opens[off[0]]} is not on a whole minute", column, off,
+            "bars open on whole minutes; check the time column and the timeframe",
+        )
+    return minutes
+
+
+def _numbers(table: pd.DataFrame, rows: Rows) -> dict[str, NDArray[np.float64]]:
+    """Each column as float64 over all rows; only ``rows``, the complete bars, are checked."""
+    numbers = {name: _column(table[name], rows) for name in COLUMNS}
+    for name in COLUMNS[:4]:
+        _refuse_where(numbers[name] <= 0, rows, name, "a price that is not positive")
+    _refuse_where(numbers["volume"] < 0, rows, "volume", "a negative volume")
+    _refuse_where(numbers["high"] < numbers["low"], rows, "high", "high below low")
+    top = np.fmax(numbers["open"], numbers["close"])
+    bottom = np.fmin(numbers["open"], numbers["close"])
+    _refuse_where(numbers["high"] < top * (1 - ROUNDING), rows, "high", "high below open or close")
+    _refuse_where(numbers["low"] > bottom * (1 + ROUNDING), rows, "low", "low above open or close")
+    return numbers
+
+
+def _column(values: pd.Series, rows: Rows) -> NDArray[np.float64]:
+    name = str(values.name)
+    if values.dtype.kind in "Mmb":
+        raise BarsError(f"column {name!r} holds {values.dtype}, not numbers", column=name)
+    parsed = pd.to_numeric(values, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
+    text = np.isnan(parsed) & ~values.isna().to_numpy()
+    text &= values.astype(str).str.strip().str.lower().ne("nan").to_numpy() if text.any() else False
+    _refuse_where(text, rows, name, "text where a number belongs")
+    _refuse_where(np.isnan(parsed), rows, name, "no number (NaN)")
+    _refuse_where(np.isinf(parsed), rows, name, "an infinite value")
+    return parsed
+
+
+def _refuse_where(bad: NDArray[np.bool_], rows: Rows, column: str, what: str) -> None:
+    offenders = rows[bad[rows]]
+    if len(offenders):
+        raise refuse(what, column, offenders, "correct or remove these rows at the source")
+
+
+def _without_duplicates(
+    opened: pd.DatetimeIndex,
+    order: Rows,
+    volume: NDArray[np.float64],
+    numbers: Mapping[str, NDArray[np.float64]],
+) -> tuple[Rows, int]:
+    """Rows by time without duplicates (most volume wins, then the last); differing ones counted."""
+    stamps = opened.asi8[order]
+    ranked = order[np.lexsort((order, volume[order], stamps))]
+    last = np.append(np.diff(opened.asi8[ranked]) != 0, True) if len(ranked) else np.zeros(0, bool)
+    kept = ranked[last]
+    twin = kept[np.searchsorted(opened.asi8[kept], opened.asi8[ranked])]
+    same = np.all([numbers[name][ranked] == numbers[name][twin] for name in COLUMNS], axis=0)
+    return kept, int(np.sum(~same))
+
+
+def _duplicate_warning(differing: int) -> tuple[str, ...]:
+    if not differing:
+        return ()
+    return (f"{differing:,} duplicate row(s) differed; the one with the most volume was kept",)
+
+
+def _refuse_overlaps(
+    opened: pd.DatetimeIndex, kept: Rows, column: str, timeframe: Timeframe
+) -> None:
+    too_close = np.flatnonzero(np.diff(opened.asi8[kept]) < pd.Timedelta(timeframe.step).value)
+    if len(too_close):
+        raise refuse(
+            f"the bar overlaps its predecessor at timeframe {timeframe}", column,
+            kept[too_close + 1], "check the timeframe; the bars may be finer",
+        )

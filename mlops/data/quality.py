@@ -1,0 +1,122 @@
+"""What is odd in clean bars: holes, flat bars, steps that look like splits, single bad prints.
+
+Everything here is flagged and nothing is repaired: a crash of 48 % is a fact, not an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlops.data.calendar import Calendar, missing_before
+from mlops.service import Timeframe
+
+# A split moves the price by 30 % or more at once, but not the money that changes hands.
+SPLIT_STEP = float(np.log(1.4))
+SPLIT_TURNOVER = 5.0
+TURNOVER_BARS = 20
+PERSIST_BARS = 5
+# A bad print reaches this many typical ranges, and 2 %, beyond both neighbours and comes back.
+PRINT_RANGES = 15.0
+PRINT_FLOOR = 0.02
+RANGE_BARS = 169
+
+Values = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Bars the market could have traded and the source does not have; ``[start, end)`` UTC."""
+
+    start: pd.Timestamp
+    end: pd.Timestamp
+    bars: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flags:
+    """What `assess` saw; ``completeness`` is the share of tradable bars that are there."""
+
+    holes: tuple[Hole, ...]
+    completeness: float
+    flat_bars: int
+    suspected_splits: tuple[pd.Timestamp, ...]
+    bad_prints: tuple[pd.Timestamp, ...]
+
+
+def assess(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> Flags:
+    """Flag the oddities of clean, sorted bars."""
+    opened = pd.DatetimeIndex(frame.index)
+    missing = missing_before(opened, timeframe, calendar)
+    prints = bad_prints(frame)
+    return Flags(
+        holes=_holes(opened, missing, timeframe),
+        completeness=len(frame) / (len(frame) + int(missing.sum())),
+        flat_bars=int((frame["high"] == frame["low"]).sum()),
+        suspected_splits=tuple(opened[suspected_splits(frame, prints)]),
+        bad_prints=tuple(opened[prints]),
+    )
+
+
+def _holes(
+    opened: pd.DatetimeIndex, missing: NDArray[np.int64], timeframe: Timeframe
+) -> tuple[Hole, ...]:
+    return tuple(
+        Hole(opened[row - 1] + timeframe.step, opened[row], int(missing[row]))
+        for row in np.flatnonzero(missing).tolist()
+    )
+
+
+def bad_prints(frame: pd.DataFrame) -> Mask:
+    """Bars ``(N,)`` whose high or low leaves both neighbours far behind for this bar alone.
+
+    The first and last bar are never flagged: one neighbour cannot tell a print from a move.
+    """
+    high, low, close = (np.log(frame[name].to_numpy()) for name in ("high", "low", "close"))
+    flagged = np.zeros(len(frame), bool)
+    if len(frame) < 3:
+        return flagged
+    opened = np.log(frame["open"].to_numpy())
+    above = high[1:-1] - np.maximum(close[:-2], np.maximum(opened[2:], close[2:]))
+    below = np.minimum(close[:-2], np.minimum(opened[2:], close[2:])) - low[1:-1]
+    reach = np.maximum(above, below)
+    limit = np.maximum(PRINT_RANGES * _typical_range(high - low)[1:-1], PRINT_FLOOR)
+    flagged[1:-1] = reach > limit
+    return flagged
+
+
+def _typical_range(ranges: Values) -> Values:
+    rolling = pd.Series(ranges).rolling(RANGE_BARS, center=True, min_periods=1)
+    return rolling.median().to_numpy()
+
+
+def suspected_splits(frame: pd.DataFrame, prints: Mask) -> Mask:
+    """Bars ``(N,)`` that begin a lasting step of the price on ordinary turnover.
+
+    Turnover (price times volume) is what a split leaves alone and a crash multiplies.
+    """
+    close, opened = np.log(frame["close"].to_numpy()), np.log(frame["open"].to_numpy())
+    previous = np.concatenate([close[:1], close[:-1]])
+    step = np.maximum(np.abs(opened - previous), np.abs(close - previous))
+    lasting = np.abs(_median_ahead(close) - previous)
+    turnover = frame["close"].to_numpy() * frame["volume"].to_numpy()
+    ordinary = turnover <= SPLIT_TURNOVER * _usual(turnover)
+    suspected: Mask = (step >= SPLIT_STEP) & (lasting >= SPLIT_STEP) & ordinary & ~prints
+    suspected[:1] = False
+    return suspected
+
+
+def _median_ahead(close: Values) -> Values:
+    """Median of each bar and the next few."""
+    backwards = pd.Series(close[::-1]).rolling(PERSIST_BARS, min_periods=1).median()
+    return backwards.to_numpy()[::-1]
+
+
+def _usual(turnover: Values) -> Values:
+    """Median turnover of the bars before each bar; infinite where there are none."""
+    before = pd.Series(turnover).shift().rolling(TURNOVER_BARS, min_periods=1).median()
+    return before.fillna(np.inf).to_numpy()

@@ -1,0 +1,1 @@
+"""Real bars that ship with the project; SOURCES.md says where they come from."""
