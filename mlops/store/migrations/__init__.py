@@ -1,0 +1,43 @@
+"""Brings a database to this release's schema; run from the package, not from a command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from mlops.errors import StoreError
+
+VERSION_TABLE = "mlops_schema_version"
+HEAD = "0001"
+_HERE = Path(__file__).parent
+
+
+def current_revision(connection: sa.Connection) -> str | None:
+    """The revision the database is at, None where it is empty."""
+    if not sa.inspect(connection).has_table(VERSION_TABLE):
+        return None
+    found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
+    return None if found is None else str(found)
+
+
+def upgrade(connection: sa.Connection) -> None:
+    """Run every missing migration inside the caller's transaction.
+
+    Raises:
+        StoreError: when the database is at a revision this release does not know.
+    """
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    try:
+        command.upgrade(config, "head")
+    except CommandError as error:
+        raise StoreError(
+            f"the store is at schema {current_revision(connection)!r}, which this release "
+            f"(schema {HEAD!r}) does not know; install the release that wrote it, or a newer one"
+        ) from error

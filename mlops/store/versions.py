@@ -1,0 +1,148 @@
+"""The versions there are: a row exists exactly when its version is registered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from mlops.errors import StoreError, VersionNotFound
+from mlops.store import audit
+from mlops.store.engine import Store
+from mlops.store.schema import Status, version
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One registered version.
+
+    ``watermark`` is the content hash of the bars it was trained on, ``trained_until`` the close
+    of the last of them; ``claims_only`` says that its metrics came from the caller and no gate
+    saw them; ``report`` is the gates' verdict as a dict; ``notes`` is what the caller added.
+    """
+
+    model_id: str
+    service: str
+    mlflow_version: int
+    run_id: str
+    model_type: str
+    symbol: str
+    status: Status
+    digest: str
+    bundle_uri: str
+    watermark: str
+    trained_until: datetime | None
+    recipe_digest: str
+    claims_only: bool
+    code_version: str
+    created_at: datetime
+    report: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def insert_version(connection: sa.Connection, row: ModelVersion, why: audit.Why) -> None:
+    """Make a version exist, inside the caller's transaction.
+
+    Raises:
+        StoreError: when the model_id or the MLflow version is already taken.
+    """
+    connection.execute(version.insert().values(**asdict(row)))
+    audit.record(
+        connection,
+        why,
+        action="register",
+        service=row.service,
+        subject=row.model_id,
+        after={"status": row.status, "digest": row.digest, "claims_only": row.claims_only},
+    )
+
+
+def change_status(
+    connection: sa.Connection, model_id: str, status: Status, why: audit.Why
+) -> ModelVersion:
+    """Move a version to another status, inside the caller's transaction.
+
+    Raises:
+        VersionNotFound: when there is no such version.
+    """
+    found = _one(connection, model_id)
+    connection.execute(version.update().where(version.c.model_id == model_id).values(status=status))
+    audit.record(
+        connection,
+        why,
+        action="change_status",
+        service=found.service,
+        subject=model_id,
+        before={"status": found.status},
+        after={"status": status},
+    )
+    return _one(connection, model_id)
+
+
+def get_version(store: Store, model_id: str) -> ModelVersion:
+    """The version with this id.
+
+    Raises:
+        VersionNotFound: naming the newest ids there are.
+    """
+    with store.read() as connection:
+        return _one(connection, model_id)
+
+
+def list_versions(
+    store: Store,
+    *,
+    service: str | None = None,
+    model_type: str | None = None,
+    symbol: str | None = None,
+    status: str | None = None,
+) -> tuple[ModelVersion, ...]:
+    """The versions that match every word given, newest first.
+
+    Raises:
+        StoreError: when the status is not one of the known words.
+    """
+    if status is not None and status not in set(Status):
+        raise StoreError(f"status {status!r} is not one of {', '.join(Status)}")
+    query = sa.select(version).order_by(
+        version.c.created_at.desc(), version.c.mlflow_version.desc()
+    )
+    wanted = {"service": service, "model_type": model_type, "symbol": symbol, "status": status}
+    for name, value in wanted.items():
+        if value is not None:
+            query = query.where(version.c[name] == value)
+    with store.read() as connection:
+        return tuple(_built(row) for row in connection.execute(query))
+
+
+def known_ids(store: Store) -> frozenset[str]:
+    """Every model_id in use."""
+    with store.read() as connection:
+        return frozenset(connection.execute(sa.select(version.c.model_id)).scalars())
+
+
+def _one(connection: sa.Connection, model_id: str) -> ModelVersion:
+    row = connection.execute(sa.select(version).where(version.c.model_id == model_id)).first()
+    if row is None:
+        newest = connection.execute(
+            sa.select(version.c.model_id).order_by(version.c.created_at.desc()).limit(3)
+        ).scalars()
+        known = ", ".join(newest) or "none yet"
+        raise VersionNotFound(
+            f"no version {model_id!r} is registered; the newest are: {known}. "
+            "List them with manager.list_models()"
+        )
+    return _built(row)
+
+
+def _built(row: sa.Row[Any]) -> ModelVersion:
+    values = dict(row._mapping)
+    try:
+        values["status"] = Status(values["status"])
+    except ValueError as error:
+        raise StoreError(f"version {values['model_id']} has status {values['status']!r}") from error
+    return ModelVersion(**values)

@@ -1,0 +1,124 @@
+"""The store opens itself, keeps whole transactions only, and lets writers queue."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from mlops.errors import StoreError
+from mlops.store import Store, Why, open_store
+from mlops.store.audit import history, record
+from mlops.store.migrations import HEAD, VERSION_TABLE, current_revision
+from mlops.store.schema import metadata
+
+from .conftest import NOW, SERVICE
+
+WRITER = """
+import sys
+from datetime import datetime, UTC
+from mlops.store import open_store, Why
+from mlops.store.audit import record
+store = open_store(sys.argv[1])
+for _ in range(20):
+    with store.write() as connection:
+        why = Why(datetime(2025, 1, 1, tzinfo=UTC))
+        record(connection, why, action="a", service="s", subject="x")
+"""
+
+
+def test_the_migrations_build_exactly_the_schema_the_code_uses(store: Store) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_declared_head_is_the_newest_migration() -> None:
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    from mlops.store import migrations
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_opening_again_keeps_what_was_written(began: Store, url: str) -> None:
+    assert len(history(open_store(url), service=SERVICE)) == 2
+
+
+def test_a_store_of_a_newer_release_is_refused(store: Store, url: str) -> None:
+    with store.write() as connection:
+        connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
+    with pytest.raises(StoreError, match=r"9999.*does not know"):
+        open_store(url)
+
+
+def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
+    def write_then_fail() -> None:
+        with store.write() as connection:
+            record(connection, Why(NOW), action="a", service=SERVICE, subject="x")
+            raise RuntimeError("after the write")
+
+    with pytest.raises(RuntimeError):
+        write_then_fail()
+    assert history(store) == ()
+
+
+def test_readers_do_not_wait_for_a_writer(store: Store) -> None:
+    with store.write() as connection:
+        record(connection, Why(NOW), action="a", service=SERVICE, subject="x")
+        assert history(store) == ()
+
+
+def test_processes_that_open_and_write_at_once_all_succeed(url: str) -> None:
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, url], stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    errors = [writer.communicate(timeout=60)[1].decode() for writer in writers]
+    assert errors == ["", "", ""]
+    assert len(history(open_store(url))) == 60
+
+
+@pytest.mark.parametrize("table", ["audit", "ledger"])
+@pytest.mark.parametrize("statement", ["DELETE FROM {}", "UPDATE {} SET service = 'x'"])
+def test_what_was_counted_or_audited_cannot_be_altered(
+    began: Store, table: str, statement: str
+) -> None:
+    from mlops.store import record_trials
+
+    record_trials(began, SERVICE, study="s", numbers=[0], at=NOW)
+    with pytest.raises(StoreError, match="append-only"), began.write() as connection:
+        connection.execute(sa.text(statement.format(table)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("sqlite://", "names no file"),
+        ("not a url", "not a database URL"),
+        ("sqlite:////proc/nowhere/store.db", "cannot|denied|No such"),
+    ],
+)
+def test_a_wrong_url_is_named(wrong: str, message: str) -> None:
+    with pytest.raises((StoreError, OSError), match=message):
+        open_store(wrong)
+
+
+def test_a_time_without_zone_is_refused(store: Store) -> None:
+    naive = Why(NOW.replace(tzinfo=None))
+    with pytest.raises(sa.exc.StatementError, match="has no zone"), store.write() as connection:
+        record(connection, naive, action="a", service=SERVICE, subject="x")
+
+
+def test_an_empty_database_has_no_revision(tmp_path: Path) -> None:
+    with sa.create_engine(f"sqlite:///{tmp_path / 'x.db'}").connect() as connection:
+        assert current_revision(connection) is None
