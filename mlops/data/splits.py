@@ -1,0 +1,224 @@
+"""Slices of time for fitting, selecting and testing that cannot leak.
+
+A forecast is made at ``made_at``; its label is known at ``known_at``. A row may teach a
+model only when its label was known by the time of the first forecast the model is tried
+on. `Fold` checks that itself, so a leaking split cannot be expressed: purging is what the
+builders do to satisfy it, and an embargo asks for more distance still.
+
+Rows are positions into one bar frame; ``made_at`` and ``known_at`` (N,) have one entry a bar.
+"""
+
+from __future__ import annotations
+
+from dataclasses import InitVar, dataclass
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.errors import SplitError
+
+Rows = NDArray[np.intp]
+Times = NDArray[np.datetime64]
+
+SELECTION_FRACTION = 0.2
+"""Share of a fit window, its latest part, on which epochs and weights are chosen."""
+
+FIRST_FIT_FRACTION = 0.5
+"""Share of the rows that comes before the first test block of a walk-forward."""
+
+HOLDOUT_FRACTION = 0.3
+NO_EMBARGO = timedelta(0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fold:
+    """Rows to fit on, to select on and to test on, in that order of time.
+
+    Raises:
+        SplitError: when a part is empty or out of order, a row is in two parts, or a fit or
+            selection label is not known by the first forecast of a later part.
+    """
+
+    fit: Rows
+    selection: Rows
+    test: Rows
+    made_at: InitVar[Times]
+    known_at: InitVar[Times]
+
+    def __post_init__(self, made_at: Times, known_at: Times) -> None:
+        for name in ("fit", "selection", "test"):
+            object.__setattr__(self, name, _checked(name, getattr(self, name), len(made_at)))
+        for earlier, later in (("fit", "selection"), ("fit", "test"), ("selection", "test")):
+            _refuse_undated(earlier, getattr(self, earlier), made_at, known_at)
+            first_forecast = made_at[getattr(self, later)].min()
+            _refuse_leak(known_at[getattr(self, earlier)], first_forecast, f"{earlier} to {later}")
+
+
+def walk_forward(
+    made_at: Times,
+    known_at: Times,
+    rows: Rows,
+    *,
+    n_folds: int,
+    selection_fraction: float = SELECTION_FRACTION,
+    first_fit_fraction: float = FIRST_FIT_FRACTION,
+    window: timedelta | None = None,
+    embargo: timedelta = NO_EMBARGO,
+) -> tuple[Fold, ...]:
+    """Test blocks that follow one another over the later part of ``rows``, each with a refit.
+
+    ``window`` is the length of the fit window before each block (sliding); None lets it grow
+    from the first row (expanding).
+
+    Raises:
+        SplitError: when a fraction is not between 0 and 1 or a block has too little before it.
+    """
+    _refuse_fraction("first_fit_fraction", first_fit_fraction)
+    rows = _checked("walk-forward", rows, len(made_at))
+    first_test_row = int(rows[int(len(rows) * first_fit_fraction)])
+    return forward_folds(
+        made_at,
+        known_at,
+        rows,
+        first_test_row=first_test_row,
+        n_folds=n_folds,
+        selection_fraction=selection_fraction,
+        window=window,
+        embargo=embargo,
+    )
+
+
+def forward_folds(
+    made_at: Times,
+    known_at: Times,
+    rows: Rows,
+    *,
+    first_test_row: int,
+    n_folds: int,
+    selection_fraction: float = SELECTION_FRACTION,
+    window: timedelta | None = None,
+    embargo: timedelta = NO_EMBARGO,
+) -> tuple[Fold, ...]:
+    """Refits that march from ``first_test_row`` to the end: each knows all before its block.
+
+    Raises:
+        SplitError: as `walk_forward`.
+    """
+    _refuse_fraction("selection_fraction", selection_fraction)
+    rows = _checked("split", rows, len(made_at))
+    tested = rows[rows >= first_test_row]
+    if not 1 <= n_folds <= len(tested):
+        raise SplitError(
+            f"{n_folds} folds over {len(tested):,} test rows; ask for at least one fold and "
+            "no more than there are rows"
+        )
+    blocks = np.array_split(tested, n_folds)
+    return tuple(
+        _fold(
+            block,
+            rows,
+            made_at=made_at,
+            known_at=known_at,
+            selection_fraction=selection_fraction,
+            window=window,
+            embargo=np.timedelta64(embargo),
+        )
+        for block in blocks
+    )
+
+
+def holdout_split(
+    made_at: Times,
+    known_at: Times,
+    rows: Rows,
+    *,
+    fraction: float = HOLDOUT_FRACTION,
+    embargo: timedelta = NO_EMBARGO,
+) -> tuple[Rows, Rows]:
+    """Development and holdout rows: the holdout is the last ``fraction`` of the bars.
+
+    Development keeps only rows whose label is known before the first holdout forecast.
+
+    Raises:
+        SplitError: when either part is empty or the fraction is not between 0 and 1.
+    """
+    _refuse_fraction("fraction", fraction)
+    rows = _checked("holdout", rows, len(made_at))
+    holdout = rows[rows >= round(len(made_at) * (1.0 - fraction))]
+    _checked("holdout", holdout, len(made_at))
+    development = _known_by(made_at[holdout[0]] - np.timedelta64(embargo), rows, known_at)
+    return _checked("development", development, len(made_at)), holdout
+
+
+def _fold(
+    test: Rows,
+    rows: Rows,
+    *,
+    made_at: Times,
+    known_at: Times,
+    selection_fraction: float,
+    window: timedelta | None,
+    embargo: np.timedelta64,
+) -> Fold:
+    start = made_at[test[0]]
+    history = _known_by(start - embargo, rows, known_at)
+    if window is not None:
+        history = history[made_at[history] > start - np.timedelta64(window)]
+    n_selection = max(1, round(len(history) * selection_fraction))
+    selection = history[-n_selection:]
+    _checked("selection", selection, len(made_at))
+    fit = _known_by(made_at[selection[0]] - embargo, history, known_at)
+    return Fold(fit, selection, test, made_at=made_at, known_at=known_at)
+
+
+def _known_by(moment: np.datetime64, rows: Rows, known_at: Times) -> Rows:
+    return rows[known_at[rows] <= moment]
+
+
+def _checked(name: str, rows: Rows, n_bars: int) -> Rows:
+    """A read-only copy of ``rows``, in ascending order and within the bars."""
+    checked = np.array(rows, dtype=np.intp)
+    if not len(checked):
+        raise SplitError(
+            f"the {name} rows are empty; load a longer period, or lower the horizon, the "
+            "embargo or the number of folds"
+        )
+    if checked.ndim != 1 or (np.diff(checked) <= 0).any():
+        raise SplitError(f"the {name} rows are not in ascending order; rows are never shuffled")
+    if checked[0] < 0 or checked[-1] >= n_bars:
+        raise SplitError(
+            f"the {name} rows run from {checked[0]} to {checked[-1]} but there are {n_bars:,} bars"
+        )
+    checked.flags.writeable = False
+    return checked
+
+
+def _refuse_undated(name: str, rows: Rows, made_at: Times, known_at: Times) -> None:
+    if np.isnat(known_at[rows]).any():
+        raise SplitError(f"a {name} row has no known label; pass rows whose label is valid")
+    if (known_at[rows] <= made_at[rows]).any():
+        raise SplitError(
+            f"a {name} label is known no later than its forecast is made; known_at is the close "
+            "of the last bar a label uses"
+        )
+
+
+def _refuse_leak(known: Times, first_forecast: np.datetime64, parts: str) -> None:
+    leaks = int((known > first_forecast).sum())
+    if leaks:
+        raise SplitError(
+            f"the split leaks from {parts}: {leaks:,} labels are known only at "
+            f"{_text(known.max())}, after the first forecast at {_text(first_forecast)}; "
+            "keep rows with known_at <= that time"
+        )
+
+
+def _refuse_fraction(name: str, value: Any) -> None:
+    if not 0.0 < value < 1.0:
+        raise SplitError(f"{name} is {value}; it must lie between 0 and 1")
+
+
+def _text(moment: np.datetime64) -> str:
+    return str(np.datetime_as_string(moment, unit="m"))
