@@ -1,0 +1,274 @@
+"""The protocol every model keeps, and the one place where a model type finds its class.
+
+A forecaster turns a dataset into forecasts in its target's own unit. Its fitted state is
+JSON plus named arrays, so nothing is ever pickled.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from typing import Any, ClassVar, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.errors import ModelError, TrainingTimeout
+from mlops.features.dataset import Dataset
+from mlops.features.targets import TargetSpec
+from mlops.models.recipe import Param, Recipe
+from mlops.service import Target
+
+Rows: TypeAlias = NDArray[np.intp]
+Floats: TypeAlias = NDArray[np.float64]
+Tensors: TypeAlias = dict[str, NDArray[Any]]
+
+FORECASTERS: dict[str, str] = {
+    "persistence": "mlops.models.baselines:Persistence",
+    "zero": "mlops.models.baselines:Zero",
+    "ewma": "mlops.models.baselines:Ewma",
+    "seasonal": "mlops.models.baselines:Seasonal",
+    "last_price": "mlops.models.baselines:LastPrice",
+    "base_rate": "mlops.models.baselines:BaseRate",
+    "linear": "mlops.models.linear:Linear",
+    "lstm": "mlops.models.lstm:Lstm",
+    "transformer": "mlops.models.transformer:Transformer",
+    "ensemble": "mlops.models.ensemble:Ensemble",
+    "custom": "mlops.models.custom:Custom",
+}
+
+BASELINES: dict[Target, str] = {
+    Target.VOLATILITY: "persistence",
+    Target.RETURN: "zero",
+    Target.PRICE: "last_price",
+    Target.DIRECTION: "base_rate",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One pass over the fit rows; losses are mean squared errors in standardised units."""
+
+    number: int
+    fit_loss: float
+    selection_loss: float
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """How a fit went; models fitted in one step have no epochs."""
+
+    epochs: tuple[Epoch, ...] = ()
+    seconds: float = 0.0
+    samples_per_second: float = 0.0
+    precision: str = "float64"
+    workers: int = 1
+    members: tuple[History, ...] = ()
+
+    @property
+    def best_epoch(self) -> Epoch | None:
+        """The epoch whose weights were kept."""
+        return next((epoch for epoch in reversed(self.epochs) if epoch.best), None)
+
+
+@dataclass(frozen=True, slots=True)
+class FitContext:
+    """What a fit is given besides its data.
+
+    ``threads`` is an upper bound; fitted weights never depend on it. ``deadline`` is a
+    `time.monotonic` second. ``start`` is an earlier forecaster of the same recipe whose
+    weights a network continues from.
+    """
+
+    seed: int = 0
+    device: str = "cpu"
+    threads: int = 1
+    deadline: float | None = None
+    on_epoch: Callable[[Epoch], None] | None = None
+    start: Forecaster | None = field(default=None, repr=False)
+
+    def check_deadline(self, what: str) -> None:
+        """Raises: TrainingTimeout: when the deadline has passed."""
+        if self.deadline is not None and time.monotonic() > self.deadline:
+            raise TrainingTimeout(
+                f"{what} stopped: the training deadline passed; allow more time "
+                "(TRAINING_JOB_TIMEOUT_HOURS) or train a smaller model"
+            )
+
+    def seeded(self, index: int) -> FitContext:
+        """This context with a seed of its own for the ``index``-th part of the work."""
+        mixed = np.random.SeedSequence([self.seed, index]).generate_state(1)
+        return replace(self, seed=int(mixed[0]))
+
+
+class Forecaster(ABC):
+    """One model of one target; `fit` once, then `predict` any dataset of that service."""
+
+    SCHEMA: ClassVar[Mapping[str, Param]] = {}
+
+    def __init__(self, recipe: Recipe, target: TargetSpec) -> None:
+        self.target = target
+        self.recipe = self.validate(recipe)
+
+    @classmethod
+    @abstractmethod
+    def defaults(cls, target: TargetSpec) -> Recipe:
+        """The recipe used where nothing is said."""
+
+    def validate(self, recipe: Recipe) -> Recipe:
+        """``recipe`` complete and legal for this class.
+
+        Raises:
+            ModelError: naming the first key that is not.
+        """
+        return recipe.checked(self.SCHEMA)
+
+    @property
+    @abstractmethod
+    def warm_up(self) -> int:
+        """Bars of history needed for one forecast, its own bar included."""
+
+    @abstractmethod
+    def fit(
+        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+    ) -> History:
+        """Learn from ``fit_rows``; ``selection_rows`` choose settings and stopping.
+
+        Rows without a label or a complete window are passed over.
+        """
+
+    @abstractmethod
+    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+        """(N,) where a forecast can be made; needs no label."""
+
+    @abstractmethod
+    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+        """Forecasts for rows that are ready."""
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Any], Tensors]:
+        """JSON configuration and named arrays; `restore_forecaster` rebuilds from them."""
+
+    @abstractmethod
+    def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
+        """Take the fitted state out of what `state` gave."""
+
+    def predict(self, dataset: Dataset, rows: Rows) -> Floats:
+        """(n,) forecasts made at the closes of ``rows``, in the target's unit.
+
+        Raises:
+            ModelError: when a row has no complete window, or a forecast is not finite.
+        """
+        unready = rows[~self.ready(dataset)[rows]]
+        if unready.size:
+            raise ModelError(
+                f"{self.recipe.model_type} cannot forecast from row {int(unready[0])} "
+                f"({unready.size} of {rows.size} rows): it needs {self.warm_up} bars of "
+                "unbroken history; pass rows where ready() is true"
+            )
+        forecast = np.asarray(self._predict(dataset, rows), dtype=np.float64)
+        if forecast.shape != rows.shape or not np.isfinite(forecast).all():
+            raise ModelError(
+                f"{self.recipe.model_type} gave shape {forecast.shape} with "
+                f"{int((~np.isfinite(forecast)).sum())} values not finite for {rows.size} rows; "
+                "one finite number a row is allowed"
+            )
+        return forecast
+
+    def forecast(self, dataset: Dataset) -> Floats:
+        """(N,) forecasts for every bar; NaN where none can be made."""
+        forecasts = np.full(len(dataset.frame), np.nan)
+        rows = np.flatnonzero(self.ready(dataset))
+        if rows.size:
+            forecasts[rows] = self.predict(dataset, rows)
+        return forecasts
+
+    def trainable(self, dataset: Dataset, rows: Rows) -> Rows:
+        """Those of ``rows`` that have both a label and a complete window.
+
+        Raises:
+            ModelError: when none is left.
+        """
+        kept = rows[(self.ready(dataset) & dataset.labels.valid)[rows]]
+        if not kept.size:
+            raise ModelError(
+                f"none of {rows.size} rows has both a label and {self.warm_up} bars of history; "
+                "give more bars or a shorter sequence_length"
+            )
+        return kept
+
+    @classmethod
+    def restore(cls, config: Mapping[str, Any], tensors: Tensors) -> Self:
+        """Rebuild a fitted forecaster from its `state`."""
+        target = TargetSpec(Target(config["target"]["kind"]), config["target"]["horizon"])
+        forecaster = cls(Recipe.from_dict(config["recipe"]), target)
+        forecaster.load_state(config, tensors)
+        return forecaster
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "recipe": self.recipe.to_dict(),
+            "target": {"kind": str(self.target.kind), "horizon": self.target.horizon},
+        }
+
+
+def forecaster_class(model_type: str) -> type[Forecaster]:
+    """The class behind a model type, imported on first use.
+
+    Raises:
+        ModelError: for a type that is not in `FORECASTERS`.
+    """
+    if model_type not in FORECASTERS:
+        raise ModelError(f"model_type={model_type!r} is not one of {', '.join(FORECASTERS)}")
+    module, _, name = FORECASTERS[model_type].partition(":")
+    found: type[Forecaster] = getattr(import_module(module), name)
+    return found
+
+
+def default_recipe(
+    model_type: str, target: TargetSpec, config: Mapping[str, Any] | None = None
+) -> Recipe:
+    """The default recipe of a type with a flat platform config laid over it, checked.
+
+    Raises:
+        ModelError: for an unknown type, key or value.
+    """
+    kind = forecaster_class(model_type)
+    return kind(kind.defaults(target).with_config(config or {}), target).recipe
+
+
+def build_forecaster(
+    recipe: Recipe, target: TargetSpec, *, allowed_classes: Collection[str] = ()
+) -> Forecaster:
+    """An unfitted forecaster; a custom model must be among ``allowed_classes`` (``module:Class``).
+
+    Raises:
+        ModelError: naming the key that is wrong.
+    """
+    _allow(recipe, allowed_classes)
+    return forecaster_class(recipe.model_type)(recipe, target)
+
+
+def restore_forecaster(
+    config: Mapping[str, Any], tensors: Tensors, *, allowed_classes: Collection[str] = ()
+) -> Forecaster:
+    """A fitted forecaster from its `Forecaster.state`."""
+    recipe = Recipe.from_dict(config["recipe"])
+    _allow(recipe, allowed_classes)
+    return forecaster_class(recipe.model_type).restore(config, tensors)
+
+
+def _allow(recipe: Recipe, allowed_classes: Collection[str]) -> None:
+    path = recipe.params.get("class_path")
+    if recipe.model_type == "custom" and path not in allowed_classes:
+        allowed = ", ".join(sorted(allowed_classes)) or "none"
+        raise ModelError(
+            f"class_path={path!r} is not an allowed custom model; allowed: {allowed}. "
+            "Add it to the allow-list of the process that trains and serves it"
+        )
+    for member in recipe.members:
+        _allow(member, allowed_classes)

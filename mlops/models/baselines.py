@@ -1,0 +1,158 @@
+"""The naive forecasts every model must beat; each service declares one as its baseline.
+
+They read the realised target, its value over the last h bars, and learn nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.features.dataset import Dataset
+from mlops.features.targets import TargetSpec
+from mlops.models.base import FitContext, Floats, Forecaster, History, Rows, Tensors
+from mlops.models.recipe import Param, Recipe
+
+MAX_SPAN_BARS = 2_000
+TAIL_SPANS = 4
+"""An exponential mean is cut after this many spans: 99.97 % of its weight."""
+
+
+class Baseline(Forecaster):
+    """A forecaster without features or learning; by default, the target's last known value."""
+
+    MODEL_TYPE = "persistence"
+
+    @classmethod
+    def defaults(cls, target: TargetSpec) -> Recipe:
+        return Recipe(cls.MODEL_TYPE)
+
+    @property
+    def warm_up(self) -> int:
+        return self.target.warm_up + 1
+
+    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+        return np.isfinite(dataset.labels.persistence)
+
+    def fit(
+        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+    ) -> History:
+        return History()
+
+    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+        return dataset.labels.persistence[rows]
+
+    def state(self) -> tuple[dict[str, Any], Tensors]:
+        return self._identity(), {}
+
+    def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
+        """Nothing is learned, so there is nothing to load."""
+
+
+class Persistence(Baseline):
+    """Volatility of the last h bars, last price, or the base rate of past directions."""
+
+
+class LastPrice(Baseline):
+    """Persistence under the name people know for a price."""
+
+    MODEL_TYPE = "last_price"
+
+
+class BaseRate(Baseline):
+    """Persistence under the name people know for a direction: the past share of rises."""
+
+    MODEL_TYPE = "base_rate"
+
+
+class Zero(Baseline):
+    """No change at all: the baseline of a return."""
+
+    MODEL_TYPE = "zero"
+
+    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+        return np.zeros(rows.size)
+
+
+class Ewma(Baseline):
+    """The exponential mean of the realised target, cut after `TAIL_SPANS` spans."""
+
+    MODEL_TYPE = "ewma"
+    SCHEMA: ClassVar[Mapping[str, Param]] = {"span": Param(24, low=1, high=MAX_SPAN_BARS)}
+
+    @property
+    def warm_up(self) -> int:
+        return self.target.horizon + len(self._weights)
+
+    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+        late_enough = np.arange(len(dataset)) >= self.warm_up - 1
+        return super().ready(dataset) & late_enough & np.isfinite(self._means(dataset))
+
+    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+        return self._means(dataset)[rows]
+
+    @property
+    def _weights(self) -> Floats:
+        span = _whole(self.recipe, "span")
+        return np.asarray((1 - 2 / (span + 1)) ** np.arange(TAIL_SPANS * span))
+
+    def _means(self, dataset: Dataset) -> Floats:
+        realised = _realised(dataset)
+        known = np.isfinite(realised)
+        total: Floats = np.convolve(np.where(known, realised, 0.0), self._weights)[: len(realised)]
+        weight = np.convolve(known.astype(np.float64), self._weights)[: len(realised)]
+        return np.asarray(total / np.where(weight > 0, weight, np.nan))
+
+
+class Seasonal(Baseline):
+    """The mean of the realised target over the same hours of the last seasons.
+
+    ``season_bars`` is the season's length: 24 is a day of hourly bars.
+    """
+
+    MODEL_TYPE = "seasonal"
+    SCHEMA: ClassVar[Mapping[str, Param]] = {
+        "season_bars": Param(24, low=1, high=MAX_SPAN_BARS),
+        "seasons": Param(5, low=1, high=60),
+    }
+
+    @property
+    def warm_up(self) -> int:
+        return self._lags[-1] + self.target.horizon + 1
+
+    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+        return super().ready(dataset) & np.isfinite(self._means(dataset))
+
+    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+        return self._means(dataset)[rows]
+
+    @property
+    def _lags(self) -> list[int]:
+        season, horizon = _whole(self.recipe, "season_bars"), self.target.horizon
+        first = -(-horizon // season)
+        return [n * season - horizon for n in range(first, first + _whole(self.recipe, "seasons"))]
+
+    def _means(self, dataset: Dataset) -> Floats:
+        realised = _realised(dataset)
+        mean: Floats = np.mean([_delayed(realised, lag) for lag in self._lags], axis=0)
+        return mean
+
+
+def _realised(dataset: Dataset) -> Floats:
+    """(N,) the target over the h bars that end here; NaN across a hole."""
+    return _delayed(dataset.labels.y, dataset.target.horizon)
+
+
+def _delayed(values: Floats, bars: int) -> Floats:
+    delayed = np.full(len(values), np.nan)
+    delayed[bars:] = values[: max(len(values) - bars, 0)]
+    return delayed
+
+
+def _whole(recipe: Recipe, name: str) -> int:
+    value = recipe.params[name]
+    assert isinstance(value, int)
+    return value

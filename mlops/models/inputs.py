@@ -1,0 +1,140 @@
+"""The one path from a dataset to what a model learns: scaled features, standardised target.
+
+A forecaster that reads features inherits this path, so training, batch and live cannot
+differ: features by the dataset, a scaler fitted on fit rows only, windows by row number,
+and the target's inverse transform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.errors import ModelError
+from mlops.features.dataset import Dataset
+from mlops.features.scaling import Scaler
+from mlops.features.spec import FeatureSpec
+from mlops.features.targets import TargetSpec
+from mlops.models.base import Floats, Forecaster, Rows
+from mlops.models.recipe import Recipe
+from mlops.service import Target
+
+Matrix = NDArray[np.float32]
+
+RISK = FeatureSpec(("volatility_24",))
+"""Log volatility per bar by which changes of price are divided before learning."""
+
+WINSOR_SIGMAS = 4.0
+"""Standardised labels are cut here while learning: fat tails teach a network noise."""
+
+PROBABILITY_EDGE = 0.01
+"""Forecast probabilities stay this far from 0 and 1, so that the log loss stays finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetTransform:
+    """From a label to what is learned and back.
+
+    Volatility is learned as its change from persistence; a price and a return as log
+    changes in units of trailing volatility, so that a wild week does not outweigh a quiet
+    year; a direction as its distance from one half.
+    """
+
+    kind: Target
+    horizon: int
+    scale: float = 1.0
+
+    @classmethod
+    def fit(cls, dataset: Dataset, rows: Rows) -> TargetTransform:
+        """Learn the scale from fit rows only."""
+        raw = cls(dataset.target.kind, dataset.target.horizon)
+        changes = raw.encode(dataset, rows)
+        scale = float(np.sqrt(np.mean(np.square(changes))))
+        return cls(raw.kind, raw.horizon, scale if scale > 0 else 1.0)
+
+    @property
+    def by_risk(self) -> bool:
+        """Whether changes are divided by trailing volatility."""
+        return self.kind in (Target.RETURN, Target.PRICE)
+
+    def encode(self, dataset: Dataset, rows: Rows) -> Floats:
+        """(n,) what a model learns, in standard deviations and without an upper bound."""
+        y, persistence = dataset.labels.y[rows], dataset.labels.persistence[rows]
+        if self.kind is Target.DIRECTION:
+            change = y - 0.5
+        elif self.kind is Target.PRICE:
+            change = np.log(y / persistence)
+        else:
+            change = y - persistence
+        return np.asarray(change / self._unit(dataset, rows))
+
+    def decode(self, learned: Floats, dataset: Dataset, rows: Rows) -> Floats:
+        """(n,) forecasts in the target's unit."""
+        change = learned * self._unit(dataset, rows)
+        persistence = dataset.labels.persistence[rows]
+        if self.kind is Target.DIRECTION:
+            return np.clip(change + 0.5, PROBABILITY_EDGE, 1 - PROBABILITY_EDGE)
+        if self.kind is Target.PRICE:
+            return np.asarray(persistence * np.exp(change))
+        return np.asarray(persistence + change)
+
+    def _unit(self, dataset: Dataset, rows: Rows) -> Floats:
+        if not self.by_risk:
+            return np.full(rows.size, self.scale)
+        per_bar = np.exp(dataset.matrix(RISK)[rows, 0].astype(np.float64))
+        return np.asarray(self.scale * per_bar * np.sqrt(self.horizon))
+
+
+class FeatureForecaster(Forecaster):
+    """A forecaster that reads windows of scaled features."""
+
+    def __init__(self, recipe: Recipe, target: TargetSpec) -> None:
+        super().__init__(recipe, target)
+        self.spec = FeatureSpec(self.recipe.features)
+        self.scaler: Scaler | None = None
+        self.transform = TargetTransform(target.kind, target.horizon)
+
+    @property
+    def warm_up(self) -> int:
+        window = self.spec.warm_up + self.recipe.sequence_length
+        risk = RISK.warm_up if self.transform.by_risk else 0
+        return max(window, self.target.warm_up + 1, risk + 1)
+
+    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+        usable = dataset.usable(self.spec, self.recipe.sequence_length)
+        if self.transform.by_risk:
+            usable = usable & dataset.usable(RISK)
+        return np.asarray(usable & np.isfinite(dataset.labels.persistence))
+
+    def prepare(self, dataset: Dataset, fit_rows: Rows) -> None:
+        """Fit scaler and target scale on fit rows and nothing else."""
+        self.scaler = Scaler.fit(dataset.matrix(self.spec)[fit_rows])
+        self.transform = TargetTransform.fit(dataset, fit_rows)
+
+    def inputs(self, dataset: Dataset) -> Matrix:
+        """(N, F) scaled features; NaN before their warm-up."""
+        if self.scaler is None:
+            raise ModelError(f"{self.recipe.model_type} is not fitted; call fit or restore first")
+        return self.scaler.transform(dataset.matrix(self.spec))
+
+    def learned(self, dataset: Dataset, rows: Rows) -> Floats:
+        """(n,) standardised labels, cut at `WINSOR_SIGMAS`."""
+        encoded = self.transform.encode(dataset, rows)
+        return np.clip(encoded, -WINSOR_SIGMAS, WINSOR_SIGMAS)
+
+    def path_state(self) -> dict[str, Any]:
+        """Recipe, target, scaler and target scale as JSON."""
+        if self.scaler is None:
+            raise ModelError(f"{self.recipe.model_type} is not fitted; there is no state to keep")
+        transform = {**asdict(self.transform), "kind": str(self.transform.kind)}
+        return {**self._identity(), "scaler": self.scaler.to_dict(), "transform": transform}
+
+    def load_path(self, config: Mapping[str, Any]) -> None:
+        """Read `path_state` back."""
+        self.scaler = Scaler.from_dict(config["scaler"])
+        parts = config["transform"]
+        self.transform = TargetTransform(Target(parts["kind"]), parts["horizon"], parts["scale"])

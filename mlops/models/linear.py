@@ -1,0 +1,120 @@
+"""Ridge regression: the yardstick every network must justify itself against.
+
+For volatility its features are the HAR terms of Corsi (2009) with the time of day and week.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.features.dataset import Dataset, windows
+from mlops.features.targets import TargetSpec
+from mlops.models.base import FitContext, Floats, History, Rows, Tensors
+from mlops.models.inputs import FeatureForecaster
+from mlops.models.recipe import Param, Recipe
+from mlops.service import Target
+
+HAR_AND_CLOCK = (
+    "har_1", "har_6", "har_24", "har_168", "hour_sin", "hour_cos", "week_sin", "week_cos",
+)  # fmt: skip
+SMALL_SET = ("log_return", "volume", "rsi", "macd", "har_1", "har_24")
+
+SHARES = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
+"""Penalties tried, as shares of the mean eigenvalue of the features' covariance."""
+
+
+class Linear(FeatureForecaster):
+    """Ridge on the flattened window; the penalty is the one best on selection rows.
+
+    ``alpha`` above zero fixes the penalty (a share of the mean eigenvalue). With
+    ``refit_on_selection`` the chosen penalty is fitted once more on all rows given.
+    """
+
+    SCHEMA: ClassVar[Mapping[str, Param]] = {
+        "alpha": Param(0.0, low=0.0, high=1e6),
+        "refit_on_selection": Param(True),
+    }
+
+    def __init__(self, recipe: Recipe, target: TargetSpec) -> None:
+        super().__init__(recipe, target)
+        self.coefficients: Floats = np.zeros(0)
+        self.intercept = 0.0
+        self.penalty = 0.0
+
+    @classmethod
+    def defaults(cls, target: TargetSpec) -> Recipe:
+        volatile = target.kind is Target.VOLATILITY
+        return Recipe("linear", HAR_AND_CLOCK if volatile else SMALL_SET)
+
+    def fit(
+        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+    ) -> History:
+        started = perf_counter()
+        context.check_deadline("linear")
+        fit_rows = self.trainable(dataset, fit_rows)
+        self.prepare(dataset, fit_rows)
+        scaled = self.inputs(dataset)
+        path = RidgePath.of(self._design(scaled, fit_rows), self.learned(dataset, fit_rows))
+        self.penalty = self._choose(path, dataset, scaled, selection_rows)
+        if self.recipe.params["refit_on_selection"] and selection_rows.size:
+            every = self.trainable(dataset, np.concatenate([fit_rows, selection_rows]))
+            path = RidgePath.of(self._design(scaled, every), self.learned(dataset, every))
+        self.coefficients, self.intercept = path.solve(self.penalty)
+        return History(seconds=perf_counter() - started)
+
+    def _choose(
+        self, path: RidgePath, dataset: Dataset, scaled: NDArray[np.float32], rows: Rows
+    ) -> float:
+        fixed = self.recipe.params["alpha"]
+        if isinstance(fixed, float) and fixed > 0:
+            return fixed
+        rows = self.trainable(dataset, rows)
+        design, learned = self._design(scaled, rows), self.learned(dataset, rows)
+        solved = [path.solve(share) for share in SHARES]
+        losses = [np.mean(np.square(learned - design @ b - a)) for b, a in solved]
+        return SHARES[int(np.argmin(losses))]
+
+    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+        design = self._design(self.inputs(dataset), rows)
+        return self.transform.decode(design @ self.coefficients + self.intercept, dataset, rows)
+
+    def _design(self, scaled: NDArray[np.float32], rows: Rows) -> Floats:
+        chosen = windows(scaled, rows, self.recipe.sequence_length)
+        return chosen.reshape(len(rows), -1).astype(np.float64)
+
+    def state(self) -> tuple[dict[str, Any], Tensors]:
+        learned = {"intercept": self.intercept, "penalty": self.penalty}
+        return {**self.path_state(), **learned}, {"coefficients": self.coefficients}
+
+    def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
+        self.load_path(config)
+        self.intercept, self.penalty = float(config["intercept"]), float(config["penalty"])
+        self.coefficients = np.asarray(tensors["coefficients"], dtype=np.float64)
+
+
+class RidgePath:
+    """Ridge solutions for any penalty out of one eigen-decomposition."""
+
+    def __init__(self, mean: Floats, level: float, values: Floats, basis: Floats, moment: Floats):
+        self._mean, self._level = mean, level
+        self._values, self._basis, self._moment = values, basis, moment
+
+    @classmethod
+    def of(cls, design: Floats, learned: Floats) -> RidgePath:
+        """Decompose the centred design (n, P); the intercept is not penalised."""
+        mean, level = design.mean(axis=0), float(learned.mean())
+        centred = design - mean
+        values, basis = np.linalg.eigh(centred.T @ centred / len(design))
+        moment = basis.T @ (centred.T @ (learned - level) / len(design))
+        return cls(mean, level, np.maximum(values, 0.0), basis, moment)
+
+    def solve(self, share: float) -> tuple[Floats, float]:
+        """Coefficients (P,) and intercept at a penalty of ``share`` mean eigenvalues."""
+        penalty = share * max(float(self._values.mean()), 1e-12)
+        coefficients = self._basis @ (self._moment / (self._values + penalty))
+        return coefficients, self._level - float(self._mean @ coefficients)

@@ -1,0 +1,150 @@
+"""What a model is before it is fitted: its type, features, window and parameters.
+
+A recipe is plain JSON, so the same value travels through tuning, ledger and bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+from mlops.errors import ModelError
+
+Scalar: TypeAlias = str | int | float | bool
+ParamValue: TypeAlias = Scalar | tuple[Scalar, ...]
+
+_OWN_KEYS = ("sequence_length", "features", "members")
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One parameter of a model: its default and what is allowed.
+
+    A tuple default means a list of such values; an int default takes whole numbers only.
+    """
+
+    default: ParamValue
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[Scalar, ...] = ()
+
+    def check(self, name: str, value: Any) -> ParamValue:
+        """``value`` in the default's type.
+
+        Raises:
+            ModelError: naming the key, what was got and what is allowed.
+        """
+        if not isinstance(self.default, tuple):
+            return self._check_one(name, value, self.default)
+        if not isinstance(value, list | tuple) or not value:
+            raise ModelError(f"{name}={value!r} is not a non-empty list such as {self.default}")
+        return tuple(self._check_one(name, item, self.default[0]) for item in value)
+
+    def _check_one(self, name: str, value: Any, like: Scalar) -> Scalar:
+        if self.choices:
+            if value not in self.choices:
+                allowed = ", ".join(str(choice) for choice in self.choices)
+                raise ModelError(f"{name}={value!r} is not one of {allowed}")
+            return value  # type: ignore[no-any-return]
+        if isinstance(like, bool | str):
+            if not isinstance(value, type(like)):
+                raise ModelError(f"{name}={value!r} is not a {type(like).__name__} like {like!r}")
+            return value
+        return self._check_number(name, value, whole=isinstance(like, int))
+
+    def _check_number(self, name: str, value: Any, *, whole: bool) -> int | float:
+        number = not isinstance(value, bool) and isinstance(value, int | float)
+        if not number or (whole and value != int(value)) or not self.low <= value <= self.high:
+            kind = "a whole number" if whole else "a number"
+            raise ModelError(f"{name}={value!r} is not {kind} from {self.low:g} to {self.high:g}")
+        return int(value) if whole else float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A model before it is fitted; lists in ``params`` become tuples.
+
+    ``sequence_length`` counts bars in one window; ``members`` is for ensembles only.
+    """
+
+    model_type: str
+    features: tuple[str, ...] = ()
+    sequence_length: int = 1
+    params: Mapping[str, ParamValue] = field(default_factory=dict)
+    members: tuple[Recipe, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.sequence_length < 1:
+            raise ModelError(f"sequence_length={self.sequence_length} is below 1 bar")
+        params = {k: tuple(v) if isinstance(v, list) else v for k, v in self.params.items()}
+        object.__setattr__(self, "params", params)
+        object.__setattr__(self, "features", tuple(self.features))
+        object.__setattr__(self, "members", tuple(self.members))
+
+    def with_params(self, **changes: ParamValue) -> Recipe:
+        """The same recipe with some parameters changed."""
+        return replace(self, params={**self.params, **changes})
+
+    def with_config(self, config: Mapping[str, Any]) -> Recipe:
+        """This recipe with the keys of a flat platform config laid over it.
+
+        ``sequence_length``, ``features`` and ``members`` are the recipe's own; all other
+        keys are parameters.
+        """
+        own = {key: value for key, value in config.items() if key in _OWN_KEYS}
+        if "members" in own:
+            own["members"] = tuple(
+                item if isinstance(item, Recipe) else Recipe.from_dict(item)
+                for item in own["members"]
+            )
+        params = {key: value for key, value in config.items() if key not in _OWN_KEYS}
+        return replace(self, **own, params={**self.params, **params})
+
+    def checked(self, schema: Mapping[str, Param], *, open_keys: bool = False) -> Recipe:
+        """This recipe with every parameter of ``schema`` present and legal.
+
+        Raises:
+            ModelError: for an unknown or illegal parameter, unless ``open_keys`` lets
+                unknown ones pass.
+        """
+        unknown = sorted(set(self.params) - set(schema))
+        if unknown and not open_keys:
+            raise ModelError(
+                f"{self.model_type} has no parameter {unknown[0]!r}; it knows {_listed(schema)}"
+            )
+        known = {
+            key: param.check(key, self.params.get(key, param.default))
+            for key, param in schema.items()
+        }
+        return replace(self, params={**self.params, **known})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON; `from_dict` reads it back to an equal recipe."""
+        return {
+            "model_type": self.model_type,
+            "features": list(self.features),
+            "sequence_length": self.sequence_length,
+            "params": {k: list(v) if isinstance(v, tuple) else v for k, v in self.params.items()},
+            "members": [member.to_dict() for member in self.members],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """Read `to_dict` back."""
+        members = tuple(cls.from_dict(member) for member in data.get("members", ()))
+        fields = {key: data[key] for key in ("features", "sequence_length", "params")}
+        return cls(data["model_type"], **fields, members=members)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the recipe's sorted JSON."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
