@@ -1,0 +1,129 @@
+"""Where a network computes: device, precision and the threads of one fit.
+
+Precision and the way a batch is cut follow from the processor's abilities and the network's
+size alone, never from a race, so the same seed and data give the same weights. The number of
+threads is measured, because it cannot change them: a large network's batch is always cut in
+two halves, whose gradients are added in a fixed order whoever computed them.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from time import perf_counter
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+LARGE_PARAMETERS = 20_000
+"""Parameters from which bfloat16 and two halves of a batch gain more than they cost."""
+
+HALVES = 2
+SMALLEST_HALF = 16
+"""Samples in a half below which a processor's matrix tiles run empty."""
+
+MEASURE_EVERY = 2_000
+"""Batches between two measurements of the threads."""
+
+MEASURED_BATCHES = 4
+
+
+def choose_device(wanted: str) -> torch.device:
+    """``auto`` takes CUDA where there is one.
+
+    Raises:
+        ValueError: for a device that is unknown or absent.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted not in ("cpu", "cuda") or (wanted == "cuda" and not torch.cuda.is_available()):
+        raise ValueError(f"device {wanted!r} is not available here; use auto, cpu or cuda")
+    return torch.device(wanted)
+
+
+def choose_precision(device: torch.device, n_parameters: int) -> torch.dtype:
+    """bfloat16 for a large network where the processor multiplies it natively, else float32."""
+    if n_parameters < LARGE_PARAMETERS:
+        return torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if _multiplies_bfloat16() else torch.float32
+
+
+def halves(device: torch.device, n_parameters: int, batch_size: int) -> int:
+    """Parts that each batch of a fit is cut into."""
+    worth_it = n_parameters >= LARGE_PARAMETERS and batch_size >= HALVES * SMALLEST_HALF
+    return HALVES if device.type == "cpu" and worth_it else 1
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Keep torch from starting threads inside an operation.
+
+    Its threads wait by spinning: with one busy neighbour on two cores they slow a fit two
+    hundredfold, where a single thread loses nothing.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Crew:
+    """Runs the parts of a batch, in turn or side by side, whichever is faster just now.
+
+    Both give the same result; the choice is measured on real batches and again every
+    `MEASURE_EVERY` of them, since a neighbour may come or go.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        self._batch = 0
+        self._spent = {True: 0.0, False: 0.0}
+        self.side_by_side = workers > 1
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def run(self, work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
+        """``work`` done on each part, results in the order of the parts."""
+        if self._pool is None or len(parts) == 1:
+            return [work(part) for part in parts]
+        phase = self._batch % MEASURE_EVERY
+        self._batch += 1
+        if phase >= 2 * MEASURED_BATCHES:
+            return self._run(work, parts, self.side_by_side)
+        return self._measured(work, parts, phase)
+
+    def _measured(self, work: Callable[[T], R], parts: Sequence[T], phase: int) -> list[R]:
+        if phase == 0:
+            self._spent = {True: 0.0, False: 0.0}
+        side_by_side = phase % 2 == 1
+        started = perf_counter()
+        results = self._run(work, parts, side_by_side)
+        self._spent[side_by_side] += perf_counter() - started
+        self.side_by_side = self._spent[True] <= self._spent[False]
+        return results
+
+    def _run(self, work: Callable[[T], R], parts: Sequence[T], side_by_side: bool) -> list[R]:
+        if side_by_side and self._pool is not None:
+            return list(self._pool.map(work, parts))
+        return [work(part) for part in parts]
+
+
+def _multiplies_bfloat16() -> bool:
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

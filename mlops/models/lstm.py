@@ -1,0 +1,91 @@
+"""The LSTM: stacked layers over a window, a linear head on the last step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from mlops.features.targets import TargetSpec
+from mlops.models.network import NETWORK_PARAMS, Network, NetworkForecaster
+from mlops.models.recipe import Param, Recipe
+
+LSTM_CONFIG = {
+    "sequence_length": 60,
+    "features": ["open", "high", "low", "close", "volume"],
+    "lstm_units": [128, 64, 32],
+    "dropout_rate": 0.2,
+    "learning_rate": 0.001,
+    "batch_size": 32,
+    "epochs": 100,
+}
+"""The platform's configuration, used where nothing is said."""
+
+
+class LstmNetwork(Network):
+    """LSTM layers of the given widths; dropout between them is drawn once for a window."""
+
+    def __init__(self, n_features: int, units: Sequence[int], dropout: float) -> None:
+        super().__init__()
+        sizes = [n_features, *units]
+        self.layers = nn.ModuleList(nn.LSTM(size, width) for size, width in pairwise(sizes))
+        self.head = nn.Linear(sizes[-1], 1)
+        self.units, self.dropout = tuple(units), dropout
+
+    def forward(self, window: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
+        """(n,) from windows (T, n, F)."""
+        flow = window
+        for number, layer in enumerate(self.layers):
+            flow, _ = layer(flow)
+            if number + 1 == len(self.layers):
+                flow = flow[-1]
+            if masks:
+                flow = flow * masks[number]
+        out: Tensor = self.head(flow).squeeze(-1)
+        return out
+
+    def masks(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        if self.dropout == 0:
+            return []
+        return [dropout_mask((n, width), self.dropout, generator) for width in self.units]
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Xavier into the gates, orthogonal across time, forget gates open."""
+        for name, weight in self.named_parameters():
+            if "weight_hh" in name:
+                for gate in weight.chunk(4):
+                    nn.init.orthogonal_(gate, generator=generator)
+            elif "weight" in name:
+                nn.init.xavier_uniform_(weight, generator=generator)
+            else:
+                nn.init.zeros_(weight)
+                if "bias_ih" in name:
+                    nn.init.ones_(weight.chunk(4)[1])
+
+
+def dropout_mask(shape: tuple[int, ...], rate: float, generator: torch.Generator) -> Tensor:
+    """Zeros at ``rate``, the rest scaled so that the mean stays one."""
+    kept = torch.rand(shape, generator=generator) >= rate
+    return kept / (1 - rate)
+
+
+class Lstm(NetworkForecaster):
+    """The LSTM forecaster; parameters carry the platform's names."""
+
+    SCHEMA: ClassVar[Mapping[str, Param]] = {
+        **NETWORK_PARAMS,
+        "lstm_units": Param((128, 64, 32), low=1, high=4_096),
+    }
+
+    @classmethod
+    def defaults(cls, target: TargetSpec) -> Recipe:
+        return Recipe("lstm").with_config(LSTM_CONFIG)
+
+    def build(self, n_features: int) -> Network:
+        units, dropout = self.recipe.params["lstm_units"], self.recipe.params["dropout_rate"]
+        assert isinstance(units, tuple)
+        assert isinstance(dropout, float)
+        return LstmNetwork(n_features, [int(width) for width in units], dropout)

@@ -1,0 +1,119 @@
+"""Networks as forecasters: the shared recipe parameters, fitting, forecasting and state."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlops.errors import ModelError
+from mlops.features.dataset import Dataset
+from mlops.models.base import FitContext, Floats, History, Rows, Tensors
+from mlops.models.compute import choose_device, one_thread_each
+from mlops.models.inputs import FeatureForecaster
+from mlops.models.learning import Plan, cut, learn
+from mlops.models.recipe import Param
+
+PREDICT_BATCH = 2_048
+"""Windows forecast at once."""
+
+NETWORK_PARAMS: Mapping[str, Param] = {
+    "dropout_rate": Param(0.1, low=0.0, high=0.9),
+    "learning_rate": Param(0.001, low=1e-6, high=1.0),
+    "batch_size": Param(32, low=1, high=65_536),
+    "epochs": Param(100, low=1, high=10_000),
+    "patience": Param(8, low=1, high=10_000),
+    "weight_decay": Param(0.0, low=0.0, high=10.0),
+    "gradient_clip": Param(1.0, low=1e-6, high=1e6),
+    "averaging": Param(0.0, low=0.0, high=0.9999),
+}
+
+
+class Network(nn.Module):
+    """A network over windows (T, n, F) that gives one number a window (n,).
+
+    Dropout is drawn outside, once for a window, by `masks`: that costs nothing beside the
+    network, and parts of a batch may then run side by side without sharing a generator.
+    """
+
+    @abstractmethod
+    def masks(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """Scaled dropout masks for ``n`` windows, first dimension n."""
+
+    @abstractmethod
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw all weights anew."""
+
+
+class NetworkForecaster(FeatureForecaster):
+    """A forecaster whose learned part is a `Network`."""
+
+    SCHEMA: ClassVar[Mapping[str, Param]] = NETWORK_PARAMS
+    network: Network | None = None
+
+    @abstractmethod
+    def build(self, n_features: int) -> Network:
+        """The network of this recipe, its weights still arbitrary."""
+
+    def fit(
+        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+    ) -> History:
+        fit_rows = self.trainable(dataset, fit_rows)
+        selection_rows = self.trainable(dataset, selection_rows)
+        self.prepare(dataset, fit_rows)
+        device = choose_device(context.device)
+        network = self._started(context).to(device)
+        learned = np.full(len(dataset), np.nan, dtype=np.float32)
+        for rows in (fit_rows, selection_rows):
+            learned[rows] = self.learned(dataset, rows)
+        plan = Plan.of(self.recipe)
+        history = learn(
+            network,
+            torch.from_numpy(self.inputs(dataset)).to(device),
+            torch.from_numpy(learned).to(device),
+            fit_rows=torch.from_numpy(fit_rows),
+            selection_rows=torch.from_numpy(selection_rows),
+            plan=plan,
+            context=context,
+        )
+        self.network = network.cpu().eval()
+        return history
+
+    def _started(self, context: FitContext) -> Network:
+        network = self.build(len(self.spec))
+        network.initialise(torch.Generator().manual_seed(context.seed))
+        earlier = context.start
+        if earlier is not None:
+            if not isinstance(earlier, NetworkForecaster) or earlier.recipe != self.recipe:
+                raise ModelError("a fit can only continue from a network of the same recipe")
+            network.load_state_dict(earlier._fitted().state_dict())
+        return network
+
+    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+        network = self._fitted()
+        inputs = torch.from_numpy(self.inputs(dataset))
+        parts = torch.split(torch.from_numpy(rows), PREDICT_BATCH)
+        with torch.inference_mode(), one_thread_each():
+            found = [network(cut(inputs, part, self.recipe.sequence_length)) for part in parts]
+        learned = torch.cat(found).double().numpy() if found else np.empty(0)
+        return self.transform.decode(learned, dataset, rows)
+
+    def _fitted(self) -> Network:
+        if self.network is None:
+            raise ModelError(f"{self.recipe.model_type} is not fitted; call fit or restore first")
+        return self.network
+
+    def state(self) -> tuple[dict[str, Any], Tensors]:
+        weights = self._fitted().state_dict()
+        return self.path_state(), {name: weight.numpy() for name, weight in weights.items()}
+
+    def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
+        self.load_path(config)
+        network = self.build(len(self.spec))
+        weights = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+        network.load_state_dict(weights)
+        self.network = network.eval()

@@ -1,0 +1,1 @@
+"""Training: one candidate, walk-forward forecasts, and the search over recipes."""

@@ -1,0 +1,70 @@
+"""Out-of-sample forecasts by marching through the folds: refit, forecast, move on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.data.splits import Fold
+from mlops.features.dataset import Dataset
+from mlops.models.base import FitContext, Forecaster, History, build_forecaster
+from mlops.models.recipe import Recipe
+
+NO_FOLD = -1
+
+
+@dataclass(frozen=True, slots=True)
+class WalkForward:
+    """What a recipe forecast on rows it had not seen.
+
+    ``forecasts`` (N,) is NaN outside the test rows and where a window is incomplete;
+    ``fold_of_row`` (N,) is `NO_FOLD` there. ``last`` is the forecaster of the last refit.
+    """
+
+    forecasts: NDArray[np.float64]
+    fold_of_row: NDArray[np.int64]
+    last: Forecaster
+    histories: tuple[History, ...]
+
+
+def run_walk_forward(
+    recipe: Recipe,
+    dataset: Dataset,
+    folds: Sequence[Fold],
+    context: FitContext,
+    *,
+    warm_start: bool = False,
+    on_fold: Callable[[int, History], None] | None = None,
+    allowed_classes: Collection[str] = (),
+) -> WalkForward:
+    """Fit on each fold in turn and forecast its test rows.
+
+    With ``warm_start`` a network continues from the previous fold's weights, which it may:
+    all it has seen lies before the next fold's test rows. Every fold draws its own seed from
+    the context's.
+
+    Raises:
+        TrainingTimeout: when the context's deadline passes.
+        ModelError: when a fold leaves nothing to fit on.
+    """
+    forecasts = np.full(len(dataset), np.nan)
+    fold_of_row = np.full(len(dataset), NO_FOLD, dtype=np.int64)
+    histories: list[History] = []
+    last: Forecaster | None = None
+    for number, fold in enumerate(folds):
+        start = last if warm_start else context.start
+        forecaster = build_forecaster(recipe, dataset.target, allowed_classes=allowed_classes)
+        own = replace(context.seeded(number), start=start)
+        histories.append(forecaster.fit(dataset, fold.fit, fold.selection, own))
+        rows = fold.test[forecaster.ready(dataset)[fold.test]]
+        forecasts[rows] = forecaster.predict(dataset, rows)
+        fold_of_row[rows] = number
+        last = forecaster
+        if on_fold is not None:
+            on_fold(number, histories[-1])
+    if last is None:
+        raise ValueError("a walk-forward needs at least one fold")
+    return WalkForward(forecasts, fold_of_row, last, tuple(histories))
