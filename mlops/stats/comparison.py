@@ -1,0 +1,87 @@
+"""Tests of one forecast against another, and of a forecast against chance.
+
+All are one-sided: a small p-value says the forecast is better than what it is held against.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mlops.stats.dependence import is_constant, lag_length, long_run_variance
+
+
+@dataclass(frozen=True, slots=True)
+class TestResult:
+    """A statistic and its one-sided p-value; NaN and 1 where the rows cannot be tested."""
+
+    __test__ = False
+
+    statistic: float
+    p_value: float
+    n: int
+
+
+def diebold_mariano(
+    difference: ArrayLike, *, horizon: int = 1, lags: int | None = None
+) -> TestResult:
+    """Is the mean of loss(reference) - loss(candidate) above zero?
+
+    HAC variance (``lags`` None: `lag_length`), the small-sample factor of Harvey, Leybourne
+    and Newbold (1997) and Student's t with n - 1 degrees of freedom. Rows without variation
+    carry no evidence: p = 1.
+    """
+    from scipy.stats import t
+
+    d = np.asarray(difference, dtype=np.float64)
+    n = d.size
+    if is_constant(d):
+        return TestResult(math.nan, 1.0, n)
+    lags = lag_length(n, horizon=horizon) if lags is None else lags
+    statistic = float(d.mean()) / math.sqrt(long_run_variance(d, lags) / n)
+    statistic *= math.sqrt(max(n + 1 - 2 * horizon + horizon * (horizon - 1) / n, 0.0) / n)
+    return TestResult(statistic, float(t.sf(statistic, n - 1)), n)
+
+
+def clark_west(
+    y: ArrayLike, forecast: ArrayLike, naive: ArrayLike, *, horizon: int = 1
+) -> TestResult:
+    """Does a forecast that nests the naive one predict better in population?
+
+    The squared-error difference plus (naive - forecast)^2, the noise a larger model adds by
+    estimating what is zero. Source: Clark and West (2007).
+    """
+    from scipy.stats import norm
+
+    target, model, base = (np.asarray(a, dtype=np.float64) for a in (y, forecast, naive))
+    adjusted = (target - base) ** 2 - (target - model) ** 2 + (base - model) ** 2
+    if is_constant(adjusted):
+        return TestResult(math.nan, 1.0, adjusted.size)
+    lags = lag_length(adjusted.size, horizon=horizon)
+    deviation = math.sqrt(long_run_variance(adjusted, lags) / adjusted.size)
+    statistic = float(adjusted.mean()) / deviation
+    return TestResult(statistic, float(norm.sf(statistic)), adjusted.size)
+
+
+def pesaran_timmermann(
+    move: ArrayLike, forecast_move: ArrayLike, *, horizon: int = 1
+) -> TestResult:
+    """Do called signs agree with realised signs more often than independent ones would?
+
+    The covariance of the two signs, with a HAC variance: for independent rows this is the
+    statistic of Pesaran and Timmermann (1992), and overlapping labels stay honest.
+    """
+    from scipy.stats import norm
+
+    up = (np.asarray(move, dtype=np.float64) > 0).astype(np.float64)
+    said_up = (np.asarray(forecast_move, dtype=np.float64) > 0).astype(np.float64)
+    agreement = (up - up.mean()) * (said_up - said_up.mean())
+    if is_constant(up) or is_constant(said_up):
+        return TestResult(math.nan, 1.0, up.size)
+    lags = lag_length(up.size, horizon=horizon)
+    deviation = math.sqrt(long_run_variance(agreement, lags) / up.size)
+    statistic = float(agreement.mean()) / deviation
+    return TestResult(statistic, float(norm.sf(statistic)), up.size)

@@ -1,0 +1,131 @@
+"""Variance, block lengths and intervals for averages of dependent rows.
+
+Labels that look h bars ahead overlap, so neighbouring losses are correlated over at least
+h rows; every test and interval of the library takes its memory from the rules here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+
+BLOCK_PER_HORIZON = 5
+MIN_BLOCKS = 10
+
+
+def lag_length(n: int, *, horizon: int = 1) -> int:
+    """Bartlett lags for n rows of h-bar labels: max(ceil(1.5 h) if h > 1, 4 (n/100)^(2/9))."""
+    overlap = math.ceil(1.5 * horizon) if horizon > 1 else 0
+    memory = math.floor(4.0 * math.pow(n / 100, 2 / 9))
+    return min(max(overlap, memory), max(n - 1, 0))
+
+
+def block_length(n: int, *, horizon: int = 1) -> int:
+    """Bootstrap block in rows: max(5 h, n^(1/3)), at most a tenth of the rows."""
+    wanted = max(BLOCK_PER_HORIZON * horizon, math.ceil(math.pow(n, 1 / 3)))
+    return max(1, min(wanted, n // MIN_BLOCKS))
+
+
+def long_run_variance(values: ArrayLike, lags: int) -> float:
+    """Newey-West (Bartlett) variance of sqrt(n) times the mean; lag 0 alone where it is not > 0."""
+    x = np.asarray(values, dtype=np.float64)
+    centred = x - x.mean()
+    gamma0 = float(centred @ centred) / x.size
+    total = gamma0
+    for lag in range(1, min(lags, x.size - 1) + 1):
+        weight = 1.0 - lag / (lags + 1)
+        total += 2.0 * weight * float(centred[lag:] @ centred[:-lag]) / x.size
+    return total if total > 0.0 else gamma0
+
+
+def is_constant(values: FloatArray) -> bool:
+    """Whether the rows do not vary beyond rounding, so that no test can be made of them."""
+    if values.size < 2:
+        return True
+    scale = max(float(np.abs(values).max()), np.finfo(np.float64).tiny)
+    return float(np.ptp(values)) <= 1e-12 * scale
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Bounds of a two-sided interval; NaN where the statistic is undefined."""
+
+    low: float
+    high: float
+
+
+def block_starts(n: int, *, block: int, reps: int, seed: int) -> NDArray[np.int64]:
+    """First rows ``(reps, ceil(n / block))`` of the blocks a circular bootstrap draws."""
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, n, size=(reps, math.ceil(n / block)))
+
+
+def bootstrap_means(
+    columns: FloatArray, *, block: int, reps: int, seed: int
+) -> NDArray[np.float64]:
+    """Column means ``(reps, c)`` of circular block resamples of ``columns (n, c)``.
+
+    A block's sum is a difference of cumulative sums, so the cost is reps * n / block * c.
+    Every column is resampled with the same blocks. Source: Politis and Romano (1992).
+    """
+    starts = block_starts(len(columns), block=block, reps=reps, seed=seed)
+    circle = np.concatenate([columns, columns[:block]])
+    running = np.zeros((len(circle) + 1, columns.shape[1]))
+    np.cumsum(circle, axis=0, out=running[1:])
+    sums = running[block:] - running[:-block]
+    drawn = starts.shape[1] * block
+    means = [sums[:, j][starts].sum(axis=1) / drawn for j in range(columns.shape[1])]
+    return np.stack(means, axis=1)
+
+
+def bootstrap_interval(
+    statistic: Callable[[FloatArray], Any],
+    columns: FloatArray,
+    *,
+    block: int,
+    reps: int = 500,
+    seed: int = 0,
+    confidence_level: float = 0.95,
+) -> Interval:
+    """Interval of a statistic that is a function of column means, e.g. a ratio.
+
+    ``statistic`` takes means ``(..., c)`` and returns ``(...)``.
+    """
+    draws = statistic(bootstrap_means(columns, block=block, reps=reps, seed=seed))
+    return interval_from_draws(
+        float(statistic(columns.mean(axis=0))),
+        np.asarray(draws),
+        n_blocks=len(columns) / block,
+        confidence_level=confidence_level,
+    )
+
+
+def interval_from_draws(
+    value: float, draws: FloatArray, *, n_blocks: float, confidence_level: float = 0.95
+) -> Interval:
+    """Percentile interval, widened about the value for the small number of blocks.
+
+    A block bootstrap estimates its variance from n_blocks independent pieces: it is too
+    small by 1 - 1/n_blocks and its quantiles are Student's, not normal. Without the
+    correction 95 % intervals of 10 to 40 blocks hold 88 to 93 %.
+    """
+    from scipy.stats import norm, t
+
+    finite = draws[np.isfinite(draws)]
+    if not math.isfinite(value) or finite.size < 2:
+        return Interval(math.nan, math.nan)
+    tail = (1.0 - confidence_level) / 2.0
+    low, high = np.quantile(finite, [tail, 1.0 - tail])
+    freedom = max(n_blocks - 1.0, 1.0)
+    widen = float(t.ppf(1.0 - tail, freedom) / norm.ppf(1.0 - tail))
+    widen *= math.sqrt((freedom + 1.0) / freedom)
+    return Interval(
+        value - widen * max(value - float(low), 0.0), value + widen * max(float(high) - value, 0.0)
+    )

@@ -1,0 +1,178 @@
+"""Is the best of many trials better than chance? Tests that count every trial made.
+
+The tests are those of the arch package; what is added is what a gate needs: trials in
+different units made comparable, trials that never act left out, long series kept affordable.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.stats.dependence import (
+    FloatArray,
+    block_length,
+    is_constant,
+    lag_length,
+    long_run_variance,
+)
+
+REPS = 1000
+SEED = 20241205
+MAX_ROWS = 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class SpaResult:
+    """p-values of superior predictive ability, and the trials that are superior themselves.
+
+    ``better`` are columns of the input whose own statistic passes the critical value of the
+    maximum, so naming one of them wins no second chance.
+    """
+
+    lower: float
+    consistent: float
+    upper: float
+    better: tuple[int, ...]
+    n_used: int
+    n_trials: int
+
+
+def superior_ability(
+    benchmark: FloatArray,
+    models: FloatArray,
+    *,
+    block: int,
+    alpha: float = 0.05,
+    reps: int = REPS,
+    seed: int = SEED,
+) -> SpaResult:
+    """Hansen's SPA test of losses ``models (n, k)`` against ``benchmark (n,)``, as arch has it."""
+    from arch.bootstrap import SPA
+
+    test = SPA(benchmark, models, block_size=block, reps=reps, seed=seed)
+    test.compute()
+    better = test.better_models(pvalue=alpha, pvalue_type="consistent")
+    low, middle, high = (float(p) for p in test.pvalues)
+    return SpaResult(low, middle, high, tuple(int(i) for i in better), len(models), models.shape[1])
+
+
+def best_of_trials(
+    gains: FloatArray,
+    *,
+    horizon: int = 1,
+    alpha: float = 0.05,
+    reps: int = REPS,
+    seed: int = SEED,
+) -> SpaResult:
+    """SPA of gains ``(n, k)`` over the benchmark (positive is better), as a gate needs it.
+
+    Each column is divided by its long-run deviation first: arch compares raw means, so one
+    loud trial would decide how large a gain must be (Hansen 2005 studentises for this reason).
+    Columns that do not vary cannot be tested and cannot win. Above 8,000 rows runs of
+    neighbours are averaged, which leaves means and long-run variances as they are. No p-value
+    is reported below 1 / (reps + 1), and reps grow until alpha is ten times that.
+    """
+    varying = np.flatnonzero([not is_constant(column) for column in gains.T])
+    if varying.size == 0 or len(gains) < 2:
+        return SpaResult(1.0, 1.0, 1.0, (), len(gains), 0)
+    scaled = gains[:, varying] / _long_run_deviation(gains[:, varying], horizon)
+    run = math.ceil(len(scaled) / MAX_ROWS)
+    block = max(1, round(block_length(len(scaled), horizon=horizon) / run))
+    reps = max(reps, math.ceil(10 / alpha))
+    binned = _averaged(scaled, run)
+    found = superior_ability(
+        np.zeros(len(binned)), -binned, block=block, alpha=alpha, reps=reps, seed=seed
+    )
+    least = 1.0 / (reps + 1)
+    return SpaResult(
+        lower=max(found.lower, least),
+        consistent=max(found.consistent, least),
+        upper=max(found.upper, least),
+        better=tuple(int(varying[i]) for i in found.better),
+        n_used=len(binned),
+        n_trials=int(varying.size),
+    )
+
+
+def gain_statistics(gains: FloatArray, *, horizon: int = 1) -> FloatArray:
+    """t-statistic of each column's mean, by which `best_of_trials` ranks; -inf if constant."""
+    statistics = np.full(gains.shape[1], -np.inf)
+    varying = np.flatnonzero([not is_constant(column) for column in gains.T])
+    chosen = gains[:, varying]
+    deviation = _long_run_deviation(chosen, horizon)
+    statistics[varying] = chosen.mean(axis=0) / deviation * math.sqrt(len(gains))
+    return statistics
+
+
+def _long_run_deviation(gains: FloatArray, horizon: int) -> FloatArray:
+    lags = lag_length(len(gains), horizon=horizon)
+    return np.sqrt([long_run_variance(column, lags) for column in gains.T])
+
+
+def _averaged(rows: FloatArray, run: int) -> FloatArray:
+    """Means of runs of rows; the oldest rows that fill no run are dropped."""
+    if run <= 1:
+        return rows
+    kept = rows[len(rows) % run :]
+    return np.asarray(kept.reshape(-1, run, rows.shape[1]).mean(axis=1))
+
+
+def step_m(
+    benchmark: FloatArray,
+    models: FloatArray,
+    *,
+    block: int,
+    alpha: float = 0.05,
+    reps: int = REPS,
+    seed: int = SEED,
+) -> tuple[int, ...]:
+    """Columns better than the benchmark with the family-wise error held (Romano, Wolf 2005)."""
+    from arch.bootstrap import StepM
+
+    test = StepM(benchmark, models, size=alpha, block_size=block, reps=reps, seed=seed)
+    test.compute()
+    return tuple(np.asarray(test.superior_models, dtype=np.int64).tolist())
+
+
+def model_confidence_set(
+    losses: FloatArray, *, block: int, alpha: float = 0.05, reps: int = REPS, seed: int = SEED
+) -> tuple[int, ...]:
+    """Columns among which the best lies with confidence 1 - alpha (Hansen, Lunde, Nason 2011)."""
+    from arch.bootstrap import MCS
+
+    test = MCS(losses, size=alpha, block_size=block, reps=reps, seed=seed)
+    test.compute()
+    return tuple(np.asarray(test.included, dtype=np.int64).tolist())
+
+
+def overfitting_probability(returns: FloatArray, *, n_blocks: int = 16) -> float:
+    """Share of half-and-half splits in which the in-sample best falls below the median outside.
+
+    Combinatorially symmetric cross-validation of ``returns (n, k)`` by Sharpe ratio; about .5
+    for noise. Source: Bailey, Borwein, Lopez de Prado and Zhu (2017). NaN below two trials.
+    """
+    rows = len(returns) // n_blocks
+    if returns.shape[1] < 2 or rows < 2:
+        return math.nan
+    pieces = returns[: rows * n_blocks].reshape(n_blocks, rows, -1)
+    inside = np.zeros((math.comb(n_blocks, n_blocks // 2), n_blocks))
+    chosen = np.array(list(combinations(range(n_blocks), n_blocks // 2)))
+    np.put_along_axis(inside, chosen, 1.0, axis=1)
+    sums, squares = pieces.sum(axis=1), (pieces**2).sum(axis=1)
+    size = rows * n_blocks // 2
+    best = _sharpe_of_sums(inside @ sums, inside @ squares, size).argmax(axis=1)
+    outside = _sharpe_of_sums((1 - inside) @ sums, (1 - inside) @ squares, size)
+    won = outside[np.arange(len(best)), best]
+    rank = (outside < won[:, None]).sum(axis=1) + 0.5 * (outside == won[:, None]).sum(axis=1)
+    return float(np.mean(rank / returns.shape[1] <= 0.5))
+
+
+def _sharpe_of_sums(sums: FloatArray, squares: FloatArray, n: int) -> NDArray[np.float64]:
+    mean = sums / n
+    variance = np.maximum(squares / n - mean**2, 0.0)
+    return np.divide(mean, np.sqrt(variance), out=np.zeros_like(mean), where=variance > 0.0)

@@ -1,0 +1,147 @@
+"""A forecaster's out-of-sample record: forecasts, outcomes and the naive forecasts beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.errors import GateError
+from mlops.service import Target
+from mlops.stats import metrics
+from mlops.stats.trading import positions_from_edge, trailing_volatility
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Forecasts:
+    """Forecasts of one forecaster on labelled rows, in time order; every array is ``(n,)``.
+
+    ``made_at`` is UTC, the close of the row's bar. ``y`` and ``forecast`` are in the target's
+    unit (a direction is a probability of up). ``persistence`` is the target's last known
+    value (volatility: the mean over the last h bars; price: the last close; return: 0;
+    direction: the base rate), ``baseline`` the declared baseline's forecast. ``next_return``
+    is the simple return of the bar after the row, NaN where that bar is missing. ``fold``
+    numbers the walk-forward fold. A forecast may be NaN: that is judged, not refused.
+
+    Raises:
+        GateError: when lengths differ, time does not ascend or an outcome is not finite.
+    """
+
+    target: Target
+    horizon: int
+    made_at: NDArray[np.datetime64]
+    y: FloatArray
+    forecast: FloatArray
+    persistence: FloatArray
+    baseline: FloatArray
+    next_return: FloatArray
+    fold: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        arrays = {f.name: getattr(self, f.name) for f in fields(self)[2:]}
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if len(set(lengths.values())) != 1 or not len(self.y):
+            raise GateError(f"forecasts need arrays of one length of at least 1, got {lengths}")
+        if not np.all(np.diff(self.made_at.astype("datetime64[ns]").astype(np.int64)) > 0):
+            raise GateError("forecasts must be in ascending time without repeats; sort the rows")
+        for name in ("y", "persistence", "baseline"):
+            if not np.all(np.isfinite(arrays[name])):
+                raise GateError(
+                    f"{name} holds {int(np.sum(~np.isfinite(arrays[name])))} values that are not "
+                    "finite; keep only rows whose label and naive forecasts exist"
+                )
+        if self.target is Target.PRICE and not np.all(self.persistence > 0):
+            raise GateError("price forecasts need a last price above 0 on every row")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def of(self, forecast: FloatArray) -> Forecasts:
+        """The same rows with another forecaster's forecasts."""
+        return replace(self, forecast=np.asarray(forecast, dtype=np.float64))
+
+    def of_baseline(self) -> Forecasts:
+        """The same rows with the declared baseline's forecasts."""
+        return self.of(self.baseline)
+
+    def finite(self) -> Forecasts:
+        """Only the rows that hold a finite forecast; itself where that is every row.
+
+        Raises:
+            GateError: when no forecast is finite.
+        """
+        keep = np.isfinite(self.forecast)
+        if keep.all():
+            return self
+        if not keep.any():
+            raise GateError(
+                f"none of {len(self):,} forecasts is finite; there is nothing to measure"
+            )
+        arrays = {f.name: getattr(self, f.name)[keep] for f in fields(self)[2:]}
+        return replace(self, **arrays)
+
+    def finite_or_none(self) -> Forecasts | None:
+        """`finite`, or None where no forecast is."""
+        return self.finite() if np.isfinite(self.forecast).any() else None
+
+    @property
+    def takes_sides(self) -> bool:
+        """Whether the forecast says which side to take; a volatility does not."""
+        return self.target is not Target.VOLATILITY
+
+    @property
+    def judged_by_profit(self) -> bool:
+        """Whether skill means profit after costs; other targets are judged by their losses."""
+        return self.target is Target.RETURN
+
+    def edge(self) -> FloatArray:
+        """The forecast gain of being long, in a unit of its own; NaN where there is no forecast."""
+        if self.target is Target.PRICE:
+            return self.forecast / self.persistence - 1.0
+        if self.target is Target.DIRECTION:
+            return self.forecast - 0.5
+        return self.forecast - self._reference()
+
+    def moves(self) -> tuple[FloatArray, FloatArray]:
+        """Outcome and forecast as moves whose signs are to agree, for the hit rates."""
+        if self.target is Target.DIRECTION:
+            return self.y - 0.5, self.forecast - 0.5
+        return self.y - self._reference(), self.forecast - self._reference()
+
+    def _reference(self) -> FloatArray:
+        return np.zeros(len(self)) if self.target is Target.RETURN else self.persistence
+
+    def positions(self) -> FloatArray:
+        """Positions in [-1, 1] known when each forecast is made.
+
+        Return, price and direction follow the edge (`mlops.stats.trading`). A volatility
+        forecast names no side; its position is a long one scaled down where more than usual
+        is forecast, min(1, usual / forecast volatility), usual being the mean log volatility
+        of the rows so far. It shows what the forecast is worth in sizing, and gates nothing.
+        """
+        if self.takes_sides:
+            return positions_from_edge(self.edge())
+        usual = np.cumsum(self.persistence) / np.arange(1, len(self) + 1)
+        return np.exp(np.minimum(np.nan_to_num(usual - self.forecast, nan=-np.inf), 0.0))
+
+    def losses(self) -> FloatArray:
+        """Loss per row: squared error in the target's unit; for a direction log loss (nats)."""
+        if self.target is Target.DIRECTION:
+            return metrics.log_loss(self.y, self.forecast)
+        return metrics.squared_error(self.y, self.forecast)
+
+    def comparable_losses(self) -> FloatArray:
+        """`losses` on a scale that is steady in time, so that a test of means has power.
+
+        Squared errors of a return or price are divided by the variance of an h-bar return
+        known at the time (NaN for the first 20 rows); the others are steady already.
+        """
+        if self.target in {Target.VOLATILITY, Target.DIRECTION}:
+            return self.losses()
+        variance = self.horizon * trailing_volatility(self.next_return) ** 2
+        if self.target is Target.PRICE:
+            variance = variance * self.persistence**2
+        return self.losses() / variance

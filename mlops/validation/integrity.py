@@ -1,0 +1,180 @@
+"""G0 and G1: was the record made honestly, and is it too good to be true?"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+
+from mlops.service import Target
+from mlops.stats import metrics
+from mlops.stats.dependence import is_constant
+from mlops.stats.metrics import direction_figures
+from mlops.stats.trading import count_trades, net_returns, sharpe_per_bar
+from mlops.validation.evidence import Evidence, Thresholds
+from mlops.validation.forecasts import Forecasts
+from mlops.validation.report import GateResult, Severity
+
+_g0 = partial(GateResult, name="G0")
+
+
+def judge_integrity(evidence: Evidence, thresholds: Thresholds) -> list[GateResult]:
+    """G0: order, gap, enough bars and trades, real forecasts, schema, causality; all hard."""
+    return [
+        _order(evidence),
+        _gap(evidence),
+        _bars(evidence, thresholds),
+        _trades(evidence, thresholds),
+        _forecasts(evidence),
+        _fact(
+            "feature schema",
+            evidence.integrity.feature_schema_matches,
+            good="the features are those the model was fitted on",
+            bad="the features differ in name or order from those the model was fitted on",
+        ),
+        _fact(
+            "causality",
+            evidence.integrity.causality_proven,
+            good="the feature function was shown to read no future",
+            bad="no proof that the features read no future came with the model",
+        ),
+    ]
+
+
+def _order(evidence: Evidence) -> GateResult:
+    before, after = evidence.walk_forward, evidence.holdout
+    ordered = evidence.integrity.ordered
+    apart = evidence.refit or bool(after.made_at[0] > before.made_at[-1])
+    return _fact(
+        "order in time",
+        ordered and apart,
+        good="every fit precedes what it forecasts, and the holdout comes last",
+        bad="rows were shuffled or fitted after they were forecast"
+        if not ordered
+        else f"the holdout begins {after.made_at[0]}, before the last walk-forward row",
+    )
+
+
+def _gap(evidence: Evidence) -> GateResult:
+    gap, horizon = evidence.integrity.gap_bars, evidence.holdout.horizon
+    return _g0(
+        title="gap",
+        value=gap,
+        threshold=horizon,
+        passed=gap >= horizon,
+        reason=f"{gap} bars lie between a fit and its first forecast; labels look {horizon} ahead",
+    )
+
+
+def _bars(evidence: Evidence, thresholds: Thresholds) -> GateResult:
+    """The shorter record decides: a verdict is no better than its smaller part."""
+    n, needed = min(len(evidence.walk_forward), len(evidence.holdout)), thresholds.min_test_bars
+    return _g0(
+        title="test bars",
+        value=n,
+        threshold=needed,
+        passed=n >= needed,
+        n=n,
+        reason=f"the shorter record holds {n:,} test bars; at least {needed:,} are needed",
+    )
+
+
+def _trades(evidence: Evidence, thresholds: Thresholds) -> GateResult:
+    trades = count_trades(evidence.walk_forward.positions())
+    needed = thresholds.min_trades
+    if evidence.walk_forward.judged_by_profit:
+        asked = f"at least {needed} are needed"
+    else:
+        asked = f"a {evidence.walk_forward.target} is judged by its losses, so none are needed"
+    return _g0(
+        title="trades",
+        value=trades,
+        threshold=needed,
+        passed=trades >= needed,
+        n=len(evidence.walk_forward),
+        severity=Severity.HARD if evidence.walk_forward.judged_by_profit else Severity.ADVISORY,
+        reason=f"following the forecasts makes {trades:,} trades; {asked}",
+    )
+
+
+def _forecasts(evidence: Evidence) -> GateResult:
+    made = np.concatenate([evidence.walk_forward.forecast, evidence.holdout.forecast])
+    missing = int(np.sum(~np.isfinite(made)))
+    constant = not missing and is_constant(evidence.holdout.edge())
+    reason = f"all {made.size:,} forecasts are finite and they vary"
+    if missing:
+        reason = f"{missing:,} of {made.size:,} forecasts are not finite"
+    elif constant:
+        reason = "the forecast never departs from a constant, so there is nothing to judge"
+    return _g0(
+        title="forecasts",
+        value=missing,
+        threshold=0,
+        passed=not missing and not constant,
+        n=made.size,
+        reason=reason,
+    )
+
+
+def _fact(title: str, holds: bool, *, good: str, bad: str) -> GateResult:
+    reason = good if holds else bad
+    return _g0(title=title, value=float(holds), threshold=1, passed=holds, reason=reason)
+
+
+def judge_leakage(evidence: Evidence, thresholds: Thresholds) -> list[GateResult]:
+    """G1: an alarm where a forecast of price moves is better than markets allow.
+
+    Only a person lifts it. A volatility is predictable in earnest and raises none.
+    """
+    records = {"walk-forward": evidence.walk_forward, "holdout": evidence.holdout}
+    if not evidence.holdout.takes_sides:
+        return [_calm(evidence, "volatility is predictable in earnest; no limit applies")]
+    signs = [
+        (value / limit, f"{what} {value:.3f} on the {part} is above {limit:g}")
+        for part, record in records.items()
+        for what, value, limit in _signs(record.finite_or_none(), evidence.fee_bps, thresholds)
+        if value > limit
+    ]
+    if not signs:
+        return [_calm(evidence, "accuracy, R2 and Sharpe ratio per bar are within what is honest")]
+    override = evidence.leak_override
+    reason = "suspected_leakage: " + "; ".join(text for _, text in signs)
+    if override:
+        reason += f"; let pass by {override.actor}: {override.reason}"
+    return [_alarm(evidence, max(excess for excess, _ in signs), override is not None, reason)]
+
+
+def _signs(
+    record: Forecasts | None, fee_bps: float, thresholds: Thresholds
+) -> list[tuple[str, float, float]]:
+    if record is None:
+        return []
+    accuracy = direction_figures(*record.moves()).accuracy
+    net = net_returns(record.positions(), record.next_return, fee_bps=fee_bps)
+    signs = [
+        ("accuracy", accuracy, thresholds.leak_accuracy),
+        ("Sharpe ratio per bar", sharpe_per_bar(net), thresholds.leak_sharpe_per_bar),
+    ]
+    if record.target is not Target.DIRECTION:
+        move, called = record.moves()
+        r2 = metrics.r2_out_of_sample(move, called, np.zeros(len(record)))
+        signs.append(("R2 out of sample", r2, thresholds.leak_r2))
+    return signs
+
+
+def _calm(evidence: Evidence, reason: str) -> GateResult:
+    return _alarm(evidence, math.nan, True, reason)
+
+
+def _alarm(evidence: Evidence, excess: float, passed: bool, reason: str) -> GateResult:
+    """``value`` is the worst figure as a multiple of its limit."""
+    return GateResult(
+        name="G1",
+        title="leak alarm",
+        value=excess,
+        threshold=1.0,
+        n=len(evidence.walk_forward) + len(evidence.holdout),
+        passed=passed,
+        reason=reason,
+    )

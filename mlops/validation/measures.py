@@ -1,0 +1,235 @@
+"""The metrics of an evaluation: value, bootstrap interval, and the baseline's value beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlops.service import Target
+from mlops.stats import metrics, trading
+from mlops.stats.dependence import (
+    FloatArray,
+    Interval,
+    block_starts,
+    bootstrap_means,
+    interval_from_draws,
+)
+from mlops.validation.forecasts import Forecasts
+from mlops.validation.jsonable import number
+
+PATH_CELLS = 4_000_000
+ALL_CELLS = 25_000_000
+LEAST_PATHS = 100
+"""Resampled equity values: held at once, and in all; long records draw fewer paths."""
+
+Means = FloatArray
+Formula = Callable[[Means], FloatArray]
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One metric: the model's value, its interval, and the baseline's value on the same rows."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    baseline: float
+
+    def __str__(self) -> str:
+        interval = f"[{self.low:.4g}, {self.high:.4g}]"
+        return f"{self.name} {self.value:.4g} {interval}, baseline {self.baseline:.4g}"
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """How intervals are drawn: circular blocks of ``block`` rows, ``reps`` times."""
+
+    block: int
+    reps: int
+    seed: int
+    confidence_level: float
+
+    def interval(self, value: float, columns: FloatArray, formula: Formula) -> Interval:
+        """Interval of a formula of column means."""
+        means = bootstrap_means(columns, block=self.block, reps=self.reps, seed=self.seed)
+        return self.around(value, formula(means), n=len(columns))
+
+    def around(self, value: float, draws: FloatArray, *, n: int) -> Interval:
+        """Interval from resampled values of a statistic of n rows."""
+        return interval_from_draws(
+            value, draws, n_blocks=n / self.block, confidence_level=self.confidence_level
+        )
+
+    def measure(
+        self,
+        name: str,
+        value: float,
+        baseline: float,
+        columns: list[FloatArray],
+        formula: Formula,
+        *,
+        most: float = np.inf,
+    ) -> Measure:
+        """A metric that is ``formula`` of the means of ``columns`` and at most ``most``."""
+        found = self.interval(value, np.stack(columns, axis=1), formula)
+        low = max(found.low, 0.0) if most == 1.0 else found.low
+        return Measure(name, number(value), low, min(found.high, most), number(baseline))
+
+
+def error_measures(rows: Forecasts, sampler: Sampler) -> tuple[Measure, ...]:
+    """MSE, MAE, R2, skill and, for a direction, log loss."""
+    y, naive = rows.y, rows.of_baseline()
+    squares, naive_squares = (metrics.squared_error(y, r.forecast) for r in (rows, naive))
+    losses, naive_losses = rows.losses(), naive.losses()
+    measures = [
+        _mean(sampler, "mse", squares, naive_squares),
+        _mean(sampler, "mae", np.sqrt(squares), np.sqrt(naive_squares)),
+        _r2(rows, squares, naive_squares, sampler),
+        sampler.measure(
+            "skill", metrics.skill(losses, naive_losses), 0.0, [losses, naive_losses], _one_less
+        ),
+        sampler.measure(
+            "mse_vs_baseline",
+            1.0 - metrics.skill(squares, naive_squares),
+            1.0,
+            [squares, naive_squares],
+            _ratio,
+        ),
+    ]
+    if rows.target is Target.DIRECTION:
+        measures.append(_mean(sampler, "log_loss", losses, naive_losses))
+    return tuple(measures)
+
+
+def _mean(sampler: Sampler, name: str, model: FloatArray, naive: FloatArray) -> Measure:
+    return sampler.measure(
+        name, float(model.mean()), float(naive.mean()), [model], lambda m: m[..., 0]
+    )
+
+
+def _r2(
+    rows: Forecasts, squares: FloatArray, naive_squares: FloatArray, sampler: Sampler
+) -> Measure:
+    """Against the mean of the tested outcomes; of a return, against the forecast 0."""
+    y = rows.y
+    if rows.target is Target.RETURN:
+        value, naive = metrics.skill(squares, y**2), metrics.skill(naive_squares, y**2)
+        return sampler.measure("r2_score", value, naive, [squares, y**2], _one_less)
+    value, naive = metrics.r2_score(y, rows.forecast), metrics.r2_score(y, rows.baseline)
+    centred = y - y.mean()
+    return sampler.measure("r2_score", value, naive, [squares, centred, centred**2], _r2_of_means)
+
+
+def direction_measures(rows: Forecasts, sampler: Sampler) -> tuple[Measure, ...]:
+    """Accuracy, precision, recall and F1 of the called moves, up being positive."""
+    move, called = rows.moves()
+    figures = metrics.direction_figures(move, called)
+    naive = metrics.direction_figures(move, rows.of_baseline().moves()[1])
+    if not naive.coverage > 0:
+        beside = (naive.base_rate, naive.up_rate, naive.up_rate, naive.up_rate)
+    else:
+        beside = (naive.accuracy, naive.precision, naive.recall, naive.f1_score)
+    columns = _confusion(move, called)
+    own = (figures.accuracy, figures.precision, figures.recall, figures.f1_score)
+    return tuple(
+        sampler.measure(name, value, base, columns, formula, most=1.0)
+        for (name, formula), value, base in zip(_HIT_RATES.items(), own, beside, strict=True)
+    )
+
+
+def _confusion(move: FloatArray, called: FloatArray) -> list[FloatArray]:
+    """Indicators: both sides taken, agreed, both up, said up, went up."""
+    both = (move != 0) & (called != 0)
+    up, said_up = both & (move > 0), both & (called > 0)
+    flags = (both, both & ((move > 0) == (called > 0)), up & said_up, said_up, up)
+    return [flag.astype(np.float64) for flag in flags]
+
+
+def trading_measures(
+    rows: Forecasts, sampler: Sampler, *, fee_bps: float, bars_per_year: float
+) -> tuple[Measure, ...]:
+    """Sharpe ratio, drawdown, win rate and profit factor of following the forecast."""
+    own, naive = (
+        trading.trading_figures(
+            r.positions(), r.next_return, fee_bps=fee_bps, bars_per_year=bars_per_year
+        )
+        for r in (rows, rows.of_baseline())
+    )
+    net = trading.net_returns(rows.positions(), rows.next_return, fee_bps=fee_bps)
+    year = np.sqrt(bars_per_year)
+    gains, losses = np.maximum(net, 0.0), np.maximum(-net, 0.0)
+    won, traded = (net > 0).astype(np.float64), (net != 0).astype(np.float64)
+    drawdown = sampler.around(own.max_drawdown, _drawdowns(net, sampler), n=len(net))
+    return (
+        sampler.measure(
+            "sharpe_ratio",
+            own.sharpe_ratio,
+            naive.sharpe_ratio,
+            [net, net**2],
+            lambda m: year * _sharpe_of_means(m),
+        ),
+        Measure(
+            "max_drawdown",
+            own.max_drawdown,
+            max(drawdown.low, -1.0),
+            min(drawdown.high, 0.0),
+            naive.max_drawdown,
+        ),
+        sampler.measure("win_rate", own.win_rate, naive.win_rate, [won, traded], _ratio, most=1.0),
+        sampler.measure(
+            "profit_factor", own.profit_factor, naive.profit_factor, [gains, losses], _ratio
+        ),
+    )
+
+
+def _drawdowns(net: FloatArray, sampler: Sampler) -> FloatArray:
+    """Drawdown of each resampled path; a path statistic, so whole paths are rebuilt."""
+    reps = max(LEAST_PATHS, min(sampler.reps, ALL_CELLS // len(net)))
+    starts = block_starts(len(net), block=sampler.block, reps=reps, seed=sampler.seed)
+    within = np.arange(sampler.block)
+    growth = np.log1p(np.maximum(net, -0.999_999))
+    chunk = max(1, PATH_CELLS // len(net))
+    falls = []
+    for first in range(0, reps, chunk):
+        rows = (starts[first : first + chunk, :, None] + within) % len(net)
+        paths = np.cumsum(growth[rows.reshape(len(rows), -1)[:, : len(net)]], axis=1)
+        peaks = np.maximum(np.maximum.accumulate(paths, axis=1), 0.0)
+        falls.append(np.expm1((paths - peaks).min(axis=1)))
+    drawdowns: FloatArray = np.minimum(np.concatenate(falls), 0.0)
+    return drawdowns
+
+
+def _divide(part: FloatArray, whole: FloatArray) -> FloatArray:
+    part, whole = np.asarray(part, dtype=np.float64), np.asarray(whole, dtype=np.float64)
+    ratio: FloatArray = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+    return ratio
+
+
+def _ratio(means: Means) -> FloatArray:
+    return _divide(means[..., 0], means[..., 1])
+
+
+def _one_less(means: Means) -> FloatArray:
+    less: FloatArray = 1.0 - _ratio(means)
+    return less
+
+
+def _r2_of_means(means: Means) -> FloatArray:
+    variance = means[..., 2] - means[..., 1] ** 2
+    less: FloatArray = 1.0 - _divide(means[..., 0], variance)
+    return less
+
+
+def _sharpe_of_means(means: Means) -> FloatArray:
+    return _divide(means[..., 0], np.sqrt(np.maximum(means[..., 1] - means[..., 0] ** 2, 0.0)))
+
+
+_HIT_RATES: dict[str, Formula] = {
+    "accuracy": lambda m: _divide(m[..., 1], m[..., 0]),
+    "precision": lambda m: _divide(m[..., 2], m[..., 3]),
+    "recall": lambda m: _divide(m[..., 2], m[..., 4]),
+    "f1_score": lambda m: _divide(2.0 * m[..., 2], m[..., 3] + m[..., 4]),
+}

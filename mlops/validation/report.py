@@ -1,0 +1,116 @@
+"""The verdict of the gates: one frozen result per rule, and the report that holds them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from mlops.validation.jsonable import from_json, number, to_json
+
+
+class Severity(StrEnum):
+    """Whether failing a gate refuses the candidate or is only reported."""
+
+    HARD = "hard"
+    ADVISORY = "advisory"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateResult:
+    """One rule's verdict: what was measured on n rows, what was asked, and why in a sentence."""
+
+    name: str
+    title: str
+    value: float
+    threshold: float
+    passed: bool
+    reason: str
+    n: int = 0
+    severity: Severity = Severity.HARD
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", number(self.value))
+        object.__setattr__(self, "threshold", number(self.threshold))
+        object.__setattr__(self, "passed", bool(self.passed))
+
+    @property
+    def refuses(self) -> bool:
+        return not self.passed and self.severity is Severity.HARD
+
+    @property
+    def outcome(self) -> str:
+        """One word for a table: passed, refused or noted."""
+        if self.passed:
+            return "passed"
+        return "refused" if self.refuses else "noted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GateReport:
+    """All results of one judgement, in gate order; every gate is judged even after a refusal.
+
+    ``mode`` is the threshold mode and ``alpha`` the error rate spent on this judgement.
+    """
+
+    candidate: str
+    target: str
+    mode: str
+    alpha: float
+    results: tuple[GateResult, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether no hard gate failed: entry to a shadow test, not to production."""
+        return not any(result.refuses for result in self.results)
+
+    @property
+    def refused_by(self) -> tuple[GateResult, ...]:
+        return tuple(result for result in self.results if result.refuses)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why it was refused, one sentence a gate; empty where it passed."""
+        return tuple(f"{r.name} {r.title}: {r.reason}" for r in self.refused_by)
+
+    def __getitem__(self, title: str) -> GateResult:
+        """The result with that title, or the first one of the gate with that name."""
+        for result in self.results:
+            if title in {result.title, result.name}:
+                return result
+        raise KeyError(f"no gate {title!r}; known: {', '.join(r.title for r in self.results)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-legal; a number that is not finite becomes null with a flag beside it."""
+        values: dict[str, Any] = to_json(asdict(self)) | {"passed": self.passed}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read `to_dict` back, exactly."""
+        known: dict[str, Any] = from_json(dict(values))
+        known.pop("passed", None)
+        known["results"] = tuple(
+            GateResult(**result | {"severity": Severity(result["severity"])})
+            for result in known["results"]
+        )
+        return cls(**known)
+
+    def __str__(self) -> str:
+        verdict = "passed" if self.passed else "refused"
+        failed = ", ".join(dict.fromkeys(r.name for r in self.refused_by))
+        head = f"{self.candidate} ({self.target}): {verdict}" + (f" by {failed}" if failed else "")
+        width = max((len(r.title) for r in self.results), default=0)
+        rows = (
+            f"  {r.name:<10} {r.title:<{width}}  {r.outcome:<7}  {_cell(r.value)}  "
+            f"{_cell(r.threshold)}  {r.reason}"
+            for r in self.results
+        )
+        columns = f"  {'gate':<10} {'rule':<{width}}  verdict       value      asked  reason"
+        return "\n".join([head, columns, *rows])
+
+
+def _cell(value: float) -> str:
+    return f"{'-':>9}" if math.isnan(value) else f"{value:>9.4g}"
