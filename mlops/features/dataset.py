@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from mlops.data.bars import content_hash
 from mlops.data.calendar import Calendar, hole_before, load_calendar
 from mlops.errors import FeatureError
 from mlops.features.bars import BarArrays, BoolArray, FloatArray
@@ -65,8 +66,6 @@ class Dataset:
     @cached_property
     def content_hash(self) -> str:
         """The data watermark of the bars."""
-        from mlops.data.bars import content_hash
-
         return content_hash(self.frame)
 
     @cached_property
