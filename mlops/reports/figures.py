@@ -90,14 +90,14 @@ def calibration(outcome: Floats, forecast: Floats, *, unit: str) -> str:
         return _encode(figure)
 
 
-def trials(names: Sequence[str], skills: Sequence[float], *, winner: str) -> str:
-    """Every trial that was counted, by its walk-forward skill, the winner marked."""
-    order = np.argsort(skills)
+def trials(names: Sequence[str], statistics: Sequence[float], *, winner: str) -> str:
+    """Every trial that was counted, by the statistic it was ranked by, the winner marked."""
+    order = np.argsort(statistics)
     colours = [GOOD if names[place] == winner else MUTED for place in order]
     with _figure(height=0.9 + 0.26 * len(names)) as (figure, axes):
-        axes.barh([names[place] for place in order], 100 * np.asarray(skills)[order], color=colours)
+        axes.barh([names[place] for place in order], np.asarray(statistics)[order], color=colours)
         axes.axvline(0, color=INK, lw=0.8)
-        axes.set_xlabel("squared error removed from the baseline's, %")
+        axes.set_xlabel("t-statistic of the gain over the benchmark")
         return _encode(figure)
 
 

@@ -1,0 +1,111 @@
+"""The model card: what a version is, why it passed or was refused, and what it looks like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mlops.registry.judgement import Judgement
+from mlops.reports import figures
+from mlops.reports.page import MetricRow, Page, Picture, Section, render
+from mlops.service import Service, Target
+from mlops.stats.trading import net_returns
+from mlops.training.study import Study
+from mlops.validation.forecasts import Forecasts
+
+UNITS: Mapping[Target, str] = {
+    Target.VOLATILITY: "log volatility per bar",
+    Target.RETURN: "log return",
+    Target.PRICE: "price",
+    Target.DIRECTION: "probability of a rise",
+}
+
+
+def verdict_sentence(judgement: Judgement) -> str:
+    """Passed, or refused with every reason."""
+    if judgement.report.passed:
+        return "Passed every hard gate: it is the service's challenger."
+    return "Refused. " + "; ".join(judgement.report.reasons) + "."
+
+
+def card_section(
+    service: Service, model_id: str, study: Study, judgement: Judgement, facts: Mapping[str, str]
+) -> Section:
+    """One version as a section of a page."""
+    return Section(
+        title=f"{model_id} — {service}",
+        verdict=verdict_sentence(judgement),
+        passed=judgement.report.passed,
+        facts=facts,
+        gates=judgement.report.to_dict()["results"],
+        metrics=[
+            MetricRow(m.name, m.value, m.low, m.high, m.baseline)
+            for m in judgement.evaluation.measures
+        ],
+        pictures=card_pictures(study, judgement),
+    )
+
+
+def render_card(section: Section) -> str:
+    """A card as HTML."""
+    return render(Page(section.title, "model card", [section]))
+
+
+def card_pictures(study: Study, judgement: Judgement) -> list[Picture]:
+    """The five pictures of a card, all on rows the model had not seen."""
+    rows = judgement.holdout
+    unit = UNITS[rows.target]
+    fees = judgement.evaluation.fee_bps
+    return [
+        Picture(
+            "Forecast against outcome",
+            figures.forecast_against_outcome(
+                rows.made_at, rows.y, rows.forecast, rows.baseline, unit=unit
+            ),
+            "The holdout, forecast once, beside the service's baseline.",
+        ),
+        Picture(
+            "Skill by fold against each baseline",
+            figures.skill_by_fold(*fold_skills(judgement)),
+            "Share of each naive forecast's squared error that the model removes, for each refit.",
+        ),
+        Picture(
+            "Equity and drawdown after costs",
+            figures.equity_and_drawdown(
+                rows.made_at, _net(rows, fees), _net(rows.of_baseline(), fees)
+            ),
+            f"Following the forecasts at {fees:g} bps per turnover of the whole position.",
+        ),
+        Picture(
+            "Calibration",
+            figures.calibration(rows.y, rows.forecast, unit=unit),
+            "Mean outcome in each twelfth of the forecasts.",
+        ),
+        Picture(
+            "Trials",
+            figures.trials(list(study.ranks), list(study.ranks.values()), winner=study.winner.name),
+            "Every recipe that was tried on the development slice; all of them count in gate G2.",
+        ),
+    ]
+
+
+def fold_skills(judgement: Judgement) -> tuple[list[str], dict[str, list[float]]]:
+    """Fold labels, and for each baseline the share of its squared error removed in each fold."""
+    rows = judgement.holdout
+    folds: Sequence[int] = [int(fold) for fold in np.unique(rows.fold)]
+    labels = [f"refit {fold + 1}" for fold in folds]
+    losses = (rows.y - rows.forecast) ** 2
+    skills: dict[str, list[float]] = {}
+    for name, naive in judgement.baselines.items():
+        theirs = (naive.y - naive.forecast) ** 2
+        known = np.isfinite(theirs)
+        skills[name] = [
+            float(1 - losses[here].mean() / theirs[here].mean())
+            for here in (known & (rows.fold == fold) for fold in folds)
+        ]
+    return labels, skills
+
+
+def _net(rows: Forecasts, fee_bps: float) -> figures.Floats:
+    return net_returns(rows.positions(), rows.next_return, fee_bps=fee_bps)

@@ -1,0 +1,65 @@
+"""What a training may be told: slices, search and overrides, as a form people fill in."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Share = Annotated[float, Field(gt=0, lt=0.5)]
+Value = bool | int | float | str | list[int] | list[float] | list[str]
+
+
+class ModelType(StrEnum):
+    """The families a training may ask for."""
+
+    LINEAR = "linear"
+    LSTM = "lstm"
+    TRANSFORMER = "transformer"
+    ENSEMBLE = "ensemble"
+    CUSTOM = "custom"
+
+
+class TrainingConfig(BaseModel):
+    """One training's choices; every default is what a scheduled training uses.
+
+    ``params`` and ``features`` override the model type's defaults; an `ensemble` applies them
+    to its network member.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    start: datetime | None = Field(None, description="First bar to use; empty: the first there is")
+    end: datetime | None = Field(None, description="Bars known by then are used; empty: by now")
+    data_window_days: int | None = Field(
+        None, ge=1, description="Length of each fit window in days; empty: every bar known before"
+    )
+    validation_split: Share = Field(
+        0.2, description="Share of each fit window that selects settings and stopping"
+    )
+    holdout_share: Share = Field(0.3, description="Last share of the bars, forecast once")
+    refits: int = Field(4, ge=2, le=250, description="Refits while walking to the holdout")
+    holdout_refits: int = Field(4, ge=1, le=250, description="Refits while walking through it")
+    trials: int = Field(0, ge=0, le=1000, description="Recipes to search; 0: only the one given")
+    families: tuple[ModelType, ...] = Field(
+        (), description="Model types to search; empty: linear and the model type asked for"
+    )
+    features: tuple[str, ...] | None = Field(None, description="Feature names, in order")
+    sequence_length: int | None = Field(None, ge=1, le=2000, description="Bars in one window")
+    params: dict[str, Value] = Field(
+        default_factory=dict, description="Model parameters, e.g. lstm_units, learning_rate"
+    )
+    seed: int = Field(0, ge=0, description="Same seed and data: the same model")
+
+    @property
+    def fit_window(self) -> timedelta | None:
+        """Length of each fit window; None for all that was known."""
+        return None if self.data_window_days is None else timedelta(days=self.data_window_days)
+
+    @property
+    def overrides(self) -> dict[str, object]:
+        """The flat configuration that is laid over a model type's defaults."""
+        own = {"features": self.features, "sequence_length": self.sequence_length}
+        return {**self.params, **{key: value for key, value in own.items() if value is not None}}

@@ -1,0 +1,72 @@
+"""How a training cuts its bars: development walked forward, then a holdout forecast once.
+
+    |---------------- development ----------------|---- holdout ----|
+    | first fit | test | test | test | test       | test | test ... |
+
+Every test block is forecast by a fit on what was known before it. The development blocks
+choose and judge the recipe; the holdout blocks belong to the winner alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlops.data.splits import Fold, forward_folds, holdout_split, walk_forward
+from mlops.errors import InsufficientData
+from mlops.features.dataset import Dataset
+from mlops.training.plan import TrainingConfig
+
+FIRST_FIT_SHARE = 0.4
+"""Share of the development rows before its first test block: the rest is evidence."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slices:
+    """The folds of one training, in time order."""
+
+    development: tuple[Fold, ...]
+    holdout: tuple[Fold, ...]
+
+    @property
+    def gap_bars(self) -> int:
+        """Least distance in bars from a fitted or selecting row to a row forecast with it."""
+        return min(
+            int(fold.test[0] - fold.selection[-1]) for fold in (*self.development, *self.holdout)
+        )
+
+
+def cut(dataset: Dataset, config: TrainingConfig, *, min_bars: int) -> Slices:
+    """The slices of a training.
+
+    Raises:
+        InsufficientData: when there are fewer than ``min_bars`` bars.
+        SplitError: when a part would be empty.
+    """
+    if len(dataset) < min_bars:
+        raise InsufficientData(got=len(dataset), needed=min_bars, what="a training")
+    labels = dataset.labels
+    rows = np.flatnonzero(labels.valid)
+    before, after = holdout_split(
+        labels.made_at, labels.known_at, rows, fraction=config.holdout_share
+    )
+    development = walk_forward(
+        labels.made_at,
+        labels.known_at,
+        before,
+        n_folds=config.refits,
+        first_fit_fraction=FIRST_FIT_SHARE,
+        selection_fraction=config.validation_split,
+        window=config.fit_window,
+    )
+    holdout = forward_folds(
+        labels.made_at,
+        labels.known_at,
+        rows,
+        first_test_row=int(after[0]),
+        n_folds=config.holdout_refits,
+        selection_fraction=config.validation_split,
+        window=config.fit_window,
+    )
+    return Slices(development, holdout)

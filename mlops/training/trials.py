@@ -1,0 +1,49 @@
+"""Every trial's walk-forward forecasts, kept on disk so that no search is forgotten.
+
+One directory for each service, one Parquet file for each trial, written whole or not at all. A
+gate that reads them sees every recipe that was ever tried on the same bars, also by earlier
+searches.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Times = NDArray[np.datetime64]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialArchive:
+    """The kept forecasts of one service's studies."""
+
+    directory: Path
+
+    def keep(self, study: str, name: str, made_at: Times, forecasts: Floats) -> Path:
+        """Keep one trial's finite forecasts; ``made_at`` and ``forecasts`` are (N,)."""
+        target = self.directory / study / f"{name}.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        kept = np.isfinite(forecasts)
+        part = target.with_suffix(f".{os.getpid()}.part")
+        pd.DataFrame({"made_at": made_at[kept], "forecast": forecasts[kept]}).to_parquet(part)
+        part.replace(target)
+        return target
+
+    def earlier(self, study: str, made_at: Times) -> Mapping[str, Floats]:
+        """Other studies' trials that forecast every one of ``made_at`` (n,), by study and name."""
+        found: dict[str, Floats] = {}
+        for path in sorted(self.directory.glob("*/*.parquet")):
+            if path.parent.name == study:
+                continue
+            kept = pd.read_parquet(path).set_index("made_at")["forecast"]
+            series = kept.reindex(pd.DatetimeIndex(made_at)).to_numpy(dtype=np.float64)
+            if np.isfinite(series).all():
+                found[f"{path.parent.name}/{path.stem}"] = series
+        return found
