@@ -42,15 +42,15 @@ def clean(
     *,
     timeframe: Timeframe,
     now: pd.Timestamp,
-    stamps: Literal["open", "close"],
-    timezone: str | None,
-    dayfirst: bool | None,
-    time_column: str | None,
+    stamps: Literal["open", "close"] = "open",
+    timezone: str | None = None,
+    dayfirst: bool | None = None,
+    time_column: str | None = None,
 ) -> Cleaned:
     """The steps of `mlops.data.bars.validate_bars`, in order."""
     if stamps not in ("open", "close"):
         raise BarsError(f"stamps={stamps!r} is neither 'open' nor 'close'")
-    table = _named_columns(raw)
+    table = named_columns(raw)
     opened, column = read_opens(
         table, timeframe=timeframe, now=now, stamps=stamps, timezone=timezone,
         dayfirst=dayfirst, time_column=time_column,
@@ -72,7 +72,7 @@ def clean(
     )
 
 
-def _named_columns(raw: pd.DataFrame) -> pd.DataFrame:
+def named_columns(raw: pd.DataFrame) -> pd.DataFrame:
     """Columns by lower-case name; refuses missing and doubled ones and an empty table."""
     if not len(raw):
         raise BarsError("the table has no rows; check the file or the period asked for")

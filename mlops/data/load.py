@@ -30,6 +30,8 @@ def open_source(venue: str, **options: Any) -> BarSource:
     if venue == "file":
         from mlops.data.sources.files import FileSource
 
+        if "path" not in options:
+            raise SourceError("bars from a file need load_bars(source=FileSource(path=...))")
         return FileSource(**options)
     if venue == "simulator":
         from mlops.data.simulator import SimulatorSource

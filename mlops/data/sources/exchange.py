@@ -1,0 +1,219 @@
+"""Bars from any exchange ccxt knows: paged by hand, patient with the network, quick to refuse."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import pandas as pd
+
+from mlops.data.cleaning import COLUMNS
+from mlops.errors import SourceError
+from mlops.service import Timeframe
+
+DEFAULT_HISTORY = timedelta(days=730)
+MAX_TRIES = 6
+FIRST_DELAY_S = 1.0
+MAX_DELAY_S = 60.0
+TIMEOUT_S = 20.0
+# Above its own page size a venue cuts silently, so each is asked for what it gives.
+PAGE_BARS = {
+    "binance": 1000,
+    "bitvavo": 1440,
+    "bybit": 1000,
+    "coinbase": 300,
+    "kraken": 720,
+    "kucoin": 1500,
+    "okx": 300,
+}
+DEFAULT_PAGE_BARS = 300
+# Without this Binance loads its derivatives markets too, which are other hosts.
+_OPTIONS: dict[str, dict[str, Any]] = {"binance": {"fetchMarkets": {"types": ["spot"]}}}
+
+_clients: dict[tuple[int, str, str | None], Client] = {}
+_clients_lock = threading.Lock()
+T = TypeVar("T")
+
+
+def _wall_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A ccxt exchange and the lock that keeps its rate limiter and session to one thread."""
+
+    exchange: Any
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+def shared_client(venue: str, base_url: str | None = None, timeout_s: float = TIMEOUT_S) -> Client:
+    """The one client of an exchange in this process, because the rate limiter is per client.
+
+    ``base_url`` replaces scheme and host of the exchange's REST address.
+
+    Raises:
+        SourceError: when ccxt knows no such exchange.
+    """
+    key = (os.getpid(), venue, base_url)
+    with _clients_lock:
+        if key not in _clients:
+            _clients[key] = Client(_new_exchange(venue, base_url, timeout_s))
+        return _clients[key]
+
+
+def _new_exchange(venue: str, base_url: str | None, timeout_s: float) -> Any:
+    import ccxt
+
+    if venue not in ccxt.exchanges:
+        near = difflib.get_close_matches(venue, ["sample", "file", "simulator", *ccxt.exchanges])
+        raise SourceError(
+            f"venue {venue!r} is no source of bars; did you mean {', '.join(near) or 'binance'}? "
+            "Allowed: sample, file, simulator, or an exchange id of ccxt"
+        )
+    exchange = getattr(ccxt, venue)(
+        {
+            "enableRateLimit": True,
+            "timeout": int(timeout_s * 1000),
+            "options": _OPTIONS.get(venue, {}),
+        }
+    )
+    if base_url is not None:
+        exchange.urls["api"] = _rebased(exchange.urls["api"], base_url.rstrip("/"))
+    return exchange
+
+
+def _rebased(urls: Any, base_url: str) -> Any:
+    if isinstance(urls, dict):
+        return {name: _rebased(url, base_url) for name, url in urls.items()}
+    return base_url + urlsplit(urls).path if isinstance(urls, str) else urls
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeSource:
+    """The bars of one exchange.
+
+    Time-outs, 429, 418 and 5xx are tried ``max_tries`` times with doubling delays; an unknown
+    symbol or timeframe fails at once. ``clock`` and ``sleep`` are arguments for tests.
+    """
+
+    venue: str
+    base_url: str | None = None
+    max_tries: int = MAX_TRIES
+    timeout_s: float = TIMEOUT_S
+    page_bars: int | None = None
+    clock: Callable[[], datetime] = _wall_clock
+    sleep: Callable[[float], None] = time.sleep
+
+    def default_start(self, timeframe: Timeframe, end: datetime) -> datetime:
+        """Two years back, on a whole bar."""
+        return pd.Timestamp(end - DEFAULT_HISTORY).floor(timeframe.step).to_pydatetime()
+
+    def fetch(
+        self,
+        symbol: str,
+        timeframe: Timeframe,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+    ) -> pd.DataFrame:
+        """All pages of ``[start, end)`` in one frame; start defaults to two years before end.
+
+        Raises:
+            SourceError: when the exchange refuses or stays unreachable.
+        """
+        until = end or self.clock()
+        since = start or self.default_start(timeframe, until)
+        pages = list(self.pages(symbol, timeframe, start=since, end=until))
+        return pd.concat(pages) if pages else _frame([])
+
+    def pages(
+        self, symbol: str, timeframe: Timeframe, *, start: datetime, end: datetime
+    ) -> Iterator[pd.DataFrame]:
+        """Pages of bars opened in ``[start, end)`` and closed by the clock as the fetch starts.
+
+        An empty page is the end; a short one is not.
+        """
+        step = timeframe.minutes * 60_000
+        # The clock, read before the first request, decides what is part-formed: on a venue
+        # without trades in the last minutes the last row is complete.
+        bound = min(_ms(end), _ms(self.clock()) - step + 1)
+        client = self._ready(symbol, timeframe)
+        since = _ms(start)
+        while since < bound:
+            rows = self._page(client, symbol, timeframe, since)
+            fresh = [row for row in rows if row[0] >= since]
+            complete = [row for row in fresh if row[0] < bound]
+            if complete:
+                yield _frame(complete)
+            if len(complete) < len(fresh) or not fresh:
+                return
+            since = int(max(row[0] for row in fresh)) + step
+
+    def _ready(self, symbol: str, timeframe: Timeframe) -> Client:
+        client = shared_client(self.venue, self.base_url, self.timeout_s)
+        offered = client.exchange.timeframes or {}
+        if timeframe.name not in offered:
+            raise SourceError(
+                f"{self.venue} has no timeframe {timeframe}; it has {', '.join(offered)}"
+            )
+        self._patiently(client, "list its markets", client.exchange.load_markets)
+        if symbol not in client.exchange.markets:
+            near = difflib.get_close_matches(symbol, client.exchange.symbols)
+            hint = f"; did you mean {', '.join(near)}?" if near else ""
+            raise SourceError(f"{self.venue} has no symbol {symbol!r}{hint}")
+        return client
+
+    def _page(
+        self, client: Client, symbol: str, timeframe: Timeframe, since: int
+    ) -> list[list[float]]:
+        limit = self.page_bars or PAGE_BARS.get(self.venue, DEFAULT_PAGE_BARS)
+        return self._patiently(
+            client,
+            f"send bars of {symbol}",
+            lambda: client.exchange.fetch_ohlcv(symbol, timeframe.name, since=since, limit=limit),
+        )
+
+    def _patiently(self, client: Client, what: str, call: Callable[[], T]) -> T:
+        """Call, and call again after a network error; any other error is final."""
+        import ccxt
+
+        delay: float = FIRST_DELAY_S
+        for attempt in range(1, self.max_tries + 1):
+            try:
+                with client.lock:
+                    return call()
+            except ccxt.NetworkError as error:
+                if attempt == self.max_tries:
+                    raise SourceError(
+                        f"{self.venue} did not {what} in {attempt} tries: {_brief(error)}; what "
+                        "was stored is kept, and the next call resumes there"
+                    ) from error
+            except ccxt.BaseError as error:
+                raise SourceError(f"{self.venue} refused to {what}: {_brief(error)}") from error
+            self.sleep(delay)
+            delay = min(2 * delay, MAX_DELAY_S)
+        raise SourceError(f"max_tries={self.max_tries} allows no request; use at least 1")
+
+
+def _brief(error: Exception) -> str:
+    return f"{type(error).__name__} {str(error)[:200]}"
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.timestamp() * 1000)
+
+
+def _frame(rows: list[list[float]]) -> pd.DataFrame:
+    stamps = pd.DatetimeIndex(
+        pd.to_datetime([int(row[0]) for row in rows], unit="ms", utc=True), name="open_time"
+    )
+    values = [row[1:6] for row in rows]
+    return pd.DataFrame(values, index=stamps, columns=list(COLUMNS), dtype="float64")

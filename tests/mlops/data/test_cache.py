@@ -1,0 +1,193 @@
+"""The cache asks a venue only for what it does not have, and loses nothing it was sent."""
+
+from datetime import datetime, timedelta
+
+import pandas as pd
+import pytest
+
+from mlops.data.bars import Bars, content_hash
+from mlops.data.cache import BarCache
+from mlops.data.sources.exchange import ExchangeSource
+from mlops.data.sources.samples import SampleSource
+from mlops.errors import BarsError, SourceError
+from mlops.service import Timeframe
+
+from .conftest import START, make_bars
+from .exchange_replay import Fault, Replay
+
+HOUR = Timeframe("1h")
+
+
+class Desk:
+    """A cache, a replay and the source between them."""
+
+    def __init__(self, root, replay: Replay):
+        self.root, self.replay = root, replay
+        self.source = ExchangeSource(
+            "binance", base_url=replay.url, clock=lambda: replay.now, sleep=lambda _: None
+        )
+
+    def load(self, **period) -> Bars:
+        self.replay.klines.clear()
+        period = {"start": START, **period}
+        cache = BarCache(self.root)
+        return cache.load(self.source, "BTC/USDT", HOUR, now=self.replay.now, **period)
+
+    def asked(self) -> list[datetime]:
+        stamps = [int(query["startTime"]) / 1000 for query in self.replay.klines]
+        return [datetime.fromtimestamp(stamp, START.tzinfo) for stamp in stamps]
+
+
+@pytest.fixture
+def desk(tmp_path, replay) -> Desk:
+    return Desk(tmp_path, replay)
+
+
+def test_bars_come_back_as_the_venue_has_them(desk):
+    bars = desk.load()
+
+    pd.testing.assert_frame_equal(bars.frame, make_bars(2_499).round(6), check_freq=False)
+    assert bars.quality.completeness == 1.0
+    assert bars.provenance.fetched_at == desk.replay.now
+    assert bars.provenance.content_hash == content_hash(bars.frame)
+
+
+def test_a_second_load_in_the_same_hour_asks_for_nothing(desk):
+    first = desk.load()
+    second = desk.load()
+
+    assert desk.replay.klines == []
+    assert second.provenance == first.provenance
+
+
+def test_a_later_load_asks_only_for_the_tail_and_reads_the_last_bar_again(desk):
+    desk.load()
+    desk.replay.now += timedelta(hours=1)
+
+    bars = desk.load()
+
+    assert desk.asked() == [START + timedelta(hours=2_498)]
+    assert len(bars.frame) == 2_500
+
+
+def test_an_earlier_start_asks_only_for_what_is_missing_in_front(desk):
+    desk.load(start=START + timedelta(hours=2_000))
+
+    bars = desk.load()
+
+    assert desk.asked() == [START, START + timedelta(hours=1_000)]
+    assert len(bars.frame) == 2_499
+    desk.load()
+    assert desk.asked() == []
+
+
+def test_a_period_asked_for_twice_is_read_from_disk(desk):
+    period = {"start": START + timedelta(hours=10), "end": START + timedelta(hours=30)}
+    desk.load(**period)
+
+    assert len(desk.load(**period).frame) == 20
+    assert desk.asked() == []
+
+
+def test_without_a_start_all_that_is_stored_is_loaded(desk):
+    desk.load()
+
+    assert len(desk.load(start=None).frame) == 2_499
+    assert desk.asked() == []
+
+
+def test_bars_known_at_an_earlier_time_are_the_bars_of_that_time(desk):
+    then = START + timedelta(hours=100, minutes=30)
+    desk.load()
+
+    cache = BarCache(desk.root)
+    bars = cache.load(desk.source, "BTC/USDT", HOUR, start=START, now=then)
+
+    assert bars.close_times[-1] <= then
+    assert len(bars.frame) == 100
+
+
+def test_a_revised_last_bar_is_replaced_and_counted(desk):
+    before = desk.load()
+    desk.replay.bars["BTCUSDT"][2_498][5] += 1
+    desk.replay.now += timedelta(hours=1)
+
+    bars = desk.load()
+
+    assert bars.frame["volume"].iloc[2_498] == before.frame["volume"].iloc[2_498] + 1
+    assert "1 bar(s) were revised by binance" in bars.quality.warnings[0]
+    assert bars.provenance.content_hash != before.provenance.content_hash
+
+
+def test_a_fetch_that_fails_half_way_keeps_its_pages_and_resumes_there(desk):
+    desk.replay.faults = {number: Fault(status=502) for number in range(4, 10)}
+    with pytest.raises(SourceError, match="what was stored is kept"):
+        desk.load()
+
+    bars = desk.load()
+
+    assert desk.asked() == [START + timedelta(hours=1_999)]
+    assert len(bars.frame) == 2_499
+
+
+def test_a_hole_lowers_completeness_and_stays_a_hole(desk):
+    del desk.replay.bars["BTCUSDT"][1_500:1_510]
+
+    quality = desk.load().quality
+
+    assert [hole.bars for hole in quality.holes] == [10]
+    assert quality.completeness == pytest.approx(2_489 / 2_499)
+
+
+def test_nothing_of_a_page_with_a_bad_bar_is_written(desk):
+    desk.replay.bars["BTCUSDT"][1_200][2] = 1.0
+
+    with pytest.raises(BarsError, match=r"page from .*'high': high below low in row 200") as caught:
+        desk.load()
+
+    assert caught.value.rows == (200,)
+    _, stored = BarCache(desk.root).series("binance", "BTC/USDT", HOUR).read()
+    assert len(stored) == 1_000
+
+
+def test_history_that_begins_late_is_said(desk):
+    bars = desk.load(start=START - timedelta(days=30))
+
+    assert "begin at 2024-01-01" in bars.quality.warnings[0]
+
+
+def test_duplicates_the_venue_sent_are_counted_over_all_fetches(desk):
+    rows = desk.replay.bars["BTCUSDT"]
+    rows.insert(5, rows[5])
+
+    assert desk.load().quality.dropped == {"duplicate": 1}
+    assert desk.load().quality.dropped == {"duplicate": 1}
+
+
+def test_many_small_fetches_leave_few_files(desk):
+    desk.replay.now = START + timedelta(hours=200)
+    for _ in range(15):
+        desk.replay.now += timedelta(hours=1)
+        desk.load()
+
+    folder = BarCache(desk.root).series("binance", "BTC/USDT", HOUR).folder
+    assert len(list(folder.glob("*.parquet"))) <= 5
+
+
+def test_a_period_without_bars_is_refused(desk):
+    with pytest.raises(BarsError, match="no 1h bars of BTC/USDT"):
+        desk.load(start=START - timedelta(days=9), end=START - timedelta(days=8))
+
+
+def test_local_sources_write_nothing(tmp_path):
+    now = datetime(2018, 10, 14, tzinfo=START.tzinfo)
+
+    bars = BarCache(tmp_path).load(SampleSource(), "BTC/USD", HOUR, now=now)
+
+    assert list(tmp_path.iterdir()) == []
+    assert bars.provenance.fetched_at == bars.close_times[-1] == now
+
+
+def test_a_time_without_a_zone_is_refused(desk):
+    with pytest.raises(BarsError, match="start=.* has no zone"):
+        desk.load(start=START.replace(tzinfo=None))
