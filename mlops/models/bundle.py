@@ -1,0 +1,244 @@
+"""Opens a version's bundle and forecasts from plain bars: in a notebook, a replica, a check.
+
+MLflow loads it through `_load_pyfunc`, so the logged model ships no code.
+``python -m mlops.models.bundle verify PATH`` opens a bundle in a clean process and reproduces
+its golden examples; it imports what the model needs and nothing more.
+
+What a process trusts is said by the process (`Trust`), never read from the bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import pickle
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlops.data.bars import validate_bars
+from mlops.data.calendar import load_calendar
+from mlops.errors import BundleError, MlopsError
+from mlops.features.dataset import Dataset
+from mlops.features.targets import TargetSpec
+from mlops.models import golden, manifest
+from mlops.models.base import Forecaster, restore_forecaster
+from mlops.models.manifest import Format, Manifest
+from mlops.models.pickled import Pickled
+from mlops.models.recipe import Recipe
+from mlops.models.signing import SigningKey, load_key
+from mlops.service import Service
+
+FORECAST = "forecast"
+_END_OF_TIME = datetime.fromisoformat("2200-01-01T00:00:00+00:00")
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What this process lets a bundle do.
+
+    With a ``key`` every bundle must carry its signature. Custom models load from ``modules``
+    (or modules inside them); a signed pickle loads only with a key and ``allow_signed_pickle``.
+    """
+
+    key: SigningKey | None = None
+    modules: tuple[str, ...] = ()
+    allow_signed_pickle: bool = False
+
+    def classes(self, recipe: Mapping[str, Any]) -> frozenset[str]:
+        """Those class paths of a recipe and its members that lie in a trusted module."""
+        path = str(recipe.get("params", {}).get("class_path", ""))
+        module = path.partition(":")[0]
+        own = {path} if any(f"{module}.".startswith(f"{name}.") for name in self.modules) else set()
+        return frozenset(own).union(*(self.classes(member) for member in recipe.get("members", ())))
+
+
+_in_process = Trust()
+
+
+def trust_in_process(trust: Trust) -> None:
+    """What `mlflow.pyfunc.load_model` may load from now on in this process."""
+    global _in_process  # noqa: PLW0603 - MLflow calls the loader with a path and nothing else
+    _in_process = trust
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle; ``config`` is its config.json."""
+
+    path: Path
+    manifest: Manifest
+    config: Mapping[str, Any]
+    forecaster: Forecaster = field(repr=False)
+
+    @property
+    def digest(self) -> str:
+        return self.manifest.digest
+
+    @property
+    def service(self) -> Service:
+        return Service.parse(self.config["service"])
+
+    def predict(self, bars: pd.DataFrame) -> pd.DataFrame:
+        """Forecasts by bar open time, for the rows that have enough history before them.
+
+        ``bars`` is a plain OHLCV frame, indexed by open time or with a column of it; every
+        bar counts as complete.
+
+        Raises:
+            BarsError: when the bars break the contract.
+        """
+        service = self.service
+        calendar = load_calendar(self.config["calendar"])
+        timeframe = service.timeframe
+        clean = validate_bars(
+            bars, timeframe=timeframe, calendar=calendar, now=_END_OF_TIME, min_bars=1
+        ).bars
+        target = TargetSpec(service.target, service.horizon)
+        dataset = Dataset(clean, timeframe=timeframe, target=target, calendar=calendar)
+        return self.forecast(dataset)
+
+    def forecast(self, dataset: Dataset) -> pd.DataFrame:
+        """As `predict`, from bars that are a dataset already."""
+        forecasts = pd.DataFrame({FORECAST: self.forecaster.forecast(dataset)}, dataset.frame.index)
+        return forecasts.dropna()
+
+    def examples(self) -> tuple[golden.Golden, ...]:
+        """The golden examples."""
+        return golden.golden_from_tensors(read_tensors(self.path / manifest.GOLDEN))
+
+    def check_examples(self) -> float:
+        """Reproduce the golden examples; returns the largest deviation.
+
+        Raises:
+            BundleError: when a forecast differs by more than the tolerance.
+        """
+        spread = float(self.config["spread"])
+        worst = 0.0
+        for number, example in enumerate(self.examples()):
+            forecasts = self.predict(example.bars)[FORECAST]
+            got = float(forecasts.iloc[-1]) if len(forecasts) else float("nan")
+            worst = max(worst, golden.deviation(got, example.expected, spread))
+            if worst > golden.RELATIVE_TOLERANCE:
+                raise BundleError(
+                    f"golden example {number} of {self.path.name} gives {got!r} instead of "
+                    f"{example.expected!r}; the model loads but forecasts something else. Load it "
+                    f"with the release that trained it ({self.config['code_version']})"
+                )
+        return worst
+
+
+def open_bundle(path: Path, trust: Trust | None = None) -> Bundle:
+    """Check every byte of a bundle, then load its model.
+
+    Raises:
+        BundleError: when it is not whole, not signed as trusted, or not loadable.
+    """
+    trust = trust or Trust()
+    checked = manifest.read_manifest(path)
+    if trust.key is not None:
+        trust.key.check(path, checked.digest)
+    config = json.loads((path / manifest.CONFIG).read_text(encoding="utf-8"))
+    try:
+        forecaster = _forecaster(path, checked, config, trust)
+    except (KeyError, TypeError, ValueError, MlopsError) as error:
+        if isinstance(error, BundleError):
+            raise
+        raise BundleError(
+            f"the model of bundle {path} does not load: {type(error).__name__}: {error}"
+        ) from error
+    return Bundle(path, checked, config, forecaster)
+
+
+def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
+    """The named arrays of a safetensors file."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise BundleError(f"{path} is not a safetensors file ({error})") from error
+
+
+def _forecaster(
+    path: Path, checked: Manifest, config: Mapping[str, Any], trust: Trust
+) -> Forecaster:
+    model = config["model"]
+    if checked.format is Format.SIGNED_PICKLE:
+        return _unpickled(path, checked, config, trust)
+    allowed = trust.classes(model["recipe"])
+    return restore_forecaster(model, read_tensors(path / manifest.WEIGHTS), allowed_classes=allowed)
+
+
+def _unpickled(path: Path, checked: Manifest, config: Mapping[str, Any], trust: Trust) -> Pickled:
+    if not trust.allow_signed_pickle or trust.key is None:
+        raise BundleError(
+            f"the model of bundle {path} is a signed pickle, which runs code when it loads; "
+            "set ALLOW_SIGNED_PICKLE=true only where you trust who registered it, or put its "
+            "class into a module of CUSTOM_MODEL_MODULES and register it again"
+        )
+    pickled = (path / manifest.PICKLE).read_bytes()
+    # The very bytes that run are hashed: the file could have changed since it was checked.
+    if hashlib.sha256(pickled).hexdigest() != checked.files[manifest.PICKLE]:
+        raise BundleError(f"the pickled model of bundle {path} changed while it was loaded")
+    try:
+        model = pickle.loads(pickled)
+    except Exception as error:
+        raise BundleError(
+            f"the pickled model of bundle {path} does not load here "
+            f"({type(error).__name__}: {error}); its class must be importable in every process "
+            "that loads it, or be defined in the notebook itself"
+        ) from error
+    service = Service.parse(config["service"])
+    target = TargetSpec(service.target, service.horizon)
+    return Pickled(Recipe.from_dict(config["model"]["recipe"]), target, model)
+
+
+class _Served:
+    """What MLflow calls."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+
+    def predict(
+        self, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None
+    ) -> pd.DataFrame:
+        return self.bundle.predict(model_input)
+
+
+def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> _Served:
+    """MLflow's entry; ``model_config`` is not read, for it may come out of the artifact."""
+    return _Served(open_bundle(Path(path), _in_process))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Verify a bundle; prints its digest and largest deviation as JSON, or why it failed."""
+    parser = argparse.ArgumentParser(prog="python -m mlops.models.bundle")
+    parser.add_argument("command", choices=["verify"])
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--key-file", type=Path)
+    parser.add_argument("--module", action="append", default=[])
+    parser.add_argument("--allow-signed-pickle", action="store_true")
+    given = parser.parse_args(arguments)
+    try:
+        key = load_key(given.key_file) if given.key_file else None
+        bundle = open_bundle(given.path, Trust(key, tuple(given.module), given.allow_signed_pickle))
+        worst = bundle.check_examples()
+    except MlopsError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps({"digest": bundle.digest, "max_deviation": np.float64(worst).item()}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

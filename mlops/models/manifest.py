@@ -1,0 +1,158 @@
+"""What a bundle's directory must look like, and the digest that stands for its content.
+
+A bundle is flat: the files below and nothing else. The digest covers their bytes and the
+format, and no time, id or machine, so equal training gives an equal digest; the signature
+over it lies beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from mlops.errors import BundleError
+
+SCHEMA_VERSION = 1
+MAX_BYTES = 2 * 1024**3
+
+MANIFEST = "manifest.json"
+SIGNATURE = "signature.json"
+CONFIG = "config.json"
+WEIGHTS = "weights.safetensors"
+GOLDEN = "golden.safetensors"
+REFERENCE = "reference.safetensors"
+PROOF = "proof.json"
+EVALUATION = "evaluation.json"
+PICKLE = "model.pickle"
+
+
+class Format(StrEnum):
+    """How the model itself is kept."""
+
+    TENSORS = "tensors"
+    SIGNED_PICKLE = "signed_pickle"
+
+
+_COMMON = frozenset({CONFIG, GOLDEN, REFERENCE, PROOF, EVALUATION})
+_FILES = {
+    Format.TENSORS: _COMMON | {WEIGHTS},
+    Format.SIGNED_PICKLE: _COMMON | {PICKLE},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The SHA-256 of every file of a bundle, and of all of them."""
+
+    schema_version: int
+    format: Format
+    files: dict[str, str]
+    digest: str
+
+    def to_json(self) -> str:
+        """The text of the manifest file."""
+        return canonical_json(
+            {
+                "schema_version": self.schema_version,
+                "format": self.format,
+                "files": self.files,
+                "digest": self.digest,
+            }
+        )
+
+
+def canonical_json(value: Any) -> str:
+    """One spelling for equal values, so that equal content has equal bytes."""
+    return json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n"
+
+
+def make_manifest(directory: Path, form: Format) -> Manifest:
+    """Hash the files of a bundle that was just written."""
+    files = {name: _sha256(directory / name) for name in sorted(_FILES[form])}
+    return Manifest(SCHEMA_VERSION, form, files, _digest(SCHEMA_VERSION, form, files))
+
+
+def read_manifest(directory: Path, *, max_bytes: int = MAX_BYTES) -> Manifest:
+    """Check the directory against its manifest, every byte of it.
+
+    Raises:
+        BundleError: naming what is missing, stray, linked, too large, altered or too new.
+    """
+    _check_listing(directory, max_bytes)
+    manifest = _parsed(directory)
+    expected = set(manifest.files) | {MANIFEST, SIGNATURE}
+    found = {entry.name for entry in os.scandir(directory)}
+    if found != expected:
+        missing = ", ".join(sorted(expected - found)) or "none"
+        stray = ", ".join(sorted(found - expected)) or "none"
+        raise BundleError(
+            f"bundle {directory} has the wrong files (missing: {missing}; stray: {stray}); "
+            "register the model again"
+        )
+    for name, recorded in manifest.files.items():
+        if _sha256(directory / name) != recorded:
+            raise BundleError(
+                f"{name} of bundle {directory} was altered after registration; "
+                "restore it from a copy or register the model again"
+            )
+    return manifest
+
+
+def _check_listing(directory: Path, max_bytes: int) -> None:
+    if not directory.is_dir():
+        raise BundleError(f"there is no bundle at {directory}; check the path")
+    total = 0
+    for entry in os.scandir(directory):
+        if not entry.is_file(follow_symlinks=False):
+            raise BundleError(
+                f"{entry.name} of bundle {directory} is a link or a folder; "
+                "a bundle holds plain files only"
+            )
+        total += entry.stat(follow_symlinks=False).st_size
+    if total > max_bytes:
+        raise BundleError(
+            f"bundle {directory} is {total:,} bytes, more than {max_bytes:,}; "
+            "register a smaller model"
+        )
+
+
+def _parsed(directory: Path) -> Manifest:
+    try:
+        text = (directory / MANIFEST).read_text(encoding="utf-8")
+        raw = json.loads(text)
+        version, files, digest = int(raw["schema_version"]), dict(raw["files"]), str(raw["digest"])
+        form = str(raw["format"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(
+            f"{directory / MANIFEST} is not a bundle's manifest ({error}); register the model again"
+        ) from error
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"bundle {directory} has schema version {version}, this release reads "
+            f"{SCHEMA_VERSION}; install the release that wrote it or train the model again"
+        )
+    if form not in set(Format) or set(files) != _FILES[Format(form)]:
+        raise BundleError(
+            f"bundle {directory} is of format {form!r} with files {', '.join(sorted(files))}; "
+            f"known formats are {', '.join(Format)}, each with its own fixed files"
+        )
+    if digest != _digest(version, Format(form), files):
+        raise BundleError(
+            f"the digest of bundle {directory} does not fit its manifest; it was altered"
+        )
+    return Manifest(version, Format(form), files, digest)
+
+
+def _digest(version: int, form: Format, files: dict[str, str]) -> str:
+    text = canonical_json({"schema_version": version, "format": form, "files": files})
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

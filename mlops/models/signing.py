@@ -1,0 +1,92 @@
+"""The signature that says a bundle was registered here, and the key that makes it.
+
+HMAC-SHA256 over the digest. The key never leaves its file, which only its owner may read;
+whoever holds it is trusted to sign code, for a signed pickle runs code when it loads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import secrets
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlops.errors import BundleError
+from mlops.models.manifest import SIGNATURE, canonical_json
+
+KEY_BYTES = 32
+_ALGORITHM = "hmac-sha256"
+_OTHERS_MAY = stat.S_IRWXO | stat.S_IWGRP
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SigningKey:
+    """A secret; it shows itself nowhere."""
+
+    secret: bytes
+
+    def sign(self, digest: str) -> str:
+        """The signature of a digest, hex."""
+        return hmac.new(self.secret, digest.encode(), hashlib.sha256).hexdigest()
+
+    def write(self, directory: Path, digest: str) -> None:
+        """Put the signature into a bundle."""
+        text = canonical_json({"algorithm": _ALGORITHM, "signature": self.sign(digest)})
+        (directory / SIGNATURE).write_text(text, encoding="utf-8")
+
+    def check(self, directory: Path, digest: str) -> None:
+        """Raises: BundleError: when the bundle's signature was not made with this key."""
+        try:
+            raw = json.loads((directory / SIGNATURE).read_text(encoding="utf-8"))
+            found = str(raw["signature"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{directory / SIGNATURE} is not a signature ({error})") from error
+        if not hmac.compare_digest(found, self.sign(digest)):
+            raise BundleError(
+                f"bundle {directory} was not signed with this installation's key; it comes from "
+                "elsewhere or was altered. Register it here, or share the key file of "
+                "MLOPS_BASE_PATH between the machines"
+            )
+
+
+def load_key(path: Path) -> SigningKey:
+    """Read the key.
+
+    Raises:
+        BundleError: when it is missing, too short, or others may read or change it.
+    """
+    try:
+        secret = path.read_bytes()
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise BundleError(
+            f"signing key {path} cannot be read ({error.strerror}); "
+            "it is made by the first registration under that base path"
+        ) from error
+    if mode & _OTHERS_MAY:
+        raise BundleError(f"signing key {path} is open to other users; run: chmod 600 {path}")
+    if len(secret) < KEY_BYTES:
+        raise BundleError(f"signing key {path} has {len(secret)} bytes, {KEY_BYTES} are needed")
+    return SigningKey(secret)
+
+
+def load_or_make_key(path: Path) -> SigningKey:
+    """The key of this installation, made on first use."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        fresh = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+        handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "wb") as file:
+            file.write(secrets.token_bytes(KEY_BYTES))
+        try:
+            # A link either makes the whole key visible or finds another process's: never half.
+            os.link(fresh, path)
+        except FileExistsError:
+            pass
+        finally:
+            fresh.unlink()
+    return load_key(path)

@@ -1,0 +1,44 @@
+"""Which code made a version: the release, and the commit where the package is a git checkout."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+DISTRIBUTION = "trading-mlops"
+_ROOT = Path(__file__).parents[2]
+_GIT_TIMEOUT_S = 10
+
+
+@lru_cache(maxsize=1)
+def code_version() -> str:
+    """Such as ``0.1.0+g1a2b3c4d5e6f``, with ``.dirty`` where files differ from the commit."""
+    commit = _git("rev-parse", "--short=12", "HEAD") if (_ROOT / ".git").exists() else ""
+    if not commit:
+        return release()
+    dirty = ".dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""
+    return f"{release()}+g{commit}{dirty}"
+
+
+def release() -> str:
+    """The installed release of the distribution."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "0"
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(_ROOT), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_GIT_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,91 @@
+"""Shows in MLflow what the store holds: aliases, and a status tag on each version.
+
+The store is the truth; an alias moved by hand is put back.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from mlops.registry.tracking import Tracking
+from mlops.store import ModelVersion, list_versions
+from mlops.store.engine import Store
+from mlops.store.live import aliases
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion as MlflowVersion
+
+log = logging.getLogger(__name__)
+
+MODEL_ID_TAG = "model_id"
+SERVICE_TAG = "service"
+STATUS_TAG = "status"
+DIGEST_TAG = "digest"
+PENDING = "pending"
+ALIASES = ("champion", "challenger", "baseline")
+
+
+def mirror(store: Store, tracking: Tracking, service: str) -> tuple[str, ...]:
+    """Make MLflow agree with the store on one service; returns what had to change, in words."""
+    changed = [*_mirror_tags(store, tracking, service), *_mirror_aliases(store, tracking, service)]
+    for change in changed:
+        log.info("service=%s %s", service, change)
+    return tuple(changed)
+
+
+def _mirror_aliases(store: Store, tracking: Tracking, service: str) -> list[str]:
+    wanted = aliases(store, service)
+    found = tracking.client.get_registered_model(service).aliases
+    current = {alias: int(number) for alias, number in found.items()}
+    changed = []
+    for alias in ALIASES:
+        want, have = wanted.get(alias), current.get(alias)
+        if want == have:
+            continue
+        if want is None:
+            tracking.client.delete_registered_model_alias(service, alias)
+        else:
+            tracking.client.set_registered_model_alias(service, alias, str(want))
+        changed.append(f"alias {alias}: {have or 'none'} -> {want or 'none'}")
+    return changed
+
+
+def _mirror_tags(store: Store, tracking: Tracking, service: str) -> list[str]:
+    shown = {int(found.version): found for found in versions_of(tracking, service)}
+    changed = []
+    for row in list_versions(store, service=service):
+        found = shown.get(row.mlflow_version)
+        if found is None:
+            changed.append(
+                f"version {row.model_id} is missing in MLflow; the store still serves it"
+            )
+        elif found.tags.get(STATUS_TAG) != row.status:
+            _tag(tracking, row, found)
+            changed.append(
+                f"status of {row.model_id}: {found.tags.get(STATUS_TAG)} -> {row.status}"
+            )
+    return changed
+
+
+def versions_of(tracking: Tracking, service: str) -> list[MlflowVersion]:
+    """Every MLflow version of a service."""
+    versions: list[MlflowVersion] = []
+    token: str | None = None
+    while True:
+        page = tracking.client.search_model_versions(f"name = '{service}'", page_token=token)
+        versions.extend(page)
+        token = page.token
+        if not token:
+            return versions
+
+
+def _tag(tracking: Tracking, row: ModelVersion, found: MlflowVersion) -> None:
+    from mlflow.exceptions import MlflowException
+
+    client = tracking.client
+    # A logged model deleted by hand does not keep the version from being shown right.
+    with suppress(MlflowException):
+        client.set_logged_model_tags(str(found.model_id), {STATUS_TAG: str(row.status)})
+    client.set_model_version_tag(row.service, str(row.mlflow_version), STATUS_TAG, str(row.status))

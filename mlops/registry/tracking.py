@@ -1,0 +1,246 @@
+"""MLflow as the memory of what was tried: runs, parameters, losses, data, children.
+
+Everything goes through one client and explicit run ids, so several trainings in one process
+do not share an "active run".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import socket
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from mlops.errors import RegistryError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+log = logging.getLogger(__name__)
+
+BATCH_METRICS = 1000
+BATCH_PARAMS = 100
+MAX_PARAM_CHARS = 6000
+MAX_DATASET_DIGEST = 36
+HOST_TAG = "mlops.host"
+PID_TAG = "mlops.pid"
+
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where MLflow keeps its records and, for local stores, its artifacts."""
+
+    uri: str
+    artifacts: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """An open MLflow experiment; get one from `connect`."""
+
+    uri: str
+    experiment: str
+    experiment_id: str
+    client: MlflowClient
+
+
+def resolve(uri: str, *, home: Path) -> Location:
+    """Turn a configured URI into one MLflow accepts.
+
+    ``file:///dir`` (which MLflow 3 refuses) and a plain path mean SQLite and artifacts inside
+    that directory; artifacts of another SQLite file go below ``home``; a server keeps its own.
+    """
+    scheme = urlparse(uri).scheme
+    if scheme in ("", "file"):
+        root = Path(url2pathname(urlparse(uri).path)) if scheme else Path(uri)
+        root = root.resolve()
+        return Location(f"sqlite:///{root / 'mlflow.db'}", root / "artifacts")
+    return Location(uri, home.resolve() / "artifacts" if scheme == "sqlite" else None)
+
+
+def connect(uri: str, experiment: str, *, home: Path) -> Tracking:
+    """Point this process's MLflow at the store and open the experiment, made where missing.
+
+    Raises:
+        RegistryError: when MLflow cannot be reached there.
+    """
+    _import_quietly()
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    location = resolve(uri, home=home)
+    if location.uri != uri:
+        log.info(
+            "MLflow records: %s (from %s), artifacts: %s", location.uri, uri, location.artifacts
+        )
+    if location.artifacts is not None:
+        location.artifacts.mkdir(parents=True, exist_ok=True)
+    try:
+        mlflow.set_tracking_uri(location.uri)
+        mlflow.set_registry_uri(location.uri)
+        client = mlflow.MlflowClient(location.uri, location.uri)
+        opened = _experiment(client, experiment, location.artifacts)
+    except (MlflowException, OSError) as error:
+        raise RegistryError(
+            f"MLflow at {location.uri} cannot be used ({error}); "
+            "check MLFLOW_TRACKING_URI and that the server or path is there and writable"
+        ) from error
+    return Tracking(location.uri, experiment, opened, client)
+
+
+def _import_quietly() -> None:
+    """Import MLflow with telemetry and pickles off; it warns about its own type hints."""
+    os.environ.update(_ENVIRONMENT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc  # noqa: F401
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        place = None if artifacts is None else artifacts.as_uri()
+        try:
+            return str(client.create_experiment(name, artifact_location=place))
+        except MlflowException:
+            # Another process may have made it since we looked.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+@dataclass(frozen=True, slots=True)
+class RunLog:
+    """One run's pen."""
+
+    tracking: Tracking
+    run_id: str
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; lists and mappings as JSON, long values cut."""
+        from mlflow.entities import Param
+
+        entries = [Param(name, _text(value)[:MAX_PARAM_CHARS]) for name, value in values.items()]
+        for first in range(0, len(entries), BATCH_PARAMS):
+            batch = entries[first : first + BATCH_PARAMS]
+            self.tracking.client.log_batch(self.run_id, params=batch)
+
+    def metrics(self, values: Mapping[str, float | None], *, step: int = 0) -> None:
+        """Log figures; what is None or not finite is left out (MLflow stores inf as 1.8e308)."""
+        self.epochs([values], first_step=step)
+
+    def epochs(self, rows: Sequence[Mapping[str, float | None]], *, first_step: int = 0) -> None:
+        """Log one row of figures per epoch, all epochs in few requests."""
+        entries = [
+            metric
+            for step, row in enumerate(rows, start=first_step)
+            for metric in _metrics(row, step)
+        ]
+        for first in range(0, len(entries), BATCH_METRICS):
+            batch = entries[first : first + BATCH_METRICS]
+            self.tracking.client.log_batch(self.run_id, metrics=batch)
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags."""
+        from mlflow.entities import RunTag
+
+        tags = [RunTag(name, _text(value)) for name, value in values.items()]
+        self.tracking.client.log_batch(self.run_id, tags=tags)
+
+    def dataset(
+        self, name: str, *, content_hash: str, source: str, rows: int, context: str = "training"
+    ) -> None:
+        """Note which bars were used; the full SHA-256 is a tag of the input and of the run."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        entity = Dataset(
+            name=name,
+            digest=content_hash[:MAX_DATASET_DIGEST],
+            source_type="bars",
+            source=json.dumps({"source": source}),
+            profile=json.dumps({"num_rows": rows}),
+        )
+        given = [InputTag("mlflow.data.context", context), InputTag("sha256", content_hash)]
+        self.tracking.client.log_inputs(self.run_id, [DatasetInput(entity, given)])
+        self.tags({"dataset_sha256": content_hash})
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep a file with the run."""
+        self.tracking.client.log_artifact(self.run_id, str(path), folder)
+
+    def text(self, text: str, name: str) -> None:
+        """Keep a text, such as a model card, with the run."""
+        self.tracking.client.log_text(self.run_id, text, name)
+
+    def child(
+        self, name: str, *, params: Mapping[str, Any], metrics: Mapping[str, float | None]
+    ) -> str:
+        """Log a finished trial as a child run; returns its id."""
+        with open_run(self.tracking, name, parent_run_id=self.run_id) as run:
+            run.params(params)
+            run.metrics(metrics)
+        return run.run_id
+
+
+@contextmanager
+def open_run(
+    tracking: Tracking,
+    name: str,
+    *,
+    tags: Mapping[str, Any] | None = None,
+    parent_run_id: str | None = None,
+) -> Iterator[RunLog]:
+    """A run that ends FINISHED; FAILED where the block raises, KILLED where it is interrupted."""
+    given = {str(key): _text(value) for key, value in (tags or {}).items()}
+    # By these, reconcile recognises a run whose process has died.
+    given |= {"mlflow.runName": name, HOST_TAG: socket.gethostname(), PID_TAG: str(os.getpid())}
+    if parent_run_id is not None:
+        given["mlflow.parentRunId"] = parent_run_id
+    run = tracking.client.create_run(tracking.experiment_id, tags=given, run_name=name)
+    run_id = str(run.info.run_id)
+    status = "KILLED"
+    try:
+        yield RunLog(tracking, run_id)
+        status = "FINISHED"
+    except Exception:
+        status = "FAILED"
+        raise
+    finally:
+        tracking.client.set_terminated(run_id, status)
+
+
+def _metrics(row: Mapping[str, float | None], step: int) -> list[Metric]:
+    from mlflow.entities import Metric
+
+    now_ms = int(time.time() * 1000)
+    return [
+        Metric(name, float(value), now_ms, step)
+        for name, value in row.items()
+        if value is not None and math.isfinite(value)
+    ]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
