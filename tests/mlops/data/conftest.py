@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from .exchange_replay import Replay, klines, serving
+from tests.mlops.data.exchange_replay import Replay, klines, serving
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 

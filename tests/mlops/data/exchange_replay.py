@@ -125,7 +125,7 @@ def _handler(replay: Replay) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: object) -> None:
             return
 
-        def do_GET(self) -> None:  # noqa: N802 - the name http.server calls
+        def do_GET(self) -> None:
             fault = replay.next_fault()
             if fault is not None and fault.hang_up:
                 self.close_connection = True

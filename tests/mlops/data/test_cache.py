@@ -11,9 +11,8 @@ from mlops.data.sources.exchange import ExchangeSource
 from mlops.data.sources.samples import SampleSource
 from mlops.errors import BarsError, SourceError
 from mlops.service import Timeframe
-
-from .conftest import START, make_bars
-from .exchange_replay import Fault, Replay
+from tests.mlops.data.conftest import START, make_bars
+from tests.mlops.data.exchange_replay import Fault, Replay
 
 HOUR = Timeframe("1h")
 
@@ -189,5 +188,5 @@ def test_local_sources_write_nothing(tmp_path):
 
 
 def test_a_time_without_a_zone_is_refused(desk):
-    with pytest.raises(BarsError, match="start=.* has no zone"):
+    with pytest.raises(BarsError, match=r"start=.* has no zone"):
         desk.load(start=START.replace(tzinfo=None))

@@ -13,9 +13,8 @@ import pytest
 from mlops.data.cache import BarCache
 from mlops.errors import SourceError
 from mlops.service import Timeframe
-
-from .conftest import make_bars
-from .exchange_replay import Replay
+from tests.mlops.data.conftest import make_bars
+from tests.mlops.data.exchange_replay import Replay
 
 HOUR = Timeframe("1h")
 FETCH = """

@@ -8,9 +8,8 @@ import pytest
 from mlops.data.sources.exchange import ExchangeSource, shared_client
 from mlops.errors import SourceError
 from mlops.service import Timeframe
-
-from ..conftest import START, make_bars
-from ..exchange_replay import Fault, Replay
+from tests.mlops.data.conftest import START, make_bars
+from tests.mlops.data.exchange_replay import Fault, Replay
 
 HOUR = Timeframe("1h")
 

@@ -1,0 +1,117 @@
+"""Calendars know closed hours from holes, and how many bars make a year."""
+
+import pickle
+
+import pandas as pd
+import pytest
+
+from mlops.data.calendar import calendar_for, hole_before, load_calendar, missing_before
+from mlops.errors import BarsError
+from mlops.service import Timeframe
+
+
+def frame_at(*stamps: str) -> pd.DataFrame:
+    return pd.DataFrame(index=pd.DatetimeIndex(stamps, tz="UTC", name="open_time"))
+
+
+# Fridays and Mondays around the start of summer time in New York (2024-03-10), and a holiday.
+GAPS = [
+    ("24/7", "1h", "2024-03-08 21:00", "2024-03-08 22:00", 0),
+    ("24/7", "1h", "2024-03-08 21:00", "2024-03-08 23:00", 1),
+    ("24/7", "1h", "2024-03-08 21:30", "2024-03-09 00:30", 2),
+    ("FX", "1h", "2024-03-01 21:00", "2024-03-03 22:00", 0),
+    ("FX", "1h", "2024-03-08 21:00", "2024-03-10 21:00", 0),
+    ("FX", "1h", "2024-03-08 20:00", "2024-03-10 22:00", 2),
+    ("FX", "1d", "2024-03-08 00:00", "2024-03-11 00:00", 0),
+    ("FX", "1d", "2024-03-07 00:00", "2024-03-11 00:00", 1),
+    ("24/5", "1h", "2024-03-08 23:00", "2024-03-11 00:00", 0),
+    ("24/5", "1h", "2024-03-08 22:00", "2024-03-11 00:00", 1),
+    ("XNYS", "1h", "2024-03-08 20:30", "2024-03-11 13:30", 0),
+    ("XNYS", "1h", "2024-03-08 19:30", "2024-03-11 13:30", 0),
+    ("XNYS", "1h", "2024-03-08 18:30", "2024-03-11 13:30", 1),
+    ("XNYS", "1d", "2024-03-08 00:00", "2024-03-11 00:00", 0),
+    ("XNYS", "1d", "2024-03-08 14:30", "2024-03-11 13:30", 0),
+    ("XNYS", "1d", "2024-03-28 00:00", "2024-04-01 00:00", 0),
+    ("XNYS", "1d", "2024-03-27 00:00", "2024-04-01 00:00", 1),
+]
+
+
+@pytest.mark.parametrize(("name", "timeframe", "first", "second", "missing"), GAPS)
+def test_closed_hours_are_no_hole(name, timeframe, first, second, missing):
+    frame, step, calendar = frame_at(first, second), Timeframe(timeframe), load_calendar(name)
+
+    assert list(missing_before(frame.index, step, calendar)) == [0, missing]
+    assert list(hole_before(frame, step, calendar)) == [False, missing > 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "timeframe", "bars"),
+    [
+        ("24/7", "1h", 8_760),
+        ("24/7", "1m", 525_600),
+        ("24/7", "1d", 365),
+        ("FX", "1h", 8_760 * 5 / 7),
+        ("24/5", "1d", 261),
+        ("XNYS", "1d", 252),
+        ("XNYS", "1h", 252 * 7),
+    ],
+)
+def test_a_year_has_the_bars_of_its_sessions(name, timeframe, bars):
+    counted = load_calendar(name).bars_per_year(Timeframe(timeframe))
+
+    assert counted == pytest.approx(bars, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("name", "timeframe", "opens"),
+    [
+        ("24/7", "1h", 168),
+        ("24/7", "4h", 42),
+        ("FX", "1h", 120),
+        ("24/5", "1h", 120),
+        ("XNYS", "1h", 28),
+        ("XNYS", "1d", 4),
+    ],
+)
+def test_expected_opens_of_the_week_of_good_friday(name, timeframe, opens):
+    start, end = pd.Timestamp("2024-03-25", tz="UTC"), pd.Timestamp("2024-04-01", tz="UTC")
+
+    expected = load_calendar(name).expected_opens(start, end, Timeframe(timeframe))
+
+    assert len(expected) == opens
+    assert expected.is_monotonic_increasing
+    assert (expected >= start).all()
+    assert (expected < end).all()
+
+
+@pytest.mark.parametrize(
+    ("venue", "symbol", "name"),
+    [
+        ("sample", "BTC/USD", "24/7"),
+        ("sample", "EUR/USD", "FX"),
+        ("file", "USD/JPY", "FX"),
+        ("kraken", "EUR/USD", "24/7"),
+        ("binance", "BTC/USDT:USDT", "24/7"),
+        ("xnys", "AAPL/USD", "XNYS"),
+        ("gate", "BTC/USDT", "24/7"),
+    ],
+)
+def test_a_symbol_keeps_the_calendar_of_its_market(venue, symbol, name):
+    assert calendar_for(venue, symbol).name == name
+
+
+def test_an_unknown_calendar_is_refused():
+    with pytest.raises(BarsError, match=r"'mars' is not known; use 24/7, FX or a code"):
+        load_calendar("mars")
+
+
+@pytest.mark.parametrize("name", ["24/7", "FX", "XNYS"])
+def test_a_calendar_travels_between_processes(name):
+    assert pickle.loads(pickle.dumps(load_calendar(name))).name == name
+
+
+def test_two_bars_are_needed_for_a_hole():
+    one, none = frame_at("2024-03-08"), frame_at()
+
+    assert list(hole_before(one, Timeframe("1h"), load_calendar("FX"))) == [False]
+    assert list(hole_before(none, Timeframe("1h"), load_calendar("FX"))) == []
