@@ -96,7 +96,7 @@ class Ewma(Baseline):
 
     @property
     def _weights(self) -> Floats:
-        span = _whole(self.recipe, "span")
+        span = self.recipe.whole("span")
         return np.asarray((1 - 2 / (span + 1)) ** np.arange(TAIL_SPANS * span))
 
     def _means(self, dataset: Dataset) -> Floats:
@@ -131,9 +131,9 @@ class Seasonal(Baseline):
 
     @property
     def _lags(self) -> list[int]:
-        season, horizon = _whole(self.recipe, "season_bars"), self.target.horizon
+        season, horizon = self.recipe.whole("season_bars"), self.target.horizon
         first = -(-horizon // season)
-        return [n * season - horizon for n in range(first, first + _whole(self.recipe, "seasons"))]
+        return [n * season - horizon for n in range(first, first + self.recipe.whole("seasons"))]
 
     def _means(self, dataset: Dataset) -> Floats:
         realised = _realised(dataset)
@@ -150,9 +150,3 @@ def _delayed(values: Floats, bars: int) -> Floats:
     delayed = np.full(len(values), np.nan)
     delayed[bars:] = values[: max(len(values) - bars, 0)]
     return delayed
-
-
-def _whole(recipe: Recipe, name: str) -> int:
-    value = recipe.params[name]
-    assert isinstance(value, int)
-    return value

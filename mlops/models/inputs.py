@@ -82,6 +82,13 @@ class TargetTransform:
             return np.asarray(persistence * np.exp(change))
         return np.asarray(persistence + change)
 
+    def errors(self, dataset: Dataset, rows: Rows, forecasts: Floats) -> Floats:
+        """(..., n) label less forecast, in the unit a model learns in."""
+        missed = dataset.labels.y[rows] - forecasts
+        if self.kind is Target.PRICE:
+            missed = missed / dataset.labels.persistence[rows]
+        return np.asarray(missed / self._unit(dataset, rows))
+
     def _unit(self, dataset: Dataset, rows: Rows) -> Floats:
         if not self.by_risk:
             return np.full(rows.size, self.scale)

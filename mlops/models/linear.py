@@ -19,9 +19,12 @@ from mlops.models.inputs import FeatureForecaster
 from mlops.models.recipe import Param, Recipe
 from mlops.service import Target
 
-HAR_AND_CLOCK = (
-    "har_1", "har_6", "har_24", "har_168", "hour_sin", "hour_cos", "week_sin", "week_cos",
+VOLATILITY_SET = (
+    "har_1", "har_6", "har_24", "har_168", "volatility_24", "volatility_168",
+    "volume", "volume_ratio", "hour_sin", "hour_cos", "week_sin", "week_cos",
 )  # fmt: skip
+"""HAR terms by range and by closes, volume against its own past, time of day and week."""
+
 SMALL_SET = ("log_return", "volume", "rsi", "macd", "har_1", "har_24")
 
 SHARES = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
@@ -49,7 +52,7 @@ class Linear(FeatureForecaster):
     @classmethod
     def defaults(cls, target: TargetSpec) -> Recipe:
         volatile = target.kind is Target.VOLATILITY
-        return Recipe("linear", HAR_AND_CLOCK if volatile else SMALL_SET)
+        return Recipe("linear", VOLATILITY_SET if volatile else SMALL_SET)
 
     def fit(
         self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
@@ -70,8 +73,8 @@ class Linear(FeatureForecaster):
     def _choose(
         self, path: RidgePath, dataset: Dataset, scaled: NDArray[np.float32], rows: Rows
     ) -> float:
-        fixed = self.recipe.params["alpha"]
-        if isinstance(fixed, float) and fixed > 0:
+        fixed = self.recipe.number("alpha")
+        if fixed > 0:
             return fixed
         rows = self.trainable(dataset, rows)
         design, learned = self._design(scaled, rows), self.learned(dataset, rows)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mlops.features.targets import TargetSpec
-from mlops.models.network import NETWORK_PARAMS, Network, NetworkForecaster
+from mlops.models.network import NETWORK_PARAMS, Network, NetworkForecaster, dropout_mask
 from mlops.models.recipe import Param, Recipe
 
 LSTM_CONFIG = {
@@ -66,12 +66,6 @@ class LstmNetwork(Network):
                     nn.init.ones_(weight.chunk(4)[1])
 
 
-def dropout_mask(shape: tuple[int, ...], rate: float, generator: torch.Generator) -> Tensor:
-    """Zeros at ``rate``, the rest scaled so that the mean stays one."""
-    kept = torch.rand(shape, generator=generator) >= rate
-    return kept / (1 - rate)
-
-
 class Lstm(NetworkForecaster):
     """The LSTM forecaster; parameters carry the platform's names."""
 
@@ -85,7 +79,7 @@ class Lstm(NetworkForecaster):
         return Recipe("lstm").with_config(LSTM_CONFIG)
 
     def build(self, n_features: int) -> Network:
-        units, dropout = self.recipe.params["lstm_units"], self.recipe.params["dropout_rate"]
+        units = self.recipe.params["lstm_units"]
         assert isinstance(units, tuple)
-        assert isinstance(dropout, float)
-        return LstmNetwork(n_features, [int(width) for width in units], dropout)
+        widths = [int(width) for width in units]
+        return LstmNetwork(n_features, widths, self.recipe.number("dropout_rate"))

@@ -49,6 +49,12 @@ class Network(nn.Module):
         """Draw all weights anew."""
 
 
+def dropout_mask(shape: tuple[int, ...], rate: float, generator: torch.Generator) -> Tensor:
+    """Zeros at ``rate``, the rest scaled so that the mean stays one."""
+    kept = torch.rand(shape, generator=generator) >= rate
+    return kept / (1 - rate)
+
+
 class NetworkForecaster(FeatureForecaster):
     """A forecaster whose learned part is a `Network`."""
 

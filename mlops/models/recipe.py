@@ -122,6 +122,16 @@ class Recipe:
         }
         return replace(self, params={**self.params, **known})
 
+    def number(self, name: str) -> float:
+        """A checked numeric parameter."""
+        value = self.params[name]
+        assert isinstance(value, int | float)
+        return value
+
+    def whole(self, name: str) -> int:
+        """A checked whole-number parameter."""
+        return int(self.number(name))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON; `from_dict` reads it back to an equal recipe."""
         return {

@@ -1,0 +1,155 @@
+"""Models of one's own: any importable, allow-listed class with ``train`` and ``predict``.
+
+The class is called with the recipe's other parameters as one ``config`` dictionary. It gets
+plain data frames, and what it learned must be plain data too: JSON values and arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from time import perf_counter
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlops.errors import ModelError
+from mlops.features.dataset import Dataset
+from mlops.features.spec import DEFAULT_FEATURES, FeatureSpec
+from mlops.features.targets import TargetSpec
+from mlops.models.base import FitContext, Floats, Forecaster, History, Rows, Tensors
+from mlops.models.recipe import Param, Recipe
+
+CLASS_PATH = "class_path"
+TARGET_COLUMN = "target"
+
+
+class TradingModel(Protocol):
+    """What a custom class offers.
+
+    ``data`` has a column for each feature and ``target``; ``features`` has the features
+    only. Both are indexed by bar open time. ``predict`` returns one number a row, in the
+    target's unit.
+    """
+
+    def train(self, data: pd.DataFrame) -> Any:
+        """Learn; what is returned is not used."""
+
+    def predict(self, features: pd.DataFrame) -> Any:
+        """One forecast for each row."""
+
+
+class Custom(Forecaster):
+    """Runs a `TradingModel`; ``class_path`` is ``module:Class``, other parameters its config.
+
+    The state kept is the object's attributes when they are JSON values or arrays, or what
+    its own ``state() -> dict`` and ``load_state(dict)`` give and take.
+    """
+
+    SCHEMA: ClassVar[Mapping[str, Param]] = {CLASS_PATH: Param("")}
+
+    def __init__(self, recipe: Recipe, target: TargetSpec) -> None:
+        super().__init__(recipe, target)
+        self.spec = FeatureSpec(self.recipe.features)
+        self.model: TradingModel | None = None
+
+    @classmethod
+    def defaults(cls, target: TargetSpec) -> Recipe:
+        return Recipe("custom", DEFAULT_FEATURES)
+
+    def validate(self, recipe: Recipe) -> Recipe:
+        if recipe.sequence_length != 1:
+            raise ModelError(
+                f"sequence_length={recipe.sequence_length} is not 1; a custom model sees whole "
+                "frames and cuts its own windows"
+            )
+        return recipe.checked(self.SCHEMA, open_keys=True)
+
+    @property
+    def warm_up(self) -> int:
+        return max(self.spec.warm_up, self.target.warm_up) + 1
+
+    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+        return np.asarray(dataset.usable(self.spec) & np.isfinite(dataset.labels.persistence))
+
+    def fit(
+        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+    ) -> History:
+        started = perf_counter()
+        context.check_deadline("custom")
+        rows = self.trainable(dataset, np.concatenate([fit_rows, selection_rows]))
+        data = self._frame(dataset, rows)
+        data[TARGET_COLUMN] = dataset.labels.y[rows]
+        self.model = self._made()
+        self.model.train(data)
+        return History(seconds=perf_counter() - started)
+
+    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+        if self.model is None:
+            raise ModelError("custom is not fitted; call fit or restore first")
+        found = self.model.predict(self._frame(dataset, rows))
+        try:
+            return np.asarray(found, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"{self._path}.predict returned {type(found).__name__}; return one number a row"
+            ) from error
+
+    def state(self) -> tuple[dict[str, Any], Tensors]:
+        if self.model is None:
+            raise ModelError("custom is not fitted; there is no state to keep")
+        own = getattr(self.model, "state", None)
+        values = own() if callable(own) else {k: v for k, v in vars(self.model).items()}
+        tensors = {name: value for name, value in values.items() if _is_array(value)}
+        plain = {name: value for name, value in values.items() if name not in tensors}
+        for name, value in plain.items():
+            if not _is_plain(value):
+                raise ModelError(
+                    f"{self._path} keeps {name!r} as {type(value).__name__}; keep JSON values and "
+                    "number arrays, or give the class state() and load_state()"
+                )
+        return {**self._identity(), "plain": plain}, tensors
+
+    def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
+        self.model = self._made()
+        values = {**config["plain"], **tensors}
+        own = getattr(self.model, "load_state", None)
+        if callable(own):
+            own(values)
+        else:
+            vars(self.model).update(values)
+
+    @property
+    def _path(self) -> str:
+        return str(self.recipe.params[CLASS_PATH])
+
+    def _made(self) -> TradingModel:
+        module, _, name = self._path.partition(":")
+        try:
+            kind = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ModelError(
+                f"class_path={self._path!r} cannot be imported ({error}); write module:Class of "
+                "something installed here"
+            ) from error
+        config = {key: value for key, value in self.recipe.params.items() if key != CLASS_PATH}
+        model: TradingModel = kind(config)
+        return model
+
+    def _frame(self, dataset: Dataset, rows: Rows) -> pd.DataFrame:
+        values = dataset.matrix(self.spec)[rows].astype(np.float64)
+        return pd.DataFrame(values, index=dataset.frame.index[rows], columns=list(self.spec.names))
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or isinstance(value, str | int | float | bool)

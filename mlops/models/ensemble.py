@@ -1,0 +1,153 @@
+"""Several recipes fitted on the same rows; their forecasts are averaged by learned weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from time import perf_counter
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.errors import ModelError
+from mlops.features.dataset import Dataset
+from mlops.features.targets import TargetSpec
+from mlops.models.base import (
+    FitContext,
+    Floats,
+    Forecaster,
+    History,
+    Rows,
+    Tensors,
+    default_recipe,
+    forecaster_class,
+)
+from mlops.models.inputs import TargetTransform
+from mlops.models.recipe import Param, Recipe
+
+REFIT = "refit_on_selection"
+
+
+class Ensemble(Forecaster):
+    """A weighted mean of its members: weights are not negative and sum to one.
+
+    They minimise the squared error on selection rows, of members that were fitted on fit rows
+    only, with a pull towards equal weights: ``equal_pull`` is the penalty as a share of the
+    members' mean squared error. A member that can is then refitted on all rows.
+    """
+
+    SCHEMA: ClassVar[Mapping[str, Param]] = {"equal_pull": Param(0.1, low=0.0, high=1e6)}
+
+    def __init__(self, recipe: Recipe, target: TargetSpec) -> None:
+        super().__init__(recipe, target)
+        self.members = [_of(member, target) for member in self.recipe.members]
+        self.weights = np.full(len(self.members), 1 / len(self.members))
+
+    @classmethod
+    def defaults(cls, target: TargetSpec) -> Recipe:
+        members = tuple(default_recipe(name, target) for name in ("linear", "lstm"))
+        return Recipe("ensemble", members=members)
+
+    def validate(self, recipe: Recipe) -> Recipe:
+        recipe = super().validate(recipe)
+        if not recipe.members:
+            raise ModelError("members is empty; an ensemble needs at least one recipe")
+        return replace(
+            recipe, members=tuple(_of(member, self.target).recipe for member in recipe.members)
+        )
+
+    @property
+    def warm_up(self) -> int:
+        return max(member.warm_up for member in self.members)
+
+    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+        return np.asarray(np.all([member.ready(dataset) for member in self.members], axis=0))
+
+    def fit(
+        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+    ) -> History:
+        started = perf_counter()
+        fit_rows = self.trainable(dataset, fit_rows)
+        selection_rows = self.trainable(dataset, selection_rows)
+        histories = []
+        for number, member in enumerate(self.members):
+            self.members[number] = held_back = _of(_held_back(member.recipe), self.target)
+            own = replace(context.seeded(number), start=self._earlier(number, context))
+            histories.append(held_back.fit(dataset, fit_rows, selection_rows, own))
+        self.weights = self._weigh(dataset, fit_rows, selection_rows)
+        self._refit(dataset, fit_rows, selection_rows, context)
+        return History(seconds=perf_counter() - started, members=tuple(histories))
+
+    def _earlier(self, number: int, context: FitContext) -> Forecaster | None:
+        return context.start.members[number] if isinstance(context.start, Ensemble) else None
+
+    def _weigh(self, dataset: Dataset, fit_rows: Rows, rows: Rows) -> Floats:
+        transform = TargetTransform.fit(dataset, fit_rows)
+        errors = transform.errors(
+            dataset, rows, np.stack([member.predict(dataset, rows) for member in self.members])
+        )
+        return simplex_weights(errors.T, self.recipe.number("equal_pull"))
+
+    def _refit(
+        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+    ) -> None:
+        for number, recipe in enumerate(self.recipe.members):
+            if recipe.params.get(REFIT):
+                self.members[number] = _of(recipe, self.target)
+                self.members[number].fit(dataset, fit_rows, selection_rows, context.seeded(number))
+
+    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+        forecasts = [member.predict(dataset, rows) for member in self.members]
+        return np.asarray(self.weights @ np.stack(forecasts))
+
+    def state(self) -> tuple[dict[str, Any], Tensors]:
+        states = [member.state() for member in self.members]
+        tensors = {
+            f"{number}.{name}": value
+            for number, (_, own) in enumerate(states)
+            for name, value in own.items()
+        }
+        configs = [config for config, _ in states]
+        return {**self._identity(), "weights": self.weights.tolist(), "members": configs}, tensors
+
+    def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
+        self.weights = np.asarray(config["weights"], dtype=np.float64)
+        self.members = [
+            forecaster_class(own["recipe"]["model_type"]).restore(own, _part(tensors, number))
+            for number, own in enumerate(config["members"])
+        ]
+
+
+def simplex_weights(errors: Floats, equal_pull: float) -> Floats:
+    """Weights (K,) that minimise the mean square of ``errors @ weights``; errors are (n, K).
+
+    The penalty ``equal_pull`` times the mean squared error times |w - 1/K|^2 keeps weights
+    learned on few rows from chasing noise.
+    """
+    from scipy.optimize import nnls
+
+    members = errors.shape[1]
+    moments = errors.T @ errors / len(errors)
+    size = max(float(np.trace(moments)) / members, 1e-300)
+    penalised = moments / size + equal_pull * np.eye(members)
+    # On the simplex |w - 1/K|^2 and |w|^2 differ by a constant; a heavy row sums w to one.
+    root = np.linalg.cholesky(penalised + 1e-12 * np.eye(members)).T
+    heavy = 1e4 * np.sqrt(np.trace(penalised))
+    design = np.vstack([root, np.full((1, members), heavy)])
+    weights, _ = nnls(design, np.concatenate([np.zeros(members), [heavy]]))
+    return np.asarray(weights / weights.sum())
+
+
+def _of(recipe: Recipe, target: TargetSpec) -> Forecaster:
+    # Custom members were checked against the allow-list where the ensemble was built.
+    return forecaster_class(recipe.model_type)(recipe, target)
+
+
+def _held_back(recipe: Recipe) -> Recipe:
+    return recipe.with_params(**{REFIT: False}) if recipe.params.get(REFIT) else recipe
+
+
+def _part(tensors: Tensors, number: int) -> Tensors:
+    prefix = f"{number}."
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
