@@ -77,7 +77,7 @@ def test_bars_have_clustered_volatility_fat_tails_and_honest_ranges():
     assert np.corrcoef(size[24:], size[:-24])[0, 1] > 0.04
     assert np.mean(r**4) / np.mean(r**2) ** 2 > 5
     assert np.sqrt(np.mean(r**2)) == pytest.approx(0.005, rel=0.05)
-    assert np.sqrt(parkinson.mean()) == pytest.approx(0.005, rel=0.06)
+    assert np.sqrt(parkinson.mean() / np.mean(r**2)) == pytest.approx(1.0, abs=0.03)
 
 
 def test_bars_keep_the_contract_without_a_remark():
