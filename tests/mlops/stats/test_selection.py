@@ -1,0 +1,117 @@
+"""Tests that count every trial: arch's known answers, and what a gate adds to them."""
+
+import numpy as np
+import pytest
+
+from mlops.stats.selection import (
+    best_of_trials,
+    gain_statistics,
+    model_confidence_set,
+    overfitting_probability,
+    step_m,
+    superior_ability,
+)
+
+
+@pytest.fixture
+def losses():
+    z = np.random.default_rng(0).standard_normal((500, 21))
+    benchmark, models = z[:, 0] ** 2, z[:, 1:] ** 2
+    models[:, 3] -= 0.25
+    return benchmark, models
+
+
+def test_superior_ability_gives_the_known_answers(losses):
+    found = superior_ability(*losses, block=10, seed=42)
+    assert (found.lower, found.consistent, found.upper) == (0.007, 0.032, 0.033)
+    assert found.better == (3,)
+
+
+def test_without_the_good_model_nothing_is_superior(losses):
+    benchmark, models = losses
+    found = superior_ability(benchmark, np.delete(models, 3, axis=1), block=10, seed=42)
+    assert (found.lower, found.consistent, found.upper) == (0.603, 0.849, 0.863)
+    assert found.better == ()
+
+
+def test_stepwise_test_and_confidence_set_keep_the_good_model_only(losses):
+    assert step_m(*losses, block=10, seed=42) == (3,)
+    assert model_confidence_set(losses[1], block=10, seed=42) == (3,)
+
+
+def test_a_loud_worthless_trial_does_not_hide_a_good_quiet_one():
+    """Raw means are compared by arch; the gate's test compares them in their own noise."""
+    rng = np.random.default_rng(1)
+    gains = rng.standard_normal((1500, 10))
+    gains[:, 4] += 0.15
+    gains[:, 7] *= 20
+    raw = superior_ability(np.zeros(1500), -gains, block=12)
+    ours = best_of_trials(gains)
+    assert raw.consistent > 0.2
+    assert ours.consistent < 0.01
+    assert ours.better == (4,)
+
+
+def test_trials_that_never_act_change_nothing():
+    rng = np.random.default_rng(2)
+    gains = rng.standard_normal((800, 3))
+    gains[:, 0] += 0.2
+    idle = np.stack([np.zeros(800), *gains.T, np.full(800, 0.7)], axis=1)
+    found, alone = best_of_trials(idle), best_of_trials(gains)
+    assert found.consistent == alone.consistent
+    assert found.better == (1,)
+    assert found.n_trials == 3
+
+
+@pytest.mark.parametrize("gains", [np.zeros((100, 4)), np.full((100, 2), 0.5), np.ones((1, 2))])
+def test_gains_without_variation_win_nothing(gains):
+    found = best_of_trials(gains)
+    assert (found.consistent, found.better) == (1.0, ())
+
+
+def test_identical_trials_count_as_one():
+    one = np.random.default_rng(3).standard_normal((900, 1)) + 0.06
+    assert best_of_trials(np.repeat(one, 6, axis=1)).consistent == best_of_trials(one).consistent
+
+
+def test_no_p_value_is_finer_than_the_resamples_allow():
+    good = np.random.default_rng(4).standard_normal((600, 2)) + 1.0
+    assert best_of_trials(good).consistent == pytest.approx(1 / 1001)
+    assert best_of_trials(good, alpha=0.002).consistent == pytest.approx(1 / 5001)
+
+
+def test_long_records_are_averaged_without_changing_the_verdict():
+    """Two p-values near .1 from 1,000 resamples each differ by .013 a standard error."""
+    rng = np.random.default_rng(5)
+    gains = rng.standard_normal((20_000, 4))
+    gains += 1.9 / np.sqrt(20_000) - gains.mean(axis=0)
+    short = best_of_trials(gains)
+    whole = superior_ability(np.zeros(20_000), -gains, block=28, reps=300)
+    assert short.n_used <= 8000
+    assert short.consistent == pytest.approx(whole.consistent, abs=0.06)
+
+
+def test_the_statistic_ranks_trials_in_their_own_noise():
+    rng = np.random.default_rng(6)
+    gains = np.stack([5 * rng.standard_normal(900) + 0.1, rng.standard_normal(900) + 0.1], axis=1)
+    idle = np.zeros((900, 1))
+    found = gain_statistics(np.hstack([gains, idle]))
+    assert found[1] > found[0]
+    assert found[2] == -np.inf
+
+
+def test_noise_is_overfitted_half_the_time_and_an_edge_is_not():
+    """Twelve searches of 50 trials: the Monte-Carlo error of the noise average is about .06."""
+    rng = np.random.default_rng(7)
+    noise, edge = [], []
+    for _ in range(12):
+        returns = rng.standard_normal((2000, 50))
+        noise.append(overfitting_probability(returns))
+        returns[:, 3] += 0.15
+        edge.append(overfitting_probability(returns))
+    assert np.mean(noise) == pytest.approx(0.5, abs=0.15)
+    assert np.median(edge) < 0.01
+
+
+def test_one_trial_cannot_be_overfitted_by_choice():
+    assert np.isnan(overfitting_probability(np.ones((100, 1))))
