@@ -65,6 +65,7 @@ class History:
     epochs: tuple[Epoch, ...] = ()
     seconds: float = 0.0
     samples_per_second: float = 0.0
+    device: str = "cpu"
     precision: str = "float64"
     workers: int = 1
     members: tuple[History, ...] = ()
@@ -79,7 +80,8 @@ class History:
 class FitContext:
     """What a fit is given besides its data.
 
-    ``threads`` is an upper bound; fitted weights never depend on it. ``deadline`` is a
+    ``device`` is ``auto``, ``cpu`` or ``cuda``. ``threads`` is an upper bound; fitted weights
+    never depend on it. ``deadline`` is a
     `time.monotonic` second. ``start`` is an earlier forecaster of the same recipe whose
     weights a network continues from.
     """

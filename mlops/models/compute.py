@@ -17,6 +17,10 @@ from typing import TypeVar
 
 import torch
 
+from mlops.errors import ModelError
+
+DEVICES = ("auto", "cpu", "cuda")
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -37,13 +41,14 @@ def choose_device(wanted: str) -> torch.device:
     """``auto`` takes CUDA where there is one.
 
     Raises:
-        ValueError: for a device that is unknown or absent.
+        ModelError: for a device that is unknown or not there.
     """
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if wanted not in ("cpu", "cuda") or (wanted == "cuda" and not torch.cuda.is_available()):
-        raise ValueError(f"device {wanted!r} is not available here; use auto, cpu or cuda")
-    return torch.device(wanted)
+    if wanted not in DEVICES:
+        raise ModelError(f"device={wanted!r} is not one of {', '.join(DEVICES)}")
+    there = wanted != "cpu" and torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise ModelError("device='cuda' is not available on this machine; use auto or cpu")
+    return torch.device("cuda" if there else "cpu")
 
 
 def choose_precision(device: torch.device, n_parameters: int) -> torch.dtype:

@@ -101,7 +101,7 @@ class Custom(Forecaster):
         if self.model is None:
             raise ModelError("custom is not fitted; there is no state to keep")
         own = getattr(self.model, "state", None)
-        values = own() if callable(own) else {k: v for k, v in vars(self.model).items()}
+        values = own() if callable(own) else dict(vars(self.model))
         tensors = {name: value for name, value in values.items() if _is_array(value)}
         plain = {name: value for name, value in values.items() if name not in tensors}
         for name, value in plain.items():

@@ -77,7 +77,11 @@ class Ensemble(Forecaster):
             histories.append(held_back.fit(dataset, fit_rows, selection_rows, own))
         self.weights = self._weigh(dataset, fit_rows, selection_rows)
         self._refit(dataset, fit_rows, selection_rows, context)
-        return History(seconds=perf_counter() - started, members=tuple(histories))
+        return History(
+            seconds=perf_counter() - started,
+            device=histories[-1].device,
+            members=tuple(histories),
+        )
 
     def _earlier(self, number: int, context: FitContext) -> Forecaster | None:
         return context.start.members[number] if isinstance(context.start, Ensemble) else None

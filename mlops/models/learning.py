@@ -99,6 +99,7 @@ def learn(
         epochs=tuple(epochs),
         seconds=seconds,
         samples_per_second=lesson.samples / max(lesson.seconds, 1e-9),
+        device=lesson.device.type,
         precision=str(lesson.precision).removeprefix("torch."),
         workers=workers,
     )

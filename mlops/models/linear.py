@@ -25,7 +25,7 @@ VOLATILITY_SET = (
 )  # fmt: skip
 """HAR terms by range and by closes, volume against its own past, time of day and week."""
 
-SMALL_SET = ("log_return", "volume", "rsi", "macd", "har_1", "har_24")
+SMALL_SET = ("log_return", "volume", "volatility_24", "rsi", "macd")
 
 SHARES = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 """Penalties tried, as shares of the mean eigenvalue of the features' covariance."""
