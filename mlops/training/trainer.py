@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from mlops.data.splits import Fold
-from mlops.errors from mlops.features.causality import SAMPLED_BARS, CausalityProof, prove_causality
+from mlops.features.causality import SAMPLED_BARS, CausalityProof, prove_causality
 from mlops.features.dataset import Dataset
 from mlops.features.spec import FeatureSpec
 from mlops.models.base import FitContext, Forecaster, History
 from mlops.models.recipe import Recipe
 from mlops.training.walk_forward import WalkForward, run_walk_forward
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainedCandidate:
