@@ -19,7 +19,7 @@ import pandas as pd
 from mlops.data.bars import content_hash
 from mlops.data.calendar import Calendar, hole_before
 from mlops.errors import InsufficientData, LookaheadError
-from mlops.features.bars import BarArrays
+from mlops.features.bars import BarArrays, BoolArray
 from mlops.features.spec import FeatureSpec, Matrix, compute_features
 from mlops.service import Timeframe
 
@@ -84,17 +84,8 @@ def prove_causality(
     if len(frame) < needed:
         raise InsufficientData(got=len(frame), needed=needed, what="the leakage proof")
     holes = hole_before(frame, timeframe, calendar)
-    whole = compute_features(BarArrays.of(frame, holes), spec)
     sampled = _sample(spec.warm_up, len(frame), n_bars, rng)
-    largest = 0.0
-    for bar in sampled:
-        kept = bar + 1
-        prefix = compute_features(BarArrays.of(frame.iloc[:kept], holes[:kept]), spec)
-        other = compute_features(BarArrays.of(_other_future(frame, kept, rng), holes), spec)
-        for values, how in ((prefix, "later bars are removed"), (other, "later bars differ")):
-            change = _change(whole[:kept], values[:kept])
-            _refuse_change(change, spec, frame.index, how)
-            largest = max(largest, float(change.max()))
+    largest = _question(frame, holes, spec, sampled, rng=rng)
     return CausalityProof(
         features=spec.names,
         spec_digest=spec.digest,
@@ -106,6 +97,28 @@ def prove_causality(
         tolerance=TOLERANCE,
         seed=seed,
     )
+
+
+def _question(
+    frame: pd.DataFrame,
+    holes: BoolArray,
+    spec: FeatureSpec,
+    sampled: list[int],
+    *,
+    rng: np.random.Generator,
+) -> float:
+    """Put both questions at each sampled bar; the largest change met."""
+    whole = compute_features(BarArrays.of(frame, holes), spec)
+    largest = 0.0
+    for bar in sampled:
+        kept = bar + 1
+        prefix = BarArrays.of(frame.iloc[:kept], holes[:kept])
+        other = BarArrays.of(_other_future(frame, kept, rng), holes)
+        for bars, how in ((prefix, "later bars are removed"), (other, "later bars differ")):
+            change = _change(whole[:kept], compute_features(bars, spec)[:kept])
+            _refuse_change(change, spec, frame.index, how)
+            largest = max(largest, float(change.max()))
+    return largest
 
 
 def _segment(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:

@@ -39,22 +39,14 @@ class Scaler:
         Raises:
             FeatureError: when no complete row is left.
         """
-        complete = rows[np.isfinite(rows).all(axis=1)]
-        if not len(complete):
+        complete = np.isfinite(rows).all(axis=1)
+        if not complete.any():
             raise FeatureError(
                 f"none of {len(rows)} rows has all its features; fit on rows past the warm-up"
             )
-        levels = sorted({50.0, *(level for spread in _SPREADS for level in spread)})
-        quantiles = np.percentile(complete, levels, axis=0).astype(np.float64)
-        table = dict(zip(levels, quantiles, strict=True))
-        center = table[50.0]
-        scale = np.zeros_like(center)
-        for (low, high), width in zip(_SPREADS, _NORMAL_WIDTHS, strict=True):
-            spread = (table[high] - table[low]) / width
-            scale = np.where(scale > 0, scale, spread)
-            scale[scale <= _CONSTANT * np.abs(center)] = 0.0
-        scale[scale == 0.0] = 1.0
-        return cls(tuple(center.tolist()), tuple(scale.tolist()))
+        # A column at a time: a copy of all rows would double the memory of a large training.
+        pairs = [_center_and_scale(column[complete]) for column in rows.T]
+        return cls(tuple(center for center, _ in pairs), tuple(scale for _, scale in pairs))
 
     def transform(self, matrix: NDArray[np.floating[Any]]) -> Matrix:
         """Standardise (..., F) to float32, cut at `CLIP_SIGMAS`; missing values stay missing."""
@@ -80,3 +72,14 @@ class Scaler:
             tuple(float(value) for value in data["center"]),
             tuple(float(value) for value in data["scale"]),
         )
+
+
+def _center_and_scale(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
+    levels = [50.0, *(level for spread in _SPREADS for level in spread)]
+    found = np.percentile(values, levels, overwrite_input=True).astype(np.float64).tolist()
+    center, *edges = found
+    for low, high, width in zip(edges[::2], edges[1::2], _NORMAL_WIDTHS, strict=True):
+        scale = (high - low) / width
+        if scale > _CONSTANT * abs(center):
+            return center, scale
+    return center, 1.0
