@@ -113,8 +113,13 @@ def validate_bars(
             breaks the contract.
     """
     cleaned = clean(
-        raw, timeframe=timeframe, now=_utc(now), stamps=stamps, timezone=timezone,
-        dayfirst=dayfirst, time_column=time_column,
+        raw,
+        timeframe=timeframe,
+        now=_utc(now),
+        stamps=stamps,
+        timezone=timezone,
+        dayfirst=dayfirst,
+        time_column=time_column,
     )
     if len(cleaned.frame) < min_bars:
         raise BarsError(

@@ -97,6 +97,7 @@ class BarCache:
     def _fill(self, series: Series, source: PagedSource, request: Request) -> None:
         if not _gaps(series.head(), source, request):
             return
+        source.check(request.symbol, request.timeframe)
         with series.lock(self.lock_timeout_s):
             for gap in _gaps(series.head(), source, request):
                 _fetch_gap(series, source, request, gap)

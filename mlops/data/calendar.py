@@ -232,9 +232,7 @@ def calendar_for(venue: str, symbol: str) -> Calendar:
     return load_calendar("24/7")
 
 
-def missing_before(
-    opened: pd.DatetimeIndex, timeframe: Timeframe, calendar: Calendar
-) -> Counts:
+def missing_before(opened: pd.DatetimeIndex, timeframe: Timeframe, calendar: Calendar) -> Counts:
     """Bars ``(N,)`` the market could have traded between each bar and its predecessor; 0 first."""
     stamps = opened.tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()
     missing = np.zeros(len(stamps), np.int64)
@@ -244,9 +242,7 @@ def missing_before(
     return missing
 
 
-def hole_before(
-    frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar
-) -> NDArray[np.bool_]:
+def hole_before(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> NDArray[np.bool_]:
     """Whether each bar ``(N,)`` fails to follow its predecessor in the calendar; first is False.
 
     A closed session, such as a weekend, is no hole.

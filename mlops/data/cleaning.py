@@ -52,8 +52,13 @@ def clean(
         raise BarsError(f"stamps={stamps!r} is neither 'open' nor 'close'")
     table = named_columns(raw)
     opened, column = read_opens(
-        table, timeframe=timeframe, now=now, stamps=stamps, timezone=timezone,
-        dayfirst=dayfirst, time_column=time_column,
+        table,
+        timeframe=timeframe,
+        now=now,
+        stamps=stamps,
+        timezone=timezone,
+        dayfirst=dayfirst,
+        time_column=time_column,
     )
     rows = np.flatnonzero(opened + timeframe.step <= now)
     numbers = _numbers(table, rows)
@@ -103,9 +108,7 @@ def read_opens(
 ) -> tuple[pd.DatetimeIndex, str]:
     """UTC opens in row order, on whole minutes, and the name of the column they came from."""
     series = _time_columns(table, time_column)
-    parsed = [
-        parse_stamps(one, now=now, timezone=timezone, dayfirst=dayfirst) for one in series
-    ]
+    parsed = [parse_stamps(one, now=now, timezone=timezone, dayfirst=dayfirst) for one in series]
     _refuse_disagreement(series, parsed)
     column = str(series[0].name)
     if stamps == "open" and column in CLOSE_COLUMNS:
@@ -148,7 +151,9 @@ def _refuse_disagreement(series: list[pd.Series], parsed: list[pd.DatetimeIndex]
         first, second = str(series[0].name), str(series[1].name)
         raise refuse(
             f"{parsed[0][rows[0]]} disagrees with column {second!r}, {parsed[1][rows[0]]},",
-            first, rows, f"say which to trust with time_column={first!r}",
+            first,
+            rows,
+            f"say which to trust with time_column={first!r}",
         )
 
 
@@ -159,7 +164,9 @@ def _on_minutes(opens: pd.DatetimeIndex, column: str, step: pd.Timedelta) -> pd.
     off = np.flatnonzero(np.abs(minutes - opens) > limit)
     if len(off):
         raise refuse(
-            f"{opens[off[0]]} is not on a whole minute", column, off,
+            f"{opens[off[0]]} is not on a whole minute",
+            column,
+            off,
             "bars open on whole minutes; check the time column and the timeframe",
         )
     return minutes
@@ -226,6 +233,8 @@ def _refuse_overlaps(
     too_close = np.flatnonzero(np.diff(opened.asi8[kept]) < pd.Timedelta(timeframe.step).value)
     if len(too_close):
         raise refuse(
-            f"the bar overlaps its predecessor at timeframe {timeframe}", column,
-            kept[too_close + 1], "check the timeframe; the bars may be finer",
+            f"the bar overlaps its predecessor at timeframe {timeframe}",
+            column,
+            kept[too_close + 1],
+            "check the timeframe; the bars may be finer",
         )

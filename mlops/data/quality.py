@@ -102,7 +102,7 @@ def suspected_splits(frame: pd.DataFrame, prints: Mask) -> Mask:
     close, opened = np.log(frame["close"].to_numpy()), np.log(frame["open"].to_numpy())
     previous = np.concatenate([close[:1], close[:-1]])
     step = np.maximum(np.abs(opened - previous), np.abs(close - previous))
-    lasting = np.abs(_median_ahead(close) - previous)
+    lasting = np.abs(_median_of(close[::-1])[::-1] - np.append(close[:1], _median_of(close)[:-1]))
     turnover = frame["close"].to_numpy() * frame["volume"].to_numpy()
     ordinary = turnover <= SPLIT_TURNOVER * _usual(turnover)
     suspected: Mask = (step >= SPLIT_STEP) & (lasting >= SPLIT_STEP) & ordinary & ~prints
@@ -110,10 +110,9 @@ def suspected_splits(frame: pd.DataFrame, prints: Mask) -> Mask:
     return suspected
 
 
-def _median_ahead(close: Values) -> Values:
-    """Median of each bar and the next few."""
-    backwards = pd.Series(close[::-1]).rolling(PERSIST_BARS, min_periods=1).median()
-    return backwards.to_numpy()[::-1]
+def _median_of(close: Values) -> Values:
+    """Median of each bar and the few before it; one bad print does not move it."""
+    return pd.Series(close).rolling(PERSIST_BARS, min_periods=1).median().to_numpy()
 
 
 def _usual(turnover: Values) -> Values:

@@ -79,7 +79,9 @@ def _refuse_out_of_range(stamps: pd.DatetimeIndex, column: str, now: pd.Timestam
     if len(outside):
         raise refuse(
             f"time {stamps[outside[0]]:%Y-%m-%d %H:%M} is outside 2009 to tomorrow",
-            column, outside, "check the unit and the format of the time",
+            column,
+            outside,
+            "check the unit and the format of the time",
         )
 
 
@@ -97,7 +99,9 @@ def _from_unix(values: pd.Series, column: str, now: pd.Timestamp) -> pd.Datetime
         bad = np.flatnonzero(~known)
         raise refuse(
             f"{values.iloc[bad[0]]} is no Unix time between 2009 and tomorrow in s, ms, us or ns",
-            column, bad, "check the unit of the time",
+            column,
+            bad,
+            "check the unit of the time",
         )
     return pd.DatetimeIndex(stamps.view("datetime64[ns]"), tz="UTC")
 
@@ -131,7 +135,9 @@ def _from_text(
         return _localise(wall, column, timezone)
     if not zoned.all():
         raise refuse(
-            "no zone where other rows have one", column, np.flatnonzero(~zoned),
+            "no zone where other rows have one",
+            column,
+            np.flatnonzero(~zoned),
             "give every stamp its zone, or none and the timezone argument",
         )
     return (wall - _offsets(parts["zone"])).tz_localize("UTC")
@@ -151,7 +157,9 @@ def _wall_clock(
     if short.any() and dayfirst is None:
         raise refuse(
             f"{values.iloc[int(np.argmax(short))]!r} may be day-first or month-first",
-            column, np.flatnonzero(short), "say which with dayfirst=True or dayfirst=False",
+            column,
+            np.flatnonzero(short),
+            "say which with dayfirst=True or dayfirst=False",
         )
     day, month = ("first", "second") if dayfirst else ("second", "first")
     fields = pd.DataFrame(
@@ -171,7 +179,9 @@ def _wall_clock(
     unread = np.flatnonzero(wall.isna())
     if len(unread):
         raise refuse(
-            f"{values.iloc[unread[0]]!r} is no date", column, unread,
+            f"{values.iloc[unread[0]]!r} is no date",
+            column,
+            unread,
             "write ISO 8601 such as 2024-01-31 13:00, or Unix time",
         )
     return wall
@@ -207,7 +217,9 @@ def _localise(wall: pd.DatetimeIndex, column: str, timezone: str | None) -> pd.D
     if len(skipped):
         raise refuse(
             f"{wall[skipped[0]]} does not exist in {timezone} (clocks went forward)",
-            column, skipped, "check the timezone",
+            column,
+            skipped,
+            "check the timezone",
         )
     _refuse_lonely_ambiguous(wall, repeated, column, timezone)
     return stamps.tz_convert("UTC")
@@ -243,5 +255,7 @@ def _refuse_lonely_ambiguous(
     if len(unclear):
         raise refuse(
             f"{wall[unclear[0]]} happened twice in {timezone} (clocks went back)",
-            column, unclear, "write the stamps in UTC",
+            column,
+            unclear,
+            "write the stamps in UTC",
         )

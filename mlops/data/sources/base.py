@@ -53,6 +53,10 @@ class PagedSource(Protocol):
         """Where history begins when the caller names no start."""
         ...
 
+    def check(self, symbol: str, timeframe: Timeframe) -> None:
+        """Raise `SourceError` where the venue has no such symbol or timeframe."""
+        ...
+
     def pages(
         self, symbol: str, timeframe: Timeframe, *, start: datetime, end: datetime
     ) -> Iterator[pd.DataFrame]:

@@ -116,6 +116,14 @@ class ExchangeSource:
         """Two years back, on a whole bar."""
         return pd.Timestamp(end - DEFAULT_HISTORY).floor(timeframe.step).to_pydatetime()
 
+    def check(self, symbol: str, timeframe: Timeframe) -> None:
+        """Ask for the venue's markets, once in a process.
+
+        Raises:
+            SourceError: when it has no such symbol or timeframe.
+        """
+        self._ready(symbol, timeframe)
+
     def fetch(
         self,
         symbol: str,

@@ -178,6 +178,16 @@ def test_a_period_without_bars_is_refused(desk):
         desk.load(start=START - timedelta(days=9), end=START - timedelta(days=8))
 
 
+@pytest.mark.parametrize(
+    ("symbol", "timeframe", "message"),
+    [("BTC/USDX", "1h", "no symbol"), ("BTC/USDT", "7h", "no timeframe")],
+)
+def test_a_market_the_venue_does_not_have_leaves_nothing_behind(desk, symbol, timeframe, message):
+    with pytest.raises(SourceError, match=message):
+        BarCache(desk.root).load(desk.source, symbol, Timeframe(timeframe), now=desk.replay.now)
+    assert list(desk.root.iterdir()) == []
+
+
 def test_local_sources_write_nothing(tmp_path):
     now = datetime(2018, 10, 14, tzinfo=START.tzinfo)
 

@@ -1,0 +1,67 @@
+"""One call loads any market."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from mlops.data.load import load_bars, open_source
+from mlops.data.sources.exchange import ExchangeSource
+from mlops.data.sources.files import FileSource
+from mlops.errors import SourceError
+from mlops.service import Service
+from tests.mlops.data.conftest import make_bars
+
+SAMPLE = Service.parse("sample.btc-usd.1h.volatility.24")
+
+
+def test_a_service_and_its_words_load_the_same_bars(tmp_path):
+    by_service = load_bars(SAMPLE, cache_root=tmp_path)
+    by_words = load_bars(venue="sample", symbol="BTC/USD", timeframe="1h", cache_root=tmp_path)
+
+    assert by_service == by_words
+    assert by_service.provenance.label == "BTC/USD sample, 2017-2019"
+
+
+def test_an_earlier_now_gives_what_was_known_then(tmp_path):
+    now = datetime(2018, 10, 14, tzinfo=UTC)
+
+    bars = load_bars(SAMPLE, cache_root=tmp_path, now=now)
+    assert bars.close_times[-1] == now
+    assert bars.quality.rows_out == 9_072
+
+
+def test_a_period_is_half_open(tmp_path):
+    start, end = datetime(2018, 1, 1, tzinfo=UTC), datetime(2018, 1, 3, tzinfo=UTC)
+
+    assert len(load_bars(SAMPLE, cache_root=tmp_path, start=start, end=end).frame) == 48
+
+
+def test_a_source_of_ones_own_needs_no_venue(tmp_path):
+    make_bars(20).to_parquet(tmp_path / "mine.parquet")
+    source = FileSource(path=tmp_path / "mine.parquet")
+
+    bars = load_bars(source=source, symbol="X/USD", timeframe="1h", cache_root=tmp_path)
+    assert bars.provenance.label == "X/USD from mine.parquet"
+
+
+def test_the_simulator_says_that_it_is_one(tmp_path):
+    bars = load_bars(venue="simulator", symbol="BTC/USDT", timeframe="1h", cache_root=tmp_path)
+
+    assert "simulated" in bars.provenance.label
+    assert bars.venue == "simulator"
+
+
+def test_any_other_venue_is_an_exchange():
+    assert open_source("kraken", base_url="http://proxy") == ExchangeSource(
+        "kraken", base_url="http://proxy"
+    )
+
+
+def test_half_a_request_is_refused(tmp_path):
+    with pytest.raises(SourceError, match="needs a service, or a venue"):
+        load_bars(venue="sample", cache_root=tmp_path)
+
+
+def test_a_file_needs_a_path(tmp_path):
+    with pytest.raises(SourceError, match="need load_bars"):
+        load_bars(venue="file", symbol="X/USD", timeframe="1h", cache_root=tmp_path)
