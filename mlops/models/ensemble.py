@@ -23,6 +23,7 @@ from mlops.models.base import (
     default_recipe,
     forecaster_class,
 )
+from mlops.models.compact import compact_config
 from mlops.models.inputs import TargetTransform
 from mlops.models.recipe import Param, Recipe
 
@@ -46,8 +47,8 @@ class Ensemble(Forecaster):
 
     @classmethod
     def defaults(cls, target: TargetSpec) -> Recipe:
-        members = tuple(default_recipe(name, target) for name in ("linear", "lstm"))
-        return Recipe("ensemble", members=members)
+        network = default_recipe("lstm", target, compact_config("lstm", target))
+        return Recipe("ensemble", members=(default_recipe("linear", target), network))
 
     def validate(self, recipe: Recipe) -> Recipe:
         recipe = super().validate(recipe)

@@ -15,17 +15,10 @@ from numpy.typing import NDArray
 from mlops.features.dataset import Dataset, windows
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FitContext, Floats, History, Rows, Tensors
+from mlops.models.compact import RETURN_FEATURES_WIDE, VOLATILITY_FEATURES
 from mlops.models.inputs import FeatureForecaster
 from mlops.models.recipe import Param, Recipe
 from mlops.service import Target
-
-VOLATILITY_SET = (
-    "har_1", "har_6", "har_24", "har_168", "volatility_24", "volatility_168",
-    "volume", "volume_ratio", "hour_sin", "hour_cos", "week_sin", "week_cos",
-)  # fmt: skip
-"""HAR terms by range and by closes, volume against its own past, time of day and week."""
-
-SMALL_SET = ("log_return", "volume", "volatility_24", "rsi", "macd")
 
 SHARES = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 """Penalties tried, as shares of the mean eigenvalue of the features' covariance."""
@@ -52,7 +45,7 @@ class Linear(FeatureForecaster):
     @classmethod
     def defaults(cls, target: TargetSpec) -> Recipe:
         volatile = target.kind is Target.VOLATILITY
-        return Recipe("linear", VOLATILITY_SET if volatile else SMALL_SET)
+        return Recipe("linear", VOLATILITY_FEATURES if volatile else RETURN_FEATURES_WIDE)
 
     def fit(
         self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
