@@ -96,15 +96,17 @@ class Bundle:
         Raises:
             BarsError: when the bars break the contract.
         """
+        return self.forecast(self.dataset(bars))
+
+    def dataset(self, bars: pd.DataFrame) -> Dataset:
+        """Plain bars as this model meets them: checked, by its calendar and target."""
         service = self.service
         calendar = load_calendar(self.config["calendar"])
-        timeframe = service.timeframe
         clean = validate_bars(
-            bars, timeframe=timeframe, calendar=calendar, now=_END_OF_TIME, min_bars=1
+            bars, timeframe=service.timeframe, calendar=calendar, now=_END_OF_TIME, min_bars=1
         ).bars
         target = TargetSpec(service.target, service.horizon)
-        dataset = Dataset(clean, timeframe=timeframe, target=target, calendar=calendar)
-        return self.forecast(dataset)
+        return Dataset(clean, timeframe=service.timeframe, target=target, calendar=calendar)
 
     def forecast(self, dataset: Dataset) -> pd.DataFrame:
         """As `predict`, from bars that are a dataset already."""

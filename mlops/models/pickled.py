@@ -1,8 +1,9 @@
 """A model of somebody's own, kept as a signed pickle: for a trusted notebook, never for HTTP.
 
-The object is given what our models see: ``predict(features)`` gets float32 ``(n, T, F)``, the
-scale-free features of the last ``sequence_length`` bars, not standardised (``(n, F)`` where
-T is 1), and returns n numbers in the target's unit. A torch module is called in eval mode.
+``predict(features)`` returns n numbers in the target's unit. Where ``sequence_length`` is 1 it
+is given a data frame as other custom models are, a column a feature, indexed by bar open time;
+else float32 ``(n, T, F)``. Features are scale-free and not standardised. A torch module is
+called in eval mode with such a tensor, ``(n, F)`` where T is 1.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from mlops.errors import ModelError
@@ -55,30 +57,38 @@ class Pickled(Forecaster):
         return dataset.usable(self.spec, self.recipe.sequence_length)
 
     def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
-        matrix = dataset.matrix(self.spec)
-        parts = [
-            self._call(windows(matrix, rows[first : first + BATCH_ROWS], self._length))
-            for first in range(0, rows.size, BATCH_ROWS)
-        ]
+        batches = [rows[first : first + BATCH_ROWS] for first in range(0, rows.size, BATCH_ROWS)]
+        parts = [self._checked(self._call(dataset, batch), batch) for batch in batches]
         return np.concatenate(parts) if parts else np.empty(0)
 
-    @property
-    def _length(self) -> int:
-        return self.recipe.sequence_length
-
-    def _call(self, inputs: NDArray[np.float32]) -> Floats:
-        given = np.array(inputs[:, 0, :] if self._length == 1 else inputs)
+    def _call(self, dataset: Dataset, rows: Rows) -> Any:
+        matrix, length = dataset.matrix(self.spec), self.recipe.sequence_length
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(self.model, torch.nn.Module):
+            given = np.array(windows(matrix, rows, length))
+            tensor = torch.from_numpy(given[:, 0, :] if length == 1 else given)
             with torch.inference_mode():
-                raw = self.model.eval()(torch.from_numpy(given)).cpu().numpy()
-        else:
-            raw = self.model.predict(given)  # type: ignore[attr-defined]
-        answers = np.asarray(raw, dtype=np.float64).reshape(-1)
-        if answers.shape != (len(given),):
+                return self.model.eval()(tensor).cpu().numpy()
+        predict = self.model.predict  # type: ignore[attr-defined]
+        if length > 1:
+            return predict(np.array(windows(matrix, rows, length)))
+        values = matrix[rows].astype(np.float64)
+        return predict(
+            pd.DataFrame(values, index=dataset.frame.index[rows], columns=list(self.spec.names))
+        )
+
+    def _checked(self, raw: Any, rows: Rows) -> Floats:
+        try:
+            answers = np.asarray(raw, dtype=np.float64).reshape(-1)
+        except (TypeError, ValueError) as error:
             raise ModelError(
-                f"{type(self.model).__name__} answered {len(answers)} numbers for {len(given)} "
-                f"rows of shape {given.shape[1:]}; one forecast a row is allowed"
+                f"{type(self.model).__name__}.predict gave {type(raw).__name__}; "
+                "one number a row is allowed"
+            ) from error
+        if answers.shape != rows.shape:
+            raise ModelError(
+                f"{type(self.model).__name__} gave {answers.size} numbers for {rows.size} rows; "
+                "one number a row is allowed"
             )
         return answers
 

@@ -11,11 +11,11 @@ from urllib.request import url2pathname
 
 from filelock import FileLock, Timeout
 
-from mlops.errors import RegistryError
+from mlops.errors import BundleError, RegistryError
 from mlops.models.bundle import Bundle, Trust, open_bundle
 from mlops.models.signing import load_or_make_key
 from mlops.registry.tracking import Tracking, connect
-from mlops.store import Store, open_store
+from mlops.store import Store, get_version, open_store
 
 LOCK_TIMEOUT_S = 600.0
 BUNDLE_FOLDER = "bundle"
@@ -83,7 +83,7 @@ def open_registry(
     key = load_or_make_key(key_file(home))
     return Registry(
         store=open_store(store_url),
-        tracking=connect(tracking_uri, experiment, home=home),
+        tracking=connect(tracking_uri, experiment),
         home=home,
         trust=Trust(key, custom_modules, allow_signed_pickle),
     )
@@ -106,9 +106,6 @@ def load(registry: Registry, model_id: str) -> Bundle:
         VersionNotFound: when there is no such version.
         BundleError: when its files are not what was registered.
     """
-    from mlops.errors import BundleError
-    from mlops.store import get_version
-
     version = get_version(registry.store, model_id)
     bundle = open_bundle(fetch(version.bundle_uri, registry), registry.trust)
     if bundle.digest != version.digest:

@@ -248,8 +248,11 @@ def _row(candidate: Candidate, logged: _Logged, number: int, at: datetime) -> Mo
         status=candidate.status,
         digest=logged.digest,
         bundle_uri=logged.bundle_uri,
-        watermark=config["watermark"],
-        trained_until=datetime.fromisoformat(config["trained_until"]),
+        # Nobody knows what a claimed model was trained on; its bundle knows its examples only.
+        watermark="" if candidate.claims_only else config["watermark"],
+        trained_until=None
+        if candidate.claims_only
+        else datetime.fromisoformat(config["trained_until"]),
         recipe_digest=candidate.recipe_digest,
         claims_only=candidate.claims_only,
         code_version=config["code_version"],

@@ -61,21 +61,23 @@ class Tracking:
     client: MlflowClient
 
 
-def resolve(uri: str, *, home: Path) -> Location:
+def resolve(uri: str) -> Location:
     """Turn a configured URI into one MLflow accepts.
 
     ``file:///dir`` (which MLflow 3 refuses) and a plain path mean SQLite and artifacts inside
-    that directory; artifacts of another SQLite file go below ``home``; a server keeps its own.
+    that directory; artifacts of any SQLite file lie beside it; a server keeps its own.
     """
     scheme = urlparse(uri).scheme
-    if scheme in ("", "file"):
-        root = Path(url2pathname(urlparse(uri).path)) if scheme else Path(uri)
-        root = root.resolve()
+    if scheme == "sqlite":
+        database = Path(uri.removeprefix("sqlite:///")).resolve()
+        return Location(f"sqlite:///{database}", database.parent / "artifacts")
+    if scheme in {"", "file"}:
+        root = Path(url2pathname(urlparse(uri).path) if scheme else uri).resolve()
         return Location(f"sqlite:///{root / 'mlflow.db'}", root / "artifacts")
-    return Location(uri, home.resolve() / "artifacts" if scheme == "sqlite" else None)
+    return Location(uri, None)
 
 
-def connect(uri: str, experiment: str, *, home: Path) -> Tracking:
+def connect(uri: str, experiment: str) -> Tracking:
     """Point this process's MLflow at the store and open the experiment, made where missing.
 
     Raises:
@@ -85,14 +87,12 @@ def connect(uri: str, experiment: str, *, home: Path) -> Tracking:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    location = resolve(uri, home=home)
+    location = resolve(uri)
     if location.uri != uri:
-        log.info(
-            "MLflow records: %s (from %s), artifacts: %s", location.uri, uri, location.artifacts
-        )
-    if location.artifacts is not None:
-        location.artifacts.mkdir(parents=True, exist_ok=True)
+        log.info("MLflow keeps %s as %s, artifacts in %s", uri, location.uri, location.artifacts)
     try:
+        if location.artifacts is not None:
+            location.artifacts.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(location.uri)
         mlflow.set_registry_uri(location.uri)
         client = mlflow.MlflowClient(location.uri, location.uri)

@@ -1,0 +1,40 @@
+"""Versions as MLflow and the store know them: registered, looked up, compared, explained."""
+
+from mlops.registry.baseline import baseline_candidate, ensure_service
+from mlops.registry.bundles import BundleParts, bundle_parts, verify_bundle, write_bundle
+from mlops.registry.claims import claimed_candidate
+from mlops.registry.code import code_version
+from mlops.registry.comparison import Comparison, Period, compare_versions, evaluate_version
+from mlops.registry.connection import Registry, load, open_registry
+from mlops.registry.explanation import Explanation, explain
+from mlops.registry.reconcile import Reconciled, reconcile
+from mlops.registry.registration import Candidate, register
+from mlops.registry.tracking import RunLog, Tracking, connect, open_run
+
+__all__ = [
+    "BundleParts",
+    "Candidate",
+    "Comparison",
+    "Explanation",
+    "Period",
+    "Reconciled",
+    "Registry",
+    "RunLog",
+    "Tracking",
+    "baseline_candidate",
+    "bundle_parts",
+    "claimed_candidate",
+    "code_version",
+    "compare_versions",
+    "connect",
+    "ensure_service",
+    "evaluate_version",
+    "explain",
+    "load",
+    "open_registry",
+    "open_run",
+    "reconcile",
+    "register",
+    "verify_bundle",
+    "write_bundle",
+]

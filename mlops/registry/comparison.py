@@ -1,0 +1,170 @@
+"""Any version on any period, and two versions on exactly the same bars."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlops.errors import RegistryError
+from mlops.features.dataset import Dataset
+from mlops.models.bundle import Bundle
+from mlops.registry.connection import Registry, load
+from mlops.stats.comparison import TestResult, diebold_mariano
+from mlops.store import get_route
+from mlops.validation.evaluation import Evaluation, evaluate
+from mlops.validation.forecasts import Forecasts
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Forecasts made at or after ``start`` and before ``end`` (aware times); None is open."""
+
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def rows(self, made_at: NDArray[np.datetime64]) -> NDArray[np.bool_]:
+        inside = np.ones(len(made_at), dtype=bool)
+        if self.start is not None:
+            inside &= made_at >= _naive(self.start)
+        if self.end is not None:
+            inside &= made_at < _naive(self.end)
+        return inside
+
+
+ALL = Period()
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two versions on the same ``n`` forecasts.
+
+    ``a_beats_b`` and ``b_beats_a`` are one-sided Diebold-Mariano tests on the target's losses.
+    """
+
+    a: str
+    b: str
+    n: int
+    evaluation_a: Evaluation
+    evaluation_b: Evaluation
+    a_beats_b: TestResult
+    b_beats_a: TestResult
+
+    def __str__(self) -> str:
+        mse_a, mse_b = self.evaluation_a["mse"].value, self.evaluation_b["mse"].value
+        return (
+            f"{self.a} against {self.b} on {self.n:,} forecasts: MSE {mse_a:.6g} and {mse_b:.6g}; "
+            f"p={self.a_beats_b.p_value:.3g} that the first is no better, "
+            f"p={self.b_beats_a.p_value:.3g} that the second is not"
+        )
+
+
+def evaluate_version(
+    registry: Registry,
+    model_id: str,
+    bars: pd.DataFrame,
+    *,
+    fee_bps: float,
+    period: Period = ALL,
+) -> Evaluation:
+    """Measure a version on bars of its service; earlier bars than ``period`` are its history.
+
+    Raises:
+        RegistryError: when no forecast of the period has both enough history and an outcome.
+    """
+    bundle = load(registry, model_id)
+    dataset = bundle.dataset(bars)
+    record = _record(registry, bundle, dataset, period)
+    return _evaluated(record, dataset, fee_bps)
+
+
+def compare_versions(
+    registry: Registry,
+    a: str,
+    b: str,
+    bars: pd.DataFrame,
+    *,
+    fee_bps: float,
+    period: Period = ALL,
+) -> Comparison:
+    """Measure two versions of one service on the rows that both can forecast.
+
+    Raises:
+        RegistryError: when they forecast different things, or have no common forecast.
+    """
+    first, second = load(registry, a), load(registry, b)
+    if first.service != second.service:
+        raise RegistryError(
+            f"{a} forecasts {first.service} and {b} forecasts {second.service}; "
+            "compare versions of one service"
+        )
+    dataset = first.dataset(bars)
+    other = second.forecaster.forecast(dataset)
+    record_a = _record(registry, first, dataset, period, also=np.isfinite(other))
+    rows = np.searchsorted(dataset.labels.made_at, record_a.made_at)
+    record_b = record_a.of(other[rows])
+    gain = record_b.comparable_losses() - record_a.comparable_losses()
+    gain = gain[np.isfinite(gain)]
+    horizon = first.service.horizon
+    return Comparison(
+        a=a,
+        b=b,
+        n=len(record_a),
+        evaluation_a=_evaluated(record_a, dataset, fee_bps),
+        evaluation_b=_evaluated(record_b, dataset, fee_bps),
+        a_beats_b=diebold_mariano(gain, horizon=horizon),
+        b_beats_a=diebold_mariano(-gain, horizon=horizon),
+    )
+
+
+def _record(
+    registry: Registry,
+    bundle: Bundle,
+    dataset: Dataset,
+    period: Period,
+    also: NDArray[np.bool_] | None = None,
+) -> Forecasts:
+    labels = dataset.labels
+    forecast = bundle.forecaster.forecast(dataset)
+    baseline = _baseline(registry, dataset, bundle)
+    keep = labels.valid & np.isfinite(forecast) & np.isfinite(baseline)
+    keep &= period.rows(labels.made_at)
+    keep &= True if also is None else also
+    if not keep.any():
+        raise RegistryError(
+            f"none of {len(dataset):,} bars has {bundle.config['warm_up']} bars of history and "
+            "an outcome in the period asked for; give earlier and later bars"
+        )
+    return Forecasts(
+        target=bundle.service.target,
+        horizon=bundle.service.horizon,
+        made_at=labels.made_at[keep],
+        y=labels.y[keep],
+        forecast=forecast[keep],
+        persistence=labels.persistence[keep],
+        baseline=baseline[keep],
+        next_return=dataset.next_returns[keep],
+        fold=np.zeros(int(keep.sum()), dtype=np.int64),
+    )
+
+
+def _baseline(registry: Registry, dataset: Dataset, bundle: Bundle) -> NDArray[np.float64]:
+    """The forecasts of the service's declared baseline; persistence before it has begun."""
+    route = get_route(registry.store, bundle.service.key)
+    if route is None:
+        return dataset.labels.persistence
+    return load(registry, route.baseline).forecaster.forecast(dataset)
+
+
+def _evaluated(record: Forecasts, dataset: Dataset, fee_bps: float) -> Evaluation:
+    per_year = dataset.calendar.bars_per_year(dataset.timeframe)
+    return evaluate(record, bars_per_year=per_year, fee_bps=fee_bps)
+
+
+def _naive(at: datetime) -> np.datetime64:
+    if at.tzinfo is None:
+        raise RegistryError(f"{at.isoformat()} has no zone; pass an aware time")
+    return pd.Timestamp(at).tz_convert("UTC").tz_localize(None).to_datetime64()
