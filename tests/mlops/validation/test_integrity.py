@@ -1,0 +1,117 @@
+"""G0 and G1: honest records pass, each fault is named, and luck is not taken for skill."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mlops.service import Target
+from mlops.validation.evidence import Override, Thresholds
+from mlops.validation.integrity import judge_integrity, judge_leakage
+
+LIMITS = Thresholds()
+
+
+def refused(results):
+    return {result.title for result in results if result.refuses}
+
+
+def test_an_honest_record_passes_every_integrity_gate(return_evidence, volatility_evidence):
+    assert not refused(judge_integrity(return_evidence(), LIMITS))
+    assert not refused(judge_integrity(volatility_evidence(), LIMITS))
+
+
+@pytest.mark.parametrize(
+    ("fault", "title"),
+    [
+        ({"gap_bars": 23}, "gap"),
+        ({"ordered": False}, "order in time"),
+        ({"feature_schema_matches": False}, "feature schema"),
+        ({"causality_proven": False}, "causality"),
+    ],
+)
+def test_each_fault_of_the_making_refuses(volatility_evidence, fault, title):
+    evidence = volatility_evidence()
+    evidence = replace(evidence, integrity=replace(evidence.integrity, **fault))
+    assert refused(judge_integrity(evidence, LIMITS)) == {title}
+
+
+def test_a_holdout_inside_the_walk_forward_rows_refuses(return_evidence):
+    evidence = return_evidence()
+    evidence = replace(evidence, holdout=evidence.walk_forward)
+    assert refused(judge_integrity(evidence, LIMITS)) == {"order in time"}
+    assert not refused(judge_integrity(replace(evidence, refit=True), LIMITS))
+
+
+def test_too_few_bars_refuse(return_evidence):
+    evidence = return_evidence(n_holdout=499)
+    assert refused(judge_integrity(evidence, LIMITS)) == {"test bars"}
+
+
+def test_a_return_forecast_that_hardly_trades_refuses(return_evidence):
+    evidence = return_evidence()
+    lazy = np.where(np.arange(4000) < 3990, 1e-3, -1e-3)
+    evidence = replace(evidence, walk_forward=evidence.walk_forward.of(lazy), trials=None)
+    assert refused(judge_integrity(evidence, LIMITS)) == {"trades"}
+
+
+def test_a_volatility_forecast_need_not_trade(volatility_evidence):
+    found = {r.title: r for r in judge_integrity(volatility_evidence(), LIMITS)}
+    assert not found["trades"].passed
+    assert not found["trades"].refuses
+
+
+def test_one_missing_forecast_refuses(return_evidence):
+    evidence = return_evidence()
+    holed = evidence.holdout.forecast.copy()
+    holed[7] = np.nan
+    evidence = replace(evidence, holdout=evidence.holdout.of(holed))
+    assert (
+        "1 of 5,500" in {r.title: r for r in judge_integrity(evidence, LIMITS)}["forecasts"].reason
+    )
+    assert refused(judge_integrity(evidence, LIMITS)) == {"forecasts"}
+
+
+def test_a_constant_forecast_refuses(return_evidence):
+    evidence = return_evidence()
+    constant = evidence.holdout.of(np.full(1500, 1e-4))
+    assert "forecasts" in refused(judge_integrity(replace(evidence, holdout=constant), LIMITS))
+
+
+def test_an_honest_edge_raises_no_alarm(return_evidence):
+    assert judge_leakage(return_evidence(), LIMITS)[0].passed
+
+
+def leaking(evidence):
+    """The same evidence, had the holdout been forecast by one who knows a third of it."""
+    rows = evidence.holdout
+    return replace(evidence, holdout=rows.of(0.35 * rows.y + rows.forecast))
+
+
+def test_what_no_market_allows_raises_the_alarm(return_evidence):
+    found = judge_leakage(leaking(return_evidence()), LIMITS)[0]
+    assert found.refuses
+    assert found.reason.startswith("suspected_leakage: accuracy")
+    assert "holdout" in found.reason
+    assert found.value > 1
+
+
+def test_only_a_person_lifts_the_alarm_and_is_named(return_evidence):
+    override = Override(actor="ada", reason="the label is known late")
+    found = judge_leakage(replace(leaking(return_evidence()), leak_override=override), LIMITS)[0]
+    assert found.passed
+    assert "ada: the label is known late" in found.reason
+
+
+def test_a_direction_that_is_right_too_often_raises_the_alarm(record, return_evidence):
+    up = (np.random.default_rng(0).uniform(size=1200) < 0.5).astype(float)
+    probability = np.where(np.arange(1200) % 3, up, 1 - up) * 0.2 + 0.4
+    rows = record(
+        up, probability, target=Target.DIRECTION, persistence=0 * up + 0.5, returns=0.01 * up
+    )
+    evidence = replace(return_evidence(), walk_forward=rows, holdout=rows, trials=None)
+    assert "accuracy 0.667" in judge_leakage(evidence, LIMITS)[0].reason
+
+
+def test_a_volatility_is_predictable_in_earnest(volatility_evidence):
+    assert judge_leakage(volatility_evidence(error=0.01), LIMITS)[0].passed
