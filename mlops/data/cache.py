@@ -24,7 +24,7 @@ from mlops.errors import BarsError
 from mlops.service import Timeframe
 
 LOCK_TIMEOUT_S = 600.0
-_TICK = pd.Timedelta(1, "ns")
+_TICK = pd.Timedelta(1, "us")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +121,7 @@ def _fetch_gap(series: Series, source: PagedSource, request: Request, gap: Inter
     touches = any(high == begin for _, high in series.head().coverage)
     since = begin - step if touches else begin
     pages = source.pages(
-        request.symbol, request.timeframe, start=since.to_pydatetime(), end=_up(end)
+        request.symbol, request.timeframe, start=since.to_pydatetime(), end=end.to_pydatetime()
     )
     for raw in pages:
         cleaned = _clean_page(raw, source, request)
@@ -134,11 +134,6 @@ def _fetch_gap(series: Series, source: PagedSource, request: Request, gap: Inter
     head = series.head()
     if any(low == end for low, _ in head.coverage):
         series.commit(head.covering(begin, end))
-
-
-def _up(stamp: pd.Timestamp) -> datetime:
-    """Python's datetime has no nanoseconds; the tick of `Request.bound` must not vanish."""
-    return stamp.ceil("us").to_pydatetime()
 
 
 def _clean_page(raw: pd.DataFrame, source: BarSource, request: Request) -> Cleaned:

@@ -13,6 +13,8 @@ from mlops.data.sources.base import BarSource
 from mlops.errors import SourceError
 from mlops.service import Service, Timeframe
 
+LOCAL_VENUES = ("sample", "file", "simulator")
+
 
 def open_source(venue: str, **options: Any) -> BarSource:
     """The source behind a venue: ``sample``, ``file``, ``simulator``, or an exchange ccxt knows.
@@ -42,6 +44,12 @@ def open_source(venue: str, **options: Any) -> BarSource:
     return ExchangeSource(venue, **options)
 
 
+def _venue_source(venue: str, exchange_base_url: str | None) -> BarSource:
+    if venue in LOCAL_VENUES or exchange_base_url is None:
+        return open_source(venue)
+    return open_source(venue, base_url=exchange_base_url)
+
+
 def load_bars(
     service: Service | None = None,
     *,
@@ -53,13 +61,15 @@ def load_bars(
     end: datetime | None = None,
     now: datetime | None = None,
     source: BarSource | None = None,
+    exchange_base_url: str | None = None,
     calendar: Calendar | None = None,
 ) -> Bars:
     """Load the bars of a service, or of a venue, symbol and timeframe.
 
     Bars opened in ``[start, end)`` and closed by ``now`` (default: the wall clock); an earlier
     ``now`` gives what was known then. Exchanges go through the cache under ``cache_root``.
-    ``source`` replaces the venue's own, ``calendar`` the symbol's own.
+    ``source`` replaces the venue's own, ``calendar`` the symbol's own; ``exchange_base_url`` is
+    another address of the exchange.
 
     Raises:
         SourceError: when the source cannot be read.
@@ -71,7 +81,7 @@ def load_bars(
         raise SourceError("load_bars needs a service, or a venue, a symbol and a timeframe")
     frame = Timeframe(timeframe) if isinstance(timeframe, str) else timeframe
     return BarCache(cache_root).load(
-        source or open_source(str(venue)),
+        source or _venue_source(str(venue), exchange_base_url),
         symbol,
         frame,
         start=start,

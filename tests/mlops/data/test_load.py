@@ -57,6 +57,18 @@ def test_any_other_venue_is_an_exchange():
     )
 
 
+def test_an_exchange_is_asked_at_the_address_that_is_set(tmp_path, replay):
+    bars = load_bars(
+        venue="binance",
+        symbol="BTC/USDT",
+        timeframe="1h",
+        cache_root=tmp_path,
+        now=replay.now,
+        exchange_base_url=replay.url,
+    )
+    assert len(bars.frame) == 2_499
+
+
 def test_half_a_request_is_refused(tmp_path):
     with pytest.raises(SourceError, match="needs a service, or a venue"):
         load_bars(venue="sample", cache_root=tmp_path)
