@@ -85,7 +85,7 @@ class Ewma(Baseline):
 
     @property
     def warm_up(self) -> int:
-        return self.target.horizon + len(self._weights)
+        return max(super().warm_up, self.target.horizon + len(self._weights))
 
     def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
         late_enough = np.arange(len(dataset)) >= self.warm_up - 1
@@ -121,7 +121,7 @@ class Seasonal(Baseline):
 
     @property
     def warm_up(self) -> int:
-        return self._lags[-1] + self.target.horizon + 1
+        return max(super().warm_up, self._lags[-1] + self.target.horizon + 1)
 
     def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
         return super().ready(dataset) & np.isfinite(self._means(dataset))
