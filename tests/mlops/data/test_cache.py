@@ -138,6 +138,24 @@ def test_a_hole_lowers_completeness_and_stays_a_hole(desk):
     assert quality.completeness == pytest.approx(2_489 / 2_499)
 
 
+def test_a_hole_between_two_periods_is_asked_for_once(desk):
+    del desk.replay.bars["BTCUSDT"][1_990:2_000]
+    desk.load(start=START + timedelta(hours=2_000))
+    desk.load()
+
+    assert len(desk.load().frame) == 2_489
+    assert desk.asked() == []
+
+
+def test_bars_the_venue_publishes_late_are_still_fetched(desk):
+    late = desk.replay.bars["BTCUSDT"][2_490:]
+    del desk.replay.bars["BTCUSDT"][2_490:]
+    assert len(desk.load().frame) == 2_490
+
+    desk.replay.bars["BTCUSDT"].extend(late)
+    assert len(desk.load().frame) == 2_499
+
+
 def test_nothing_of_a_page_with_a_bad_bar_is_written(desk):
     desk.replay.bars["BTCUSDT"][1_200][2] = 1.0
 
