@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,13 @@ from mlops.features.dataset import Dataset
 from mlops.models.base import BASELINES, FitContext, Forecaster, default_recipe
 from mlops.models.recipe import Recipe
 from mlops.service import Target
+from mlops.training.slices import Slices
 from mlops.training.study import Study
-from mlops.training.walk_forward import WalkForward, run_walk_forward
+from mlops.training.walk_forward import run_walk_forward
 from mlops.validation.evaluation import Evaluation, evaluate
 from mlops.validation.evidence import Evidence, Integrity, Override, Thresholds
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.gates import judge
+from mlops.validation.gates import judge, rank_trials
 from mlops.validation.report import GateReport
 
 Floats = NDArray[np.float64]
@@ -35,12 +36,15 @@ NAIVE: Mapping[Target, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What a judgement is held to: costs, limits, the level it may spend, a person's override."""
+    """What a judgement is held to: costs, limits, the level it may spend, a person's override.
+
+    ``n_unkept`` counts trials of the service whose forecasts of these bars were not kept.
+    """
 
     fee_bps: float
     thresholds: Thresholds
     alpha: float
-    n_trials: int
+    n_unkept: int = 0
     require_better: bool = False
     leak_override: Override | None = None
 
@@ -65,7 +69,6 @@ def judge_study(
     study: Study,
     dataset: Dataset,
     *,
-    candidate: str,
     baseline: Recipe,
     terms: Terms,
     causality_proven: bool,
@@ -74,33 +77,37 @@ def judge_study(
 ) -> Judgement:
     """Judge the winner of a study against the declared baseline and the champion.
 
-    ``earlier`` are trials of other studies on the development rows (n,): they enter G2 as if
+    ``earlier`` are other studies' trials on the same development rows: they enter G2 as if
     they had been part of this search.
     """
     naive = walk_baseline(baseline, dataset, (*study.slices.development, *study.slices.holdout))
-    developed = study.development_rows
-    holdout_rows = _judged_rows(study.holdout, dataset, champion)
-    walk_forward = record(dataset, developed, study.winner.walk, naive)
-    holdout = record(dataset, holdout_rows, study.holdout, naive)
-    trials = {trial.name: trial.walk.forecasts[developed] for trial in study.trials}
+    folds = study.slices.fold_of_row(len(dataset))
+    walked = record(dataset, study.compared_rows, study.winner.forecasts, naive, folds)
+    held_rows = _judged_rows(study.holdout.forecasts, dataset, champion)
+    held = record(dataset, held_rows, study.holdout.forecasts, naive, folds)
+    trials = {trial.name: trial.forecasts[study.compared_rows] for trial in study.trials}
+    pooled = {**trials, **(earlier or {})}
+    if study.is_refit:
+        walked, pooled = held, {study.winner.name: held.forecast}
     report = judge(
         Evidence(
-            candidate=candidate,
-            walk_forward=walk_forward,
-            holdout=holdout,
+            candidate=study.winner.name,
+            walk_forward=walked,
+            holdout=held,
             winner=study.winner.name,
-            trials={**trials, **(earlier or {})},
-            n_trials=max(terms.n_trials, len(trials) + len(earlier or {})),
+            trials=pooled,
+            n_trials=len(pooled) + terms.n_unkept,
             integrity=Integrity(
                 gap_bars=study.slices.gap_bars,
-                ordered=True,  # Fold refuses anything else
+                ordered=True,  # a Fold cannot be built otherwise
                 feature_schema_matches=study.holdout.last.recipe == study.winner.recipe,
                 causality_proven=causality_proven,
             ),
             bars_per_year=bars_per_year(dataset),
             fee_bps=terms.fee_bps,
-            champion=None if champion is None else champion.predict(dataset, holdout_rows),
+            champion=None if champion is None else champion.predict(dataset, held_rows),
             require_better=terms.require_better,
+            refit=study.is_refit,
             alpha=terms.alpha,
             leak_override=terms.leak_override,
         ),
@@ -108,12 +115,31 @@ def judge_study(
     )
     return Judgement(
         report=report,
-        walk_forward=walk_forward,
-        holdout=holdout,
-        walk_forward_evaluation=evaluation_of(walk_forward, dataset, fee_bps=terms.fee_bps),
-        evaluation=evaluation_of(holdout, dataset, fee_bps=terms.fee_bps),
-        baselines=_all_baselines(study, dataset, holdout, holdout_rows, declared=baseline),
+        walk_forward=walked,
+        holdout=held,
+        walk_forward_evaluation=evaluation_of(walked, dataset, fee_bps=terms.fee_bps),
+        evaluation=evaluation_of(held, dataset, fee_bps=terms.fee_bps),
+        baselines=_all_baselines(study, dataset, held, held_rows, declared=baseline),
     )
+
+
+def ranker(
+    dataset: Dataset, slices: Slices, *, baseline: Recipe, fee_bps: float
+) -> Callable[[Mapping[str, Floats]], Mapping[str, float]]:
+    """G2's own measure, for choosing the winner by what the winner will be judged by."""
+    folds = (*slices.development, *slices.holdout)
+    naive = walk_baseline(baseline, dataset, folds)
+    numbers = slices.fold_of_row(len(dataset))
+
+    def rank(trials: Mapping[str, Floats]) -> Mapping[str, float]:
+        made = [np.isfinite(forecasts) for forecasts in trials.values()]
+        rows = np.flatnonzero(np.logical_and.reduce(made))
+        first = next(iter(trials.values()))
+        compared = record(dataset, rows, first, naive, numbers)
+        chosen = {name: forecasts[rows] for name, forecasts in trials.items()}
+        return rank_trials(compared, chosen, fee_bps=fee_bps)
+
+    return rank
 
 
 def declared_baseline(dataset: Dataset, name: str | None = None) -> Recipe:
@@ -126,19 +152,21 @@ def walk_baseline(recipe: Recipe, dataset: Dataset, folds: tuple[Fold, ...]) -> 
     return run_walk_forward(recipe, dataset, folds, FitContext()).forecasts
 
 
-def record(dataset: Dataset, rows: Rows, walk: WalkForward, baseline: Floats) -> Forecasts:
-    """What was forecast on ``rows``, beside outcomes and baseline."""
+def record(
+    dataset: Dataset, rows: Rows, forecasts: Floats, baseline: Floats, folds: NDArray[np.int64]
+) -> Forecasts:
+    """What was forecast on ``rows``, beside outcomes and baseline; the others are (N,)."""
     labels = dataset.labels
     return Forecasts(
         target=dataset.target.kind,
         horizon=dataset.target.horizon,
         made_at=labels.made_at[rows],
         y=labels.y[rows],
-        forecast=walk.forecasts[rows],
+        forecast=forecasts[rows],
         persistence=labels.persistence[rows],
         baseline=baseline[rows],
         next_return=dataset.next_returns[rows],
-        fold=walk.fold_of_row[rows],
+        fold=folds[rows],
     )
 
 
@@ -152,8 +180,8 @@ def bars_per_year(dataset: Dataset) -> float:
     return dataset.calendar.bars_per_year(dataset.timeframe)
 
 
-def _judged_rows(walk: WalkForward, dataset: Dataset, champion: Forecaster | None) -> Rows:
-    both = np.isfinite(walk.forecasts)
+def _judged_rows(forecasts: Floats, dataset: Dataset, champion: Forecaster | None) -> Rows:
+    both = np.isfinite(forecasts)
     if champion is not None:
         both = both & champion.ready(dataset)
     return np.flatnonzero(both)

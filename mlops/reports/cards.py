@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from mlops.registry.assignment import Assignment
 from mlops.registry.judgement import Judgement
 from mlops.reports import figures
 from mlops.reports.page import MetricRow, Page, Picture, Section, render
-from mlops.service import Service, Target
+from mlops.service import Target
 from mlops.stats.trading import net_returns
+from mlops.store import ModelVersion
 from mlops.training.study import Study
 from mlops.validation.forecasts import Forecasts
 
@@ -30,14 +33,14 @@ def verdict_sentence(judgement: Judgement) -> str:
 
 
 def card_section(
-    service: Service, model_id: str, study: Study, judgement: Judgement, facts: Mapping[str, str]
+    assignment: Assignment, study: Study, judgement: Judgement, version: ModelVersion
 ) -> Section:
     """One version as a section of a page."""
     return Section(
-        title=f"{model_id} — {service}",
+        title=f"{version.model_id} — {version.service}",
         verdict=verdict_sentence(judgement),
         passed=judgement.report.passed,
-        facts=facts,
+        facts=card_facts(assignment, study, version),
         gates=judgement.report.to_dict()["results"],
         metrics=[
             MetricRow(m.name, m.value, m.low, m.high, m.baseline)
@@ -45,6 +48,25 @@ def card_section(
         ],
         pictures=card_pictures(study, judgement),
     )
+
+
+def card_facts(assignment: Assignment, study: Study, version: ModelVersion) -> dict[str, str]:
+    """What the version is, on what data and by which code."""
+    frame = assignment.dataset.frame
+    slices = study.slices
+    return {
+        "model": f"{version.model_type}, chosen from {len(study.trials)} trials",
+        "recipe": json.dumps(study.winner.recipe.to_dict()),
+        "bars": f"{len(frame):,}, {frame.index[0]:%Y-%m-%d} to {frame.index[-1]:%Y-%m-%d}",
+        "data watermark": version.watermark,
+        "refits": f"{len(slices.development)} before the holdout, {len(slices.holdout)} through it",
+        "leakage proof": f"{assignment.proof.tests:,} tests, largest change "
+        f"{assignment.proof.largest_change:.1e}",
+        "bundle digest": version.digest,
+        "code": version.code_version,
+        "MLflow run": version.run_id,
+        "asked for": f"{assignment.model_type} ({assignment.reason})",
+    }
 
 
 def render_card(section: Section) -> str:

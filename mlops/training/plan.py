@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 Share = Annotated[float, Field(gt=0, lt=0.5)]
 Value = bool | int | float | str | list[int] | list[float] | list[str]
@@ -31,8 +31,15 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    start: datetime | None = Field(None, description="First bar to use; empty: the first there is")
-    end: datetime | None = Field(None, description="Bars known by then are used; empty: by now")
+    start: AwareDatetime | None = Field(
+        None, description="First bar to use; empty: the first there is"
+    )
+    end: AwareDatetime | None = Field(
+        None, description="Bars known by then are used; empty: by now"
+    )
+    bars_file: str | None = Field(
+        None, description="A Parquet or CSV file of bars to use instead of the venue's"
+    )
     data_window_days: int | None = Field(
         None, ge=1, description="Length of each fit window in days; empty: every bar known before"
     )

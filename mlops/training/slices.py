@@ -12,9 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlops.data.splits import Fold, forward_folds, holdout_split, walk_forward
-from mlops.errors import InsufficientData
+from mlops.errors import InsufficientData, SplitError
 from mlops.features.dataset import Dataset
 from mlops.training.plan import TrainingConfig
 
@@ -28,6 +29,13 @@ class Slices:
 
     development: tuple[Fold, ...]
     holdout: tuple[Fold, ...]
+
+    def fold_of_row(self, n: int) -> NDArray[np.int64]:
+        """Number of the fold that tests each of ``n`` rows, over both slices; -1 for none."""
+        numbers = np.full(n, -1, dtype=np.int64)
+        for number, fold in enumerate((*self.development, *self.holdout)):
+            numbers[fold.test] = number
+        return numbers
 
     @property
     def gap_bars(self) -> int:
@@ -44,8 +52,7 @@ def cut(dataset: Dataset, config: TrainingConfig, *, min_bars: int) -> Slices:
         InsufficientData: when there are fewer than ``min_bars`` bars.
         SplitError: when a part would be empty.
     """
-    if len(dataset) < min_bars:
-        raise InsufficientData(got=len(dataset), needed=min_bars, what="a training")
+    _refuse_few(dataset, min_bars)
     labels = dataset.labels
     rows = np.flatnonzero(labels.valid)
     before, after = holdout_split(
@@ -60,13 +67,41 @@ def cut(dataset: Dataset, config: TrainingConfig, *, min_bars: int) -> Slices:
         selection_fraction=config.validation_split,
         window=config.fit_window,
     )
-    holdout = forward_folds(
-        labels.made_at,
-        labels.known_at,
+    return Slices(development, _forward(dataset, config, rows, first_test_row=int(after[0])))
+
+
+def cut_since(
+    dataset: Dataset, config: TrainingConfig, since: np.datetime64, *, min_bars: int
+) -> Slices:
+    """The slices of a refit: no development, and a holdout of the forecasts made after ``since``.
+
+    Raises:
+        InsufficientData: when there are fewer than ``min_bars`` bars.
+        SplitError: when no labelled bar is that young.
+    """
+    _refuse_few(dataset, min_bars)
+    labels = dataset.labels
+    rows = np.flatnonzero(labels.valid)
+    young = rows[labels.made_at[rows] > since]
+    if not young.size:
+        raise SplitError(f"no labelled bar closed after {since}; refit when new bars are known")
+    return Slices((), _forward(dataset, config, rows, first_test_row=int(young[0])))
+
+
+def _forward(
+    dataset: Dataset, config: TrainingConfig, rows: NDArray[np.intp], *, first_test_row: int
+) -> tuple[Fold, ...]:
+    return forward_folds(
+        dataset.labels.made_at,
+        dataset.labels.known_at,
         rows,
-        first_test_row=int(after[0]),
+        first_test_row=first_test_row,
         n_folds=config.holdout_refits,
         selection_fraction=config.validation_split,
         window=config.fit_window,
     )
-    return Slices(development, holdout)
+
+
+def _refuse_few(dataset: Dataset, min_bars: int) -> None:
+    if len(dataset) < min_bars:
+        raise InsufficientData(got=len(dataset), needed=min_bars, what="a training")

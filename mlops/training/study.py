@@ -6,24 +6,34 @@ A linear model is always among the trials: a network that cannot beat it does no
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlops.data.splits import Fold
+from mlops.errors import TrainingError
+from mlops.features.causality import CausalityProof, prove_causality
 from mlops.features.dataset import Dataset
-from mlops.models.base import FitContext, default_recipe
+from mlops.features.spec import FeatureSpec
+from mlops.models.base import FitContext, History, default_recipe
 from mlops.models.recipe import Recipe
 from mlops.training.plan import ModelType, TrainingConfig
 from mlops.training.slices import Slices
+from mlops.training.spaces import SearchSpace, features_of_space, search_space
+from mlops.training.trainer import features_of
+from mlops.training.tuning import TrialRecord, tune
 from mlops.training.walk_forward import WalkForward, run_walk_forward
 
 Floats = NDArray[np.float64]
+
 Rank = Callable[[Mapping[str, Floats]], Mapping[str, float]]
-"""Trials' forecasts (N,) by name to how good each is; the gates' own measure."""
+"""From trials' forecasts (N,) by name to how good each is, best first: the gates' own measure."""
 
 Report = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
@@ -31,17 +41,20 @@ Report = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Trial:
-    """One recipe's walk through the development slice."""
+    """One recipe's forecasts (N,) of the development slice; NaN on rows it did not forecast."""
 
     name: str
     recipe: Recipe
-    walk: WalkForward
+    forecasts: Floats
     seconds: float
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Study:
-    """All trials of one training, the winner, and what it forecast on the holdout."""
+    """All trials of one training, the winner, and what it forecast on the holdout.
+
+    A refit of an unchanged recipe has no development slice: its one trial is the holdout walk.
+    """
 
     key: str
     slices: Slices
@@ -51,14 +64,226 @@ class Study:
     holdout: WalkForward
 
     @property
-    def development_rows(self) -> NDArray[np.intp]:
+    def is_refit(self) -> bool:
+        return not self.slices.development
+
+    @property
+    def compared_rows(self) -> NDArray[np.intp]:
         """Rows that every trial forecast: the ones a comparison may use."""
-        made = [np.isfinite(trial.walk.forecasts) for trial in self.trials]
+        made = [np.isfinite(trial.forecasts) for trial in self.trials]
         return np.flatnonzero(np.logical_and.reduce(made))
 
 
-def study_key(service_key: str, watermark: str, model_type: str, config: TrainingConfig) -> str:
-    """The same search on the same bars has the same key, so it is resumed and counted once."""
-    asked = config.model_dump(mode="json", exclude={"end"})
-    text = json.dumps([service_key, watermark, model_type, asked], sort_keys=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Agenda:
+    """What a study will try: recipes as they are, spaces to search, an ensemble of the best."""
+
+    recipes: Mapping[str, Recipe]
+    spaces: tuple[SearchSpace, ...]
+    n_searched: int
+    ensemble: bool
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Every feature that may be read, each once."""
+        fixed = (name for recipe in self.recipes.values() for name in features_of(recipe))
+        searched = (name for space in self.spaces for name in features_of_space(space))
+        return tuple(dict.fromkeys([*fixed, *searched]))
+
+    @property
+    def n_trials(self) -> int:
+        return len(self.recipes) + self.n_searched + self.ensemble
+
+
+def plan_agenda(dataset: Dataset, model_type: ModelType, config: TrainingConfig) -> Agenda:
+    """What a request means: its recipe and the linear yardstick, or a search over families."""
+    network = ModelType.LSTM if model_type is ModelType.ENSEMBLE else model_type
+    families = config.families or tuple(dict.fromkeys([ModelType.LINEAR, network]))
+    spaces: tuple[SearchSpace, ...] = ()
+    recipes: dict[str, Recipe] = {}
+    for family in families:
+        own = config.overrides if family is network else {}
+        if config.trials:
+            spaces = (*spaces, search_space(family, dataset.target, own))
+        else:
+            recipes[str(family)] = default_recipe(family, dataset.target, own)
+    return Agenda(
+        recipes=recipes,
+        spaces=spaces,
+        n_searched=config.trials,
+        ensemble=model_type is ModelType.ENSEMBLE,
+    )
+
+
+def prove_agenda(agenda: Agenda, dataset: Dataset, *, seed: int) -> CausalityProof:
+    """The leakage proof of every feature a study may read, before anything is fitted.
+
+    Raises:
+        LookaheadError: naming feature and bar.
+    """
+    return prove_causality(
+        dataset.frame,
+        FeatureSpec(agenda.features),
+        timeframe=dataset.timeframe,
+        calendar=dataset.calendar,
+        seed=seed,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Bench:
+    """Where recipes are tried: data, slices, budget, and who is told.
+
+    ``keep`` gets every finished trial at once and ``recall`` gives a kept one's forecasts (N,)
+    back, so that a search survives a crash. ``allowed_classes`` are the custom models allowed.
+    """
+
+    dataset: Dataset
+    slices: Slices
+    context: FitContext
+    rank: Rank
+    keep: Callable[[Trial], None]
+    recall: Callable[[str], Floats | None]
+    report: Report
+    allowed_classes: Collection[str] = ()
+    expected_folds: int = 0
+    done_folds: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def walk(self, name: str, recipe: Recipe, folds: Sequence[Fold]) -> WalkForward:
+        """Walk a recipe through folds, telling of each."""
+        return run_walk_forward(
+            recipe,
+            self.dataset,
+            folds,
+            self.context,
+            on_fold=self.teller(name),
+            allowed_classes=self.allowed_classes,
+        )
+
+    def teller(self, name: str) -> Callable[[int, History], None]:
+        """Reports each finished fold under a name."""
+
+        def tell(number: int, _: History) -> None:
+            self.report(f"{name}, refit {number + 1}", next(self.done_folds), self.expected_folds)
+
+        return tell
+
+    def attempt(self, name: str, recipe: Recipe) -> Trial:
+        """One recipe's trial: recalled where it is known, walked and kept otherwise."""
+        known = self.recall(name)
+        if known is not None:
+            return Trial(name, recipe, known, 0.0)
+        started = time.monotonic()
+        walk = self.walk(name, recipe, self.slices.development)
+        trial = Trial(name, walk.last.recipe, walk.forecasts, time.monotonic() - started)
+        self.keep(trial)
+        return trial
+
+    def score(self, walk: WalkForward) -> float:
+        """How good a walk is, by the gates' own measure."""
+        return self.rank({"trial": walk.forecasts})["trial"]
+
+
+def run_study(bench: Bench, agenda: Agenda, *, key: str, journal: Path | None = None) -> Study:
+    """Try everything on the agenda and carry the best through the holdout.
+
+    Raises:
+        TrainingTimeout: when the deadline passes; finished trials are kept.
+        TrainingError: when no recipe could be fitted.
+    """
+    trials = [bench.attempt(name, recipe) for name, recipe in agenda.recipes.items()]
+    trials += _searched(bench, agenda, key=key, journal=journal)
+    if not trials:
+        raise TrainingError("no recipe of the search could be fitted; the trials say why")
+    if agenda.ensemble:
+        trials.append(bench.attempt("ensemble", _ensemble_of(bench, trials)))
+    ranks = _ranked(bench, trials)
+    winner = next(trial for trial in trials if trial.name == next(iter(ranks)))
+    return Study(
+        key=key,
+        slices=bench.slices,
+        trials=tuple(trials),
+        ranks=ranks,
+        winner=winner,
+        holdout=bench.walk(f"{winner.name} on the holdout", winner.recipe, bench.slices.holdout),
+    )
+
+
+def run_refit(bench: Bench, recipe: Recipe, *, key: str) -> Study:
+    """Fit a known recipe again and walk it through bars that came since: no search, one trial."""
+    walk = bench.walk(recipe.model_type, recipe, bench.slices.holdout)
+    trial = Trial(recipe.model_type, recipe, walk.forecasts, 0.0)
+    return Study(
+        key=key,
+        slices=bench.slices,
+        trials=(trial,),
+        ranks=bench.rank({trial.name: trial.forecasts}),
+        winner=trial,
+        holdout=walk,
+    )
+
+
+def study_key(service_key: str, watermark: str, request_digest: str) -> str:
+    """The same request on the same bars has the same key: it is resumed, and counted once."""
+    text = json.dumps([service_key, watermark, request_digest])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def request_digest(model_type: ModelType, config: TrainingConfig) -> str:
+    """Equal for requests that differ in their period only."""
+    asked = config.model_dump(mode="json", exclude={"start", "end"})
+    text = json.dumps([str(model_type), asked], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _searched(bench: Bench, agenda: Agenda, *, key: str, journal: Path | None) -> list[Trial]:
+    if not agenda.n_searched:
+        return []
+
+    def keep(record: TrialRecord) -> None:
+        if record.walk is not None:
+            name = trial_name(record)
+            bench.keep(Trial(name, record.recipe, record.walk.forecasts, record.seconds))
+            for number, history in enumerate(record.walk.histories):
+                bench.teller(name)(number, history)
+
+    records = tune(
+        agenda.spaces,
+        bench.dataset,
+        bench.slices.development,
+        bench.context,
+        n_trials=agenda.n_searched,
+        journal=journal,
+        study_name=key,
+        skill=bench.score,
+        on_trial=keep,
+    )
+    return [_as_trial(bench, record) for record in records if record.failure is None]
+
+
+def trial_name(record: TrialRecord) -> str:
+    """Family and number, e.g. ``lstm-3``."""
+    return f"{record.recipe.model_type}-{record.number}"
+
+
+def _as_trial(bench: Bench, record: TrialRecord) -> Trial:
+    name = trial_name(record)
+    if record.walk is None:
+        return bench.attempt(name, record.recipe)
+    return Trial(name, record.recipe, record.walk.forecasts, record.seconds)
+
+
+def _ensemble_of(bench: Bench, trials: Sequence[Trial]) -> Recipe:
+    """The best recipe of each family, averaged."""
+    ranks = _ranked(bench, trials)
+    best: dict[str, Recipe] = {}
+    for name in ranks:
+        trial = next(trial for trial in trials if trial.name == name)
+        best.setdefault(trial.recipe.model_type, trial.recipe)
+    return default_recipe(
+        "ensemble", bench.dataset.target, {"members": [one.to_dict() for one in best.values()]}
+    )
+
+
+def _ranked(bench: Bench, trials: Sequence[Trial]) -> Mapping[str, float]:
+    return bench.rank({trial.name: trial.forecasts for trial in trials})

@@ -36,14 +36,23 @@ class TrialArchive:
         part.replace(target)
         return target
 
+    def recall(self, study: str, name: str, made_at: Times) -> Floats | None:
+        """A kept trial's forecasts at ``made_at`` (N,), NaN where it made none; None if unknown."""
+        path = self.directory / study / f"{name}.parquet"
+        return _series(path, made_at) if path.exists() else None
+
     def earlier(self, study: str, made_at: Times) -> Mapping[str, Floats]:
         """Other studies' trials that forecast every one of ``made_at`` (n,), by study and name."""
         found: dict[str, Floats] = {}
         for path in sorted(self.directory.glob("*/*.parquet")):
             if path.parent.name == study:
                 continue
-            kept = pd.read_parquet(path).set_index("made_at")["forecast"]
-            series = kept.reindex(pd.DatetimeIndex(made_at)).to_numpy(dtype=np.float64)
+            series = _series(path, made_at)
             if np.isfinite(series).all():
                 found[f"{path.parent.name}/{path.stem}"] = series
         return found
+
+
+def _series(path: Path, made_at: Times) -> Floats:
+    kept = pd.read_parquet(path).set_index("made_at")["forecast"]
+    return kept.reindex(pd.DatetimeIndex(made_at)).to_numpy(dtype=np.float64)

@@ -1,0 +1,87 @@
+"""Train one service: load, prove, search, judge, register.
+
+The flow is the public face: `prefect deployment run train/daily`, or in a notebook
+
+    from flows.train import train
+    train(symbol="BTC/USD", venue="sample", model_type="ensemble")
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from mlops.settings import current_settings
+from mlops.training.plan import ModelType, TrainingConfig
+from tasks import training as step
+from tasks.announce import artifact_key, gate_table, save_report
+from tasks.project import open_project
+from tasks.slots import training_slot
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a training ended with; ``report`` is the path of the model card."""
+
+    service: str
+    model_id: str
+    version: int
+    status: str
+    passed: bool
+    refused_by: tuple[str, ...]
+    metrics: dict[str, float | bool | None]
+    report: str
+    run_id: str
+
+
+@flow(name="train", flow_run_name="train-{model_type}-{symbol}", validate_parameters=True)
+def train(
+    symbol: str,
+    model_type: ModelType = ModelType.LSTM,
+    *,
+    venue: str | None = None,
+    timeframe: str | None = None,
+    target: str | None = None,
+    horizon: int | None = None,
+    training: TrainingConfig | None = None,
+    reason: str = "manual",
+) -> TrainResult:
+    """Train, judge and register one model; a refused one is registered as refused.
+
+    What is left out comes from the settings (`DEFAULT_VENUE`, ...). ``reason`` other than
+    ``manual`` refits what was found before instead of searching again.
+    """
+    config = training or TrainingConfig()
+    service = current_settings().service(
+        symbol, venue=venue, timeframe=timeframe, target=target, horizon=horizon
+    )
+    with training_slot():
+        project = open_project()
+        with step.training_run(project, service, model_type, config) as run:
+            bars = step.load(project, service, config)
+            dataset = step.build_dataset(project, service, bars)
+            assignment = step.plan(
+                project, service, dataset, model_type=model_type, config=config, reason=reason
+            )
+            limited_search = step.search.with_options(timeout_seconds=project.seconds_left)
+            study = limited_search(project, assignment, run)
+            judgement = step.judge(project, assignment, study)
+            version = step.register(project, assignment, study, judgement, run)
+            card = step.draw_card(assignment, study, judgement, version, run)
+    report = save_report(project, version, card)
+    create_markdown_artifact(
+        key=artifact_key(service), markdown=gate_table(project, version, judgement, report)
+    )
+    return TrainResult(
+        service=service.key,
+        model_id=version.model_id,
+        version=version.mlflow_version,
+        status=version.status,
+        passed=judgement.report.passed,
+        refused_by=tuple(f"{r.name} {r.title}" for r in judgement.report.refused_by),
+        metrics=dict(version.metrics),
+        report=str(report),
+        run_id=version.run_id,
+    )

@@ -1,0 +1,100 @@
+"""One training, decided before anything is fitted: slices, recipes, proof and mandate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+
+from mlops.features.causality import CausalityProof
+from mlops.features.dataset import Dataset
+from mlops.models.recipe import Recipe
+from mlops.registry.connection import Registry
+from mlops.registry.judgement import declared_baseline
+from mlops.registry.mandate import Mandate, mandate_for
+from mlops.service import Service
+from mlops.training.plan import ModelType, TrainingConfig
+from mlops.training.slices import Slices, cut, cut_since
+from mlops.training.study import (
+    Agenda,
+    plan_agenda,
+    prove_agenda,
+    request_digest,
+    study_key,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Assignment:
+    """What a training will do; ``request`` is the digest by which it is asked for again."""
+
+    service: Service
+    dataset: Dataset
+    model_type: ModelType
+    config: TrainingConfig
+    reason: str
+    request: str
+    mandate: Mandate
+    agenda: Agenda
+    slices: Slices
+    baseline: Recipe
+    proof: CausalityProof
+
+    @property
+    def study_key(self) -> str:
+        return study_key(self.service.key, self.dataset.content_hash, self.request)
+
+
+def assign(
+    registry: Registry,
+    service: Service,
+    dataset: Dataset,
+    *,
+    model_type: ModelType,
+    config: TrainingConfig,
+    reason: str,
+    min_bars: int,
+) -> Assignment:
+    """Decide what a request means on these bars, and prove its features causal.
+
+    Raises:
+        InsufficientData: when there are fewer than ``min_bars`` bars.
+        LookaheadError: naming a feature that reads the future, and the bar.
+        ModelError: when the configuration names something the model type does not know.
+    """
+    request = request_digest(model_type, config)
+    mandate = mandate_for(
+        registry, service, request=request, reason=reason, watermark=dataset.content_hash
+    )
+    agenda = plan_agenda(dataset, model_type, config)
+    if mandate.recipe is not None:
+        agenda = Agenda(
+            recipes={mandate.recipe.model_type: mandate.recipe},
+            spaces=(),
+            n_searched=0,
+            ensemble=False,
+        )
+    return Assignment(
+        service=service,
+        dataset=dataset,
+        model_type=model_type,
+        config=config,
+        reason=reason,
+        request=request,
+        mandate=mandate,
+        agenda=agenda,
+        slices=_slices(dataset, config, mandate, min_bars=min_bars),
+        baseline=declared_baseline(dataset),
+        proof=prove_agenda(agenda, dataset, seed=config.seed),
+    )
+
+
+def _slices(dataset: Dataset, config: TrainingConfig, mandate: Mandate, *, min_bars: int) -> Slices:
+    if mandate.since is None:
+        return cut(dataset, config, min_bars=min_bars)
+    return cut_since(dataset, config, _naive_utc(mandate.since), min_bars=min_bars)
+
+
+def _naive_utc(moment: datetime) -> np.datetime64:
+    return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "ns")

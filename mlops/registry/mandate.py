@@ -1,0 +1,99 @@
+"""What a training may be judged by: a search on all bars, or a refit on bars that came since.
+
+A request that a service has answered before, asked again by a schedule or an alarm, is not a
+new idea: its recipe is fitted again and judged only on bars after the champion's training
+cut, at the level that has accrued in the service's yearly budget. So a year of daily retrains
+on noise promotes nothing. A person's request is a search: every trial of it is counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from mlops.models.recipe import Recipe
+from mlops.registry.connection import Registry
+from mlops.service import Service
+from mlops.store import (
+    ModelVersion,
+    alpha_for_refit,
+    get_route,
+    get_version,
+    list_versions,
+    spend_alpha,
+)
+
+SEARCH_ALPHA = 0.05
+LEAST_ALPHA = 1e-9
+"""Level of a refit that has nothing to spend: it is judged, reported, and cannot pass."""
+
+MANUAL = "manual"
+
+
+@dataclass(frozen=True, slots=True)
+class Mandate:
+    """A recipe to refit and the training cut it is judged from; both None for a search."""
+
+    recipe: Recipe | None = None
+    since: datetime | None = None
+
+    @property
+    def is_refit(self) -> bool:
+        return self.recipe is not None
+
+
+def mandate_for(
+    registry: Registry, service: Service, *, request: str, reason: str, watermark: str
+) -> Mandate:
+    """Decide between search and refit; ``request`` is the request's digest."""
+    answered = [
+        version
+        for version in list_versions(registry.store, service=service.key)
+        if version.notes.get("request") == request
+    ]
+    if reason == MANUAL or not answered or answered[-1].watermark == watermark:
+        return Mandate()
+    newest, first = answered[0], answered[-1]
+    return Mandate(
+        recipe=Recipe.from_dict(newest.notes["recipe"]),
+        since=_cut(registry, service, otherwise=first),
+    )
+
+
+def alpha_of(
+    registry: Registry,
+    service: Service,
+    mandate: Mandate,
+    *,
+    watermark: str,
+    testable: bool,
+    yearly: float,
+    now: datetime,
+) -> float:
+    """The level of a judgement; a refit spends it, unless too few bars came to test anything."""
+    if mandate.recipe is None:
+        return SEARCH_ALPHA
+    if not testable:
+        return max(LEAST_ALPHA, alpha_for_refit(registry.store, service.key, now, yearly=yearly))
+    spent = spend_alpha(
+        registry.store,
+        service.key,
+        watermark=watermark,
+        recipe_digest=mandate.recipe.digest,
+        now=now,
+        yearly=yearly,
+    )
+    return max(LEAST_ALPHA, spent)
+
+
+def champion_of(registry: Registry, service: Service) -> ModelVersion | None:
+    """The model that serves; None where the baseline does or nothing has begun."""
+    route = get_route(registry.store, service.key)
+    if route is None or route.champion == route.baseline:
+        return None
+    return get_version(registry.store, route.champion)
+
+
+def _cut(registry: Registry, service: Service, *, otherwise: ModelVersion) -> datetime | None:
+    champion = champion_of(registry, service)
+    return (champion or otherwise).trained_until

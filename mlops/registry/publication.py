@@ -1,0 +1,101 @@
+"""Registers what a study found, with everything that explains it later.
+
+A refused winner is registered too, as `refused`: why it failed is worth as much as why
+another passed, and its trials count in every later judgement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mlops.features.causality import CausalityProof
+from mlops.features.dataset import Dataset
+from mlops.models.base import History
+from mlops.registry.bundles import bundle_parts
+from mlops.registry.connection import Registry
+from mlops.registry.judgement import Judgement
+from mlops.registry.registration import Candidate, register
+from mlops.registry.tracking import RunLog
+from mlops.service import Service
+from mlops.store import ModelVersion, Status, Why
+from mlops.training.study import Study, Trial
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What was asked for: kept with the version, so that it can be asked for again.
+
+    ``digest`` is equal for equal requests whatever their data.
+    """
+
+    model_type: str
+    config: Mapping[str, Any]
+    digest: str
+    reason: str
+
+
+def publish(
+    registry: Registry,
+    service: Service,
+    dataset: Dataset,
+    *,
+    study: Study,
+    judgement: Judgement,
+    proof: CausalityProof,
+    request: Request,
+    run: RunLog,
+    why: Why,
+) -> ModelVersion:
+    """Register the winner as challenger or refused; log its history and metrics to ``run``."""
+    winner = study.winner
+    run.epochs(epoch_rows(study.holdout.histories))
+    run.metrics(judgement.evaluation.metrics.to_dict())
+    return register(
+        registry,
+        Candidate(
+            service=service,
+            model_type=winner.recipe.model_type,
+            parts=bundle_parts(
+                study.holdout.last,
+                dataset,
+                service,
+                proof=proof.to_dict(),
+                evaluation=judgement.evaluation.to_dict(),
+            ),
+            status=Status.CHALLENGER if judgement.report.passed else Status.REFUSED,
+            recipe_digest=winner.recipe.digest,
+            metrics=judgement.evaluation.metrics.to_dict(),
+            report=judgement.report.to_dict(),
+            notes={
+                "request": request.digest,
+                "asked_for": request.model_type,
+                "config": dict(request.config),
+                "reason": request.reason,
+                "recipe": winner.recipe.to_dict(),
+                "study": study.key,
+            },
+            run_id=run.run_id,
+        ),
+        why,
+    )
+
+
+def log_trial(run: RunLog, trial: Trial, statistic: float) -> None:
+    """A finished trial as a child run."""
+    recipe = trial.recipe.to_dict()
+    params = {**recipe.pop("params"), **recipe}
+    run.child(trial.name, params=params, metrics={"statistic": statistic, "seconds": trial.seconds})
+
+
+def epoch_rows(histories: tuple[History, ...]) -> list[dict[str, float | None]]:
+    """One row of losses an epoch, over all refits and ensemble members in turn."""
+    rows: list[dict[str, float | None]] = []
+    for history in histories:
+        rows += [
+            {"fit_loss": epoch.fit_loss, "selection_loss": epoch.selection_loss}
+            for epoch in history.epochs
+        ]
+        rows += epoch_rows(history.members)
+    return rows

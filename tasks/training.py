@@ -1,0 +1,173 @@
+"""The steps of a training: each is one library call with the project's settings put in."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from mlops.data.bars import Bars
+from mlops.data.calendar import calendar_for
+from mlops.data.load import load_bars, open_source
+from mlops.features.dataset import Dataset
+from mlops.features.targets import TargetSpec
+from mlops.registry.assignment import Assignment, assign
+from mlops.registry.baseline import ensure_service
+from mlops.registry.judgement import Judgement
+from mlops.registry.publication import Request, publish
+from mlops.registry.tracking import RunLog, open_run
+from mlops.registry.workbench import Effort, assess, conduct
+from mlops.reports.cards import card_section, render_card
+from mlops.service import Service
+from mlops.store import ModelVersion, Why
+from mlops.training.plan import ModelType, TrainingConfig
+from mlops.training.study import Study
+from mlops.training.trainer import available_threads
+from mlops.validation.evidence import Thresholds
+from tasks.progress import shown_progress
+from tasks.project import Project
+
+
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[10, 60])
+def load(project: Project, service: Service, config: TrainingConfig) -> Bars:
+    """Load the service's validated bars that were known by ``config.end``."""
+    path = config.bars_file
+    return load_bars(
+        service,
+        cache_root=project.settings.bars_path,
+        start=config.start,
+        now=config.end,
+        source=None if path is None else open_source("file", path=path),
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def build_dataset(project: Project, service: Service, bars: Bars) -> Dataset:
+    """Wrap the bars with labels and features, and begin the service where it has not begun."""
+    dataset = Dataset(
+        bars.frame,
+        timeframe=service.timeframe,
+        target=TargetSpec(service.target, service.horizon),
+        calendar=calendar_for(service.venue, service.symbol),
+        cache_dir=project.settings.mlops_base_path / "features",
+    )
+    ensure_service(project.registry, service, dataset, _why("first training"))
+    return dataset
+
+
+@task(cache_policy=NO_CACHE)
+def plan(
+    project: Project,
+    service: Service,
+    dataset: Dataset,
+    *,
+    model_type: ModelType,
+    config: TrainingConfig,
+    reason: str,
+) -> Assignment:
+    """Decide slices, recipes and mandate, and prove that no feature looks ahead."""
+    return assign(
+        project.registry,
+        service,
+        dataset,
+        model_type=model_type,
+        config=config,
+        reason=reason,
+        min_bars=project.settings.min_training_data_points,
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def search(project: Project, assignment: Assignment, run: RunLog) -> Study:
+    """Try every recipe forward in time and carry the best through the holdout."""
+    with shown_progress(assignment.service.key) as report:
+        return conduct(
+            project.registry,
+            assignment,
+            effort=Effort(
+                device=project.settings.device,
+                threads=available_threads(),
+                deadline=project.deadline,
+                fee_bps=project.settings.fee_for(assignment.service.symbol),
+            ),
+            run=run,
+            report=report,
+        )
+
+
+@task(cache_policy=NO_CACHE)
+def judge(project: Project, assignment: Assignment, study: Study) -> Judgement:
+    """Put the winner before the gates."""
+    settings = project.settings
+    return assess(
+        project.registry,
+        assignment,
+        study,
+        thresholds=Thresholds(
+            min_model_accuracy=settings.min_model_accuracy,
+            max_model_mse=settings.max_model_mse,
+            min_r2_score=settings.min_r2_score,
+            mode=settings.validation_threshold_mode,
+            max_drawdown=settings.max_drawdown_limit,
+        ),
+        fee_bps=settings.fee_for(assignment.service.symbol),
+        yearly_alpha=settings.yearly_alpha_budget,
+        now=_market_time(assignment.dataset),
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def register(
+    project: Project, assignment: Assignment, study: Study, judgement: Judgement, run: RunLog
+) -> ModelVersion:
+    """Register the winner, as challenger or as refused."""
+    return publish(
+        project.registry,
+        assignment.service,
+        assignment.dataset,
+        study=study,
+        judgement=judgement,
+        proof=assignment.proof,
+        request=Request(
+            model_type=str(assignment.model_type),
+            config=assignment.config.model_dump(mode="json"),
+            digest=assignment.request,
+            reason=assignment.reason,
+        ),
+        run=run,
+        why=_why(assignment.reason),
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def draw_card(
+    assignment: Assignment, study: Study, judgement: Judgement, version: ModelVersion, run: RunLog
+) -> str:
+    """Draw the version's model card and keep it with the run."""
+    section = card_section(assignment, study, judgement, version)
+    html = render_card(section)
+    run.text(html, "model_card.html")
+    return html
+
+
+def training_run(
+    project: Project, service: Service, model_type: ModelType, config: TrainingConfig
+) -> AbstractContextManager[RunLog]:
+    """The MLflow run of one training; it ends failed where the training does."""
+    return open_run(
+        project.registry.tracking,
+        f"train {model_type} {service.symbol}",
+        tags={"service": service.key, "config": config.model_dump_json()},
+    )
+
+
+def _why(reason: str) -> Why:
+    return Why(at=datetime.now(UTC), actor="train", reason=reason)
+
+
+def _market_time(dataset: Dataset) -> datetime:
+    """The close of the last bar: the time a verdict counts from, in rehearsals too."""
+    close: datetime = (dataset.frame.index[-1] + dataset.step).to_pydatetime()
+    return close
