@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -86,7 +85,7 @@ def read_manifest(directory: Path, *, max_bytes: int = MAX_BYTES) -> Manifest:
     _check_listing(directory, max_bytes)
     manifest = _parsed(directory)
     expected = set(manifest.files) | {MANIFEST, SIGNATURE}
-    found = {entry.name for entry in os.scandir(directory)}
+    found = {path.name for path in directory.iterdir()}
     if found != expected:
         missing = ", ".join(sorted(expected - found)) or "none"
         stray = ", ".join(sorted(found - expected)) or "none"
@@ -107,13 +106,13 @@ def _check_listing(directory: Path, max_bytes: int) -> None:
     if not directory.is_dir():
         raise BundleError(f"there is no bundle at {directory}; check the path")
     total = 0
-    for entry in os.scandir(directory):
-        if not entry.is_file(follow_symlinks=False):
+    for path in directory.iterdir():
+        if path.is_symlink() or not path.is_file():
             raise BundleError(
-                f"{entry.name} of bundle {directory} is a link or a folder; "
+                f"{path.name} of bundle {directory} is a link or a folder; "
                 "a bundle holds plain files only"
             )
-        total += entry.stat(follow_symlinks=False).st_size
+        total += path.stat().st_size
     if total > max_bytes:
         raise BundleError(
             f"bundle {directory} is {total:,} bytes, more than {max_bytes:,}; "

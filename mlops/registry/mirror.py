@@ -23,6 +23,7 @@ MODEL_ID_TAG = "model_id"
 SERVICE_TAG = "service"
 STATUS_TAG = "status"
 DIGEST_TAG = "digest"
+LOGGED_TAG = "mlops.logged_model"
 PENDING = "pending"
 ALIASES = ("champion", "challenger", "baseline")
 
@@ -87,5 +88,6 @@ def _tag(tracking: Tracking, row: ModelVersion, found: MlflowVersion) -> None:
     client = tracking.client
     # A logged model deleted by hand does not keep the version from being shown right.
     with suppress(MlflowException):
-        client.set_logged_model_tags(str(found.model_id), {STATUS_TAG: str(row.status)})
+        logged = found.tags.get(LOGGED_TAG, "")
+        client.set_logged_model_tags(logged, {STATUS_TAG: str(row.status)})
     client.set_model_version_tag(row.service, str(row.mlflow_version), STATUS_TAG, str(row.status))

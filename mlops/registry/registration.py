@@ -26,6 +26,7 @@ from mlops.registry.code import DISTRIBUTION, release
 from mlops.registry.connection import BUNDLE_FOLDER, Registry, fetch
 from mlops.registry.mirror import (
     DIGEST_TAG,
+    LOGGED_TAG,
     MODEL_ID_TAG,
     PENDING,
     SERVICE_TAG,
@@ -186,11 +187,12 @@ def _create_version(registry: Registry, candidate: Candidate, logged: _Logged) -
         client.get_registered_model(name)
     except MlflowException:
         client.create_registered_model(name, tags={SERVICE_TAG: name})
+    tags = _tags(candidate, logged.model_id, logged.digest)
     created = client.create_model_version(
         name,
         source=logged.model_uri,
         run_id=logged.run_id,
-        tags=_tags(candidate, logged.model_id, logged.digest) | {STATUS_TAG: PENDING},
+        tags=tags | {STATUS_TAG: PENDING, LOGGED_TAG: logged.logged_model_id},
         model_id=logged.logged_model_id,
     )
     return int(created.version)

@@ -1,0 +1,74 @@
+"""kill -9 at six points of registration: no half version, no broken alias, the next run works."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def crashes(
+    tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path
+) -> list[dict[str, object]]:
+    """The script runs once, for it costs seconds."""
+    folder = tmp_path_factory.mktemp("crashes")
+    (folder / "mlruns").mkdir()
+    shutil.copy(mlflow_template, folder / "mlruns" / "mlflow.db")
+    script = Path(__file__).with_name("crash.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(folder), f"file://{folder / 'mlruns'}"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_a_killed_registration_leaves_nothing_half(crashes: list[dict[str, object]]) -> None:
+    assert len(crashes) == 6
+    for crash in crashes:
+        after, final = crash["after"], crash["final"]
+        assert isinstance(after, dict)
+        assert isinstance(final, dict)
+        for state in (after, final):
+            assert state["rows"] == state["versions"], crash["point"]
+            assert len(state["rows"]) == state["logged"] == state["bundles"], crash["point"]
+            assert set(state["statuses"]) <= {"challenger"}, crash["point"]
+            assert state["aliases"] == state["wanted"], crash["point"]
+            assert not state["staged"], crash["point"]
+            assert state["running"] == 0, crash["point"]
+        assert crash["changes"], "a crash leaves something to repair"
+        assert crash["again"] == []
+        assert len(final["rows"]) == len(after["rows"]) + 1
+
+
+def test_aliases_never_pointed_at_a_half_version(crashes: list[dict[str, object]]) -> None:
+    """Before any repair an alias names a committed version, or none."""
+    for crash in crashes:
+        before = crash["before"]
+        assert isinstance(before, dict)
+        assert set(before["aliases"].values()) <= set(before["rows"]), crash["point"]
+
+
+def test_only_what_was_committed_is_kept(crashes: list[dict[str, object]]) -> None:
+    kept: dict[object, int] = {}
+    earlier = 0
+    for crash in crashes:
+        assert isinstance(crash["after"], dict)
+        kept[crash["point"]] = len(crash["after"]["rows"]) - earlier
+        earlier = len(crash["after"]["rows"]) + 1
+    assert kept == {
+        "_write": 0,
+        "_log_model": 0,
+        "_create_version": 0,
+        "_verify": 0,
+        "_commit": 1,
+        "_mirror_aliases": 1,
+    }
