@@ -107,25 +107,29 @@ def bootstrap_interval(
     )
 
 
-def interval_from_draws(
-    value: float, draws: FloatArray, *, n_blocks: float, confidence_level: float = 0.95
-) -> Interval:
-    """Percentile interval, widened about the value for the small number of blocks.
+def finite_block_factor(n_blocks: float, *, tail: float) -> float:
+    """How much too near a block bootstrap puts its quantiles, for want of blocks.
 
-    A block bootstrap estimates its variance from n_blocks independent pieces: it is too
-    small by 1 - 1/n_blocks and its quantiles are Student's, not normal. Without the
-    correction 95 % intervals of 10 to 40 blocks hold 88 to 93 %.
+    It estimates its variance from n_blocks independent pieces, so the variance is too small
+    by 1 - 1/n_blocks, and the quantiles are Student's rather than normal.
     """
     from scipy.stats import norm, t
 
+    freedom = max(n_blocks - 1.0, 1.0)
+    ratio = float(t.ppf(1.0 - tail, freedom) / norm.ppf(1.0 - tail))
+    return ratio * math.sqrt((freedom + 1.0) / freedom)
+
+
+def interval_from_draws(
+    value: float, draws: FloatArray, *, n_blocks: float, confidence_level: float = 0.95
+) -> Interval:
+    """Percentile interval, widened about the value for the small number of blocks."""
     finite = draws[np.isfinite(draws)]
     if not math.isfinite(value) or finite.size < 2:
         return Interval(math.nan, math.nan)
     tail = (1.0 - confidence_level) / 2.0
     low, high = np.quantile(finite, [tail, 1.0 - tail])
-    freedom = max(n_blocks - 1.0, 1.0)
-    widen = float(t.ppf(1.0 - tail, freedom) / norm.ppf(1.0 - tail))
-    widen *= math.sqrt((freedom + 1.0) / freedom)
+    widen = finite_block_factor(n_blocks, tail=tail)
     return Interval(
         value - widen * max(value - float(low), 0.0), value + widen * max(float(high) - value, 0.0)
     )

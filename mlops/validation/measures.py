@@ -19,10 +19,11 @@ from mlops.stats.dependence import (
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.jsonable import number
 
+# Drawdowns are bootstrapped on whole paths: equity values held at once, and in all; a long
+# record draws fewer paths.
 PATH_CELLS = 4_000_000
 ALL_CELLS = 25_000_000
 LEAST_PATHS = 100
-"""Resampled equity values: held at once, and in all; long records draw fewer paths."""
 
 Means = FloatArray
 Formula = Callable[[Means], FloatArray]
@@ -159,30 +160,28 @@ def trading_measures(
         for r in (rows, rows.of_baseline())
     )
     net = trading.net_returns(rows.positions(), rows.next_return, fee_bps=fee_bps)
+    columns = _profit_columns(net)
+    bounds = sampler.around(own.max_drawdown, _drawdowns(net, sampler), n=len(net))
+    low, high = max(bounds.low, -1.0), min(bounds.high, 0.0)
+    drawdown = Measure("max_drawdown", own.max_drawdown, low, high, naive.max_drawdown)
+
+    def ratio(name: str, formula: Formula, *, most: float = np.inf) -> Measure:
+        value, beside = getattr(own, name), getattr(naive, name)
+        return sampler.measure(name, value, beside, columns, formula, most=most)
+
     year = np.sqrt(bars_per_year)
-    gains, losses = np.maximum(net, 0.0), np.maximum(-net, 0.0)
-    won, traded = (net > 0).astype(np.float64), (net != 0).astype(np.float64)
-    drawdown = sampler.around(own.max_drawdown, _drawdowns(net, sampler), n=len(net))
     return (
-        sampler.measure(
-            "sharpe_ratio",
-            own.sharpe_ratio,
-            naive.sharpe_ratio,
-            [net, net**2],
-            lambda m: year * _sharpe_of_means(m),
-        ),
-        Measure(
-            "max_drawdown",
-            own.max_drawdown,
-            max(drawdown.low, -1.0),
-            min(drawdown.high, 0.0),
-            naive.max_drawdown,
-        ),
-        sampler.measure("win_rate", own.win_rate, naive.win_rate, [won, traded], _ratio, most=1.0),
-        sampler.measure(
-            "profit_factor", own.profit_factor, naive.profit_factor, [gains, losses], _ratio
-        ),
+        ratio("sharpe_ratio", lambda m: year * _sharpe_of_means(m)),
+        drawdown,
+        ratio("win_rate", lambda m: _divide(m[..., 2], m[..., 3]), most=1.0),
+        ratio("profit_factor", lambda m: _divide(m[..., 4], m[..., 5])),
     )
+
+
+def _profit_columns(net: FloatArray) -> list[FloatArray]:
+    """Return, its square, won, traded, gain and loss of each bar."""
+    won, traded = (net > 0).astype(np.float64), (net != 0).astype(np.float64)
+    return [net, net**2, won, traded, np.maximum(net, 0.0), np.maximum(-net, 0.0)]
 
 
 def _drawdowns(net: FloatArray, sampler: Sampler) -> FloatArray:
