@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import ClassVar
@@ -53,17 +54,16 @@ class LstmNetwork(Network):
         return [dropout_mask((n, width), self.dropout, generator) for width in self.units]
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Xavier into the gates, orthogonal across time, forget gates open."""
-        for name, weight in self.named_parameters():
-            if "weight_hh" in name:
-                for gate in weight.chunk(4):
-                    nn.init.orthogonal_(gate, generator=generator)
-            elif "weight" in name:
-                nn.init.xavier_uniform_(weight, generator=generator)
-            else:
-                nn.init.zeros_(weight)
-                if "bias_ih" in name:
-                    nn.init.ones_(weight.chunk(4)[1])
+        """Uniform within one over the root of the width, as torch does it.
+
+        Orthogonal recurrent weights with open forget gates began to learn a product of two
+        inputs in a stack of three layers epochs later.
+        """
+        for layer in (*self.layers, self.head):
+            width = layer.in_features if isinstance(layer, nn.Linear) else layer.hidden_size
+            bound = 1.0 / math.sqrt(float(width))
+            for weight in layer.parameters():
+                nn.init.uniform_(weight, -bound, bound, generator=generator)
 
 
 class Lstm(NetworkForecaster):
