@@ -22,7 +22,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ThresholdMode(StrEnum):
-    """How the seed thresholds are judged: by target (`skill`) or literally (`strict`)."""
+    """How the platform's three thresholds are read.
+
+    ``skill``: in the target's terms. ``strict``: literally for every target, which rejects
+    every honest return model.
+    """
 
     SKILL = "skill"
     STRICT = "strict"

@@ -47,8 +47,8 @@ class TrainingConfig(BaseModel):
         0.2, description="Share of each fit window that selects settings and stopping"
     )
     holdout_share: Share = Field(0.3, description="Last share of the bars, forecast once")
-    refits: int = Field(4, ge=2, le=250, description="Refits while walking to the holdout")
-    holdout_refits: int = Field(4, ge=1, le=250, description="Refits while walking through it")
+    refits: int = Field(8, ge=2, le=250, description="Refits while walking to the holdout")
+    holdout_refits: int = Field(8, ge=1, le=250, description="Refits while walking through it")
     trials: int = Field(0, ge=0, le=1000, description="Recipes to search; 0: only the one given")
     families: tuple[ModelType, ...] = Field(
         (), description="Model types to search; empty: linear and the model type asked for"

@@ -19,9 +19,6 @@ from mlops.errors import InsufficientData, SplitError
 from mlops.features.dataset import Dataset
 from mlops.training.plan import TrainingConfig
 
-FIRST_FIT_SHARE = 0.4
-"""Share of the development rows before its first test block: the rest is evidence."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Slices:
@@ -63,7 +60,6 @@ def cut(dataset: Dataset, config: TrainingConfig, *, min_bars: int) -> Slices:
         labels.known_at,
         before,
         n_folds=config.refits,
-        first_fit_fraction=FIRST_FIT_SHARE,
         selection_fraction=config.validation_split,
         window=config.fit_window,
     )

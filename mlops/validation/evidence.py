@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlops.errors import GateError
+from mlops.settings import ThresholdMode
 from mlops.validation.forecasts import Forecasts
 
 FloatArray = NDArray[np.float64]
 
 DEFAULT_ALPHA = 0.05
-
-
-class ThresholdMode(StrEnum):
-    """How the platform's three thresholds are read.
-
-    ``skill``: in the target's terms. ``strict``: literally for every target, which rejects
-    every honest return model.
-    """
-
-    SKILL = "skill"
-    STRICT = "strict"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

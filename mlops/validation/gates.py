@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mlops.validation.evidence import Evidence, Integrity, Override, ThresholdMode, Thresholds
+from mlops.settings import ThresholdMode
+from mlops.validation.evidence import Evidence, Integrity, Override, Thresholds
 from mlops.validation.holdout import judge_against_champion, judge_holdout, judge_risk
 from mlops.validation.integrity import judge_integrity, judge_leakage
 from mlops.validation.report import GateReport, GateResult, Severity

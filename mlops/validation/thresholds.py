@@ -8,9 +8,10 @@ they are reported, and G1 to G4 judge. Strict mode is literal everywhere.
 from __future__ import annotations
 
 from mlops.service import Target
+from mlops.settings import ThresholdMode
 from mlops.stats import metrics
 from mlops.stats.metrics import direction_figures
-from mlops.validation.evidence import Evidence, ThresholdMode, Thresholds
+from mlops.validation.evidence import Evidence, Thresholds
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.report import GateResult, Severity
 
