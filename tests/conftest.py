@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,21 +23,29 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with FileLock(f"{database}.lock"):
         if not database.exists():
             made = root / "mlflow-making"
-            connect(f"file://{made}", "template")
+            with mlflow_forgets():
+                connect(f"file://{made}", "template")
             (made / "mlflow.db").rename(database)
     return database
 
 
-@pytest.fixture
-def mlruns(tmp_path: Path, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The tracking URI of an MLflow of this test's own; MLflow forgets it afterwards."""
+@contextmanager
+def mlflow_forgets() -> Iterator[None]:
+    """Undo what MLflow writes into itself and the environment, where other tests would find it."""
     import mlflow
 
-    # MLflow writes its URI into the environment, where other tests would find it.
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        yield
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
+
+
+@pytest.fixture
+def mlruns(tmp_path: Path, mlflow_template: Path) -> Iterator[str]:
+    """The tracking URI of an MLflow of this test's own."""
     folder = tmp_path / "mlruns"
     folder.mkdir()
     shutil.copy(mlflow_template, folder / "mlflow.db")
-    yield f"file://{folder}"
-    mlflow.set_tracking_uri(None)
-    mlflow.set_registry_uri(None)
+    with mlflow_forgets():
+        yield f"file://{folder}"

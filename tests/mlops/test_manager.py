@@ -21,12 +21,12 @@ from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
 from mlops.models.base import FitContext, build_forecaster, default_recipe
-from mlops.models.bundle import Trust, open_bundle
+from mlops.models.bundle import Trust, open_bundle, trust_in_process
 from mlops.registry.connection import load
 from mlops.service import Timeframe
 from mlops.settings import Settings
 from mlops.stats.metrics import ModelMetrics
-from mlops.store import Status
+from mlops.store import ModelVersion, Status
 
 _HOUR = Timeframe("1h")
 CLAIMS = ModelMetrics(mse=0.05, mae=0.03, r2_score=0.92, accuracy=0.85)
@@ -77,6 +77,12 @@ def register(manager: MLOpsManager, model: object, **changes: Any) -> Any:
 @pytest.fixture
 def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mlops.registry.registration._verify", lambda *_: None)
+
+
+def by_mlflow(version: ModelVersion) -> Any:
+    import mlflow
+
+    return mlflow.pyfunc.load_model(f"models:/{version.service}/{version.mlflow_version}")
 
 
 def linear() -> Any:
@@ -179,7 +185,13 @@ def test_a_notebooks_own_class_is_a_signed_pickle_that_loads_only_where_allowed(
     version = register(manager, Notebook())
     bundle = load(manager.registry, version.model_id)
     assert bundle.manifest.format == "signed_pickle"
-    assert set(bundle.predict(simulate_bars(1000, seed=5))["forecast"]) == {1.5}
+    forecasts = bundle.predict(simulate_bars(1000, seed=5))
+    assert set(forecasts["forecast"]) == {1.5}
+    with pytest.raises(BundleError, match="signed pickle, which runs code"):
+        by_mlflow(version)
+    trust_in_process(manager.registry.trust)
+    assert by_mlflow(version).predict(simulate_bars(1000, seed=5)).equals(forecasts)
+    trust_in_process(Trust())
     for trust in (Trust(manager.registry.trust.key), Trust(allow_signed_pickle=True)):
         with pytest.raises(BundleError, match="ALLOW_SIGNED_PICKLE=true only where"):
             open_bundle(bundle.path, trust)

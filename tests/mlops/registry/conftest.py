@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,8 +36,11 @@ def dataset_of(bars: pd.DataFrame) -> Dataset:
     )
 
 
-def fitted(model_type: str, dataset: Dataset) -> Forecaster:
-    forecaster = build_forecaster(default_recipe(model_type, dataset.target), dataset.target)
+def fitted(
+    model_type: str, dataset: Dataset, config: Mapping[str, object] | None = None
+) -> Forecaster:
+    recipe = default_recipe(model_type, dataset.target, config)
+    forecaster = build_forecaster(recipe, dataset.target)
     rows = np.flatnonzero(dataset.labels.valid & forecaster.ready(dataset))
     cut = int(len(rows) * 0.8)
     forecaster.fit(dataset, rows[:cut], rows[cut:], FitContext())
@@ -110,24 +114,33 @@ def populated_once(
     folder = tmp_path_factory.mktemp("populated")
     (folder / "mlruns").mkdir()
     shutil.copy(mlflow_template, folder / "mlruns" / "mlflow.db")
-    opened = opened_at(folder, f"file://{folder / 'mlruns'}")
-    route = ensure_service(opened, SERVICE, dataset, Why(AT))
-    challenger = register(opened, candidate, Why(AT, actor="ann", reason="nightly"))
-    refused = register(opened, replace(candidate, status=Status.REFUSED), Why(AT))
+    with mlflow_on(None):
+        opened = opened_at(folder, f"file://{folder / 'mlruns'}")
+        route = ensure_service(opened, SERVICE, dataset, Why(AT))
+        challenger = register(opened, candidate, Why(AT, actor="ann", reason="nightly"))
+        refused = register(opened, replace(candidate, status=Status.REFUSED), Why(AT))
     return Populated(opened, route.baseline, challenger.model_id, refused.model_id)
 
 
 @pytest.fixture
-def populated(populated_once: Populated, monkeypatch: pytest.MonkeyPatch) -> Iterator[Populated]:
+def populated(populated_once: Populated) -> Iterator[Populated]:
     """For reading only: it is shared by the tests of the session."""
+    with mlflow_on(populated_once.registry.tracking.uri):
+        yield populated_once
+
+
+@contextmanager
+def mlflow_on(uri: str | None) -> Iterator[None]:
+    """Point MLflow there, and let it forget afterwards."""
     import mlflow
 
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", populated_once.registry.tracking.uri)
-    mlflow.set_tracking_uri(populated_once.registry.tracking.uri)
-    mlflow.set_registry_uri(populated_once.registry.tracking.uri)
-    yield populated_once
-    mlflow.set_tracking_uri(None)
-    mlflow.set_registry_uri(None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", "")
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        yield
+        mlflow.set_tracking_uri(None)
+        mlflow.set_registry_uri(None)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ def test_a_service_begins_only_once(populated: Populated, dataset: Dataset) -> N
     route = ensure_service(populated.registry, SERVICE, dataset, Why(AT))
     assert route.baseline == populated.baseline
     assert len(list_versions(populated.registry.store)) == 3
+
+
+@pytest.mark.usefixtures("unverified")
+def test_two_that_begin_a_service_at_once_begin_it_once(
+    registry: Registry, dataset: Dataset
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        begun = [pool.submit(ensure_service, registry, SERVICE, dataset, Why(AT)) for _ in "ab"]
+        routes = [future.result() for future in begun]
+    assert routes[0] == routes[1]
+    assert len(list_versions(registry.store)) == 1
 
 
 def test_the_id_people_see_is_the_name_and_a_tag_of_the_logged_model(populated: Populated) -> None:
