@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -22,18 +21,12 @@ from mlops.errors import MlopsError, RegistryError
 from mlops.models.manifest import MAX_BYTES
 from mlops.registry import reconcile
 from mlops.registry.bundles import BundleParts, verify_bundle, write_bundle
-from mlops.registry.code import DISTRIBUTION, release
 from mlops.registry.connection import BUNDLE_FOLDER, Registry, fetch
-from mlops.registry.mirror import (
-    DIGEST_TAG,
-    LOGGED_TAG,
-    MODEL_ID_TAG,
-    PENDING,
-    SERVICE_TAG,
-    STATUS_TAG,
-    mirror,
-)
-from mlops.registry.tracking import HOST_TAG, open_run
+from mlops.registry.mirror import SERVICE_TAG, mirror
+from mlops.registry.pending import Draft, Logged
+from mlops.registry.pending import create_version as _create_version
+from mlops.registry.pending import log_model as _log_model
+from mlops.registry.tracking import open_run
 from mlops.service import Service, new_model_id
 from mlops.store import ModelVersion, Status, Why, get_route
 from mlops.store.live import begin_route
@@ -64,24 +57,6 @@ class Candidate:
     notes: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     begins_service: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    model_id: str
-    run_id: str
-    staged: Path
-    digest: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Logged:
-    model_id: str
-    run_id: str
-    digest: str
-    logged_model_id: str
-    model_uri: str
-    bundle_uri: str
 
 
 def register(registry: Registry, candidate: Candidate, why: Why) -> ModelVersion:
@@ -138,8 +113,9 @@ def _make(
 ) -> ModelVersion:
     staged = registry.staging / model_id / BUNDLE_FOLDER
     digest = _write(registry, candidate, staged)
-    logged = _log_model(registry, candidate, _Draft(model_id, run_id, staged, digest))
-    number = _create_version(registry, candidate, logged)
+    draft = Draft(candidate.service.key, model_id, run_id, staged, digest)
+    logged = _log_model(registry.tracking, draft)
+    number = _create_version(registry.tracking, logged)
     _verify(registry, logged)
     row = _row(candidate, logged, number, why.at)
     _commit(registry, candidate, row, why)
@@ -152,63 +128,17 @@ def _write(registry: Registry, candidate: Candidate, staged: Path) -> str:
     return write_bundle(candidate.parts, staged, registry.trust.key)
 
 
-def _log_model(registry: Registry, candidate: Candidate, draft: _Draft) -> _Logged:
-    import mlflow
-
-    client = registry.tracking.client
-    before = client.get_run(draft.run_id).info.status
-    with mlflow.start_run(run_id=draft.run_id, nested=True):
-        info = mlflow.pyfunc.log_model(
-            name=draft.model_id,
-            loader_module="mlops.models.bundle",
-            data_path=str(draft.staged),
-            pip_requirements=[f"{DISTRIBUTION}=={release()}"],
-            tags=_tags(candidate, draft.model_id, draft.digest) | {STATUS_TAG: PENDING},
-        )
-    if before == "RUNNING":
-        # Leaving the block ended the run, which may be a training that goes on.
-        client.update_run(draft.run_id, status=before)
-    logged = client.get_logged_model(info.model_id)
-    return _Logged(
-        model_id=draft.model_id,
-        run_id=draft.run_id,
-        digest=draft.digest,
-        logged_model_id=str(info.model_id),
-        model_uri=str(info.model_uri),
-        bundle_uri=f"{logged.artifact_location}/data/{BUNDLE_FOLDER}",
-    )
-
-
-def _create_version(registry: Registry, candidate: Candidate, logged: _Logged) -> int:
-    from mlflow.exceptions import MlflowException
-
-    client, name = registry.tracking.client, candidate.service.key
-    try:
-        client.get_registered_model(name)
-    except MlflowException:
-        client.create_registered_model(name, tags={SERVICE_TAG: name})
-    tags = _tags(candidate, logged.model_id, logged.digest)
-    created = client.create_model_version(
-        name,
-        source=logged.model_uri,
-        run_id=logged.run_id,
-        tags=tags | {STATUS_TAG: PENDING, LOGGED_TAG: logged.logged_model_id},
-        model_id=logged.logged_model_id,
-    )
-    return int(created.version)
-
-
-def _verify(registry: Registry, logged: _Logged) -> None:
+def _verify(registry: Registry, logged: Logged) -> None:
     verified = verify_bundle(
         fetch(logged.bundle_uri, registry),
         key_file=registry.key_file,
         modules=registry.trust.modules,
         allow_signed_pickle=registry.trust.allow_signed_pickle,
     )
-    if verified != logged.digest:
+    if verified != logged.draft.digest:
         raise RegistryError(
-            f"MLflow stored {logged.model_id} with digest {verified[:12]} instead of "
-            f"{logged.digest[:12]}; check the artifact store, then register again"
+            f"MLflow stored {logged.draft.model_id} with digest {verified[:12]} instead of "
+            f"{logged.draft.digest[:12]}; check the artifact store, then register again"
         )
 
 
@@ -238,17 +168,17 @@ def _publish(registry: Registry, row: ModelVersion) -> None:
     )
 
 
-def _row(candidate: Candidate, logged: _Logged, number: int, at: datetime) -> ModelVersion:
+def _row(candidate: Candidate, logged: Logged, number: int, at: datetime) -> ModelVersion:
     config = candidate.parts.config
     return ModelVersion(
-        model_id=logged.model_id,
+        model_id=logged.draft.model_id,
         service=candidate.service.key,
         mlflow_version=number,
-        run_id=logged.run_id,
+        run_id=logged.draft.run_id,
         model_type=candidate.model_type,
         symbol=candidate.service.symbol,
         status=candidate.status,
-        digest=logged.digest,
+        digest=logged.draft.digest,
         bundle_uri=logged.bundle_uri,
         # Nobody knows what a claimed model was trained on; its bundle knows its examples only.
         watermark="" if candidate.claims_only else config["watermark"],
@@ -263,15 +193,6 @@ def _row(candidate: Candidate, logged: _Logged, number: int, at: datetime) -> Mo
         metrics=candidate.metrics,
         notes=candidate.notes,
     )
-
-
-def _tags(candidate: Candidate, model_id: str, digest: str) -> dict[str, str]:
-    return {
-        MODEL_ID_TAG: model_id,
-        SERVICE_TAG: candidate.service.key,
-        DIGEST_TAG: digest,
-        HOST_TAG: socket.gethostname(),
-    }
 
 
 def _check_room(home: Path, size: int) -> None:
