@@ -52,7 +52,9 @@ def compact_config(model_type: str, target: TargetSpec) -> dict[str, Any]:
 
 
 def _compact_lstm(volatile: bool) -> dict[str, Any]:
-    return {"lstm_units": [32] if volatile else [16]}
+    if volatile:
+        return {"lstm_units": [32], "learning_rate": 0.003, "patience": 3}
+    return {"lstm_units": [16]}
 
 
 def _compact_transformer(volatile: bool) -> dict[str, Any]:

@@ -58,7 +58,6 @@ class SearchSpace:
 
 
 LEARNING: Mapping[str, Choices | Span] = {
-    "learning_rate": Span(0.004, 0.02),
     "dropout_rate": Choices((0.0, 0.1, 0.2)),
     "weight_decay": Choices((0.01, 0.1)),
 }
@@ -108,7 +107,8 @@ def _vary_linear(volatile: bool) -> Mapping[str, Choices | Span]:
 
 def _vary_lstm(volatile: bool) -> Mapping[str, Choices | Span]:
     units = ((16,), (32,), (64, 32)) if volatile else ((8,), (16,), (32,))
-    return {**_seen(volatile), **LEARNING, "lstm_units": Choices(units)}
+    rates = Span(0.002, 0.01) if volatile else Span(0.004, 0.02)
+    return {**_seen(volatile), **LEARNING, "learning_rate": rates, "lstm_units": Choices(units)}
 
 
 def _vary_transformer(volatile: bool) -> Mapping[str, Choices | Span]:

@@ -62,9 +62,10 @@ def test_forecasts_are_one_finite_number_a_ready_row(
 
 
 def test_a_live_window_forecasts_what_the_batch_did(
-    model_type, target, small_recipe, fitted, dataset_of, frame
+    model_type, target, small_recipe, fitted, dataset_of
 ):
     """The shortest window a forecaster accepts agrees with the full history to 1e-6."""
+    frame = dataset_of(target).frame
     forecaster = fitted(small_recipe(model_type, target), target)
     batch = forecaster.predict(dataset_of(target), TEST[:3])
     for row, expected in zip(TEST[:3], batch, strict=True):
@@ -74,9 +75,7 @@ def test_a_live_window_forecasts_what_the_batch_did(
         assert got == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
-def test_the_future_does_not_change_a_forecast(
-    model_type, small_recipe, fitted, dataset_of, frame
-):
+def test_the_future_does_not_change_a_forecast(model_type, small_recipe, fitted, dataset_of, frame):
     forecaster = fitted(small_recipe(model_type, VOLATILITY), VOLATILITY)
     changed = frame.copy()
     changed.iloc[800:] *= 3.0
