@@ -156,6 +156,6 @@ def test_a_crew_keeps_the_order_of_parts_and_settles_on_the_faster_way():
         return part * 10
 
     with Crew(2) as crew:
-        for _ in range(10):
+        for _ in range(12):
             assert crew.run(work, [1, 2]) == [10, 20]
         assert crew.side_by_side
