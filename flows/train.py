@@ -15,15 +15,16 @@ from prefect.artifacts import create_markdown_artifact
 
 from mlops.settings import current_settings
 from mlops.training.plan import ModelType, TrainingConfig
+from mlops.validation.evaluation import Evaluation
 from tasks import training as step
-from tasks.announce import artifact_key, gate_table, save_report
+from tasks.announce import artifact_key, gate_table
 from tasks.project import open_project
 from tasks.slots import training_slot
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a training ended with; ``report`` is the path of the model card."""
+    """What a training ended with: ``evaluation`` of the holdout, ``report`` the card's path."""
 
     service: str
     model_id: str
@@ -31,7 +32,7 @@ class TrainResult:
     status: str
     passed: bool
     refused_by: tuple[str, ...]
-    metrics: dict[str, float | bool | None]
+    evaluation: Evaluation
     report: str
     run_id: str
 
@@ -69,10 +70,11 @@ def train(
             study = limited_search(project, assignment, run)
             judgement = step.judge(project, assignment, study)
             version = step.register(project, assignment, study, judgement, run)
-            card = step.draw_card(assignment, study, judgement, version, run)
-    report = save_report(project, version, card)
+            card = step.draw_card(
+                project, assignment, study=study, judgement=judgement, version=version, run=run
+            )
     create_markdown_artifact(
-        key=artifact_key(service), markdown=gate_table(project, version, judgement, report)
+        key=artifact_key(service), markdown=gate_table(project, version, judgement, card)
     )
     return TrainResult(
         service=service.key,
@@ -81,7 +83,7 @@ def train(
         status=version.status,
         passed=judgement.report.passed,
         refused_by=tuple(f"{r.name} {r.title}" for r in judgement.report.refused_by),
-        metrics=dict(version.metrics),
-        report=str(report),
+        evaluation=judgement.evaluation,
+        report=str(card),
         run_id=version.run_id,
     )

@@ -1,4 +1,4 @@
-"""Shows a verdict where people look: the model card as a file, the gates in the Prefect UI."""
+"""Shows a verdict in the Prefect UI."""
 
 from __future__ import annotations
 
@@ -15,14 +15,6 @@ MLFLOW_UI = "http://127.0.0.1:5000"
 def artifact_key(service: Service) -> str:
     """Prefect artifact keys allow lower-case letters, digits and dashes only."""
     return "train-" + service.key.replace(".", "-").replace("_", "-")
-
-
-def save_report(project: Project, version: ModelVersion, html: str) -> Path:
-    """Write a model card under the reports directory."""
-    path = project.settings.reports_path / f"{version.model_id}.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html, encoding="utf-8")
-    return path
 
 
 def gate_table(project: Project, version: ModelVersion, judgement: Judgement, card: Path) -> str:

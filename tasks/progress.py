@@ -24,7 +24,10 @@ class Report(Protocol):
 
 @contextmanager
 def shown_progress(title: str) -> Iterator[Report]:
-    """A report that draws itself; without a terminal each stage prints one line."""
+    """A report that draws itself; without a terminal each trial prints one line.
+
+    What stands before the first comma of what is reported names the trial.
+    """
     console = Console(stderr=True)
     with _terminal(console) as bar:
         line = bar.add_task(title, total=None) if console.is_terminal else None
@@ -35,9 +38,9 @@ def shown_progress(title: str) -> Iterator[Report]:
             text = f"{title}: {what}"
             if line is not None:
                 bar.update(TaskID(line), description=text, completed=done, total=total)
-            elif what not in stages:
-                console.print(text, highlight=False)
-            stages.add(what)
+            elif (stage := what.partition(",")[0]) not in stages:
+                console.print(f"{title}: {stage}", highlight=False)
+                stages.add(stage)
             artifact.update(text, done, total)
 
         yield report

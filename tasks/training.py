@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
+from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -19,7 +20,7 @@ from mlops.registry.judgement import Judgement
 from mlops.registry.publication import Request, publish
 from mlops.registry.tracking import RunLog, open_run
 from mlops.registry.workbench import Effort, assess, conduct
-from mlops.reports.cards import card_section, render_card
+from mlops.reports.cards import card_section, save_card
 from mlops.service import Service
 from mlops.store import ModelVersion, Why
 from mlops.training.plan import ModelType, TrainingConfig
@@ -143,13 +144,19 @@ def register(
 
 @task(cache_policy=NO_CACHE)
 def draw_card(
-    assignment: Assignment, study: Study, judgement: Judgement, version: ModelVersion, run: RunLog
-) -> str:
-    """Draw the version's model card and keep it with the run."""
+    project: Project,
+    assignment: Assignment,
+    *,
+    study: Study,
+    judgement: Judgement,
+    version: ModelVersion,
+    run: RunLog,
+) -> Path:
+    """Draw the version's model card; it is kept with the run and under the reports."""
     section = card_section(assignment, study, judgement, version)
-    html = render_card(section)
-    run.text(html, "model_card.html")
-    return html
+    path = save_card(section, project.settings.reports_path, version.model_id)
+    run.artifact(path)
+    return path
 
 
 def training_run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -69,9 +70,22 @@ def card_facts(assignment: Assignment, study: Study, version: ModelVersion) -> d
     }
 
 
-def render_card(section: Section) -> str:
-    """A card as HTML."""
-    return render(Page(section.title, "model card", [section]))
+def save_card(section: Section, directory: Path, model_id: str) -> Path:
+    """Write a card as HTML, and beside it as JSON from which other pages are made."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{model_id}.html"
+    path.write_text(render(Page(section.title, "model card", [section])), encoding="utf-8")
+    path.with_suffix(".json").write_text(section.to_json(), encoding="utf-8")
+    return path
+
+
+def save_story(cards: Sequence[Path], path: Path, *, title: str, subtitle: str) -> Path:
+    """Put saved cards on one page."""
+    sections = [
+        Section.from_json(card.with_suffix(".json").read_text(encoding="utf-8")) for card in cards
+    ]
+    path.write_text(render(Page(title, subtitle, sections)), encoding="utf-8")
+    return path
 
 
 def card_pictures(study: Study, judgement: Judgement) -> list[Picture]:

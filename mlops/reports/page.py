@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,18 @@ class Section:
     gates: Sequence[Mapping[str, Any]]
     metrics: Sequence[MetricRow]
     pictures: Sequence[Picture]
+
+    def to_json(self) -> str:
+        """Everything, so that the section can be put on another page later."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read `to_json` back."""
+        parts = json.loads(text)
+        parts["metrics"] = [MetricRow(**row) for row in parts["metrics"]]
+        parts["pictures"] = [Picture(**picture) for picture in parts["pictures"]]
+        return cls(**parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,3 +47,7 @@ def test_text_from_outside_is_escaped():
 )
 def test_numbers_are_readable(value, text):
     assert readable_number(value) == text
+
+
+def test_a_section_is_read_back_equal():
+    assert Section.from_json(SECTION.to_json()) == SECTION

@@ -1,0 +1,167 @@
+"""The demonstration: volatility and return, on real bars, judged by the same gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from rich.console import Console
+from rich.table import Table
+
+from flows.train import TrainResult, train
+from mlops.data.load import load_bars
+from mlops.manager import MLOpsManager
+from mlops.registry.explanation import Explanation
+from mlops.reports.cards import save_story
+from mlops.service import Service
+from mlops.settings import current_settings
+from mlops.training.plan import ModelType, TrainingConfig
+from mlops.validation.evaluation import Evaluation
+
+LSTM = {"lstm_units": [32], "batch_size": 256, "learning_rate": 0.003, "epochs": 12, "patience": 3}
+LSTM_FEATURES = (
+    "har_1", "har_6", "har_24", "har_168", "volume", "volume_ratio", "hour_sin", "hour_cos",
+)  # fmt: skip
+
+SHOWN_PARAMS = ("lstm_units", "learning_rate", "dropout_rate", "batch_size")
+NEWEST_BARS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One training of the story."""
+
+    model_type: ModelType
+    target: str
+    horizon: int
+    config: TrainingConfig
+
+
+ACTS = (
+    Act(
+        ModelType.LSTM,
+        "volatility",
+        24,
+        TrainingConfig(
+            families=(ModelType.LSTM,), features=LSTM_FEATURES, sequence_length=12, params=LSTM
+        ),
+    ),
+    Act(ModelType.ENSEMBLE, "volatility", 24, TrainingConfig(trials=6)),
+    Act(ModelType.LSTM, "return", 1, TrainingConfig(trials=10)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What became of an act."""
+
+    act: Act
+    result: TrainResult
+    explanation: Explanation
+
+
+def tell(symbol: str, console: Console) -> Path:
+    """Train every act, print the table, write the report; returns its path."""
+    manager = MLOpsManager(current_settings())
+    told = [_perform(act, symbol, manager) for act in ACTS]
+    console.print(verdict_table(symbol, told))
+    for one in told:
+        console.print(*lines(one), sep="\n", highlight=False, soft_wrap=True)
+    _forecast(manager, told, console)
+    return save_story(
+        [Path(one.result.report) for one in told],
+        manager.config.reports_path / "story.html",
+        title=f"{symbol} sample",
+        subtitle="Every version that was trained, and why it passed or was refused",
+    )
+
+
+def _perform(act: Act, symbol: str, manager: MLOpsManager) -> Told:
+    result = train(
+        symbol=symbol,
+        model_type=act.model_type,
+        venue="sample",
+        target=act.target,
+        horizon=act.horizon,
+        training=act.config,
+    )
+    return Told(act, result, manager.explain(result.model_id))
+
+
+def verdict_table(symbol: str, told: list[Told]) -> Table:
+    """One row a version: how it did on the holdout, with 95 % intervals, and its verdict."""
+    table = Table(title=f"{symbol} sample; holdout = last 30 %, 95 % intervals")
+    for heading in ("target", "version", "R2", "direction", "MSE vs baseline", "verdict"):
+        table.add_column(heading, no_wrap=heading == "version")
+    for one in told:
+        table.add_row(
+            f"{one.act.target} {one.act.horizon}",
+            one.result.model_id.rpartition("_")[0].rpartition("_")[0],
+            interval(one.result.evaluation, "r2_score"),
+            interval(one.result.evaluation, "accuracy"),
+            interval(one.result.evaluation, "mse_vs_baseline", as_change=True),
+            one.result.status,
+        )
+    return table
+
+
+def interval(measured: Evaluation, name: str, *, as_change: bool = False) -> str:
+    """A metric with its interval; ``as_change`` writes a ratio as a change in percent."""
+    found = measured[name]
+    numbers = [found.value, found.low, found.high]
+    if as_change:
+        value, low, high = (f"{100 * (number - 1):+.1f}" for number in numbers)
+        return f"{value} % ({low} to {high})"
+    value, low, high = (f"{number:.3f}" for number in numbers)
+    return f"{value} ({low} to {high})"
+
+
+def lines(one: Told) -> list[str]:
+    """The configuration of an act, and why its version passed or was refused."""
+    config, notes = one.act.config, one.explanation.version.notes
+    searched = f"best of {config.trials} searched trials" if config.trials else "as configured"
+    refits = f"{config.refits} refits before the holdout, {config.holdout_refits} through it"
+    recipe = notes["recipe"]
+    return [
+        f"{one.result.model_id}: {searched}, {refits}, seed {config.seed}",
+        f"  recipe {recipe_words(recipe)}",
+        *(f"  {one.explanation.verdict}: {reason}" for reason in deciding(one.explanation)),
+    ]
+
+
+def recipe_words(recipe: Mapping[str, Any]) -> str:
+    """A recipe in one line; an ensemble names its members."""
+    if recipe["members"]:
+        return " + ".join(recipe_words(member) for member in recipe["members"])
+    shown = {key: value for key, value in recipe["params"].items() if key in SHOWN_PARAMS}
+    words = ", ".join(f"{key} {value}" for key, value in shown.items())
+    features, length = len(recipe["features"]), recipe["sequence_length"]
+    return f"{recipe['model_type']} on {features} features x {length} bars" + (
+        f" ({words})" if words else ""
+    )
+
+
+def deciding(explanation: Explanation) -> tuple[str, ...]:
+    """What a reader asks for first: the refusals, or the two tests of skill that were passed."""
+    report = explanation.report
+    assert report is not None
+    if not report.passed:
+        return report.reasons
+    return tuple(f"{gate} {report[gate].reason}" for gate in ("G2", "G3"))
+
+
+def _forecast(manager: MLOpsManager, told: list[Told], console: Console) -> None:
+    """Forecast with the registered challenger, as any notebook would."""
+    passed = [one.explanation.version.service for one in told if one.result.passed]
+    if not passed:
+        console.print("nothing passed: every service keeps its baseline")
+        return
+    service = Service.parse(passed[-1])
+    bars = load_bars(service, cache_root=manager.config.bars_path)
+    uri = f"models:/{service.key}@challenger"
+    forecasts = mlflow.pyfunc.load_model(uri).predict(bars.frame.tail(NEWEST_BARS))
+    at, value = forecasts.index[-1], forecasts["forecast"].iloc[-1]
+    console.print(f"{uri} forecasts {value:.3f} from the bar of {at:%Y-%m-%d %H:%M}")
