@@ -270,7 +270,7 @@ def _allow(recipe: Recipe, allowed_classes: Collection[str]) -> None:
         allowed = ", ".join(sorted(allowed_classes)) or "none"
         raise ModelError(
             f"class_path={path!r} is not an allowed custom model; allowed: {allowed}. "
-            "Add it to the allow-list of the process that trains and serves it"
+            "add its module to CUSTOM_MODEL_MODULES wherever it is trained and served"
         )
     for member in recipe.members:
         _allow(member, allowed_classes)

@@ -9,7 +9,9 @@ import numpy as np
 
 from mlops.features.causality import CausalityProof
 from mlops.features.dataset import Dataset
+from mlops.models.base import build_forecaster
 from mlops.models.recipe import Recipe
+from mlops.registry.code import code_of
 from mlops.registry.connection import Registry
 from mlops.registry.judgement import declared_baseline
 from mlops.registry.mandate import Mandate, mandate_for
@@ -27,7 +29,10 @@ from mlops.training.study import (
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Assignment:
-    """What a training will do; ``request`` is the digest by which it is asked for again."""
+    """What a training will do; ``request`` is the digest by which it is asked for again.
+
+    ``allowed_classes`` are the custom models it may build.
+    """
 
     service: Service
     dataset: Dataset
@@ -40,10 +45,12 @@ class Assignment:
     slices: Slices
     baseline: Recipe
     proof: CausalityProof
+    allowed_classes: frozenset[str]
 
     @property
     def study_key(self) -> str:
-        return study_key(self.service.key, self.dataset.content_hash, self.request)
+        code = code_of(self.allowed_classes)
+        return study_key(self.service.key, self.dataset.content_hash, self.request, code)
 
 
 def assign(
@@ -61,7 +68,8 @@ def assign(
     Raises:
         InsufficientData: when there are fewer than ``min_bars`` bars.
         LookaheadError: naming a feature that reads the future, and the bar.
-        ModelError: when the configuration names something the model type does not know.
+        ModelError: when the configuration names something the model type does not know, or a
+            class outside the trusted modules.
     """
     request = request_digest(model_type, config)
     mandate = mandate_for(
@@ -87,7 +95,16 @@ def assign(
         slices=_slices(dataset, config, mandate, min_bars=min_bars),
         baseline=declared_baseline(dataset),
         proof=prove_agenda(agenda, dataset, seed=config.seed),
+        allowed_classes=_allowed_classes(registry, agenda, dataset),
     )
+
+
+def _allowed_classes(registry: Registry, agenda: Agenda, dataset: Dataset) -> frozenset[str]:
+    trusted = (registry.trust.classes(recipe.to_dict()) for recipe in agenda.bases)
+    allowed = frozenset[str]().union(*trusted)
+    for recipe in agenda.bases:
+        build_forecaster(recipe, dataset.target, allowed_classes=allowed)
+    return allowed
 
 
 def _slices(dataset: Dataset, config: TrainingConfig, mandate: Mandate, *, min_bars: int) -> Slices:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
+from collections.abc import Collection
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 DISTRIBUTION = "trading-mlops"
@@ -20,6 +23,23 @@ def code_version() -> str:
         return release()
     dirty = ".dirty" if _git("status", "--porcelain", "--untracked-files=no") else ""
     return f"{release()}+g{commit}{dirty}"
+
+
+def code_of(class_paths: Collection[str]) -> str:
+    """The code version, and a digest of the modules that custom classes come from."""
+    modules = sorted({path.partition(":")[0] for path in class_paths})
+    digests = [hashlib.sha256(_source(module)).hexdigest()[:12] for module in modules]
+    return " ".join([code_version(), *digests])
+
+
+def _source(module: str) -> bytes:
+    try:
+        found = find_spec(module)
+    except (ImportError, ValueError):
+        # It has no file, as one made in a notebook; that it cannot be imported is said later.
+        return b""
+    path = None if found is None or not found.has_location else found.origin
+    return b"" if path is None else Path(path).read_bytes()
 
 
 def release() -> str:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
+from mlops.errors import TrainingTimeout
 from mlops.models.base import FitContext
 from mlops.registry.assignment import Assignment
+from mlops.registry.bundles import last_close
 from mlops.registry.connection import Registry, load
 from mlops.registry.judgement import Judgement, Terms, judge_study, ranker
 from mlops.registry.mandate import alpha_of, champion_of
@@ -47,8 +53,13 @@ def conduct(
     bench = _bench(registry, assignment, effort=effort, run=run, report=report)
     if assignment.mandate.recipe is not None:
         return run_refit(bench, assignment.mandate.recipe, key=assignment.study_key)
-    journal = _home(registry, assignment) / assignment.study_key / "journal.log"
-    return run_study(bench, assignment.agenda, key=assignment.study_key, journal=journal)
+    with _alone(_home(registry, assignment) / assignment.study_key, effort) as folder:
+        return run_study(
+            bench,
+            assignment.agenda,
+            key=assignment.study_key,
+            journal=folder / "journal.log",
+        )
 
 
 def assess(
@@ -61,7 +72,7 @@ def assess(
     yearly_alpha: float,
     now: datetime,
 ) -> Judgement:
-    """Count the study's trials and judge its winner.
+    """Judge the winner of a study.
 
     Trials of earlier studies on the same bars are judged with it; the others are allowed for
     by their number.
@@ -72,9 +83,6 @@ def assess(
     earlier = {} if study.is_refit else archive.earlier(study.key, dataset.labels.made_at[rows])
     unkept = 0
     if not study.is_refit:
-        record_trials(
-            registry.store, service.key, study=study.key, numbers=range(len(study.trials)), at=now
-        )
         counted = count_trials(registry.store, service.key)
         unkept = max(0, counted - len(study.trials) - len(earlier))
     alpha = alpha_of(
@@ -101,19 +109,23 @@ def assess(
 def _bench(
     registry: Registry, assignment: Assignment, *, effort: Effort, run: RunLog, report: Report
 ) -> Bench:
-    dataset, slices, key = assignment.dataset, assignment.slices, assignment.study_key
+    service, dataset, slices = assignment.service, assignment.dataset, assignment.slices
+    key, at = assignment.study_key, last_close(dataset).to_pydatetime()
     archive = TrialArchive(_home(registry, assignment))
     rank = ranker(dataset, slices, baseline=assignment.baseline, fee_bps=effort.fee_bps)
     made_at = dataset.labels.made_at
 
     def keep(trial: Trial) -> None:
+        # Counted before it is kept: a kill in between leaves a trial that is done again under
+        # its number, never one that goes uncounted.
+        numbers = range(archive.count(key) + 1)
+        record_trials(registry.store, service.key, study=key, numbers=numbers, at=at)
         archive.keep(key, trial.name, made_at, trial.forecasts)
         log_trial(run, trial, rank({trial.name: trial.forecasts})[trial.name])
 
     def recall(name: str) -> Floats | None:
         return archive.recall(key, name, made_at)
 
-    recipes = assignment.agenda.recipes.values()
     return Bench(
         dataset=dataset,
         slices=slices,
@@ -127,9 +139,27 @@ def _bench(
         keep=keep,
         recall=recall,
         report=report,
-        allowed_classes=frozenset().union(*(registry.trust.classes(r.to_dict()) for r in recipes)),
+        allowed_classes=assignment.allowed_classes,
         expected_folds=assignment.agenda.n_trials * len(slices.development) + len(slices.holdout),
     )
+
+
+@contextmanager
+def _alone(folder: Path, effort: Effort) -> Iterator[Path]:
+    """Hold a study's folder: whoever asks for the same study meanwhile waits, then recalls it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "study.lock", timeout=max(0.0, effort.deadline - time.monotonic()))
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise TrainingTimeout(
+            f"the same training has been running elsewhere until the deadline ({folder}); "
+            "wait for it to end"
+        ) from error
+    try:
+        yield folder
+    finally:
+        lock.release()
 
 
 def _home(registry: Registry, assignment: Assignment) -> Path:

@@ -91,6 +91,11 @@ class Agenda:
         return tuple(dict.fromkeys([*fixed, *searched]))
 
     @property
+    def bases(self) -> tuple[Recipe, ...]:
+        """The recipes tried as they are, and the one each search starts from."""
+        return (*self.recipes.values(), *(space.base for space in self.spaces))
+
+    @property
     def n_trials(self) -> int:
         return len(self.recipes) + self.n_searched + self.ensemble
 
@@ -193,8 +198,6 @@ def run_study(bench: Bench, agenda: Agenda, *, key: str, journal: Path | None = 
     """
     trials = [bench.attempt(name, recipe) for name, recipe in agenda.recipes.items()]
     trials += _searched(bench, agenda, key=key, journal=journal)
-    if not trials:
-        raise TrainingError("no recipe of the search could be fitted; the trials say why")
     if agenda.ensemble:
         trials.append(bench.attempt("ensemble", _ensemble_of(bench, trials)))
     ranks = _ranked(bench, trials)
@@ -223,9 +226,12 @@ def run_refit(bench: Bench, recipe: Recipe, *, key: str) -> Study:
     )
 
 
-def study_key(service_key: str, watermark: str, request_digest: str) -> str:
-    """The same request on the same bars has the same key: it is resumed, and counted once."""
-    text = json.dumps([service_key, watermark, request_digest])
+def study_key(service_key: str, watermark: str, request_digest: str, code: str) -> str:
+    """The same request on the same bars has the same key: it is resumed, and counted once.
+
+    ``code`` tells apart what forecasts: other code's trials are not taken for this one's.
+    """
+    text = json.dumps([service_key, watermark, request_digest, code])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -257,8 +263,15 @@ def _searched(bench: Bench, agenda: Agenda, *, key: str, journal: Path | None) -
         study_name=key,
         skill=bench.score,
         on_trial=keep,
+        allowed_classes=bench.allowed_classes,
     )
-    return [_as_trial(bench, record) for record in records if record.failure is None]
+    fitted = [_as_trial(bench, record) for record in records if record.failure is None]
+    if not fitted:
+        raise TrainingError(
+            f"none of {len(records)} searched recipes could be fitted; the last one: "
+            f"{records[-1].failure}"
+        )
+    return fitted
 
 
 def trial_name(record: TrialRecord) -> str:

@@ -36,6 +36,10 @@ class TrialArchive:
         part.replace(target)
         return target
 
+    def count(self, study: str) -> int:
+        """How many trials of a study are kept."""
+        return len(list((self.directory / study).glob("*.parquet")))
+
     def recall(self, study: str, name: str, made_at: Times) -> Floats | None:
         """A kept trial's forecasts at ``made_at`` (N,), NaN where it made none; None if unknown."""
         path = self.directory / study / f"{name}.parquet"

@@ -7,7 +7,7 @@ its share of the trials. Pruned trials never enter NSGA-II's population, so noth
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -73,8 +73,11 @@ def tune(
     skill: Skill | None = None,
     on_trial: Callable[[TrialRecord], None] | None = None,
     warm_start: bool = False,
+    allowed_classes: Collection[str] = (),
 ) -> tuple[TrialRecord, ...]:
     """Try ``n_trials`` recipes, in turn from each space, and return all of them.
+
+    A space in which nothing varies is tried once, so there may be fewer.
 
     With a ``journal`` file finished trials survive a kill: the next call with the same
     ``study_name`` returns them without their forecasts (keep those in ``on_trial``), runs
@@ -96,11 +99,21 @@ def tune(
     records = [record for family in families for record in family.finished()]
     while len(records) < n_trials:
         context.check_deadline("tuning")
-        family = min(families, key=lambda one: one.tried)
+        searchable = [family for family in families if not family.exhausted]
+        if not searchable:
+            break
+        family = min(searchable, key=lambda one: one.tried)
 
         def attempt(recipe: Recipe, number: int = len(records)) -> tuple[float, WalkForward]:
             own = context.seeded(number)
-            walk = run_walk_forward(recipe, dataset, folds, own, warm_start=warm_start)
+            walk = run_walk_forward(
+                recipe,
+                dataset,
+                folds,
+                own,
+                warm_start=warm_start,
+                allowed_classes=allowed_classes,
+            )
             return measure(walk), walk
 
         records.append(family.attempt(attempt, len(records)))
@@ -134,6 +147,11 @@ class _Family:
     @property
     def tried(self) -> int:
         return len(self.finished())
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the space is one recipe, and that was tried."""
+        return not self.space.varied and self.tried > 0
 
     def finished(self) -> list[TrialRecord]:
         """Trials with an outcome, also those of an earlier process, without forecasts."""
