@@ -31,9 +31,12 @@ from tasks.progress import shown_progress
 from tasks.project import Project
 
 
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[10, 60])
+@task(cache_policy=NO_CACHE)
 def load(project: Project, service: Service, config: TrainingConfig) -> Bars:
-    """Load the service's validated bars that were known by ``config.end``."""
+    """Load the service's validated bars that were known by ``config.end``.
+
+    The source itself is patient with the network, and what it refuses no retry mends.
+    """
     path = config.bars_file
     return load_bars(
         service,
@@ -41,6 +44,7 @@ def load(project: Project, service: Service, config: TrainingConfig) -> Bars:
         start=config.start,
         now=config.end,
         source=None if path is None else open_source("file", path=path),
+        exchange_base_url=project.settings.exchange_base_url or None,
     )
 
 
@@ -54,7 +58,9 @@ def build_dataset(project: Project, service: Service, bars: Bars) -> Dataset:
         calendar=calendar_for(service.venue, service.symbol),
         cache_dir=project.settings.mlops_base_path / "features",
     )
-    ensure_service(project.registry, service, dataset, _why("first training"))
+    # In market time, for the service's yearly budget accrues from here.
+    begun = Why(at=_market_time(dataset), actor="train", reason="first training")
+    ensure_service(project.registry, service, dataset, begun)
     return dataset
 
 

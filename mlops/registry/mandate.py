@@ -2,8 +2,9 @@
 
 A request that a service has answered before, asked again by a schedule or an alarm, is not a
 new idea: its recipe is fitted again and judged only on bars after the champion's training
-cut, at the level that has accrued in the service's yearly budget. So a year of daily retrains
-on noise promotes nothing. A person's request is a search: every trial of it is counted.
+cut and after the search that found the recipe, at the level that has accrued in the service's
+yearly budget. So a year of daily retrains on noise promotes nothing. A person's request is a
+search: every trial of it is counted.
 """
 
 from __future__ import annotations
@@ -46,17 +47,16 @@ def mandate_for(
     registry: Registry, service: Service, *, request: str, reason: str, watermark: str
 ) -> Mandate:
     """Decide between search and refit; ``request`` is the request's digest."""
-    answered = [
+    searches = [
         version
         for version in list_versions(registry.store, service=service.key)
-        if version.notes.get("request") == request
+        if version.notes.get("request") == request and not version.notes["refit"]
     ]
-    if reason == MANUAL or not answered or answered[-1].watermark == watermark:
+    if reason == MANUAL or not searches or searches[0].watermark == watermark:
         return Mandate()
-    newest, first = answered[0], answered[-1]
     return Mandate(
-        recipe=Recipe.from_dict(newest.notes["recipe"]),
-        since=_cut(registry, service, otherwise=first),
+        recipe=Recipe.from_dict(searches[0].notes["recipe"]),
+        since=_latest_cut(searches[0], champion_of(registry, service)),
     )
 
 
@@ -94,6 +94,8 @@ def champion_of(registry: Registry, service: Service) -> ModelVersion | None:
     return get_version(registry.store, route.champion)
 
 
-def _cut(registry: Registry, service: Service, *, otherwise: ModelVersion) -> datetime | None:
-    champion = champion_of(registry, service)
-    return (champion or otherwise).trained_until
+def _latest_cut(search: ModelVersion, champion: ModelVersion | None) -> datetime:
+    """Neither the recipe was chosen nor the champion fitted on bars after this."""
+    cuts = [version.trained_until for version in (search, champion) if version is not None]
+    # Nobody knows the cut of a champion that came with claims only.
+    return max(cut for cut in cuts if cut is not None)

@@ -13,6 +13,7 @@ from typing import Any
 from mlops.features.causality import CausalityProof
 from mlops.features.dataset import Dataset
 from mlops.models.base import History
+from mlops.models.recipe import Recipe
 from mlops.registry.bundles import bundle_parts
 from mlops.registry.connection import Registry
 from mlops.registry.judgement import Judgement
@@ -48,8 +49,12 @@ def publish(
     run: RunLog,
     why: Why,
 ) -> ModelVersion:
-    """Register the winner as challenger or refused; log its history and metrics to ``run``."""
+    """Register the winner as challenger or refused; log what it is and how it did to ``run``."""
     winner = study.winner
+    run.params(recipe_params(winner.recipe))
+    run.dataset(
+        service.symbol, content_hash=dataset.content_hash, source=service.venue, rows=len(dataset)
+    )
     run.epochs(epoch_rows(study.holdout.histories))
     run.metrics(judgement.evaluation.metrics.to_dict())
     return register(
@@ -75,6 +80,7 @@ def publish(
                 "reason": request.reason,
                 "recipe": winner.recipe.to_dict(),
                 "study": study.key,
+                "refit": study.is_refit,
             },
             run_id=run.run_id,
         ),
@@ -84,9 +90,14 @@ def publish(
 
 def log_trial(run: RunLog, trial: Trial, statistic: float) -> None:
     """A finished trial as a child run."""
-    recipe = trial.recipe.to_dict()
-    params = {**recipe.pop("params"), **recipe}
-    run.child(trial.name, params=params, metrics={"statistic": statistic, "seconds": trial.seconds})
+    figures = {"statistic": statistic, "seconds": trial.seconds}
+    run.child(trial.name, params=recipe_params(trial.recipe), metrics=figures)
+
+
+def recipe_params(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as one level of parameters."""
+    flat = recipe.to_dict()
+    return {**flat.pop("params"), **flat}
 
 
 def epoch_rows(histories: tuple[History, ...]) -> list[dict[str, float | None]]:

@@ -63,13 +63,18 @@ def cut(dataset: Dataset, config: TrainingConfig, *, min_bars: int) -> Slices:
         selection_fraction=config.validation_split,
         window=config.fit_window,
     )
-    return Slices(development, _forward(dataset, config, rows, first_test_row=int(after[0])))
+    holdout = _forward(
+        dataset, config, rows, first_test_row=int(after[0]), n_folds=config.holdout_refits
+    )
+    return Slices(development, holdout)
 
 
 def cut_since(
     dataset: Dataset, config: TrainingConfig, since: np.datetime64, *, min_bars: int
 ) -> Slices:
     """The slices of a refit: no development, and a holdout of the forecasts made after ``since``.
+
+    Where few bars came since, there are fewer refits than ``config`` asks for.
 
     Raises:
         InsufficientData: when there are fewer than ``min_bars`` bars.
@@ -81,18 +86,25 @@ def cut_since(
     young = rows[labels.made_at[rows] > since]
     if not young.size:
         raise SplitError(f"no labelled bar closed after {since}; refit when new bars are known")
-    return Slices((), _forward(dataset, config, rows, first_test_row=int(young[0])))
+    n_folds = min(config.holdout_refits, young.size)
+    holdout = _forward(dataset, config, rows, first_test_row=int(young[0]), n_folds=n_folds)
+    return Slices((), holdout)
 
 
 def _forward(
-    dataset: Dataset, config: TrainingConfig, rows: NDArray[np.intp], *, first_test_row: int
+    dataset: Dataset,
+    config: TrainingConfig,
+    rows: NDArray[np.intp],
+    *,
+    first_test_row: int,
+    n_folds: int,
 ) -> tuple[Fold, ...]:
     return forward_folds(
         dataset.labels.made_at,
         dataset.labels.known_at,
         rows,
         first_test_row=first_test_row,
-        n_folds=config.holdout_refits,
+        n_folds=n_folds,
         selection_fraction=config.validation_split,
         window=config.fit_window,
     )
