@@ -97,7 +97,7 @@ def trials(names: Sequence[str], statistics: Sequence[float], *, winner: str) ->
     with _figure(height=0.9 + 0.26 * len(names)) as (figure, axes):
         axes.barh([names[place] for place in order], np.asarray(statistics)[order], color=colours)
         axes.axvline(0, color=INK, lw=0.8)
-        axes.set_xlabel("measure the winner was chosen by")
+        axes.set_xlabel("t-statistic of the gain over the benchmark")
         return _encode(figure)
 
 

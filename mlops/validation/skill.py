@@ -52,15 +52,13 @@ def trial_gains(rows: Forecasts, trials: Mapping[str, FloatArray], *, fee_bps: f
 def rank_trials(
     rows: Forecasts, trials: Mapping[str, FloatArray], *, fee_bps: float
 ) -> dict[str, float]:
-    """How good each trial is, best first, by the gains G2 judges the winner by.
+    """t-statistic of each trial's gain, best first: the measure G2 judges the winner by.
 
-    Profit is ranked by its t-statistic, because size can be chosen and risk cannot; losses by
-    the mean gain, because the forecast that errs least is the one to serve.
+    Chosen by its mean gain instead, a winner may be one whose skill cannot be shown although
+    another trial's can.
     """
     gains = trial_gains(rows, trials, fee_bps=fee_bps)
-    found = gains.mean(axis=0)
-    if rows.judged_by_profit:
-        found = selection.gain_statistics(gains, horizon=rows.horizon)
+    found = selection.gain_statistics(gains, horizon=rows.horizon)
     order = np.argsort(-found, kind="stable")
     names = list(trials)
     return {names[i]: float(found[i]) for i in order}
