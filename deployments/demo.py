@@ -14,6 +14,9 @@ from pathlib import Path
 from rich.console import Console
 
 HOME = Path(".mlops") / "demo"
+PLAIN_WIDTH = 120
+"""Columns where there is no terminal to ask."""
+
 SURROUNDINGS = {
     "PREFECT_LOGGING_LEVEL": "ERROR",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
@@ -43,6 +46,8 @@ def main() -> None:
     parser.add_argument("--home", type=Path, default=HOME, help="where everything is written")
     given = parser.parse_args()
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=PLAIN_WIDTH)
     began = time.monotonic()
     surround(given.home)
     console.print(f"[bold]{given.symbol} sample[/], everything under {given.home}; no network used")

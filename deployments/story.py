@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -93,12 +94,16 @@ def _perform(act: Act, symbol: str, manager: MLOpsManager) -> Told:
 
 def verdict_table(symbol: str, told: list[Told]) -> Table:
     """One row a version: how it did on the holdout, with 95 % intervals, and its verdict."""
-    table = Table(title=f"{symbol} sample; holdout = last 30 %, 95 % intervals")
-    for heading in ("target", "version", "R2", "direction", "MSE vs baseline", "verdict"):
-        table.add_column(heading, no_wrap=heading == "version")
+    table = Table(
+        title=f"{symbol} sample: the holdout (last 30 %), with 95 % intervals",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+    )
+    for heading in ("service", "version", "R2", "direction", "MSE vs baseline", "verdict"):
+        table.add_column(heading, no_wrap=True)
     for one in told:
         table.add_row(
-            f"{one.act.target} {one.act.horizon}",
+            f"{one.act.target}.{one.act.horizon}",
             one.result.model_id.rpartition("_")[0].rpartition("_")[0],
             interval(one.result.evaluation, "r2_score"),
             interval(one.result.evaluation, "accuracy"),
@@ -114,9 +119,9 @@ def interval(measured: Evaluation, name: str, *, as_change: bool = False) -> str
     numbers = [found.value, found.low, found.high]
     if as_change:
         value, low, high = (f"{100 * (number - 1):+.1f}" for number in numbers)
-        return f"{value} % ({low} to {high})"
+        return f"{value} % [{low}, {high}]"
     value, low, high = (f"{number:.3f}" for number in numbers)
-    return f"{value} ({low} to {high})"
+    return f"{value} [{low}, {high}]"
 
 
 def lines(one: Told) -> list[str]:
@@ -128,7 +133,7 @@ def lines(one: Told) -> list[str]:
     return [
         f"{one.result.model_id}: {searched}, {refits}, seed {config.seed}",
         f"  recipe {recipe_words(recipe)}",
-        *(f"  {one.explanation.verdict}: {reason}" for reason in deciding(one.explanation)),
+        *(f"  {one.result.status} by {reason}" for reason in deciding(one.explanation)),
     ]
 
 
@@ -137,11 +142,16 @@ def recipe_words(recipe: Mapping[str, Any]) -> str:
     if recipe["members"]:
         return " + ".join(recipe_words(member) for member in recipe["members"])
     shown = {key: value for key, value in recipe["params"].items() if key in SHOWN_PARAMS}
-    words = ", ".join(f"{key} {value}" for key, value in shown.items())
+    words = ", ".join(f"{key} {readable(value)}" for key, value in shown.items())
     features, length = len(recipe["features"]), recipe["sequence_length"]
     return f"{recipe['model_type']} on {features} features x {length} bars" + (
         f" ({words})" if words else ""
     )
+
+
+def readable(value: object) -> str:
+    """A parameter as people write it."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def deciding(explanation: Explanation) -> tuple[str, ...]:
@@ -164,4 +174,9 @@ def _forecast(manager: MLOpsManager, told: list[Told], console: Console) -> None
     uri = f"models:/{service.key}@challenger"
     forecasts = mlflow.pyfunc.load_model(uri).predict(bars.frame.tail(NEWEST_BARS))
     at, value = forecasts.index[-1], forecasts["forecast"].iloc[-1]
-    console.print(f"{uri} forecasts {value:.3f} from the bar of {at:%Y-%m-%d %H:%M}")
+    console.print(
+        f"mlflow.pyfunc.load_model({uri!r}) forecasts {value:.3f} from the bar of "
+        f"{at:%Y-%m-%d %H:%M}",
+        highlight=False,
+        soft_wrap=True,
+    )
