@@ -1,0 +1,107 @@
+"""`make demo`: what it prints is what the README shows, offline, and nothing is left running."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+OFFLINE = """
+import socket, sys
+
+def refuse(event, args):
+    if event == "socket.connect" and isinstance(args[1], tuple):
+        if args[1][0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"the demonstration reached for {args[1]}")
+
+sys.addaudithook(refuse)
+"""
+PROCESSORS_DIFFER = 0.01
+"""Networks are trained in the processor's own arithmetic: figures agree to a hundredth."""
+
+
+class Row(NamedTuple):
+    service: str
+    version: str
+    r2: float
+    direction: float
+    change: float
+    verdict: str
+
+
+def rows(text: str) -> dict[str, Row]:
+    """The verdict table's rows by version."""
+    number = r"([+-]?[\d.]+) (?:% )?\[[^\]]+\]"
+    pattern = rf"^ *([a-z]+\.\d+) +(\S+) +{number} +{number} +{number} +(\w+)"
+    found = re.findall(pattern, text, flags=re.MULTILINE)
+    return {f[1]: Row(f[0], f[1], float(f[2]), float(f[3]), float(f[4]), f[5]) for f in found}
+
+
+def processes_naming(text: str) -> list[str]:
+    """Command lines of running processes whose environment names ``text``."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        try:
+            if text in (process / "environ").read_text(errors="replace"):
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
+            continue
+    return found
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    place = tmp_path_factory.mktemp("demo")
+    (place / "sitecustomize.py").write_text(OFFLINE)
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.demo", "--home", str(place / "home")],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(place)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done, place
+
+
+def test_the_volatility_models_reach_their_figures(demo):
+    table = rows(demo[0].stdout)
+    best = table["ensemble_BTC"]
+    assert (best.r2 >= 0.76, best.direction >= 0.62, best.change <= -12.0) == (True, True, True)
+    assert best.verdict == "challenger"
+    assert table["lstm_BTC"].r2 >= 0.75
+
+
+def test_the_return_model_is_refused_by_the_count_of_its_trials(demo):
+    refused = [row for row in rows(demo[0].stdout).values() if row.service == "return.1"]
+    assert [row.verdict for row in refused] == ["refused"]
+    assert "refused by G2 skill: the best of 10 worthless trials" in demo[0].stdout
+
+
+def test_the_readme_shows_what_was_printed(demo):
+    shown, printed = rows((ROOT / "README.md").read_text()), rows(demo[0].stdout)
+    assert shown.keys() == printed.keys()
+    for version, row in shown.items():
+        assert row.verdict == printed[version].verdict
+        assert row.r2 == pytest.approx(printed[version].r2, abs=PROCESSORS_DIFFER)
+        assert row.direction == pytest.approx(printed[version].direction, abs=PROCESSORS_DIFFER)
+
+
+def test_the_report_it_names_exists(demo):
+    named = re.search(r"^report +(\S+)$", demo[0].stdout, flags=re.MULTILINE)
+    assert "lstm_BTC" in (ROOT / named[1]).read_text()
+
+
+def test_progress_is_shown(demo):
+    assert "ensemble on the holdout" in demo[0].stderr
+
+
+def test_nothing_is_left_running(demo):
+    assert processes_naming(str(demo[1])) == []

@@ -1,0 +1,58 @@
+"""The README: its code runs, its commands exist, its error messages are ours."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SOURCE = "\n".join(path.read_text() for path in (ROOT / "mlops").rglob("*.py"))
+
+
+def test_the_notebook_lines_run_as_written(tmp_path):
+    """Both blocks in one fresh process: train, explain, load by alias, forecast."""
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    shown = "print('STATUS', result.status)\n"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "MLOPS_BASE_PATH": str(tmp_path / "mlops"),
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
+    }
+    environment.pop("PREFECT_API_URL", None)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks) + shown],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "STATUS challenger" in done.stdout
+
+
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"make (\w+)", README))))
+def test_every_make_command_exists(target):
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def troubleshooting() -> list[str]:
+    table = README.partition("### Model registration fails")[2].partition("###")[0]
+    quoted = re.findall(r"^\| `([^`]+)`", table, flags=re.MULTILINE)
+    return [part.strip(" ,;") for text in quoted for part in text.split("…") if part.strip(" ,;")]
+
+
+@pytest.mark.parametrize("fragment", troubleshooting())
+def test_every_quoted_message_is_one_of_ours(fragment):
+    assert fragment in SOURCE
+
+
+@pytest.mark.parametrize("variable", re.findall(r"`([A-Z][A-Z_]{5,})`", README))
+def test_every_variable_named_is_a_setting(variable):
+    assert f"\n{variable}=" in (ROOT / ".env.example").read_text()
