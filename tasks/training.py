@@ -57,6 +57,7 @@ def build_dataset(project: Project, service: Service, bars: Bars) -> Dataset:
         target=TargetSpec(service.target, service.horizon),
         calendar=calendar_for(service.venue, service.symbol),
         cache_dir=project.settings.mlops_base_path / "features",
+        provenance=bars.provenance,
     )
     # In market time, for the service's yearly budget accrues from here.
     begun = Why(at=_market_time(dataset), actor="train", reason="first training")

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from mlops.data.bars import content_hash
+from mlops.data.bars import Provenance, content_hash
 from mlops.data.calendar import Calendar, hole_before, load_calendar
 from mlops.errors import FeatureError
 from mlops.features.bars import BarArrays, BoolArray, FloatArray
@@ -41,9 +41,14 @@ class Dataset:
         target: TargetSpec,
         calendar: Calendar | None = None,
         cache_dir: Path | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
-        """Wrap a validated bar frame; ``calendar`` defaults to a market that never closes."""
+        """Wrap a validated bar frame; ``calendar`` defaults to a market that never closes.
+
+        ``provenance`` says where the bars came from and travels with what is trained on them.
+        """
         self.frame = frame
+        self.provenance = provenance
         self.timeframe = timeframe
         self.target = target
         self.calendar = calendar or load_calendar("24/7")

@@ -7,7 +7,7 @@ another passed, and its trials count in every later judgement.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from mlops.features.causality import CausalityProof
@@ -81,6 +81,7 @@ def publish(
                 "recipe": winner.recipe.to_dict(),
                 "study": study.key,
                 "refit": study.is_refit,
+                "provenance": _provenance(dataset),
             },
             run_id=run.run_id,
         ),
@@ -110,3 +111,10 @@ def epoch_rows(histories: tuple[History, ...]) -> list[dict[str, float | None]]:
         ]
         rows += epoch_rows(history.members)
     return rows
+
+
+def _provenance(dataset: Dataset) -> dict[str, str] | None:
+    """Where the bars came from, as JSON."""
+    if dataset.provenance is None:
+        return None
+    return {name: str(value) for name, value in asdict(dataset.provenance).items()}

@@ -50,6 +50,7 @@ def conduct(
     Raises:
         TrainingTimeout: when the deadline passes.
     """
+    _describe(assignment, run)
     bench = _bench(registry, assignment, effort=effort, run=run, report=report)
     if assignment.mandate.recipe is not None:
         return run_refit(bench, assignment.mandate.recipe, key=assignment.study_key)
@@ -103,6 +104,19 @@ def assess(
         causality_proven=True,  # assign() ends a training whose proof fails
         earlier=earlier,
         champion=None if champion is None else load(registry, champion.model_id).forecaster,
+    )
+
+
+def _describe(assignment: Assignment, run: RunLog) -> None:
+    """What was asked and on which bars, in MLflow's words, before anything can fail."""
+    dataset = assignment.dataset
+    asked = assignment.config.model_dump(mode="json")
+    run.params({**asked, "model_type": str(assignment.model_type), "reason": assignment.reason})
+    run.dataset(
+        assignment.service.key,
+        content_hash=dataset.content_hash,
+        source="unknown" if dataset.provenance is None else dataset.provenance.label,
+        rows=len(dataset),
     )
 
 

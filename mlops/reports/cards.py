@@ -54,11 +54,12 @@ def card_section(
 def card_facts(assignment: Assignment, study: Study, version: ModelVersion) -> dict[str, str]:
     """What the version is, on what data and by which code."""
     frame = assignment.dataset.frame
-    slices = study.slices
+    slices, known = study.slices, assignment.dataset.provenance
     return {
         "model": f"{version.model_type}, chosen from {len(study.trials)} trials",
         "recipe": json.dumps(study.winner.recipe.to_dict()),
         "bars": f"{len(frame):,}, {frame.index[0]:%Y-%m-%d} to {frame.index[-1]:%Y-%m-%d}",
+        "from": "unknown" if known is None else f"{known.label}, known {known.fetched_at:%Y-%m-%d}",
         "data watermark": version.watermark,
         "refits": f"{len(slices.development)} before the holdout, {len(slices.holdout)} through it",
         "leakage proof": f"{assignment.proof.tests:,} tests, largest change "
