@@ -110,8 +110,13 @@ def assess(
 def _describe(assignment: Assignment, run: RunLog) -> None:
     """What was asked and on which bars, in MLflow's words, before anything can fail."""
     dataset = assignment.dataset
-    asked = assignment.config.model_dump(mode="json")
-    run.params({**asked, "model_type": str(assignment.model_type), "reason": assignment.reason})
+    asked = {
+        **assignment.config.model_dump(mode="json"),
+        "model_type": str(assignment.model_type),
+        "reason": assignment.reason,
+    }
+    # The winner's own parameters are logged under their plain names when it is known.
+    run.params({f"asked.{name}": value for name, value in asked.items()})
     run.dataset(
         assignment.service.key,
         content_hash=dataset.content_hash,
