@@ -52,9 +52,6 @@ def publish(
     """Register the winner as challenger or refused; log what it is and how it did to ``run``."""
     winner = study.winner
     run.params(recipe_params(winner.recipe))
-    run.dataset(
-        service.symbol, content_hash=dataset.content_hash, source=service.venue, rows=len(dataset)
-    )
     run.epochs(epoch_rows(study.holdout.histories))
     run.metrics(judgement.evaluation.metrics.to_dict())
     return register(
