@@ -13,9 +13,10 @@ from mlops.errors import RegistryError
 from mlops.features.dataset import Dataset
 from mlops.models.bundle import Bundle
 from mlops.registry.connection import Registry, load
+from mlops.registry.records import evaluation_of, record
 from mlops.stats.comparison import TestResult, diebold_mariano
 from mlops.store import get_route
-from mlops.validation.evaluation import Evaluation, evaluate
+from mlops.validation.evaluation import Evaluation
 from mlops.validation.forecasts import Forecasts
 
 
@@ -77,8 +78,8 @@ def evaluate_version(
     """
     bundle = load(registry, model_id)
     dataset = bundle.dataset(bars)
-    record = _record(registry, bundle, dataset, period)
-    return _evaluated(record, dataset, fee_bps)
+    made = _record(registry, bundle, dataset, period)
+    return evaluation_of(made, dataset, fee_bps=fee_bps)
 
 
 def compare_versions(
@@ -113,8 +114,8 @@ def compare_versions(
         a=a,
         b=b,
         n=len(record_a),
-        evaluation_a=_evaluated(record_a, dataset, fee_bps),
-        evaluation_b=_evaluated(record_b, dataset, fee_bps),
+        evaluation_a=evaluation_of(record_a, dataset, fee_bps=fee_bps),
+        evaluation_b=evaluation_of(record_b, dataset, fee_bps=fee_bps),
         a_beats_b=diebold_mariano(gain, horizon=horizon),
         b_beats_a=diebold_mariano(-gain, horizon=horizon),
     )
@@ -138,17 +139,8 @@ def _record(
             f"none of {len(dataset):,} bars has {bundle.config['warm_up']} bars of history and "
             "an outcome in the period asked for; give earlier and later bars"
         )
-    return Forecasts(
-        target=bundle.service.target,
-        horizon=bundle.service.horizon,
-        made_at=labels.made_at[keep],
-        y=labels.y[keep],
-        forecast=forecast[keep],
-        persistence=labels.persistence[keep],
-        baseline=baseline[keep],
-        next_return=dataset.next_returns[keep],
-        fold=np.zeros(int(keep.sum()), dtype=np.int64),
-    )
+    one_fold = np.zeros(len(dataset), dtype=np.int64)
+    return record(dataset, np.flatnonzero(keep), forecast, baseline, one_fold)
 
 
 def _baseline(registry: Registry, dataset: Dataset, bundle: Bundle) -> NDArray[np.float64]:
@@ -157,11 +149,6 @@ def _baseline(registry: Registry, dataset: Dataset, bundle: Bundle) -> NDArray[n
     if route is None:
         return dataset.labels.persistence
     return load(registry, route.baseline).forecaster.forecast(dataset)
-
-
-def _evaluated(record: Forecasts, dataset: Dataset, fee_bps: float) -> Evaluation:
-    per_year = dataset.calendar.bars_per_year(dataset.timeframe)
-    return evaluate(record, bars_per_year=per_year, fee_bps=fee_bps)
 
 
 def _naive(at: datetime) -> np.datetime64:

@@ -12,11 +12,12 @@ from mlops.data.splits import Fold
 from mlops.features.dataset import Dataset
 from mlops.models.base import BASELINES, FitContext, Forecaster, default_recipe
 from mlops.models.recipe import Recipe
+from mlops.registry.records import bars_per_year, evaluation_of, record
 from mlops.service import Target
 from mlops.training.slices import Slices
 from mlops.training.study import Study
 from mlops.training.walk_forward import run_walk_forward
-from mlops.validation.evaluation import Evaluation, evaluate
+from mlops.validation.evaluation import Evaluation
 from mlops.validation.evidence import Evidence, Integrity, Override, Thresholds
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.gates import judge, rank_trials
@@ -150,34 +151,6 @@ def declared_baseline(dataset: Dataset, name: str | None = None) -> Recipe:
 def walk_baseline(recipe: Recipe, dataset: Dataset, folds: tuple[Fold, ...]) -> Floats:
     """(N,) forecasts of a naive forecaster on every fold's test rows."""
     return run_walk_forward(recipe, dataset, folds, FitContext()).forecasts
-
-
-def record(
-    dataset: Dataset, rows: Rows, forecasts: Floats, baseline: Floats, folds: NDArray[np.int64]
-) -> Forecasts:
-    """What was forecast on ``rows``, beside outcomes and baseline; the others are (N,)."""
-    labels = dataset.labels
-    return Forecasts(
-        target=dataset.target.kind,
-        horizon=dataset.target.horizon,
-        made_at=labels.made_at[rows],
-        y=labels.y[rows],
-        forecast=forecasts[rows],
-        persistence=labels.persistence[rows],
-        baseline=baseline[rows],
-        next_return=dataset.next_returns[rows],
-        fold=folds[rows],
-    )
-
-
-def evaluation_of(rows: Forecasts, dataset: Dataset, *, fee_bps: float) -> Evaluation:
-    """Metrics with intervals, annualised by the dataset's own calendar."""
-    return evaluate(rows, bars_per_year=bars_per_year(dataset), fee_bps=fee_bps)
-
-
-def bars_per_year(dataset: Dataset) -> float:
-    """Bars of the dataset's calendar in a year."""
-    return dataset.calendar.bars_per_year(dataset.timeframe)
 
 
 def _judged_rows(forecasts: Floats, dataset: Dataset, champion: Forecaster | None) -> Rows:
