@@ -60,6 +60,7 @@ def train(
     )
     with training_slot():
         project = open_project()
+        step.repair(project)
         with step.training_run(project, service, model_type, config) as run:
             bars = step.load(project, service, config)
             dataset = step.build_dataset(project, service, bars)

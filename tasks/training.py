@@ -18,6 +18,7 @@ from mlops.registry.assignment import Assignment, assign
 from mlops.registry.baseline import ensure_service
 from mlops.registry.judgement import Judgement
 from mlops.registry.publication import Request, publish
+from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.tracking import RunLog, open_run
 from mlops.registry.workbench import Effort, assess, conduct
 from mlops.reports.cards import card_section, save_card
@@ -29,6 +30,12 @@ from mlops.training.trainer import available_threads
 from mlops.validation.evidence import Thresholds
 from tasks.progress import shown_progress
 from tasks.project import Project
+
+
+@task(cache_policy=NO_CACHE)
+def repair(project: Project) -> Reconciled:
+    """Finish or clear what killed trainings left half done."""
+    return reconcile(project.registry)
 
 
 @task(cache_policy=NO_CACHE)
