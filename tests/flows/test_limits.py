@@ -1,0 +1,92 @@
+"""Trainings take turns, and one that takes too long is stopped for real."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlops.errors import TrainingTimeout
+from mlops.store import list_versions
+from tasks import training
+from tasks.project import Project
+from tasks.slots import training_slot
+from tests.project import SMALL_LSTM, Place
+
+TWO_SECONDS = 2 / 3600
+ENDLESS = {"class_path": "own_models:Endless"}
+LONG = {**SMALL_LSTM, "epochs": 10_000, "patience": 10_000}
+
+
+def statuses(place: Place) -> dict[str, str]:
+    tracking = place.registry.tracking
+    runs = tracking.client.search_runs([tracking.experiment_id])
+    return {run.info.run_name: run.info.status for run in runs}
+
+
+def assert_stopped(place: Place, name: str, *, began: float) -> None:
+    assert time.monotonic() - began < 15
+    assert statuses(place)[name] == "FAILED"
+    assert [one.model_type for one in list_versions(place.registry.store)] == ["persistence"]
+
+
+def test_a_loop_that_never_asks_for_the_time_is_interrupted(project: Place) -> None:
+    project.patch.syspath_prepend(str(Path(__file__).parent))
+    project.set(TRAINING_JOB_TIMEOUT_HOURS=TWO_SECONDS, CUSTOM_MODEL_MODULES="own_models")
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        project.train("custom", families=("custom",), sequence_length=1, params=ENDLESS)
+    assert_stopped(project, "train custom BTC/USD", began=began)
+
+
+def test_a_long_network_ends_by_its_own_clock(project: Place) -> None:
+    """In a thread Prefect may not be able to interrupt it; here it never tries."""
+    project.set(TRAINING_JOB_TIMEOUT_HOURS=TWO_SECONDS)
+    project.patch.setattr(Project, "seconds_left", 3600.0)
+    began = time.monotonic()
+    with pytest.raises(TrainingTimeout, match="TRAINING_JOB_TIMEOUT_HOURS"):
+        project.train("lstm", families=("lstm",), params=LONG)
+    assert_stopped(project, "train lstm BTC/USD", began=began)
+
+
+def test_one_slot_makes_two_trainings_take_turns(project: Place) -> None:
+    project.set(MAX_CONCURRENT_TRAINING_JOBS=1)
+    spans: list[tuple[float, float]] = []
+    whole = training.conduct
+
+    def timed(*arguments: Any, **named: Any) -> Any:
+        began = time.monotonic()
+        answer = whole(*arguments, **named)
+        time.sleep(0.3)
+        spans.append((began, time.monotonic()))
+        return answer
+
+    project.patch.setattr(training, "conduct", timed)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda seed: project.train(seed=seed), (1, 2)))
+    (_, first_end), (second_start, _) = sorted(spans)
+    assert first_end <= second_start
+    assert len({result.model_id for result in results}) == 2
+
+
+@pytest.mark.parametrize(("limit", "together"), [(1, False), (2, True)])
+def test_as_many_trainings_overlap_as_there_are_slots(
+    project: Place, limit: int, together: bool
+) -> None:
+    project.set(MAX_CONCURRENT_TRAINING_JOBS=limit)
+    meeting = threading.Barrier(2)
+
+    def hold(_: int) -> bool:
+        with training_slot():
+            try:
+                meeting.wait(timeout=5 if together else 0.5)
+            except threading.BrokenBarrierError:
+                return False
+            return True
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(hold, range(2))) == [together] * 2

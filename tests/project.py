@@ -1,0 +1,87 @@
+"""A project of a test's own: an empty base path, small simulated bars, trainings of a second."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from mlops.data.simulator import simulate_bars
+from mlops.registry.connection import Registry
+from mlops.settings import Settings
+from mlops.training.plan import TrainingConfig
+from tasks.project import open_project
+from tests.conftest import mlflow_forgets
+
+SYMBOL = "BTC/USD"
+SERVICE = "simulator.btc-usd.1h.volatility.24"
+BARS, SEED = 2400, 4
+"""Of these bars a linear model passes every gate with room to spare."""
+
+QUICK = {
+    "refits": 2,
+    "holdout_refits": 2,
+    "features": ("har_1", "har_24"),
+    "sequence_length": 3,
+}
+SMALL_LSTM = {"epochs": 2, "lstm_units": [4], "batch_size": 256}
+_CALL = ("target", "horizon", "reason", "symbol", "venue", "timeframe")
+
+
+class Place:
+    """Where a project lives; the environment points at it."""
+
+    def __init__(self, base: Path, bars: Path, patch: pytest.MonkeyPatch) -> None:
+        self.base, self.bars, self.patch = base, bars, patch
+
+    def set(self, **variables: object) -> None:
+        """Set environment variables until the project ends."""
+        for name, value in variables.items():
+            self.patch.setenv(name, str(value))
+
+    @cached_property
+    def registry(self) -> Registry:
+        return open_project().registry
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        return pd.read_parquet(self.bars)
+
+    def config(self, **changes: Any) -> TrainingConfig:
+        """A configuration that trains within a second."""
+        return TrainingConfig(**{"bars_file": str(self.bars), **QUICK, **changes})
+
+    def train(self, model_type: str = "linear", **changes: Any) -> Any:
+        """Run the flow; ``changes`` are arguments of the flow or of the quick configuration."""
+        from flows.train import train
+
+        own = {name: changes.pop(name) for name in _CALL if name in changes}
+        call = {"symbol": SYMBOL, "venue": "simulator", **own}
+        return train(model_type=model_type, training=self.config(**changes), **call)
+
+
+@contextmanager
+def made_place(folder: Path, mlflow_template: Path) -> Iterator[Place]:
+    """A new project in an empty folder, with no setting of the developer's own."""
+    base = folder / "base"
+    (base / "mlruns").mkdir(parents=True)
+    shutil.copy(mlflow_template, base / "mlruns" / "mlflow.db")
+    bars = folder / "bars.parquet"
+    simulate_bars(BARS, seed=SEED).to_parquet(bars)
+    with mlflow_forgets(), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in Settings.model_fields:
+            patch.delenv(name.upper(), raising=False)
+        patch.setenv("MLOPS_BASE_PATH", str(base))
+        yield Place(base, bars, patch)
+
+
+def skip_verification(patch: pytest.MonkeyPatch) -> None:
+    """Leave out the clean process, which takes seconds, where a test is about something else."""
+    patch.setattr("mlops.registry.registration._verify", lambda registry, logged: None)
