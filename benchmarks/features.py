@@ -59,13 +59,11 @@ def pandas_features(frame: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def feature_speed() -> Figure:
-    frame = random_bars(BARS)
+def feature_speed(n: int = BARS) -> Figure:
+    frame = random_bars(n)
     bars, spec = BarArrays.of(frame), FeatureSpec()
-    ours = BARS / best_seconds(
-        lambda: compute_features(BarArrays.of(frame, bars.hole_before), spec)
-    )
-    peer = BARS / best_seconds(lambda: pandas_features(frame))
+    ours = n / best_seconds(lambda: compute_features(BarArrays.of(frame, bars.hole_before), spec))
+    peer = n / best_seconds(lambda: pandas_features(frame))
     return Figure(
         "default features, one core",
         f"{ours / 1e6:.2f} M bars/s",
@@ -75,19 +73,19 @@ def feature_speed() -> Figure:
     )
 
 
-def dataset_memory() -> Figure:
+def dataset_memory(n: int = BARS) -> Figure:
     """Peak growth of a fresh process that builds the dataset and cuts a batch."""
     grown, spent, copied = map(
         float,
         subprocess.run(
-            [sys.executable, "-m", "benchmarks.features"],
+            [sys.executable, "-m", "benchmarks.features", str(n)],
             check=True,
             capture_output=True,
             text=True,
         ).stdout.split(),
     )
     return Figure(
-        f"dataset of {BARS:,} bars x 7 features x windows of {SEQUENCE_LENGTH}",
+        f"dataset of {n:,} bars x 7 features x windows of {SEQUENCE_LENGTH}",
         f"peak {grown:.0f} MiB, {spent:.1f} s",
         "< 400 MB, in seconds",
         grown * 1.048576 < 400,
@@ -107,9 +105,9 @@ def _forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def measure_dataset() -> None:
+def measure_dataset(n: int) -> None:
     """Print the growth of the peak (MiB), CPU seconds and the size of copied windows (MiB)."""
-    frame = random_bars(BARS)
+    frame = random_bars(n)
     _forget_peak()
     before = _resident_mebibytes("VmRSS")
     kept: list[object] = []
@@ -125,13 +123,14 @@ def measure_dataset() -> None:
 
     spent = best_seconds(build, runs=1)
     grown = _resident_mebibytes("VmHWM") - before
-    copied = BARS * SEQUENCE_LENGTH * len(FeatureSpec()) * 4 / MEBIBYTE**2
+    copied = n * SEQUENCE_LENGTH * len(FeatureSpec()) * 4 / MEBIBYTE**2
     print(grown, spent, copied)
 
 
-def figures() -> list[Figure]:
-    return [feature_speed(), dataset_memory()]
+def figures(*, quick: bool = False) -> list[Figure]:
+    n = BARS // 10 if quick else BARS
+    return [feature_speed(n), dataset_memory(n)]
 
 
 if __name__ == "__main__":
-    measure_dataset()
+    measure_dataset(int(sys.argv[1]))

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
+PLAIN_WIDTH = 140
+"""Columns where there is no terminal to ask."""
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -23,13 +26,14 @@ class Figure:
 
 def show(title: str, figures: Sequence[Figure]) -> None:
     """Print figures as one table."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", show_lines=True)
     for heading in ("figure", "measured", "asked", "holds", "beside"):
         table.add_column(heading)
     for figure in figures:
         verdict = "yes" if figure.holds else "NO"
         table.add_row(figure.what, figure.measured, figure.asked, verdict, figure.peer)
-    Console().print(table)
+    console = Console()
+    (console if console.is_terminal else Console(width=PLAIN_WIDTH)).print(table)
 
 
 def best_seconds(work: Callable[[], object], *, runs: int = 3) -> float:
