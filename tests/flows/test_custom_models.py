@@ -50,6 +50,6 @@ def test_a_registered_custom_model_loads_and_forecasts(trusting: Place) -> None:
 
 @pytest.mark.parametrize("trials", [0, 2])
 def test_a_class_outside_the_trusted_modules_is_refused(project: Place, trials: int) -> None:
-    with pytest.raises(ModelError, match="own_models:MeanReversion.*CUSTOM_MODEL_MODULES"):
+    with pytest.raises(ModelError, match=r"own_models:MeanReversion.*CUSTOM_MODEL_MODULES"):
         project.train("custom", **asked(trials=trials))
     assert [one.model_type for one in list_versions(project.registry.store)] == ["persistence"]
