@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 
@@ -31,3 +32,10 @@ def open_project() -> Project:
     settings = current_settings()
     limit_s = settings.training_job_timeout_hours * SECONDS_PER_HOUR
     return Project(settings, MLOpsManager(settings).registry, time.monotonic() + limit_s)
+
+
+def available_threads() -> int:
+    """Processor cores this process may use; how many of them help is measured while training."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

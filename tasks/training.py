@@ -26,10 +26,9 @@ from mlops.service import Service
 from mlops.store import ModelVersion, Why
 from mlops.training.plan import ModelType, TrainingConfig
 from mlops.training.study import Study
-from mlops.training.trainer import available_threads
 from mlops.validation.evidence import Thresholds
 from tasks.progress import shown_progress
-from tasks.project import Project
+from tasks.project import Project, available_threads
 
 
 @task(cache_policy=NO_CACHE)

@@ -150,6 +150,12 @@ class Recipe:
         return cls(data["model_type"], **fields, members=members)
 
     @property
+    def every_feature(self) -> tuple[str, ...]:
+        """Feature names of the recipe and its members, each once, in order."""
+        members = (name for member in self.members for name in member.every_feature)
+        return tuple(dict.fromkeys([*self.features, *members]))
+
+    @property
     def digest(self) -> str:
         """SHA-256 over the recipe's sorted JSON."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))

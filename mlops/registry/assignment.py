@@ -16,15 +16,15 @@ from mlops.registry.connection import Registry
 from mlops.registry.judgement import declared_baseline
 from mlops.registry.mandate import Mandate, mandate_for
 from mlops.service import Service
-from mlops.training.plan import ModelType, TrainingConfig
-from mlops.training.slices import Slices, cut, cut_since
-from mlops.training.study import (
+from mlops.training.agenda import (
     Agenda,
     plan_agenda,
     prove_agenda,
     request_digest,
     study_key,
 )
+from mlops.training.plan import ModelType, TrainingConfig
+from mlops.training.slices import Slices, cut, cut_since
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

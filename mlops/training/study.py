@@ -1,13 +1,8 @@
-"""A study: recipes tried forward in time, the best of them carried through the holdout.
-
-A linear model is always among the trials: a network that cannot beat it does not win.
-"""
+"""A study: recipes tried forward in time, the best of them carried through the holdout."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +13,11 @@ from numpy.typing import NDArray
 
 from mlops.data.splits import Fold
 from mlops.errors import TrainingError
-from mlops.features.causality import CausalityProof, prove_causality
 from mlops.features.dataset import Dataset
-from mlops.features.spec import FeatureSpec
 from mlops.models.base import FitContext, History, default_recipe
 from mlops.models.recipe import Recipe
-from mlops.training.plan import ModelType, TrainingConfig
+from mlops.training.agenda import Agenda
 from mlops.training.slices import Slices
-from mlops.training.spaces import SearchSpace, features_of_space, search_space
-from mlops.training.trainer import features_of
 from mlops.training.tuning import TrialRecord, tune
 from mlops.training.walk_forward import WalkForward, run_walk_forward
 
@@ -72,67 +63,6 @@ class Study:
         """Rows that every trial forecast: the ones a comparison may use."""
         made = [np.isfinite(trial.forecasts) for trial in self.trials]
         return np.flatnonzero(np.logical_and.reduce(made))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agenda:
-    """What a study will try: recipes as they are, spaces to search, an ensemble of the best."""
-
-    recipes: Mapping[str, Recipe]
-    spaces: tuple[SearchSpace, ...]
-    n_searched: int
-    ensemble: bool
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """Every feature that may be read, each once."""
-        fixed = (name for recipe in self.recipes.values() for name in features_of(recipe))
-        searched = (name for space in self.spaces for name in features_of_space(space))
-        return tuple(dict.fromkeys([*fixed, *searched]))
-
-    @property
-    def bases(self) -> tuple[Recipe, ...]:
-        """The recipes tried as they are, and the one each search starts from."""
-        return (*self.recipes.values(), *(space.base for space in self.spaces))
-
-    @property
-    def n_trials(self) -> int:
-        return len(self.recipes) + self.n_searched + self.ensemble
-
-
-def plan_agenda(dataset: Dataset, model_type: ModelType, config: TrainingConfig) -> Agenda:
-    """What a request means: its recipe and the linear yardstick, or a search over families."""
-    network = ModelType.LSTM if model_type is ModelType.ENSEMBLE else model_type
-    families = config.families or tuple(dict.fromkeys([ModelType.LINEAR, network]))
-    spaces: tuple[SearchSpace, ...] = ()
-    recipes: dict[str, Recipe] = {}
-    for family in families:
-        own = config.overrides if family is network else {}
-        if config.trials:
-            spaces = (*spaces, search_space(family, dataset.target, own))
-        else:
-            recipes[str(family)] = default_recipe(family, dataset.target, own)
-    return Agenda(
-        recipes=recipes,
-        spaces=spaces,
-        n_searched=config.trials,
-        ensemble=model_type is ModelType.ENSEMBLE,
-    )
-
-
-def prove_agenda(agenda: Agenda, dataset: Dataset, *, seed: int) -> CausalityProof:
-    """The leakage proof of every feature a study may read, before anything is fitted.
-
-    Raises:
-        LookaheadError: naming feature and bar.
-    """
-    return prove_causality(
-        dataset.frame,
-        FeatureSpec(agenda.features),
-        timeframe=dataset.timeframe,
-        calendar=dataset.calendar,
-        seed=seed,
-    )
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -224,22 +154,6 @@ def run_refit(bench: Bench, recipe: Recipe, *, key: str) -> Study:
         winner=trial,
         holdout=walk,
     )
-
-
-def study_key(service_key: str, watermark: str, request_digest: str, code: str) -> str:
-    """The same request on the same bars has the same key: it is resumed, and counted once.
-
-    ``code`` tells apart what forecasts: other code's trials are not taken for this one's.
-    """
-    text = json.dumps([service_key, watermark, request_digest, code])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def request_digest(model_type: ModelType, config: TrainingConfig) -> str:
-    """Equal for requests that differ in their period only."""
-    asked = config.model_dump(mode="json", exclude={"start", "end"})
-    text = json.dumps([str(model_type), asked], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _searched(bench: Bench, agenda: Agenda, *, key: str, journal: Path | None) -> list[Trial]:

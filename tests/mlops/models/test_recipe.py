@@ -63,3 +63,8 @@ def test_a_legal_value_takes_the_type_of_the_default(param, value, expected):
 def test_an_illegal_value_is_refused_by_name(param, value):
     with pytest.raises(ModelError, match="size"):
         param.check("size", value)
+
+
+def test_features_of_members_are_named_once_in_order():
+    members = (Recipe("linear", ("har_1", "rsi")), Recipe("lstm", ("rsi", "macd")))
+    assert Recipe("ensemble", members=members).every_feature == ("har_1", "rsi", "macd")
