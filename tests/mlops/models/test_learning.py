@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from mlops.errors import TrainingError, TrainingTimeout
+from mlops.errors import ModelError, TrainingError, TrainingTimeout
 from mlops.models.base import FitContext
-from mlops.models.compute import Crew, choose_precision, halves
+from mlops.models.compute import Crew, choose_device, choose_precision, halves
 from mlops.models.learning import Plan, cut, learn
 from mlops.models.lstm import LstmNetwork
 
@@ -159,3 +159,14 @@ def test_a_crew_keeps_the_order_of_parts_and_settles_on_the_faster_way():
         for _ in range(12):
             assert crew.run(work, [1, 2]) == [10, 20]
         assert crew.side_by_side
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:7"])
+def test_a_device_that_does_not_exist_is_refused(device):
+    with pytest.raises(ModelError, match=device):
+        choose_device(device)
+
+
+def test_auto_takes_what_is_there():
+    there = "cuda" if torch.cuda.is_available() else "cpu"
+    assert choose_device("auto").type == there
