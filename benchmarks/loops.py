@@ -24,7 +24,7 @@ from mlops.models.lstm import Lstm
 from mlops.models.network import Network
 from mlops.models.recipe import Recipe
 from mlops.service import Target
-from mlops.training.trainer import available_threads
+from tasks.project import available_threads
 
 TARGET = TargetSpec(Target.RETURN, 1)
 FEATURES = 5
