@@ -24,7 +24,8 @@ from mlops.errors import BarsError
 from mlops.service import Timeframe
 
 LOCK_TIMEOUT_S = 600.0
-_TICK = pd.Timedelta(1, "us")
+# Exchanges count in milliseconds: by anything shorter, the bar closed at ``now`` would be lost.
+_TICK = pd.Timedelta(1, "ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

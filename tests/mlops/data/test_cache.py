@@ -218,3 +218,12 @@ def test_local_sources_write_nothing(tmp_path):
 def test_a_time_without_a_zone_is_refused(desk):
     with pytest.raises(BarsError, match=r"start=.* has no zone"):
         desk.load(start=START.replace(tzinfo=None))
+
+
+def test_a_bar_that_closed_at_this_very_moment_is_fetched(tmp_path, replay):
+    """A training at two o'clock sharp sees the bar of one o'clock."""
+    now = replay.now - timedelta(minutes=30)
+    bars = BarCache(tmp_path).load(
+        ExchangeSource("binance", base_url=replay.url), "BTC/USDT", HOUR, now=now
+    )
+    assert bars.close_times[-1] == now
