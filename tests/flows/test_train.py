@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from prefect.artifacts import Artifact
 
+from flows.train import train
+from mlops.data.simulator import simulate_bars
 from mlops.errors import LookaheadError
 from mlops.features.bars import BarArrays
 from mlops.features.indicators import register_indicator, unregister_indicator
@@ -151,3 +153,11 @@ def test_asking_again_recalls_the_trials_and_counts_none_twice(project: Place) -
     assert len(digests) == 1
     assert children(project, again.run_id) == []
     assert count_trials(store, SERVICE) == 2
+
+
+def test_a_call_that_names_only_a_symbol_gets_the_default_service(project: Place) -> None:
+    simulate_bars(1500, seed=3, timeframe="4h").to_parquet(project.bars)
+    project.set(DEFAULT_VENUE="simulator", DEFAULT_TIMEFRAME="4h")
+    project.set(DEFAULT_TARGET="direction", DEFAULT_HORIZON=2)
+    result = train(symbol="ETH/USD", model_type="linear", training=project.config())
+    assert result.service == "simulator.eth-usd.4h.direction.2"
