@@ -23,6 +23,7 @@ from mlops.registry.tracking import RunLog, open_run
 from mlops.registry.workbench import Effort, assess, conduct
 from mlops.reports.cards import card_section, save_card
 from mlops.service import Service
+from mlops.settings import Settings
 from mlops.store import ModelVersion, Why
 from mlops.training.plan import ModelType, TrainingConfig
 from mlops.training.study import Study
@@ -119,13 +120,7 @@ def judge(project: Project, assignment: Assignment, study: Study) -> Judgement:
         project.registry,
         assignment,
         study,
-        thresholds=Thresholds(
-            min_model_accuracy=settings.min_model_accuracy,
-            max_model_mse=settings.max_model_mse,
-            min_r2_score=settings.min_r2_score,
-            mode=settings.validation_threshold_mode,
-            max_drawdown=settings.max_drawdown_limit,
-        ),
+        thresholds=_thresholds(settings),
         fee_bps=settings.fee_for(assignment.service.symbol),
         yearly_alpha=settings.yearly_alpha_budget,
         now=_market_time(assignment.dataset),
@@ -144,12 +139,7 @@ def register(
         study=study,
         judgement=judgement,
         proof=assignment.proof,
-        request=Request(
-            model_type=str(assignment.model_type),
-            config=assignment.config.model_dump(mode="json"),
-            digest=assignment.request,
-            reason=assignment.reason,
-        ),
+        request=_request(assignment),
         run=run,
         why=_why(assignment.reason),
     )
@@ -180,6 +170,25 @@ def training_run(
         project.registry.tracking,
         f"train {model_type} {service.symbol}",
         tags={"service": service.key, "config": config.model_dump_json()},
+    )
+
+
+def _thresholds(settings: Settings) -> Thresholds:
+    return Thresholds(
+        min_model_accuracy=settings.min_model_accuracy,
+        max_model_mse=settings.max_model_mse,
+        min_r2_score=settings.min_r2_score,
+        mode=settings.validation_threshold_mode,
+        max_drawdown=settings.max_drawdown_limit,
+    )
+
+
+def _request(assignment: Assignment) -> Request:
+    return Request(
+        model_type=str(assignment.model_type),
+        config=assignment.config.model_dump(mode="json"),
+        digest=assignment.request,
+        reason=assignment.reason,
     )
 
 
