@@ -29,6 +29,23 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return database
 
 
+@pytest.fixture(scope="session")
+def prefect_server() -> Iterator[None]:
+    """One temporary Prefect server for all tests that ask for it: it takes seconds to start."""
+    from prefect import settings
+    from prefect.testing.utilities import prefect_test_harness
+
+    quiet = {
+        settings.PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        settings.PREFECT_LOGGING_TO_API_ENABLED: False,
+        settings.PREFECT_LOGGING_LEVEL: "ERROR",
+        # It writes to the same SQLite file, where it waits for locks under load.
+        settings.PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED: False,
+    }
+    with settings.temporary_settings(quiet), prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
 @contextmanager
 def mlflow_forgets() -> Iterator[None]:
     """Undo what MLflow writes into itself and the environment, where other tests would find it."""

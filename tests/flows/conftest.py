@@ -8,30 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prefect.settings import (
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_LOGGING_LEVEL,
-    PREFECT_LOGGING_TO_API_ENABLED,
-    PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED,
-    temporary_settings,
-)
-from prefect.testing.utilities import prefect_test_harness
 
 from tests.project import Place, made_place, skip_verification
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _prefect() -> Iterator[None]:
-    """Takes seconds to start, so it is shared."""
-    quiet = {
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-        PREFECT_LOGGING_TO_API_ENABLED: False,
-        PREFECT_LOGGING_LEVEL: "ERROR",
-        # It writes to the same SQLite file, where it waits for locks under load.
-        PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED: False,
-    }
-    with temporary_settings(quiet), prefect_test_harness(server_startup_timeout=120):
-        yield
+def _served(prefect_server: None) -> None:
+    """Every flow needs a server."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
