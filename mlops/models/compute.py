@@ -91,7 +91,8 @@ class Crew:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self._pool = ThreadPoolExecutor(workers) if workers > 1 else None
+        # The calling thread works too: it is awake, and on a core of its own.
+        self._pool = ThreadPoolExecutor(workers - 1) if workers > 1 else None
         self._batch = 0
         self._spent = {True: 0.0, False: 0.0}
         self.side_by_side = workers > 1
@@ -124,9 +125,11 @@ class Crew:
         return results
 
     def _run(self, work: Callable[[T], R], parts: Sequence[T], side_by_side: bool) -> list[R]:
-        if side_by_side and self._pool is not None:
-            return list(self._pool.map(work, parts))
-        return [work(part) for part in parts]
+        if not side_by_side or self._pool is None:
+            return [work(part) for part in parts]
+        others = [self._pool.submit(work, part) for part in parts[1:]]
+        first = work(parts[0])
+        return [first, *(other.result() for other in others)]
 
 
 def _multiplies_bfloat16() -> bool:
