@@ -206,7 +206,7 @@ def figures(*, quick: bool = False) -> list[Figure]:
         def tell(outcome: Outcome) -> None:
             bar.advance(line)
             if not console.is_terminal:
-                console.print(_told(outcome), highlight=False)
+                console.print(_told(outcome), highlight=False, soft_wrap=True)
 
         outcomes = run_jobs(jobs, Path(folder), workers=WORKERS, tell=tell)
     found = [case.figure([one for one in outcomes if one.case == case.name]) for case in CASES]

@@ -186,6 +186,7 @@ def _worker(home: Path) -> Iterator[Callable[[Job], Outcome]]:
             jobs.flush()
             reply = replies.readline()
             if not reply:
+                process.wait()  # until its last words are written
                 raise RuntimeError(f"the search {job} failed:\n{log.read_text()[-LOG_TAIL:]}")
             known = json.loads(reply)
             return Outcome(**{**known, "refused_by": tuple(known["refused_by"])})
