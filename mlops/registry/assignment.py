@@ -46,11 +46,7 @@ class Assignment:
     baseline: Recipe
     proof: CausalityProof
     allowed_classes: frozenset[str]
-
-    @property
-    def study_key(self) -> str:
-        code = code_of(self.allowed_classes)
-        return study_key(self.service.key, self.dataset.content_hash, self.request, code)
+    study_key: str
 
 
 def assign(
@@ -83,6 +79,7 @@ def assign(
             n_searched=0,
             ensemble=False,
         )
+    allowed = _allowed_classes(registry, agenda, dataset)
     return Assignment(
         service=service,
         dataset=dataset,
@@ -95,7 +92,8 @@ def assign(
         slices=_slices(dataset, config, mandate, min_bars=min_bars),
         baseline=declared_baseline(dataset),
         proof=prove_agenda(agenda, dataset, seed=config.seed),
-        allowed_classes=_allowed_classes(registry, agenda, dataset),
+        allowed_classes=allowed,
+        study_key=study_key(service.key, dataset.content_hash, request, code_of(allowed)),
     )
 
 

@@ -174,6 +174,7 @@ class RunLog:
     ) -> None:
         """Note which bars were used; the full SHA-256 is a tag of the input and of the run."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.exceptions import MlflowException
 
         entity = Dataset(
             name=name,
@@ -183,7 +184,12 @@ class RunLog:
             profile=json.dumps({"num_rows": rows}),
         )
         given = [InputTag("mlflow.data.context", context), InputTag("sha256", content_hash)]
-        self.tracking.client.log_inputs(self.run_id, [DatasetInput(entity, given)])
+        noted = [DatasetInput(entity, given)]
+        try:
+            self.tracking.client.log_inputs(self.run_id, noted)
+        except MlflowException:
+            # MLflow looks and then inserts: another training may note the same bars in between.
+            self.tracking.client.log_inputs(self.run_id, noted)
         self.tags({"dataset_sha256": content_hash})
 
     def artifact(self, path: Path, folder: str | None = None) -> None:

@@ -7,7 +7,9 @@ import math
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 
 import pytest
 
@@ -158,3 +160,17 @@ def test_a_run_whose_process_died_is_ended_by_reconcile(tmp_path: Path, mlruns: 
 
 def _tags(tracking: Tracking, run: RunLog) -> dict[str, str]:
     return dict(tracking.client.get_run(run.run_id).data.tags)
+
+
+def test_two_runs_may_note_the_same_bars_at_once(mlruns: str) -> None:
+    """MLflow alone fails one of them: it looks whether it knows the bars, then inserts them."""
+    tracking = connect(mlruns, "crowd")
+    start = Barrier(4)
+
+    def note(_: int) -> None:
+        with open_run(tracking, "training") as run:
+            start.wait()
+            run.dataset("bars", content_hash="a" * 64, source="test", rows=10)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(note, range(4)))

@@ -1,0 +1,175 @@
+"""A person's request is a search; the same one on a schedule is a refit, judged on young bars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from mlops.models.recipe import Recipe
+from mlops.registry import Registry
+from mlops.registry.mandate import (
+    LEAST_ALPHA,
+    SEARCH_ALPHA,
+    Mandate,
+    alpha_of,
+    champion_of,
+    mandate_for,
+)
+from mlops.store import ModelVersion, Status, Store, Why, count_trials
+from mlops.store.live import begin_route
+from mlops.store.schema import route
+from mlops.store.versions import insert_version
+
+from .conftest import AT, SERVICE
+
+DAY = timedelta(days=1)
+RECIPE = Recipe("linear", ("har_1",))
+FIRST, SECOND = "a" * 64, "b" * 64
+
+
+def version(
+    number: int,
+    *,
+    watermark: str = FIRST,
+    until: datetime | None = AT,
+    status: Status = Status.REFUSED,
+    notes: Mapping[str, Any] | None = None,
+) -> ModelVersion:
+    return ModelVersion(
+        model_id=f"linear_BTC_{number}",
+        service=SERVICE.key,
+        mlflow_version=number,
+        run_id="r",
+        model_type="linear",
+        symbol=SERVICE.symbol,
+        status=status,
+        digest="d",
+        bundle_uri="file:///nowhere",
+        watermark=watermark,
+        trained_until=until,
+        recipe_digest=RECIPE.digest,
+        claims_only=until is None,
+        code_version="0",
+        created_at=AT + number * DAY,
+        notes=notes or {},
+    )
+
+
+def answer(recipe: Recipe = RECIPE, *, refit: bool = False, request: str = "q") -> dict[str, Any]:
+    return {"request": request, "recipe": recipe.to_dict(), "refit": refit}
+
+
+def add(store: Store, *versions: ModelVersion) -> None:
+    with store.write() as connection:
+        for one in versions:
+            insert_version(connection, one, Why(AT))
+
+
+def serve(store: Store, champion: ModelVersion) -> None:
+    """Make a version the champion of a service that began at `AT` with another as baseline."""
+    baseline = version(1, status=Status.DEPLOYED)
+    add(store, baseline, *([] if champion.mlflow_version == 1 else [champion]))
+    with store.write() as connection:
+        begin_route(connection, SERVICE.key, baseline.model_id, Why(AT))
+        connection.execute(route.update().values(champion=champion.model_id))
+
+
+def asked(registry: Registry, *, reason: str = "schedule", watermark: str = SECOND) -> Mandate:
+    return mandate_for(registry, SERVICE, request="q", reason=reason, watermark=watermark)
+
+
+def test_a_request_that_was_never_answered_is_a_search(registry: Registry) -> None:
+    assert asked(registry) == Mandate()
+    add(registry.store, version(2, notes=answer(request="another")))
+    assert not asked(registry).is_refit
+
+
+def test_an_answered_request_is_a_refit_on_bars_after_its_search(registry: Registry) -> None:
+    add(registry.store, version(2, notes=answer()))
+    assert asked(registry) == Mandate(RECIPE, AT)
+
+
+def test_a_persons_request_is_always_a_search(registry: Registry) -> None:
+    add(registry.store, version(2, notes=answer()))
+    assert asked(registry, reason="manual") == Mandate()
+
+
+def test_a_search_on_the_same_bars_is_taken_up_again(registry: Registry) -> None:
+    add(registry.store, version(2, notes=answer()))
+    assert asked(registry, watermark=FIRST) == Mandate()
+
+
+def test_refits_do_not_move_the_bars_they_are_judged_from(registry: Registry) -> None:
+    """Young bars are counted from the search: a refit has chosen nothing."""
+    refit = version(3, watermark=SECOND, until=AT + 9 * DAY, notes=answer(refit=True))
+    add(registry.store, version(2, notes=answer()), refit)
+    assert asked(registry, watermark="c" * 64) == Mandate(RECIPE, AT)
+
+
+def test_a_later_search_replaces_recipe_and_bars(registry: Registry) -> None:
+    other = Recipe("linear", ("har_24",))
+    later = version(3, watermark=SECOND, until=AT + 9 * DAY, notes=answer(other))
+    add(registry.store, version(2, notes=answer()), later)
+    assert asked(registry, watermark="c" * 64) == Mandate(other, AT + 9 * DAY)
+
+
+@pytest.mark.parametrize(("champion_days", "since_days"), [(5, 5), (-5, 0)])
+def test_no_judged_bar_was_seen_by_search_or_champion(
+    registry: Registry, champion_days: int, since_days: int
+) -> None:
+    champion = version(9, until=AT + champion_days * DAY, status=Status.DEPLOYED)
+    serve(registry.store, champion)
+    add(registry.store, version(2, notes=answer()))
+    assert champion_of(registry, SERVICE) == champion
+    assert asked(registry).since == AT + since_days * DAY
+
+
+def test_a_champion_of_unknown_training_leaves_the_searchs_cut(registry: Registry) -> None:
+    serve(registry.store, version(9, until=None, status=Status.DEPLOYED))
+    add(registry.store, version(2, notes=answer()))
+    assert asked(registry).since == AT
+
+
+def test_a_baseline_that_serves_is_no_champion(registry: Registry) -> None:
+    assert champion_of(registry, SERVICE) is None
+    serve(registry.store, version(1))
+    assert champion_of(registry, SERVICE) is None
+
+
+def level(registry: Registry, mandate: Mandate, *, days: float, testable: bool = True) -> float:
+    return alpha_of(
+        registry,
+        SERVICE,
+        mandate,
+        watermark=f"after {days} days",
+        testable=testable,
+        yearly=0.05,
+        now=AT + days * DAY,
+    )
+
+
+def test_a_search_has_its_usual_level_and_spends_nothing(registry: Registry) -> None:
+    assert level(registry, Mandate(), days=1) == SEARCH_ALPHA
+    assert count_trials(registry.store, SERVICE.key) == 0
+
+
+def test_refits_spend_what_accrued_once_for_each_watermark(registry: Registry) -> None:
+    serve(registry.store, version(1))
+    refit = Mandate(RECIPE, AT)
+    assert level(registry, refit, days=10, testable=False) == pytest.approx(0.05 * 10 / 365)
+    assert level(registry, refit, days=10) == pytest.approx(0.05 * 10 / 365)
+    assert level(registry, refit, days=10) == pytest.approx(0.05 * 10 / 365)
+    assert level(registry, refit, days=11) == pytest.approx(0.05 * 1 / 365)
+
+
+def test_a_refit_with_nothing_to_spend_is_judged_at_a_level_nothing_reaches(
+    registry: Registry,
+) -> None:
+    serve(registry.store, version(1))
+    other = replace(RECIPE, sequence_length=2)
+    level(registry, Mandate(RECIPE, AT), days=10)
+    assert level(registry, Mandate(other, AT), days=10) == LEAST_ALPHA

@@ -1,0 +1,115 @@
+"""Trials are counted, kept and logged as they finish; the winner is judged by all of them."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from mlops.errors import TrainingTimeout
+from mlops.features.dataset import Dataset
+from mlops.registry import Registry
+from mlops.store import count_trials
+
+from .conftest import SERVICE
+from .trainings import assessed, assigned, conducted
+
+pytestmark = pytest.mark.usefixtures("unverified")
+
+SEARCH: dict[str, Any] = {"trials": 3, "features": None, "sequence_length": None}
+
+
+def children(registry: Registry, run_id: str) -> list[str]:
+    tracking = registry.tracking
+    of_parent = f"tags.`mlflow.parentRunId` = '{run_id}'"
+    found = tracking.client.search_runs([tracking.experiment_id], of_parent)
+    return sorted(run.info.run_name for run in found)
+
+
+def test_each_trial_is_a_file_a_child_run_and_a_count(registry: Registry, dataset: Dataset) -> None:
+    assignment = assigned(registry, dataset, **SEARCH)
+    study, run = conducted(registry, assignment)
+    folder = registry.home / "studies" / SERVICE.key / assignment.study_key
+    names = ["linear-0", "linear-1", "linear-2"]
+
+    assert sorted(trial.name for trial in study.trials) == names
+    assert sorted(path.stem for path in folder.glob("*.parquet")) == names
+    assert children(registry, run.run_id) == names
+    assert count_trials(registry.store, SERVICE.key) == 3
+
+
+def test_the_run_says_what_was_asked_and_on_which_bars(
+    registry: Registry, dataset: Dataset
+) -> None:
+    _, run = conducted(registry, assigned(registry, dataset))
+    logged = registry.tracking.client.get_run(run.run_id)
+    assert logged.data.params["asked.model_type"] == "linear"
+    assert logged.data.params["asked.refits"] == "2"
+    assert logged.data.tags["dataset_sha256"] == dataset.content_hash
+
+
+def test_a_count_that_died_before_its_file_is_not_counted_again(
+    registry: Registry, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assignment = assigned(registry, dataset, **SEARCH)
+    with monkeypatch.context() as patch:
+        patch.setattr("mlops.training.trials.TrialArchive.keep", died)
+        with pytest.raises(KeyboardInterrupt):
+            conducted(registry, assignment)
+    assert count_trials(registry.store, SERVICE.key) == 1
+    conducted(registry, assignment)
+    assert count_trials(registry.store, SERVICE.key) == 3
+
+
+def died(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_passed_deadline_stops_it(registry: Registry, dataset: Dataset) -> None:
+    with pytest.raises(TrainingTimeout, match="TRAINING_JOB_TIMEOUT_HOURS"):
+        conducted(registry, assigned(registry, dataset), seconds=-1)
+
+
+def test_the_same_study_asked_twice_at_once_is_done_once(
+    registry: Registry, dataset: Dataset
+) -> None:
+    assignment = assigned(registry, dataset, **SEARCH)
+    with ThreadPoolExecutor(2) as pool:
+        studies = list(pool.map(lambda _: conducted(registry, assignment), range(2)))
+    logged = [children(registry, run.run_id) for _, run in studies]
+    assert sorted(map(len, logged)) == [0, 3]
+    assert studies[0][0].winner.recipe == studies[1][0].winner.recipe
+    assert count_trials(registry.store, SERVICE.key) == 3
+
+
+def test_trials_of_an_earlier_study_on_these_bars_are_judged_too(
+    registry: Registry, dataset: Dataset
+) -> None:
+    """Both searches are pooled by their records; nothing is left to be allowed for by number."""
+    first = assigned(registry, dataset)
+    conducted(registry, first)
+    second = assigned(registry, dataset, sequence_length=1)
+    study, _ = conducted(registry, second)
+    reason = assessed(registry, second, study).report["G2"].reason
+    assert "the best of 2 worthless trials" in reason
+
+
+def test_trials_whose_records_are_gone_are_allowed_for_by_number(
+    registry: Registry, dataset: Dataset
+) -> None:
+    conducted(registry, assigned(registry, dataset))
+    for path in (registry.home / "studies").rglob("*.parquet"):
+        path.unlink()
+    second = assigned(registry, dataset, sequence_length=1)
+    study, _ = conducted(registry, second)
+    assert (
+        "records of some of the 2 trials" in assessed(registry, second, study).report["G2"].reason
+    )
+
+
+def test_limits_are_those_it_is_given(registry: Registry, dataset: Dataset) -> None:
+    assignment = assigned(registry, dataset)
+    study, _ = conducted(registry, assignment)
+    strict = assessed(registry, assignment, study, max_model_mse=1e-9).report
+    assert "MAX_MODEL_MSE" in {result.title for result in strict.refused_by}
