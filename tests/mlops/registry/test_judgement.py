@@ -1,0 +1,187 @@
+"""The evidence of a judgement is what was kept: the right rows, every trial, the right baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlops.data.simulator import simulate_bars
+from mlops.features.dataset import Dataset
+from mlops.features.targets import TargetSpec
+from mlops.models.base import BASELINES, FitContext, build_forecaster
+from mlops.registry.judgement import (
+    NAIVE,
+    Judgement,
+    Terms,
+    declared_baseline,
+    judge_study,
+    ranker,
+)
+from mlops.service import Target, Timeframe
+from mlops.training.agenda import plan_agenda
+from mlops.training.plan import ModelType, TrainingConfig
+from mlops.training.slices import cut, cut_since
+from mlops.training.study import Bench, Study, run_refit, run_study
+from mlops.validation.evidence import Override, Thresholds
+
+CONFIG = TrainingConfig(refits=2, holdout_refits=2)
+HORIZONS = {Target.VOLATILITY: 24, Target.RETURN: 1, Target.PRICE: 1, Target.DIRECTION: 2}
+
+
+def make(kind: Target) -> Dataset:
+    target = TargetSpec(kind, HORIZONS[kind])
+    return Dataset(simulate_bars(1800, seed=4), timeframe=Timeframe("1h"), target=target)
+
+
+def bench_of(dataset: Dataset, slices: Any) -> Bench:
+    baseline = declared_baseline(dataset)
+    return Bench(
+        dataset=dataset,
+        slices=slices,
+        context=FitContext(),
+        rank=ranker(dataset, slices, baseline=baseline, fee_bps=10.0),
+        keep=lambda _: None,
+        recall=lambda _: None,
+        report=lambda *_: None,
+    )
+
+
+def searched(dataset: Dataset, **changes: Any) -> Study:
+    config = CONFIG.model_copy(update=changes)
+    slices = cut(dataset, config, min_bars=1000)
+    agenda = plan_agenda(dataset, ModelType.LINEAR, config)
+    return run_study(bench_of(dataset, slices), agenda, key="k")
+
+
+def judged(study: Study, dataset: Dataset, **changes: Any) -> Judgement:
+    terms = {
+        name: changes.pop(name)
+        for name in ("alpha", "n_unkept", "leak_override", "require_better")
+        if name in changes
+    }
+    return judge_study(
+        study,
+        dataset,
+        baseline=declared_baseline(dataset),
+        terms=Terms(fee_bps=10.0, thresholds=Thresholds(), **{"alpha": 0.05, **terms}),
+        **{"causality_proven": True, **changes},
+    )
+
+
+@pytest.fixture(scope="module")
+def hourly() -> Dataset:
+    return make(Target.VOLATILITY)
+
+
+@pytest.fixture(scope="module")
+def study(hourly: Dataset) -> Study:
+    return searched(hourly, trials=3)
+
+
+def test_each_record_has_its_own_rows(study: Study, hourly: Dataset) -> None:
+    found = judged(study, hourly)
+    held = np.concatenate([fold.test for fold in study.slices.holdout])
+    np.testing.assert_array_equal(found.holdout.made_at, hourly.labels.made_at[held])
+    rows = study.compared_rows
+    np.testing.assert_array_equal(found.walk_forward.made_at, hourly.labels.made_at[rows])
+    np.testing.assert_array_equal(found.walk_forward.forecast, study.winner.forecasts[rows])
+    assert found.holdout.made_at[0] > found.walk_forward.made_at[-1]
+    assert sorted(set(found.holdout.fold)) == [2, 3]
+
+
+@pytest.mark.parametrize("kind", list(Target))
+def test_every_target_is_judged_beside_its_naive_forecasts(kind: Target) -> None:
+    """The declared one first; each forecast every holdout row."""
+    dataset = make(kind)
+    found = judged(searched(dataset), dataset)
+    assert set(found.baselines) == set(NAIVE[kind])
+    assert next(iter(found.baselines)) == BASELINES[kind]
+    for naive in found.baselines.values():
+        assert np.isfinite(naive.forecast).all()
+
+
+def test_every_trial_enters_the_count(study: Study, hourly: Dataset) -> None:
+    assert "best of 3 worthless trials" in judged(study, hourly).report["G2"].reason
+    other = {"other/linear": study.winner.forecasts[study.compared_rows]}
+    with_earlier = judged(study, hourly, earlier=other)
+    assert "best of 4 worthless trials" in with_earlier.report["G2"].reason
+    assert "some of the 8 trials" in judged(study, hourly, n_unkept=5).report["G2"].reason
+
+
+def test_the_winner_is_ranked_by_what_it_is_judged_by(study: Study) -> None:
+    assert list(study.ranks.values()) == sorted(study.ranks.values(), reverse=True)
+    assert study.winner.name == next(iter(study.ranks))
+
+
+@pytest.mark.parametrize(
+    ("changes", "title"),
+    [({"causality_proven": False}, "causality"), ({"alpha": 1e-3}, "skill")],
+)
+def test_what_it_is_told_reaches_the_gates(
+    study: Study, hourly: Dataset, changes: Mapping[str, Any], title: str
+) -> None:
+    refused = judged(study, hourly, **changes).report.refused_by
+    assert title in {result.title for result in refused}
+
+
+def test_a_changed_recipe_is_a_changed_feature_schema(study: Study, hourly: Dataset) -> None:
+    recipe = replace(study.winner.recipe, features=study.winner.recipe.features[::-1])
+    other = replace(study, winner=replace(study.winner, recipe=recipe))
+    assert not judged(other, hourly).report["feature schema"].passed
+
+
+def test_a_champion_is_met_on_the_rows_it_can_forecast(study: Study, hourly: Dataset) -> None:
+    """Against itself the winner is neither better nor worse: it passes, unless better is asked."""
+    same = study.holdout.last
+    held = judged(study, hourly, champion=same)
+    assert np.isfinite(held.report["G4"].value)
+    assert judged(study, hourly).report["G4"].passed
+    better = judged(study, hourly, champion=same, require_better=True)
+    assert better.report["G4"].value > held.report["G4"].threshold
+
+
+def test_a_leak_alarm_is_lifted_by_a_named_person_only() -> None:
+    dataset = make(Target.RETURN)
+    study = searched(dataset)
+    clean = dataset.labels.y
+    told = replace(study.holdout, forecasts=np.where(np.isfinite(clean), clean, 0.0))
+    held = np.concatenate([fold.test for fold in study.slices.holdout])
+    known = np.full(len(dataset), np.nan)
+    known[held] = told.forecasts[held]
+    leaking = replace(study, holdout=replace(study.holdout, forecasts=known))
+    assert not judged(leaking, dataset).report["leak alarm"].passed
+    person = Override(actor="ann", reason="planted on purpose")
+    assert judged(leaking, dataset, leak_override=person).report["leak alarm"].passed
+
+
+def test_a_refit_is_judged_on_its_young_rows_alone(hourly: Dataset, study: Study) -> None:
+    slices = cut_since(hourly, CONFIG, hourly.labels.made_at[1100], min_bars=1000)
+    refit = run_refit(bench_of(hourly, slices), study.winner.recipe, key="k")
+    found = judged(refit, hourly, alpha=0.001)
+    assert found.walk_forward is found.holdout
+    assert found.holdout.made_at[0] == hourly.labels.made_at[1101]
+    assert found.report.alpha == 0.001
+    assert "Diebold-Mariano" in found.report["G2"].reason
+
+
+def test_a_refit_with_a_handful_of_rows_is_refused_and_not_an_error(
+    hourly: Dataset, study: Study
+) -> None:
+    for young in (1, 3, 40):
+        since = hourly.labels.made_at[len(hourly) - 1 - 24 - young]
+        slices = cut_since(hourly, CONFIG, since, min_bars=1000)
+        refit = run_refit(bench_of(hourly, slices), study.winner.recipe, key="k")
+        found = judged(refit, hourly)
+        assert len(found.holdout) == young
+        assert not found.report.passed
+        assert not found.report["test bars"].passed
+
+
+def test_a_baseline_may_be_named(hourly: Dataset) -> None:
+    assert declared_baseline(hourly, "ewma").model_type == "ewma"
+    trained = build_forecaster(declared_baseline(hourly), hourly.target)
+    assert trained.recipe.model_type == "persistence"

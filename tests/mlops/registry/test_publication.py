@@ -1,0 +1,122 @@
+"""What was found is registered, passed or refused, with everything that explains it later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mlops.features.dataset import Dataset
+from mlops.models.base import Epoch, History
+from mlops.models.recipe import Recipe
+from mlops.registry import Registry, open_run
+from mlops.registry.assignment import Assignment
+from mlops.registry.connection import load
+from mlops.registry.judgement import Judgement
+from mlops.registry.publication import Request, epoch_rows, log_trial, publish, recipe_params
+from mlops.store import ModelVersion, Why
+from mlops.training.study import Study, Trial
+
+from .conftest import AT, SERVICE
+from .trainings import assessed, assigned, conducted
+
+pytestmark = pytest.mark.usefixtures("unverified")
+
+
+@dataclass
+class Work:
+    """A judged study, ready to be published."""
+
+    registry: Registry
+    assignment: Assignment
+    study: Study
+
+    def judged(self, **limits: float) -> Judgement:
+        return assessed(self.registry, self.assignment, self.study, **limits)
+
+    def published(self, judgement: Judgement) -> ModelVersion:
+        with open_run(self.registry.tracking, "publication") as run:
+            return publish(
+                self.registry,
+                SERVICE,
+                self.assignment.dataset,
+                study=self.study,
+                judgement=judgement,
+                proof=self.assignment.proof,
+                request=Request(model_type="linear", config={"seed": 3}, digest="q", reason="test"),
+                run=run,
+                why=Why(AT, actor="ann", reason="test"),
+            )
+
+
+@pytest.fixture
+def work(registry: Registry, dataset: Dataset) -> Work:
+    assignment = assigned(registry, dataset)
+    return Work(registry, assignment, conducted(registry, assignment)[0])
+
+
+def test_status_and_report_are_the_verdict(work: Work) -> None:
+    judgement = work.judged(min_r2_score=0.999)
+    version = work.published(judgement)
+    assert version.status == "refused"
+    assert version.report == judgement.report.to_dict()
+    assert version.metrics == judgement.evaluation.metrics.to_dict()
+
+
+def test_a_bundle_carries_its_proof_and_loads(work: Work) -> None:
+    version = work.published(work.judged())
+    bundle = load(work.registry, version.model_id)
+    assert bundle.forecaster.recipe == work.study.winner.recipe
+    assert (Path(bundle.path) / "proof.json").read_text().count("har_24") == 1
+    assert version.watermark == work.assignment.dataset.content_hash
+
+
+def test_the_request_can_be_asked_for_again(work: Work) -> None:
+    notes = work.published(work.judged()).notes
+    assert notes["request"] == "q"
+    assert notes["config"] == {"seed": 3}
+    assert notes["refit"] is False
+    assert Recipe.from_dict(notes["recipe"]) == work.study.winner.recipe
+
+
+def test_the_run_has_the_recipe_and_the_figures(work: Work) -> None:
+    judgement = work.judged()
+    version = work.published(judgement)
+    data = work.registry.tracking.client.get_run(version.run_id).data
+    assert data.params["sequence_length"] == "3"
+    assert data.params["features"] == '["har_1", "har_24"]'
+    assert data.metrics["mse"] == pytest.approx(judgement.evaluation["mse"].value)
+
+
+def test_a_trial_is_a_child_run_with_its_measure(work: Work) -> None:
+    trial = work.study.trials[0]
+    with open_run(work.registry.tracking, "parent") as run:
+        log_trial(run, Trial("lstm-7", trial.recipe, trial.forecasts, 1.5), statistic=0.25)
+    client = work.registry.tracking.client
+    of_parent = f"tags.`mlflow.parentRunId` = '{run.run_id}'"
+    (child,) = client.search_runs([work.registry.tracking.experiment_id], of_parent)
+    assert child.info.run_name == "lstm-7"
+    assert child.data.metrics == {"statistic": 0.25, "seconds": 1.5}
+
+
+def test_a_recipe_is_one_level_of_parameters() -> None:
+    recipe = Recipe("lstm", ("har_1",), 5, {"epochs": 3, "lstm_units": (8, 4)})
+    assert recipe_params(recipe) == {
+        "model_type": "lstm",
+        "features": ["har_1"],
+        "sequence_length": 5,
+        "members": [],
+        "epochs": 3,
+        "lstm_units": [8, 4],
+    }
+
+
+def test_epochs_of_refits_and_members_follow_one_another() -> None:
+    def history(*losses: float, members: tuple[History, ...] = ()) -> History:
+        epochs = tuple(Epoch(n, loss, 2 * loss, best=True) for n, loss in enumerate(losses))
+        return History(epochs=epochs, members=members)
+
+    rows = epoch_rows((history(3.0, 2.0), history(members=(history(1.0),))))
+    assert [row["fit_loss"] for row in rows] == [3.0, 2.0, 1.0]
+    assert rows[0] == {"fit_loss": 3.0, "selection_loss": 6.0}
