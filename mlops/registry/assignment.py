@@ -108,8 +108,9 @@ def _allowed_classes(registry: Registry, agenda: Agenda, dataset: Dataset) -> fr
 def _slices(dataset: Dataset, config: TrainingConfig, mandate: Mandate, *, min_bars: int) -> Slices:
     if mandate.since is None:
         return cut(dataset, config, min_bars=min_bars)
-    return cut_since(dataset, config, _naive_utc(mandate.since), min_bars=min_bars)
+    return cut_since(dataset, config, naive_utc(mandate.since), min_bars=min_bars)
 
 
-def _naive_utc(moment: datetime) -> np.datetime64:
+def naive_utc(moment: datetime) -> np.datetime64:
+    """An aware moment as the rooms' arrays count time."""
     return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "ns")

@@ -75,16 +75,18 @@ def judge_study(
     causality_proven: bool,
     earlier: Mapping[str, Floats] | None = None,
     champion: Forecaster | None = None,
+    champion_saw: np.datetime64 | None = None,
 ) -> Judgement:
     """Judge the winner of a study against the declared baseline and the champion.
 
     ``earlier`` are other studies' trials on the same development rows: they enter G2 as if
-    they had been part of this search.
+    they had been part of this search. The champion is met on forecasts made at or after
+    ``champion_saw``, when the last label it was fitted on was known; None where nobody knows.
     """
     naive = walk_baseline(baseline, dataset, (*study.slices.development, *study.slices.holdout))
     folds = study.slices.fold_of_row(len(dataset))
     walked = record(dataset, study.compared_rows, study.winner.forecasts, naive, folds)
-    held_rows = _judged_rows(study.holdout.forecasts, dataset, champion)
+    held_rows = np.flatnonzero(np.isfinite(study.holdout.forecasts))
     held = record(dataset, held_rows, study.holdout.forecasts, naive, folds)
     trials = {trial.name: trial.forecasts[study.compared_rows] for trial in study.trials}
     pooled = {**trials, **(earlier or {})}
@@ -106,7 +108,7 @@ def judge_study(
             ),
             bars_per_year=bars_per_year(dataset),
             fee_bps=terms.fee_bps,
-            champion=None if champion is None else champion.predict(dataset, held_rows),
+            champion=_of_champion(champion, champion_saw, dataset, held_rows),
             require_better=terms.require_better,
             refit=study.is_refit,
             alpha=terms.alpha,
@@ -153,11 +155,18 @@ def walk_baseline(recipe: Recipe, dataset: Dataset, folds: tuple[Fold, ...]) -> 
     return run_walk_forward(recipe, dataset, folds, FitContext()).forecasts
 
 
-def _judged_rows(forecasts: Floats, dataset: Dataset, champion: Forecaster | None) -> Rows:
-    both = np.isfinite(forecasts)
-    if champion is not None:
-        both = both & champion.ready(dataset)
-    return np.flatnonzero(both)
+def _of_champion(
+    champion: Forecaster | None, saw: np.datetime64 | None, dataset: Dataset, rows: Rows
+) -> Floats | None:
+    """Its forecasts at ``rows`` (n,); NaN where it has no window or may know the outcome."""
+    if champion is None:
+        return None
+    honest = champion.ready(dataset)[rows]
+    if saw is not None:
+        honest &= dataset.labels.made_at[rows] >= saw
+    forecasts = np.full(rows.size, np.nan)
+    forecasts[honest] = champion.predict(dataset, rows[honest])
+    return forecasts
 
 
 def _all_baselines(

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pandas as pd
+
 from mlops.features.causality import CausalityProof
 from mlops.features.dataset import Dataset
 from mlops.models.base import History
@@ -77,6 +79,7 @@ def publish(
                 "reason": request.reason,
                 "recipe": winner.recipe.to_dict(),
                 "study": study.key,
+                "fitted_until": _fitted_until(study, dataset),
                 "refit": study.is_refit,
                 "provenance": _provenance(dataset),
             },
@@ -108,6 +111,12 @@ def epoch_rows(histories: tuple[History, ...]) -> list[dict[str, float | None]]:
         ]
         rows += epoch_rows(history.members)
     return rows
+
+
+def _fitted_until(study: Study, dataset: Dataset) -> str:
+    """When the last label that the bundle's refit learned from was known; later bars are new."""
+    known = dataset.labels.known_at[study.slices.holdout[-1].selection[-1]]
+    return pd.Timestamp(known, tz="UTC").isoformat()
 
 
 def _provenance(dataset: Dataset) -> dict[str, str] | None:

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from mlops.errors import TrainingTimeout
 from mlops.models.base import FitContext
-from mlops.registry.assignment import Assignment
+from mlops.registry.assignment import Assignment, naive_utc
 from mlops.registry.bundles import last_close
 from mlops.registry.connection import Registry, load
 from mlops.registry.judgement import Judgement, Terms, judge_study, ranker
 from mlops.registry.mandate import alpha_of, champion_of
 from mlops.registry.publication import log_trial
 from mlops.registry.tracking import RunLog
-from mlops.store import count_trials, record_trials
+from mlops.store import ModelVersion, count_trials, record_trials
 from mlops.training.study import Bench, Report, Study, Trial, run_refit, run_study
 from mlops.training.trials import TrialArchive
 from mlops.validation.evidence import Thresholds
@@ -104,7 +104,15 @@ def assess(
         causality_proven=True,  # assign() ends a training whose proof fails
         earlier=earlier,
         champion=None if champion is None else load(registry, champion.model_id).forecaster,
+        champion_saw=None if champion is None else _fitted_until(champion),
     )
+
+
+def _fitted_until(version: ModelVersion) -> np.datetime64 | None:
+    """When the last label it was fitted on was known; None for a model from elsewhere."""
+    noted = version.notes.get("fitted_until")
+    until = version.trained_until if noted is None else datetime.fromisoformat(noted)
+    return None if until is None else naive_utc(until)
 
 
 def _describe(assignment: Assignment, run: RunLog) -> None:

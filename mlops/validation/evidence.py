@@ -74,11 +74,12 @@ class Evidence:
     forecasts on the same rows (None where they were not kept), ``winner`` its name among
     them. ``n_trials`` counts all trials in the ledger: where it exceeds the kept ones, the
     missing ones are allowed for. ``holdout`` is the record on rows no choice has seen;
-    ``champion`` the champion's forecasts on exactly those rows (None: nothing serves yet or
-    the baseline does). ``alpha`` is what this judgement may spend of the yearly budget.
-    ``refit`` says that an unchanged specification was fitted again: nothing was searched, and
-    one slice after the champion's training serves as both records. ``require_better`` is for
-    going live without an A/B test; an unhealthy champion need not be beaten.
+    ``champion`` the champion's forecasts on exactly those rows, NaN where it was fitted on the
+    outcome (None: nothing serves yet or the baseline does). ``alpha`` is what this judgement
+    may spend of the yearly budget. ``refit`` says that an unchanged specification was fitted
+    again: nothing was searched, and one slice after the champion's training serves as both
+    records. ``require_better`` is for going live without an A/B test; an unhealthy champion
+    need not be beaten.
     """
 
     candidate: str

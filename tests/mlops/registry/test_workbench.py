@@ -10,7 +10,9 @@ import pytest
 from mlops.errors import TrainingTimeout
 from mlops.features.dataset import Dataset
 from mlops.registry import Registry
-from mlops.store import count_trials
+from mlops.registry.bundles import last_close
+from mlops.registry.publication import Request, publish
+from mlops.store import Why, count_trials
 
 from .conftest import SERVICE
 from .trainings import assessed, assigned, conducted
@@ -113,3 +115,27 @@ def test_limits_are_those_it_is_given(registry: Registry, dataset: Dataset) -> N
     study, _ = conducted(registry, assignment)
     strict = assessed(registry, assignment, study, max_model_mse=1e-9).report
     assert "MAX_MODEL_MSE" in {result.title for result in strict.refused_by}
+
+
+def test_a_champion_is_not_met_on_bars_it_was_fitted_on(
+    registry: Registry, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the last refit's own test rows are new to a champion that saw the same bars."""
+    assignment = assigned(registry, dataset)
+    study, run = conducted(registry, assignment)
+    judgement = assessed(registry, assignment, study)
+    champion = publish(
+        registry,
+        SERVICE,
+        dataset,
+        study=study,
+        judgement=judgement,
+        proof=assignment.proof,
+        request=Request(model_type="linear", config={}, digest="d", reason="manual"),
+        run=run,
+        why=Why(last_close(dataset).to_pydatetime()),
+    )
+    monkeypatch.setattr("mlops.registry.workbench.champion_of", lambda *_: champion)
+    met = assessed(registry, assignment, study).report["G4"]
+    assert met.n == len(study.slices.holdout[-1].test)
+    assert met.n < len(judgement.holdout)

@@ -89,6 +89,17 @@ def test_only_bars_both_forecast_are_compared(volatility_evidence):
     assert champion(evidence, np.full(1200, np.nan)).passed
 
 
+def test_a_champion_fitted_on_the_bars_is_not_met_there(volatility_evidence):
+    """Its perfect memory of them proves nothing: too few new bars leave the matter open."""
+    evidence = volatility_evidence()
+    remembered = np.where(np.arange(1200) < 721, np.nan, evidence.holdout.y)
+    found = champion(evidence, remembered)
+    assert found.passed
+    assert found.n == 479
+    assert "480 are needed" in found.reason
+    assert champion(evidence, remembered, require_better=True).refuses
+
+
 @pytest.mark.parametrize(
     ("limits", "title"),
     [({"max_drawdown": 0.001}, "drawdown"), ({"max_cost_share": 0.01}, "costs")],
