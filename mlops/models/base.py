@@ -165,6 +165,8 @@ class Forecaster(ABC):
         Raises:
             ModelError: when a row has no complete window, or a forecast is not finite.
         """
+        if not rows.size:
+            return np.empty(0)
         unready = rows[~self.ready(dataset)[rows]]
         if unready.size:
             raise ModelError(

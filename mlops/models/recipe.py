@@ -58,7 +58,8 @@ class Param:
 
     def _check_number(self, name: str, value: Any, *, whole: bool) -> int | float:
         number = not isinstance(value, bool) and isinstance(value, int | float)
-        if not number or (whole and value != int(value)) or not self.low <= value <= self.high:
+        inside = number and math.isfinite(value) and self.low <= value <= self.high
+        if not inside or (whole and value != int(value)):
             kind = "a whole number" if whole else "a number"
             raise ModelError(f"{name}={value!r} is not {kind} from {self.low:g} to {self.high:g}")
         return int(value) if whole else float(value)
@@ -78,8 +79,11 @@ class Recipe:
     members: tuple[Recipe, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.sequence_length < 1:
-            raise ModelError(f"sequence_length={self.sequence_length} is below 1 bar")
+        length = self.sequence_length
+        if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+            raise ModelError(f"sequence_length={length!r} is not a whole number of at least 1 bar")
+        if isinstance(self.features, str):
+            raise ModelError(f"features={self.features!r} is one text; write a list of names")
         params = {k: tuple(v) if isinstance(v, list) else v for k, v in self.params.items()}
         object.__setattr__(self, "params", params)
         object.__setattr__(self, "features", tuple(self.features))

@@ -86,6 +86,11 @@ def test_the_future_does_not_change_a_forecast(model_type, small_recipe, fitted,
     )
 
 
+def test_no_rows_have_no_forecasts(model_type, target, small_recipe, fitted, dataset_of):
+    forecaster = fitted(small_recipe(model_type, target), target)
+    assert forecaster.predict(dataset_of(target), TEST[:0]).shape == (0,)
+
+
 def test_a_row_without_history_is_refused(model_type, small_recipe, fitted, dataset_of):
     forecaster = fitted(small_recipe(model_type, VOLATILITY), VOLATILITY)
     if forecaster.ready(dataset_of(VOLATILITY))[0]:
@@ -104,7 +109,12 @@ def test_a_row_without_history_is_refused(model_type, small_recipe, fitted, data
         ("lstm", {"learning_rate": "fast"}, "learning_rate"),
         ("lstm", {"batch_size": 2.5}, "batch_size"),
         ("lstm", {"epochs": True}, "epochs"),
+        ("lstm", {"batch_size": float("nan")}, "batch_size"),
+        ("lstm", {"epochs": float("inf")}, "epochs"),
         ("lstm", {"sequence_length": 0}, "sequence_length"),
+        ("lstm", {"sequence_length": 2.5}, "sequence_length"),
+        ("lstm", {"sequence_length": "12"}, "sequence_length"),
+        ("lstm", {"features": "close"}, "features='close'"),
         ("lstm", {"units": [4]}, "units"),
         ("lstm", {"features": ["vibes"]}, "vibes"),
         ("transformer", {"num_heads": 7}, "embed_dim"),
