@@ -12,6 +12,9 @@ from mlops.settings import current_settings
 
 TRAINING_LIMIT = "mlops-training"
 
+LEASE_SECONDS = 60.0
+"""The shortest lease Prefect grants: so long a killed training keeps its slot."""
+
 
 def limit_trainings(client: SyncPrefectClient, limit: int) -> int:
     """Set how many trainings one Prefect server lets run at once."""
@@ -24,10 +27,10 @@ def training_slot() -> Iterator[None]:
     """Wait for one of ``MAX_CONCURRENT_TRAINING_JOBS`` slots and hold it.
 
     Schedules, events and notebooks count alike. A slot of a killed process is freed when its
-    lease runs out (Prefect's default, 5 minutes).
+    lease runs out; a live one renews it.
     """
     with get_client(sync_client=True) as client:
         limit_trainings(client, current_settings().max_concurrent_training_jobs)
     # strict: without it Prefect enters silently when the limit does not exist.
-    with concurrency(TRAINING_LIMIT, occupy=1, strict=True):
+    with concurrency(TRAINING_LIMIT, occupy=1, lease_duration=LEASE_SECONDS, strict=True):
         yield

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
+from tasks.slots import TRAINING_LIMIT
 from tests.project import made_place
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +40,7 @@ class Life:
 def lives(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[list[Life]]:
     """What each process said; the script runs once, for it costs seconds."""
     with made_place(tmp_path_factory.mktemp("killed"), mlflow_template) as place:
-        # A killed training holds its slot until the lease runs out.
+        # A killed training holds its slot until the lease runs out, a minute later.
         place.set(MAX_CONCURRENT_TRAINING_JOBS=20, PREFECT_API_URL=PREFECT_API_URL.value())
         place.set(PREFECT_LOGGING_LEVEL="ERROR", PREFECT_FLOWS_HEARTBEAT_FREQUENCY=600)
         done = subprocess.run(
@@ -52,6 +54,8 @@ def lives(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> It
         assert done.returncode == 0, done.stderr[-3000:]
         facts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         yield [Life.of([fact for fact in facts if fact["turn"] == turn]) for turn in range(8)]
+    with get_client(sync_client=True) as client:
+        client.delete_global_concurrency_limit_by_name(TRAINING_LIMIT)
 
 
 def test_a_killed_training_leaves_no_version_that_the_store_has_not(lives: list[Life]) -> None:
