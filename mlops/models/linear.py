@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from mlops.features.dataset import Dataset, windows
 from mlops.features.targets import TargetSpec
+from mlops.models.algebra import linear_combination, one_blas_thread
 from mlops.models.base import FitContext, Floats, History, Rows, Tensors
 from mlops.models.compact import RETURN_FEATURES_WIDE, VOLATILITY_FEATURES
 from mlops.models.inputs import FeatureForecaster
@@ -52,6 +53,11 @@ class Linear(FeatureForecaster):
     ) -> History:
         started = perf_counter()
         context.check_deadline("linear")
+        with one_blas_thread():
+            self._learn(dataset, fit_rows, selection_rows)
+        return History(seconds=perf_counter() - started)
+
+    def _learn(self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows) -> None:
         fit_rows = self.trainable(dataset, fit_rows)
         self.prepare(dataset, fit_rows)
         scaled = self.inputs(dataset)
@@ -61,7 +67,6 @@ class Linear(FeatureForecaster):
             every = self.trainable(dataset, np.concatenate([fit_rows, selection_rows]))
             path = RidgePath.of(self._design(scaled, every), self.learned(dataset, every))
         self.coefficients, self.intercept = path.solve(self.penalty)
-        return History(seconds=perf_counter() - started)
 
     def _choose(
         self, path: RidgePath, dataset: Dataset, scaled: NDArray[np.float32], rows: Rows
@@ -77,7 +82,8 @@ class Linear(FeatureForecaster):
 
     def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
         design = self._design(self.inputs(dataset), rows)
-        return self.transform.decode(design @ self.coefficients + self.intercept, dataset, rows)
+        learned = linear_combination(design, self.coefficients) + self.intercept
+        return self.transform.decode(learned, dataset, rows)
 
     def _design(self, scaled: NDArray[np.float32], rows: Rows) -> Floats:
         chosen = windows(scaled, rows, self.recipe.sequence_length)
