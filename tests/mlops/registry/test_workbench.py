@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from mlops.errors import TrainingTimeout
@@ -14,7 +15,7 @@ from mlops.registry.bundles import last_close
 from mlops.registry.publication import Request, publish
 from mlops.store import Why, count_trials
 
-from .conftest import SERVICE
+from .conftest import SERVICE, dataset_of
 from .trainings import assessed, assigned, conducted
 
 pytestmark = pytest.mark.usefixtures("unverified")
@@ -92,6 +93,18 @@ def test_trials_of_an_earlier_study_on_these_bars_are_judged_too(
     first = assigned(registry, dataset)
     conducted(registry, first)
     second = assigned(registry, dataset, sequence_length=1)
+    study, _ = conducted(registry, second)
+    reason = assessed(registry, second, study).report["G2"].reason
+    assert "the best of 2 worthless trials" in reason
+
+
+def test_a_longer_window_of_an_earlier_study_is_judged_too(
+    registry: Registry, bars: pd.DataFrame
+) -> None:
+    """It lacks a few forecasts after a hole, which is no reason to forget the rest."""
+    holed = dataset_of(bars.drop(bars.index[800]))
+    conducted(registry, assigned(registry, holed, sequence_length=12))
+    second = assigned(registry, holed, sequence_length=1)
     study, _ = conducted(registry, second)
     reason = assessed(registry, second, study).report["G2"].reason
     assert "the best of 2 worthless trials" in reason

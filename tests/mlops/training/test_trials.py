@@ -37,13 +37,23 @@ def test_forecasts_are_joined_by_time_not_by_place(archive: TrialArchive) -> Non
     np.testing.assert_array_equal(later, [0.3, 0.4, np.nan, np.nan])
 
 
-def test_earlier_trials_are_those_of_other_studies_on_every_row(archive: TrialArchive) -> None:
+def test_earlier_trials_are_those_of_other_studies_on_these_rows(archive: TrialArchive) -> None:
     archive.keep("one", "linear", MADE_AT, FORECASTS)
     archive.keep("two", "linear", MADE_AT, FORECASTS * 2)
     archive.keep("three", "short", MADE_AT[:3], FORECASTS[:3])
     found = archive.earlier("one", MADE_AT[1:5])
     assert list(found) == ["two/linear"]
     np.testing.assert_array_equal(found["two/linear"], FORECASTS[1:5] * 2)
+
+
+def test_a_window_that_lacks_a_few_rows_after_a_hole_is_still_tried(archive: TrialArchive) -> None:
+    made_at = MADE_AT[0] + np.arange(100) * np.timedelta64(1, "h")
+    for name, missing in (("window-6", 5), ("window-60", 6)):
+        forecasts = np.where(np.arange(100) < missing, np.nan, 0.5)
+        archive.keep("one", name, made_at, forecasts)
+    found = archive.earlier("two", made_at)
+    assert list(found) == ["one/window-6"]
+    assert np.isnan(found["one/window-6"]).sum() == 5
 
 
 def test_trials_are_counted_by_study(archive: TrialArchive) -> None:
