@@ -17,7 +17,7 @@ from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager
 from mlops.registry.explanation import Explanation
 from mlops.reports.cards import save_story
-from mlops.service import Service
+from mlops.service import Service, Target
 from mlops.settings import current_settings
 from mlops.training.plan import ModelType, TrainingConfig
 from mlops.validation.evaluation import Evaluation
@@ -36,7 +36,7 @@ class Act:
     """One training of the story."""
 
     model_type: ModelType
-    target: str
+    target: Target
     horizon: int
     config: TrainingConfig
 
@@ -44,14 +44,14 @@ class Act:
 ACTS = (
     Act(
         ModelType.LSTM,
-        "volatility",
+        Target.VOLATILITY,
         24,
         TrainingConfig(
             families=(ModelType.LSTM,), features=LSTM_FEATURES, sequence_length=12, params=LSTM
         ),
     ),
-    Act(ModelType.ENSEMBLE, "volatility", 24, TrainingConfig(trials=6)),
-    Act(ModelType.LSTM, "return", 1, TrainingConfig(trials=10)),
+    Act(ModelType.ENSEMBLE, Target.VOLATILITY, 24, TrainingConfig(trials=6)),
+    Act(ModelType.LSTM, Target.RETURN, 1, TrainingConfig(trials=10)),
 )
 
 

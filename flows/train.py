@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from mlops.service import Target
 from mlops.settings import current_settings
 from mlops.training.plan import ModelType, TrainingConfig
 from mlops.validation.evaluation import Evaluation
@@ -44,7 +45,7 @@ def train(
     *,
     venue: str | None = None,
     timeframe: str | None = None,
-    target: str | None = None,
+    target: Target | None = None,
     horizon: int | None = None,
     training: TrainingConfig | None = None,
     reason: str = "manual",
