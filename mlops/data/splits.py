@@ -182,8 +182,8 @@ def _checked(name: str, rows: Rows, n_bars: int) -> Rows:
     checked = np.array(rows, dtype=np.intp)
     if not len(checked):
         raise SplitError(
-            f"the {name} rows are empty; load a longer period, or lower the horizon, the "
-            "embargo or the number of folds"
+            f"the {name} rows are empty; load a longer period, lengthen the fit window "
+            "(data_window_days), or lower the horizon, the embargo or the number of folds"
         )
     if checked.ndim != 1 or (np.diff(checked) <= 0).any():
         raise SplitError(f"the {name} rows are not in ascending order; rows are never shuffled")

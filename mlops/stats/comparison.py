@@ -31,14 +31,14 @@ def diebold_mariano(
     """Is the mean of loss(reference) - loss(candidate) above zero?
 
     HAC variance (``lags`` None: `lag_length`), the small-sample factor of Harvey, Leybourne
-    and Newbold (1997) and Student's t with n - 1 degrees of freedom. Rows without variation
-    carry no evidence: p = 1.
+    and Newbold (1997) and Student's t with n - 1 degrees of freedom. Rows without variation, or
+    no more of them than a label looks ahead, carry no evidence: p = 1.
     """
     from scipy.stats import t
 
     d = np.asarray(difference, dtype=np.float64)
     n = d.size
-    if is_constant(d):
+    if n <= horizon or is_constant(d):
         return TestResult(math.nan, 1.0, n)
     lags = lag_length(n, horizon=horizon) if lags is None else lags
     statistic = float(d.mean()) / math.sqrt(long_run_variance(d, lags) / n)

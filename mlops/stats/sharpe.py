@@ -52,14 +52,15 @@ def probabilistic_sharpe(moments: SharpeMoments, *, benchmark: float = 0.0) -> f
 
 
 def expected_maximum(n_trials: float) -> float:
-    """Expected largest of n independent standard normals; 0 for one trial."""
+    """Expected largest of n independent standard normals; 0 for one trial, and never below."""
     from scipy.stats import norm
 
     if n_trials <= 1:
         return 0.0
     first = float(norm.ppf(1.0 - 1.0 / n_trials))
     second = float(norm.ppf(1.0 - 1.0 / (n_trials * math.e)))
-    return (1.0 - EULER_GAMMA) * first + EULER_GAMMA * second
+    # The approximation is for many trials: of 1.05 effective ones it would make -0.48.
+    return max(0.0, (1.0 - EULER_GAMMA) * first + EULER_GAMMA * second)
 
 
 def deflated_sharpe(

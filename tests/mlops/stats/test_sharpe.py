@@ -58,3 +58,8 @@ def test_copies_of_one_trial_count_once():
     assert_allclose(effective_trials(np.stack([one] * 8, axis=1)), 1.0)
     assert effective_trials(rng.standard_normal((5000, 8))) > 7.9
     assert effective_trials(np.stack([one, np.zeros(500)], axis=1)) == 1.0
+
+
+def test_hardly_more_than_one_trial_is_not_deflated_upwards():
+    assert [expected_maximum(n) for n in (1.05, 1.2)] == [0.0, 0.0]
+    assert deflated_sharpe(PAPER, n_trials=1.05) <= probabilistic_sharpe(PAPER)

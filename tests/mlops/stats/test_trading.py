@@ -44,6 +44,12 @@ def test_the_start_counts_in_the_drawdown():
     assert max_drawdown([0.1, 0.2]) == 0.0
 
 
+def test_nothing_is_left_where_a_short_position_loses_more_than_everything():
+    assert max_drawdown([0.1, -1.6, 0.5]) == -1.0
+    figures = trading_figures([-1.0, -1.0], [2.5, 0.1], fee_bps=0, bars_per_year=8760)
+    assert figures.max_drawdown == figures.total_return == -1.0
+
+
 @pytest.mark.parametrize(
     ("returns", "expected"), [([0.0, 0.1], np.inf), ([0.0, 0.0], np.nan), ([-0.1, 0.0], 0.0)]
 )
