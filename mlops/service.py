@@ -102,10 +102,6 @@ class Service:
         )
 
     @property
-    def base_asset(self) -> str:
-        return self.symbol.partition("/")[0].upper()
-
-    @property
     def key(self) -> str:
         symbol = self.symbol.lower().replace("/", "-").replace(":", "-")
         return f"{self.venue}.{symbol}.{self.timeframe}.{self.target}.{self.horizon}"

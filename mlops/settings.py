@@ -115,10 +115,6 @@ class Settings(BaseSettings):
         return self.mlops_base_path / "bars"
 
     @property
-    def studies_path(self) -> Path:
-        return self.mlops_base_path / "studies"
-
-    @property
     def reports_path(self) -> Path:
         return self.mlops_base_path / "reports"
 

@@ -14,9 +14,6 @@ from mlops.features.indicators import find_indicator
 
 DEFAULT_FEATURES = ("open", "high", "low", "close", "volume", "rsi", "macd")
 
-HAR_FEATURES = ("har_1", "har_6", "har_24", "har_168")
-"""Mean log volatility of the last hour, quarter day, day and week (Corsi 2009), in bars."""
-
 FORMULA_VERSION = 1
 """Raised when a built-in formula changes, so that features kept on disk are computed anew."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -81,9 +81,7 @@ class FitContext:
     """What a fit is given besides its data.
 
     ``device`` is ``auto``, ``cpu`` or ``cuda``. ``threads`` is an upper bound; fitted weights
-    never depend on it. ``deadline`` is a
-    `time.monotonic` second. ``start`` is an earlier forecaster of the same recipe whose
-    weights a network continues from.
+    never depend on it. ``deadline`` is a `time.monotonic` second.
     """
 
     seed: int = 0
@@ -91,7 +89,6 @@ class FitContext:
     threads: int = 1
     deadline: float | None = None
     on_epoch: Callable[[Epoch], None] | None = None
-    start: Forecaster | None = field(default=None, repr=False)
 
     def check_deadline(self, what: str) -> None:
         """Raises: TrainingTimeout: when the deadline has passed."""

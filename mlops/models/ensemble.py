@@ -74,7 +74,7 @@ class Ensemble(Forecaster):
         histories = []
         for number, member in enumerate(self.members):
             self.members[number] = held_back = _of(_held_back(member.recipe), self.target)
-            own = replace(context.seeded(number), start=self._earlier(number, context))
+            own = context.seeded(number)
             histories.append(held_back.fit(dataset, fit_rows, selection_rows, own))
         self.weights = self._weigh(dataset, fit_rows, selection_rows)
         self._refit(dataset, fit_rows, selection_rows, context)
@@ -83,9 +83,6 @@ class Ensemble(Forecaster):
             device=histories[-1].device,
             members=tuple(histories),
         )
-
-    def _earlier(self, number: int, context: FitContext) -> Forecaster | None:
-        return context.start.members[number] if isinstance(context.start, Ensemble) else None
 
     def _weigh(self, dataset: Dataset, fit_rows: Rows, rows: Rows) -> Floats:
         transform = TargetTransform.fit(dataset, fit_rows)

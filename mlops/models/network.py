@@ -92,11 +92,6 @@ class NetworkForecaster(FeatureForecaster):
     def _started(self, context: FitContext) -> Network:
         network = self.build(len(self.spec))
         network.initialise(torch.Generator().manual_seed(context.seed))
-        earlier = context.start
-        if earlier is not None:
-            if not isinstance(earlier, NetworkForecaster) or earlier.recipe != self.recipe:
-                raise ModelError("a fit can only continue from a network of the same recipe")
-            network.load_state_dict(earlier._fitted().state_dict())
         return network
 
     def _predict(self, dataset: Dataset, rows: Rows) -> Floats:

@@ -7,9 +7,7 @@ h rows; every test and interval of the library takes its memory from the rules h
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -83,28 +81,6 @@ def bootstrap_means(
     drawn = starts.shape[1] * block
     means = [sums[:, j][starts].sum(axis=1) / drawn for j in range(columns.shape[1])]
     return np.stack(means, axis=1)
-
-
-def bootstrap_interval(
-    statistic: Callable[[FloatArray], Any],
-    columns: FloatArray,
-    *,
-    block: int,
-    reps: int = 500,
-    seed: int = 0,
-    confidence_level: float = 0.95,
-) -> Interval:
-    """Interval of a statistic that is a function of column means, e.g. a ratio.
-
-    ``statistic`` takes means ``(..., c)`` and returns ``(...)``.
-    """
-    draws = statistic(bootstrap_means(columns, block=block, reps=reps, seed=seed))
-    return interval_from_draws(
-        float(statistic(columns.mean(axis=0))),
-        np.asarray(draws),
-        n_blocks=len(columns) / block,
-        confidence_level=confidence_level,
-    )
 
 
 def finite_block_factor(n_blocks: float, *, tail: float) -> float:

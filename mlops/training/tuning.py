@@ -72,7 +72,6 @@ def tune(
     study_name: str = "study",
     skill: Skill | None = None,
     on_trial: Callable[[TrialRecord], None] | None = None,
-    warm_start: bool = False,
     allowed_classes: Collection[str] = (),
 ) -> tuple[TrialRecord, ...]:
     """Try ``n_trials`` recipes, in turn from each space, and return all of them.
@@ -111,7 +110,6 @@ def tune(
                 dataset,
                 folds,
                 own,
-                warm_start=warm_start,
                 allowed_classes=allowed_classes,
             )
             return measure(walk), walk

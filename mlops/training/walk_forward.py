@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,15 +36,12 @@ def run_walk_forward(
     folds: Sequence[Fold],
     context: FitContext,
     *,
-    warm_start: bool = False,
     on_fold: Callable[[int, History], None] | None = None,
     allowed_classes: Collection[str] = (),
 ) -> WalkForward:
     """Fit on each fold in turn and forecast its test rows.
 
-    With ``warm_start`` a network continues from the previous fold's weights, which it may:
-    all it has seen lies before the next fold's test rows. Every fold draws its own seed from
-    the context's.
+    Every fold draws its own seed from the context's.
 
     Raises:
         TrainingTimeout: when the context's deadline passes.
@@ -55,9 +52,8 @@ def run_walk_forward(
     histories: list[History] = []
     last: Forecaster | None = None
     for number, fold in enumerate(folds):
-        start = last if warm_start else context.start
         forecaster = build_forecaster(recipe, dataset.target, allowed_classes=allowed_classes)
-        own = replace(context.seeded(number), start=start)
+        own = context.seeded(number)
         histories.append(forecaster.fit(dataset, fold.fit, fold.selection, own))
         rows = fold.test[forecaster.ready(dataset)[fold.test]]
         forecasts[rows] = forecaster.predict(dataset, rows)

@@ -6,7 +6,6 @@ from numpy.testing import assert_allclose
 
 from mlops.stats.dependence import (
     block_length,
-    bootstrap_interval,
     bootstrap_means,
     interval_from_draws,
     is_constant,
@@ -77,7 +76,8 @@ def coverage(horizon, block):
     held = 0
     for seed in range(400):
         x = overlapping(1000, horizon, rng)[:, None]
-        found = bootstrap_interval(lambda m: m[..., 0], x, block=block, reps=200, seed=seed)
+        draws = bootstrap_means(x, block=block, reps=200, seed=seed)[:, 0]
+        found = interval_from_draws(x.mean(), draws, n_blocks=1000 / block)
         held += found.low <= 0.0 <= found.high
     return held / 400
 

@@ -46,16 +46,6 @@ def test_the_same_seed_walks_the_same_way(dataset, folds):
     np.testing.assert_array_equal(walks[0].forecasts, walks[1].forecasts)
 
 
-def test_a_warm_start_continues_from_the_fold_before(dataset, folds):
-    recipe = _network(dataset, epochs=1, averaging=0.0)
-    cold, warm = (
-        run_walk_forward(recipe, dataset, folds, CONTEXT, warm_start=warm) for warm in (False, True)
-    )
-    first, second = folds[0].test, folds[1].test
-    np.testing.assert_array_equal(cold.forecasts[first], warm.forecasts[first])
-    assert not np.array_equal(cold.forecasts[second], warm.forecasts[second])
-
-
 def test_each_fold_is_told_with_its_history(dataset, folds):
     told = []
     walk = run_walk_forward(
