@@ -83,17 +83,18 @@ def _bars(evidence: Evidence, thresholds: Thresholds) -> GateResult:
 def _trades(evidence: Evidence, thresholds: Thresholds) -> GateResult:
     trades = count_trades(evidence.walk_forward.positions())
     needed = thresholds.min_trades
-    if evidence.walk_forward.judged_by_profit:
+    hard = evidence.walk_forward.takes_sides
+    if hard:
         asked = f"at least {needed} are needed"
     else:
-        asked = f"a {evidence.walk_forward.target} is judged by its losses, so none are needed"
+        asked = f"a {evidence.walk_forward.target} names no side, so none are needed"
     return _g0(
         title="trades",
         value=trades,
         threshold=needed,
         passed=trades >= needed,
         n=len(evidence.walk_forward),
-        severity=Severity.HARD if evidence.walk_forward.judged_by_profit else Severity.ADVISORY,
+        severity=Severity.HARD if hard else Severity.ADVISORY,
         reason=f"following the forecasts makes {trades:,} trades; {asked}",
     )
 

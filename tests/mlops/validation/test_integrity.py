@@ -55,6 +55,22 @@ def test_a_return_forecast_that_hardly_trades_refuses(return_evidence):
     assert refused(judge_integrity(evidence, LIMITS)) == {"trades"}
 
 
+@pytest.mark.parametrize("target", [Target.PRICE, Target.DIRECTION])
+def test_whatever_names_a_side_must_trade(record, return_evidence, target):
+    """As its drawdown and costs are gated, so are its trades: one side held for ever has one."""
+    rng = np.random.default_rng(0)
+    price = target is Target.PRICE
+    y = 100.0 + rng.standard_normal(1000) if price else (rng.random(1000) > 0.4).astype(float)
+    naive = np.full(1000, 100.0 if price else 0.6)
+    always_up = naive + 0.05 + 0.01 * rng.random(1000)
+    rows = record(y, always_up, target=target, persistence=naive, returns=0.01 * y)
+    later = replace(rows, made_at=rows.made_at + np.timedelta64(1001, "h"))
+    evidence = return_evidence(
+        walk_forward=rows, holdout=later, trials={"one": always_up}, winner="one", n_trials=1
+    )
+    assert "trades" in refused(judge_integrity(evidence, LIMITS))
+
+
 def test_a_volatility_forecast_need_not_trade(volatility_evidence):
     found = {r.title: r for r in judge_integrity(volatility_evidence(), LIMITS)}
     assert not found["trades"].passed
