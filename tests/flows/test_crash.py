@@ -55,6 +55,7 @@ def lives(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> It
         facts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
         yield [Life.of([fact for fact in facts if fact["turn"] == turn]) for turn in range(8)]
     with get_client(sync_client=True) as client:
+        # The server of the tests frees no leases: the dead would hold their slots for ever.
         client.delete_global_concurrency_limit_by_name(TRAINING_LIMIT)
 
 
