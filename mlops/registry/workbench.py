@@ -23,9 +23,10 @@ from mlops.registry.mandate import alpha_of, champion_of
 from mlops.registry.publication import log_trial
 from mlops.registry.tracking import RunLog
 from mlops.store import ModelVersion, count_trials, record_trials
+from mlops.training.plan import TrainingConfig
 from mlops.training.study import Bench, Report, Study, Trial, run_refit, run_study
 from mlops.training.trials import TrialArchive
-from mlops.validation.evidence import Thresholds
+from mlops.validation.evidence import Override, Thresholds
 
 Floats = NDArray[np.float64]
 
@@ -100,12 +101,23 @@ def assess(
         study,
         dataset,
         baseline=assignment.baseline,
-        terms=Terms(fee_bps=fee_bps, thresholds=thresholds, alpha=alpha, n_unkept=unkept),
+        terms=Terms(
+            fee_bps=fee_bps,
+            thresholds=thresholds,
+            alpha=alpha,
+            n_unkept=unkept,
+            leak_override=_override(assignment.config),
+        ),
         causality_proven=True,  # assign() ends a training whose proof fails
         earlier=earlier,
         champion=None if champion is None else load(registry, champion.model_id).forecaster,
         champion_saw=None if champion is None else _fitted_until(champion),
     )
+
+
+def _override(config: TrainingConfig) -> Override | None:
+    given = config.leak_override
+    return None if given is None else Override(actor=given.actor, reason=given.reason)
 
 
 def _fitted_until(version: ModelVersion) -> np.datetime64 | None:

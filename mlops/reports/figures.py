@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlops.stats.trading import equity_curve
+
 Floats = NDArray[np.float64]
 Times = NDArray[np.datetime64]
 
@@ -65,7 +67,7 @@ def equity_and_drawdown(made_at: Times, net_returns: Floats, baseline_returns: F
     with _figure(height=3.8, rows=2, shared=True) as (figure, axes):
         curves = ((net_returns, MODEL, "model"), (baseline_returns, BASELINE, "baseline"))
         for returns, colour, label in curves:
-            equity = np.cumprod(1 + np.nan_to_num(returns))
+            equity = equity_curve(np.nan_to_num(returns))
             peak = np.maximum.accumulate(np.maximum(equity, 1.0))
             axes[0].plot(made_at, equity, color=colour, lw=1.1, label=label)
             axes[1].fill_between(made_at, 100 * (equity / peak - 1), color=colour, alpha=0.35)

@@ -95,13 +95,18 @@ def sharpe_per_bar(returns: ArrayLike) -> float:
 
 def max_drawdown(returns: ArrayLike) -> float:
     """Deepest fall of compounded equity below its running peak, -1 to 0; the start counts as 1."""
-    equity = np.cumprod(_growth(returns))
+    equity = equity_curve(returns)
     peak = np.maximum(np.maximum.accumulate(equity), 1.0)
     return min(float(np.min(equity / peak, initial=1.0)) - 1.0, 0.0)
 
 
-def _growth(returns: ArrayLike) -> FloatArray:
-    """Factors of equity; a short position that loses more than everything leaves nothing."""
+def equity_curve(returns: ArrayLike) -> FloatArray:
+    """Compounded growth of one unit (n,); a loss of more than everything leaves nothing."""
+    return np.cumprod(growth(returns), dtype=np.float64)
+
+
+def growth(returns: ArrayLike) -> FloatArray:
+    """Factor of equity in each bar (n,)."""
     return np.maximum(1.0 + np.asarray(returns, dtype=np.float64), 0.0)
 
 
@@ -155,7 +160,7 @@ def trading_figures(
         max_drawdown=max_drawdown(net),
         win_rate=win_rate(net),
         profit_factor=profit_factor(net),
-        total_return=float(np.prod(_growth(net))) - 1.0,
+        total_return=float(np.prod(growth(net))) - 1.0,
         n_trades=count_trades(held),
         turnover_per_bar=float(traded.mean()) if held.size else math.nan,
         cost_share=_cost_share(costs, gross),

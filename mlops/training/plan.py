@@ -22,6 +22,15 @@ class ModelType(StrEnum):
     CUSTOM = "custom"
 
 
+class LeakOverride(BaseModel):
+    """A person's word that a record too good to be true is no leak (gate G1)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    actor: str = Field(min_length=1, description="Who takes responsibility")
+    reason: str = Field(min_length=1, description="Why it is no leak")
+
+
 class TrainingConfig(BaseModel):
     """One training's choices; every default is what a scheduled training uses.
 
@@ -57,6 +66,9 @@ class TrainingConfig(BaseModel):
     sequence_length: int | None = Field(None, ge=1, le=2000, description="Bars in one window")
     params: dict[str, Value] = Field(
         default_factory=dict, description="Model parameters, e.g. lstm_units, learning_rate"
+    )
+    leak_override: LeakOverride | None = Field(
+        None, description="Let a leak alarm pass; who and why is kept with the verdict"
     )
     seed: int = Field(0, ge=0, description="Same seed and data: the same model")
 
