@@ -89,13 +89,11 @@ class Forecasts:
 
     @property
     def takes_sides(self) -> bool:
-        """Whether the forecast says which side to take; a volatility does not."""
-        return self.target is not Target.VOLATILITY
+        """Whether the forecast says which side to take, so that profit after costs is its skill.
 
-    @property
-    def judged_by_profit(self) -> bool:
-        """Whether skill means profit after costs; other targets are judged by their losses."""
-        return self.target is Target.RETURN
+        A volatility names none: it is judged by its losses.
+        """
+        return self.target is not Target.VOLATILITY
 
     def edge(self) -> FloatArray:
         """The forecast gain of being long, in a unit of its own; NaN where there is no forecast."""

@@ -32,7 +32,7 @@ def judge_holdout(evidence: Evidence) -> list[GateResult]:
     if rows is None:
         reason = "no forecast is finite"
         return [_g3(title="holdout", value=math.nan, threshold=0.0, passed=False, reason=reason)]
-    if rows.judged_by_profit:
+    if rows.takes_sides:
         return [_profit(rows, evidence), *_p_values(rows, evidence)]
     return [_loss(rows), *_p_values(rows, evidence)]
 
@@ -68,7 +68,7 @@ def _p_values(rows: Forecasts, evidence: Evidence) -> list[GateResult]:
         ("nested (CW)", clark_west(move, called, naive, horizon=rows.horizon)),
         ("loss (DM)", diebold_mariano(gain, horizon=rows.horizon)),
     ]
-    if rows.judged_by_profit:
+    if rows.takes_sides:
         net = net_returns(rows.positions(), rows.next_return, fee_bps=evidence.fee_bps)
         tests.append(("profit (PSR)", _psr(SharpeMoments.of(net), len(net))))
     return [

@@ -1,6 +1,6 @@
 """G2: is the winner's skill more than the best of as many worthless trials would show?
 
-A return is judged by profit after costs against doing nothing, every other target by its
+What names a side is judged by profit after costs against doing nothing, a volatility by its
 losses against the declared baseline's. Every trial of the search enters the test.
 """
 
@@ -29,11 +29,11 @@ NO_GAIN = "the winner's gain over the benchmark never varies, so no skill can be
 def trial_gains(rows: Forecasts, trials: Mapping[str, FloatArray], *, fee_bps: float) -> FloatArray:
     """Gain of each trial over its benchmark per row, ``(m, k)`` in the order of ``trials``.
 
-    Return: net profit in units of the volatility known at the time. Otherwise: the
-    baseline's loss less the trial's. A missing forecast gains nothing. The first rows, whose
+    What names a side: net profit in units of the volatility known at the time. A volatility:
+    the baseline's loss less the trial's. A missing forecast gains nothing. The first rows, whose
     volatility is not known yet, are left out.
     """
-    if rows.judged_by_profit:
+    if rows.takes_sides:
         known = trailing_volatility(rows.next_return)
         columns = [
             net_returns(rows.of(f).positions(), rows.next_return, fee_bps=fee_bps) / known
@@ -79,7 +79,7 @@ def judge_skill(evidence: Evidence) -> list[GateResult]:
         verdict = _single(evidence, own, moments)
     else:
         verdict = _searched(evidence, gains, list(kept).index(evidence.winner))
-    advice = _advice(evidence, gains, moments) if rows.judged_by_profit else []
+    advice = _advice(evidence, gains, moments) if rows.takes_sides else []
     return [verdict, *advice]
 
 
@@ -99,7 +99,7 @@ def _searched(evidence: Evidence, gains: FloatArray, winner: int) -> GateResult:
 
 
 def _single(evidence: Evidence, own: FloatArray, moments: SharpeMoments) -> GateResult:
-    if evidence.walk_forward.judged_by_profit:
+    if evidence.walk_forward.takes_sides:
         chance = 1.0 - sharpe.probabilistic_sharpe(moments)
         test = "probabilistic Sharpe ratio"
     else:
@@ -115,7 +115,7 @@ def _single(evidence: Evidence, own: FloatArray, moments: SharpeMoments) -> Gate
 def _missing_trials(evidence: Evidence, own: FloatArray, moments: SharpeMoments) -> GateResult:
     """Without every trial's record the number of trials has to do: valid, with less power."""
     n_trials = evidence.n_trials
-    if evidence.walk_forward.judged_by_profit:
+    if evidence.walk_forward.takes_sides:
         chance = 1.0 - sharpe.deflated_sharpe(moments, n_trials=n_trials)
         test = "deflated Sharpe ratio"
     else:
@@ -136,7 +136,7 @@ def _skill(evidence: Evidence, chance: float, *, n: int, passed: bool, reason: s
 
 
 def _benchmark(evidence: Evidence) -> str:
-    if evidence.walk_forward.judged_by_profit:
+    if evidence.walk_forward.takes_sides:
         return f"profit after {evidence.fee_bps:g} bps against no position"
     return "losses against the baseline's"
 

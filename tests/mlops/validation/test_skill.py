@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mlops.service import Target
 from mlops.validation.report import Severity
 from mlops.validation.skill import judge_skill, rank_trials, trial_gains
 
@@ -37,6 +38,22 @@ def test_a_search_on_noise_is_refused(return_evidence):
 
 def test_costs_above_the_edge_refuse(return_evidence):
     assert skill(return_evidence(fee_bps=10.0)).refuses
+
+
+@pytest.mark.parametrize("target", [Target.PRICE, Target.DIRECTION])
+def test_whatever_names_a_side_is_judged_by_its_profit(return_evidence, record, target):
+    """The same knowledge as a price or a probability: worth having at 1 bp, not at 10."""
+    evidence = return_evidence()
+    edge, returns = evidence.walk_forward.forecast, evidence.walk_forward.next_return
+    price = target is Target.PRICE
+    naive = np.full(len(edge), 100.0 if price else 0.5)
+    forecast = 100.0 * (1.0 + edge) if price else 0.5 + 20.0 * edge
+    y = 100.0 * (1.0 + returns) if price else (returns > 0).astype(float)
+    rows = record(y, forecast, target=target, persistence=naive, returns=returns)
+    only = {"walk_forward": rows, "holdout": rows, "trials": {"trial 0": forecast}}
+    one = replace(evidence, n_trials=1, refit=True, **only)
+    assert skill(one).passed
+    assert skill(replace(one, fee_bps=10.0)).refuses
 
 
 def test_the_skill_of_one_trial_does_not_carry_another(return_evidence):
