@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -25,6 +24,7 @@ from mlops.store.live import aliases
 from mlops.training import study, tuning
 from mlops.training.plan import TrainingConfig
 from tasks.project import open_project
+from tests.forked import in_child
 
 POINTS = [
     ("the search begins", study, "tune", "before", 1),
@@ -118,21 +118,6 @@ def seen() -> dict[str, Any]:
 
 def say(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """The status of a forked process that did the work."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        finally:
-            os._exit(code)
-    return os.waitpid(pid, 0)[1]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -35,6 +34,7 @@ from mlops.registry.tracking import _import_quietly
 from mlops.service import Service
 from mlops.store import Status, Why, list_versions
 from mlops.store.live import aliases
+from tests.forked import in_child
 
 POINTS = [
     (registration, "_write", "after"),
@@ -94,21 +94,6 @@ def arm(module: Any, name: str, when: str) -> None:
         return answer
 
     setattr(module, name, deadly)
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """The status of a forked process that did the work."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException as error:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        finally:
-            os._exit(code)
-    return os.waitpid(pid, 0)[1]
 
 
 def why() -> Why:
