@@ -17,7 +17,10 @@
     ├── BundleError            a version's files are missing, altered or not loadable
     ├── RegistryError          registration or look-up failed
     │   └── VersionNotFound    no version under that id
+    ├── RolloutError           a rollout that was asked for and cannot be
+    │   └── RolloutRefused     ... because the version may not go live
     └── StoreError             the store refused a change
+        └── LeaseLost          ... of a process whose role another one holds now
 
 A message says what was got, what is allowed and what to do; where an error has
 parts worth catching by program, they are attributes.
@@ -120,3 +123,23 @@ class VersionNotFound(RegistryError, LookupError):
 
 class StoreError(MlopsError):
     """The store refused a change."""
+
+
+class LeaseLost(StoreError):
+    """A write by a process that no longer holds its role."""
+
+    def __init__(self, name: str, term: int):
+        super().__init__(
+            f"the {name} lease of term {term} is no longer held here; nothing was changed. "
+            "Read the state again, and acquire the lease before acting on it"
+        )
+        self.name = name
+        self.term = term
+
+
+class RolloutError(MlopsError):
+    """A rollout that was asked for and cannot be."""
+
+
+class RolloutRefused(RolloutError):
+    """A version that may not go live."""

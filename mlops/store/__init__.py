@@ -2,25 +2,41 @@
 
 from mlops.store.audit import AuditEntry, Why, history
 from mlops.store.engine import Store, open_store
+from mlops.store.forecasts import ForecastRow, list_forecasts
 from mlops.store.ledger import alpha_for_refit, count_trials, record_trials, spend_alpha
-from mlops.store.live import Route, get_route, list_routes
-from mlops.store.schema import Status
+from mlops.store.live import Reign, Route, get_route, list_reigns, list_routes, live_at
+from mlops.store.replicas import Replica, list_replicas
+from mlops.store.rollouts import Rollout, RolloutEvent, get_rollout, list_events, list_rollouts
+from mlops.store.schema import Phase, Status
 from mlops.store.versions import ModelVersion, get_version, list_versions
 
 __all__ = [
     "AuditEntry",
+    "ForecastRow",
     "ModelVersion",
+    "Phase",
+    "Reign",
+    "Replica",
+    "Rollout",
+    "RolloutEvent",
     "Route",
     "Status",
     "Store",
     "Why",
     "alpha_for_refit",
     "count_trials",
+    "get_rollout",
     "get_route",
     "get_version",
     "history",
+    "list_events",
+    "list_forecasts",
+    "list_reigns",
+    "list_replicas",
+    "list_rollouts",
     "list_routes",
     "list_versions",
+    "live_at",
     "open_store",
     "record_trials",
     "spend_alpha",

@@ -29,6 +29,28 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
+class Phase(StrEnum):
+    """Where a rollout is; `mlops.rollout.decide` says how it moves on."""
+
+    PENDING = "pending"
+    LOADING = "loading"
+    GATE = "gate"
+    STEP = "step"
+    PROMOTED = "promoted"
+    REVERTED = "reverted"
+    ROLLBACK = "rollback"
+    DONE = "done"
+    FAILED = "failed"
+
+    @property
+    def final(self) -> bool:
+        return self in (Phase.DONE, Phase.FAILED)
+
+
+OPEN = "phase NOT IN ('done', 'failed')"
+"""The rollouts that have not ended, in SQL."""
+
+
 class UtcTime(sa.types.TypeDecorator[datetime]):
     """An aware UTC datetime in a column without a zone."""
 
@@ -99,8 +121,170 @@ route = sa.Table(
     sa.Column("champion", sa.ForeignKey("version.model_id"), nullable=False),
     sa.Column("previous_champion", sa.ForeignKey("version.model_id")),
     sa.Column("baseline", sa.ForeignKey("version.model_id"), nullable=False),
+    sa.Column("challenger", sa.ForeignKey("version.model_id")),
+    sa.Column("weight_bp", sa.Integer, nullable=False),
+    sa.Column("mirror_bp", sa.Integer, nullable=False),
+    sa.Column("salt", sa.String(64), nullable=False),
+    sa.Column("only_replicas", JsonText),
+    sa.Column("valid_until", sa.Float),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("updated_at", UtcTime, nullable=False),
+    sa.CheckConstraint("weight_bp BETWEEN 0 AND 10000", name="weight_is_a_share"),
+    sa.CheckConstraint("mirror_bp BETWEEN 0 AND 10000", name="mirror_is_a_share"),
+    sa.CheckConstraint(
+        "challenger IS NOT NULL OR (weight_bp = 0 AND mirror_bp = 0)", name="no_weight_on_nothing"
+    ),
+    sa.CheckConstraint("challenger <> champion", name="a_challenger_is_another"),
+)
+
+route_history = sa.Table(
+    "route_history",
+    metadata,
+    sa.Column("service", sa.String(200), primary_key=True),
+    sa.Column("generation", sa.Integer, primary_key=True),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("champion", sa.String(200), nullable=False),
+    sa.Column("previous_champion", sa.String(200)),
+    sa.Column("challenger", sa.String(200)),
+    sa.Column("weight_bp", sa.Integer, nullable=False),
+    sa.Column("action", sa.String(64), nullable=False),
+    sa.Column("actor", sa.String(200), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Index("route_history_by_time", "service", "at"),
+)
+
+lease = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("name", sa.String(100), primary_key=True),
+    sa.Column("holder", sa.String(200), nullable=False),
+    sa.Column("term", sa.Integer, nullable=False),
+    sa.Column("until", sa.Float, nullable=False),
+)
+
+rollout = sa.Table(
+    "rollout",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("service", sa.String(200), nullable=False),
+    sa.Column("strategy", sa.String(16), nullable=False),
+    sa.Column("from_version", sa.ForeignKey("version.model_id"), nullable=False),
+    sa.Column("to_version", sa.ForeignKey("version.model_id"), nullable=False),
+    sa.Column("plan", JsonText, nullable=False),
+    sa.Column("phase", sa.String(16), nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("since", UtcTime, nullable=False),
+    sa.Column("deadline", UtcTime, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("abort_requested", sa.Text),
+    sa.Column("forced", sa.Boolean, nullable=False),
+    sa.Column("requested_by", sa.String(200), nullable=False),
+    sa.Column("requested_why", sa.Text, nullable=False),
+    sa.Column("requested_at", UtcTime, nullable=False),
+    sa.Column("ended_at", UtcTime),
+    sa.CheckConstraint(
+        "phase IN ({})".format(", ".join(f"'{phase}'" for phase in Phase)), name="known_phase"
+    ),
+    sa.CheckConstraint("from_version <> to_version", name="rolls_out_another"),
+    sa.Index(
+        "one_open_rollout",
+        "service",
+        unique=True,
+        sqlite_where=sa.text(OPEN),
+        postgresql_where=sa.text(OPEN),
+    ),
+    sa.Index("rollout_by_service", "service", "requested_at"),
+)
+
+rollout_event = sa.Table(
+    "rollout_event",
+    metadata,
+    sa.Column("rollout_id", sa.ForeignKey("rollout.id"), primary_key=True),
+    sa.Column("seq", sa.Integer, primary_key=True),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("from_phase", sa.String(16)),
+    sa.Column("to_phase", sa.String(16), nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("term", sa.Integer, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("detail", JsonText, nullable=False),
+)
+
+replica = sa.Table(
+    "replica",
+    metadata,
+    sa.Column("id", sa.String(100), primary_key=True),
+    sa.Column("incarnation", sa.String(64), nullable=False),
+    sa.Column("address", sa.String(200), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("lease_until", sa.Float, nullable=False),
+    sa.Column("build", sa.String(200), nullable=False),
+    sa.Column("memory_free", sa.BigInteger),
+    sa.Column("started_at", UtcTime, nullable=False),
+)
+
+replica_route = sa.Table(
+    "replica_route",
+    metadata,
+    sa.Column("replica_id", sa.ForeignKey("replica.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("service", sa.String(200), primary_key=True),
+    sa.Column("generation", sa.Integer, nullable=False),
+)
+
+replica_model = sa.Table(
+    "replica_model",
+    metadata,
+    sa.Column("replica_id", sa.ForeignKey("replica.id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("model_id", sa.String(200), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("digest", sa.String(SHA256_HEX), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("load_ms", sa.Float, nullable=False),
+    sa.Column("error", sa.Text),
+    sa.Column("inflight", sa.Integer, nullable=False),
+)
+
+evidence = sa.Table(
+    "evidence",
+    metadata,
+    sa.Column("service", sa.String(200), primary_key=True),
+    sa.Column("scope", sa.String(200), primary_key=True),
+    sa.Column("step", sa.Integer, primary_key=True),
+    sa.Column("source", sa.String(16), primary_key=True),
+    sa.Column("replica_id", sa.String(100), primary_key=True),
+    sa.Column("incarnation", sa.String(64), primary_key=True),
+    sa.Column("weight_bp", sa.Integer, nullable=False),
+    sa.Column("champion_trials", sa.Integer, nullable=False),
+    sa.Column("champion_faults", sa.Integer, nullable=False),
+    sa.Column("challenger_trials", sa.Integer, nullable=False),
+    sa.Column("challenger_faults", sa.Integer, nullable=False),
+    sa.Column("detail", JsonText, nullable=False),
+    sa.Column("updated_at", sa.Float, nullable=False),
+)
+
+forecast = sa.Table(
+    "forecast",
+    metadata,
+    sa.Column("service", sa.String(200), primary_key=True),
+    sa.Column("bar", UtcTime, primary_key=True),
+    sa.Column("model_id", sa.String(200), primary_key=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("value", sa.Float, nullable=False),
+    sa.Column("low", sa.Float),
+    sa.Column("high", sa.Float),
+    sa.Column("made_at", UtcTime, nullable=False),
+    sa.Column("generation", sa.Integer, nullable=False),
+    sa.Column("replica_id", sa.String(100), nullable=False),
+    sa.Column("bars_digest", sa.String(SHA256_HEX), nullable=False),
+    sa.Index(
+        "one_forecast_of_record",
+        "service",
+        "bar",
+        unique=True,
+        sqlite_where=sa.text("role = 'record'"),
+        postgresql_where=sa.text("role = 'record'"),
+    ),
 )
 
 ledger = sa.Table(

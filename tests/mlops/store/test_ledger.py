@@ -81,8 +81,9 @@ def test_no_365_days_spend_more_than_the_budget(began: Store, gaps: list[float])
     with began.write() as connection:
         connection.execute(
             text(
-                "INSERT INTO route SELECT :new, generation, champion, previous_champion, baseline,"
-                " created_at, updated_at FROM route WHERE service = :old"
+                "INSERT INTO route (service, generation, champion, baseline, weight_bp, mirror_bp,"
+                " salt, created_at, updated_at) SELECT :new, generation, champion, baseline, 0, 0,"
+                " '', created_at, updated_at FROM route WHERE service = :old"
             ),
             {"new": service, "old": SERVICE},
         )

@@ -1,0 +1,356 @@
+"""What happens next to a rollout: a pure function of what the store shows.
+
+    PENDING -> LOADING -> GATE -> STEP 0 .. k -> PROMOTED -> DONE
+                  any of these -> ROLLBACK (share 0) -> FAILED
+                                          PROMOTED -> REVERTED -> FAILED
+
+Each arrow is one transaction. Promotion renames: the challenger has all the traffic before and
+after it, and the champion stays loaded as the previous one. Every phase that is not final has a
+way back that loads nothing and a deadline after which it takes it; what is not known by then is
+never promoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from mlops.rollout.analysis import Evidence, Verdict, Word, judge, judge_alone
+from mlops.rollout.plan import EVERYTHING_BP, Plan
+from mlops.rollout.routing import takes_part
+from mlops.store.live import Route
+from mlops.store.replicas import Replica, ReplicaState
+from mlops.store.rollouts import Arrow, Rollout
+from mlops.store.schema import Phase, Status
+
+DEPLOYABLE = (Status.CHALLENGER, Status.RETIRED, Status.DEPLOYED)
+"""What passed its gates, or was live before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What the store shows of one rollout at one moment.
+
+    ``statuses`` are those of the versions involved, ``replicas`` the live processes,
+    ``champion_failing`` why the champion is no longer fit to serve, or None.
+    """
+
+    rollout: Rollout
+    plan: Plan
+    route: Route
+    replicas: tuple[Replica, ...]
+    evidence: Evidence
+    statuses: Mapping[str, Status]
+    champion_failing: str | None = None
+
+    @property
+    def waited_for(self) -> tuple[Replica, ...]:
+        """The replicas whose acknowledgement counts: a draining one is on its way out."""
+        return tuple(one for one in self.replicas if one.state is not ReplicaState.DRAINING)
+
+    @property
+    def verdict(self) -> Verdict:
+        return judge(self.evidence, max_fault_rate=self.plan.max_fault_rate)
+
+
+def decide(s: Snapshot, now: datetime) -> Arrow | None:
+    """The next arrow, None to wait; ``now`` is the time that dwell and deadlines count by."""
+    rule = _RULES.get(s.rollout.phase)
+    return None if rule is None else rule(s, now)
+
+
+# Conditions ---------------------------------------------------------------------------------
+
+
+def acknowledged(s: Snapshot) -> bool:
+    """Every live replica, and at least one, routes by this generation."""
+    seen = [one.generations.get(s.route.service) for one in s.waited_for]
+    return bool(seen) and all(generation == s.route.generation for generation in seen)
+
+
+def loaded(s: Snapshot) -> bool:
+    """Every live replica that takes part, and at least one, has the version ready."""
+    parts = [one for one in s.waited_for if _takes_part(s, one)]
+    return bool(parts) and all(one.holds(s.rollout.to_version) for one in parts)
+
+
+def deserted(s: Snapshot) -> bool:
+    """None of the replicas that were to take part is alive, and others are."""
+    chosen = s.route.only_replicas is not None and bool(s.waited_for)
+    return chosen and not any(_takes_part(s, one) for one in s.waited_for)
+
+
+def load_failed(s: Snapshot) -> bool:
+    """Some replica tried to load the version and could not."""
+    return any(one.lost(s.rollout.to_version) for one in s.waited_for)
+
+
+def late(s: Snapshot, now: datetime) -> bool:
+    """The deadline of the phase has passed."""
+    return now >= s.rollout.deadline
+
+
+def dwelt(s: Snapshot, now: datetime, seconds: float) -> bool:
+    """The phase has lasted that long."""
+    return now >= s.rollout.since + timedelta(seconds=seconds)
+
+
+def gate_seen(s: Snapshot) -> bool:
+    """The version has answered enough inputs to be shown to anybody."""
+    return s.evidence.challenger.trials >= s.plan.min_gate_trials
+
+
+def may_go_live(s: Snapshot) -> bool:
+    """The version passed its gates and was not withdrawn since; or a person answers for it."""
+    return s.rollout.forced or s.statuses.get(s.rollout.to_version) in DEPLOYABLE
+
+
+def against(s: Snapshot, now: datetime) -> str | None:
+    """Why the rollout must be undone now, None where nothing speaks against it."""
+    if s.rollout.abort_requested is not None:
+        return f"aborted by {s.rollout.abort_requested}"
+    if load_failed(s):
+        return f"a replica cannot load it: {_load_error(s)}"
+    if s.verdict.word is Word.WORSE:
+        return f"worse than the champion: {s.verdict}"
+    if s.champion_failing is not None:
+        return f"the champion itself is failing ({s.champion_failing}), so nothing can be compared"
+    if late(s, now):
+        return _why_late(s)
+    return None
+
+
+# Phases -------------------------------------------------------------------------------------
+
+
+def _pending(s: Snapshot, now: datetime) -> Arrow | None:
+    if s.rollout.abort_requested is not None:
+        return _arrow(s, Phase.FAILED, f"aborted by {s.rollout.abort_requested}")
+    if not may_go_live(s):
+        status = s.statuses.get(s.rollout.to_version)
+        return _arrow(s, Phase.FAILED, f"the version is {status} now and may not go live")
+    if s.rollout.to_version == s.route.champion:
+        return _arrow(s, Phase.FAILED, "the version is the champion already")
+    if not s.waited_for:
+        if not late(s, now):
+            return None
+        return _arrow(s, Phase.FAILED, "no replica is running; start one with `make serve`")
+    return _load(s, "loading beside the champion")
+
+
+def _loading(s: Snapshot, now: datetime) -> Arrow | None:
+    if why := against(s, now):
+        return _roll_back(s, why)
+    if deserted(s):
+        return _load(s, "the replica that took part is gone; another takes its place")
+    if acknowledged(s) and loaded(s):
+        return _arrow(s, Phase.GATE, "loaded, golden examples reproduced")
+    return None
+
+
+def _gate(s: Snapshot, now: datetime) -> Arrow | None:
+    if why := against(s, now):
+        return _roll_back(s, why)
+    if deserted(s):
+        return _load(s, "the replicas that took part are gone; another begins")
+    if acknowledged(s) and loaded(s) and gate_seen(s):
+        return _arrow(s, Phase.STEP, f"gate passed: {s.verdict}", route=_exposed(s, 0), step=0)
+    return None
+
+
+def _step(s: Snapshot, now: datetime) -> Arrow | None:
+    if why := against(s, now):
+        return _roll_back(s, why)
+    if deserted(s):
+        return _load(s, "the replicas that took part are gone; another begins")
+    if not (acknowledged(s) and loaded(s) and dwelt(s, now, s.plan.dwell_s)):
+        return None
+    if not s.plan.promotes:
+        return _arrow(s, Phase.DONE, f"shadowed: {s.verdict}", route=_without_challenger(s))
+    if s.verdict.word is not Word.GOOD:
+        return None
+    return _next_step(s) or _promote(s)
+
+
+def _promoted(s: Snapshot, now: datetime) -> Arrow | None:
+    if why := _against_promoted(s, now):
+        return _revert(s, why)
+    if acknowledged(s) and loaded(s) and dwelt(s, now, s.plan.bake_s):
+        return _arrow(s, Phase.DONE, f"stayed healthy: {_after(s)}")
+    return None
+
+
+def _reverted(s: Snapshot, now: datetime) -> Arrow | None:
+    restored = all(one.holds(s.route.champion) for one in s.waited_for)
+    if (acknowledged(s) and restored) or late(s, now):
+        dropped = replace(s.route, previous_champion=None)
+        return _arrow(s, Phase.FAILED, s.rollout.reason, route=dropped)
+    return None
+
+
+def _rolling_back(s: Snapshot, now: datetime) -> Arrow | None:
+    if acknowledged(s) or late(s, now):
+        return _arrow(s, Phase.FAILED, s.rollout.reason, route=_without_challenger(s))
+    return None
+
+
+_RULES: dict[Phase, Callable[[Snapshot, datetime], Arrow | None]] = {
+    Phase.PENDING: _pending,
+    Phase.LOADING: _loading,
+    Phase.GATE: _gate,
+    Phase.STEP: _step,
+    Phase.PROMOTED: _promoted,
+    Phase.REVERTED: _reverted,
+    Phase.ROLLBACK: _rolling_back,
+}
+
+
+# Arrows -------------------------------------------------------------------------------------
+
+
+def _arrow(
+    s: Snapshot,
+    to: Phase,
+    reason: str,
+    *,
+    route: Route | None = None,
+    step: int | None = None,
+    statuses: Mapping[str, Status] | None = None,
+) -> Arrow:
+    verdict = s.verdict
+    return Arrow(
+        to=to,
+        step=s.rollout.step if step is None else step,
+        patience=s.plan.patience(to),
+        reason=reason,
+        route=route,
+        statuses=statuses or {},
+        detail={
+            "weight_bp": (route or s.route).weight_bp,
+            "verdict": verdict.word,
+            "e_value": verdict.e_value,
+            "upper_bound": verdict.upper_bound,
+            "trials": verdict.trials,
+            "faults": verdict.faults,
+        },
+    )
+
+
+def _load(s: Snapshot, reason: str) -> Arrow:
+    """Have the challenger loaded and shown what the champion sees, by all or by the first."""
+    first = (s.waited_for[0].id,) if s.plan.one_by_one else None
+    loading = replace(
+        s.route,
+        challenger=s.rollout.to_version,
+        weight_bp=0,
+        mirror_bp=EVERYTHING_BP,
+        salt=s.rollout.id,
+        only_replicas=first,
+    )
+    return _arrow(s, Phase.LOADING, reason, route=loading, step=0)
+
+
+def _exposed(s: Snapshot, step: int) -> Route:
+    """The challenger with the share of a step; who takes part does not change."""
+    weights = s.plan.weights_bp
+    weight = weights[min(step, len(weights) - 1)]
+    return replace(s.route, weight_bp=weight, mirror_bp=0 if weight else EVERYTHING_BP)
+
+
+def _next_step(s: Snapshot) -> Arrow | None:
+    """The next share, or the next replica; None where all have it all."""
+    step = s.rollout.step + 1
+    if s.route.only_replicas is not None:
+        waiting = [one.id for one in s.waited_for if one.id not in s.route.only_replicas]
+        if not waiting:
+            return None
+        joined = replace(s.route, only_replicas=(*s.route.only_replicas, waiting[0]))
+        return _arrow(s, Phase.STEP, f"good: {s.verdict}", route=joined, step=step)
+    if step >= len(s.plan.weights_bp):
+        return None
+    return _arrow(s, Phase.STEP, f"good: {s.verdict}", route=_exposed(s, step), step=step)
+
+
+def _promote(s: Snapshot) -> Arrow:
+    """One row: the same process answers the same keys before and after."""
+    promoted = replace(
+        _without_challenger(s),
+        champion=s.rollout.to_version,
+        previous_champion=s.route.champion,
+    )
+    return _arrow(
+        s,
+        Phase.PROMOTED,
+        f"promoted: {s.verdict}",
+        route=promoted,
+        step=s.rollout.step + 1,
+        statuses={s.rollout.to_version: Status.DEPLOYED, s.route.champion: Status.RETIRED},
+    )
+
+
+def _revert(s: Snapshot, why: str) -> Arrow:
+    """The promotion backwards; the failed version stays loaded until all have followed."""
+    assert s.route.previous_champion is not None
+    reverted = replace(
+        s.route, champion=s.route.previous_champion, previous_champion=s.route.champion
+    )
+    return _arrow(
+        s,
+        Phase.REVERTED,
+        why,
+        route=reverted,
+        statuses={s.route.previous_champion: Status.DEPLOYED, s.route.champion: Status.FAILED},
+    )
+
+
+def _roll_back(s: Snapshot, why: str) -> Arrow:
+    """Take the traffic away; what failed on evidence is marked as failed."""
+    hidden = replace(s.route, weight_bp=0, mirror_bp=0)
+    failed = load_failed(s) or s.verdict.word is Word.WORSE
+    statuses = {s.rollout.to_version: Status.FAILED} if failed else {}
+    return _arrow(s, Phase.ROLLBACK, why, route=hidden, statuses=statuses)
+
+
+def _without_challenger(s: Snapshot) -> Route:
+    return replace(s.route, challenger=None, weight_bp=0, mirror_bp=0, salt="", only_replicas=None)
+
+
+def _takes_part(s: Snapshot, one: Replica) -> bool:
+    promoted = s.route.champion == s.rollout.to_version
+    return promoted or takes_part(s.route, one.id)
+
+
+def _after(s: Snapshot) -> Verdict:
+    return judge_alone(s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate)
+
+
+def _against_promoted(s: Snapshot, now: datetime) -> str | None:
+    if s.rollout.abort_requested is not None:
+        return f"aborted by {s.rollout.abort_requested}"
+    if load_failed(s):
+        return f"a replica cannot load the new champion: {_load_error(s)}"
+    if _after(s).word is Word.WORSE:
+        return f"the new champion fails: {_after(s)}"
+    if late(s, now):
+        return "not every replica has taken the new champion in time"
+    return None
+
+
+def _load_error(s: Snapshot) -> str:
+    errors = (
+        one.models[s.rollout.to_version].error
+        for one in s.waited_for
+        if one.lost(s.rollout.to_version)
+    )
+    return next((error for error in errors if error), "no reason given")
+
+
+def _why_late(s: Snapshot) -> str:
+    if s.rollout.phase is Phase.LOADING:
+        waiting = [one.id for one in s.waited_for if not one.holds(s.rollout.to_version)]
+        return (
+            f"not loaded within {s.plan.load_s:g} s by {', '.join(waiting) or 'any replica'}; "
+            "see HEALTH_CHECK_TIMEOUT"
+        )
+    return f"not enough evidence by the deadline, and nothing is promoted unseen: {s.verdict}"

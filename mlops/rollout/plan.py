@@ -1,0 +1,158 @@
+"""What each strategy spells out: shares, who takes part, and how long each phase may wait."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any, Self
+
+from mlops.errors import RolloutError
+from mlops.store.schema import Phase
+
+EVERYTHING_BP = 10_000
+"""All traffic, in basis points."""
+
+_LATER_SHARES = (0.25, 0.5, 1.0)
+
+
+class Strategy(StrEnum):
+    """How a version goes live.
+
+    ``blue_green``: loaded beside the champion, then all traffic at once. ``canary``: a growing
+    share. ``rolling``: all traffic of one replica after the other. ``shadow``: no traffic; it
+    forecasts beside the champion and is never promoted.
+    """
+
+    BLUE_GREEN = "blue_green"
+    CANARY = "canary"
+    ROLLING = "rolling"
+    SHADOW = "shadow"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A strategy spelled out; times in seconds.
+
+    ``weights_bp`` are the shares of its steps in basis points. ``load_s`` is how long replicas
+    may take to load and acknowledge, ``gate_s`` and ``hold_s`` how long gate and each step may
+    wait for evidence, ``dwell_s`` how long a step lasts at least, ``bake_s`` how long the
+    version is watched after its promotion. ``max_fault_rate`` is the largest share of its
+    trials that may fail, ``min_gate_trials`` how many it needs before it gets any traffic.
+    """
+
+    strategy: Strategy
+    weights_bp: tuple[int, ...]
+    load_s: float
+    gate_s: float
+    dwell_s: float
+    hold_s: float
+    bake_s: float
+    max_fault_rate: float = 0.01
+    min_gate_trials: int = 20
+
+    def __post_init__(self) -> None:
+        shares = self.weights_bp
+        rising = all(a < b for a, b in pairwise(shares))
+        ends = (0,) if self.strategy is Strategy.SHADOW else (EVERYTHING_BP,)
+        if not shares or not rising or shares[-1:] != ends or min(shares) < 0:
+            raise RolloutError(
+                f"weights {shares} of a {self.strategy} rollout are not rising shares up to "
+                f"{ends[0]} basis points"
+            )
+        for name in ("load_s", "gate_s", "hold_s"):
+            if not getattr(self, name) > 0:
+                raise RolloutError(f"{name} is {getattr(self, name)}; give it more than 0 seconds")
+        if min(self.dwell_s, self.bake_s) < 0 or not 0 < self.max_fault_rate < 1:
+            raise RolloutError(
+                f"dwell_s={self.dwell_s}, bake_s={self.bake_s}, max_fault_rate="
+                f"{self.max_fault_rate}: times are not negative, the rate lies between 0 and 1"
+            )
+
+    @property
+    def promotes(self) -> bool:
+        """Whether the rollout may end with a new champion."""
+        return self.strategy is not Strategy.SHADOW
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether replicas take part one after the other."""
+        return self.strategy is Strategy.ROLLING
+
+    def patience(self, phase: Phase) -> timedelta:
+        """How long a rollout may stay in a phase before its deadline."""
+        seconds = {
+            Phase.GATE: self.load_s + self.gate_s,
+            Phase.STEP: self.load_s + self.hold_s,
+            Phase.PROMOTED: self.load_s + self.bake_s,
+        }
+        return timedelta(seconds=seconds.get(phase, self.load_s))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON."""
+        return {**asdict(self), "weights_bp": list(self.weights_bp)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read `to_dict` back."""
+        known = {field.name: values[field.name] for field in fields(cls)}
+        known |= {
+            "strategy": Strategy(values["strategy"]),
+            "weights_bp": tuple(values["weights_bp"]),
+        }
+        return cls(**known)
+
+
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86_400.0
+_TIMES: Mapping[Strategy, Mapping[str, float]] = {
+    Strategy.BLUE_GREEN: {"gate_s": _HOUR, "dwell_s": _MINUTE, "hold_s": _DAY, "bake_s": 600.0},
+    Strategy.CANARY: {"gate_s": _HOUR, "dwell_s": 120.0, "hold_s": _DAY, "bake_s": 600.0},
+    Strategy.ROLLING: {"gate_s": _HOUR, "dwell_s": _MINUTE, "hold_s": _DAY, "bake_s": 600.0},
+    Strategy.SHADOW: {"gate_s": _HOUR, "dwell_s": _DAY, "hold_s": 2 * _DAY, "bake_s": 0.0},
+}
+
+
+def plan_for(
+    strategy: Strategy | str,
+    *,
+    canary_share: float = 0.1,
+    load_s: float = 30.0,
+    **changes: Any,
+) -> Plan:
+    """The usual plan of a strategy; ``changes`` replace its fields.
+
+    ``canary_share`` is the first share of a canary (0 to 1).
+
+    Raises:
+        RolloutError: for an unknown strategy or field, or a share out of range.
+    """
+    try:
+        chosen = Strategy(strategy)
+    except ValueError as error:
+        raise RolloutError(
+            f"deployment_strategy={strategy!r} is not one of {', '.join(Strategy)}"
+        ) from error
+    unknown = sorted(set(changes) - {field.name for field in fields(Plan)})
+    if unknown:
+        raise RolloutError(
+            f"a rollout has no setting {unknown[0]!r}; it has "
+            f"{', '.join(field.name for field in fields(Plan) if field.name != 'strategy')}"
+        )
+    usual = {"weights_bp": _weights(chosen, canary_share), "load_s": load_s, **_TIMES[chosen]}
+    return Plan(strategy=chosen, **{**usual, **changes})
+
+
+def _weights(strategy: Strategy, canary_share: float) -> tuple[int, ...]:
+    if strategy is Strategy.SHADOW:
+        return (0,)
+    if strategy is not Strategy.CANARY:
+        return (EVERYTHING_BP,)
+    if not 0 < canary_share <= 1:
+        raise RolloutError(
+            f"CANARY_TRAFFIC_PERCENTAGE={canary_share} is not a share above 0 and at most 1; "
+            "a tenth is 0.1"
+        )
+    later = (share for share in _LATER_SHARES if share > canary_share)
+    return tuple(round(share * EVERYTHING_BP) for share in (canary_share, *later))

@@ -1,0 +1,146 @@
+"""Asking for a rollout, and taking a service back by one step."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+
+from mlops.errors import RolloutError, RolloutRefused
+from mlops.rollout.decide import DEPLOYABLE
+from mlops.rollout.plan import Plan
+from mlops.store import audit
+from mlops.store.clock import store_time
+from mlops.store.engine import Store
+from mlops.store.live import Route, change_route, get_route, read_route
+from mlops.store.replicas import list_replicas
+from mlops.store.rollouts import Rollout, insert_rollout, open_rollouts
+from mlops.store.schema import Phase, Status
+from mlops.store.versions import ModelVersion, change_status, get_version
+
+PENDING_FOR = "asked for"
+
+
+def request_rollout(
+    store: Store,
+    model_id: str,
+    plan: Plan,
+    why: audit.Why,
+    *,
+    force: bool = False,
+    now: datetime | None = None,
+) -> Rollout:
+    """Ask that a version go live; the row is the request, the controller carries it out.
+
+    ``force`` lets a version through that its gates refused, or that rests on claims: ``why``
+    must then name a person and a reason. ``now`` replaces the database's clock in rehearsals.
+
+    Raises:
+        RolloutRefused: when the version may not go live, or another rollout is under way.
+        VersionNotFound: when there is no such version.
+    """
+    row = get_version(store, model_id)
+    route = get_route(store, row.service)
+    if route is None:
+        raise RolloutRefused(f"service {row.service} has not begun; register its baseline first")
+    if route.champion == model_id:
+        raise RolloutRefused(f"{model_id} is the champion of {row.service} already")
+    _check_gates(row, why, force=force)
+    with store.write() as connection:
+        _refuse_second(open_rollouts(connection), row)
+        at = now or store_time(connection)
+        asked = Rollout(
+            id=f"rollout-{secrets.token_hex(6)}",
+            service=row.service,
+            strategy=plan.strategy,
+            from_version=route.champion,
+            to_version=model_id,
+            plan=plan.to_dict(),
+            phase=Phase.PENDING,
+            step=0,
+            since=at,
+            deadline=at + plan.patience(Phase.PENDING),
+            reason=PENDING_FOR,
+            abort_requested=None,
+            forced=force,
+            requested_by=why.actor,
+            requested_why=why.reason,
+            requested_at=at,
+        )
+        insert_rollout(connection, asked, replace(why, at=at))
+    return asked
+
+
+def roll_back(
+    store: Store, service: str, why: audit.Why, *, prove: Callable[[ModelVersion], object]
+) -> Route:
+    """Put the previous champion back, by one row; it is loaded already, so nothing is waited for.
+
+    ``prove`` loads the version and forecasts with it, and raises where it cannot: before the
+    pointer moves.
+
+    Raises:
+        RolloutError: when a rollout is under way, there is nothing to go back to, or a replica
+            does not hold it.
+    """
+    route = get_route(store, service)
+    if route is None:
+        raise RolloutError(f"service {service} has not begun; there is nothing to roll back")
+    target = route.previous_champion or route.baseline
+    if target == route.champion:
+        raise RolloutError(f"{service} is on its baseline {target}; there is nothing before it")
+    missing = [one.id for one in list_replicas(store) if not one.holds(target)]
+    if missing:
+        raise RolloutError(
+            f"{target} is not ready in {', '.join(missing)}; wait until it is (`/readyz`, "
+            "the replica's log), or stop that replica"
+        )
+    prove(get_version(store, target))
+    with store.write() as connection:
+        for one in open_rollouts(connection):
+            if one.service == service:
+                raise RolloutError(
+                    f"{one.id} is bringing {one.to_version} live ({one.phase}); abort it instead"
+                )
+        current = read_route(connection, service)
+        assert current is not None
+        change_status(connection, target, Status.DEPLOYED, why)
+        change_status(connection, route.champion, Status.RETIRED, why)
+        back = replace(route, champion=target, previous_champion=None)
+        return change_route(connection, route, back, "roll_back", why)
+
+
+def _check_gates(row: ModelVersion, why: audit.Why, *, force: bool) -> None:
+    refusal = _refusal(row)
+    if refusal is None:
+        return
+    if not force:
+        raise RolloutRefused(
+            f"{row.model_id} may not go live: {refusal}. Read manager.explain({row.model_id!r}); "
+            "force=True with actor and reason overrides it, on record"
+        )
+    if why.actor in ("", audit.SYSTEM) or not why.reason.strip():
+        raise RolloutRefused(
+            f"forcing {row.model_id} past its gates ({refusal}) needs a person and a reason; got "
+            f"actor {why.actor!r} and reason {why.reason!r}"
+        )
+
+
+def _refusal(row: ModelVersion) -> str | None:
+    if row.claims_only:
+        return "its figures are its caller's claims, no gate judged it"
+    if row.report is not None and not row.report.get("passed", False):
+        return "its gates refused it"
+    if row.status not in DEPLOYABLE:
+        return f"its status is {row.status}"
+    return None
+
+
+def _refuse_second(others: tuple[Rollout, ...], row: ModelVersion) -> None:
+    for one in others:
+        if one.service == row.service:
+            raise RolloutRefused(
+                f"{one.id} is bringing {one.to_version} live on {row.service} ({one.phase}); "
+                "wait for it to end, or abort it"
+            )

@@ -1,0 +1,76 @@
+"""Forecasts of record: what a service said about each bar, once, and what its challenger said.
+
+The first forecast of record of a bar stands; writing it again, by another replica or out of a
+spool, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from mlops.store.dialects import insert_new
+from mlops.store.engine import Store
+from mlops.store.schema import forecast
+
+
+class Role(StrEnum):
+    """What a forecast was made for."""
+
+    RECORD = "record"
+    SHADOW = "shadow"
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastRow:
+    """A forecast made at the close of ``bar`` (its open time, UTC), in the target's unit.
+
+    ``low`` and ``high`` bound 90 % of the version's errors on its reference bars;
+    ``bars_digest`` is the content hash of the bars it was made from.
+    """
+
+    service: str
+    bar: datetime
+    model_id: str
+    role: Role
+    value: float
+    low: float | None
+    high: float | None
+    made_at: datetime
+    generation: int
+    replica_id: str
+    bars_digest: str
+
+
+def record_forecasts(store: Store, rows: Sequence[ForecastRow]) -> int:
+    """Keep what is not there yet; returns how many were new."""
+    if not rows:
+        return 0
+    values = [{name: getattr(row, name) for name in ForecastRow.__slots__} for row in rows]
+    with store.write() as connection:
+        return insert_new(connection, forecast, values)
+
+
+def list_forecasts(
+    store: Store,
+    service: str,
+    *,
+    role: Role | None = Role.RECORD,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> tuple[ForecastRow, ...]:
+    """Forecasts of bars opened in ``[since, until)``, oldest first."""
+    query = sa.select(forecast).where(forecast.c.service == service)
+    if role is not None:
+        query = query.where(forecast.c.role == role)
+    if since is not None:
+        query = query.where(forecast.c.bar >= since)
+    if until is not None:
+        query = query.where(forecast.c.bar < until)
+    with store.read() as connection:
+        rows = connection.execute(query.order_by(forecast.c.bar, forecast.c.model_id)).all()
+    return tuple(ForecastRow(**dict(row._mapping) | {"role": Role(row.role)}) for row in rows)

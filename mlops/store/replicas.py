@@ -1,0 +1,156 @@
+"""What each serving process acknowledges: the routes it has seen and the models it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+from mlops.store.clock import db_now, store_time
+from mlops.store.dialects import upsert
+from mlops.store.engine import Store
+from mlops.store.schema import replica, replica_model, replica_route
+
+
+class ReplicaState(StrEnum):
+    """Whether a replica takes requests."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldModel:
+    """One model in one process: fetching, loading, warming, ready, failed or draining."""
+
+    model_id: str
+    state: str
+    digest: str = ""
+    bytes: int = 0
+    load_ms: float = 0.0
+    error: str | None = None
+    inflight: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A live serving process: ``generations`` by service, ``models`` by id, what it holds."""
+
+    id: str
+    incarnation: str
+    address: str
+    state: ReplicaState
+    build: str = ""
+    memory_free: int | None = None
+    generations: Mapping[str, int] = field(default_factory=dict)
+    models: Mapping[str, HeldModel] = field(default_factory=dict)
+
+    def holds(self, model_id: str) -> bool:
+        """Whether the model answers in that process."""
+        held = self.models.get(model_id)
+        return held is not None and held.state == "ready"
+
+    def lost(self, model_id: str) -> bool:
+        """Whether the process tried to load the model and could not."""
+        held = self.models.get(model_id)
+        return held is not None and held.state == "failed"
+
+
+def acknowledge(store: Store, said: Replica, *, seconds: float) -> None:
+    """Say what this process has seen and holds; it counts as live for ``seconds``."""
+    with store.write() as connection:
+        _put_replica(connection, said, seconds)
+        connection.execute(replica_route.delete().where(replica_route.c.replica_id == said.id))
+        connection.execute(replica_model.delete().where(replica_model.c.replica_id == said.id))
+        routes = [
+            {"replica_id": said.id, "service": service, "generation": generation}
+            for service, generation in said.generations.items()
+        ]
+        models = [
+            {"replica_id": said.id, **{name: getattr(held, name) for name in HeldModel.__slots__}}
+            for held in said.models.values()
+        ]
+        upsert(connection, replica_route, routes)
+        upsert(connection, replica_model, models)
+
+
+def heartbeat(store: Store, replica_id: str, *, seconds: float) -> bool:
+    """Stay live with nothing new to say; False where the process is not known (any more)."""
+    with store.write() as connection:
+        done = connection.execute(
+            replica.update()
+            .where(replica.c.id == replica_id)
+            .values(lease_until=db_now() + seconds)
+        )
+    return done.rowcount == 1
+
+
+def leave(store: Store, replica_id: str) -> None:
+    """Be gone: nobody waits for this process any more."""
+    with store.write() as connection:
+        connection.execute(replica.delete().where(replica.c.id == replica_id))
+
+
+def forget_dead(connection: sa.Connection, *, after: float) -> int:
+    """Remove replicas whose lease ran out ``after`` seconds ago; returns how many."""
+    dead = replica.delete().where(replica.c.lease_until < db_now() - after)
+    return connection.execute(dead).rowcount
+
+
+def live_replicas(connection: sa.Connection) -> tuple[Replica, ...]:
+    """Every replica whose lease has not run out, by id."""
+    alive = sa.select(replica).where(replica.c.lease_until > db_now()).order_by(replica.c.id)
+    rows = connection.execute(alive).all()
+    ids = [row.id for row in rows]
+    routes = connection.execute(_of(replica_route, ids)).all()
+    models = connection.execute(_of(replica_model, ids)).all()
+    return tuple(
+        Replica(
+            id=row.id,
+            incarnation=row.incarnation,
+            address=row.address,
+            state=ReplicaState(row.state),
+            build=row.build,
+            memory_free=row.memory_free,
+            generations={r.service: r.generation for r in routes if r.replica_id == row.id},
+            models={m.model_id: _held(m) for m in models if m.replica_id == row.id},
+        )
+        for row in rows
+    )
+
+
+def list_replicas(store: Store) -> tuple[Replica, ...]:
+    """The live replicas."""
+    with store.read() as connection:
+        return live_replicas(connection)
+
+
+def _put_replica(connection: sa.Connection, said: Replica, seconds: float) -> None:
+    now: datetime = store_time(connection)
+    values = {
+        "incarnation": said.incarnation,
+        "address": said.address,
+        "state": said.state,
+        "build": said.build,
+        "memory_free": said.memory_free,
+    }
+    until = db_now() + seconds
+    changed = connection.execute(
+        replica.update().where(replica.c.id == said.id).values(**values, lease_until=until)
+    )
+    if not changed.rowcount:
+        connection.execute(
+            replica.insert().values(id=said.id, **values, lease_until=until, started_at=now)
+        )
+
+
+def _of(table: sa.Table, ids: Sequence[str]) -> sa.Select[tuple[object, ...]]:
+    return sa.select(table).where(table.c.replica_id.in_(ids))
+
+
+def _held(row: sa.Row[tuple[object, ...]]) -> HeldModel:
+    return HeldModel(**{name: getattr(row, name) for name in HeldModel.__slots__})

@@ -1,0 +1,239 @@
+"""Rollouts as rows: the row is the request, its events are the record of what was done.
+
+At most one rollout of a service is open. Each move writes rollout, event, route and statuses in
+one transaction, fenced by the controller's lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from mlops.errors import RolloutError, StoreError
+from mlops.store import audit
+from mlops.store.engine import Store
+from mlops.store.live import Route, change_route
+from mlops.store.schema import OPEN, Phase, Status, rollout, rollout_event, version
+from mlops.store.versions import change_status
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """A version on its way live.
+
+    ``since`` is when its phase and step began, ``deadline`` when it stops waiting there;
+    ``plan`` is what the strategy spells out, ``abort_requested`` who wants it ended, and why.
+    """
+
+    id: str
+    service: str
+    strategy: str
+    from_version: str
+    to_version: str
+    plan: Mapping[str, Any]
+    phase: Phase
+    step: int
+    since: datetime
+    deadline: datetime
+    reason: str
+    abort_requested: str | None
+    forced: bool
+    requested_by: str
+    requested_why: str
+    requested_at: datetime
+    ended_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutEvent:
+    """One arrow of a rollout's path."""
+
+    rollout_id: str
+    seq: int
+    at: datetime
+    from_phase: Phase | None
+    to_phase: Phase
+    step: int
+    generation: int
+    term: int
+    reason: str
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrow:
+    """Where a rollout goes next: phase, step, how long it may wait there, and the evidence.
+
+    ``route`` is the routing it comes with (None: the same as before), ``statuses`` what becomes
+    of versions.
+    """
+
+    to: Phase
+    step: int
+    patience: timedelta
+    reason: str
+    route: Route | None = None
+    statuses: Mapping[str, Status] = field(default_factory=dict)
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def insert_rollout(connection: sa.Connection, row: Rollout, why: audit.Why) -> None:
+    """Ask for a rollout, inside the caller's transaction.
+
+    Raises:
+        StoreError: when the service has an open rollout already.
+    """
+    values = {name: getattr(row, name) for name in Rollout.__slots__}
+    connection.execute(rollout.insert().values(**values | {"plan": dict(row.plan)}))
+    first = {"seq": 0, "from_phase": None, "to_phase": row.phase, "generation": 0, "term": 0}
+    connection.execute(
+        rollout_event.insert().values(
+            rollout_id=row.id, at=row.since, step=0, reason=row.reason, detail={}, **first
+        )
+    )
+    audit.record(
+        connection,
+        why,
+        action="request_rollout",
+        service=row.service,
+        subject=row.to_version,
+        after={"rollout": row.id, "strategy": row.strategy, "forced": row.forced},
+    )
+
+
+def move_rollout(
+    connection: sa.Connection, row: Rollout, before: Route, arrow: Arrow, *, term: int, at: datetime
+) -> Route:
+    """Take one arrow, inside the caller's fenced transaction; returns the route after it.
+
+    Raises:
+        StoreError: when rollout or route have moved since they were read.
+    """
+    why = audit.Why(at, actor="controller", reason=arrow.reason)
+    done = connection.execute(
+        rollout.update()
+        .where(rollout.c.id == row.id, rollout.c.phase == row.phase, rollout.c.step == row.step)
+        .values(
+            phase=arrow.to,
+            step=arrow.step,
+            since=at,
+            deadline=at + arrow.patience,
+            reason=arrow.reason,
+            ended_at=at if arrow.to.final else None,
+        )
+    )
+    if done.rowcount != 1:
+        raise StoreError(f"rollout {row.id} has moved from {row.phase}; nothing was changed")
+    after = before
+    if arrow.route is not None:
+        after = change_route(connection, before, arrow.route, f"rollout_{arrow.to}", why)
+    for model_id, status in arrow.statuses.items():
+        change_status(connection, model_id, status, why)
+    connection.execute(
+        rollout_event.insert().values(
+            rollout_id=row.id,
+            seq=_next_seq(connection, row.id),
+            at=at,
+            from_phase=row.phase,
+            to_phase=arrow.to,
+            step=arrow.step,
+            generation=after.generation,
+            term=term,
+            reason=arrow.reason,
+            detail=dict(arrow.detail),
+        )
+    )
+    return after
+
+
+def ask_abort(store: Store, rollout_id: str, why: audit.Why) -> Rollout:
+    """Ask that a rollout be undone; the controller does it, whatever phase it is in.
+
+    Raises:
+        RolloutError: when there is no such rollout, or it has ended.
+    """
+    with store.write() as connection:
+        row = _one(connection, rollout_id)
+        if row.phase.final:
+            raise RolloutError(
+                f"rollout {rollout_id} ended as {row.phase}; to take {row.to_version} back, "
+                "roll back the service"
+            )
+        asked = f"{why.actor}: {why.reason}" if why.reason else why.actor
+        connection.execute(
+            rollout.update().where(rollout.c.id == rollout_id).values(abort_requested=asked)
+        )
+        audit.record(
+            connection,
+            why,
+            action="abort_rollout",
+            service=row.service,
+            subject=row.to_version,
+            after={"rollout": rollout_id},
+        )
+        return _one(connection, rollout_id)
+
+
+def get_rollout(store: Store, rollout_id: str) -> Rollout:
+    """Raises: RolloutError: when there is no such rollout."""
+    with store.read() as connection:
+        return _one(connection, rollout_id)
+
+
+def open_rollouts(connection: sa.Connection) -> tuple[Rollout, ...]:
+    """Every rollout that has not ended, oldest first."""
+    query = sa.select(rollout).where(sa.text(OPEN)).order_by(rollout.c.requested_at, rollout.c.id)
+    return tuple(_built(row) for row in connection.execute(query))
+
+
+def list_rollouts(store: Store, *, service: str | None = None) -> tuple[Rollout, ...]:
+    """Rollouts, newest first."""
+    query = sa.select(rollout).order_by(rollout.c.requested_at.desc(), rollout.c.id)
+    if service is not None:
+        query = query.where(rollout.c.service == service)
+    with store.read() as connection:
+        return tuple(_built(row) for row in connection.execute(query))
+
+
+def list_events(store: Store, rollout_id: str) -> tuple[RolloutEvent, ...]:
+    """The path a rollout took, in order."""
+    query = sa.select(rollout_event).where(rollout_event.c.rollout_id == rollout_id)
+    with store.read() as connection:
+        found = connection.execute(query.order_by(rollout_event.c.seq)).all()
+    return tuple(_event(row) for row in found)
+
+
+def status_of(connection: sa.Connection, model_ids: set[str]) -> dict[str, Status]:
+    """What became of these versions."""
+    query = sa.select(version.c.model_id, version.c.status).where(version.c.model_id.in_(model_ids))
+    return {row.model_id: Status(row.status) for row in connection.execute(query)}
+
+
+def _one(connection: sa.Connection, rollout_id: str) -> Rollout:
+    row = connection.execute(sa.select(rollout).where(rollout.c.id == rollout_id)).first()
+    if row is None:
+        raise RolloutError(f"no rollout {rollout_id!r}; list them with list_rollouts()")
+    return _built(row)
+
+
+def _next_seq(connection: sa.Connection, rollout_id: str) -> int:
+    newest = sa.select(sa.func.max(rollout_event.c.seq)).where(
+        rollout_event.c.rollout_id == rollout_id
+    )
+    return int(connection.execute(newest).scalar_one()) + 1
+
+
+def _built(row: sa.Row[Any]) -> Rollout:
+    values = dict(row._mapping)
+    return Rollout(**values | {"phase": Phase(values["phase"])})
+
+
+def _event(row: sa.Row[Any]) -> RolloutEvent:
+    values = dict(row._mapping)
+    begun = values["from_phase"]
+    phases = {"from_phase": begun and Phase(begun), "to_phase": Phase(values["to_phase"])}
+    return RolloutEvent(**values | phases)
