@@ -1,4 +1,4 @@
-"""MLflow's tables take seconds to make, so they are made once and copied."""
+"""What takes seconds to make is made once, shared by the workers of a parallel run, and copied."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.postgres import Server
+
 
 @pytest.fixture(scope="session")
 def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty MLflow database, shared by the workers of a parallel run."""
+    """A migrated, empty MLflow database."""
     from mlops.registry.tracking import connect
 
-    root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    root = _shared(tmp_path_factory)
     database = root / "mlflow-template.db"
     with FileLock(f"{database}.lock"):
         if not database.exists():
@@ -27,6 +28,27 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 connect(f"file://{made}", "template")
             (made / "mlflow.db").rename(database)
     return database
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real Postgres server; where none can be started, the tests that need it fail."""
+    from tests.stores import start_postgres
+
+    yield from start_postgres(_shared(tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty store of this worker's own."""
+    from tests.stores import make_sqlite_template
+
+    return make_sqlite_template(tmp_path_factory.mktemp("sqlite-template"))
+
+
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    root = factory.getbasetemp()
+    return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
 
 @pytest.fixture(scope="session")

@@ -1,25 +1,36 @@
-"""One door to the database: migrated when opened, each change one serialised transaction.
+"""One door to the database: migrated when opened, each change one transaction.
 
-SQLite runs in WAL mode with ``BEGIN IMMEDIATE`` for writers, so readers never wait and two
-writers queue instead of failing half way. A Postgres URL takes the same statements.
+On SQLite writers queue for the whole database; on Postgres they run side by side, so a writer
+that decides by what it has read takes the row ``FOR UPDATE`` (SQLite ignores the words). Readers
+see one moment for as long as their block lasts, and never wait.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import sqlalchemy as sa
-from filelock import FileLock
-from sqlalchemy.pool import ConnectionPoolEntry
+from filelock import FileLock, Timeout
 
 from mlops.errors import StoreError
+from mlops.store.connect import EXAMPLES, connectable
 from mlops.store.migrations import HEAD, current_revision, upgrade
 
-BUSY_TIMEOUT_S = 30
+PATIENCE_S = 30.0
+MIGRATION_S = 60
+"""How long to wait for another process that is bringing the schema up to date."""
+_MIGRATION_KEY = int.from_bytes(b"mlops")
+_ONE_MOMENT: dict[str, dict[str, Any]] = {
+    "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
+    "sqlite": {},
+}
+
+
+Connection: TypeAlias = sa.Connection
+"""One transaction, as the functions of this room take it; callers pass it on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +41,12 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A consistent view; nothing written through it is kept."""
-        with _readable_errors(), self.engine.connect() as connection:
+        """A consistent view; nothing written through it is kept, and Postgres refuses it."""
+        options = _ONE_MOMENT[self.engine.dialect.name]
+        with (
+            _readable_errors(),
+            self.engine.connect().execution_options(**options) as connection,
+        ):
             yield connection
 
     @contextmanager
@@ -48,42 +63,24 @@ class Store:
         self.engine.dispose()
 
 
-def open_store(url: str) -> Store:
+def open_store(url: str, *, patience_s: float = PATIENCE_S) -> Store:
     """Connect, create what is missing, and bring an older schema up to date.
+
+    ``patience_s`` is how long a call may wait for a lock that another process holds, or for a
+    connection, before it raises `StoreError`. Postgres takes at least 2 seconds to give up on a
+    server that does not answer, and at most 5 for each of its addresses.
 
     Raises:
         StoreError: when the database cannot be reached or was written by a newer release.
     """
     with _readable_errors():
-        engine = _connectable(sa.make_url(url))
-        _migrate(engine)
+        engine = connectable(url, patience_s)
+        try:
+            _migrate(engine)
+        except BaseException:
+            engine.dispose()
+            raise
     return Store(engine)
-
-
-def _connectable(url: sa.URL) -> sa.Engine:
-    if url.get_backend_name() != "sqlite":
-        return sa.create_engine(url, pool_pre_ping=True)
-    if not url.database or url.database == ":memory:":
-        raise StoreError(
-            f"store URL {url} names no file, so other processes could not share it; "
-            "write it like sqlite:////absolute/path/store.db"
-        )
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
-    sa.event.listen(engine, "connect", _on_sqlite_connect)
-    sa.event.listen(engine, "begin", _on_sqlite_begin)
-    return engine
-
-
-def _on_sqlite_connect(connection: Any, _: ConnectionPoolEntry) -> None:
-    # The driver's own transaction control would begin too late for BEGIN IMMEDIATE.
-    connection.isolation_level = None
-    connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _on_sqlite_begin(connection: sa.Connection) -> None:
-    write = connection.get_execution_options().get("mlops_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _migrate(engine: sa.Engine) -> None:
@@ -91,16 +88,34 @@ def _migrate(engine: sa.Engine) -> None:
         found = current_revision(connection)
     if found == HEAD:
         return
-    database = engine.url.database
-    sqlite = engine.dialect.name == "sqlite" and database
-    # Two processes may open a fresh store at once, and switching to WAL ignores busy_timeout.
-    lock = FileLock(f"{database}.lock", timeout=BUSY_TIMEOUT_S) if sqlite else nullcontext()
+    with (
+        _alone_on_sqlite(engine),
+        engine.connect().execution_options(mlops_write=True) as connection,
+        connection.begin(),
+    ):
+        _alone_on_postgres(connection)
+        if current_revision(connection) != HEAD:
+            upgrade(connection)
+
+
+@contextmanager
+def _alone_on_sqlite(engine: sa.Engine) -> Iterator[None]:
+    """Two processes may open a fresh store at once, and switching to WAL ignores busy_timeout."""
+    lock: AbstractContextManager[Any] = nullcontext()
+    if engine.dialect.name == "sqlite":
+        lock = FileLock(f"{engine.url.database}.lock", timeout=MIGRATION_S)
     with lock:
-        if sqlite:
+        if engine.dialect.name == "sqlite":
             _use_wal(engine)
-        with engine.connect().execution_options(mlops_write=True) as connection, connection.begin():
-            if current_revision(connection) != HEAD:
-                upgrade(connection)
+        yield
+
+
+def _alone_on_postgres(connection: sa.Connection) -> None:
+    """Wait for whoever is migrating; what is done in this transaction may take its time."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.text(f"SET LOCAL lock_timeout = '{MIGRATION_S}s'"))
+        connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_KEY)))
 
 
 def _use_wal(engine: sa.Engine) -> None:
@@ -115,17 +130,22 @@ def _use_wal(engine: sa.Engine) -> None:
 def _readable_errors() -> Iterator[None]:
     try:
         yield
-    except sa.exc.IntegrityError as error:
+    except (sa.exc.IntegrityError, sa.exc.DataError) as error:
         raise StoreError(
-            f"the store refused a change that breaks its rules: {error.orig}"
+            f"the store refused a change that breaks its rules: {_in_one_line(error.orig)}"
         ) from error
-    except sa.exc.OperationalError as error:
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError, Timeout) as error:
+        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
         raise StoreError(
-            f"the store cannot be used now: {error.orig}; check that the database of STORE_URL "
-            "(or MLOPS_BASE_PATH) is reachable, writable and not locked by another program"
+            f"the store cannot be used now: {_in_one_line(cause)}; check that the database of "
+            "STORE_URL (or MLOPS_BASE_PATH) is reachable, writable and not locked by another "
+            "program"
         ) from error
     except sa.exc.ArgumentError as error:
         raise StoreError(
-            f"STORE_URL is not a database URL ({error}); "
-            "write it like sqlite:////absolute/path/store.db"
+            f"STORE_URL is not a database URL ({error}); write it like {EXAMPLES}"
         ) from error
+
+
+def _in_one_line(cause: object) -> str:
+    return " ".join(str(cause).split())

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,10 @@ import sqlalchemy as sa
 from mlops.errors import StoreError
 from mlops.store import Store, Why, open_store
 from mlops.store.audit import history, record
+from mlops.store.connect import POOL_OVERFLOW, POOL_SIZE, connectable
+from mlops.store.engine import _alone_on_postgres, _alone_on_sqlite
 from mlops.store.migrations import HEAD, VERSION_TABLE, current_revision
-from mlops.store.schema import metadata
+from mlops.store.schema import audit, metadata, route
 
 from .conftest import NOW, SERVICE
 
@@ -51,7 +56,8 @@ def test_the_declared_head_is_the_newest_migration() -> None:
 
 
 def test_opening_again_keeps_what_was_written(began: Store, url: str) -> None:
-    assert len(history(open_store(url), service=SERVICE)) == 2
+    with closing(open_store(url)) as again:
+        assert len(history(again, service=SERVICE)) == 2
 
 
 def test_a_store_of_a_newer_release_is_refused(store: Store, url: str) -> None:
@@ -78,14 +84,70 @@ def test_readers_do_not_wait_for_a_writer(store: Store) -> None:
         assert history(store) == ()
 
 
-def test_processes_that_open_and_write_at_once_all_succeed(url: str) -> None:
+def test_a_reader_sees_one_moment_for_as_long_as_it_reads(store: Store) -> None:
+    count = sa.select(sa.func.count()).select_from(audit)
+    with store.read() as reader:
+        before = reader.execute(count).scalar_one()
+        with store.write() as connection:
+            record(connection, Why(NOW), action="a", service=SERVICE, subject="x")
+        assert reader.execute(count).scalar_one() == before
+    assert len(history(store)) == before + 1
+
+
+def test_nothing_written_by_a_reader_is_kept(store: Store) -> None:
+    # Postgres says so; SQLite forgets in silence.
+    with suppress(StoreError), store.read() as connection:
+        record(connection, Why(NOW), action="a", service=SERVICE, subject="x")
+    assert history(store) == ()
+
+
+def test_processes_that_open_and_write_at_once_all_succeed(empty_url: str) -> None:
     writers = [
-        subprocess.Popen([sys.executable, "-c", WRITER, url], stderr=subprocess.PIPE)
+        subprocess.Popen([sys.executable, "-c", WRITER, empty_url], stderr=subprocess.PIPE)
         for _ in range(3)
     ]
     errors = [writer.communicate(timeout=60)[1].decode() for writer in writers]
     assert errors == ["", "", ""]
-    assert len(history(open_store(url))) == 60
+    with closing(open_store(empty_url)) as opened:
+        assert len(history(opened)) == 60
+
+
+def test_a_writer_waits_for_a_locked_row_no_longer_than_its_patience(
+    began: Store, url: str
+) -> None:
+    touch = route.update().values(salt="x")
+    with closing(open_store(url, patience_s=0.3)) as impatient, began.write() as holder:
+        holder.execute(touch)
+        start = time.monotonic()
+        with pytest.raises(StoreError, match="lock"), impatient.write() as connection:
+            connection.execute(touch)
+        assert 0.2 < time.monotonic() - start < 5
+
+
+def test_a_call_waits_for_a_free_connection_no_longer_than_its_patience(url: str) -> None:
+    with closing(open_store(url, patience_s=0.2)) as impatient, ExitStack() as busy:
+        for _ in range(POOL_SIZE + POOL_OVERFLOW):
+            busy.enter_context(impatient.read())
+        with pytest.raises(StoreError, match=r"cannot be used now.*QueuePool"):
+            history(impatient)
+
+
+def test_a_process_that_migrates_for_too_long_is_not_waited_for(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlops.store.engine.MIGRATION_S", 1)
+    with migrating(empty_url), pytest.raises(StoreError, match="cannot be used now"):
+        open_store(empty_url)
+
+
+@contextmanager
+def migrating(url: str) -> Iterator[None]:
+    """Another process is bringing the schema up to date."""
+    engine = connectable(url, 1)
+    with _alone_on_sqlite(engine), engine.connect() as connection:
+        _alone_on_postgres(connection)
+        yield
+    engine.dispose()
 
 
 @pytest.mark.parametrize("table", ["audit", "ledger"])
@@ -105,6 +167,7 @@ def test_what_was_counted_or_audited_cannot_be_altered(
     [
         ("sqlite://", "names no file"),
         ("not a url", "not a database URL"),
+        ("mysql://host/database", "does not know 'mysql'"),
         ("sqlite:////proc/nowhere/store.db", "cannot|denied|No such"),
     ],
 )
@@ -119,6 +182,8 @@ def test_a_time_without_zone_is_refused(store: Store) -> None:
         record(connection, naive, action="a", service=SERVICE, subject="x")
 
 
-def test_an_empty_database_has_no_revision(tmp_path: Path) -> None:
-    with sa.create_engine(f"sqlite:///{tmp_path / 'x.db'}").connect() as connection:
+def test_an_empty_database_has_no_revision(empty_url: str) -> None:
+    engine = connectable(empty_url, 1)
+    with engine.connect() as connection:
         assert current_revision(connection) is None
+    engine.dispose()

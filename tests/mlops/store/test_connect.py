@@ -1,0 +1,141 @@
+"""On Postgres: the driver, the limits of a session, and what becomes of a lost connection."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import sqlalchemy as sa
+
+from mlops.errors import StoreError
+from mlops.store import Store, Why, history, open_store
+from mlops.store.audit import record
+from mlops.store.connect import connectable
+from mlops.store.schema import route
+from tests.forked import in_child
+
+from .conftest import NOW, SERVICE
+
+on_postgres = pytest.mark.parametrize("url", ["postgres"], indirect=True)
+LIMITS = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout")
+
+
+def write_one(store: Store) -> None:
+    with store.write() as connection:
+        record(connection, Why(NOW), action="a", service=SERVICE, subject="x")
+
+
+def cut_all_others(connection: sa.Connection) -> None:
+    """As a server that restarts does."""
+    connection.execute(
+        sa.text(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+    )
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Something listens, takes connections, and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_every_spelling_of_a_postgres_url_is_taken_by_one_driver(scheme: str) -> None:
+    assert connectable(f"{scheme}://host/store", 1).url.drivername == "postgresql+psycopg"
+
+
+def test_a_server_that_never_answers_is_given_up_within_seconds(silent_port: int) -> None:
+    start = time.monotonic()
+    with pytest.raises(StoreError, match=r"cannot be used now.*timeout") as caught:
+        open_store(f"postgresql://user:secret@127.0.0.1:{silent_port}/store", patience_s=1)
+    assert time.monotonic() - start < 8
+    assert "secret" not in str(caught.value)
+
+
+@on_postgres
+def test_patience_limits_locks_and_the_server_limits_what_runs_or_sleeps(url: str) -> None:
+    with closing(open_store(url, patience_s=1.5)) as store, store.read() as connection:
+        found = [connection.execute(sa.text(f"SHOW {name}")).scalar_one() for name in LIMITS]
+    assert found == ["1500ms", "1min", "1min"]
+
+
+@on_postgres
+def test_what_a_url_says_of_its_connection_is_kept(url: str) -> None:
+    named = f"{url}&application_name=desk"
+    with closing(open_store(named)) as store, store.read() as connection:
+        assert connection.execute(sa.text("SHOW application_name")).scalar_one() == "desk"
+
+
+@on_postgres
+def test_readers_keep_to_one_moment_and_writers_see_what_others_did(store: Store) -> None:
+    level = sa.text("SHOW transaction_isolation")
+    with store.read() as connection:
+        assert connection.execute(level).scalar_one() == "repeatable read"
+    with store.write() as connection:
+        assert connection.execute(level).scalar_one() == "read committed"
+
+
+@on_postgres
+def test_a_reader_that_writes_is_refused(store: Store) -> None:
+    with pytest.raises(StoreError, match="read-only"), store.read() as connection:
+        record(connection, Why(NOW), action="a", service=SERVICE, subject="x")
+
+
+@on_postgres
+def test_what_does_not_fit_its_column_is_refused(store: Store) -> None:
+    with pytest.raises(StoreError, match="breaks its rules"), store.write() as connection:
+        record(connection, Why(NOW), action="a" * 65, service=SERVICE, subject="x")
+
+
+@on_postgres
+def test_a_restart_of_the_server_between_two_calls_is_not_noticed(store: Store, url: str) -> None:
+    write_one(store)
+    with closing(open_store(url)) as other, other.write() as connection:
+        cut_all_others(connection)
+    write_one(store)
+    assert len(history(store)) == 2
+
+
+@on_postgres
+def test_a_connection_lost_within_a_change_leaves_nothing(store: Store, url: str) -> None:
+    def write_and_be_cut() -> None:
+        with store.write() as connection, closing(open_store(url)) as other:
+            record(connection, Why(NOW), action="a", service=SERVICE, subject="x")
+            with other.write() as killer:
+                cut_all_others(killer)
+
+    with pytest.raises(StoreError, match="cannot be used now"):
+        write_and_be_cut()
+    assert history(store) == ()
+
+
+@on_postgres
+def test_a_writer_that_falls_asleep_loses_its_locks(
+    began: Store, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlops.store.connect.IDLE_TRANSACTION_S", 0.2)
+    touch = route.update().values(salt="x")
+
+    def fall_asleep() -> None:
+        with closing(open_store(url)) as sleepy, sleepy.write() as connection:
+            connection.execute(touch)
+            with began.write() as awake:
+                awake.execute(touch)
+            connection.execute(touch)
+
+    with pytest.raises(StoreError, match="cannot be used now"):
+        fall_asleep()
+
+
+@on_postgres
+def test_a_forked_process_opens_connections_of_its_own(store: Store) -> None:
+    write_one(store)
+    assert in_child(lambda: write_one(store)) == 0
+    write_one(store)
+    assert len(history(store)) == 3
