@@ -17,6 +17,12 @@
     ├── BundleError            a version's files are missing, altered or not loadable
     ├── RegistryError          registration or look-up failed
     │   └── VersionNotFound    no version under that id
+    ├── ServingError           a request that was not answered
+    │   ├── RequestRefused     ... because it is wrong: status, code and message say how
+    │   ├── QueueFull          ... because too many wait already
+    │   ├── NotReady           ... because no version of the service is ready yet
+    │   ├── NotLoaded          a version that this process does not hold
+    │   └── ModelFault         a version that failed on a good request
     ├── RolloutError           a rollout that was asked for and cannot be
     │   └── RolloutRefused     ... because the version may not go live
     └── StoreError             the store refused a change
@@ -135,6 +141,53 @@ class LeaseLost(StoreError):
         )
         self.name = name
         self.term = term
+
+
+class ServingError(MlopsError):
+    """A request that was not answered."""
+
+
+class RequestRefused(ServingError, ValueError):
+    """A request that is wrong; ``status`` is HTTP's, ``code`` the protocol's name for it."""
+
+    def __init__(self, status: int, code: str, message: str):
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class QueueFull(ServingError):
+    """More windows are waiting than the queue holds."""
+
+    def __init__(self, *, waiting: int, limit: int):
+        super().__init__(
+            f"{waiting} windows are waiting, at most {limit} may; try again in a second, or add "
+            "a replica (SERVING_QUEUE_LIMIT sets the limit)"
+        )
+
+
+class NotReady(ServingError):
+    """No version of a service is ready in this process."""
+
+    def __init__(self, service: str):
+        super().__init__(f"no version of {service} is ready here yet; try again in a second")
+
+
+class NotLoaded(ServingError, LookupError):
+    """A version that this process does not hold."""
+
+    def __init__(self, model_id: str):
+        super().__init__(f"{model_id} is not loaded in this process")
+        self.model_id = model_id
+
+
+class ModelFault(ServingError):
+    """A version that failed on a good request; ``kind`` is error, timeout or non_finite."""
+
+    def __init__(self, model_id: str, kind: str, message: str):
+        super().__init__(f"{model_id} failed ({kind}): {message}")
+        self.model_id = model_id
+        self.kind = kind
 
 
 class RolloutError(MlopsError):

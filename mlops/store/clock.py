@@ -28,7 +28,11 @@ def _on_postgres(element: db_now, compiler: Any, **_: Any) -> str:
     return "EXTRACT(EPOCH FROM clock_timestamp())::double precision"
 
 
+def read_clock(connection: sa.Connection) -> float:
+    """The database's time in seconds since 1970 (UTC)."""
+    return float(connection.execute(sa.select(db_now())).scalar_one())
+
+
 def store_time(connection: sa.Connection) -> datetime:
     """The database's time, aware UTC."""
-    seconds = connection.execute(sa.select(db_now())).scalar_one()
-    return datetime.fromtimestamp(float(seconds), UTC)
+    return datetime.fromtimestamp(read_clock(connection), UTC)

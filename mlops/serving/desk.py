@@ -1,0 +1,214 @@
+"""Answers one request: deals it by the route, asks, and asks the next where one fails.
+
+A client never sees the fault of a challenger, nor of a champion while the one before it or the
+baseline can answer; the answer says which version gave it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.errors import ModelFault, NotLoaded, NotReady, RequestRefused
+from mlops.models.windows import Window
+from mlops.rollout.routing import ask_order, deal, goes_to_challenger
+from mlops.serving.batching import Batcher
+from mlops.serving.counts import Counts
+from mlops.serving.loaded import LoadedModel, Shelf
+from mlops.serving.sight import Sight, Sighted
+from mlops.store.evidence import Source
+from mlops.store.live import Route
+
+Floats = NDArray[np.float64]
+
+CHALLENGER, CHAMPION, PREVIOUS, BASELINE = "challenger", "champion", "previous", "baseline"
+MIRROR_TASKS = 64
+"""Mirrored requests under way at most; further ones are not mirrored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One forecast array a window, and who gave it."""
+
+    forecasts: Sequence[Floats]
+    model_id: str
+    variant: str
+    generation: int
+
+
+class Desk:
+    """The one place where requests meet models.
+
+    ``sight`` gives what the replica last saw; ``budget_s`` is how long a version may take.
+    """
+
+    def __init__(
+        self,
+        *,
+        replica_id: str,
+        shelf: Shelf,
+        batcher: Batcher,
+        counts: Counts,
+        sight: Callable[[], Sight],
+        budget_s: float,
+    ) -> None:
+        self.replica_id = replica_id
+        self.shelf = shelf
+        self.batcher = batcher
+        self.counts = counts
+        self.sight = sight
+        self.budget_s = budget_s
+        self._mirrors: set[asyncio.Task[None]] = set()
+
+    def sighted(self, service: str) -> Sighted:
+        """Raises: RequestRefused: when there is no such service."""
+        found = self.sight().routes.get(service)
+        if found is None:
+            known = ", ".join(sorted(self.sight().routes)) or "none yet"
+            raise RequestRefused(
+                404, "RESOURCE_DOES_NOT_EXIST", f"no service {service!r} is live; known: {known}"
+            )
+        return found
+
+    async def answer(
+        self,
+        service: str,
+        windows: Sequence[Window],
+        *,
+        key: str | None = None,
+        pinned: str | None = None,
+    ) -> Answer:
+        """Forecast from each window.
+
+        ``key`` is the client's own key, by which it stays with one version; ``pinned`` a
+        model_id, or ``challenger`` for a preview, which is asked alone and not counted.
+
+        Raises:
+            RequestRefused: when the service or the pinned version is not here.
+            ModelFault: when no version could answer.
+            NotReady: when nothing is ready yet.
+            QueueFull: when too much is waiting.
+        """
+        sighted = self.sighted(service)
+        route = sighted.route
+        if pinned is not None:
+            return await self._pinned(route, windows, pinned)
+        drawn = deal(route.salt, key or uuid.uuid4().hex) if route.challenger else 0
+        first = goes_to_challenger(route, self.replica_id, drawn, valid=sighted.valid)
+        order = ask_order(route, self.shelf.ready(), challenger_first=first)
+        if not order:
+            raise NotReady(service)
+        answer = await self._asked(route, order, windows, key)
+        if route.mirror_bp and route.challenger in self.shelf.ready():
+            self._mirror(route, windows, drawn)
+        return answer
+
+    async def _asked(
+        self, route: Route, order: Sequence[str], windows: Sequence[Window], key: str | None
+    ) -> Answer:
+        faults: dict[str, str] = {}
+        last: ModelFault | None = None
+        for model_id in order:
+            try:
+                forecasts = await self._ask(model_id, windows)
+            except NotLoaded:
+                # It was let go between the look and the question.
+                continue
+            except ModelFault as fault:
+                faults[model_id], last = fault.kind, fault
+                continue
+            self._count(route, order, faults, key)
+            return Answer(forecasts, model_id, variant_of(route, model_id), route.generation)
+        if last is not None:
+            raise last
+        raise NotReady(route.service)
+
+    def _count(
+        self, route: Route, order: Sequence[str], faults: dict[str, str], key: str | None
+    ) -> None:
+        """The version that was dealt the request answers for it; others only for faults."""
+        dealt = order[0]
+        self.counts.live(
+            route, challenger=dealt == route.challenger, fault=faults.get(dealt), key=key
+        )
+        if dealt != route.champion and route.champion in faults:
+            self.counts.live(route, challenger=False, fault=faults[route.champion], key=key)
+
+    async def _ask(self, model_id: str, windows: Sequence[Window]) -> Sequence[Floats]:
+        with self.shelf.borrow(model_id) as model:
+            if len(windows) == 1:
+                return [await self.batcher.forecast(model, windows[0], timeout_s=self.budget_s)]
+            return await self._ask_all(model, windows)
+
+    async def _ask_all(self, model: LoadedModel, windows: Sequence[Window]) -> Sequence[Floats]:
+        asked = [
+            asyncio.ensure_future(self.batcher.forecast(model, window, timeout_s=self.budget_s))
+            for window in windows
+        ]
+        try:
+            return await asyncio.gather(*asked)
+        except BaseException:
+            for one in asked:
+                one.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+            raise
+
+    async def _pinned(self, route: Route, windows: Sequence[Window], pinned: str) -> Answer:
+        model_id = route.challenger if pinned == CHALLENGER else pinned
+        if model_id is None or model_id not in self.shelf.ready():
+            raise RequestRefused(
+                404,
+                "RESOURCE_DOES_NOT_EXIST",
+                f"version {pinned!r} of {route.service} is not loaded in this replica; loaded: "
+                f"{', '.join(sorted(self.shelf.ready())) or 'none'}",
+            )
+        forecasts = await self._ask(model_id, windows)
+        return Answer(forecasts, model_id, variant_of(route, model_id), route.generation)
+
+    def _mirror(self, route: Route, windows: Sequence[Window], drawn: int) -> None:
+        """Show the request to the challenger as well; nobody waits for it."""
+        if drawn >= route.mirror_bp or len(self._mirrors) >= MIRROR_TASKS:
+            return
+        task = asyncio.get_running_loop().create_task(self._shadowed(route, windows))
+        self._mirrors.add(task)
+        task.add_done_callback(self._mirrors.discard)
+
+    async def _shadowed(self, route: Route, windows: Sequence[Window]) -> None:
+        assert route.challenger is not None
+        try:
+            with self.shelf.borrow(route.challenger) as model:
+                fault = await self._fault_in_shadow(model, windows)
+        except NotLoaded:
+            return
+        if fault is not _DROPPED:
+            self.counts.paired(route, Source.MIRROR, champion=None, challenger=fault)
+
+    async def _fault_in_shadow(
+        self, model: LoadedModel, windows: Sequence[Window]
+    ) -> str | None:
+        try:
+            for window in windows:
+                if await self.batcher.shadow(model, window) is None:
+                    return _DROPPED
+        except ModelFault as fault:
+            return fault.kind
+        return None
+
+
+_DROPPED = "dropped"
+
+
+def variant_of(route: Route, model_id: str) -> str:
+    """What a version is to a service just now."""
+    names = {
+        route.baseline: BASELINE,
+        route.previous_champion: PREVIOUS,
+        route.challenger: CHALLENGER,
+        route.champion: CHAMPION,
+    }
+    return names.get(model_id, "pinned")
