@@ -19,6 +19,7 @@ from mlops.errors import ServiceError, SettingsError
 from mlops.service import Service, Target, Timeframe
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ThresholdMode(StrEnum):
@@ -75,6 +76,24 @@ class Settings(BaseSettings):
     validation_threshold_mode: ThresholdMode = ThresholdMode.SKILL
     yearly_alpha_budget: float = Field(default=0.05, gt=0, lt=0.5)
     max_drawdown_limit: float = Field(default=0.25, gt=0, le=1)
+
+    # Deployment
+    default_deployment_strategy: Literal["blue_green", "canary", "rolling", "shadow"] = "blue_green"
+    canary_traffic_percentage: float = Field(default=0.1, gt=0, le=1)
+    health_check_timeout: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    rollout_dwell_seconds: Seconds | None = None
+    rollout_bake_seconds: Seconds | None = None
+    rollout_hold_hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    # Serving
+    api_host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9.:_-]+$")
+    api_port: int = Field(default=8005, ge=1, le=65_535)
+    serving_queue_limit: int = Field(default=1024, ge=1)
+    serving_max_body_mb: float = Field(default=16.0, gt=0, allow_inf_nan=False)
+    serving_time_budget_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    forecast_max_age_bars: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    forecast_log_days: int = Field(default=30, ge=1)
+    replica_spool_mb: float = Field(default=256.0, gt=0, allow_inf_nan=False)
 
     @field_validator("custom_model_modules", mode="before")
     @classmethod

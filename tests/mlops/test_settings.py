@@ -2,10 +2,12 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from mlops.errors import SettingsError
+from mlops.rollout.plan import Strategy
 from mlops.settings import Settings, current_settings, load_settings
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
@@ -57,6 +59,22 @@ def test_the_example_file_states_the_defaults(environment):
         ("MAX_DRAWDOWN_LIMIT", "-0.25"),
         ("ALLOW_SIGNED_PICKLE", "maybe"),
         ("MLFLOW_EXPERIMENT_NAME", " "),
+        ("DEFAULT_DEPLOYMENT_STRATEGY", "big_bang"),
+        ("CANARY_TRAFFIC_PERCENTAGE", "10"),
+        ("CANARY_TRAFFIC_PERCENTAGE", "0"),
+        ("HEALTH_CHECK_TIMEOUT", "0"),
+        ("HEALTH_CHECK_TIMEOUT", "inf"),
+        ("ROLLOUT_DWELL_SECONDS", "-1"),
+        ("ROLLOUT_BAKE_SECONDS", "nan"),
+        ("ROLLOUT_HOLD_HOURS", "0"),
+        ("API_HOST", "http://here"),
+        ("API_PORT", "70000"),
+        ("SERVING_QUEUE_LIMIT", "0"),
+        ("SERVING_MAX_BODY_MB", "0"),
+        ("SERVING_TIME_BUDGET_S", "-5"),
+        ("FORECAST_MAX_AGE_BARS", "0"),
+        ("FORECAST_LOG_DAYS", "0"),
+        ("REPLICA_SPOOL_MB", "none"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_variable_named(environment, name, value):
@@ -68,6 +86,20 @@ def test_a_wrong_value_is_refused_with_its_variable_named(environment, name, val
 def test_an_empty_variable_means_the_default(environment):
     environment.setenv("MIN_R2_SCORE", "")
     assert load_settings().min_r2_score == 0.5
+
+
+def test_every_strategy_may_be_the_default_and_nothing_else(environment):
+    named = Settings.model_fields["default_deployment_strategy"].annotation
+    assert get_args(named) == tuple(Strategy)
+    for strategy in Strategy:
+        environment.setenv("DEFAULT_DEPLOYMENT_STRATEGY", strategy)
+        assert load_settings().default_deployment_strategy == strategy
+
+
+def test_a_rollout_waits_as_its_strategy_says_unless_it_is_told(environment):
+    assert load_settings().rollout_dwell_seconds is None
+    environment.setenv("ROLLOUT_DWELL_SECONDS", "0")
+    assert load_settings().rollout_dwell_seconds == 0
 
 
 def test_costs_are_looked_up_by_symbol(environment):
