@@ -238,7 +238,7 @@ def _status(data: Path) -> str:
 
 def _stop(server: subprocess.Popen[bytes]) -> None:
     if server.poll() is None:
-        server.send_signal(signal.SIGINT)
+        server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
         try:
             server.wait(STOP_S)
         except subprocess.TimeoutExpired:

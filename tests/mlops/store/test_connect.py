@@ -134,8 +134,14 @@ def test_a_writer_that_falls_asleep_loses_its_locks(
 
 
 @on_postgres
-def test_a_forked_process_opens_connections_of_its_own(store: Store) -> None:
-    write_one(store)
-    assert in_child(lambda: write_one(store)) == 0
-    write_one(store)
-    assert len(history(store)) == 3
+def test_a_forked_process_opens_a_connection_of_its_own(store: Store) -> None:
+    def backend() -> int:
+        with store.read() as connection:
+            return connection.execute(sa.select(sa.func.pg_backend_pid())).scalar_one()
+
+    def use_it() -> None:
+        assert backend() != parents
+
+    parents = backend()
+    assert in_child(use_it) == 0
+    assert backend() == parents
