@@ -205,6 +205,8 @@ _BUILT_IN: dict[str, tuple[Compute, int]] = {
     "week_cos": (lambda bars: _cycle(bars, _WEEK_MINUTES, np.cos), 0),
 }
 
+_CLOCK = frozenset({"hour_sin", "hour_cos", "week_sin", "week_cos"})
+
 INDICATORS: dict[str, Indicator] = {
     name: Indicator(name, compute, warm_up, built_in=True)
     for name, (compute, warm_up) in _BUILT_IN.items()
@@ -252,3 +254,9 @@ def find_indicator(name: str) -> Indicator:
 def warm_up(name: str) -> int:
     """Earlier bars the feature needs before its value agrees with any longer history's."""
     return find_indicator(name).warm_up
+
+
+def reads_clock(name: str) -> bool:
+    """Whether the feature depends on when a bar opened; of one not built in, nobody knows."""
+    indicator = find_indicator(name)
+    return not indicator.built_in or name in _CLOCK

@@ -8,10 +8,12 @@ between any two statements: the next one goes on from the rows.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
+from mlops.errors import StoreError
 from mlops.rollout.analysis import Counts, gather, of_champion
 from mlops.rollout.decide import Snapshot, decide
 from mlops.rollout.health import WINDOW_S, Fallback, champion_failing, decide_fallback
@@ -158,6 +160,19 @@ class Controller:
 
     def _time(self, connection: Connection) -> datetime:
         return store_time(connection) if self.now is None else self.now()
+
+
+def carry_role(controller: Controller, stop: threading.Event) -> None:
+    """Tick until told to stop; a store that is away is asked again."""
+    while not stop.wait(TICK_S):
+        try:
+            controller.tick()
+        except StoreError as error:
+            log.warning("the controller could not act: %s", error)
+    try:
+        controller.step_down()
+    except StoreError as error:
+        log.warning("the controller's lease runs out by itself: %s", error)
 
 
 def snapshot_of(connection: Connection, row: Rollout, route: Route, now: datetime) -> Snapshot:

@@ -69,7 +69,7 @@ class Counts:
         if champion is not None and challenger is not None:
             champion = challenger = None
         with self._lock:
-            totals = self._at((route.service, route.salt, route.generation, source), 0)
+            totals = self._at(_paired_place(route, source), 0)
             for counted, fault in ((totals.champion, champion), (totals.challenger, challenger)):
                 counted[0] += 1
                 counted[1] += fault is not None
@@ -79,7 +79,7 @@ class Counts:
     def restart(self, route: Route, source: Source) -> None:
         """Forget what was counted for a source, because it is counted anew."""
         with self._lock:
-            self._totals.pop((route.service, route.salt, route.generation, source), None)
+            self._totals.pop(_paired_place(route, source), None)
 
     def changed(self) -> dict[str, list[Tally]]:
         """Totals not handed out since they last changed, by service."""
@@ -151,6 +151,11 @@ class Counts:
         totals = self._totals.setdefault(place, _Totals(weight_bp))
         totals.changed = True
         return totals
+
+
+def _paired_place(route: Route, source: Source) -> _Place:
+    """Pairs are compared whatever the share is, so one row holds those of all steps."""
+    return (route.service, route.salt, 0, source)
 
 
 def _kind(totals: _Totals, fault: str | None) -> None:

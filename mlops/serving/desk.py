@@ -100,13 +100,18 @@ class Desk:
             return await self._pinned(route, windows, pinned)
         drawn = deal(route.salt, key or uuid.uuid4().hex) if route.challenger else 0
         first = goes_to_challenger(route, self.replica_id, drawn, valid=sighted.valid)
-        order = ask_order(route, self.shelf.ready(), challenger_first=first)
+        order = self._able(ask_order(route, self.shelf.ready(), challenger_first=first), windows)
         if not order:
             raise NotReady(service)
         answer = await self._asked(route, order, windows, key)
-        if route.mirror_bp and route.challenger in self.shelf.ready():
-            self._mirror(route, windows, drawn)
+        if drawn < route.mirror_bp:
+            self._mirror(route, windows)
         return answer
+
+    def _able(self, order: Sequence[str], windows: Sequence[Window]) -> Sequence[str]:
+        """Those that have enough bars in every window; a challenger may need more of them."""
+        shortest = min((len(window) for window in windows), default=0)
+        return [name for name in order if self.shelf.warm_up(name) <= shortest]
 
     async def _asked(
         self, route: Route, order: Sequence[str], windows: Sequence[Window], key: str | None
@@ -170,9 +175,11 @@ class Desk:
         forecasts = await self._ask(model_id, windows)
         return Answer(forecasts, model_id, variant_of(route, model_id), route.generation)
 
-    def _mirror(self, route: Route, windows: Sequence[Window], drawn: int) -> None:
+    def _mirror(self, route: Route, windows: Sequence[Window]) -> None:
         """Show the request to the challenger as well; nobody waits for it."""
-        if drawn >= route.mirror_bp or len(self._mirrors) >= MIRROR_TASKS:
+        if route.challenger is None or route.challenger not in self.shelf.ready():
+            return
+        if len(self._mirrors) >= MIRROR_TASKS or not self._able([route.challenger], windows):
             return
         task = asyncio.get_running_loop().create_task(self._shadowed(route, windows))
         self._mirrors.add(task)
@@ -188,9 +195,7 @@ class Desk:
         if fault is not _DROPPED:
             self.counts.paired(route, Source.MIRROR, champion=None, challenger=fault)
 
-    async def _fault_in_shadow(
-        self, model: LoadedModel, windows: Sequence[Window]
-    ) -> str | None:
+    async def _fault_in_shadow(self, model: LoadedModel, windows: Sequence[Window]) -> str | None:
         try:
             for window in windows:
                 if await self.batcher.shadow(model, window) is None:

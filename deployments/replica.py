@@ -1,0 +1,135 @@
+"""One serving process: `python -m deployments.replica [--port P]`, as many beside one another as
+the machine has cores to spare; they share nothing but the store and the bars on disk.
+
+SIGTERM drains: the replica says so (`/readyz`, and in the store), goes on answering while the
+balancer turns away, asks each connection to close, and then ends. No request is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from mlops.models.bundle import Trust
+from mlops.models.signing import load_or_make_key
+from mlops.registry.connection import key_file
+from mlops.serving.replica import Identity
+from mlops.serving.runtime import Options, Runtime
+from mlops.settings import Settings, current_settings
+from mlops.store import open_store
+
+log = logging.getLogger("mlops.replica")
+
+DRAIN_S = 3.0
+"""How long a replica that was told to end goes on answering: two checks of most balancers."""
+
+STOP_S = 30
+"""How long answers that are under way may take after that."""
+
+STORE_PATIENCE_S = 2.0
+"""A background round does not wait longer for a locked store than its lease lasts."""
+
+SWITCH_S = 0.0005
+"""The event loop gets the interpreter back from the forecasting thread within this time."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn without its own signals: it would close the door at once."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def open_runtime(settings: Settings, identity: Identity, *, batching: bool = True) -> Runtime:
+    """A replica of this installation."""
+    home = settings.mlops_base_path.resolve()
+    return Runtime(
+        open_store(settings.database_url, patience_s=STORE_PATIENCE_S),
+        identity=identity,
+        home=home,
+        trust=Trust(
+            load_or_make_key(key_file(home)),
+            settings.custom_model_modules,
+            settings.allow_signed_pickle,
+        ),
+        bars_root=settings.bars_path,
+        options=Options(
+            queue_limit=settings.serving_queue_limit,
+            max_body_mb=settings.serving_max_body_mb,
+            budget_s=settings.serving_time_budget_s,
+            max_age_bars=settings.forecast_max_age_bars,
+            log_days=settings.forecast_log_days,
+            spool_mb=settings.replica_spool_mb,
+            batching=batching,
+            exchange_base_url=settings.exchange_base_url or None,
+        ),
+    )
+
+
+async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAIN_S) -> None:
+    """Answer until SIGTERM or SIGINT, then drain and end."""
+    config = uvicorn.Config(
+        runtime.app,  # type: ignore[arg-type]
+        host=host,
+        port=port,
+        http="httptools",
+        lifespan="off",
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        timeout_graceful_shutdown=STOP_S,
+    )
+    server = Server(config)
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    attending = asyncio.create_task(runtime.attend())
+    serving = asyncio.create_task(server.serve())
+    leaving = asyncio.create_task(_leave(runtime, server, told, drain_s))
+    await serving
+    for task in (leaving, attending):
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _leave(runtime: Runtime, server: Server, told: asyncio.Event, drain_s: float) -> None:
+    await told.wait()
+    log.info("draining for %g s", drain_s)
+    runtime.app.draining = True
+    await asyncio.to_thread(runtime.keeper.drain)
+    await asyncio.sleep(drain_s)
+    server.should_exit = True
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve what the store says is live."""
+    settings = current_settings()
+    parser = argparse.ArgumentParser(prog="python -m deployments.replica", description=__doc__)
+    parser.add_argument("--host", default=settings.api_host)
+    parser.add_argument("--port", type=int, default=settings.api_port)
+    parser.add_argument("--name", help="stays over restarts; by default host and port")
+    parser.add_argument("--batching", choices=("on", "off"), default="on")
+    parser.add_argument("--drain-seconds", type=float, default=DRAIN_S)
+    given: Any = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    sys.setswitchinterval(SWITCH_S)
+    identity = Identity.of(f"{given.host}:{given.port}", given.name)
+    runtime = open_runtime(settings, identity, batching=given.batching == "on")
+    with runtime.roles(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(runtime, host=given.host, port=given.port, drain_s=given.drain_seconds))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""The forecast of the newest complete bar: computed once a bar, kept in memory, on record.
+
+    bars on disk -> window -> champion (and challenger beside it) -> spool -> published -> store
+
+The first forecast of record of a bar stands, whichever replica made it; a replica that comes
+later publishes that one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import orjson
+import pandas as pd
+
+from mlops.data.bars import content_hash
+from mlops.data.calendar import load_calendar
+from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
+from mlops.models.windows import Window
+from mlops.rollout.routing import ask_order
+from mlops.service import Service
+from mlops.serving.bars import Recent, RecentBars
+from mlops.serving.batching import Batcher
+from mlops.serving.clock import market_speed
+from mlops.serving.desk import variant_of
+from mlops.serving.interval import error_quantiles
+from mlops.serving.loaded import LoadedModel, Shelf
+from mlops.serving.sight import Sight
+from mlops.serving.spool import Spool
+from mlops.store.engine import Store
+from mlops.store.forecasts import ForecastRow, Role, list_forecasts
+from mlops.store.live import Route
+from mlops.store.versions import ModelVersion
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A forecast as it is handed out; it is fresh until that `time.time` second."""
+
+    row: ForecastRow
+    variant: str
+    fresh_until: float
+    closed_at: datetime
+    body: bytes
+
+    @property
+    def fresh(self) -> bool:
+        return time.time() < self.fresh_until
+
+
+class Newest:
+    """Looks for new bars and forecasts from them; `of` is what requests read.
+
+    ``versions`` gives the store's row of a loaded version; a bar older than ``max_age_bars``
+    bars is stale.
+    """
+
+    def __init__(
+        self,
+        *,
+        replica_id: str,
+        store: Store,
+        shelf: Shelf,
+        batcher: Batcher,
+        bars: RecentBars,
+        spool: Spool,
+        sight: Callable[[], Sight],
+        versions: Mapping[str, ModelVersion],
+        budget_s: float,
+        max_age_bars: float,
+    ) -> None:
+        self.replica_id = replica_id
+        self.store = store
+        self.shelf = shelf
+        self.batcher = batcher
+        self.bars = bars
+        self.spool = spool
+        self.sight = sight
+        self.versions = versions
+        self.budget_s = budget_s
+        self.max_age_bars = max_age_bars
+        self._published: dict[str, Published] = {}
+        self._shadowed: dict[str, tuple[str, pd.Timestamp]] = {}
+        self._quantiles: dict[str, tuple[float, float] | None] = {}
+        self.waiting_for: dict[str, str] = {}
+
+    def of(self, service: str) -> Published | None:
+        """What was published last."""
+        return self._published.get(service)
+
+    async def run(self) -> None:
+        """Look again and again; one service in trouble does not hold the others up."""
+        while True:
+            for sighted in tuple(self.sight().routes.values()):
+                try:
+                    await self.update(sighted.route)
+                except MlopsError as error:
+                    self.waiting_for[sighted.route.service] = str(error)
+                    log.warning("service=%s no forecast: %s", sighted.route.service, error)
+            await asyncio.sleep(LOOK_S)
+
+    async def update(self, route: Route) -> None:
+        """Forecast from the newest bar where that has not been done."""
+        version = self.versions.get(route.champion)
+        if version is None:
+            return
+        service = Service.parse(route.service)
+        recent = await asyncio.to_thread(self.bars.of, service, version.notes)
+        if recent is None:
+            self.waiting_for[route.service] = "nobody keeps bars of this market here"
+            return
+        bar = recent.frame.index[-1]
+        before = self._published.get(route.service)
+        if before is None or pd.Timestamp(before.row.bar) != bar:
+            await self._publish(route, service, recent)
+        await self._shadow(route, service, recent)
+
+    async def _publish(self, route: Route, service: Service, recent: Recent) -> None:
+        row = await asyncio.to_thread(self._on_record, route, recent)
+        if row is None:
+            row = await self._champion_row(route, service, recent)
+            if not await asyncio.to_thread(self.spool.put, [row]):
+                raise ServingError("the spool is full, and what is not on record is not published")
+        self._published[route.service] = self._finished(route, service, recent, row)
+        self.waiting_for.pop(route.service, None)
+
+    def _on_record(self, route: Route, recent: Recent) -> ForecastRow | None:
+        """What another replica has said of this bar; None also where the store is away."""
+        bar = recent.frame.index[-1].to_pydatetime()
+        try:
+            found = list_forecasts(self.store, route.service, since=bar)
+        except StoreError:
+            return None
+        return next((row for row in found if row.bar == bar), None)
+
+    async def _champion_row(self, route: Route, service: Service, recent: Recent) -> ForecastRow:
+        last: ServingError | None = None
+        for model_id in ask_order(route, self.shelf.ready(), challenger_first=False):
+            try:
+                return await self._row(route, service, recent, model_id, Role.RECORD)
+            except (ModelFault, NotLoaded) as error:
+                last = error
+        raise last or ServingError("no version is ready")
+
+    async def _shadow(self, route: Route, service: Service, recent: Recent) -> None:
+        """What the challenger would have said of the same bar."""
+        challenger, bar = route.challenger, recent.frame.index[-1]
+        if challenger is None or challenger not in self.shelf.ready():
+            return
+        if self._shadowed.get(route.service) == (challenger, bar):
+            return
+        try:
+            row = await self._row(route, service, recent, challenger, Role.SHADOW)
+            await asyncio.to_thread(self.spool.put, [row])
+        except (ModelFault, NotLoaded) as error:
+            log.warning("service=%s no shadow forecast: %s", route.service, error)
+        self._shadowed[route.service] = (challenger, bar)
+
+    async def _row(
+        self, route: Route, service: Service, recent: Recent, model_id: str, role: Role
+    ) -> ForecastRow:
+        with self.shelf.borrow(model_id) as model:
+            frame = recent.frame.iloc[-int(model.bundle.config["warm_up"]) :]
+            window = newest_window(model, service, frame)
+            forecasts = await self.batcher.forecast(model, window, timeout_s=self.budget_s)
+            value = float(forecasts[-1])
+            if not np.isfinite(value):
+                raise ModelFault(model_id, "no_history", "a hole lies in its last bars")
+            low, high = await asyncio.to_thread(self._interval, model, value)
+        return ForecastRow(
+            service=route.service,
+            bar=frame.index[-1].to_pydatetime(),
+            model_id=model_id,
+            role=role,
+            value=value,
+            low=low,
+            high=high,
+            made_at=datetime.now(UTC),
+            generation=route.generation,
+            replica_id=self.replica_id,
+            bars_digest=content_hash(frame),
+        )
+
+    def _interval(self, model: LoadedModel, value: float) -> tuple[float | None, float | None]:
+        if model.model_id not in self._quantiles:
+            version = self.versions.get(model.model_id)
+            notes = {} if version is None else version.notes
+            self._quantiles[model.model_id] = error_quantiles(model.bundle, notes)
+        found = self._quantiles[model.model_id]
+        return (None, None) if found is None else (value + found[0], value + found[1])
+
+    def _finished(
+        self, route: Route, service: Service, recent: Recent, row: ForecastRow
+    ) -> Published:
+        step = service.timeframe.step
+        closed = row.bar + step
+        left = (closed + self.max_age_bars * step - recent.now).total_seconds()
+        variant = variant_of(route, row.model_id)
+        body = {
+            "service": row.service,
+            "forecast": row.value,
+            "low": row.low,
+            "high": row.high,
+            "bar": row.bar,
+            "known_at": closed,
+            "forecast_until": closed + service.horizon * step,
+            "model_id": row.model_id,
+            "variant": variant,
+            "generation": row.generation,
+            "data": recent.label,
+        }
+        return Published(
+            row=row,
+            variant=variant,
+            fresh_until=time.time() + left / market_speed(service.venue),
+            closed_at=closed,
+            body=orjson.dumps(body),
+        )
+
+
+def newest_window(model: LoadedModel, service: Service, frame: pd.DataFrame) -> Window:
+    """The bars as the model's own calendar sees them."""
+    calendar = load_calendar(str(model.bundle.config["calendar"]))
+    return Window.of(frame, service.timeframe, calendar)

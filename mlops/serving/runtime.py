@@ -1,0 +1,189 @@
+"""A whole replica put together: what it holds, what it does beside requests, and its app."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from mlops.models.bundle import Trust
+from mlops.rollout.controller import Controller, carry_role
+from mlops.serving.app import App
+from mlops.serving.bars import RecentBars
+from mlops.serving.batching import Batcher
+from mlops.serving.counts import Counts
+from mlops.serving.desk import Desk
+from mlops.serving.feed import Feed
+from mlops.serving.gauges import read_gauges
+from mlops.serving.loaded import Shelf
+from mlops.serving.metrics import Metrics
+from mlops.serving.newest import Newest
+from mlops.serving.replay import Replay
+from mlops.serving.replica import Identity, Keeper
+from mlops.serving.request_log import RequestLog
+from mlops.serving.specs import Specs
+from mlops.serving.spool import Spool
+from mlops.store.engine import Store
+
+MIB = 1024**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What may be set of a replica; sizes in MiB, times in seconds unless they say days."""
+
+    queue_limit: int = 1024
+    max_body_mb: float = 16.0
+    budget_s: float = 5.0
+    max_age_bars: float = 2.0
+    log_days: float = 30.0
+    spool_mb: float = 256.0
+    batching: bool = True
+    exchange_base_url: str | None = None
+
+
+class Runtime:
+    """One replica in this process; `running` starts and stops everything beside the requests."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        identity: Identity,
+        home: Path,
+        trust: Trust,
+        bars_root: Path,
+        options: Options,
+    ) -> None:
+        name = identity.name
+        self.store = store
+        self.shelf = Shelf(cache=home / "bundles", trust=trust)
+        self.counts = Counts(name, identity.incarnation)
+        self.spool = Spool(
+            home / "spool", identity.incarnation, max_bytes=int(options.spool_mb * MIB)
+        )
+        self.keeper = Keeper(
+            identity=identity,
+            store=store,
+            shelf=self.shelf,
+            counts=self.counts,
+            spool=self.spool,
+        )
+        self.batcher = Batcher(limit=options.queue_limit, batching=options.batching)
+        bars = RecentBars(bars_root)
+        self.desk = Desk(
+            replica_id=name,
+            shelf=self.shelf,
+            batcher=self.batcher,
+            counts=self.counts,
+            sight=self.keeper.sight,
+            budget_s=options.budget_s,
+        )
+        self.newest = Newest(
+            replica_id=name,
+            store=store,
+            shelf=self.shelf,
+            batcher=self.batcher,
+            bars=bars,
+            spool=self.spool,
+            sight=self.keeper.sight,
+            versions=self.keeper.versions,
+            budget_s=options.budget_s,
+            max_age_bars=options.max_age_bars,
+        )
+        self.replay = Replay(
+            shelf=self.shelf,
+            batcher=self.batcher,
+            counts=self.counts,
+            bars=bars,
+            sight=self.keeper.sight,
+            versions=self.keeper.versions,
+        )
+        self.metrics = Metrics()
+        self.request_log = RequestLog(
+            home / "request-log", identity.incarnation, keep_days=options.log_days
+        )
+        self.app = App(
+            desk=self.desk,
+            newest=self.newest,
+            keeper=self.keeper,
+            specs=Specs(self.shelf),
+            metrics=self.metrics,
+            request_log=self.request_log,
+            max_body_bytes=int(options.max_body_mb * MIB),
+        )
+        self.metrics.gauges(partial(read_gauges, self))
+        self.feed = Feed(
+            store,
+            name,
+            bars_root=bars_root,
+            services=lambda: self.keeper.sight().routes,
+            exchange_base_url=options.exchange_base_url,
+        )
+
+    @contextmanager
+    def roles(self) -> Iterator[None]:
+        """Keep up with the store, and stand by as controller and as feed."""
+        stop = threading.Event()
+        controller = Controller(self.store, f"{self.keeper.identity.name}-controller")
+        works = (partial(carry_role, controller, stop), partial(self.feed.run, stop))
+        threads = [threading.Thread(target=work, daemon=True) for work in works]
+        self.keeper.start()
+        for thread in threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join(timeout=5.0)
+            self.keeper.stop()
+            self.request_log.close()
+
+    async def attend(self) -> None:
+        """Forecast new bars and replay old ones, until cancelled."""
+        self.batcher.start()
+        try:
+            await asyncio.gather(self.newest.run(), self.replay.run())
+        finally:
+            self.batcher.stop()
+
+
+@contextmanager
+def headless_replica(store: Store, *, home: Path, trust: Trust, bars_root: Path) -> Iterator[None]:
+    """A replica without HTTP for as long as the block lasts: it loads, replays and acknowledges.
+
+    So a rollout in a notebook, where nothing serves, still rests on what the version did.
+    """
+    runtime = Runtime(
+        store,
+        identity=Identity.of("headless:0"),
+        home=home,
+        trust=trust,
+        bars_root=bars_root,
+        options=Options(),
+    )
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(runtime.attend())
+
+    def attend() -> None:
+        asyncio.set_event_loop(loop)
+        with suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+        loop.close()
+
+    thread = threading.Thread(target=attend, name="headless-replica", daemon=True)
+    with runtime.roles():
+        thread.start()
+        try:
+            yield
+        finally:
+            loop.call_soon_threadsafe(task.cancel)
+            thread.join()
+
+
+__all__ = ["Keeper", "Options", "Runtime", "headless_replica"]
