@@ -14,12 +14,18 @@ import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from mlops.data.bars import Provenance, content_hash
+from mlops.data.bars import COLUMNS, Provenance, content_hash
 from mlops.data.calendar import Calendar, hole_before, load_calendar
 from mlops.errors import FeatureError
 from mlops.features.bars import BarArrays, BoolArray, FloatArray
 from mlops.features.spec import FeatureSpec, Matrix, compute_features
-from mlops.features.targets import Labels, TargetSpec, build_target, next_bar_returns
+from mlops.features.targets import (
+    Labels,
+    TargetSpec,
+    build_target,
+    naive_forecast,
+    next_bar_returns,
+)
 from mlops.service import Timeframe
 
 Rows = NDArray[np.intp]
@@ -54,7 +60,38 @@ class Dataset:
         self.calendar = calendar or load_calendar("24/7")
         self.cache_dir = cache_dir
         self.bars = BarArrays.of(frame, hole_before(frame, timeframe, self.calendar))
+        self._history: Rows | None = None
         self._matrices: dict[FeatureSpec, Matrix] = {}
+
+    @classmethod
+    def of_bars(
+        cls,
+        bars: BarArrays,
+        *,
+        timeframe: Timeframe,
+        target: TargetSpec,
+        calendar: Calendar | None = None,
+        history: Rows | None = None,
+    ) -> Dataset:
+        """Wrap checked bars that are arrays already; their holes are taken as marked.
+
+        ``history`` (N,) says how many bars before each one are its own where several
+        histories lie end to end; by default all of them.
+        """
+        made = cls.__new__(cls)
+        made.provenance = made.cache_dir = None
+        made.timeframe, made.target = timeframe, target
+        made.calendar = calendar or load_calendar("24/7")
+        made.bars = bars
+        made._history = history
+        made._matrices = {}
+        return made
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The bars as a frame, indexed by open time; made here where they came as arrays."""
+        index = pd.DatetimeIndex(self.bars.open_time, tz="UTC", name="open_time")
+        return pd.DataFrame({name: getattr(self.bars, name) for name in COLUMNS}, index)
 
     def __len__(self) -> int:
         return len(self.bars)
@@ -76,7 +113,12 @@ class Dataset:
     @cached_property
     def labels(self) -> Labels:
         """Label, naive forecast and times of every row."""
-        return build_target(self.bars, self.target, step=self.step)
+        return build_target(self.bars, self.target, step=self.step, persistence=self.persistence)
+
+    @cached_property
+    def persistence(self) -> FloatArray:
+        """The labels' naive forecast; asking for it alone makes no label."""
+        return naive_forecast(self.bars, self.target)
 
     @cached_property
     def next_returns(self) -> FloatArray:
@@ -109,8 +151,19 @@ class Dataset:
 
     def _made(self, spec: FeatureSpec) -> Matrix:
         matrix = compute_features(self.bars, spec)
-        _refuse_missing(matrix, spec, self.frame.index)
+        if not np.isfinite(matrix[spec.warm_up :].sum(dtype=np.float64)):
+            self._refuse_missing(matrix, spec)
         return matrix
+
+    def _refuse_missing(self, matrix: Matrix, spec: FeatureSpec) -> None:
+        history = np.arange(len(self)) if self._history is None else self._history
+        missing = np.argwhere(~np.isfinite(matrix) & (history >= spec.warm_up)[:, None])
+        if missing.size:
+            row, column = missing[0]
+            raise FeatureError(
+                f"feature {spec.names[column]!r} is {matrix[row, column]} at bar "
+                f"{self.frame.index[row]}; a feature is finite on every bar past its warm-up"
+            )
 
     def _stored(self, spec: FeatureSpec) -> Matrix:
         assert self.cache_dir is not None
@@ -151,17 +204,6 @@ def windows(matrix: Matrix, rows: Rows, sequence_length: int) -> Matrix:
         return every[int(first[0]) : int(first[0]) + len(first)]
     chosen: Matrix = every[first]
     return chosen
-
-
-def _refuse_missing(matrix: Matrix, spec: FeatureSpec, index: pd.Index) -> None:
-    warm = matrix[spec.warm_up :]
-    if np.isfinite(warm.sum(dtype=np.float64)):
-        return
-    row, column = np.argwhere(~np.isfinite(warm))[0]
-    raise FeatureError(
-        f"feature {spec.names[column]!r} is {warm[row, column]} at bar "
-        f"{index[spec.warm_up + row]}; a feature is finite on every bar past its warm-up"
-    )
 
 
 def _read_whole(path: Path) -> Matrix | None:

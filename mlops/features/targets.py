@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -57,20 +58,32 @@ class Labels:
         return len(self.y)
 
 
-def build_target(bars: BarArrays, spec: TargetSpec, *, step: timedelta) -> Labels:
+def build_target(
+    bars: BarArrays,
+    spec: TargetSpec,
+    *,
+    step: timedelta,
+    persistence: FloatArray | None = None,
+) -> Labels:
     """Label every bar whose next ``horizon`` bars are there and follow without a hole.
 
-    ``step`` is the length of a bar. Units: `volatility` is the mean of `log_range`; `return` a
-    log return; `price` the quote's; `direction` 1.0 up, 0.0 not, its naive forecast a
-    probability.
+    ``step`` is the length of a bar; ``persistence`` is `naive_forecast`, where it is made
+    already. Units: `volatility` is the mean of `log_range`; `return` a log return; `price` the
+    quote's; `direction` 1.0 up, 0.0 not, its naive forecast a probability.
     """
     made_at: TimeArray = bars.open_time + np.timedelta64(step)
     exists = _horizon_exists(bars, spec.horizon)
-    y, persistence = _LABELLERS[spec.kind](bars, spec.horizon, exists)
+    persistence = naive_forecast(bars, spec) if persistence is None else persistence
+    y = _LABELLERS[spec.kind](bars, spec.horizon, persistence)
     y[~exists] = np.nan
     known_at = np.full(len(bars), np.datetime64("NaT"), dtype="datetime64[ns]")
     known_at[exists] = made_at[np.flatnonzero(exists) + spec.horizon]
     return Labels(y, persistence, known_at, made_at, exists & np.isfinite(persistence))
+
+
+def naive_forecast(bars: BarArrays, spec: TargetSpec) -> FloatArray:
+    """What a naive forecaster says at every bar (N,), from that bar and earlier ones alone."""
+    return _NAIVE[spec.kind](bars, spec.horizon)
 
 
 def next_bar_returns(bars: BarArrays) -> FloatArray:
@@ -97,28 +110,29 @@ def _ahead(values: FloatArray, bars: int) -> FloatArray:
     return ahead
 
 
-def _volatility(bars: BarArrays, horizon: int, _: BoolArray) -> tuple[FloatArray, FloatArray]:
-    mean = trailing_mean(log_range(bars), horizon)
-    return _ahead(mean, horizon), mean
+def _log_return(bars: BarArrays, horizon: int, _: FloatArray) -> FloatArray:
+    change: FloatArray = np.log(_ahead(bars.close, horizon) / bars.close)
+    return change
 
 
-def _return(bars: BarArrays, horizon: int, _: BoolArray) -> tuple[FloatArray, FloatArray]:
-    return np.log(_ahead(bars.close, horizon) / bars.close), np.zeros(len(bars))
+def _later_value(_: BarArrays, horizon: int, now: FloatArray) -> FloatArray:
+    return _ahead(now, horizon)
 
 
-def _price(bars: BarArrays, horizon: int, _: BoolArray) -> tuple[FloatArray, FloatArray]:
-    return _ahead(bars.close, horizon), bars.close.copy()
-
-
-def _direction(bars: BarArrays, horizon: int, exists: BoolArray) -> tuple[FloatArray, FloatArray]:
+def _rises(bars: BarArrays, horizon: int) -> FloatArray:
     up = np.zeros(len(bars))
     up[:-horizon] = bars.close[horizon:] > bars.close[:-horizon]
+    return up
+
+
+def _base_rate(bars: BarArrays, horizon: int) -> FloatArray:
     # A label is counted from the bar that completes it; Laplace's rule keeps the rate off 0 and 1.
+    exists = _horizon_exists(bars, horizon)
     known = _delayed(exists.astype(np.float64), horizon)
-    rises = trailing_sum(_delayed(up * exists, horizon), BASE_RATE_SPAN)
+    rises = trailing_sum(_delayed(_rises(bars, horizon) * exists, horizon), BASE_RATE_SPAN)
     rate: FloatArray = (rises + 1.0) / (trailing_sum(known, BASE_RATE_SPAN) + 2.0)
     rate[: horizon + BASE_RATE_SPAN - 1] = np.nan
-    return up, rate
+    return rate
 
 
 def _delayed(values: FloatArray, bars: int) -> FloatArray:
@@ -127,9 +141,16 @@ def _delayed(values: FloatArray, bars: int) -> FloatArray:
     return delayed
 
 
-_LABELLERS = {
-    Target.VOLATILITY: _volatility,
-    Target.RETURN: _return,
-    Target.PRICE: _price,
-    Target.DIRECTION: _direction,
+_NAIVE: dict[Target, Callable[[BarArrays, int], FloatArray]] = {
+    Target.VOLATILITY: lambda bars, horizon: trailing_mean(log_range(bars), horizon),
+    Target.RETURN: lambda bars, _: np.zeros(len(bars)),
+    Target.PRICE: lambda bars, _: bars.close.copy(),
+    Target.DIRECTION: _base_rate,
+}
+
+_LABELLERS: dict[Target, Callable[[BarArrays, int, FloatArray], FloatArray]] = {
+    Target.VOLATILITY: _later_value,
+    Target.RETURN: _log_return,
+    Target.PRICE: _later_value,
+    Target.DIRECTION: lambda bars, horizon, _: _rises(bars, horizon),
 }

@@ -131,6 +131,14 @@ class Forecaster(ABC):
     def warm_up(self) -> int:
         """Bars of history needed for one forecast, its own bar included."""
 
+    @property
+    def row_by_row(self) -> bool:
+        """Whether a forecast hangs on the row's own ``warm_up`` bars and on no other row asked.
+
+        Then several windows may be forecast in one call.
+        """
+        return True
+
     @abstractmethod
     def fit(
         self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
@@ -171,6 +179,18 @@ class Forecaster(ABC):
                 f"({unready.size} of {rows.size} rows): it needs {self.warm_up} bars of "
                 "unbroken history; pass rows where ready() is true"
             )
+        return self._checked(dataset, rows)
+
+    def forecast(self, dataset: Dataset, among: NDArray[np.bool_] | None = None) -> Floats:
+        """(N,) forecasts for every bar ``among`` those wanted; NaN where none can be made."""
+        forecasts = np.full(len(dataset), np.nan)
+        ready = self.ready(dataset)
+        rows = np.flatnonzero(ready if among is None else ready & among)
+        if rows.size:
+            forecasts[rows] = self._checked(dataset, rows)
+        return forecasts
+
+    def _checked(self, dataset: Dataset, rows: Rows) -> Floats:
         forecast = np.asarray(self._predict(dataset, rows), dtype=np.float64)
         if forecast.shape != rows.shape or not np.isfinite(forecast).all():
             raise ModelError(
@@ -179,14 +199,6 @@ class Forecaster(ABC):
                 "one finite number a row is allowed"
             )
         return forecast
-
-    def forecast(self, dataset: Dataset) -> Floats:
-        """(N,) forecasts for every bar; NaN where none can be made."""
-        forecasts = np.full(len(dataset.frame), np.nan)
-        rows = np.flatnonzero(self.ready(dataset))
-        if rows.size:
-            forecasts[rows] = self.predict(dataset, rows)
-        return forecasts
 
     def trainable(self, dataset: Dataset, rows: Rows) -> Rows:
         """Those of ``rows`` that have both a label and a complete window.

@@ -35,7 +35,7 @@ class Baseline(Forecaster):
         return self.target.warm_up + 1
 
     def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
-        return np.isfinite(dataset.labels.persistence)
+        return np.isfinite(dataset.persistence)
 
     def fit(
         self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
@@ -43,7 +43,7 @@ class Baseline(Forecaster):
         return History()
 
     def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
-        return dataset.labels.persistence[rows]
+        return dataset.persistence[rows]
 
     def state(self) -> tuple[dict[str, Any], Tensors]:
         return self._identity(), {}

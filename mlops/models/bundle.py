@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ from mlops.errors import BundleError, MlopsError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models import golden, manifest
-from mlops.models.base import Forecaster, restore_forecaster
+from mlops.models.base import Floats, Forecaster, restore_forecaster
 from mlops.models.manifest import Format, Manifest
 from mlops.models.pickled import Pickled
 from mlops.models.recipe import Recipe
 from mlops.models.signing import SigningKey, load_key
+from mlops.models.windows import Window, join
 from mlops.service import Service
 
 FORECAST = "forecast"
@@ -85,7 +87,7 @@ class Bundle:
 
     @property
     def service(self) -> Service:
-        return Service.parse(self.config["service"])
+        return _service(self.config["service"])
 
     def predict(self, bars: pd.DataFrame) -> pd.DataFrame:
         """Forecasts by bar open time, for the rows that have enough history before them.
@@ -113,6 +115,28 @@ class Bundle:
         forecasts = pd.DataFrame({FORECAST: self.forecaster.forecast(dataset)}, dataset.frame.index)
         return forecasts.dropna()
 
+    def forecast_windows(self, windows: Sequence[Window]) -> list[Floats]:
+        """Forecasts for every bar of each window (n,); NaN where none can be made.
+
+        They are those that `predict` makes from the window's bars, whatever else is asked
+        in the same call. A forecaster that is not `Forecaster.row_by_row` gets one at a time.
+        """
+        if len(windows) == 1 or self.forecaster.row_by_row:
+            return self._together(windows) if windows else []
+        return [self._together([window])[0] for window in windows]
+
+    def _together(self, windows: Sequence[Window]) -> list[Floats]:
+        joined = join(windows)
+        dataset = Dataset.of_bars(
+            joined.bars,
+            timeframe=self.service.timeframe,
+            target=self.forecaster.target,
+            calendar=load_calendar(self.config["calendar"]),
+            history=joined.history,
+        )
+        own = joined.history >= self.forecaster.warm_up - 1
+        return joined.split(self.forecaster.forecast(dataset, own))
+
     def examples(self) -> tuple[golden.Golden, ...]:
         """The golden examples."""
         return golden.golden_from_tensors(read_tensors(self.path / manifest.GOLDEN))
@@ -136,6 +160,11 @@ class Bundle:
                     f"with the release that trained it ({self.config['code_version']})"
                 )
         return worst
+
+
+@lru_cache(maxsize=1024)
+def _service(key: str) -> Service:
+    return Service.parse(key)
 
 
 def open_bundle(path: Path, trust: Trust | None = None) -> Bundle:

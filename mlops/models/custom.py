@@ -71,8 +71,13 @@ class Custom(Forecaster):
     def warm_up(self) -> int:
         return max(self.spec.warm_up, self.target.warm_up) + 1
 
+    @property
+    def row_by_row(self) -> bool:
+        # It is given a whole frame and may look at all of it.
+        return False
+
     def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
-        return np.asarray(dataset.usable(self.spec) & np.isfinite(dataset.labels.persistence))
+        return np.asarray(dataset.usable(self.spec) & np.isfinite(dataset.persistence))
 
     def fit(
         self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext

@@ -62,6 +62,10 @@ class Ensemble(Forecaster):
     def warm_up(self) -> int:
         return max(member.warm_up for member in self.members)
 
+    @property
+    def row_by_row(self) -> bool:
+        return all(member.row_by_row for member in self.members)
+
     def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
         return np.asarray(np.all([member.ready(dataset) for member in self.members], axis=0))
 

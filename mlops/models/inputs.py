@@ -63,7 +63,7 @@ class TargetTransform:
 
     def encode(self, dataset: Dataset, rows: Rows) -> Floats:
         """(n,) what a model learns, in standard deviations and without an upper bound."""
-        y, persistence = dataset.labels.y[rows], dataset.labels.persistence[rows]
+        y, persistence = dataset.labels.y[rows], dataset.persistence[rows]
         if self.kind is Target.DIRECTION:
             change = y - 0.5
         elif self.kind is Target.PRICE:
@@ -75,7 +75,7 @@ class TargetTransform:
     def decode(self, learned: Floats, dataset: Dataset, rows: Rows) -> Floats:
         """(n,) forecasts in the target's unit."""
         change = learned * self._unit(dataset, rows)
-        persistence = dataset.labels.persistence[rows]
+        persistence = dataset.persistence[rows]
         if self.kind is Target.DIRECTION:
             return np.clip(change + 0.5, PROBABILITY_EDGE, 1 - PROBABILITY_EDGE)
         if self.kind is Target.PRICE:
@@ -86,7 +86,7 @@ class TargetTransform:
         """(..., n) label less forecast, in the unit a model learns in."""
         missed = dataset.labels.y[rows] - forecasts
         if self.kind is Target.PRICE:
-            missed = missed / dataset.labels.persistence[rows]
+            missed = missed / dataset.persistence[rows]
         return np.asarray(missed / self._unit(dataset, rows))
 
     def _unit(self, dataset: Dataset, rows: Rows) -> Floats:
@@ -111,11 +111,16 @@ class FeatureForecaster(Forecaster):
         risk = RISK.warm_up if self.transform.by_risk else 0
         return max(window, self.target.warm_up + 1, risk + 1)
 
+    @property
+    def row_by_row(self) -> bool:
+        # A registered feature is proven causal, not blind to what lies before its warm-up.
+        return self.spec.built_in
+
     def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
         usable = dataset.usable(self.spec, self.recipe.sequence_length)
         if self.transform.by_risk:
             usable = usable & dataset.usable(RISK)
-        return np.asarray(usable & np.isfinite(dataset.labels.persistence))
+        return np.asarray(usable & np.isfinite(dataset.persistence))
 
     def prepare(self, dataset: Dataset, fit_rows: Rows) -> None:
         """Fit scaler and target scale on fit rows and nothing else."""

@@ -53,6 +53,11 @@ class Pickled(Forecaster):
             "into a module of CUSTOM_MODEL_MODULES"
         )
 
+    @property
+    def row_by_row(self) -> bool:
+        # Nobody knows what it does with the rows it is given.
+        return False
+
     def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
         return dataset.usable(self.spec, self.recipe.sequence_length)
 

@@ -7,8 +7,9 @@ warm-up a window's features do not depend on what lies before it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 import pandas as pd
@@ -33,42 +34,48 @@ class Window:
     open_time: TimeArray
     hole_before: BoolArray
 
-    @classmethod
-    def of(cls, frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> Window:
-        """A validated bar frame as a window."""
-        values = frame[list(COLUMNS)].to_numpy(dtype=np.float64)
-        return cls(values, open_times(frame), hole_before(frame, timeframe, calendar))
-
     def __len__(self) -> int:
         return len(self.values)
+
+    def sliding(self, size: int) -> Iterator[Window]:
+        """Every stretch of ``size`` bars, oldest first, as views."""
+        for end in range(size, len(self) + 1):
+            bars = slice(end - size, end)
+            yield Window(self.values[bars], self.open_time[bars], self.hole_before[bars])
+
+
+def window_of(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> Window:
+    """A validated bar frame as a window."""
+    values = frame[list(COLUMNS)].to_numpy(dtype=np.float64)
+    return Window(values, open_times(frame), hole_before(frame, timeframe, calendar))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Joined:
-    """Windows laid end to end; ``starts`` (k,) is where each begins among the bars (N,)."""
+    """Windows laid end to end: their bars (N,), and where each window ends among them.
+
+    ``history`` (N,) says how many bars of its own window lie before each bar.
+    """
 
     bars: BarArrays
-    starts: NDArray[np.intp]
-
-    @property
-    def offsets(self) -> NDArray[np.intp]:
-        """(N,) how many bars of its own window lie before each bar."""
-        lengths = np.diff(self.starts, append=len(self.bars))
-        return np.arange(len(self.bars)) - np.repeat(self.starts, lengths)
+    ends: Sequence[int]
+    history: NDArray[np.intp]
 
     def split(self, each_bar: FloatArray) -> list[FloatArray]:
         """One value a bar (N,) as one array a window."""
-        return np.split(each_bar, self.starts[1:])
+        return [each_bar[start:end] for start, end in pairwise([0, *self.ends])]
 
 
 def join(windows: Sequence[Window]) -> Joined:
     """Lay windows, at least one, end to end, with a hole before each."""
     lengths = [len(window.values) for window in windows]
-    starts = np.cumsum([0, *lengths[:-1]])
-    # One copy that turns rows into columns, which every feature then reads in one stride.
+    ends = list(accumulate(lengths))
+    starts = [0, *ends[:-1]]
+    # One copy that turns rows into columns, so that every feature reads what lies together.
     values = np.concatenate([window.values for window in windows]).T.copy()
     columns = dict(zip(COLUMNS, values, strict=True))
     holes = np.concatenate([window.hole_before for window in windows])
     holes[starts] = True
     times = np.concatenate([window.open_time for window in windows])
-    return Joined(BarArrays(**columns, open_time=times, hole_before=holes), starts)
+    bars = BarArrays(**columns, open_time=times, hole_before=holes)
+    return Joined(bars, ends, np.arange(ends[-1]) - np.repeat(starts, lengths))
