@@ -28,4 +28,6 @@ def upsert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]
 def insert_new(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> int:
     """Insert the rows that break no unique rule; returns how many were new."""
     insert = insert_for(connection, table).on_conflict_do_nothing()
+    # Unasked, psycopg's count of an insert is always -1.
+    insert = insert.execution_options(preserve_rowcount=True)
     return sum(connection.execute(insert.values(**row)).rowcount for row in rows)

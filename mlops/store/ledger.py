@@ -25,6 +25,7 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from mlops.errors import StoreError
+from mlops.store.dialects import insert_new
 from mlops.store.engine import Store
 from mlops.store.schema import ledger, route
 
@@ -44,26 +45,20 @@ def record_trials(
     store: Store, service: str, *, study: str, numbers: Iterable[int], at: datetime
 ) -> int:
     """Count a study's trials by their numbers; returns how many were new."""
-    wanted = {f"{study}/{number}": number for number in numbers}
+    rows = [
+        {
+            "service": service,
+            "kind": Kind.TRIAL,
+            "key": f"{study}/{number}",
+            "study": study,
+            "number": number,
+            "alpha_spent": 0.0,
+            "at": at,
+        }
+        for number in numbers
+    ]
     with store.write() as connection:
-        known = _of(service, Kind.TRIAL).where(ledger.c.study == study)
-        seen = set(connection.execute(known.with_only_columns(ledger.c.key)).scalars())
-        rows = [
-            {
-                "service": service,
-                "kind": Kind.TRIAL,
-                "key": key,
-                "study": study,
-                "number": number,
-                "alpha_spent": 0.0,
-                "at": at,
-            }
-            for key, number in wanted.items()
-            if key not in seen
-        ]
-        if rows:
-            connection.execute(ledger.insert(), rows)
-    return len(rows)
+        return insert_new(connection, ledger, rows)
 
 
 def count_trials(store: Store, service: str) -> int:
@@ -101,6 +96,10 @@ def spend_alpha(
     """
     key = f"{watermark}/{recipe_digest}"
     with store.write() as connection:
+        # Spenders of one budget take turns; what the last one spent is read after it is done.
+        connection.execute(
+            sa.select(route.c.service).where(route.c.service == service).with_for_update()
+        )
         mine = _of(service, Kind.REFIT).where(ledger.c.key == key)
         spent = connection.execute(mine.with_only_columns(ledger.c.alpha_spent)).scalar()
         if spent is not None:

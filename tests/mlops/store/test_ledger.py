@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from uuid import uuid4
 
@@ -62,6 +63,20 @@ def test_another_recipe_on_the_same_data_spends_its_own(began: Store) -> None:
 def test_more_than_has_accrued_is_refused(began: Store) -> None:
     with pytest.raises(StoreError, match=r"asked for alpha 0\.02 but 0\.01 of the yearly 0\.05"):
         spend(began, 73 * DAY, "1", alpha=0.02)
+
+
+def test_refits_that_ask_at_once_share_what_has_accrued(began: Store) -> None:
+    with ThreadPoolExecutor(4) as at_once:
+        granted = list(at_once.map(lambda mark: spend(began, 73 * DAY, mark), "abcd"))
+    assert sorted(granted) == pytest.approx([0, 0, 0, 0.01])
+
+
+def test_a_study_reported_twice_at_once_counts_once(store: Store) -> None:
+    def report(_: int) -> int:
+        return record_trials(store, SERVICE, study="a", numbers=range(20), at=NOW)
+
+    with ThreadPoolExecutor(4) as at_once:
+        assert sum(at_once.map(report, range(4))) == count_trials(store, SERVICE) == 20
 
 
 def test_a_service_that_has_not_begun_has_no_budget(store: Store) -> None:
