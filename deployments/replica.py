@@ -79,7 +79,7 @@ def open_runtime(settings: Settings, identity: Identity, *, batching: bool = Tru
 async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAIN_S) -> None:
     """Answer until SIGTERM or SIGINT, then drain and end."""
     config = uvicorn.Config(
-        runtime.app,  # type: ignore[arg-type]
+        runtime.app,
         host=host,
         port=port,
         http="httptools",

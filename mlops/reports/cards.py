@@ -11,7 +11,7 @@ import numpy as np
 from mlops.registry.assignment import Assignment
 from mlops.registry.judgement import Judgement
 from mlops.reports import figures
-from mlops.reports.page import MetricRow, Page, Picture, Section, render
+from mlops.reports.page import MetricRow, Page, Picture, RolloutSection, Section, render
 from mlops.service import Target
 from mlops.stats.trading import net_returns
 from mlops.store import ModelVersion
@@ -80,12 +80,19 @@ def save_card(section: Section, directory: Path, model_id: str) -> Path:
     return path
 
 
-def save_story(cards: Sequence[Path], path: Path, *, title: str, subtitle: str) -> Path:
-    """Put saved cards on one page."""
+def save_story(
+    cards: Sequence[Path],
+    path: Path,
+    *,
+    title: str,
+    subtitle: str,
+    rollouts: Sequence[RolloutSection] = (),
+) -> Path:
+    """Put saved cards, and the rollouts that followed, on one page."""
     sections = [
         Section.from_json(card.with_suffix(".json").read_text(encoding="utf-8")) for card in cards
     ]
-    path.write_text(render(Page(title, subtitle, sections)), encoding="utf-8")
+    path.write_text(render(Page(title, subtitle, sections, rollouts)), encoding="utf-8")
     return path
 
 

@@ -103,6 +103,35 @@ def trials(names: Sequence[str], statistics: Sequence[float], *, winner: str) ->
         return _encode(figure)
 
 
+def traffic(
+    seconds: Floats,
+    answered: Mapping[str, Floats],
+    failed: Floats,
+    marks: Sequence[tuple[float, str]],
+) -> str:
+    """Answers a second by who gave them, stacked (n,), failed ones as crosses, and the arrows.
+
+    ``marks`` are moments on the same axis and what happened then.
+    """
+    palette = {"champion": MODEL, "challenger": GOOD, "previous": BASELINE, "baseline": MUTED}
+    with _figure(height=3.4) as (figure, axes):
+        colours = [palette.get(name, INK) for name in answered]
+        axes.stackplot(seconds, list(answered.values()), labels=list(answered), colors=colours,
+                       alpha=0.75, step="mid", lw=0)  # fmt: skip
+        total = np.sum(list(answered.values()), axis=0)
+        bad = failed > 0
+        axes.plot(seconds[bad], failed[bad], "x", color=BAD, label="failed")
+        top = float(total.max(initial=1.0))
+        for place, (at, text) in enumerate(marks):
+            axes.axvline(at, color=INK, lw=0.7, ls=":")
+            axes.text(at, top * (1.04 + 0.09 * (place % 3)), f" {text}", fontsize=7, color=INK)
+        axes.set_ylim(0, top * 1.35)
+        axes.set_xlabel("seconds")
+        axes.set_ylabel("answers a second")
+        axes.legend(ncols=5, loc="lower left")
+        return _encode(figure)
+
+
 @contextmanager
 def _figure(
     *, height: float, width: float = 9.0, rows: int = 1, shared: bool = False

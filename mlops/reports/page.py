@@ -55,12 +55,38 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """One arrow of a rollout: seconds since it was asked for, where it led, on what evidence."""
+
+    seconds: float
+    phase: str
+    share: float
+    trials: int
+    faults: int
+    evidence: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSection:
+    """One rollout: how it ended, the path it took, and what clients were answered meanwhile."""
+
+    title: str
+    verdict: str
+    passed: bool
+    facts: Mapping[str, str]
+    steps: Sequence[Step]
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """What `render` turns into HTML."""
 
     title: str
     subtitle: str
     sections: Sequence[Section]
+    rollouts: Sequence[RolloutSection] = ()
 
 
 def render(page: Page) -> str:

@@ -14,7 +14,9 @@ from collections.abc import Callable
 from importlib.metadata import version as installed
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from mlops.errors import (
     ModelFault,
@@ -22,6 +24,7 @@ from mlops.errors import (
     QueueFull,
     RequestRefused,
     ServingError,
+    TimedOut,
 )
 from mlops.serving import open_inference, scoring
 from mlops.serving.desk import Answer, Desk
@@ -112,7 +115,7 @@ class App:
             return await self._routed(request)
         except RequestRefused:
             raise
-        except (QueueFull, NotReady) as busy:
+        except (QueueFull, NotReady, TimedOut) as busy:
             return _trouble(request, 503, "TEMPORARILY_UNAVAILABLE", str(busy), RETRY_LATER)
         except ModelFault as fault:
             late = fault.kind == _FAILED_IN_TIME
@@ -161,7 +164,7 @@ class App:
         answer = await self.desk.answer(
             service, windows, key=request.header(b"x-session-id"), pinned=_pinned(request)
         )
-        return self._replied(service, answer, scoring.render(answer.forecasts))
+        return self._replied(service, answer, scoring.render(_arrays(answer)))
 
     def _the_service(self, request: Request) -> str:
         named = request.header(b"x-service")
@@ -201,7 +204,7 @@ class App:
         )
         body = open_inference.render_infer(
             asked,
-            answer.forecasts,
+            _arrays(answer),
             model_name=service,
             model_version=answer.model_id,
             parameters={"variant": answer.variant, "generation": answer.generation},
@@ -250,7 +253,7 @@ class App:
         return Reply(200, published.body, headers=headers, service=service, variant="forecast")
 
     def _services(self) -> Reply:
-        return Reply(200, list_services(self.keeper, self.newest, self.specs))
+        return Reply(200, list_services(self.keeper, self.newest))
 
     # Health ----------------------------------------------------------------------------------
 
@@ -316,6 +319,11 @@ class App:
 
 _UNANSWERED = "no version of this service could answer; the request itself is sound. Try again"
 _OUR_FAULT = "the replica failed on this request; its log has the request id"
+
+
+def _arrays(answer: Answer) -> list[NDArray[np.float64]]:
+    """As the protocols write them: one array a window."""
+    return list(np.asarray(answer.forecasts, dtype=np.float64).reshape(-1, 1))
 
 
 def _pinned(request: Request) -> str | None:

@@ -7,6 +7,7 @@ baseline can answer; the answer says which version gave it.
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,9 +34,9 @@ MIRROR_TASKS = 64
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One forecast array a window, and who gave it."""
+    """One forecast a window, from its last bar, and who gave it."""
 
-    forecasts: Sequence[Floats]
+    forecasts: Sequence[float]
     model_id: str
     variant: str
     generation: int
@@ -100,18 +101,13 @@ class Desk:
             return await self._pinned(route, windows, pinned)
         drawn = deal(route.salt, key or uuid.uuid4().hex) if route.challenger else 0
         first = goes_to_challenger(route, self.replica_id, drawn, valid=sighted.valid)
-        order = self._able(ask_order(route, self.shelf.ready(), challenger_first=first), windows)
+        order = ask_order(route, self.shelf.ready(), challenger_first=first)
         if not order:
             raise NotReady(service)
         answer = await self._asked(route, order, windows, key)
         if drawn < route.mirror_bp:
             self._mirror(route, windows)
         return answer
-
-    def _able(self, order: Sequence[str], windows: Sequence[Window]) -> Sequence[str]:
-        """Those that have enough bars in every window; a challenger may need more of them."""
-        shortest = min((len(window) for window in windows), default=0)
-        return [name for name in order if self.shelf.warm_up(name) <= shortest]
 
     async def _asked(
         self, route: Route, order: Sequence[str], windows: Sequence[Window], key: str | None
@@ -144,19 +140,21 @@ class Desk:
         if dealt != route.champion and route.champion in faults:
             self.counts.live(route, challenger=False, fault=faults[route.champion], key=key)
 
-    async def _ask(self, model_id: str, windows: Sequence[Window]) -> Sequence[Floats]:
+    async def _ask(self, model_id: str, windows: Sequence[Window]) -> list[float]:
         with self.shelf.borrow(model_id) as model:
             if len(windows) == 1:
-                return [await self.batcher.forecast(model, windows[0], timeout_s=self.budget_s)]
+                return [await self._forecast(model, windows[0])]
             return await self._ask_all(model, windows)
 
-    async def _ask_all(self, model: LoadedModel, windows: Sequence[Window]) -> Sequence[Floats]:
-        asked = [
-            asyncio.ensure_future(self.batcher.forecast(model, window, timeout_s=self.budget_s))
-            for window in windows
-        ]
+    async def _forecast(self, model: LoadedModel, window: Window) -> float:
+        """From the window's last bar; what comes before the bars it needs is not computed."""
+        needed = newest_bars(model, window)
+        return last_of(model, await self.batcher.forecast(model, needed, timeout_s=self.budget_s))
+
+    async def _ask_all(self, model: LoadedModel, windows: Sequence[Window]) -> list[float]:
+        asked = [asyncio.ensure_future(self._forecast(model, window)) for window in windows]
         try:
-            return await asyncio.gather(*asked)
+            return list(await asyncio.gather(*asked))
         except BaseException:
             for one in asked:
                 one.cancel()
@@ -177,9 +175,7 @@ class Desk:
 
     def _mirror(self, route: Route, windows: Sequence[Window]) -> None:
         """Show the request to the challenger as well; nobody waits for it."""
-        if route.challenger is None or route.challenger not in self.shelf.ready():
-            return
-        if len(self._mirrors) >= MIRROR_TASKS or not self._able([route.challenger], windows):
+        if route.challenger not in self.shelf.ready() or len(self._mirrors) >= MIRROR_TASKS:
             return
         task = asyncio.get_running_loop().create_task(self._shadowed(route, windows))
         self._mirrors.add(task)
@@ -187,25 +183,52 @@ class Desk:
 
     async def _shadowed(self, route: Route, windows: Sequence[Window]) -> None:
         assert route.challenger is not None
+        fault: str | None = None
         try:
             with self.shelf.borrow(route.challenger) as model:
-                fault = await self._fault_in_shadow(model, windows)
+                for window in windows:
+                    forecasts = await self.batcher.shadow(model, newest_bars(model, window))
+                    if forecasts is None:
+                        # Dropped under load: nothing was learned.
+                        return
+                    last_of(model, forecasts)
         except NotLoaded:
             return
-        if fault is not _DROPPED:
-            self.counts.paired(route, Source.MIRROR, champion=None, challenger=fault)
-
-    async def _fault_in_shadow(self, model: LoadedModel, windows: Sequence[Window]) -> str | None:
-        try:
-            for window in windows:
-                if await self.batcher.shadow(model, window) is None:
-                    return _DROPPED
-        except ModelFault as fault:
-            return fault.kind
-        return None
+        except ModelFault as error:
+            fault = error.kind
+        self.counts.paired(route, Source.MIRROR, champion=None, challenger=fault)
 
 
-_DROPPED = "dropped"
+def newest_bars(model: LoadedModel, window: Window) -> Window:
+    """The bars of a window that the model needs for its last one.
+
+    A version that needs more than its callers send would break them once it is live, so that
+    counts as its fault.
+
+    Raises:
+        ModelFault: when there are too few.
+    """
+    needed = model.warm_up
+    if len(window) == needed:
+        return window
+    if len(window) < needed:
+        raise ModelFault(
+            model.model_id, "too_few_bars", f"it needs {needed} bars, the request has {len(window)}"
+        )
+    values, times, holes = window.values, window.open_time, window.hole_before
+    return Window(values[-needed:], times[-needed:], holes[-needed:])
+
+
+def last_of(model: LoadedModel, forecasts: Floats) -> float:
+    """The forecast of the last bar.
+
+    Raises:
+        ModelFault: when there is none.
+    """
+    value = float(forecasts[-1])
+    if not math.isfinite(value):
+        raise ModelFault(model.model_id, "no_forecast", "none can be made from the last bar")
+    return value
 
 
 def variant_of(route: Route, model_id: str) -> str:

@@ -6,30 +6,32 @@ from typing import Any
 
 import orjson
 
-from mlops.errors import NotReady
 from mlops.serving.newest import Newest
 from mlops.serving.replica import Keeper
 from mlops.serving.sight import Sighted
-from mlops.serving.specs import Specs
+from mlops.store.live import Route
 
 
-def list_services(keeper: Keeper, newest: Newest, specs: Specs) -> bytes:
+def list_services(keeper: Keeper, newest: Newest) -> bytes:
     """Every service as JSON."""
     services = [
-        _described(sighted, keeper, newest, specs)
-        for _, sighted in sorted(keeper.sight().routes.items())
+        _described(sighted, keeper, newest) for _, sighted in sorted(keeper.sight().routes.items())
     ]
     body = {"replica": keeper.identity.name, "services": services}
     return orjson.dumps(body)
 
 
-def _described(sighted: Sighted, keeper: Keeper, newest: Newest, specs: Specs) -> dict[str, Any]:
+def bars_to_send(route: Route, keeper: Keeper) -> int | None:
+    """So many bars let whoever a request is dealt to answer it; None where nothing is ready."""
+    ready = keeper.shelf.ready()
+    names = (route.champion, route.challenger, route.previous_champion, route.baseline)
+    needs = [keeper.shelf.warm_up(name) for name in names if name is not None and name in ready]
+    return max(needs, default=None)
+
+
+def _described(sighted: Sighted, keeper: Keeper, newest: Newest) -> dict[str, Any]:
     route = sighted.route
     published = newest.of(route.service)
-    try:
-        bars: int | None = specs.of(route).min_bars
-    except NotReady:
-        bars = None
     return {
         "service": route.service,
         "champion": route.champion,
@@ -44,7 +46,7 @@ def _described(sighted: Sighted, keeper: Keeper, newest: Newest, specs: Specs) -
             for model_id in {route.champion, route.previous_champion, route.challenger}
             if model_id in keeper.shelf.ready()
         ),
-        "bars": bars,
+        "bars": bars_to_send(route, keeper),
         "newest_bar": None if published is None else published.row.bar,
         "fresh": published is not None and published.fresh,
     }

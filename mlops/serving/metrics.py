@@ -53,7 +53,7 @@ class Metrics:
 
     def gauges(self, read: Callable[[], Iterator[tuple[str, str, dict[str, str], float]]]) -> None:
         """Have gauges read at each scrape: name, help, labels and value of each."""
-        self.registry.register(_Read(read))  # type: ignore[arg-type]
+        self.registry.register(_Read(read))
 
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -15,20 +15,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-import numpy as np
 import orjson
 import pandas as pd
 
 from mlops.data.bars import content_hash
 from mlops.data.calendar import load_calendar
 from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
-from mlops.models.windows import Window
+from mlops.models.windows import Window, window_of
 from mlops.rollout.routing import ask_order
 from mlops.service import Service
 from mlops.serving.bars import Recent, RecentBars
 from mlops.serving.batching import Batcher
 from mlops.serving.clock import market_speed
-from mlops.serving.desk import variant_of
+from mlops.serving.desk import last_of, variant_of
 from mlops.serving.interval import error_quantiles
 from mlops.serving.loaded import LoadedModel, Shelf
 from mlops.serving.sight import Sight
@@ -170,12 +169,10 @@ class Newest:
         self, route: Route, service: Service, recent: Recent, model_id: str, role: Role
     ) -> ForecastRow:
         with self.shelf.borrow(model_id) as model:
-            frame = recent.frame.iloc[-int(model.bundle.config["warm_up"]) :]
+            frame = recent.frame.iloc[-model.warm_up :]
             window = newest_window(model, service, frame)
             forecasts = await self.batcher.forecast(model, window, timeout_s=self.budget_s)
-            value = float(forecasts[-1])
-            if not np.isfinite(value):
-                raise ModelFault(model_id, "no_history", "a hole lies in its last bars")
+            value = last_of(model, forecasts)
             low, high = await asyncio.to_thread(self._interval, model, value)
         return ForecastRow(
             service=route.service,
@@ -231,4 +228,4 @@ class Newest:
 def newest_window(model: LoadedModel, service: Service, frame: pd.DataFrame) -> Window:
     """The bars as the model's own calendar sees them."""
     calendar = load_calendar(str(model.bundle.config["calendar"]))
-    return Window.of(frame, service.timeframe, calendar)
+    return window_of(frame, service.timeframe, calendar)

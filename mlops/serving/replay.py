@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping
-
-import numpy as np
+from collections.abc import Callable, Mapping
 
 from mlops.errors import MlopsError, ModelFault
 from mlops.models.windows import Window
@@ -18,6 +16,7 @@ from mlops.service import Service
 from mlops.serving.bars import RecentBars
 from mlops.serving.batching import Batcher
 from mlops.serving.counts import Counts
+from mlops.serving.desk import last_of, newest_bars
 from mlops.serving.loaded import LoadedModel, Shelf
 from mlops.serving.newest import newest_window
 from mlops.serving.sight import Sight
@@ -95,9 +94,9 @@ class Replay:
             self.shelf.borrow(route.champion) as champion,
             self.shelf.borrow(route.challenger) as challenger,
         ):
-            size = max(_warm_up(champion), _warm_up(challenger))
+            size = max(champion.warm_up, challenger.warm_up)
             whole = newest_window(challenger, service, recent.frame.iloc[-(REPLAY_BARS + size) :])
-            windows = list(_unbroken(whole, size))
+            windows = [part for part in whole.sliding(size) if not part.hole_before[1:].any()]
             for first in range(0, len(windows), TOGETHER):
                 part = windows[first : first + TOGETHER]
                 pairs = [self._pair(route, champion, challenger, window) for window in part]
@@ -117,24 +116,13 @@ class Replay:
 
     async def _fault(self, model: LoadedModel, window: Window) -> str | None:
         try:
-            forecasts = await self.batcher.shadow(model, window)
+            forecasts = await self.batcher.shadow(model, newest_bars(model, window))
+            if forecasts is None:
+                return _DROPPED
+            last_of(model, forecasts)
         except ModelFault as fault:
             return fault.kind
-        if forecasts is None:
-            return _DROPPED
-        return None if np.isfinite(forecasts[-1]) else "no_forecast"
+        return None
 
 
 _DROPPED = "dropped"
-
-
-def _unbroken(whole: Window, size: int) -> Iterator[Window]:
-    """Every stretch of ``size`` bars without a hole."""
-    for end in range(size, len(whole) + 1):
-        part = slice(end - size, end)
-        if not whole.hole_before[part][1:].any():
-            yield Window(whole.values[part], whole.open_time[part], whole.hole_before[part])
-
-
-def _warm_up(model: LoadedModel) -> int:
-    return int(model.bundle.config["warm_up"])

@@ -8,7 +8,7 @@ from mlops.features.indicators import reads_clock
 from mlops.models.recipe import Recipe
 from mlops.rollout.routing import ask_order
 from mlops.service import Service
-from mlops.serving.inputs import InputSpec
+from mlops.serving.inputs import InputSpec, unbroken_bars
 from mlops.serving.loaded import LoadedModel, Shelf
 from mlops.store.live import Route
 
@@ -46,8 +46,9 @@ def spec_of(model: LoadedModel, service: Service) -> InputSpec:
     return InputSpec(
         timeframe=service.timeframe,
         calendar=load_calendar(str(config["calendar"])),
-        min_bars=int(config["warm_up"]),
+        min_bars=model.warm_up,
         max_bars=MAX_BARS,
         max_windows=MAX_WINDOWS,
+        unbroken_bars=unbroken_bars(recipe),
         needs_clock=any(reads_clock(name) for name in recipe.every_feature),
     )

@@ -1,0 +1,54 @@
+"""A challenger's share runs out by this process's clock; routes stay as they were last seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+
+from mlops.serving import sight as sight_module
+from mlops.serving.sight import look
+from mlops.store import ModelVersion, Status, Store, Why
+from mlops.store.live import change_route, keep_exposed, read_route
+from tests.mlops.store.conftest import SERVICE, add, began, store, url  # noqa: F401
+
+AT = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def exposed(began: Store, add: Callable[..., ModelVersion]) -> Store:  # noqa: F811
+    from dataclasses import replace
+
+    add("challenger", 2, status=Status.CHALLENGER)
+    with began.write() as connection:
+        route = read_route(connection, SERVICE)
+        assert route is not None
+        after = replace(route, challenger="challenger", weight_bp=1000, salt="s")
+        change_route(connection, route, after, "test", Why(AT))
+    return began
+
+
+def test_a_share_that_nobody_renewed_does_not_count(exposed: Store) -> None:
+    assert not look(exposed).routes[SERVICE].valid
+
+
+def test_a_renewed_share_counts_until_it_runs_out(
+    exposed: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with exposed.write() as connection:
+        keep_exposed(connection, SERVICE, seconds=5.0)
+    seen = look(exposed).routes[SERVICE]
+    assert seen.valid
+    later = seen.valid_until + 0.001
+    monkeypatch.setattr(sight_module.time, "monotonic", lambda: later)
+    assert not seen.valid
+
+
+def test_looking_never_stretches_a_share(exposed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the reading costs is taken off: the clock is read before it."""
+    with exposed.write() as connection:
+        keep_exposed(connection, SERVICE, seconds=5.0)
+    ticks = iter([100.0, 200.0, 300.0])
+    monkeypatch.setattr(sight_module.time, "monotonic", lambda: next(ticks))
+    assert look(exposed).routes[SERVICE].valid_until <= 105.0
