@@ -11,6 +11,7 @@
     ├── FeatureError           an unknown or impossible feature specification
     │   └── LookaheadError     a feature that reads the future
     ├── ModelError             an unknown model type, a bad configuration or a bad forecast
+    │   └── NotFinite          a forecast that is no number
     ├── TrainingError          a training that could not finish
     │   └── TrainingTimeout    ... because its deadline passed
     ├── GateError              evidence that cannot be judged
@@ -20,11 +21,13 @@
     ├── ServingError           a request that was not answered
     │   ├── RequestRefused     ... because it is wrong: status, code and message say how
     │   ├── QueueFull          ... because too many wait already
+    │   ├── TimedOut           ... because its time ran out before its turn came
     │   ├── NotReady           ... because no version of the service is ready yet
     │   ├── NotLoaded          a version that this process does not hold
     │   └── ModelFault         a version that failed on a good request
     ├── RolloutError           a rollout that was asked for and cannot be
-    │   └── RolloutRefused     ... because the version may not go live
+    │   ├── RolloutRefused     ... because the version may not go live
+    │   └── RolloutFailed      a rollout that was undone
     └── StoreError             the store refused a change
         └── LeaseLost          ... of a process whose role another one holds now
 
@@ -103,6 +106,10 @@ class ModelError(MlopsError, ValueError):
     """An unknown model type, a bad configuration or a bad forecast."""
 
 
+class NotFinite(ModelError):
+    """A forecast that is NaN or infinite."""
+
+
 class TrainingError(MlopsError):
     """A training that could not finish."""
 
@@ -166,6 +173,16 @@ class QueueFull(ServingError):
         )
 
 
+class TimedOut(ServingError, TimeoutError):
+    """A request whose time ran out in the queue; no version is to blame."""
+
+    def __init__(self, *, waited_s: float, timeout_s: float):
+        super().__init__(
+            f"no answer within {timeout_s:g} s, {waited_s:.2g} s of them in the queue; try again "
+            "later, or add a replica"
+        )
+
+
 class NotReady(ServingError):
     """No version of a service is ready in this process."""
 
@@ -196,3 +213,7 @@ class RolloutError(MlopsError):
 
 class RolloutRefused(RolloutError):
     """A version that may not go live."""
+
+
+class RolloutFailed(RolloutError):
+    """A rollout that was undone; the champion of before serves."""

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops.errors import ModelError, TrainingTimeout
+from mlops.errors import ModelError, NotFinite, TrainingTimeout
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.recipe import Param, Recipe
@@ -168,7 +168,7 @@ class Forecaster(ABC):
         """(n,) forecasts made at the closes of ``rows``, in the target's unit.
 
         Raises:
-            ModelError: when a row has no complete window, or a forecast is not finite.
+            ModelError: when a row has no complete window; `NotFinite` when a forecast is none.
         """
         if not rows.size:
             return np.empty(0)
@@ -192,13 +192,14 @@ class Forecaster(ABC):
 
     def _checked(self, dataset: Dataset, rows: Rows) -> Floats:
         forecast = np.asarray(self._predict(dataset, rows), dtype=np.float64)
-        if forecast.shape != rows.shape or not np.isfinite(forecast).all():
-            raise ModelError(
-                f"{self.recipe.model_type} gave shape {forecast.shape} with "
-                f"{int((~np.isfinite(forecast)).sum())} values not finite for {rows.size} rows; "
-                "one finite number a row is allowed"
-            )
-        return forecast
+        if forecast.shape == rows.shape and np.isfinite(forecast).all():
+            return forecast
+        kind = ModelError if forecast.shape != rows.shape else NotFinite
+        raise kind(
+            f"{self.recipe.model_type} gave shape {forecast.shape} with "
+            f"{int((~np.isfinite(forecast)).sum())} values not finite for {rows.size} rows; "
+            "one finite number a row is allowed"
+        )
 
     def trainable(self, dataset: Dataset, rows: Rows) -> Rows:
         """Those of ``rows`` that have both a label and a complete window.
