@@ -1,9 +1,10 @@
-"""The platform's face: one object in the platform's words over registry and store."""
+"""The platform's face: one object in the platform's words over registry, store and rollouts."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
@@ -15,8 +16,10 @@ import pandas as pd
 from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars
 from mlops.data.simulator import simulate_bars
+from mlops.deployer import Deployer, is_champion
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
+from mlops.models.bundle import Trust
 from mlops.registry import (
     Comparison,
     Explanation,
@@ -24,15 +27,31 @@ from mlops.registry import (
     Registry,
     claimed_candidate,
     compare_versions,
+    connect,
     ensure_service,
     evaluate_version,
     explain,
-    open_registry,
+    open_trust,
     register,
 )
+from mlops.rollout.plan import Strategy
 from mlops.service import Service
 from mlops.settings import Settings
-from mlops.store import ModelVersion, Why, get_version, list_versions
+from mlops.store import (
+    ModelVersion,
+    Reign,
+    Rollout,
+    Route,
+    Store,
+    Why,
+    get_version,
+    list_reigns,
+    list_rollouts,
+    list_versions,
+    live_at,
+    open_store,
+)
+from mlops.store.audit import SYSTEM
 from mlops.validation.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
@@ -41,10 +60,14 @@ EXAMPLE_BARS = 3000
 EXAMPLE_SEED = 0
 _EXAMPLE_START = datetime(2024, 1, 1, tzinfo=UTC)
 _SERVICE_KEYS = ("venue", "timeframe", "target", "horizon")
+_HOLDER = "manager"
 
 
 class MLOpsManager:
-    """Register models and look them up; store and MLflow are opened on first use."""
+    """Register models, take them live and back, look them up.
+
+    The store, and MLflow where a call needs it, are opened on first use.
+    """
 
     def __init__(self, config: Settings) -> None:
         self.config = config
@@ -53,14 +76,29 @@ class MLOpsManager:
     def registry(self) -> Registry:
         """The open registry, for what has no word of its own here."""
         config = self.config
-        return open_registry(
-            base_path=config.mlops_base_path,
-            store_url=config.database_url,
-            tracking_uri=config.tracking_uri,
-            experiment=config.mlflow_experiment_name,
-            custom_modules=config.custom_model_modules,
+        tracking = connect(config.tracking_uri, config.mlflow_experiment_name)
+        return Registry(self.store, tracking, config.mlops_base_path.resolve(), self.trust)
+
+    @cached_property
+    def store(self) -> Store:
+        """The open store."""
+        self.config.mlops_base_path.mkdir(parents=True, exist_ok=True)
+        return open_store(self.config.database_url)
+
+    @cached_property
+    def trust(self) -> Trust:
+        """What this installation loads."""
+        config = self.config
+        return open_trust(
+            config.mlops_base_path.resolve(),
+            config.custom_model_modules,
             allow_signed_pickle=config.allow_signed_pickle,
         )
+
+    @cached_property
+    def deployer(self) -> Deployer:
+        """What takes versions live, for who follows a rollout step by step."""
+        return Deployer(self.config, self.store, self.trust, lambda: self.registry)
 
     async def register_model(
         self,
@@ -85,6 +123,89 @@ class MLOpsManager:
         service = self.config.service(symbol, **given)
         return await asyncio.to_thread(self._register, model, model_type, service, metrics, notes)
 
+    async def deploy_model(
+        self,
+        model_id: str,
+        deployment_strategy: Strategy | str | None = None,
+        *,
+        wait: bool = True,
+        force: bool = False,
+        actor: str = SYSTEM,
+        reason: str = "",
+        **plan: Any,
+    ) -> bool:
+        """Take a version live; True when it became the champion and stayed healthy.
+
+        It is carried on from here for as long as it takes; where no replica is live, one without
+        HTTP comes along, and recent bars are its trials. A rollout that was undone returns False
+        and logs why. Without ``wait`` it is asked for and False is returned at once: whoever
+        carries rollouts on does so. ``plan`` changes what the strategy spells out (``dwell_s``,
+        ``bake_s``, `mlops.rollout.plan.Plan`); ``force`` overrides the gates, with a person as
+        ``actor`` and a ``reason``.
+
+        Raises:
+            RolloutRefused: when the version may not go live, with what to do.
+            VersionNotFound: when there is no such version.
+        """
+        asked = await asyncio.to_thread(
+            self.deployer.request,
+            model_id,
+            deployment_strategy,
+            _why(actor, reason),
+            force=force,
+            changes=plan,
+        )
+        if not wait:
+            return False
+        ended = await self.follow_rollout(asked.id)
+        if not is_champion(ended):
+            log.warning("%s is not live, %s %s: %s", model_id, ended.id, ended.phase, ended.reason)
+        return is_champion(ended)
+
+    async def follow_rollout(self, rollout_id: str) -> Rollout:
+        """Carry a rollout to its end; a cancelled wait leaves it to whoever carries on next.
+
+        Raises:
+            RolloutError: when there is no such rollout.
+        """
+        stop = threading.Event()
+        follow = self.deployer.follow
+        try:
+            return await asyncio.to_thread(follow, rollout_id, holder=_HOLDER, stop=stop)
+        finally:
+            stop.set()
+
+    async def abort_rollout(self, rollout_id: str, *, actor: str, reason: str) -> Rollout:
+        """Have a rollout undone, and wait until it is.
+
+        Raises:
+            RolloutError: when there is no such rollout, or it has ended.
+        """
+        abort = self.deployer.abort
+        return await asyncio.to_thread(abort, rollout_id, _why(actor, reason), holder=_HOLDER)
+
+    async def rollback_model(self, service_or_model_id: str, *, actor: str, reason: str) -> Route:
+        """Put the previous champion back at once, after it has shown that it loads and forecasts.
+
+        Raises:
+            RolloutError: when there is nothing to go back to, or a rollout is under way.
+            BundleError: when the previous champion does not load.
+        """
+        roll_back = self.deployer.roll_back
+        return await asyncio.to_thread(roll_back, service_or_model_id, _why(actor, reason))
+
+    def rollouts(self, service: str | None = None) -> tuple[Rollout, ...]:
+        """Every rollout, of one service or of all, newest first."""
+        return list_rollouts(self.store, service=service)
+
+    def who_was_live(self, service: str, at: datetime) -> Reign | None:
+        """What served at that moment, since when, by whom and why; None before it began."""
+        return live_at(self.store, service, at)
+
+    def live_history(self, service: str) -> tuple[Reign, ...]:
+        """Every change of what was live, oldest first."""
+        return list_reigns(self.store, service)
+
     def list_models(
         self,
         *,
@@ -93,9 +214,7 @@ class MLOpsManager:
         status: str | None = None,
     ) -> tuple[ModelVersion, ...]:
         """The versions that match every word given, newest first."""
-        return list_versions(
-            self.registry.store, model_type=model_type, symbol=symbol, status=status
-        )
+        return list_versions(self.store, model_type=model_type, symbol=symbol, status=status)
 
     def get_model(self, model_id: str) -> ModelVersion:
         """One version.
@@ -103,7 +222,7 @@ class MLOpsManager:
         Raises:
             VersionNotFound: when there is no such version.
         """
-        return get_version(self.registry.store, model_id)
+        return get_version(self.store, model_id)
 
     def explain(self, model_id: str) -> Explanation:
         """Why a version passed or was refused, on what data, by which code."""
@@ -148,6 +267,10 @@ class MLOpsManager:
         why = Why(datetime.now(UTC), reason=f"registered by its caller; examples from {source}")
         ensure_service(self.registry, service, dataset, why)
         return register(self.registry, candidate, why)
+
+
+def _why(actor: str, reason: str) -> Why:
+    return Why(datetime.now(UTC), actor=actor or SYSTEM, reason=reason)
 
 
 def example_bars(service: Service, cache_root: Path) -> tuple[Dataset, str]:

@@ -1,20 +1,38 @@
-"""Shows a verdict in the Prefect UI."""
+"""Shows in the Prefect UI what was judged, how a rollout stands, and what was repaired."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import httpx
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging import get_run_logger
 
 from mlops.registry.judgement import Judgement
+from mlops.rollout.analysis import ALPHA_WORSE
+from mlops.rollout.carrier import Seen
 from mlops.service import Service
-from mlops.store import ModelVersion
+from mlops.store import ModelVersion, RolloutEvent
 from tasks.project import Project
 
 MLFLOW_UI = "http://127.0.0.1:5000"
+RECONCILE_KEY = "reconcile"
+REFRESH_S = 30.0
+"""How often a table is drawn anew while a step waits for evidence."""
 
 
 def artifact_key(service: Service) -> str:
     """Prefect artifact keys allow lower-case letters, digits and dashes only."""
-    return "train-" + service.key.replace(".", "-").replace("_", "-")
+    return "train-" + _dashed(service.key)
+
+
+def deploy_key(service: str) -> str:
+    """The key of a service's rollouts."""
+    return "deploy-" + _dashed(service)
 
 
 def gate_table(project: Project, version: ModelVersion, judgement: Judgement, card: Path) -> str:
@@ -35,3 +53,84 @@ def run_url(project: Project, version: ModelVersion) -> str:
     tracking = project.registry.tracking
     host = tracking.uri.rstrip("/") if tracking.uri.startswith("http") else MLFLOW_UI
     return f"{host}/#/experiments/{tracking.experiment_id}/runs/{version.run_id}"
+
+
+class Announcer:
+    """Told how a rollout stands: each arrow is logged and drawn, waiting is drawn now and then."""
+
+    def __init__(self) -> None:
+        self.told = 0
+        self.shown: list[dict[str, Any]] = []
+        self.fresh_until = 0.0
+
+    def __call__(self, seen: Seen) -> None:
+        if not (FlowRunContext.get() or TaskRunContext.get()):
+            return
+        for event in seen.events[self.told :]:
+            get_run_logger().info("%s %s: %s", seen.rollout.id, event.to_phase, event.reason)
+        table, now = rollout_table(seen), time.monotonic()
+        if len(seen.events) > self.told or (table != self.shown and now >= self.fresh_until):
+            self._draw(seen, table)
+            self.fresh_until = now + REFRESH_S
+        self.told = len(seen.events)
+
+    def _draw(self, seen: Seen, table: list[dict[str, Any]]) -> None:
+        row = seen.rollout
+        title = f"{row.to_version} going live by {row.strategy} on {row.service}: {row.phase}"
+        try:
+            create_table_artifact(key=deploy_key(row.service), table=table, description=title)
+            self.shown = table
+        except httpx.HTTPError as error:
+            # The rollout goes on where nobody can see it.
+            get_run_logger().warning("the table could not be shown: %s", error)
+
+
+def rollout_table(seen: Seen) -> list[dict[str, Any]]:
+    """One row an arrow, with the evidence it was taken on; the last one is how it stands now."""
+    rows = [_event_row(event) for event in seen.events]
+    if seen.verdict is None:
+        return rows
+    verdict, last = seen.verdict, seen.events[-1]
+    now = {
+        "weight_bp": last.detail.get("weight_bp", 0),
+        "verdict": verdict.word,
+        "e_value": verdict.e_value,
+        "upper_bound": verdict.upper_bound,
+        "trials": verdict.trials,
+        "faults": verdict.faults,
+    }
+    waiting = {"at": "now", "phase": str(last.to_phase), "step": last.step}
+    return [*rows, {**waiting, **_evidence(now), "generation": last.generation, "why": "waiting"}]
+
+
+def announce_repairs(changes: tuple[str, ...]) -> None:
+    """Show what was put right; nothing where nothing was."""
+    if changes:
+        lines = "\n".join(f"- {change}" for change in changes)
+        create_markdown_artifact(key=RECONCILE_KEY, markdown=f"# Put right\n\n{lines}\n")
+
+
+def _event_row(event: RolloutEvent) -> dict[str, Any]:
+    at = f"{event.at:%Y-%m-%d %H:%M:%S}"
+    began = {"at": at, "phase": str(event.to_phase), "step": event.step}
+    after = {"generation": event.generation, "why": event.reason}
+    return {**began, **_evidence(event.detail), **after}
+
+
+def _evidence(detail: Mapping[str, Any]) -> dict[str, str]:
+    """The figures as people read them; none before the first verdict."""
+    if not detail:
+        names = ("weight", "samples", "faults", "evidence for worse", "upper bound", "verdict")
+        return dict.fromkeys(names, "")
+    return {
+        "weight": f"{detail['weight_bp'] / 100:g} %",
+        "samples": f"{detail['trials']}",
+        "faults": f"{detail['faults']}",
+        "evidence for worse": f"{detail['e_value']:.3g} of {1 / ALPHA_WORSE:.0f}",
+        "upper bound": f"{detail['upper_bound']:.2%}",
+        "verdict": str(detail["verdict"]),
+    }
+
+
+def _dashed(key: str) -> str:
+    return key.replace(".", "-").replace("_", "-")

@@ -5,8 +5,16 @@ from mlops.registry.bundles import BundleParts, bundle_parts, verify_bundle, wri
 from mlops.registry.claims import claimed_candidate
 from mlops.registry.code import code_version
 from mlops.registry.comparison import Comparison, Period, compare_versions, evaluate_version
-from mlops.registry.connection import Registry, load, open_registry
+from mlops.registry.connection import (
+    Registry,
+    lies_here,
+    load,
+    load_version,
+    open_registry,
+    open_trust,
+)
 from mlops.registry.explanation import Explanation, explain
+from mlops.registry.mirror import mirror
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog, Tracking, connect, open_run
@@ -30,9 +38,13 @@ __all__ = [
     "ensure_service",
     "evaluate_version",
     "explain",
+    "lies_here",
     "load",
+    "load_version",
+    "mirror",
     "open_registry",
     "open_run",
+    "open_trust",
     "reconcile",
     "register",
     "verify_bundle",

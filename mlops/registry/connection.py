@@ -15,7 +15,7 @@ from mlops.errors import BundleError, RegistryError
 from mlops.models.bundle import Bundle, Trust, open_bundle
 from mlops.models.signing import load_or_make_key
 from mlops.registry.tracking import Tracking, connect
-from mlops.store import Store, get_version, open_store
+from mlops.store import ModelVersion, Store, get_version, open_store
 
 LOCK_TIMEOUT_S = 600.0
 BUNDLE_FOLDER = "bundle"
@@ -79,24 +79,35 @@ def open_registry(
         StoreError, RegistryError, BundleError: when one of them cannot be used.
     """
     home = base_path.resolve()
-    home.mkdir(parents=True, exist_ok=True)
-    key = load_or_make_key(key_file(home))
+    trust = open_trust(home, custom_modules, allow_signed_pickle=allow_signed_pickle)
     return Registry(
         store=open_store(store_url),
         tracking=connect(tracking_uri, experiment),
         home=home,
-        trust=Trust(key, custom_modules, allow_signed_pickle),
+        trust=trust,
     )
 
 
-def fetch(bundle_uri: str, registry: Registry) -> Path:
+def open_trust(
+    home: Path, custom_modules: tuple[str, ...] = (), *, allow_signed_pickle: bool = False
+) -> Trust:
+    """What this installation loads; its signing key is made on first use."""
+    home.mkdir(parents=True, exist_ok=True)
+    return Trust(load_or_make_key(key_file(home)), custom_modules, allow_signed_pickle)
+
+
+def fetch(bundle_uri: str) -> Path:
     """The bundle's directory on this machine, downloaded where it is kept elsewhere."""
-    parsed = urlparse(bundle_uri)
-    if parsed.scheme == "file":
-        return Path(url2pathname(parsed.path))
+    if lies_here(bundle_uri):
+        return Path(url2pathname(urlparse(bundle_uri).path))
     import mlflow
 
     return Path(mlflow.artifacts.download_artifacts(artifact_uri=bundle_uri))
+
+
+def lies_here(bundle_uri: str) -> bool:
+    """Whether the bundle is read without MLflow."""
+    return urlparse(bundle_uri).scheme == "file"
 
 
 def load(registry: Registry, model_id: str) -> Bundle:
@@ -106,11 +117,19 @@ def load(registry: Registry, model_id: str) -> Bundle:
         VersionNotFound: when there is no such version.
         BundleError: when its files are not what was registered.
     """
-    version = get_version(registry.store, model_id)
-    bundle = open_bundle(fetch(version.bundle_uri, registry), registry.trust)
+    return load_version(get_version(registry.store, model_id), registry.trust)
+
+
+def load_version(version: ModelVersion, trust: Trust) -> Bundle:
+    """As `load`, of a row of the store.
+
+    Raises:
+        BundleError: when its files are not what was registered.
+    """
+    bundle = open_bundle(fetch(version.bundle_uri), trust)
     if bundle.digest != version.digest:
         raise BundleError(
-            f"the bundle of {model_id} has digest {bundle.digest[:12]}, registered was "
+            f"the bundle of {version.model_id} has digest {bundle.digest[:12]}, registered was "
             f"{version.digest[:12]}; restore {version.bundle_uri} from a copy"
         )
     return bundle

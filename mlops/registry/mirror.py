@@ -9,6 +9,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from mlops.errors import RegistryError
 from mlops.registry.tracking import Tracking
 from mlops.store import ModelVersion, list_versions
 from mlops.store.engine import Store
@@ -29,8 +30,21 @@ ALIASES = ("champion", "challenger", "baseline")
 
 
 def mirror(store: Store, tracking: Tracking, service: str) -> tuple[str, ...]:
-    """Make MLflow agree with the store on one service; returns what had to change, in words."""
-    changed = [*_mirror_tags(store, tracking, service), *_mirror_aliases(store, tracking, service)]
+    """Make MLflow agree with the store on one service; returns what had to change, in words.
+
+    Raises:
+        RegistryError: when MLflow does not answer.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        changed = _mirror_tags(store, tracking, service)
+        changed += _mirror_aliases(store, tracking, service)
+    except MlflowException as error:
+        raise RegistryError(
+            f"MLflow at {tracking.uri} does not show what is live of {service} ({error}); the "
+            "store decides and serving goes on, `reconcile` repairs it once MLflow answers"
+        ) from error
     for change in changed:
         log.info("service=%s %s", service, change)
     return tuple(changed)

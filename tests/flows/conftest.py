@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.flows.deployable import deployable, trained
 from tests.project import Place, made_place, skip_verification
+
+__all__ = ["deployable", "trained"]
 
 
 @pytest.fixture(scope="session", autouse=True)

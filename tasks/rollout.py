@@ -1,0 +1,111 @@
+"""The steps of a rollout: ask, follow it to its end, say what became of it; and carry on others."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+
+from mlops.errors import RolloutFailed, RolloutRefused
+from mlops.manager import MLOpsManager
+from mlops.registry.reconcile import reconcile
+from mlops.rollout.carrier import unfinished
+from mlops.rollout.config import DeploymentConfig, RolloutSettings
+from mlops.rollout.plan import Strategy
+from mlops.settings import current_settings
+from mlops.store import ModelVersion, Phase, Rollout, Status, Why
+from mlops.store.audit import SYSTEM
+from mlops.store.rollouts import ask_abort
+from tasks.announce import Announcer, deploy_key
+
+log = logging.getLogger(__name__)
+
+HOLDER = "flow"
+
+
+def open_manager() -> MLOpsManager:
+    """The platform as the settings name it."""
+    return MLOpsManager(current_settings())
+
+
+@task(cache_policy=NO_CACHE)
+def request(
+    manager: MLOpsManager,
+    model_id: str,
+    strategy: Strategy | None,
+    *,
+    force: bool,
+    actor: str,
+    reason: str,
+    plan: RolloutSettings,
+) -> Rollout:
+    """Ask for the rollout; the row is the request."""
+    why = Why(datetime.now(UTC), actor or SYSTEM, noted(reason, force=force))
+    changes = plan.changes
+    return manager.deployer.request(model_id, strategy, why, force=force, changes=changes)
+
+
+@task(cache_policy=NO_CACHE)
+def follow(manager: MLOpsManager, asked: Rollout) -> Rollout:
+    """Carry it to its end, and show each step in the Prefect UI."""
+    return manager.deployer.follow(asked.id, holder=HOLDER, tell=Announcer())
+
+
+@task(cache_policy=NO_CACHE)
+def conclude(ended: Rollout) -> Rollout:
+    """Let a rollout that was undone end its flow run as failed, with the reason."""
+    if ended.phase is not Phase.DONE:
+        raise RolloutFailed(
+            f"{ended.to_version} is not live on {ended.service}, {ended.from_version} goes on "
+            f"serving: {ended.reason}. Artifact {deploy_key(ended.service)} shows each step"
+        )
+    return ended
+
+
+@task(cache_policy=NO_CACHE)
+def carry_open(manager: MLOpsManager, seconds: float) -> tuple[str, ...]:
+    """Resume or undo what nobody carries on, for so long at most."""
+    moved = manager.deployer.carry_open(holder=HOLDER, seconds=seconds)
+    return tuple(f"{one.service} {one.what}: {one.reason}" for one in moved)
+
+
+@task(cache_policy=NO_CACHE)
+def repair(manager: MLOpsManager) -> tuple[str, ...]:
+    """Bring MLflow and files in line with the store."""
+    return reconcile(manager.registry).changes
+
+
+@task(cache_policy=NO_CACHE)
+def ask_for(manager: MLOpsManager, version: ModelVersion, config: DeploymentConfig) -> str:
+    """Ask for the rollout of what has just passed; its id, or nothing where none is wanted."""
+    if not config.auto_deploy or version.status is not Status.CHALLENGER:
+        return ""
+    why = Why(datetime.now(UTC), "train", noted("auto_deploy", force=False))
+    try:
+        asked = manager.deployer.request(
+            version.model_id, config.deployment_strategy, why, force=False, changes=config.changes
+        )
+    except RolloutRefused as error:
+        # The training is good for all that; the version stays challenger.
+        log.warning("%s is not rolled out: %s", version.model_id, error)
+        return ""
+    return asked.id
+
+
+def abort(manager: MLOpsManager, run_id: str, why: str) -> tuple[str, ...]:
+    """Ask that what a flow run is bringing live be undone; returns the rollouts."""
+    mine = [one.id for one in unfinished(manager.store) if run_id in one.requested_why]
+    for rollout_id in mine:
+        ask_abort(manager.store, rollout_id, Why(datetime.now(UTC), "prefect", why))
+    return tuple(mine)
+
+
+def noted(reason: str, *, force: bool) -> str:
+    """The reason with the flow run it came by; overriding gates takes a person's own reason."""
+    run_id = flow_run.id
+    if run_id is None or (force and not reason.strip()):
+        return reason
+    return f"{reason} (flow run {run_id})".strip()

@@ -1,0 +1,88 @@
+"""Replicas that are only rows: they acknowledge routes, hold models and count replayed bars."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mlops.store import Store
+from mlops.store.evidence import Source, Tally, record_tallies
+from mlops.store.live import Route, list_routes
+from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
+
+BEAT_S = 0.05
+LEASE_S = 5.0
+ENOUGH = 1000
+"""Trials without a fault that show a version to be good."""
+
+
+@contextmanager
+def acknowledging(
+    store: Store, *names: str, faults: int = 0, unloadable: frozenset[str] = frozenset()
+) -> Iterator[None]:
+    """Replicas that follow every route until the block ends.
+
+    ``faults`` of a challenger's trials fail; models of ``unloadable`` cannot be loaded.
+    """
+    stop = threading.Event()
+
+    def all_beat() -> None:
+        for name in names or ("one",):
+            beat(store, name, faults=faults, unloadable=unloadable)
+
+    def live() -> None:
+        while not stop.wait(BEAT_S):
+            all_beat()
+
+    all_beat()
+    thread = threading.Thread(target=live, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        for name in names or ("one",):
+            leave(store, name)
+
+
+def beat(store: Store, name: str, *, faults: int, unloadable: frozenset[str]) -> None:
+    """Acknowledge what is live now, and hand in what was counted."""
+    routes = list_routes(store)
+    said = Replica(
+        id=name,
+        incarnation=f"{name}-1",
+        address=f"127.0.0.1:{name}",
+        state=ReplicaState.READY,
+        generations={route.service: route.generation for route in routes},
+        models={one: held(one, unloadable) for route in routes for one in named(route)},
+    )
+    acknowledge(store, said, seconds=LEASE_S)
+    challenged = {route.service: [tally(route, name, faults)] for route in routes if route.salt}
+    record_tallies(store, challenged)
+
+
+def named(route: Route) -> set[str]:
+    """Every version a route speaks of."""
+    spoken = (route.champion, route.previous_champion, route.baseline, route.challenger)
+    return {one for one in spoken if one is not None}
+
+
+def held(model_id: str, unloadable: frozenset[str]) -> HeldModel:
+    if model_id in unloadable:
+        return HeldModel(model_id, "failed", error="its weights are broken")
+    return HeldModel(model_id, "ready")
+
+
+def tally(route: Route, name: str, faults: int) -> Tally:
+    return Tally(
+        scope=route.salt,
+        step=0,
+        source=Source.REPLAY,
+        replica_id=name,
+        incarnation=f"{name}-1",
+        champion_trials=ENOUGH,
+        challenger_trials=ENOUGH,
+        challenger_faults=faults,
+    )
