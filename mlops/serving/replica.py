@@ -47,6 +47,7 @@ BEAT_S = 1.0
 JITTER = 0.2
 LOADER_S = 0.1
 LOAD_TRIES = 3
+BACKOFF_S = 0.3
 RETRY_S = 60.0
 """After so long a model that could not be loaded is tried again."""
 
@@ -250,7 +251,8 @@ class Keeper:
 
     def _try_again(self, model_id: str) -> bool:
         waited = time.monotonic() - self._tried_at.get(model_id, 0.0)
-        return self._tries.get(model_id, 0) < LOAD_TRIES or waited > RETRY_S
+        tries = self._tries.get(model_id, 0)
+        return waited > (BACKOFF_S * tries if tries < LOAD_TRIES else RETRY_S)
 
     def _load_one(self, model_id: str) -> None:
         try:

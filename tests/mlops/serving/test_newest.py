@@ -1,0 +1,108 @@
+"""The forecast of the newest bar: made once, on record once, abstained from when it is old."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from mlops.data.simulator import simulate_bars
+from mlops.errors import MlopsError
+from mlops.serving.runtime import Runtime
+from mlops.store import Store, list_forecasts
+from mlops.store.forecasts import Role
+
+from .conftest import KEY, N_BARS, Library, made_runtime
+
+Settle = Callable[[], None]
+SetRoute = Callable[..., None]
+
+
+def update(runtime: Runtime) -> None:
+    asyncio.run(runtime.newest.update(runtime.keeper.sight().routes[KEY].route))
+
+
+@pytest.fixture
+def live(runtime: Runtime, settle: Settle, library: Library, set_route: SetRoute) -> Runtime:
+    champion, challenger = library.versions
+    set_route(champion=champion, challenger=challenger, salt="rollout-1")
+    settle()
+    return runtime
+
+
+def test_it_is_the_champions_forecast_of_the_last_bar_with_an_interval(
+    live: Runtime, library: Library, frame: pd.DataFrame
+) -> None:
+    update(live)
+    published = live.newest.of(KEY)
+    assert published is not None
+    with live.shelf.borrow(library.versions[0]) as model:
+        expected = model.bundle.predict(frame)["forecast"].iloc[-1]
+    row = published.row
+    assert row.value == pytest.approx(expected, abs=1e-6)
+    assert row.bar == frame.index[-1]
+    assert row.low is not None
+    assert row.high is not None
+    assert row.low < row.value < row.high
+
+
+def test_record_and_shadow_reach_the_store_once_however_often_it_looks(
+    live: Runtime, store: Store, library: Library
+) -> None:
+    for _ in range(3):
+        update(live)
+        live.keeper.write()
+    rows = list_forecasts(store, KEY, role=None)
+    assert {(row.model_id, row.role) for row in rows} == {
+        (library.versions[0], Role.RECORD),
+        (library.versions[1], Role.SHADOW),
+    }
+
+
+def test_a_second_replica_publishes_what_is_on_record(
+    live: Runtime, store: Store, library: Library, set_route: SetRoute, tmp_path: object
+) -> None:
+    update(live)
+    live.keeper.write()
+    set_route(champion=library.versions[1], challenger=None, weight_bp=0)
+    with made_runtime(library, store, library.folder / "second", name="r2") as second:
+        second.keeper.beat()
+        while (model_id := second.keeper._next()) is not None:
+            second.keeper._load_one(model_id)
+        update(second)
+        published, first = second.newest.of(KEY), live.newest.of(KEY)
+        assert published is not None
+        assert first is not None
+        assert published.row == first.row
+        assert published.row.model_id == library.versions[0]
+
+
+def test_a_new_bar_is_forecast_anew(live: Runtime, frame: pd.DataFrame) -> None:
+    update(live)
+    live.newest.bars._held = {
+        name: (mark, simulate_bars(N_BARS + 1, seed=1), label)
+        for name, (mark, _, label) in live.newest.bars._held.items()
+    }
+    update(live)
+    published = live.newest.of(KEY)
+    assert published is not None
+    assert published.row.bar == frame.index[-1] + pd.Timedelta("1h")
+
+
+def test_old_bars_are_not_fresh(live: Runtime) -> None:
+    """The simulated bars ended long ago."""
+    update(live)
+    published = live.newest.of(KEY)
+    assert published is not None
+    assert not published.fresh
+
+
+def test_what_cannot_be_kept_is_not_published(
+    live: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live.spool, "put", lambda rows: False)
+    with pytest.raises(MlopsError, match="not on record is not published"):
+        update(live)
+    assert live.newest.of(KEY) is None

@@ -1,0 +1,110 @@
+"""A replica brings what it holds in line with the store, in order, and says what it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from mlops.errors import BundleError, StoreError
+from mlops.serving import loaded
+from mlops.serving.replica import LOAD_TRIES
+from mlops.serving.runtime import Runtime
+from mlops.store import Store, list_replicas
+from mlops.store.replicas import ReplicaState
+
+from .conftest import KEY, Library
+
+Settle = Callable[[], None]
+SetRoute = Callable[..., None]
+
+
+def test_it_holds_the_champion_and_says_so(runtime: Runtime, settle: Settle, store: Store) -> None:
+    settle()
+    (seen,) = list_replicas(store)
+    route = runtime.keeper.sight().routes[KEY].route
+    assert seen.state is ReplicaState.READY
+    assert seen.generations == {KEY: route.generation}
+    assert seen.holds(route.champion)
+
+
+def test_it_loads_the_challenger_last_and_lets_it_go_when_nobody_wants_it(
+    runtime: Runtime, settle: Settle, store: Store, library: Library, set_route: SetRoute
+) -> None:
+    champion, challenger = library.versions
+    set_route(champion=champion, challenger=challenger)
+    order: list[str] = []
+    load = runtime.shelf.load
+    runtime.shelf.load = lambda version: (order.append(version.model_id), load(version))[1]  # type: ignore[method-assign]
+    settle()
+    assert order == [library.baseline, champion, challenger]
+    set_route(challenger=None)
+    settle()
+    assert runtime.shelf.ready() == {library.baseline, champion}
+
+
+def test_a_challenger_is_not_loaded_while_its_champion_is_not_ready(
+    runtime: Runtime, settle: Settle, library: Library, set_route: SetRoute,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    champion, challenger = library.versions
+    set_route(champion=champion, challenger=challenger)
+    fail_to_load(monkeypatch, champion)
+    monkeypatch.setattr("mlops.serving.replica.RETRY_S", 1e9)
+    settle()
+    assert runtime.shelf.ready() == {library.baseline}
+
+
+def test_a_model_has_failed_only_after_its_last_try(
+    runtime: Runtime, store: Store, library: Library, set_route: SetRoute,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    champion = library.versions[0]
+    set_route(champion=champion)
+    fail_to_load(monkeypatch, champion)
+    monkeypatch.setattr("mlops.serving.replica.RETRY_S", 1e9)
+    runtime.keeper.beat()
+    runtime.keeper._load_one(library.baseline)
+    states = []
+    for _ in range(LOAD_TRIES):
+        runtime.keeper._load_one(champion)
+        runtime.keeper.beat()
+        states.append(list_replicas(store)[0].models[champion].state)
+    assert states == ["loading"] * (LOAD_TRIES - 1) + ["failed"]
+    assert "not today" in str(list_replicas(store)[0].models[champion].error)
+
+
+def test_routes_stay_when_the_store_goes(
+    runtime: Runtime, settle: Settle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle()
+    before = runtime.keeper.sight()
+
+    def away(_: Store) -> None:
+        raise StoreError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlops.serving.replica.look", away)
+        runtime.keeper.beat()
+        assert runtime.keeper.sight() is before
+        assert runtime.keeper.store_away_since is not None
+    runtime.keeper.beat()
+    assert runtime.keeper.store_away_since is None
+
+
+def test_a_draining_replica_is_waited_for_no_more_and_goes(
+    runtime: Runtime, settle: Settle, store: Store
+) -> None:
+    settle()
+    runtime.keeper.drain()
+    assert [one.state for one in list_replicas(store)] == [ReplicaState.DRAINING]
+    runtime.keeper.stop()
+    assert list_replicas(store) == ()
+
+
+def fail_to_load(patch: pytest.MonkeyPatch, unlucky: str) -> None:
+    def stage(name: str, model_id: str) -> None:
+        if name == "golden" and model_id == unlucky:
+            raise BundleError("not today")
+
+    patch.setattr(loaded, "stage", stage)
