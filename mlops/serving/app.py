@@ -195,7 +195,12 @@ class App:
         return Reply(404, b'{"error":"no such path of the Open Inference protocol"}')
 
     async def _infer(self, request: Request, service: str, version: str | None) -> Reply:
-        asked = open_inference.parse_infer(request.body, self._spec(service), service)
+        asked = open_inference.parse_infer(
+            request.body,
+            self._spec(service),
+            service,
+            header_length=request.header(b"inference-header-content-length"),
+        )
         answer = await self.desk.answer(
             service,
             asked.windows,
@@ -350,13 +355,13 @@ def _trouble(
     request: Request, status: int, code: str, message: str, headers: Headers = ()
 ) -> Reply:
     if _speaks_open_inference(request.path):
-        return Reply(status, orjson.dumps({"error": message}), headers=headers)
+        return Reply(status, open_inference.error_body(message), headers=headers)
     return Reply(status, scoring.error_body(status, code, message, request.id), headers=headers)
 
 
 def _refusal(path: str, refused: RequestRefused, request_id: str) -> Reply:
     if _speaks_open_inference(path):
-        return Reply(refused.status, orjson.dumps({"error": str(refused)}))
+        return Reply(refused.status, open_inference.error_body(str(refused)))
     if refused.status == 415:
         return Reply(415, str(refused).encode(), TEXT)
     body = scoring.error_body(refused.status, refused.code, str(refused), request_id)
