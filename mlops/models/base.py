@@ -179,7 +179,7 @@ class Forecaster(ABC):
                 f"({unready.size} of {rows.size} rows): it needs {self.warm_up} bars of "
                 "unbroken history; pass rows where ready() is true"
             )
-        return self._checked(dataset, rows)
+        return self._finite(dataset, rows)
 
     def forecast(self, dataset: Dataset, among: NDArray[np.bool_] | None = None) -> Floats:
         """(N,) forecasts for every bar ``among`` those wanted; NaN where none can be made."""
@@ -187,10 +187,10 @@ class Forecaster(ABC):
         ready = self.ready(dataset)
         rows = np.flatnonzero(ready if among is None else ready & among)
         if rows.size:
-            forecasts[rows] = self._checked(dataset, rows)
+            forecasts[rows] = self._finite(dataset, rows)
         return forecasts
 
-    def _checked(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _finite(self, dataset: Dataset, rows: Rows) -> Floats:
         forecast = np.asarray(self._predict(dataset, rows), dtype=np.float64)
         if forecast.shape == rows.shape and np.isfinite(forecast).all():
             return forecast
