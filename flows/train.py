@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
+from mlops.rollout.config import DeploymentConfig
 from mlops.service import Target
 from mlops.settings import current_settings
 from mlops.training.plan import ModelType, TrainingConfig
@@ -20,12 +21,16 @@ from mlops.validation.evaluation import Evaluation
 from tasks import training as step
 from tasks.announce import artifact_key, gate_table
 from tasks.project import open_project
+from tasks.rollout import ask_for_rollout
 from tasks.slots import training_slot
 
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a training ended with: ``evaluation`` of the holdout, ``report`` the card's path."""
+    """What a training ended with: ``evaluation`` of the holdout, ``report`` the card's path.
+
+    ``rollout_id`` is the rollout that was asked for, empty where none was.
+    """
 
     service: str
     model_id: str
@@ -36,6 +41,7 @@ class TrainResult:
     evaluation: Evaluation
     report: str
     run_id: str
+    rollout_id: str = ""
 
 
 @flow(name="train", flow_run_name="train-{model_type}-{symbol}", validate_parameters=True)
@@ -48,12 +54,15 @@ def train(
     target: Target | None = None,
     horizon: int | None = None,
     training: TrainingConfig | None = None,
+    deployment_config: DeploymentConfig | None = None,
     reason: str = "manual",
 ) -> TrainResult:
     """Train, judge and register one model; a refused one is registered as refused.
 
     What is left out comes from the settings (`DEFAULT_VENUE`, ...). ``reason`` other than
-    ``manual`` refits what was found before instead of searching again.
+    ``manual`` refits what was found before instead of searching again. With
+    ``deployment_config`` what passed its gates may be rolled out at once: it is asked for here,
+    and carried on by whoever holds the role of the controller.
     """
     config = training or TrainingConfig()
     service = current_settings().service(
@@ -75,6 +84,7 @@ def train(
             card = step.draw_card(
                 project, assignment, study=study, judgement=judgement, version=version, run=run
             )
+    rollout_id = ask_for_rollout(version, deployment_config or DeploymentConfig())
     create_markdown_artifact(
         key=artifact_key(service), markdown=gate_table(project, version, judgement, card)
     )
@@ -88,4 +98,5 @@ def train(
         evaluation=judgement.evaluation,
         report=str(card),
         run_id=version.run_id,
+        rollout_id=rollout_id,
     )

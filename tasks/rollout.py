@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from mlops.errors import RolloutFailed, RolloutRefused
+from mlops.errors import RolloutError, RolloutFailed
 from mlops.manager import MLOpsManager
 from mlops.registry.reconcile import reconcile
 from mlops.rollout.carrier import unfinished
@@ -20,8 +20,6 @@ from mlops.store import ModelVersion, Phase, Rollout, Status, Why
 from mlops.store.audit import SYSTEM
 from mlops.store.rollouts import ask_abort
 from tasks.announce import Announcer, deploy_key
-
-log = logging.getLogger(__name__)
 
 HOLDER = "flow"
 
@@ -79,20 +77,19 @@ def repair(manager: MLOpsManager) -> tuple[str, ...]:
 
 
 @task(cache_policy=NO_CACHE)
-def ask_for(manager: MLOpsManager, version: ModelVersion, config: DeploymentConfig) -> str:
-    """Ask for the rollout of what has just passed; its id, or nothing where none is wanted."""
+def ask_for_rollout(version: ModelVersion, config: DeploymentConfig) -> str:
+    """Ask for the rollout of what has just passed; its id, empty where none is wanted."""
     if not config.auto_deploy or version.status is not Status.CHALLENGER:
         return ""
-    why = Why(datetime.now(UTC), "train", noted("auto_deploy", force=False))
+    deployer = open_manager().deployer
+    strategy, why = config.deployment_strategy, Why(datetime.now(UTC), "train", "auto_deploy")
     try:
-        asked = manager.deployer.request(
-            version.model_id, config.deployment_strategy, why, force=False, changes=config.changes
-        )
-    except RolloutRefused as error:
-        # The training is good for all that; the version stays challenger.
-        log.warning("%s is not rolled out: %s", version.model_id, error)
+        changes = config.changes
+        return deployer.request(version.model_id, strategy, why, force=False, changes=changes).id
+    except RolloutError as error:
+        # The training is good for all that: the version stays challenger.
+        get_run_logger().warning("%s is not rolled out: %s", version.model_id, error)
         return ""
-    return asked.id
 
 
 def abort(manager: MLOpsManager, run_id: str, why: str) -> tuple[str, ...]:

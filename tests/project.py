@@ -31,7 +31,7 @@ QUICK = {
     "sequence_length": 3,
 }
 SMALL_LSTM = {"epochs": 2, "lstm_units": [4], "batch_size": 256}
-_CALL = ("target", "horizon", "reason", "symbol", "venue", "timeframe")
+_CALL = ("target", "horizon", "reason", "symbol", "venue", "timeframe", "deployment_config")
 
 
 class Place:

@@ -1,15 +1,20 @@
-"""Setup makes the pool and the limit, twice as well as once; crons then get their runs."""
+"""Setup makes pool, limit and automation, twice as well as once; crons then get their runs."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.workers.process import ProcessJobConfiguration
 
 from deployments import setup
 from tasks.slots import TRAINING_LIMIT
@@ -31,6 +36,62 @@ def test_it_may_be_run_again_and_follows_the_settings(
         assert found.limit == limit
     assert client.read_work_pool(setup.WORK_POOL).type == "process"
     assert "at most 5 trainings at once" in capsys.readouterr().out
+
+
+def test_setting_up_twice_makes_one_automation(client: SyncPrefectClient) -> None:
+    for _ in range(2):
+        setup.set_up(client)
+    (made,) = client.read_automations_by_name(setup.CRASH_AUTOMATION)
+    trigger = made.trigger
+    assert isinstance(trigger, EventTrigger)
+    assert trigger.posture is Posture.Proactive
+    assert trigger.within == timedelta(seconds=90)
+    assert "prefect.flow-run.heartbeat" in trigger.expect & trigger.after
+    (action,) = made.actions
+    assert isinstance(action, ChangeFlowRunState)
+    assert action.state is StateType.CRASHED
+
+
+def test_a_changed_or_copied_automation_is_put_right_and_one_switched_off_stays_off(
+    client: SyncPrefectClient,
+) -> None:
+    wanted = setup.crash_automation()
+    changed = wanted.model_copy(update={"description": "mine", "enabled": False})
+    for _ in range(2):
+        client.create_automation(changed)
+    setup.set_up(client)
+    (made,) = client.read_automations_by_name(setup.CRASH_AUTOMATION)
+    assert (made.description, made.enabled) == (wanted.description, False)
+    client.delete_automation(made.id)
+
+
+def test_every_run_of_the_pool_beats_three_times_before_it_is_given_up(
+    client: SyncPrefectClient,
+) -> None:
+    setup.make_pool(client)
+    template = client.read_work_pool(setup.WORK_POOL).base_job_template
+    env = template["variables"]["properties"]["env"]["default"]
+    assert 3 * int(env[setup.HEARTBEAT]) == setup.SILENCE_S
+    job = ProcessJobConfiguration.model_validate(
+        asyncio.run(
+            ProcessJobConfiguration.from_template_and_values(template, {}, client=None)
+        ).model_dump()
+    )
+    assert job.env[setup.HEARTBEAT] == "30"
+
+
+def test_what_a_pool_was_told_before_is_kept(client: SyncPrefectClient) -> None:
+    setup.make_pool(client)
+    template = client.read_work_pool(setup.WORK_POOL).base_job_template
+    env = template["variables"]["properties"]["env"]
+    env["default"] = {"MLOPS_BASE_PATH": "/data"}
+    client.update_work_pool(setup.WORK_POOL, WorkPoolUpdate(base_job_template=template))
+    setup.make_pool(client)
+    kept = client.read_work_pool(setup.WORK_POOL).base_job_template
+    assert kept["variables"]["properties"]["env"]["default"] == {
+        "MLOPS_BASE_PATH": "/data",
+        setup.HEARTBEAT: "30",
+    }
 
 
 def test_a_cron_gets_scheduled_runs(client: SyncPrefectClient) -> None:
