@@ -96,6 +96,8 @@ class SessionCalendar:
             return np.zeros(0, np.int64)
         edges = [pd.Timestamp(closes.min(), tz="UTC"), pd.Timestamp(opens.max(), tz="UTC")]
         begun, ended = self.sessions(edges[0], edges[1])
+        if not len(begun):
+            return np.zeros(len(closes), np.int64)
         if self._counts_sessions(timeframe):
             sessions: Counts = np.searchsorted(begun, opens) - np.searchsorted(begun, closes)
             return np.maximum(sessions * _DAY_MINUTES // timeframe.minutes, 0)

@@ -1,0 +1,348 @@
+"""What the bars of a request must be, and the windows made of them.
+
+The checks run on whole arrays, first for "all is well", which nearly every request is, and only
+else cell by cell, to name the one that is wrong. Rows and windows are counted from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlops.data.bars import COLUMNS
+from mlops.data.calendar import Calendar
+from mlops.data.cleaning import ROUNDING
+from mlops.errors import RequestRefused
+from mlops.features.bars import BoolArray, FloatArray, TimeArray
+from mlops.models.recipe import Recipe
+from mlops.models.windows import Window
+from mlops.service import Timeframe
+from mlops.serving.opens import INVALID, from_epoch, holes_of, on_minutes, read_opens, utc_text
+
+BAD = "BAD_REQUEST"
+OPEN_TIME = "open_time"
+# A client without clock features need not say when: these bars end here.
+_SOME_END = np.datetime64("2024-01-01T00:00:00", "ns")
+_LONGEST_SHOWN = 40
+_WHOLE = slice(None)
+_JSON_NAMES = {"dict": "an object", "list": "a list", "tuple": "a list"}
+
+Cells: TypeAlias = Sequence[object]
+Opens: TypeAlias = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a version asks of its input.
+
+    ``min_bars`` yield one forecast, its own bar included; of these the last ``unbroken_bars``
+    must follow one another without a hole. ``needs_clock`` says that bars must come with times.
+    """
+
+    timeframe: Timeframe
+    calendar: Calendar
+    min_bars: int
+    max_bars: int
+    max_windows: int
+    needs_clock: bool
+    unbroken_bars: int = 1
+
+
+def unbroken_bars(recipe: Recipe) -> int:
+    """The longest sequence that a model or one of its members reads: no hole may lie in it."""
+    return max([recipe.sequence_length, *(unbroken_bars(member) for member in recipe.members)])
+
+
+def refused(message: str, code: str = INVALID) -> RequestRefused:
+    """A 400 that says what is wrong with the bars."""
+    return RequestRefused(400, code, message)
+
+
+def frame_window(values: FloatArray, opens: Opens | None, spec: InputSpec) -> Window:
+    """One symbol's bars (n, 5) as a window; each bar with enough history yields a forecast.
+
+    ``opens`` (n,) are epoch nanoseconds.
+
+    Raises:
+        RequestRefused: naming the row and column that is wrong.
+    """
+    _refuse_length(len(values), spec, "")
+    return _window(_checked(values), opens, spec, "")
+
+
+def batch_windows(values: FloatArray, opens: Opens | None, spec: InputSpec) -> list[Window]:
+    """A batch (n, T, 5) as n windows, each cut to the bars of one forecast: that of its last bar.
+
+    ``opens`` (n, T) are epoch nanoseconds.
+
+    Raises:
+        RequestRefused: naming the window, row and column that is wrong.
+    """
+    count, bars = values.shape[:2]
+    refuse_window_count(count, spec)
+    _refuse_length(bars, spec, "each window: ")
+    _checked(values.reshape(count * bars, len(COLUMNS)), bars)
+    last = slice(bars - spec.min_bars, None)
+    if opens is None and not spec.needs_clock:
+        times, holes = _consecutive(spec.timeframe, spec.min_bars)
+        return [Window(one[last], times, holes) for one in values]
+    return [
+        _window(one, None if opens is None else opens[k], spec, f"window {k}, ", last)
+        for k, one in enumerate(values)
+    ]
+
+
+def tensor_windows(tensor: FloatArray, spec: InputSpec, times: Opens | None = None) -> list[Window]:
+    """One symbol's bars (n, 5) or a batch (n, T, 5); of six columns the first is the time.
+
+    ``times`` are Unix time of any unit, in the shape of the bars.
+
+    Raises:
+        RequestRefused: naming the window, row and column that is wrong.
+    """
+    opens = None if times is None else _opens(times)
+    if tensor.shape[-1] > len(COLUMNS):
+        opens, tensor = _opens(tensor[..., 0]), np.ascontiguousarray(tensor[..., 1:])
+    if tensor.ndim == 3:
+        return batch_windows(tensor, opens, spec)
+    return [frame_window(tensor, opens, spec)]
+
+
+def _opens(times: FloatArray | Opens) -> Opens:
+    try:
+        return from_epoch(times.ravel()).reshape(times.shape)
+    except RequestRefused:
+        if times.ndim == 1:
+            raise
+    # Read again one by one, to name the window.
+    return np.array([from_epoch(one, f"window {k}, ") for k, one in enumerate(times)])
+
+
+def columns_window(
+    columns: Mapping[str, Cells],
+    spec: InputSpec,
+    *,
+    index: Cells | None = None,
+    place: str = "",
+    one_of_batch: bool = False,
+) -> Window:
+    """One symbol's bars by column name, in any order; names beyond the bars' are passed over.
+
+    ``index`` stands in for a column of times where it holds times. ``one_of_batch`` is cut as
+    `batch_windows` does it.
+
+    Raises:
+        RequestRefused: naming the columns that are missing, or the cell that is wrong.
+    """
+    named = _named(columns)
+    times = _times(named, index)
+    missing = [name for name in COLUMNS if name not in named]
+    if spec.needs_clock and times is None:
+        missing.append(OPEN_TIME)
+    if missing:
+        raise refused(
+            f"{place}missing column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; send "
+            f"{', '.join(COLUMNS)}" + (f" and {OPEN_TIME}" if spec.needs_clock else "")
+        )
+    lengths = {name: len(named[name]) for name in COLUMNS}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise refused(f"{place}the columns differ in length ({told}); send one cell a bar", BAD)
+    bars = lengths[COLUMNS[0]]
+    _refuse_length(bars, spec, place)
+    if times is not None and len(times) != bars:
+        raise refused(f"{place}{len(times)} times for {bars} bars; send one each", BAD)
+    values = np.empty((bars, len(COLUMNS)))
+    for number, name in enumerate(COLUMNS):
+        values[:, number] = _numbers(named[name], name, place)
+    opens = None if times is None else read_opens(times, place)
+    kept = slice(bars - spec.min_bars, None) if one_of_batch else _WHOLE
+    return _window(_checked(values, place=place), opens, spec, place, kept)
+
+
+def refuse_window_count(count: int, spec: InputSpec) -> None:
+    """Raises: RequestRefused: when there is no window, or more than a request may hold."""
+    if count == 0:
+        raise refused(f"no window; send at least one of {spec.min_bars} bars")
+    if count > spec.max_windows:
+        raise RequestRefused(
+            413, INVALID, f"{count:,} windows, at most {spec.max_windows:,} a request; send fewer"
+        )
+
+
+def _refuse_length(bars: int, spec: InputSpec, place: str) -> None:
+    if bars == 0:
+        raise refused(f"{place}no bars; a forecast needs the last {spec.min_bars}")
+    if bars < spec.min_bars:
+        raise refused(
+            f"{place}got {bars} bar{'s' if bars > 1 else ''}, a forecast needs {spec.min_bars}; "
+            "send more history"
+        )
+    if bars > spec.max_bars:
+        raise RequestRefused(
+            413, INVALID, f"{place}{bars:,} bars, at most {spec.max_bars:,}; send the newest ones"
+        )
+
+
+def _window(
+    values: FloatArray, opens: Opens | None, spec: InputSpec, place: str, kept: slice = _WHOLE
+) -> Window:
+    """The ``kept`` ones of checked values with their times, which are checked here."""
+    if opens is None:
+        if spec.needs_clock:
+            raise refused(
+                f"{place}this model reads the clock: send {OPEN_TIME} with the bars, as ISO 8601 "
+                "with a zone or as Unix time"
+            )
+        return Window(values[kept], *_consecutive(spec.timeframe, len(values[kept])))
+    opens = on_minutes(opens, spec.timeframe, place)
+    holes = holes_of(opens, spec.timeframe, spec.calendar, place)
+    if holes.any():
+        _refuse_broken(opens, holes, spec, place, 0 if kept == _WHOLE else len(holes) - 1)
+    return Window(values[kept], opens[kept].view("datetime64[ns]"), holes[kept])
+
+
+def _refuse_broken(opens: Opens, holes: BoolArray, spec: InputSpec, place: str, first: int) -> None:
+    """Forecasts are wanted of the bars from ``first`` on: all would read across a hole."""
+    positions = np.arange(len(holes))
+    run_start = np.maximum.accumulate(np.where(holes, positions, 0))
+    whole = (positions - (spec.unbroken_bars - 1) >= run_start) & (positions >= spec.min_bars - 1)
+    if whole[first:].any():
+        return
+    row = int(run_start[-1])
+    raise refused(
+        f"{place}no forecast can be made: bars are missing between row {row - 1} "
+        f"({utc_text(opens[row - 1])}) and row {row} ({utc_text(opens[row])}), and the last "
+        f"{spec.unbroken_bars} bars must follow one another; fill the hole or send "
+        f"{spec.unbroken_bars} bars since"
+    )
+
+
+@lru_cache(maxsize=256)
+def _consecutive(timeframe: Timeframe, bars: int) -> tuple[TimeArray, BoolArray]:
+    """Times for bars that came without, and that nothing is missing among them."""
+    times = _SOME_END - np.arange(bars, 0, -1) * np.timedelta64(timeframe.step)
+    times = times.astype("datetime64[ns]")
+    holes = np.zeros(bars, bool)
+    times.flags.writeable = holes.flags.writeable = False
+    return times, holes
+
+
+# Values ------------------------------------------------------------------------------------------
+
+# Each column is a difference of two prices, or a single number, that may not be negative.
+_NOT_NEGATIVE = np.array(
+    [
+        # high-open, high-close, open-low, close-low, low, volume
+        [-1, 0, 1, 0, 0, 0],
+        [1, 1, 0, 0, 0, 0],
+        [0, 0, -1, -1, 1, 0],
+        [0, -1, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1],
+    ],
+    dtype=np.float64,
+)
+
+
+def _checked(values: FloatArray, bars: int | None = None, *, place: str = "") -> FloatArray:
+    """``values`` (N, 5), when they are bars; ``bars`` is the length of one window of a batch."""
+    with np.errstate(all="ignore"):
+        # An infinite or missing number makes a NaN of every product, and so fails.
+        least = (values @ _NOT_NEGATIVE).min()
+    if not (least >= 0 and values[:, 2].min() > 0):
+        for row, column, what in _wrong_cells(values):
+            where = place if bars is None else f"window {row // bars}, "
+            inner = row if bars is None else row % bars
+            raise refused(f"{where}row {inner}, column {column!r}: {what}")
+    return values
+
+
+def _wrong_cells(values: FloatArray) -> Iterator[tuple[int, str, str]]:
+    """The first row that breaks each rule of `mlops.data.cleaning`, if any does."""
+    bars = dict(zip(COLUMNS, values.T, strict=True))
+    for name, cells in bars.items():
+        for row in _first(~np.isfinite(cells)):
+            yield row, name, f"{cells[row]} is no finite number"
+    for name in COLUMNS[:4]:
+        for row in _first(bars[name] <= 0):
+            yield row, name, f"{bars[name][row]} is no price; a price is positive"
+    for row in _first(bars["volume"] < 0):
+        yield row, "volume", f"{bars['volume'][row]} is no volume; it is 0 or more"
+    for row in _first(bars["high"] < bars["low"]):
+        yield row, "high", f"{bars['high'][row]} is below low {bars['low'][row]}"
+    for name in ("open", "close"):
+        for row in _first(bars["high"] < bars[name] * (1 - ROUNDING)):
+            yield row, "high", f"{bars['high'][row]} is below {name} {bars[name][row]}"
+        for row in _first(bars["low"] > bars[name] * (1 + ROUNDING)):
+            yield row, "low", f"{bars['low'][row]} is above {name} {bars[name][row]}"
+
+
+def _first(wrong: BoolArray) -> list[int]:
+    return [int(np.argmax(wrong))] if wrong.any() else []
+
+
+# Columns -----------------------------------------------------------------------------------------
+
+
+def _named(columns: Mapping[str, Cells]) -> dict[str, Cells]:
+    """Columns by lower-case name; a name that bars have may occur once."""
+    named: dict[str, Cells] = {}
+    for name, cells in columns.items():
+        plain = name.strip().lower()
+        if plain in named and plain in (*COLUMNS, OPEN_TIME):
+            raise refused(f"column {plain!r} occurs twice; send it once", BAD)
+        named[plain] = cells
+    return named
+
+
+def _times(named: Mapping[str, Cells], index: Cells | None) -> Cells | None:
+    """The column of times, or the index where it holds times and no row numbers."""
+    if OPEN_TIME in named:
+        return named[OPEN_TIME]
+    if index is None or not len(index):
+        return None
+    first = index[0]
+    row_number = isinstance(first, int | float) and abs(first) < 1e9
+    return None if row_number or first is None else index
+
+
+def _numbers(cells: Cells, column: str, place: str) -> FloatArray:
+    """Cells as numbers; text, null and everything else that is none is refused."""
+    if set(map(type, cells)) <= {float, int}:
+        try:
+            return np.array(cells, dtype=np.float64)
+        except OverflowError:
+            pass
+    for row, cell in enumerate(cells):
+        what = not_a_number(cell)
+        if what is not None:
+            raise refused(f"{place}row {row}, column {column!r}: {what}")
+    raise AssertionError("numpy takes every cell that is a number")
+
+
+def not_a_number(cell: object) -> str | None:
+    """What a cell is that is no number; None for a number."""
+    if isinstance(cell, bool):
+        return "true or false where a number belongs"
+    if isinstance(cell, int | float):
+        try:
+            float(cell)
+        except OverflowError:
+            return "a number too large to be one"
+        return None
+    if cell is None:
+        return "null where a number belongs"
+    if isinstance(cell, str):
+        return f"text {shown(cell)} where a number belongs" if cell else "no number"
+    kind = type(cell).__name__
+    return f"{_JSON_NAMES.get(kind, kind)} where a number belongs"
+
+
+def shown(text: str) -> str:
+    """A client's text, short and printable, as a message may repeat it."""
+    return ascii(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "...")

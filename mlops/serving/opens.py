@@ -1,0 +1,213 @@
+"""When the bars of a request opened: read, put on whole minutes, and looked through for holes.
+
+Requests that say nothing odd take the short ways here; everything else goes through
+`mlops.data.stamps`, which training reads times with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlops.data.calendar import AlwaysOpen, Calendar
+from mlops.data.cleaning import NEAR_LIMIT, NEAR_SHARE
+from mlops.data.stamps import EARLIEST, parse_stamps
+from mlops.errors import BarsError, RequestRefused
+from mlops.features.bars import BoolArray, TimeArray
+from mlops.service import Timeframe
+
+Opens = NDArray[np.int64]
+
+_LATEST = pd.Timestamp("2200-01-01", tz="UTC")
+_UNITS_NS = (10**9, 10**6, 10**3, 1)
+_MINUTE_NS = 60 * 10**9
+_FEW_GAPS = 8
+# Bars of a market that trades an hour a day are 24 times as far apart as they are long.
+_SPAN_FACTOR, _YEAR_NS = 40, 366 * 24 * 60 * _MINUTE_NS
+INVALID = "INVALID_PARAMETER_VALUE"
+_ISO_UTC = re.compile(
+    # The years that numpy counts in nanoseconds without wrapping, less those before any bar.
+    r"(?:(?:20[1-9]|21\d)\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|\+00:00)\n)+",
+    re.ASCII,
+)
+_HOW = "write ISO 8601 with its zone, such as 2024-01-31T13:00:00Z, or Unix time"
+
+
+def read_opens(cells: Sequence[object], place: str = "") -> Opens:
+    """Times (n,) in any of the forms a client may send, as epoch nanoseconds.
+
+    Raises:
+        RequestRefused: naming the first row that holds none.
+    """
+    kinds = set(map(type, cells))
+    if kinds == {str}:
+        return _from_text(cells, place)
+    for row, cell in enumerate(cells):
+        if isinstance(cell, bool) or not isinstance(cell, int | float):
+            raise _no_time(place, row, cell)
+    try:
+        if kinds == {int}:
+            return from_epoch(np.array(cells, np.int64), place)
+        return from_epoch(np.array(cells, np.float64), place)
+    except OverflowError:
+        row = max(range(len(cells)), key=lambda at: abs(cells[at]))  # type: ignore[arg-type]
+        raise _no_time(place, row, cells[row]) from None
+
+
+def from_epoch(numbers: NDArray[np.int64] | NDArray[np.float64], place: str = "") -> Opens:
+    """Unix time of any unit (n,), told by its magnitude, as epoch nanoseconds.
+
+    Raises:
+        RequestRefused: naming the first row outside 2009 to 2200.
+    """
+    if not numbers.size:
+        return np.zeros(0, np.int64)
+    low, high = numbers.min().item(), numbers.max().item()
+    for factor in _UNITS_NS:
+        if EARLIEST.value <= low * factor and high * factor <= _LATEST.value:
+            return _times(numbers, factor)
+    return _parsed(pd.Series(numbers), place)
+
+
+def on_minutes(opens: Opens, timeframe: Timeframe, place: str) -> Opens:
+    """Bars of every market open on whole minutes; 59.999 s is the next one.
+
+    Raises:
+        RequestRefused: naming the first row that is not near one.
+    """
+    minutes = (opens + _MINUTE_NS // 2) // _MINUTE_NS * _MINUTE_NS
+    away = np.abs(minutes - opens)
+    if not away.any():
+        return opens
+    limit = min(pd.Timedelta(timeframe.step) * NEAR_SHARE, NEAR_LIMIT).value
+    if away.max() > limit:
+        row = int(np.argmax(away > limit))
+        raise _refused(place, row, f"{utc_text(opens[row])} is not on a whole minute")
+    return minutes
+
+
+def holes_of(opens: Opens, timeframe: Timeframe, calendar: Calendar, place: str) -> BoolArray:
+    """Whether each bar (n,) fails to follow its predecessor in the calendar; the first does not.
+
+    Raises:
+        RequestRefused: naming the first row that does not come a bar or more after the one
+            before it, or is off the bars' step.
+    """
+    step = timeframe.minutes * _MINUTE_NS
+    apart = np.diff(opens)
+    holes = np.zeros(len(opens), bool)
+    if (apart == step).all():
+        return holes
+    off = apart < step
+    if isinstance(calendar, AlwaysOpen):
+        # Sessions may begin at another phase, by summer time; round the clock none does.
+        off |= apart % step != 0
+    if off.any():
+        raise _refused_step(opens, int(np.argmax(off)) + 1, timeframe, place)
+    _refuse_span(opens, step, place)
+    rows = np.flatnonzero(apart != step) + 1
+    try:
+        holes[rows] = _missing_before(opens, rows, timeframe, calendar)
+    except ValueError as error:
+        what = f"the calendar {calendar.name} does not reach the time of these bars"
+        raise RequestRefused(400, INVALID, f"{place}{what}") from error
+    return holes
+
+
+def _refuse_span(opens: Opens, step: int, place: str) -> None:
+    """A calendar is not drawn up for decades because two stamps are wrong."""
+    span, bars = int(opens[-1] - opens[0]), len(opens)
+    if span > _SPAN_FACTOR * bars * step + _YEAR_NS:
+        row = int(np.argmax(np.diff(opens))) + 1
+        here, before = utc_text(opens[row]), utc_text(opens[row - 1])
+        raise _refused(place, row, f"{here} is too long after row {row - 1}, {before}")
+
+
+def _missing_before(
+    opens: Opens, rows: NDArray[np.intp], timeframe: Timeframe, calendar: Calendar
+) -> BoolArray:
+    """Whether the market could have traded in the gap before each of ``rows``."""
+    step = timeframe.minutes * _MINUTE_NS
+    if len(rows) <= _FEW_GAPS:
+        gaps = [(int(opens[row - 1] + step), int(opens[row])) for row in rows]
+        # Every calendar is hashable, which a protocol cannot say.
+        counts = [_missing(calendar, timeframe, *gap) for gap in gaps]  # type: ignore[arg-type]
+        return np.array(counts) > 0
+    ends: TimeArray = (opens[rows - 1] + step).view("datetime64[ns]")
+    opened: TimeArray = opens[rows].view("datetime64[ns]")
+    return calendar.missing_between(ends, opened, timeframe) > 0
+
+
+def utc_text(open_ns: np.int64 | int) -> str:
+    """A time as people read it."""
+    return f"{pd.Timestamp(int(open_ns), tz='UTC'):%Y-%m-%dT%H:%M:%SZ}"
+
+
+@lru_cache(maxsize=4096)
+def _missing(calendar: Calendar, timeframe: Timeframe, end_ns: int, open_ns: int) -> int:
+    """Bars missing in one gap; a weekend is asked about by every request of a week."""
+    end: TimeArray = np.array([end_ns], "datetime64[ns]")
+    opened: TimeArray = np.array([open_ns], "datetime64[ns]")
+    return int(calendar.missing_between(end, opened, timeframe)[0])
+
+
+def _times(numbers: NDArray[np.int64] | NDArray[np.float64], factor: int) -> Opens:
+    """Exact for whole numbers; the product of a float and 1e9 would lose nanoseconds."""
+    whole = np.floor(numbers).astype(np.int64)
+    if numbers.dtype.kind == "i":
+        return whole * factor
+    part = np.rint((numbers - whole) * factor).astype(np.int64)
+    opens: Opens = whole * factor + part
+    return opens
+
+
+def _from_text(cells: Sequence[object], place: str) -> Opens:
+    joined = "\n".join(cells) + "\n"  # type: ignore[arg-type]
+    if _ISO_UTC.fullmatch(joined):
+        plain = joined.replace("Z\n", "\n").replace("+00:00\n", "\n").replace(" ", "T")
+        try:
+            stamps = np.array(plain.split("\n")[:-1], dtype="datetime64[ns]")
+        except ValueError:
+            pass  # a thirteenth month, which the long way names
+        else:
+            return from_epoch(stamps.view(np.int64), place)
+    return _parsed(pd.Series(list(cells), dtype=object), place)
+
+
+def _parsed(cells: pd.Series, place: str) -> Opens:
+    """The reading of training, which takes what a person may write and names what it cannot."""
+    try:
+        stamps = parse_stamps(cells.rename("open_time"), now=_LATEST, timezone=None)
+    except BarsError as error:
+        row = error.rows[0] if error.rows else 0
+        raise _no_time(place, row, cells.iloc[row]) from None
+    except (ValueError, OverflowError):
+        raise _no_time(place, 0, cells.iloc[0]) from None
+    return np.asarray(stamps.asi8)
+
+
+def _no_time(place: str, row: int, cell: object) -> RequestRefused:
+    got = ascii(cell)
+    got = got if len(got) <= 40 else got[:40] + "..."
+    got = "null" if cell is None else got
+    return _refused(place, row, f"{got} is no time from 2009 to 2200; {_HOW}")
+
+
+def _refused_step(opens: Opens, row: int, timeframe: Timeframe, place: str) -> RequestRefused:
+    here, before = utc_text(opens[row]), utc_text(opens[row - 1])
+    if opens[row] == opens[row - 1]:
+        what = f"{here} is the time of row {row - 1} too; send each bar once"
+    elif opens[row] < opens[row - 1]:
+        what = f"{here} is before row {row - 1}, {before}; send bars oldest first"
+    else:
+        what = f"{here} is off the step of {timeframe} bars from row {row - 1}, {before}"
+    return _refused(place, row, what)
+
+
+def _refused(place: str, row: int, what: str) -> RequestRefused:
+    return RequestRefused(400, INVALID, f"{place}row {row}, column 'open_time': {what}")
