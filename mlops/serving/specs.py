@@ -51,5 +51,4 @@ def spec_of(model: LoadedModel, service: Service) -> InputSpec:
         max_windows=MAX_WINDOWS,
         unbroken_bars=unbroken_bars(recipe),
         needs_clock=any(reads_clock(name) for name in recipe.every_feature),
-        unbroken_bars=unbroken_bars(recipe),
     )
