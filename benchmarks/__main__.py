@@ -8,7 +8,7 @@ from importlib import import_module
 
 from benchmarks.figure import show
 
-NAMES = ("features", "training", "searches")
+NAMES = ("features", "training", "searches", "serving", "soak")
 
 
 def main(arguments: list[str]) -> int:
