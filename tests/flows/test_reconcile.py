@@ -1,0 +1,158 @@
+"""Reconcile looks after what died: rollouts are resumed, and MLflow shows the store again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from prefect.settings import PREFECT_API_URL
+
+from flows.deploy import deploy
+from flows.reconcile import reconcile
+from mlops.rollout.config import DeploymentConfig, RolloutSettings
+from mlops.rollout.controller import LEASE, LEASE_S
+from mlops.rollout.plan import Strategy
+from mlops.store import Phase, Store, get_rollout, get_route, list_events, list_rollouts
+from mlops.store.leases import acquire, release
+from tests.flows.deployable import Deployable
+from tests.project import SERVICE, Place
+from tests.replicas import acknowledging
+
+ROOT = Path(__file__).parents[2]
+QUICK = RolloutSettings(dwell_s=0, bake_s=0, load_s=30)
+
+
+def champion(store: Store) -> str:
+    route = get_route(store, SERVICE)
+    assert route is not None
+    return route.champion
+
+
+def alias(place: Place) -> str:
+    client = place.registry.tracking.client
+    return str(client.get_model_version_by_alias(SERVICE, "champion").tags["model_id"])
+
+
+@contextmanager
+def deploying(place: Place, model_id: str, dwell_s: float) -> Iterator[subprocess.Popen[bytes]]:
+    """A deploy flow in another process; whatever happens it is dead at the end."""
+    place.set(PREFECT_API_URL=PREFECT_API_URL.value(), PREFECT_LOGGING_LEVEL="ERROR")
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("killed.py")), model_id, str(dwell_s)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "600"},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until(seen: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 90
+    while not seen():
+        assert process.poll() is None, "the flow ended before it could be killed"
+        assert time.monotonic() < deadline, "the rollout never came so far"
+        time.sleep(0.05)
+
+
+def test_a_rollout_whose_flow_was_killed_is_carried_on_to_its_end(deployable: Deployable) -> None:
+    place, challenger = deployable.place, deployable.challenger
+    store = place.registry.store
+
+    def halfway() -> bool:
+        return any(row.phase is Phase.STEP for row in list_rollouts(store))
+
+    with acknowledging(store):
+        with deploying(place, challenger, dwell_s=8) as process:
+            wait_until(halfway, process)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert champion(store) != challenger
+        result = reconcile()
+    (row,) = list_rollouts(store)
+    assert (row.phase, champion(store), alias(place)) == (Phase.DONE, challenger, challenger)
+    assert [line.split()[2] for line in result.moved] == ["promoted:", "done:"]
+    terms = [event.term for event in list_events(store, row.id)]
+    assert terms == sorted(terms)
+    assert terms[-1] > terms[1]
+
+
+def test_what_was_only_asked_for_is_begun_and_finished(deployable: Deployable) -> None:
+    store = deployable.place.registry.store
+    asked = deploy(deployable.challenger, Strategy.ROLLING, wait=False, plan=QUICK)
+    with acknowledging(store, "one", "two"):
+        reconcile()
+    assert get_rollout(store, asked.rollout_id).phase is Phase.DONE
+    assert champion(store) == deployable.challenger
+
+
+def test_what_another_process_carries_is_left_to_it(deployable: Deployable) -> None:
+    store = deployable.place.registry.store
+    asked = deploy(deployable.challenger, wait=False, plan=QUICK)
+    lease = acquire(store, LEASE, "another", seconds=10 * LEASE_S)
+    assert lease is not None
+    with acknowledging(store):
+        assert reconcile().moved == ()
+    assert get_rollout(store, asked.rollout_id).phase is Phase.PENDING
+    release(store, lease)
+
+
+def test_it_stops_in_time_for_the_next_run(deployable: Deployable) -> None:
+    store = deployable.place.registry.store
+    patient = RolloutSettings(dwell_s=3600, load_s=30)
+    asked = deploy(deployable.challenger, wait=False, plan=patient)
+    began = time.monotonic()
+    with acknowledging(store):
+        reconcile(carry_s=3)
+    assert time.monotonic() - began < 30
+    assert get_rollout(store, asked.rollout_id).phase is Phase.STEP
+
+
+def test_an_alias_moved_by_hand_is_put_back_once(deployable: Deployable) -> None:
+    place = deployable.place
+    reconcile()
+    place.registry.tracking.client.delete_registered_model_alias(SERVICE, "champion")
+    assert any("alias champion: none -> " in change for change in reconcile().repaired)
+    assert reconcile().repaired == ()
+
+
+def test_a_training_asks_for_the_rollout_of_what_passed(project: Place) -> None:
+    config = DeploymentConfig(
+        auto_deploy=True, deployment_strategy=Strategy.CANARY, dwell_s=0, bake_s=0, load_s=30
+    )
+    result = project.train(deployment_config=config)
+    row = get_rollout(project.registry.store, result.rollout_id)
+    assert (row.to_version, row.phase, row.strategy) == (result.model_id, "pending", "canary")
+    assert (row.requested_by, row.plan["dwell_s"]) == ("train", 0)
+    with acknowledging(project.registry.store):
+        reconcile()
+    assert champion(project.registry.store) == result.model_id
+
+
+@pytest.mark.parametrize(
+    ("passes", "config"),
+    [(False, DeploymentConfig(auto_deploy=True)), (True, DeploymentConfig()), (True, None)],
+)
+def test_what_was_refused_or_not_wanted_is_not_rolled_out(
+    project: Place, passes: bool, config: DeploymentConfig | None
+) -> None:
+    project.set(MIN_R2_SCORE=0.1 if passes else 0.99)
+    result = project.train(deployment_config=config)
+    assert (result.passed, result.rollout_id) == (passes, "")
+    assert list_rollouts(project.registry.store) == ()
+
+
+def test_a_rollout_under_way_does_not_fail_the_training(deployable: Deployable) -> None:
+    under_way = deploy(deployable.challenger, wait=False)
+    result = deployable.place.train(seed=2, deployment_config=DeploymentConfig(auto_deploy=True))
+    rows = list_rollouts(deployable.place.registry.store)
+    assert [row.id for row in rows] == [under_way.rollout_id]
+    assert result.rollout_id == ""
