@@ -14,7 +14,7 @@ from typing import Any
 
 from mlops.errors import RegistryError, RolloutError, VersionNotFound
 from mlops.models.bundle import Trust
-from mlops.registry import Registry, lies_here, load, load_version, mirror
+from mlops.registry import Registry, bundle_cache, lies_here, load, load_version, mirror
 from mlops.rollout.carrier import Carrier, Seen, nothing, unfinished
 from mlops.rollout.config import plan_from
 from mlops.rollout.controller import Moved
@@ -129,8 +129,9 @@ class Deployer:
             log.warning("service=%s %s", service, error)
 
     def _prove(self, version: ModelVersion) -> None:
+        cache = bundle_cache(self.config.mlops_base_path.resolve())
         bundle = (
-            load_version(version, self.trust)
+            load_version(version, self.trust, cache)
             if lies_here(version.bundle_uri)
             else load(self.open_registry(), version.model_id)
         )

@@ -7,13 +7,14 @@ from mlops.registry.code import code_version
 from mlops.registry.comparison import Comparison, Period, compare_versions, evaluate_version
 from mlops.registry.connection import (
     Registry,
-    lies_here,
+    bundle_cache,
     load,
     load_version,
     open_registry,
     open_trust,
 )
 from mlops.registry.explanation import Explanation, explain
+from mlops.registry.fetching import fetch_bundle, lies_here
 from mlops.registry.mirror import mirror
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.registration import Candidate, register
@@ -30,6 +31,7 @@ __all__ = [
     "RunLog",
     "Tracking",
     "baseline_candidate",
+    "bundle_cache",
     "bundle_parts",
     "claimed_candidate",
     "code_version",
@@ -38,6 +40,7 @@ __all__ = [
     "ensure_service",
     "evaluate_version",
     "explain",
+    "fetch_bundle",
     "lies_here",
     "load",
     "load_version",

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from filelock import FileLock, Timeout
 
 from mlops.errors import BundleError, RegistryError
 from mlops.models.bundle import Bundle, Trust, open_bundle
 from mlops.models.signing import load_or_make_key
+from mlops.registry.fetching import fetch_bundle
 from mlops.registry.tracking import Tracking, connect
 from mlops.store import ModelVersion, Store, get_version, open_store
 
@@ -96,18 +95,18 @@ def open_trust(
     return Trust(load_or_make_key(key_file(home)), custom_modules, allow_signed_pickle)
 
 
-def fetch(bundle_uri: str) -> Path:
-    """The bundle's directory on this machine, downloaded where it is kept elsewhere."""
-    if lies_here(bundle_uri):
-        return Path(url2pathname(urlparse(bundle_uri).path))
-    import mlflow
-
-    return Path(mlflow.artifacts.download_artifacts(artifact_uri=bundle_uri))
+def bundle_cache(home: Path) -> Path:
+    """Where bundles lie that were downloaded to this machine."""
+    return home / "bundles"
 
 
-def lies_here(bundle_uri: str) -> bool:
-    """Whether the bundle is read without MLflow."""
-    return urlparse(bundle_uri).scheme == "file"
+def fetch(bundle_uri: str, digest: str, registry: Registry) -> Path:
+    """The bundle's directory on this machine, downloaded where it is kept elsewhere.
+
+    Raises:
+        BundleError: as `fetch_bundle`.
+    """
+    return fetch_bundle(bundle_uri, digest, bundle_cache(registry.home))
 
 
 def load(registry: Registry, model_id: str) -> Bundle:
@@ -117,16 +116,17 @@ def load(registry: Registry, model_id: str) -> Bundle:
         VersionNotFound: when there is no such version.
         BundleError: when its files are not what was registered.
     """
-    return load_version(get_version(registry.store, model_id), registry.trust)
+    version = get_version(registry.store, model_id)
+    return load_version(version, registry.trust, bundle_cache(registry.home))
 
 
-def load_version(version: ModelVersion, trust: Trust) -> Bundle:
-    """As `load`, of a row of the store.
+def load_version(version: ModelVersion, trust: Trust, cache: Path) -> Bundle:
+    """As `load`, of a row of the store; ``cache`` is for bundles that lie elsewhere.
 
     Raises:
         BundleError: when its files are not what was registered.
     """
-    bundle = open_bundle(fetch(version.bundle_uri), trust)
+    bundle = open_bundle(fetch_bundle(version.bundle_uri, version.digest, cache), trust)
     if bundle.digest != version.digest:
         raise BundleError(
             f"the bundle of {version.model_id} has digest {bundle.digest[:12]}, registered was "

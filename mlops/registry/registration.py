@@ -130,7 +130,7 @@ def _write(registry: Registry, candidate: Candidate, staged: Path) -> str:
 
 def _verify(registry: Registry, logged: Logged) -> None:
     verified = verify_bundle(
-        fetch(logged.bundle_uri),
+        fetch(logged.bundle_uri, logged.draft.digest, registry),
         key_file=registry.key_file,
         modules=registry.trust.modules,
         allow_signed_pickle=registry.trust.allow_signed_pickle,

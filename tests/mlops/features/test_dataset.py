@@ -141,3 +141,21 @@ def test_a_hundred_thousand_windows_cost_no_more_than_their_bars():
     tracemalloc.stop()
     assert cut.nbytes > 250e6
     assert peak < 25e6
+
+
+def test_bars_as_arrays_make_the_same_dataset_as_their_frame(holed):
+    framed = dataset(holed[0])
+    arrayed = Dataset.of_bars(framed.bars, timeframe=framed.timeframe, target=framed.target)
+    assert np.array_equal(arrayed.matrix(SHORT), framed.matrix(SHORT), equal_nan=True)
+    assert np.array_equal(arrayed.labels.y, framed.labels.y, equal_nan=True)
+    assert np.array_equal(arrayed.labels.known_at, framed.labels.known_at, equal_nan=True)
+    assert arrayed.content_hash == framed.content_hash
+    assert arrayed.frame.index.equals(framed.frame.index)
+
+
+@pytest.mark.parametrize("kind", list(Target))
+def test_the_naive_forecast_alone_makes_no_label(frame, kind):
+    data = Dataset(frame, timeframe=Timeframe("1h"), target=TargetSpec(kind, 6))
+    naive = data.persistence
+    assert "labels" not in vars(data)
+    assert data.labels.persistence is naive
