@@ -1,4 +1,4 @@
-"""Train, gate and watch trading models: the names a notebook needs, each loaded on first use.
+"""Train, gate, roll out and watch trading models: the names a notebook needs, each loaded on first use.
 
 `mlops_config` is the configuration of this process, read from the environment.
 """
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mlops.errors import MlopsError
     from mlops.features.indicators import register_indicator
     from mlops.manager import MLOpsManager
+    from mlops.rollout.config import DeploymentConfig, RolloutSettings
+    from mlops.rollout.plan import Strategy
     from mlops.service import Service, Target, Timeframe
     from mlops.settings import Settings
     from mlops.stats.metrics import ModelMetrics
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Bars",
+    "DeploymentConfig",
     "Evaluation",
     "GateReport",
     "MLOpsManager",
@@ -34,8 +37,10 @@ __all__ = [
     "ModelType",
     "ModelVersion",
     "QualityReport",
+    "RolloutSettings",
     "Service",
     "Settings",
+    "Strategy",
     "Target",
     "Timeframe",
     "TrainingConfig",
@@ -51,6 +56,8 @@ _HOMES = {
     "mlops.errors": ("MlopsError",),
     "mlops.features.indicators": ("register_indicator",),
     "mlops.manager": ("MLOpsManager",),
+    "mlops.rollout.config": ("DeploymentConfig", "RolloutSettings"),
+    "mlops.rollout.plan": ("Strategy",),
     "mlops.service": ("Service", "Target", "Timeframe"),
     "mlops.settings": ("Settings",),
     "mlops.stats.metrics": ("ModelMetrics",),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,7 +21,15 @@ from mlops.manager import MLOpsManager
 from mlops.rollout.config import RolloutSettings
 from mlops.rollout.plan import Strategy
 from mlops.settings import current_settings
-from mlops.store import Phase, Status, get_rollout, get_route, get_version, list_rollouts
+from mlops.store import (
+    Phase,
+    Status,
+    get_rollout,
+    get_route,
+    get_version,
+    list_replicas,
+    list_rollouts,
+)
 from tests.flows.deployable import Deployable
 from tests.project import SERVICE, Place
 from tests.replicas import acknowledging
@@ -185,3 +195,32 @@ def test_the_form_people_fill_in_offers_and_describes_every_choice() -> None:
     assert set(shown["definitions"]["Strategy"]["enum"]) == set(Strategy)
     described = {**shown["properties"], **shown["definitions"]["RolloutSettings"]["properties"]}
     assert [name for name, one in described.items() if not one.get("description")] == []
+
+
+def test_where_nothing_serves_a_replica_comes_along(project: Place, challenger: str) -> None:
+    """Its trials are the newest bars, answered by the champion and the challenger."""
+    result = deploy(challenger, Strategy.CANARY, plan=QUICK)
+    assert (result.phase, result.champion) == (Phase.DONE, challenger)
+    assert result.events[-1].detail["trials"] >= 500
+    assert list_replicas(project.registry.store) == ()
+
+
+def test_the_platforms_call_takes_a_version_live_and_back(project: Place, challenger: str) -> None:
+    manager = MLOpsManager(current_settings())
+    before = datetime.now(UTC)
+    success = asyncio.run(
+        manager.deploy_model(
+            model_id=challenger, deployment_strategy="blue_green", dwell_s=0, bake_s=0
+        )
+    )
+    assert success is True
+    now = manager.who_was_live(SERVICE, datetime.now(UTC))
+    then = manager.who_was_live(SERVICE, before)
+    assert now is not None
+    assert then is not None
+    assert (now.champion, now.actor) == (challenger, "controller")
+    assert then.champion != challenger
+    back = asyncio.run(manager.rollback_model(challenger, actor="anna", reason="too slow"))
+    assert back.champion == then.champion
+    assert [reign.action for reign in manager.live_history(SERVICE)][-1] == "roll_back"
+    assert manager.get_model(challenger).status is Status.RETIRED

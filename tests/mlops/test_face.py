@@ -6,9 +6,10 @@ import sys
 import mlops
 
 PROMISED = {
-    "Bars", "Evaluation", "GateReport", "MLOpsManager", "MlopsError", "ModelMetrics", "ModelType",
-    "ModelVersion", "QualityReport", "Service", "Settings", "Target", "Timeframe",
-    "TrainingConfig", "load_bars", "mlops_config", "register_indicator", "validate_bars",
+    "Bars", "DeploymentConfig", "Evaluation", "GateReport", "MLOpsManager", "MlopsError",
+    "ModelMetrics", "ModelType", "ModelVersion", "QualityReport", "RolloutSettings", "Service",
+    "Settings", "Strategy", "Target", "Timeframe", "TrainingConfig", "load_bars", "mlops_config",
+    "register_indicator", "validate_bars",
 }  # fmt: skip
 
 
