@@ -129,7 +129,9 @@ class Runtime:
     def roles(self) -> Iterator[None]:
         """Keep up with the store, and stand by as controller and as feed."""
         stop = threading.Event()
-        controller = Controller(self.store, f"{self.keeper.identity.name}-controller")
+        me = self.keeper.identity
+        # A restarted process of the same name is another holder.
+        controller = Controller(self.store, f"controller@{me.name}:{me.incarnation}")
         works = (partial(carry_role, controller, stop), partial(self.feed.run, stop))
         threads = [threading.Thread(target=work, daemon=True) for work in works]
         self.keeper.start()
