@@ -1,0 +1,223 @@
+"""Makes a process of ours countable and breakable from outside, before its main runs.
+
+Nothing in the product knows of it. Every commit is a point, named by the function whose
+transaction it is; so is every stage of a load, every write of the spool and every socket that
+is closed. A point is visited before and after; a commit also as its transaction begins. Each
+visit is one line in a file that outlives the process, and at one visit a fault may strike.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+STAGES = ("fetching", "verifying", "opening", "golden", "warming", "ready")
+BEGIN, BEFORE, AFTER = "begin", "before", "after"
+DETAILS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "leases.acquire": lambda names: names["name"].partition(":")[0],
+    "controller._take": lambda names: _arrow(names["arrow"]),
+}
+"""What tells the commits of one function apart, from its local names."""
+
+_PASSED_OVER = ("contextlib", "mlops.store.engine", __name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """At the ``nth`` visit of a point: ``kill``, ``stop`` (SIGSTOP), ``raise``, or ``sleep:S``."""
+
+    point: str
+    when: str
+    action: str = "kill"
+    nth: int = 1
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.when} {self.point}" + (f" #{self.nth}" if self.nth > 1 else "")
+
+
+class Injected(Exception):
+    """What a fault of the kind ``raise`` raises."""
+
+
+class Recorder:
+    """Notes visits, and strikes; one of a process, which `arm` puts into its places.
+
+    Where a ``gate`` is given, visits count from when that file is there.
+    """
+
+    def __init__(
+        self, path: Path, who: str, faults: tuple[Fault, ...], gate: Path | None = None
+    ) -> None:
+        self.who = who
+        self.gate = gate
+        self.faults = {(fault.point, fault.when): fault for fault in faults}
+        self.visits: Counter[tuple[str, str]] = Counter()
+        self.stages: dict[str, list[str]] = {}
+        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+
+    def visit(self, point: str, when: str) -> None:
+        """Note it; a fault that is due here strikes."""
+        self.note("visit", f"{when} {point}")
+        fault = self.faults.get((point, when))
+        if fault is None or (self.gate is not None and not self.gate.exists()):
+            return
+        self.visits[point, when] += 1
+        if fault.nth == self.visits[point, when]:
+            self.note("struck", str(fault))
+            _strike(fault)
+
+    def note(self, kind: str, text: str) -> None:
+        """One line: when, who, what kind of thing, and what."""
+        line = f"{time.monotonic():.6f}\t{self.who}\t{kind}\t{text}\n"
+        os.write(self.file, line.encode())
+
+    @contextmanager
+    def around(self, point: str) -> Iterator[None]:
+        """Visit a point before and, where nothing was raised, after."""
+        self.visit(point, BEFORE)
+        yield
+        self.visit(point, AFTER)
+
+
+def arm(recorder: Recorder) -> None:
+    """Put the recorder into every place of this process; its modules are all imported."""
+    _arm_commits(recorder)
+    _arm_loads(recorder)
+    _arm_spool(recorder)
+    _arm_sockets(recorder)
+    _assert_readiness(recorder)
+
+
+def _strike(fault: Fault) -> None:
+    kind, _, argument = fault.action.partition(":")
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif kind == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif kind == "sleep":
+        time.sleep(float(argument))
+    else:
+        raise Injected(str(fault))
+
+
+def _arm_commits(recorder: Recorder) -> None:
+    from mlops.store.engine import Store
+
+    real = Store.write
+
+    @contextmanager
+    def write(self: Store) -> Iterator[Any]:
+        point = commit_point(sys._getframe(1))
+        recorder.visit(point, BEGIN)
+        with real(self) as connection:
+            yield connection
+            # Everything is written here, and nothing is committed yet.
+            recorder.visit(point, BEFORE)
+        recorder.visit(point, AFTER)
+
+    Store.write = write  # type: ignore[method-assign]
+
+
+def commit_point(frame: FrameType | None) -> str:
+    """The function that opened the transaction, as ``module.function[detail]``."""
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(_PASSED_OVER):
+        frame = frame.f_back
+    assert frame is not None
+    module = frame.f_globals["__name__"].rpartition(".")[2]
+    name = f"{module}.{frame.f_code.co_name}"
+    detail = DETAILS.get(name)
+    return name if detail is None else f"{name}[{detail(frame.f_locals)}]"
+
+
+def _arrow(arrow: Any) -> str:
+    return f"{arrow.to}{arrow.step}" if arrow.to == "step" else str(arrow.to)
+
+
+def _arm_loads(recorder: Recorder) -> None:
+    """The stages of a load follow one another, so each one's end is the next one's beginning."""
+    from mlops.serving import loaded
+
+    last: list[str] = []
+
+    def stage(name: str, model_id: str) -> None:
+        if last:
+            recorder.visit(last.pop(), AFTER)
+        last.append(f"load[{name}]")
+        recorder.stages.setdefault(model_id, []).append(name)
+        recorder.visit(last[0], BEFORE)
+
+    real = loaded.Shelf.load
+
+    def load(self: loaded.Shelf, version: Any) -> None:
+        last.clear()
+        recorder.stages.pop(version.model_id, None)
+        real(self, version)
+        if last:
+            recorder.visit(last.pop(), AFTER)
+
+    loaded.stage = stage
+    loaded.Shelf.load = load  # type: ignore[method-assign]
+
+
+def _arm_spool(recorder: Recorder) -> None:
+    from mlops.serving.spool import Spool
+
+    real = Spool.put
+
+    def put(self: Spool, rows: Any) -> bool:
+        with recorder.around("spool.put"):
+            return real(self, rows)
+
+    Spool.put = put  # type: ignore[method-assign]
+
+
+def _arm_sockets(recorder: Recorder) -> None:
+    import uvicorn
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    closing, ending = uvicorn.Server.shutdown, HttpToolsProtocol.shutdown
+
+    async def shutdown(self: uvicorn.Server, sockets: Any = None) -> None:
+        with recorder.around("socket[listening]"):
+            await closing(self, sockets)
+
+    def end(self: HttpToolsProtocol) -> None:
+        with recorder.around("socket[connection]"):
+            ending(self)
+
+    uvicorn.Server.shutdown = shutdown  # type: ignore[method-assign]
+    HttpToolsProtocol.shutdown = end  # type: ignore[method-assign]
+
+
+def _assert_readiness(recorder: Recorder) -> None:
+    """No forecast is asked of a model that has not passed every stage in this process."""
+    from mlops.serving.batching import Batcher
+
+    asked, shown = Batcher.forecast, Batcher.shadow
+
+    def check(model: Any) -> None:
+        passed = recorder.stages.get(model.model_id, [])
+        if passed != list(STAGES):
+            recorder.note("violation", f"{model.model_id} was asked after {passed}")
+
+    async def forecast(self: Any, model: Any, window: Any, *, timeout_s: float) -> Any:
+        check(model)
+        return await asked(self, model, window, timeout_s=timeout_s)
+
+    async def shadow(self: Any, model: Any, window: Any) -> Any:
+        check(model)
+        return await shown(self, model, window)
+
+    Batcher.forecast, Batcher.shadow = forecast, shadow  # type: ignore[method-assign]

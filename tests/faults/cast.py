@@ -1,0 +1,152 @@
+"""The processes of a scenario: what each one runs, with its clocks shortened.
+
+Times are the product's own constants, set before its main runs: a lease of 5 s lasts 1.5 s, and
+a bar of the sample closes every 2 s. Their ratios stay what they are.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tests.faults.armed import Fault, Recorder, arm
+
+LEASE_S = 1.5
+EXPOSURE_S = 1.5
+TICK_S = 0.15
+BEAT_S = 0.25
+BAR_S = 2.0
+DRAIN_S = 0.6
+PATIENCE_S = 1.0
+REPLAY_BARS = 150
+
+
+def hasten() -> None:
+    """Shorten the clocks of this process."""
+    import deployments.replica
+    from mlops.rollout import controller
+    from mlops.serving import clock, newest, replay, replica
+
+    controller.LEASE_S = replica.LEASE_S = LEASE_S
+    controller.EXPOSURE_S = EXPOSURE_S
+    controller.TICK_S = TICK_S
+    replica.LOADER_S = 0.02
+    defaults = replica.Keeper.__init__.__kwdefaults__
+    assert "beat_s" in defaults
+    defaults["beat_s"] = BEAT_S
+    replay.LOOK_S, newest.LOOK_S = 0.1, 0.2
+    replay.REPLAY_BARS = REPLAY_BARS
+    clock.REPLAY_BAR_S = BAR_S
+    deployments.replica.STORE_PATIENCE_S = PATIENCE_S
+
+
+def replica(given: Mapping[str, Any]) -> None:
+    """A serving process; it may stand by as controller or not."""
+    import deployments.replica
+    from mlops.serving import loaded, runtime
+
+    if not given["stands_by"]:
+        runtime.carry_role = lambda controller, stop: stop.wait()
+    if given["no_memory_for"]:
+        _refuse_memory(loaded, tuple(given["no_memory_for"]))
+    port = str(given["port"])
+    deployments.replica.main(
+        ["--port", port, "--name", given["who"], "--drain-seconds", str(given["drain_s"])]
+    )
+
+
+def _refuse_memory(loaded: Any, models: tuple[str, ...]) -> None:
+    """The system says that it has nothing left, whenever one of these is about to be opened."""
+    real = loaded.Shelf._check_memory
+
+    def check(self: Any, model_id: str, n_bytes: int) -> None:
+        if model_id in models:
+            self._free_memory = lambda: 0
+        real(self, model_id, n_bytes)
+
+    loaded.Shelf._check_memory = check
+
+
+def controller(given: Mapping[str, Any]) -> None:
+    """A process that does nothing but carry the role; SIGTERM steps down."""
+    from mlops.rollout.controller import Controller, carry_role
+    from mlops.store import open_store
+
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with closing(open_store(given["url"], patience_s=PATIENCE_S)) as store:
+        carry_role(Controller(store, given["who"]), stop)
+
+
+def asker(given: Mapping[str, Any]) -> None:
+    """A process that asks for something and ends: a rollout, its end, or one step back."""
+    from datetime import UTC, datetime
+
+    from mlops.rollout.plan import plan_for
+    from mlops.rollout.request import request_rollout, roll_back
+    from mlops.store import Why, open_store
+    from mlops.store.rollouts import ask_abort
+
+    why = Why(datetime.now(UTC), actor="ann", reason="because")
+    with closing(open_store(given["url"], patience_s=PATIENCE_S)) as store:
+        if given["what"] == "rollout":
+            plan = plan_for(given["strategy"], **given["plan"])
+            request_rollout(store, given["model"], plan, why)
+        elif given["what"] == "abort":
+            ask_abort(store, given["rollout"], why)
+        else:
+            roll_back(store, given["service"], why, prove=lambda version: None)
+
+
+def prober(given: Mapping[str, Any]) -> None:
+    """The client and its balancer."""
+    from tests.faults.prober import main
+
+    main(given)
+
+
+ROLES: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
+    "replica": replica,
+    "controller": controller,
+    "asker": asker,
+    "prober": prober,
+}
+
+
+def play(role: str, given: Mapping[str, Any]) -> None:
+    """Be one of them, in a process that has just been forked."""
+    import logging
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    if role != "prober":
+        hasten()
+        faults = tuple(Fault(**fault) for fault in given.get("faults", ()))
+        gate = given["gate"] and Path(given["gate"])
+        arm(Recorder(Path(given["notes"]), given["who"], faults, gate))
+    ROLES[role](given)
+
+
+IMPORTED = (
+    "pyarrow.parquet",
+    "deployments.replica",
+    "mlops.models.baselines",
+    "mlops.models.custom",
+    "mlops.models.linear",
+    "mlops.rollout.request",
+    "tests.faults.misbehaving",
+    "tests.faults.prober",
+)
+
+
+def import_everything() -> None:
+    """What any role will need, so that a fork need not import it again."""
+    import torch
+
+    for name in IMPORTED:
+        import_module(name)
+    torch.set_num_threads(1)

@@ -1,0 +1,127 @@
+"""What happens in a scenario, apart from the faults: each strategy, and each way back."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from mlops.store import Phase, Why
+from mlops.store.live import change_route, read_route
+from tests.faults.template import CHAMPION, GOOD, KEY
+from tests.faults.world import QUICK, World
+
+STRATEGIES = ("canary", "blue_green", "rolling", "shadow")
+
+
+def begin(world: World, *, stands_by: bool = False) -> None:
+    """Two replicas that take turns with a client's requests."""
+    world.replicas(stands_by=stands_by)
+    world.prober()
+    world.until(world.in_rotation, "both replicas answer")
+
+
+def strategy(name: str) -> Callable[[World], None]:
+    """A good challenger goes live, or is shadowed."""
+
+    def play(world: World) -> None:
+        begin(world)
+        world.controller()
+        row = world.rollout(GOOD, name)
+        assert row.phase is Phase.DONE, row.reason
+        assert world.route().champion == (CHAMPION if name == "shadow" else GOOD)
+
+    return play
+
+
+def roll_back(world: World) -> None:
+    """A challenger that fails on 5 % of its inputs is found out before anybody sees it."""
+    begin(world)
+    world.controller()
+    row = world.rollout("raises_5_percent")
+    assert row.phase is Phase.FAILED, row.reason
+    assert "worse than the champion" in row.reason
+    assert world.route().champion == CHAMPION
+
+
+def revert(world: World) -> None:
+    """A promotion is taken back while it is watched."""
+    begin(world)
+    world.controller()
+    row = world.ask(GOOD, "blue_green", bake_s=60.0)
+    world.reaches(row, Phase.PROMOTED)
+    world.asker("abort", rollout=row.id).wait()
+    assert world.ends(row).phase is Phase.FAILED
+    assert world.route().champion == CHAMPION
+
+
+def fall_back(world: World) -> None:
+    """A champion begins to fail when no rollout is under way."""
+    begin(world)
+    enthrone(world, "raises")
+    world.controller()
+    world.until(lambda: world.route().champion == CHAMPION, "the champion of before is back")
+
+
+def step_back(world: World) -> None:
+    """Somebody asks for a rollout, and then to have the version of before again."""
+    begin(world)
+    world.controller()
+    world.asker("rollout", model=GOOD, strategy="blue_green", plan=dict(QUICK)).wait()
+    world.until(lambda: world.idle() and world.route().champion == GOOD, "the rollout ends")
+    world.asker("roll_back", service=KEY).wait()
+    assert world.route().champion == CHAMPION
+
+
+def stop(world: World) -> None:
+    """Everybody is asked to end, one after the other, and comes back."""
+    begin(world)
+    controller = world.controller()
+    row = world.ask(GOOD)
+    world.reaches(row, Phase.LOADING)
+    controller.signal(signal.SIGTERM)
+    assert controller.wait() == 0
+    world.controller()
+    for process in world.serving():
+        with idle_connection(world, process.who):
+            assert world.terminate(process) == 0
+        world.replica(process.who, stands_by=False)
+    assert world.ends(row).phase is Phase.DONE
+
+
+def stand_by(world: World) -> None:
+    """No controller but those in the replicas."""
+    begin(world, stands_by=True)
+    assert world.rollout(GOOD).phase is Phase.DONE
+
+
+SCENES: Mapping[str, Callable[[World], None]] = {
+    **{name: strategy(name) for name in STRATEGIES},
+    "roll_back": roll_back,
+    "revert": revert,
+    "fall_back": fall_back,
+    "step_back": step_back,
+    "stop": stop,
+    "stand_by": stand_by,
+}
+
+
+@contextmanager
+def idle_connection(world: World, who: str) -> Iterator[None]:
+    """A client that keeps its connection, and says nothing on it."""
+    with socket.create_connection(("127.0.0.1", world.ports[who])) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(1)
+        yield
+
+
+def enthrone(world: World, model_id: str) -> None:
+    """Make a version champion from outside of any rollout: one that was sound until now."""
+    with world.store.write() as connection:
+        before = read_route(connection, KEY)
+        assert before is not None
+        after = replace(before, champion=model_id, previous_champion=before.champion)
+        change_route(connection, before, after, "set_up", Why(datetime.now(UTC)))

@@ -1,0 +1,115 @@
+"""What all scenarios of a session share: the zygote, the template, databases, and the count."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.faults.notes import Visit
+from tests.faults.scenes import SCENES
+from tests.faults.template import Template, make_template
+from tests.faults.world import World, open_world
+from tests.faults.zygote import Zygote
+from tests.postgres import Server
+
+MIGRATED = "migrated"
+
+
+class Stage:
+    """Thread-safe; scenarios run beside one another."""
+
+    def __init__(self, root: Path, postgres: Server | None) -> None:
+        self.root = root
+        self.zygote = Zygote(root / "zygote.log")
+        folder = root / "template"
+        folder.mkdir()
+        self.template: Template = make_template(folder)
+        self._postgres = postgres
+        self._lock = threading.Lock()
+        self._rehearsed: dict[str, Future[Mapping[str, set[Visit]]]] = {}
+        self.outcomes: dict[str, Future[None]] = {}
+        self.points: set[str] = set()
+        self.struck: set[str] = set()
+        self.totals: Counter[str] = Counter()
+
+    @contextmanager
+    def world(self, name: str, database: str = "sqlite") -> Iterator[World]:
+        """A scenario of its own; what it counted is added up when it ends."""
+        folder = self.root / f"{name}-{database}-{uuid.uuid4().hex[:6]}"
+        folder.mkdir()
+        with (
+            self._database(folder, database) as url,
+            open_world(self.zygote, self.template, folder, url) as world,
+        ):
+            yield world
+            self.count(world)
+
+    def count(self, world: World) -> None:
+        """Add what a scenario saw to the session's figures."""
+        notes = world.notes()
+        with self._lock:
+            self.points |= {note.text for note in notes if note.kind == "visit"}
+            struck = [note.text for note in notes if note.kind == "struck"]
+            self.struck |= set(struck)
+            self.totals["faults"] += len(struck) + len(world.killed) + len(world.ended)
+            self.totals["sent"] += world.counted.sent
+            self.totals["allowed"] += world.counted.allowed
+            self.totals["broken"] += len(world.counted.broken)
+
+    def rehearsed(self, name: str) -> Mapping[str, set[Visit]]:
+        """The points that each role comes by where nothing goes wrong; played once."""
+        with self._lock:
+            future = self._rehearsed.get(name)
+            mine = future is None
+            if future is None:
+                future = self._rehearsed[name] = Future()
+        if mine:
+            try:
+                future.set_result(self._rehearse(name))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+    def visited(self, name: str) -> set[Visit]:
+        """As `rehearsed`, by any role."""
+        return set().union(*self.rehearsed(name).values())
+
+    def _rehearse(self, name: str) -> Mapping[str, set[Visit]]:
+        with self.world(f"rehearsal-{name}") as world:
+            SCENES[name](world)
+            world.check()
+            return {role: world.visits(role) for role in ("controller", "replica", "asker")}
+
+    @contextmanager
+    def _database(self, folder: Path, database: str) -> Iterator[str]:
+        if database == "sqlite":
+            yield f"sqlite:///{folder / 'store.db'}"
+            return
+        server = self._postgres
+        assert server is not None, "no test of this session names Postgres"
+        name = f"faults_{uuid.uuid4().hex}"
+        with self._lock:
+            server.create(name, template=MIGRATED)
+        try:
+            yield server.url(name)
+        finally:
+            server.drop(name)
+
+    def close(self) -> None:
+        self.zygote.close()
+
+    def summary(self) -> list[str]:
+        """What a session did, in a few lines."""
+        return [
+            f"points visited: {len(self.points)}",
+            f"different faults injected: {len(self.struck)}, in all {self.totals['faults']}",
+            f"requests sent: {self.totals['sent']:,}",
+            f"requests that failed once, in a killed process, and were answered by one retry: "
+            f"{self.totals['allowed']}",
+            f"requests that failed and may not: {self.totals['broken']}",
+        ]
