@@ -35,6 +35,10 @@ DRAIN_S = 3.0
 STOP_S = 30
 """How long answers that are under way may take after that."""
 
+KEEP_ALIVE_S = 75
+"""Longer than balancers keep an idle connection (mostly 60 s): who closes first must not be us,
+or the request that is on its way at that moment is lost."""
+
 STORE_PATIENCE_S = 2.0
 """A background round does not wait longer for a locked store than its lease lasts."""
 
@@ -87,6 +91,7 @@ async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAI
         access_log=False,
         server_header=False,
         log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_S,
     )
     server = Server(config)
