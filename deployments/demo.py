@@ -1,4 +1,4 @@
-"""`make demo`: models trained, compared, judged and registered on real bars, offline.
+"""`make demo`: models trained, judged, registered and taken live on real bars, offline.
 
 Everything lives under ``.mlops/demo``, made anew each time; nothing is left running.
 """
@@ -18,7 +18,9 @@ PLAIN_WIDTH = 120
 """Columns where there is no terminal to ask."""
 
 SURROUNDINGS = {
-    "PREFECT_LOGGING_LEVEL": "ERROR",
+    # A rollout that is undone ends its flow run as failed, which is no trouble here; what is
+    # trouble raises.
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
@@ -37,6 +39,8 @@ def surround(home: Path) -> None:
         os.environ.pop(name, None)
     os.environ.update(SURROUNDINGS)
     os.environ["MLOPS_BASE_PATH"] = str(home)
+    # The version that is rolled back by itself is a class of the demonstration's own.
+    os.environ["CUSTOM_MODEL_MODULES"] = "deployments.sabotage"
     os.environ["PREFECT_HOME"] = str(home.resolve() / "prefect")
 
 

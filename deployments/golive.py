@@ -24,7 +24,6 @@ from deployments.clients import Clients, windows_of
 from deployments.sabotage import TimeBomb
 from flows.deploy import deploy
 from mlops.data.load import load_bars
-from mlops.errors import RolloutError
 from mlops.manager import MLOpsManager
 from mlops.registry.connection import load
 from mlops.reports.page import RolloutSection
@@ -33,12 +32,12 @@ from mlops.rollout.config import RolloutSettings
 from mlops.rollout.plan import Strategy
 from mlops.service import Service
 from mlops.stats.metrics import ModelMetrics
-from mlops.store import list_events, list_rollouts
+from mlops.store import Rollout, RolloutEvent, list_events, list_rollouts
 
 QUICK = RolloutSettings(dwell_s=2.0, bake_s=3.0, hold_s=60.0, gate_s=60.0)
 """The usual canary, with seconds where it has minutes."""
 
-FUSE_S = 8.0
+FUSE_S = 6.0
 READY_S = 60.0
 STOP_S = 30.0
 
@@ -66,38 +65,36 @@ def _roll_out(
 ) -> RolloutSection:
     asked = datetime.now(UTC)
     why = "to show what becomes of it" if force else "it passed its gates"
-    try:
-        deploy(
-            model_id,
-            Strategy.CANARY,
-            plan=QUICK,
-            actor="demonstration",
-            reason=why,
-            force=force,
-        )
-    except RolloutError:
-        # That it is undone is what the second rollout is for; the table below says why.
-        console.print(f"{model_id} did not go live", highlight=False)
+    # A rollout that is undone ends its run as failed: the lines below say how and why.
+    deploy(
+        model_id,
+        Strategy.CANARY,
+        plan=QUICK,
+        actor="demonstration",
+        reason=why,
+        force=force,
+        return_state=True,
+    )
     store = manager.registry.store
     rollout = list_rollouts(store, service=manager.get_model(model_id).service)[0]
     events = list_events(store, rollout.id)
     answers = clients.since(asked)
-    for event in events:
-        share = event.detail.get("weight_bp", 0) / 100
-        console.print(
-            f"  {(event.at - rollout.requested_at).total_seconds():5.1f} s  "
-            f"{event.to_phase:<9} {share:3.0f} %  {event.reason}",
-            highlight=False,
-            soft_wrap=True,
-        )
     failed = sum(one.failed for one in answers)
     console.print(
-        f"{model_id}: {rollout.phase}; clients asked {len(answers):,} times meanwhile, "
+        f"{model_id}: canary, {rollout.phase}; clients asked {len(answers):,} times meanwhile, "
         f"{failed} failed",
         highlight=False,
         soft_wrap=True,
     )
+    for event in events:
+        console.print(_line(event, rollout), highlight=False, soft_wrap=True)
     return rollout_section(rollout, events, answers)
+
+
+def _line(event: RolloutEvent, rollout: Rollout) -> str:
+    seconds = (event.at - rollout.requested_at).total_seconds()
+    share = event.detail.get("weight_bp", 0) / 100
+    return f"  {seconds:5.1f} s  {event.to_phase:<9} {share:3.0f} %  {event.reason}"
 
 
 def _sabotaged(manager: MLOpsManager, service: Service) -> str:
@@ -120,13 +117,12 @@ def _sabotaged(manager: MLOpsManager, service: Service) -> str:
 
 
 def _say_who_was_live(manager: MLOpsManager, service: Service, console: Console) -> None:
+    before = ""
     for reign in manager.live_history(service.key):
-        share = f", {reign.weight_bp / 100:.0f} % to {reign.challenger}" if reign.weight_bp else ""
-        console.print(
-            f"  {reign.at:%H:%M:%S} live: {reign.champion}{share} ({reign.action})",
-            highlight=False,
-            soft_wrap=True,
-        )
+        if reign.champion != before:
+            console.print(f"live since {reign.at:%Y-%m-%d %H:%M:%S}: {reign.champion} "
+                          f"({reign.action})", highlight=False, soft_wrap=True)  # fmt: skip
+        before = reign.champion
 
 
 @contextmanager

@@ -12,11 +12,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from deployments.golive import go_live
 from flows.train import TrainResult, train
 from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager
 from mlops.registry.explanation import Explanation
 from mlops.reports.cards import save_story
+from mlops.reports.page import RolloutSection
 from mlops.service import Service, Target
 from mlops.settings import current_settings
 from mlops.training.plan import ModelType, TrainingConfig
@@ -76,8 +78,15 @@ def tell(symbol: str, console: Console) -> Path:
         [Path(one.result.report) for one in told],
         manager.config.reports_path / "story.html",
         title=f"{symbol} sample",
-        subtitle="Every version that was trained, and why it passed or was refused",
+        subtitle="Every version, why it passed or was refused, and how it went live",
+        rollouts=_second_act(manager, told, console),
     )
+
+
+def _second_act(manager: MLOpsManager, told: list[Told], console: Console) -> list[RolloutSection]:
+    """What passed last goes live; where nothing did, every service keeps its baseline."""
+    passed = [one.result.model_id for one in told if one.result.passed]
+    return go_live(manager, passed[-1], console) if passed else []
 
 
 def _perform(act: Act, symbol: str, manager: MLOpsManager) -> Told:
