@@ -121,8 +121,9 @@ class Running:
             cwd=ROOT,
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(asdict(load)))
-        self._process.stdin.close()
+        with self._process.stdin as given:
+            given.write(json.dumps(asdict(load)))
+        self._process.stdin = None
 
     def report(self) -> Report:
         """Wait for the end.
@@ -130,9 +131,7 @@ class Running:
         Raises:
             RuntimeError: when the clients themselves died.
         """
-        assert self._process.stdout is not None
-        with self._process.stdout as out:
-            said = out.read()
+        said, _ = self._process.communicate()
         if self._process.wait():
             raise RuntimeError(f"the load generator ended with {self._process.returncode}")
         return Report(**json.loads(said))
@@ -140,7 +139,6 @@ class Running:
     def stop(self) -> None:
         """End it before its time."""
         self._process.kill()
-        self._process.wait()
 
 
 def measure(load: Load) -> Report:

@@ -116,6 +116,7 @@ def bare_network() -> BatchFirst:
 
 def make_place(home: Path) -> Place:
     """Fit the platform's LSTM for an epoch on part of the sample and begin a service with it."""
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     settings = Settings(mlops_base_path=home, mlflow_tracking_uri="", store_url="", _env_file=None)
     registry = open_registry(
         base_path=settings.mlops_base_path,

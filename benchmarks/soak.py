@@ -41,6 +41,9 @@ EVERY_S = 20.0
 LAST_S = 15.0
 """No rollout begins so shortly before the end: it could not be seen to end."""
 
+END_S = 60.0
+"""So long after the load the last rollout may still take."""
+
 SETTLE_S = 5.0
 """A bar that closed so shortly before the end may still be on its way to the store."""
 
@@ -120,6 +123,18 @@ def _started(place: Place, model_id: str, strategy: Strategy) -> bool:
     except RolloutRefused:
         return False
     return True
+
+
+def await_rollouts(place: Place) -> None:
+    """Let those that are under way end; one that does not is counted as it stands."""
+    until = time.monotonic() + END_S
+    while time.monotonic() < until and not all(phase.final for phase in phases(place)):
+        time.sleep(LOOK_S)
+
+
+def phases(place: Place) -> list[Phase]:
+    """How each rollout stands."""
+    return [one.phase for one in list_rollouts(place.registry.store)]
 
 
 def records(place: Place) -> tuple[ForecastRow, ...]:
@@ -205,6 +220,7 @@ def soak(home: Path, length: Length) -> Soaked:
             running = Running(at(peak.rate / 2, length.soak_s))
             take_turns(place, model_ids, seconds=length.soak_s)
             loaded = running.report()
+        await_rollouts(place)
         console.print(f"with rollouts: {loaded}, p99 {loaded.p99 * 1e3:.1f} ms")
         ended = datetime.now(UTC)
     # The replica has gone: what was on its way is in the store now.
@@ -215,7 +231,7 @@ def soak(home: Path, length: Length) -> Soaked:
         quiet=quiet,
         loaded=loaded,
         memory=memory,
-        rollouts=Counter(str(one.phase) for one in list_rollouts(place.registry.store)),
+        rollouts=Counter(map(str, phases(place))),
         due=len(due),
         missing=len(due - set(times)),
         double=sum(number > 1 for number in times.values()),
