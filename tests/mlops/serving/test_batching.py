@@ -1,0 +1,482 @@
+"""What waits together is forecast together, and nobody's trouble is anybody else's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from mlops.errors import ModelFault, NotFinite, QueueFull, ServingError, TimedOut
+from mlops.models.windows import Window
+from mlops.serving import batching
+from mlops.serving.batching import Batcher
+from mlops.serving.loaded import LoadedModel
+
+WARM_UP = 3
+LONG_S = 30.0
+"""A limit that a test does not reach."""
+
+
+class Doubler:
+    """Gives twice the close; raises on what is marked, and waits where it is told to."""
+
+    def __init__(self) -> None:
+        self.config = {"warm_up": WARM_UP}
+        self.batches: list[list[float]] = []
+        self.poison: dict[float, BaseException] = {}
+        self.gate = threading.Event()
+        self.gate.set()
+        self.entered = threading.Event()
+
+    def forecast_windows(self, windows: list[Window]) -> list[np.ndarray]:
+        marks = [float(window.values[-1, 3]) for window in windows]
+        self.batches.append(marks)
+        self.entered.set()
+        assert self.gate.wait(LONG_S)
+        for mark in marks:
+            if mark in self.poison:
+                raise self.poison[mark]
+        return [2 * window.values[:, 3] for window in windows]
+
+
+def model_of(bundle: Doubler, name: str = "lstm_a") -> LoadedModel:
+    return LoadedModel(name, "digest", 1, 1.0, cast(Any, bundle))
+
+
+def window(mark: float, bars: int = WARM_UP) -> Window:
+    values = np.full((bars, 5), float(mark))
+    times = np.arange(bars).astype("datetime64[h]").astype("datetime64[ns]")
+    return Window(values, times, np.zeros(bars, dtype=bool))
+
+
+@pytest.fixture
+def bundle() -> Iterator[Doubler]:
+    made = Doubler()
+    yield made
+    made.gate.set()
+
+
+@pytest.fixture
+def model(bundle: Doubler) -> LoadedModel:
+    return model_of(bundle)
+
+
+@contextmanager
+def running(**options: Any) -> Iterator[Batcher]:
+    batcher = Batcher(**options)
+    try:
+        yield batcher
+    finally:
+        batcher.stop()
+
+
+async def entered(bundle: Doubler) -> None:
+    """Until the thread is inside the model."""
+    assert await asyncio.to_thread(bundle.entered.wait, LONG_S)
+
+
+class Crowd:
+    """One forecast held in the thread, and what was asked while it was."""
+
+    def __init__(self, batcher: Batcher, bundle: Doubler, model: LoadedModel) -> None:
+        self.batcher, self.bundle, self.model = batcher, bundle, model
+        self.tasks: list[asyncio.Task[Any]] = []
+
+    async def hold(self) -> None:
+        self.bundle.gate.clear()
+        await self.ask(0)
+        await entered(self.bundle)
+
+    async def ask(self, *marks: float, **options: Any) -> list[asyncio.Task[Any]]:
+        model = options.pop("model", self.model)
+        asked = [
+            asyncio.ensure_future(
+                self.batcher.forecast(
+                    model,
+                    window(mark, **options),
+                    timeout_s=LONG_S,
+                )
+            )
+            for mark in marks
+        ]
+        self.tasks += asked
+        await asyncio.sleep(0)
+        return asked
+
+    async def release(self) -> list[Any]:
+        self.bundle.gate.set()
+        return await asyncio.gather(*self.tasks, return_exceptions=True)
+
+
+Story = Callable[[Crowd], Awaitable[None]]
+
+
+def play(story: Story, bundle: Doubler, model: LoadedModel, **options: Any) -> Batcher:
+    """Run a story whose first forecast is held in the thread."""
+
+    async def held() -> None:
+        crowd = Crowd(batcher, bundle, model)
+        await crowd.hold()
+        await story(crowd)
+
+    with running(**options) as batcher:
+        asyncio.run(held())
+    return batcher
+
+
+def test_a_lone_client_is_answered_one_by_one(bundle, model):
+    async def ask_in_turn() -> list[float]:
+        return [
+            float((await batcher.forecast(model, window(mark), timeout_s=LONG_S))[-1])
+            for mark in range(5)
+        ]
+
+    with running() as batcher:
+        assert asyncio.run(ask_in_turn()) == [0.0, 2.0, 4.0, 6.0, 8.0]
+    assert [len(batch) for batch in bundle.batches] == [1] * 5
+
+
+def test_what_comes_while_the_thread_is_busy_is_taken_together(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        await crowd.ask(*range(1, 21))
+        answers = await crowd.release()
+        assert [answer[-1] for answer in answers] == [2.0 * mark for mark in range(21)]
+
+    batcher = play(story, bundle, model)
+    assert [len(batch) for batch in bundle.batches] == [1, 20]
+    assert dict(batcher.statistics().sizes) == {1: 1, 20: 1}
+
+
+def test_a_batch_holds_at_most_the_cap(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        await crowd.ask(*range(100))
+        await crowd.release()
+
+    play(story, bundle, model)
+    assert max(len(batch) for batch in bundle.batches) <= 32
+
+
+def test_the_cap_counts_forecasts_and_not_requests(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        await crowd.ask(1, 2, bars=WARM_UP + 14)
+        await crowd.ask(3, bars=WARM_UP + 99)
+        await crowd.ask(4)
+        await crowd.release()
+
+    play(story, bundle, model)
+    assert bundle.batches[1:] == [[1.0, 2.0], [3.0], [4.0]]
+
+
+def test_without_batching_each_goes_alone(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        await crowd.ask(*range(10))
+        await crowd.release()
+
+    play(story, bundle, model, batching=False)
+    assert [len(batch) for batch in bundle.batches] == [1] * 11
+
+
+def test_models_are_not_mixed_and_the_oldest_goes_first(bundle, model):
+    other_bundle = Doubler()
+    other = model_of(other_bundle, "lstm_b")
+
+    async def story(crowd: Crowd) -> None:
+        await crowd.ask(1)
+        await crowd.ask(2, model=other)
+        await crowd.ask(3)
+        await crowd.release()
+
+    play(story, bundle, model)
+    assert (bundle.batches, other_bundle.batches) == ([[0.0], [1.0, 3.0]], [[2.0]])
+
+
+def test_only_the_poisoned_item_gets_the_error(bundle, model):
+    bundle.poison[3.0] = ValueError("bad luck")
+
+    async def story(crowd: Crowd) -> None:
+        await crowd.ask(1, 2, 3, 4)
+        answers = await crowd.release()
+        fault = answers.pop(3)
+        assert isinstance(fault, ModelFault)
+        assert (fault.model_id, fault.kind) == ("lstm_a", "error")
+        assert "ValueError: bad luck" in str(fault)
+        assert [answer[-1] for answer in answers] == [0.0, 2.0, 4.0, 8.0]
+
+    play(story, bundle, model)
+
+
+def test_an_answer_that_is_no_number_is_a_fault_of_its_kind(bundle, model):
+    bundle.poison[1.0] = NotFinite("nan")
+
+    async def story(crowd: Crowd) -> None:
+        await crowd.ask(1)
+        answers = await crowd.release()
+        assert answers[1].kind == "non_finite"
+
+    play(story, bundle, model)
+
+
+def test_a_model_that_exits_does_not_take_the_thread_with_it(bundle, model):
+    bundle.poison[1.0] = SystemExit(3)
+
+    async def story(crowd: Crowd) -> None:
+        await crowd.ask(1, 2)
+        answers = await crowd.release()
+        assert isinstance(answers[1], ModelFault)
+        assert answers[2][-1] == 4.0
+
+    assert play(story, bundle, model).statistics().restarts == 0
+
+
+def test_a_cancelled_item_is_not_forecast_and_harms_nobody(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        [gone] = await crowd.ask(1)
+        await crowd.ask(2)
+        gone.cancel()
+        answers = await crowd.release()
+        assert isinstance(answers[1], asyncio.CancelledError)
+        assert answers[2][-1] == 4.0
+
+    play(story, bundle, model)
+    assert bundle.batches[1:] == [[2.0]]
+
+
+def test_who_leaves_while_it_is_forecast_harms_nobody(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        crowd.tasks[0].cancel()
+        await crowd.ask(1)
+        answers = await crowd.release()
+        assert answers[1][-1] == 2.0
+
+    play(story, bundle, model)
+
+
+def test_a_full_queue_refuses_and_a_cancelled_item_makes_room(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        first, _ = await crowd.ask(1, 2)
+        with pytest.raises(QueueFull, match="2 windows are waiting, at most 2"):
+            await crowd.batcher.forecast(model, window(3), timeout_s=LONG_S)
+        first.cancel()
+        await asyncio.sleep(0)
+        await crowd.ask(4)
+        answers = await crowd.release()
+        assert [answer[-1] for answer in answers[2:]] == [4.0, 8.0]
+
+    play(story, bundle, model, limit=2)
+
+
+def test_an_item_out_of_time_in_the_queue_is_dropped(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        with pytest.raises(TimedOut, match=r"no answer within 0.05 s"):
+            await crowd.batcher.forecast(model, window(1), timeout_s=0.05)
+        assert crowd.batcher.statistics().waiting == 0
+        await crowd.release()
+
+    play(story, bundle, model)
+    assert bundle.batches == [[0.0]]
+
+
+def test_the_thread_passes_over_what_is_out_of_time(model):
+    """Even where the event loop is too busy to see that time is up."""
+
+    async def story() -> None:
+        batcher = Batcher()
+        items = [batcher._made(model, window(mark), 5.0) for mark in range(3)]
+        items[1].asked_at -= 6.0
+        for item in items:
+            batcher._main.put(item)
+        assert batcher._batch(batcher._main) == [items[0], items[2]]
+
+    asyncio.run(story())
+
+
+def test_a_model_that_does_not_come_back_leaves_the_others_a_thread(bundle, model):
+    healthy = model_of(Doubler(), "lstm_b")
+
+    async def story(crowd: Crowd) -> None:
+        fault = await asyncio.gather(*crowd.tasks, return_exceptions=True)
+        assert (fault[0].model_id, fault[0].kind) == ("lstm_a", "timeout")
+        answer = await crowd.batcher.forecast(healthy, window(5), timeout_s=LONG_S)
+        assert answer[-1] == 10.0
+        with pytest.raises(ModelFault, match="still at an earlier request"):
+            await crowd.batcher.forecast(model, window(6), timeout_s=LONG_S)
+        bundle.gate.set()
+        crowd.batcher._stuck[model].join(LONG_S)
+        assert (await crowd.batcher.forecast(model, window(7), timeout_s=LONG_S))[-1] == 14.0
+        assert crowd.batcher.statistics().restarts == 1
+
+    async def held() -> None:
+        crowd = Crowd(batcher, bundle, model)
+        bundle.gate.clear()
+        crowd.tasks = [asyncio.ensure_future(batcher.forecast(model, window(0), timeout_s=0.05))]
+        await entered(bundle)
+        await story(crowd)
+
+    with running() as batcher:
+        asyncio.run(held())
+
+
+def test_a_shadow_that_does_not_come_back_leaves_requests_a_thread(bundle, model, monkeypatch):
+    monkeypatch.setattr(batching, "SHADOW_BUDGET_S", 0.2)
+    healthy = model_of(Doubler(), "lstm_b")
+
+    async def story() -> None:
+        bundle.gate.clear()
+        shadow = asyncio.ensure_future(batcher.shadow(model, window(1)))
+        await entered(bundle)
+        with pytest.raises(TimedOut):
+            await batcher.forecast(healthy, window(1), timeout_s=0.4)
+        with pytest.raises(ModelFault, match="did not come back"):
+            await shadow
+        assert (await batcher.forecast(healthy, window(2), timeout_s=LONG_S))[-1] == 4.0
+        bundle.gate.set()
+
+    with running() as batcher:
+        asyncio.run(story())
+
+
+def test_shadows_wait_until_nobody_else_does(bundle, model):
+    other_bundle = Doubler()
+    other = model_of(other_bundle, "lstm_b")
+
+    async def story(crowd: Crowd) -> None:
+        shadow = asyncio.ensure_future(crowd.batcher.shadow(other, window(1)))
+        await crowd.ask(2)
+        order: list[str] = []
+        shadow.add_done_callback(lambda _: order.append("shadow"))
+        crowd.tasks[1].add_done_callback(lambda _: order.append("main"))
+        await crowd.release()
+        assert (await shadow)[-1] == 2.0
+        await asyncio.sleep(0)
+        assert order == ["main", "shadow"]
+
+    play(story, bundle, model)
+
+
+def test_the_oldest_shadow_gives_way_and_is_counted(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        shadows = [
+            asyncio.ensure_future(crowd.batcher.shadow(model, window(mark))) for mark in range(4)
+        ]
+        await asyncio.sleep(0)
+        await crowd.release()
+        answers = await asyncio.gather(*shadows)
+        assert [answer is None for answer in answers] == [True, True, False, False]
+
+    statistics = play(story, bundle, model, shadow_limit=2).statistics()
+    assert (statistics.dropped, statistics.shadows) == (2, 0)
+
+
+def test_a_batch_is_handed_back_by_one_call(bundle, model, monkeypatch):
+    calls = []
+
+    async def story(crowd: Crowd) -> None:
+        await crowd.ask(*range(16))
+        loop = asyncio.get_running_loop()
+        whole = loop.call_soon_threadsafe
+        monkeypatch.setattr(
+            loop,
+            "call_soon_threadsafe",
+            lambda call, *args: calls.append(call) or whole(call, *args),
+        )
+        await crowd.release()
+        monkeypatch.undo()
+
+    play(story, bundle, model)
+    assert calls == [batching._settle] * 2
+
+
+def test_after_a_storm_of_cancels_and_errors_a_thousand_are_answered(bundle, model):
+    random = np.random.default_rng(7)
+    bundle.poison.update({float(mark): RuntimeError("no") for mark in range(1000, 1100)})
+
+    async def one(mark: float) -> float:
+        return float((await batcher.forecast(model, window(mark), timeout_s=LONG_S))[-1])
+
+    async def storm() -> list[float]:
+        wild = [asyncio.ensure_future(one(mark)) for mark in random.integers(900, 1200, 500)]
+        for task in wild:
+            if random.random() < 0.5:
+                await asyncio.sleep(0)
+                task.cancel()
+        await asyncio.gather(*wild, return_exceptions=True)
+        answers: list[float] = []
+        for first in range(0, 1000, 100):
+            asked = [one(mark / 1000) for mark in range(first, first + 100)]
+            answers += await asyncio.gather(*asked)
+        return answers
+
+    with running() as batcher:
+        assert asyncio.run(storm()) == [2 * mark / 1000 for mark in range(1000)]
+        statistics = batcher.statistics()
+    assert (statistics.waiting, statistics.restarts) == (0, 0)
+
+
+def test_a_fault_of_the_loop_itself_reaches_who_waits_and_ends_nothing(bundle, model, monkeypatch):
+    def broken(self, items):
+        monkeypatch.undo()
+        raise MemoryError
+
+    async def story() -> None:
+        with pytest.raises(ModelFault, match="MemoryError"):
+            await batcher.forecast(model, window(1), timeout_s=LONG_S)
+        assert (await batcher.forecast(model, window(2), timeout_s=LONG_S))[-1] == 4.0
+
+    monkeypatch.setattr(Batcher, "_outcomes", broken)
+    with running() as batcher:
+        asyncio.run(story())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_dead_thread_is_replaced_by_the_next_request(bundle, model, monkeypatch):
+    def broken(pairs):
+        monkeypatch.undo()
+        raise MemoryError
+
+    async def story() -> None:
+        with pytest.raises(ServingError):
+            await batcher.forecast(model, window(1), timeout_s=0.05)
+        assert (await batcher.forecast(model, window(2), timeout_s=LONG_S))[-1] == 4.0
+
+    monkeypatch.setattr(batching, "_hand_over", broken)
+    with running() as batcher:
+        asyncio.run(story())
+
+
+def test_an_event_loop_that_ended_is_no_trouble(bundle, model):
+    async def leave() -> None:
+        bundle.gate.clear()
+        asking = asyncio.ensure_future(batcher.forecast(model, window(1), timeout_s=LONG_S))
+        await entered(bundle)
+        asking.cancel()
+
+    async def ask() -> float:
+        return float((await batcher.forecast(model, window(2), timeout_s=LONG_S))[-1])
+
+    with running() as batcher:
+        asyncio.run(leave())
+        bundle.gate.set()
+        assert asyncio.run(ask()) == 4.0
+
+
+def test_whoever_waits_when_it_stops_is_told(bundle, model, monkeypatch):
+    monkeypatch.setattr(batching, "STOP_TIMEOUT_S", 0.01)
+
+    async def story(crowd: Crowd) -> None:
+        [waiting] = await crowd.ask(1)
+        crowd.batcher.stop()
+        with pytest.raises(ServingError, match="is stopping"):
+            await waiting
+        with pytest.raises(ServingError, match="is stopping"):
+            await crowd.batcher.forecast(model, window(2), timeout_s=LONG_S)
+        crowd.batcher.start()
+        bundle.gate.set()
+        assert (await crowd.batcher.forecast(model, window(3), timeout_s=LONG_S))[-1] == 6.0
+        await crowd.release()
+
+    play(story, bundle, model)

@@ -1,0 +1,293 @@
+"""A model is lent only once it is proven, and freed only when nobody has it."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlops.errors import BundleError, MlopsError, NotLoaded
+from mlops.models.bundle import Bundle, Trust
+from mlops.models.manifest import WEIGHTS
+from mlops.models.signing import SigningKey
+from mlops.serving import loaded
+from mlops.serving.loaded import Shelf, State
+from mlops.store import ModelVersion, Store, get_version
+
+STAGES = ["fetching", "verifying", "opening", "golden", "warming", "ready"]
+
+
+@pytest.fixture
+def version(store: Store, library) -> ModelVersion:
+    return get_version(store, library.versions[0])
+
+
+@pytest.fixture
+def shelf(library, tmp_path: Path) -> Shelf:
+    return Shelf(cache=tmp_path / "bundles", trust=library.registry.trust)
+
+
+@pytest.fixture
+def at_stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, str], None]], None]:
+    """Have something called before each stage of a load."""
+    return lambda call: monkeypatch.setattr(loaded, "stage", call)
+
+
+@pytest.fixture
+def damaged(version: ModelVersion, tmp_path: Path) -> ModelVersion:
+    """The version with a bundle of its own, to be broken."""
+    copy = tmp_path / "copy"
+    shutil.copytree(Path(version.bundle_uri.removeprefix("file://")), copy)
+    return replace(version, bundle_uri=copy.as_uri())
+
+
+def state(shelf: Shelf, version: ModelVersion) -> State | None:
+    found = shelf.states().get(version.model_id)
+    return None if found is None else found.state
+
+
+def test_a_load_goes_through_its_stages_in_order(shelf, version, at_stage):
+    seen = []
+    at_stage(lambda name, model_id: seen.append((name, model_id)))
+    shelf.load(version)
+    assert seen == [(name, version.model_id) for name in STAGES]
+
+
+def test_every_stage_shows_and_none_but_the_last_is_ready(shelf, version, at_stage):
+    seen = []
+    at_stage(
+        lambda name, _: seen.append((state(shelf, version), version.model_id in shelf.ready()))
+    )
+    shelf.load(version)
+    assert [shown for shown, _ in seen] == [
+        State.FETCHING, State.FETCHING, State.LOADING, State.LOADING, State.LOADING, State.WARMING
+    ]  # fmt: skip
+    assert not any(ready for _, ready in seen)
+    assert shelf.ready() == {version.model_id}
+
+
+def test_a_ready_model_says_what_it_is_and_cost(shelf, version):
+    shelf.load(version)
+    found = shelf.states()[version.model_id]
+    files = Path(version.bundle_uri.removeprefix("file://")).iterdir()
+    assert (found.digest, found.bytes) == (version.digest, sum(f.stat().st_size for f in files))
+    assert (found.error, found.inflight) == (None, 0)
+    assert found.load_ms > 0
+
+
+def test_a_borrowed_model_forecasts(shelf, version):
+    shelf.load(version)
+    with shelf.borrow(version.model_id) as model:
+        assert model.bundle.check_examples() <= 1e-5
+        assert shelf.warm_up(version.model_id) == model.warm_up
+        assert shelf.states()[version.model_id].inflight == 1
+    assert shelf.states()[version.model_id].inflight == 0
+
+
+def test_what_is_not_here_is_not_lent(shelf):
+    with pytest.raises(NotLoaded, match="lstm_x is not loaded"), shelf.borrow("lstm_x"):
+        pass
+    with pytest.raises(NotLoaded):
+        shelf.warm_up("lstm_x")
+
+
+def _other_digest(version: ModelVersion, copy: Path) -> ModelVersion:
+    return replace(version, digest="0" * 64)
+
+
+def _altered(version: ModelVersion, copy: Path) -> ModelVersion:
+    (copy / WEIGHTS).write_bytes(b"rotten")
+    return version
+
+
+def _gone(version: ModelVersion, copy: Path) -> ModelVersion:
+    shutil.rmtree(copy)
+    return version
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [(_other_digest, "registered was 000000"), (_altered, "was altered"), (_gone, "no bundle")],
+)
+def test_a_bundle_that_is_not_what_was_registered_fails(shelf, damaged, tmp_path, damage, words):
+    broken = damage(damaged, tmp_path / "copy")
+    with pytest.raises(BundleError, match=words):
+        shelf.load(broken)
+    found = shelf.states()[broken.model_id]
+    assert found.state is State.FAILED
+    assert words in (found.error or "")
+    assert shelf.ready() == frozenset()
+
+
+def test_a_bundle_signed_elsewhere_fails(version, tmp_path):
+    shelf = Shelf(cache=tmp_path, trust=Trust(SigningKey(b"other key of 32 bytes or more ..")))
+    with pytest.raises(BundleError, match="was not signed with this installation's key"):
+        shelf.load(version)
+
+
+def test_a_model_that_forecasts_something_else_fails(shelf, version, monkeypatch):
+    right = Bundle.forecast
+    monkeypatch.setattr(Bundle, "forecast", lambda self, dataset: right(self, dataset) + 1.0)
+    with pytest.raises(BundleError, match="golden example 0"):
+        shelf.load(version)
+    assert state(shelf, version) is State.FAILED
+
+
+def test_a_model_whose_batches_give_no_number_fails(shelf, version, monkeypatch):
+    def nothing(self, windows):
+        return [np.full(len(window), np.nan) for window in windows]
+
+    monkeypatch.setattr(Bundle, "forecast_windows", nothing)
+    with pytest.raises(MlopsError, match="a batch of 1 golden examples"):
+        shelf.load(version)
+    assert state(shelf, version) is State.FAILED
+
+
+def test_warming_tries_every_usual_batch(shelf, version, monkeypatch):
+    sizes = []
+    together = Bundle.forecast_windows
+    monkeypatch.setattr(
+        Bundle,
+        "forecast_windows",
+        lambda self, windows: sizes.append(len(windows)) or together(self, windows),
+    )
+    shelf.load(version)
+    assert sizes == [1, 2, 4, 8, 16]
+
+
+def test_a_load_that_memory_cannot_hold_is_refused(version, library, tmp_path):
+    shelf = Shelf(cache=tmp_path, trust=library.registry.trust, free_memory=lambda: 10**6)
+    with pytest.raises(BundleError, match="bytes of free memory and there are 1,000,000"):
+        shelf.load(version)
+    assert state(shelf, version) is State.FAILED
+
+
+def test_where_memory_is_unknown_a_load_is_tried(version, library, tmp_path):
+    shelf = Shelf(cache=tmp_path, trust=library.registry.trust, free_memory=lambda: None)
+    shelf.load(version)
+    assert version.model_id in shelf.ready()
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_whatever_breaks_a_stage_is_kept_until_it_is_forgotten(shelf, version, at_stage, name):
+    def broken(now, _):
+        if now == name:
+            raise RuntimeError("out of luck")
+
+    at_stage(broken)
+    with pytest.raises(BundleError, match="RuntimeError: out of luck"):
+        shelf.load(version)
+    assert "out of luck" in (shelf.states()[version.model_id].error or "")
+    with pytest.raises(NotLoaded):
+        shelf.load(version)
+    at_stage(lambda *_: None)
+    shelf.forget(version.model_id)
+    shelf.load(version)
+    assert shelf.ready() == {version.model_id}
+
+
+def test_only_failures_are_forgotten(shelf, version):
+    shelf.load(version)
+    shelf.forget(version.model_id)
+    shelf.forget("lstm_x")
+    assert shelf.ready() == {version.model_id}
+
+
+def test_what_is_ready_is_not_loaded_again(shelf, version, at_stage):
+    shelf.load(version)
+    seen = []
+    at_stage(lambda name, _: seen.append(name))
+    shelf.load(version)
+    assert seen == []
+
+
+def test_a_dropped_model_is_freed_at_once_where_nobody_has_it(shelf, version):
+    shelf.load(version)
+    with shelf.borrow(version.model_id) as model:
+        freed = weakref.ref(model)
+    del model
+    shelf.drop(version.model_id)
+    gc.collect()
+    assert (shelf.states(), shelf.ready(), freed()) == ({}, frozenset(), None)
+
+
+def test_a_dropped_model_drains_until_its_last_borrower_is_done(shelf, version):
+    shelf.load(version)
+    with shelf.borrow(version.model_id) as model:
+        with shelf.borrow(version.model_id):
+            shelf.drop(version.model_id)
+            shelf.drop(version.model_id)
+        assert state(shelf, version) is State.DRAINING
+        assert shelf.ready() == frozenset()
+        with pytest.raises(NotLoaded), shelf.borrow(version.model_id):
+            pass
+        assert model.bundle.check_examples() <= 1e-5
+    assert shelf.states() == {}
+
+
+def test_a_draining_model_that_is_wanted_again_stays(shelf, version, at_stage):
+    shelf.load(version)
+    seen = []
+    at_stage(lambda name, _: seen.append(name))
+    with shelf.borrow(version.model_id):
+        shelf.drop(version.model_id)
+        shelf.load(version)
+    assert shelf.ready() == {version.model_id}
+    assert seen == []
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_model_dropped_while_it_loads_never_becomes_ready(shelf, version, at_stage, name):
+    at_stage(lambda now, model_id: shelf.drop(model_id) if now == name else None)
+    with pytest.raises(NotLoaded):
+        shelf.load(version)
+    assert (shelf.states(), shelf.ready()) == ({}, frozenset())
+
+
+def test_a_borrower_that_fails_gives_back(shelf, version):
+    shelf.load(version)
+    with pytest.raises(RuntimeError), shelf.borrow(version.model_id):
+        raise RuntimeError
+    assert shelf.states()[version.model_id].inflight == 0
+
+
+def test_one_model_loads_at_a_time(shelf, store, library, at_stage):
+    versions = [get_version(store, model_id) for model_id in library.versions]
+    most: list[int] = []
+    active: set[str] = set()
+
+    def count(name, model_id):
+        if name == "fetching":
+            active.add(model_id)
+        most.append(len(active))
+        if name == "ready":
+            active.discard(model_id)
+
+    at_stage(count)
+    threads = [threading.Thread(target=shelf.load, args=(version,)) for version in versions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+    assert shelf.ready() == set(library.versions)
+
+
+def test_a_bundle_from_elsewhere_lies_in_the_cache(library, version, tmp_path, monkeypatch):
+    asked = []
+
+    def fetch(uri, digest, cache):
+        asked.append((uri, digest, cache))
+        return Path(version.bundle_uri.removeprefix("file://"))
+
+    monkeypatch.setattr(loaded, "fetch_bundle", fetch)
+    shelf = Shelf(cache=tmp_path / "bundles", trust=library.registry.trust)
+    shelf.load(replace(version, bundle_uri="s3://models/1"))
+    assert asked == [("s3://models/1", version.digest, tmp_path / "bundles")]

@@ -1,0 +1,79 @@
+"""The size of a batch follows from what batches cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlops.serving.pace import NEWEST, PROBE_EVERY, SIZES, Pace
+
+
+def paced(cost, limit: int = 32) -> Pace:
+    """A pace that measured every size; ``cost(rows)`` is seconds a batch."""
+    pace = Pace(limit)
+    for size in reversed(SIZES):
+        pace.measured(size, cost(size))
+    return pace
+
+
+@pytest.mark.parametrize(
+    ("name", "cost", "best"),
+    [
+        ("a fixed cost is shared", lambda rows: 1.0 + 0.001 * rows, 32),
+        ("each row costs the same", lambda rows: 1.0 * rows, 1),
+        ("a gain under a tenth", lambda rows: 1.0 * rows + 0.05, 1),
+        ("no gain past 8", lambda rows: rows * max(1 / 8, 1 / rows), 8),
+        ("larger is dearer", lambda rows: rows**1.2, 1),
+        ("only 16 gains", lambda rows: rows * (0.5 if rows == 16 else 1.0), 16),
+    ],
+)
+def test_the_smallest_batch_that_none_beats_is_best(name, cost, best):
+    assert paced(cost).best == best
+
+
+def test_what_is_not_measured_is_tried_largest_first():
+    pace, tried = Pace(), []
+    for _ in SIZES:
+        tried.append(pace.cap())
+        pace.measured(pace.cap(), 1.0)
+    assert tried == list(reversed(SIZES))
+
+
+def test_a_lone_client_leaves_the_crowds_batch_open():
+    pace = Pace()
+    for _ in range(10):
+        pace.measured(1, 1.0)
+    assert pace.cap() == 32
+
+
+def test_a_batch_counts_for_the_largest_size_it_reaches():
+    pace = Pace()
+    pace.measured(31, 31.0)
+    pace.measured(500, 1000.0)
+    assert pace.seconds == {16: 1.0, 32: 2.0}
+
+
+def test_every_size_is_measured_again():
+    pace, sizes = paced(lambda rows: 1.0 * rows), set()
+    for _ in range(PROBE_EVERY * len(SIZES)):
+        sizes.add(pace.cap())
+        pace.measured(pace.cap(), 1.0 * pace.cap())
+    assert sizes == set(SIZES)
+
+
+def test_batching_comes_back_when_it_pays_again():
+    pace = paced(lambda rows: 1.0 * rows)
+    for _ in range(PROBE_EVERY * len(SIZES) * 4):
+        pace.measured(pace.cap(), 1.0)
+    assert pace.best > 1
+
+
+def test_one_slow_batch_moves_little():
+    pace = paced(lambda rows: 1.0)
+    before = pace.seconds[32]
+    pace.measured(32, 32 * before + 32.0)
+    assert pace.seconds[32] == pytest.approx(before + NEWEST * 1.0)
+
+
+def test_a_limit_of_one_is_no_batching():
+    pace = paced(lambda rows: 1.0, limit=1)
+    assert {pace.cap() for _ in range(2 * PROBE_EVERY) if not pace.measured(1, 1.0)} == {1}
