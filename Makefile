@@ -4,7 +4,7 @@ BIN := .venv/bin
 export DO_NOT_TRACK := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install demo test test-slow check bench deploy clean
+.PHONY: install demo serve test test-slow check bench deploy clean
 
 install: .venv/.installed
 
@@ -15,6 +15,9 @@ install: .venv/.installed
 
 demo: install
 	$(BIN)/python -m deployments.demo
+
+serve: install
+	$(BIN)/python -m deployments.serve
 
 test: install
 	$(BIN)/python -m pytest

@@ -37,6 +37,8 @@ READS_ENVIRONMENT = {
     "mlops/registry/tracking.py": "sets MLflow's own switches before it is imported",
     "mlops/registry/bundles.py": "hands a clean process what it needs to start",
     "deployments/demo.py": "makes surroundings of its own",
+    "deployments/golive.py": "hands the demonstration's surroundings to a replica",
+    "deployments/serve.py": "hands its own to the processes it starts",
 }
 READS_SETTINGS = ("tasks/", "flows/", "deployments/", "mlops/settings.py", "mlops/__init__.py")
 HEAVY = ("torch", "mlflow", "optuna", "ccxt", "matplotlib", "exchange_calendars", "arch", "sklearn")

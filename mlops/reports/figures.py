@@ -128,7 +128,7 @@ def traffic(
         axes.set_ylim(0, top * 1.35)
         axes.set_xlabel("seconds")
         axes.set_ylabel("answers a second")
-        axes.legend(ncols=5, loc="lower left")
+        figure.legend(ncols=5, loc="outside lower left")
         return _encode(figure)
 
 

@@ -1,0 +1,150 @@
+"""`make serve` answers real clients: the README's curl, MLflow's own, an Open Inference client."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from deployments.golive import free_port
+from mlops.data.bars import COLUMNS
+from mlops.data.sources.samples import SampleSource
+from mlops.registry.tracking import _import_quietly
+from mlops.service import Timeframe
+from tests.deployments.test_demo import processes_naming
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+SERVICE = "sample.btc-usd.1h.volatility.24"
+BARS = 24
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running `deployments.serve`, and where it answers."""
+
+    process: subprocess.Popen[str]
+    port: int
+    home: Path
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home, port = tmp_path_factory.mktemp("serve"), free_port()
+    with (home / "out.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deployments.serve", "--only-replica", "--port", str(port)],
+            cwd=ROOT,
+            env={**os.environ, "MLOPS_BASE_PATH": str(home / "mlops")},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        try:
+            wait_for_a_forecast(process, port, home)
+            yield Served(process, port, home)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def wait_for_a_forecast(process: subprocess.Popen[str], port: int, home: Path) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until and process.poll() is None:
+        try:
+            with urlopen(f"http://127.0.0.1:{port}/services/{SERVICE}/forecast", timeout=2):
+                return
+        except (URLError, OSError):
+            time.sleep(0.2)
+    pytest.fail((home / "out.log").read_text()[-3000:])
+
+
+@pytest.fixture(scope="module")
+def bars() -> pd.DataFrame:
+    frame = SampleSource().fetch("BTC/USD", Timeframe("1h"))
+    return frame[list(COLUMNS)].iloc[-BARS:]
+
+
+def expected(bars: pd.DataFrame) -> float:
+    """Persistence of the last day, written out once more (Parkinson 1980)."""
+    spread = np.log(bars["high"] / bars["low"]) ** 2 / (4 * np.log(2))
+    return float(np.mean(0.5 * np.log(np.maximum(spread, 1e-10))))
+
+
+def curls() -> list[str]:
+    blocks = re.findall(r"```(?:bash|console|)\n(.*?)```", README, flags=re.DOTALL)
+    joined = "\n".join(blocks).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.startswith("curl ")]
+
+
+@pytest.mark.parametrize("line", curls())
+def test_the_readmes_curl_is_answered(served: Served, line: str) -> None:
+    command = shlex.split(line.replace("localhost:8005", f"127.0.0.1:{served.port}"))
+    done = subprocess.run(
+        [*command, "--fail-with-body"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_readme_has_curls() -> None:
+    assert len(curls()) >= 2
+
+
+def test_the_forecast_of_the_newest_bar_says_where_its_data_are_from(served: Served) -> None:
+    with urlopen(f"http://127.0.0.1:{served.port}/services/{SERVICE}/forecast") as answer:
+        said = json.load(answer)
+        assert answer.headers["x-variant"] == "champion"
+    assert said["data"] == "BTC/USD sample, 2017-2019"
+    assert said["low"] < said["forecast"] < said["high"]
+
+
+def test_mlflows_own_client_is_answered(served: Served, bars: pd.DataFrame) -> None:
+    _import_quietly()
+    from mlflow.pyfunc.scoring_server.client import ScoringServerClient
+
+    client = ScoringServerClient("127.0.0.1", served.port)
+    client.ping()
+    assert client.get_version()
+    made = client.invoke(bars).get_predictions()
+    assert made["forecast"].tolist() == [pytest.approx(expected(bars), abs=1e-6)]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_an_open_inference_client_is_answered(served: Served, bars: pd.DataFrame) -> None:
+    from tritonclient import http as triton
+
+    values = bars.to_numpy()[None]
+    given = triton.InferInput("bars", list(values.shape), "FP64")
+    given.set_data_from_numpy(values, binary_data=False)
+    asked = triton.InferRequestedOutput("forecast", binary_data=False)
+    client = triton.InferenceServerClient(f"127.0.0.1:{served.port}")
+    try:
+        assert client.is_server_ready()
+        assert client.is_model_ready(SERVICE)
+        assert client.get_model_metadata(SERVICE)["outputs"][0]["name"] == "forecast"
+        answer = client.infer(SERVICE, [given], outputs=[asked], request_id="mine")
+        assert answer.as_numpy("forecast") == pytest.approx([expected(bars)], abs=1e-6)
+        assert answer.get_response()["id"] == "mine"
+    finally:
+        client.close()
+
+
+def test_one_ctrl_c_leaves_nothing_running(served: Served) -> None:
+    """Last, for it ends what the others ask."""
+    served.process.send_signal(signal.SIGINT)
+    assert served.process.wait(timeout=60) == 0
+    assert processes_naming(str(served.home)) == []
