@@ -118,14 +118,11 @@ def _split(given: object, spec: InputSpec) -> list[Window]:
         width = len(data[0]) if data and isinstance(data[0], list) else 0
         columns = [str(number) for number in range(width)]
     index = given.get("index")
-    return [
-        _frame(
-            _list(columns, f"{SPLIT}.columns"),
-            data,
-            spec,
-            index=None if index is None else _list(index, f"{SPLIT}.index"),
-        )
-    ]
+    if index is not None:
+        index = _list(index, f"{SPLIT}.index")
+        if len(index) != len(data):
+            raise refused(f"{SPLIT}.index has {len(index)} entries for {len(data)} rows", BAD)
+    return [_frame(_list(columns, f"{SPLIT}.columns"), data, spec, index=index)]
 
 
 def _records_form(given: object, spec: InputSpec) -> list[Window]:

@@ -63,7 +63,7 @@ _BARS_BODY = msgspec.json.Decoder(_Body[list[_Five]])
 _RAW_BODY = msgspec.json.Decoder(_Body[msgspec.Raw])
 _FIVE, _SIX = msgspec.json.Decoder(list[_Five]), msgspec.json.Decoder(list[_Six])
 _FIVES, _SIXES = msgspec.json.Decoder(list[list[_Five]]), msgspec.json.Decoder(list[list[_Six]])
-_NOT_SHORT = (msgspec.DecodeError, RecursionError)
+_NOT_SHORT = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
 
 
 def parse(body: bytes, content_type: str | None, spec: InputSpec) -> list[Window]:
@@ -211,6 +211,8 @@ def _tensor(given: _Body[_Rows], read: Callable[[_Rows], FloatArray]) -> FloatAr
         return None
     tensor = read(split.data)
     if tensor.ndim != 2 or tensor.shape[1] != len(order):
+        return None
+    if split.index is not None and len(split.index) != len(tensor):
         return None
     return tensor if order == tuple(range(len(order))) else tensor[:, order]
 

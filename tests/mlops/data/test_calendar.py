@@ -115,3 +115,9 @@ def test_two_bars_are_needed_for_a_hole():
 
     assert list(hole_before(one, Timeframe("1h"), load_calendar("FX"))) == [False]
     assert list(hole_before(none, Timeframe("1h"), load_calendar("FX"))) == []
+
+
+def test_a_gap_within_a_closed_market_misses_nothing():
+    frame = frame_at("2024-03-09 10:00", "2024-03-09 15:00")
+
+    assert list(hole_before(frame, Timeframe("1h"), load_calendar("XNYS"))) == [False, False]
