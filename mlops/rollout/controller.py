@@ -26,7 +26,7 @@ from mlops.store.leases import Lease, acquire, fence, release
 from mlops.store.live import Route, change_route, keep_exposed, read_route, read_routes
 from mlops.store.replicas import Replica, ReplicaState, forget_dead, live_replicas
 from mlops.store.rollouts import Arrow, Rollout, move_rollout, open_rollouts, status_of
-from mlops.store.schema import Phase
+from mlops.store.schema import Phase, Status
 from mlops.store.versions import change_status
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,10 @@ class Controller:
                 if route.service in busy:
                     continue
                 fallback = decide_fallback(
-                    route, _knowing(route, replicas), _recent(connection, route)
+                    route,
+                    _knowing(route, replicas),
+                    _recent(connection, route),
+                    previous_status=_previous_status(connection, route),
                 )
                 if fallback is not None:
                     found.append((route, fallback, now))
@@ -209,6 +212,12 @@ def _serving(replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
 def _knowing(route: Route, replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
     """Those that serve this service by its newest route."""
     return tuple(one for one in replicas if one.generations.get(route.service) == route.generation)
+
+
+def _previous_status(connection: Connection, route: Route) -> Status | None:
+    if route.previous_champion is None:
+        return None
+    return status_of(connection, {route.previous_champion})[route.previous_champion]
 
 
 def _recent(connection: Connection, route: Route) -> Counts:

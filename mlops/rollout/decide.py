@@ -183,9 +183,12 @@ def _promoted(s: Snapshot, now: datetime) -> Arrow | None:
 
 def _reverted(s: Snapshot, now: datetime) -> Arrow | None:
     restored = all(one.holds(s.route.champion) for one in s.waited_for)
-    if (acknowledged(s) and restored) or late(s, now):
+    if acknowledged(s) and restored:
         dropped = replace(s.route, previous_champion=None)
         return _arrow(s, Phase.FAILED, s.rollout.reason, route=dropped)
+    if late(s, now):
+        # A replica that has nothing else goes on answering from the failed version.
+        return _arrow(s, Phase.FAILED, s.rollout.reason)
     return None
 
 

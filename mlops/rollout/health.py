@@ -38,17 +38,24 @@ def champion_failing(route: Route, replicas: Sequence[Replica], seen: Counts) ->
     return None
 
 
-def decide_fallback(route: Route, replicas: Sequence[Replica], seen: Counts) -> Fallback | None:
+def decide_fallback(
+    route: Route,
+    replicas: Sequence[Replica],
+    seen: Counts,
+    *,
+    previous_status: Status | None = None,
+) -> Fallback | None:
     """Where a failing champion's requests go instead; None while it is healthy.
 
-    The previous champion takes over where some replica holds it, else the baseline. The failed
-    one is not kept as a way back.
+    The previous champion takes over where some replica holds it and it has not failed itself,
+    else the baseline. The failed one is not kept as a way back.
     """
     why = champion_failing(route, replicas, seen)
     if why is None or route.champion == route.baseline:
         return None
     previous = route.previous_champion
     held = previous is not None and any(one.holds(previous) for one in replicas)
+    held = held and previous_status is not Status.FAILED
     successor = previous if held and previous is not None else route.baseline
     return Fallback(
         replace(route, champion=successor, previous_champion=None),

@@ -77,8 +77,8 @@ def roll_back(
 ) -> Route:
     """Put the previous champion back, by one row; it is loaded already, so nothing is waited for.
 
-    ``prove`` loads the version and forecasts with it, and raises where it cannot: before the
-    pointer moves.
+    Where there is none, or it has failed since, the baseline takes its place. ``prove`` loads
+    the version and forecasts with it, and raises where it cannot: before the pointer moves.
 
     Raises:
         RolloutError: when a rollout is under way, there is nothing to go back to, or a replica
@@ -87,7 +87,7 @@ def roll_back(
     route = get_route(store, service)
     if route is None:
         raise RolloutError(f"service {service} has not begun; there is nothing to roll back")
-    target = route.previous_champion or route.baseline
+    target = _way_back(store, route)
     if target == route.champion:
         raise RolloutError(f"{service} is on its baseline {target}; there is nothing before it")
     missing = [one.id for one in list_replicas(store) if not one.holds(target)]
@@ -109,6 +109,13 @@ def roll_back(
         change_status(connection, route.champion, Status.RETIRED, why)
         back = replace(route, champion=target, previous_champion=None)
         return change_route(connection, route, back, "roll_back", why)
+
+
+def _way_back(store: Store, route: Route) -> str:
+    previous = route.previous_champion
+    if previous is None or get_version(store, previous).status is Status.FAILED:
+        return route.baseline
+    return previous
 
 
 def _check_gates(row: ModelVersion, why: audit.Why, *, force: bool) -> None:
