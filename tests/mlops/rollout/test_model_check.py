@@ -1,0 +1,80 @@
+"""Whatever is interleaved with whatever, the production rules keep every law and get nowhere stuck.
+
+All states of a small world are visited: the arrows are those of `mlops.rollout.decide`, the moves
+of both replicas those that `mlops.rollout.routing` allows. Then each rule is replaced by wrong
+versions of itself, and each of those must be found out.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+from mlops.rollout import decide as deciding
+from mlops.rollout import routing
+from mlops.rollout.decide import Snapshot
+from mlops.rollout.plan import Strategy
+from mlops.store.schema import Phase
+
+from . import laws
+from .model_check import explore
+from .mutants import Mutant, all_mutants, rules_of, written_for
+from .world import Kind, World
+
+WORLDS = [
+    # The baseline is dead in these, which is one fault more than they count.
+    World(Strategy.CANARY),
+    World(Strategy.BLUE_GREEN),
+    World(Strategy.ROLLING),
+    World(Strategy.SHADOW),
+    World(Strategy.ROLLING, champion_may_not_load=True),
+    World(Strategy.BLUE_GREEN, has_previous=True),
+    World(Strategy.BLUE_GREEN, slow_controller=True),
+    World(Strategy.ROLLING, faults=0, slow_controller=True),
+    World(Strategy.BLUE_GREEN, baseline_loads=True, begins_on_baseline=True),
+    # Two faults of any kind.
+    World(Strategy.CANARY, faults=2, baseline_loads=True),
+]
+
+
+def named(world: World) -> str:
+    flags = [name for name in World.__slots__ if getattr(world, name) is True]
+    return "-".join([world.strategy, f"{world.faults}_faults", *flags])
+
+
+@pytest.mark.parametrize("world", WORLDS, ids=named)
+def test_no_law_is_broken_and_no_state_is_stuck(world: World) -> None:
+    found = explore(world)
+    print(f"\n{named(world)}: {found}", end="")
+    assert found.sound, f"{found}"
+
+
+def test_every_arrow_and_every_move_is_visited() -> None:
+    """A law that is never tried is no law."""
+    found = [explore(World(Strategy.ROLLING)), explore(World(Strategy.SHADOW, faults=0))]
+    arrows = {f"{a} -> {b}" for a, to in laws.LEGAL.items() if a is not None for b in to}
+    kinds = found[0].kinds | found[1].kinds
+    assert set(kinds) == arrows | set(Kind)
+    assert set(found[0].phases) == set(Phase)
+
+
+@pytest.mark.parametrize("owner", [deciding, Snapshot, routing], ids=lambda o: o.__name__)
+def test_every_rule_has_wrong_versions_to_be_told_from(owner: ModuleType | type) -> None:
+    assert rules_of(owner) == written_for(owner)
+
+
+SMALL_WORLDS = [
+    World(Strategy.CANARY, faults=0),
+    World(Strategy.ROLLING, faults=0, baseline_loads=True),
+    World(Strategy.SHADOW, faults=0, champion_may_not_load=True),
+    World(Strategy.ROLLING),
+    World(Strategy.BLUE_GREEN, faults=2),
+]
+"""In this order a wrong rule shows soonest."""
+
+
+@pytest.mark.parametrize("mutant", list(all_mutants()), ids=str)
+def test_a_wrong_rule_is_found_out(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
+    mutant.install(monkeypatch)
+    assert any(not explore(world, stop_at_first=True).sound for world in SMALL_WORLDS)

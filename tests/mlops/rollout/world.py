@@ -1,0 +1,350 @@
+"""A small world in which a rollout is explored: two replicas, a route, and a rollout's row.
+
+The moves of replicas are those that `mlops.rollout.routing` allows them, the arrows those that
+`mlops.rollout.decide` takes. Of generations only one thing matters, for they never come again:
+1 is the one in force, 0 any that came before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import cache
+from itertools import product
+from typing import NamedTuple
+
+from mlops.rollout import decide as deciding
+from mlops.rollout import routing
+from mlops.rollout.analysis import Counts, Evidence, Paired
+from mlops.rollout.plan import Plan, Strategy, plan_for
+from mlops.store.live import Route
+from mlops.store.replicas import HeldModel, Replica, ReplicaState
+from mlops.store.rollouts import Arrow, Rollout
+from mlops.store.schema import Phase, Status
+
+SERVICE, ROLLOUT = "service", "rollout"
+CHAMPION, CHALLENGER, PREVIOUS, BASELINE = "A", "B", "C", "D"
+IDS = ("r0", "r1")
+IN_FORCE, OLDER = 1, 0
+T0 = datetime(2025, 1, 1, tzinfo=UTC)
+
+Models = tuple[tuple[str, str], ...]
+"""What a process holds: pairs of model and state, sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What is explored, and how many faults may happen on the way.
+
+    The baseline never loads, so that nobody is rescued by it, unless ``baseline_loads``: then
+    its failing is a fault like others. With ``champion_may_not_load`` that costs no fault. With
+    ``slow_controller`` anything may happen between what the controller saw and what it writes.
+    """
+
+    strategy: Strategy
+    faults: int = 1
+    baseline_loads: bool = False
+    begins_on_baseline: bool = False
+    has_previous: bool = False
+    champion_may_not_load: bool = False
+    slow_controller: bool = False
+
+    @property
+    def plan(self) -> Plan:
+        return _PLANS[self.strategy]
+
+    @property
+    def champion(self) -> str:
+        return BASELINE if self.begins_on_baseline else CHAMPION
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether replicas differ by nothing but their name."""
+        return self.strategy is not Strategy.ROLLING
+
+
+_PLANS = {strategy: plan_for(strategy) for strategy in Strategy} | {
+    Strategy.CANARY: plan_for(Strategy.CANARY, weights_bp=(5000, 10_000))
+}
+
+
+class Said(NamedTuple):
+    """What a replica last acknowledged."""
+
+    generation: int
+    models: Models
+    draining: bool
+
+
+class Process(NamedTuple):
+    """A replica: the route it has seen, what it holds, and what others know of it.
+
+    ``said`` is None once its lease has run out.
+    """
+
+    alive: bool
+    seen: Route | None
+    models: Models
+    said: Said | None
+    draining: bool = False
+
+    @property
+    def states(self) -> dict[str, str]:
+        return dict(self.models)
+
+    @property
+    def ready(self) -> frozenset[str]:
+        return frozenset(model for model, state in self.models if state == routing.READY)
+
+
+class Row(NamedTuple):
+    """Route and rollout; ``decided`` is what a slow controller is about to write."""
+
+    route: Route
+    phase: Phase
+    step: int
+    decided: Decided | None = None
+
+
+class Decided(NamedTuple):
+    """Where an arrow leads, and whether it brings a new generation of the route."""
+
+    row: Row
+    changes_route: bool
+
+
+class Kind(StrEnum):
+    """What a replica may do, or suffer."""
+
+    LOOK = "look"
+    LOOK_IN_VAIN = "look, unheard"
+    LOAD = "load"
+    FAIL = "fail to load"
+    DROP = "drop"
+    ACKNOWLEDGE = "acknowledge"
+    CRASH = "crash"
+    RESTART = "restart"
+    PARTITION = "partition"
+    EXPIRE = "expire"
+    DRAIN = "drain"
+    EXIT = "exit"
+
+
+DEPLOYING = frozenset(
+    {Kind.LOOK, Kind.LOOK_IN_VAIN, Kind.LOAD, Kind.FAIL, Kind.DROP, Kind.ACKNOWLEDGE}
+)
+"""What replicas do because somebody deploys."""
+
+
+class Move(NamedTuple):
+    kind: Kind
+    what: str
+    after: Process
+    cost: int = 0
+
+
+def begin(world: World) -> Iterator[tuple[Row, Process, Process, int]]:
+    """A rollout was asked for, of a new version or of one that is the champion by now.
+
+    Both replicas run, or one, or none: one that does not is one of the faults. The number is
+    that of the faults which are left.
+    """
+    before = PREVIOUS if world.has_previous else None
+    for champion, previous in ((world.champion, before), (CHALLENGER, world.champion)):
+        route = Route(SERVICE, IN_FORCE, champion, previous, BASELINE, T0, T0)
+        states = {BASELINE: routing.READY} | dict(_at_start(world))
+        states |= {name: routing.READY for name in (champion, previous) if name is not None}
+        models = _sorted(states)
+        runs = Process(True, route, models, Said(IN_FORCE, models, False))
+        for pair in product((runs, _DOWN), repeat=2):
+            yield Row(route, Phase.PENDING, 0), *pair, max(world.faults - pair.count(_DOWN), 0)
+
+
+_DOWN = Process(False, None, (), None)
+
+
+def outdated(process: Process) -> Process:
+    """The same replica after the route has changed."""
+    seen = process.seen and replace(process.seen, generation=OLDER)
+    said = process.said and process.said._replace(generation=OLDER)
+    return process._replace(seen=seen, said=said)
+
+
+# Replicas -----------------------------------------------------------------------------------
+
+
+def moves(world: World, name: str, process: Process) -> Iterator[Move]:
+    """Everything that may happen next to a replica, but for its seeing a new route."""
+    alive, seen, models, said, draining = process
+    if not alive:
+        yield Move(Kind.RESTART, "", Process(True, None, _at_start(world), said))
+        if said is not None:
+            yield Move(Kind.EXPIRE, "", process._replace(said=None))
+        return
+    saying = Said(OLDER if seen is None else seen.generation, models, draining)
+    if said != saying:
+        yield Move(Kind.ACKNOWLEDGE, "", process._replace(said=saying))
+    yield Move(Kind.CRASH, "", _DOWN._replace(said=said), 1)
+    if draining:
+        yield Move(Kind.EXIT, "", _DOWN)
+        return
+    yield Move(Kind.DRAIN, "", process._replace(draining=True), 1)
+    if said is not None:
+        yield Move(Kind.PARTITION, "", process._replace(said=None), 1)
+    if seen is not None:
+        yield from _loads(world, name, process, seen)
+        for model, _ in models:
+            if routing.may_drop(seen, name, model, process.states):
+                left = tuple(pair for pair in models if pair[0] != model)
+                yield Move(Kind.DROP, model, process._replace(models=left))
+
+
+def looks(process: Process, route: Route) -> Iterator[Move]:
+    """See the route in force, and say so in the same breath, unless the store goes away."""
+    if not process.alive or process.draining or process.seen == route:
+        return
+    heard = Said(IN_FORCE, process.models, process.draining)
+    yield Move(Kind.LOOK, "", process._replace(seen=route, said=heard))
+    yield Move(Kind.LOOK_IN_VAIN, "", process._replace(seen=route, said=None), 1)
+
+
+def _loads(world: World, name: str, process: Process, seen: Route) -> Iterator[Move]:
+    model = routing.next_to_load(seen, name, process.states)
+    if model is None:
+        return
+    loaded = _sorted(process.states | {model: routing.READY})
+    failed = _sorted(process.states | {model: routing.FAILED})
+    yield Move(Kind.LOAD, model, process._replace(models=loaded))
+    free = model == CHALLENGER or (model == CHAMPION and world.champion_may_not_load)
+    yield Move(Kind.FAIL, model, process._replace(models=failed), 0 if free else 1)
+
+
+def _at_start(world: World) -> Models:
+    return () if world.baseline_loads else ((BASELINE, routing.FAILED),)
+
+
+def _sorted(states: dict[str, str]) -> Models:
+    return tuple(sorted(states.items()))
+
+
+# The controller -----------------------------------------------------------------------------
+
+
+class Clock(StrEnum):
+    """How long the phase has lasted."""
+
+    EARLY = "early"
+    DWELT = "dwelt"
+    LATE = "late"
+
+
+NOTHING = Evidence()
+LITTLE = Evidence(paired=Paired(50))
+GOOD = Evidence(paired=Paired(1000), promoted=Counts(1000, 0))
+WORSE = Evidence(paired=Paired(1000, challenger_faults=100))
+WORSE_AFTER = Evidence(paired=Paired(1000), promoted=Counts(1000, 100))
+
+
+class Sight(NamedTuple):
+    """What else the controller finds when it looks."""
+
+    evidence: Evidence
+    clock: Clock
+    aborted: bool = False
+    champion_fails: bool = False
+    status: Status = Status.CHALLENGER
+    forced: bool = False
+
+    @property
+    def calm(self) -> bool:
+        """Nobody interferes."""
+        return not (self.aborted or self.champion_fails) and self.status is Status.CHALLENGER
+
+
+_SEEN = tuple(Sight(*found) for found in product((NOTHING, LITTLE, GOOD, WORSE), Clock))
+_HANDS = tuple(
+    Sight(evidence, clock, **what)
+    for evidence, clock, what in product(
+        (NOTHING, GOOD), Clock, ({"aborted": True}, {"champion_fails": True})
+    )
+)
+_REFUSED = tuple(
+    Sight(NOTHING, clock, status=Status.REFUSED, forced=forced)
+    for clock, forced in product(Clock, (False, True))
+)
+_AFTER = tuple(Sight(WORSE_AFTER, clock) for clock in Clock)
+
+
+def sights(phase: Phase) -> tuple[Sight, ...]:
+    """What may be found in a phase."""
+    if phase is Phase.PENDING:
+        return (*_SEEN, *_HANDS, *_REFUSED)
+    return (*_SEEN, *_HANDS, *_AFTER) if phase is Phase.PROMOTED else (*_SEEN, *_HANDS)
+
+
+def decided(world: World, row: Row, said: tuple[Said | None, ...], sight: Sight) -> Arrow | None:
+    """The arrow the product takes."""
+    asked = _asked(world, row.phase, row.step, sight.aborted, sight.forced)
+    snapshot = deciding.Snapshot(
+        rollout=asked,
+        plan=world.plan,
+        route=row.route,
+        replicas=tuple(
+            _replica(name, heard) for name, heard in zip(IDS, said, strict=True) if heard
+        ),
+        evidence=sight.evidence,
+        statuses={CHALLENGER: sight.status, row.route.champion: Status.DEPLOYED},
+        champion_failing="it fails" if sight.champion_fails else None,
+    )
+    return deciding.decide(snapshot, T0 + _lasted(world.plan, row.phase, sight.clock))
+
+
+def followed(row: Row, arrow: Arrow) -> Decided:
+    """Route and rollout after an arrow; a changed route is a new generation."""
+    route = row.route if arrow.route is None else replace(arrow.route, generation=IN_FORCE)
+    return Decided(Row(route, arrow.to, arrow.step), arrow.route is not None)
+
+
+@cache
+def _lasted(plan: Plan, phase: Phase, clock: Clock) -> timedelta:
+    shortest = {Phase.STEP: plan.dwell_s, Phase.PROMOTED: plan.bake_s}.get(phase, 0.0)
+    if clock is Clock.LATE:
+        return plan.patience(phase)
+    return timedelta(seconds=shortest if clock is Clock.DWELT else max(shortest - 1, 0))
+
+
+@cache
+def _asked(world: World, phase: Phase, step: int, aborted: bool, forced: bool) -> Rollout:
+    plan = world.plan
+    return Rollout(
+        id=ROLLOUT,
+        service=SERVICE,
+        strategy=plan.strategy,
+        from_version=world.champion,
+        to_version=CHALLENGER,
+        plan={},
+        phase=phase,
+        step=step,
+        since=T0,
+        deadline=T0 + plan.patience(phase),
+        reason="why",
+        abort_requested="somebody" if aborted else None,
+        forced=forced,
+        requested_by="somebody",
+        requested_why="",
+        requested_at=T0,
+    )
+
+
+@cache
+def _replica(name: str, said: Said) -> Replica:
+    return Replica(
+        id=name,
+        incarnation="1",
+        address="",
+        state=ReplicaState.DRAINING if said.draining else ReplicaState.READY,
+        generations={SERVICE: said.generation},
+        models={model: HeldModel(model, state) for model, state in said.models},
+    )
