@@ -14,7 +14,7 @@ from typing import Any
 
 from mlops.errors import RegistryError, RolloutError, VersionNotFound
 from mlops.models.bundle import Trust
-from mlops.registry import Registry, bundle_cache, lies_here, load, load_version, mirror
+from mlops.registry import Registry, bundle_cache, knock, lies_here, load, load_version, mirror
 from mlops.rollout.carrier import Carrier, Seen, nothing, unfinished
 from mlops.rollout.config import plan_from
 from mlops.rollout.controller import Moved
@@ -124,6 +124,7 @@ class Deployer:
     def show(self, service: str) -> None:
         """Put MLflow's aliases where the store says; while MLflow is down that waits."""
         try:
+            knock(self.config.tracking_uri)
             mirror(self.store, self.open_registry().tracking, service)
         except RegistryError as error:
             log.warning("service=%s %s", service, error)

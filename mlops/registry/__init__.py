@@ -18,7 +18,7 @@ from mlops.registry.fetching import fetch_bundle, lies_here
 from mlops.registry.mirror import mirror
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.registration import Candidate, register
-from mlops.registry.tracking import RunLog, Tracking, connect, open_run
+from mlops.registry.tracking import RunLog, Tracking, connect, knock, open_run
 
 __all__ = [
     "BundleParts",
@@ -41,6 +41,7 @@ __all__ = [
     "evaluate_version",
     "explain",
     "fetch_bundle",
+    "knock",
     "lies_here",
     "load",
     "load_version",

@@ -33,6 +33,8 @@ BATCH_METRICS = 1000
 BATCH_PARAMS = 100
 MAX_PARAM_CHARS = 6000
 MAX_DATASET_DIGEST = 36
+KNOCK_S = 3.0
+_PORTS = {"http": 80, "https": 443}
 HOST_TAG = "mlops.host"
 PID_TAG = "mlops.pid"
 
@@ -103,6 +105,25 @@ def connect(uri: str, experiment: str) -> Tracking:
             "check MLFLOW_TRACKING_URI and that the server or path is there and writable"
         ) from error
     return Tracking(location.uri, experiment, opened, client)
+
+
+def knock(uri: str, *, seconds: float = KNOCK_S) -> None:
+    """Ask whether a server listens there at all; its own client would ask for minutes.
+
+    Raises:
+        RegistryError: when nobody does.
+    """
+    where = urlparse(uri)
+    if where.scheme not in _PORTS or where.hostname is None:
+        return
+    address = (where.hostname, where.port or _PORTS[where.scheme])
+    try:
+        socket.create_connection(address, timeout=seconds).close()
+    except OSError as error:
+        raise RegistryError(
+            f"nobody answers at {uri} ({error}); start the MLflow server there, or correct "
+            "MLFLOW_TRACKING_URI"
+        ) from error
 
 
 def _import_quietly() -> None:

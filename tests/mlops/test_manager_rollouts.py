@@ -1,0 +1,201 @@
+"""Versions go live and back by the platform's calls, with MLflow down and nothing serving."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import pytest
+
+from mlops.errors import BundleError, RolloutError, RolloutRefused, VersionNotFound
+from mlops.manager import MLOpsManager
+from mlops.settings import Settings
+from mlops.store import Phase, Status, get_route
+from tests.mlops.serving.conftest import KEY, Library, library, library_once
+from tests.replicas import acknowledging
+
+__all__ = ["library", "library_once"]
+
+NOBODY = "http://127.0.0.1:9"
+QUICK: dict[str, Any] = {"dwell_s": 0, "bake_s": 0}
+ANNA = {"actor": "anna", "reason": "it is better"}
+
+
+@pytest.fixture
+def manager(library: Library, tmp_path: Path) -> Iterator[MLOpsManager]:
+    """A manager of the library whose MLflow is down."""
+    shutil.copytree(library.folder / "keys", tmp_path / "keys")
+    library.registry.store.close()
+    config = Settings(
+        _env_file=None,
+        mlops_base_path=tmp_path,
+        store_url=f"sqlite:///{tmp_path / 'store.db'}",
+        mlflow_tracking_uri=NOBODY,
+        health_check_timeout=20,
+    )
+    opened = MLOpsManager(config)
+    with closing(opened.store):
+        yield opened
+
+
+def deploy(manager: MLOpsManager, model_id: str, strategy: str = "blue_green", **more: Any) -> bool:
+    return asyncio.run(manager.deploy_model(model_id, strategy, **QUICK, **more))
+
+
+def champion(manager: MLOpsManager) -> str:
+    route = get_route(manager.store, KEY)
+    assert route is not None
+    return route.champion
+
+
+def test_a_notebook_takes_a_version_live_while_mlflow_is_down(
+    manager: MLOpsManager, library: Library, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert deploy(manager, library.versions[0], "canary") is True
+    assert champion(manager) == library.versions[0]
+    assert f"nobody answers at {NOBODY}" in caplog.text
+
+
+def test_a_failing_version_is_undone_and_the_log_says_why(
+    manager: MLOpsManager, library: Library, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = champion(manager)
+    with acknowledging(manager.store, faults=500):
+        assert deploy(manager, library.versions[0], "canary") is False
+    assert champion(manager) == before
+    assert f"{library.versions[0]} is not live" in caplog.text
+    assert "worse than the champion: 500 faults" in caplog.text
+
+
+def test_a_shadowed_version_is_not_the_champion(manager: MLOpsManager, library: Library) -> None:
+    with acknowledging(manager.store):
+        assert deploy(manager, library.versions[0], "shadow") is False
+    (row,) = manager.rollouts(KEY)
+    assert (row.phase, champion(manager)) == (Phase.DONE, library.baseline)
+
+
+def test_without_waiting_it_is_asked_for_and_can_be_followed(
+    manager: MLOpsManager, library: Library
+) -> None:
+    assert deploy(manager, library.versions[0], wait=False, **ANNA) is False
+    (row,) = manager.rollouts()
+    assert (row.phase, row.requested_by) == (Phase.PENDING, "anna")
+    with acknowledging(manager.store):
+        ended = asyncio.run(manager.follow_rollout(row.id))
+    assert ended.phase is Phase.DONE
+
+
+def test_an_aborted_rollout_is_undone_before_the_call_returns(
+    manager: MLOpsManager, library: Library
+) -> None:
+    deploy(manager, library.versions[0], wait=False)
+    (row,) = manager.rollouts()
+    ended = asyncio.run(manager.abort_rollout(row.id, actor="anna", reason="not today"))
+    assert (ended.phase, ended.reason) == (Phase.FAILED, "aborted by anna: not today")
+    with pytest.raises(RolloutError, match="ended as failed"):
+        asyncio.run(manager.abort_rollout(row.id, actor="anna", reason="again"))
+
+
+def test_a_cancelled_wait_leaves_the_rollout_to_others(
+    manager: MLOpsManager, library: Library
+) -> None:
+    async def impatient() -> None:
+        call = manager.deploy_model(library.versions[0], dwell_s=3600)
+        await asyncio.wait_for(call, timeout=2)
+
+    with acknowledging(manager.store):
+        with pytest.raises(TimeoutError):
+            asyncio.run(impatient())
+        (row,) = manager.rollouts()
+        assert not row.phase.final
+        asyncio.run(manager.abort_rollout(row.id, actor="anna", reason="tidy up"))
+
+
+def test_only_what_exists_and_passed_may_go_live(manager: MLOpsManager, library: Library) -> None:
+    with pytest.raises(VersionNotFound):
+        deploy(manager, "lstm_BTC_20241205_120000")
+    with pytest.raises(RolloutRefused, match=r"is the champion of .* already"):
+        deploy(manager, library.baseline)
+    with pytest.raises(RolloutError, match="deployment_strategy='big_bang' is not one of"):
+        deploy(manager, library.versions[0], "big_bang")
+    with pytest.raises(RolloutError, match="no setting 'speed'"):
+        deploy(manager, library.versions[0], speed=3)
+    assert manager.rollouts() == ()
+
+
+def test_going_back_puts_the_previous_champion_in_its_place(
+    manager: MLOpsManager, library: Library
+) -> None:
+    first, second = library.versions
+    with acknowledging(manager.store):
+        assert deploy(manager, first)
+        assert deploy(manager, second)
+        back = asyncio.run(manager.rollback_model(KEY, actor="anna", reason="worse in Asia"))
+    assert back.champion == champion(manager) == first
+    assert manager.get_model(first).status is Status.DEPLOYED
+    assert manager.get_model(second).status is Status.RETIRED
+    last = manager.live_history(KEY)[-1]
+    assert (last.action, last.actor, last.reason) == ("roll_back", "anna", "worse in Asia")
+
+
+def test_what_does_not_load_is_not_gone_back_to(
+    manager: MLOpsManager, library: Library, tmp_path: Path
+) -> None:
+    first, second = library.versions
+    with acknowledging(manager.store):
+        deploy(manager, first)
+        deploy(manager, second)
+        bundle = Path(urlparse(manager.get_model(first).bundle_uri).path)
+        weights = bundle / "weights.safetensors"
+        kept = weights.read_bytes()
+        weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+        try:
+            with pytest.raises(BundleError):
+                asyncio.run(manager.rollback_model(KEY, actor="anna", reason="back"))
+        finally:
+            weights.write_bytes(kept)
+    assert champion(manager) == second
+
+
+def test_only_the_champion_is_gone_back_from(manager: MLOpsManager, library: Library) -> None:
+    with pytest.raises(RolloutError, match=f"is not live on {KEY}, {library.baseline} is"):
+        asyncio.run(manager.rollback_model(library.versions[0], actor="anna", reason="back"))
+    with pytest.raises(RolloutError, match="there is nothing before it"):
+        asyncio.run(manager.rollback_model(library.baseline, actor="anna", reason="back"))
+    with pytest.raises(RolloutError, match="has not begun"):
+        asyncio.run(manager.rollback_model("no.such.1h.return.1", actor="anna", reason="back"))
+
+
+def test_who_was_live_is_a_question_of_time(manager: MLOpsManager, library: Library) -> None:
+    with acknowledging(manager.store):
+        deploy(manager, library.versions[0])
+    history = manager.live_history(KEY)
+    champions = [reign.champion for reign in history]
+    assert champions[0] == library.baseline
+    assert champions[-1] == library.versions[0]
+    for reign in history[1:]:
+        found = manager.who_was_live(KEY, reign.at)
+        assert found is not None
+        assert found.at == reign.at
+    assert manager.who_was_live(KEY, history[0].at - timedelta(seconds=1)) is None
+    now = manager.who_was_live(KEY, datetime.now(UTC))
+    assert now is not None
+    assert now.champion == library.versions[0]
+
+
+def test_an_mlflow_that_is_down_costs_no_minutes(
+    manager: MLOpsManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    began = time.monotonic()
+    manager.deployer.show(KEY)
+    assert time.monotonic() - began < 5
+    assert "MLFLOW_TRACKING_URI" in caplog.text
