@@ -72,7 +72,9 @@ class Pickled(Forecaster):
         if torch is not None and isinstance(self.model, torch.nn.Module):
             given = np.array(windows(matrix, rows, length))
             tensor = torch.from_numpy(given[:, 0, :] if length == 1 else given)
-            with torch.inference_mode():
+            from mlops.models.compute import one_thread_each
+
+            with torch.inference_mode(), one_thread_each():
                 return self.model.eval()(tensor).cpu().numpy()
         predict = self.model.predict  # type: ignore[attr-defined]
         if length > 1:

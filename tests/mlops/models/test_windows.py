@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mlops.data.calendar import load_calendar
 from mlops.errors import FeatureError, NotFinite
@@ -96,6 +97,25 @@ def test_a_pickled_model_sees_one_window_at_a_time(frame):
     recipe = Recipe("custom", features=("har_1",))
     bundle = bundle_of(Pickled(recipe, VOLATILITY, Ranges()))
     assert_alone(bundle, windows_of(frame, 10), 1.0)
+
+
+class Threads(torch.nn.Module):
+    """Answers with the threads that torch may start."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(features),), float(torch.get_num_threads()))
+
+
+def test_a_pickled_network_starts_no_threads(frame):
+    recipe = Recipe("custom", features=("har_1",), sequence_length=3)
+    bundle = bundle_of(Pickled(recipe, VOLATILITY, Threads()))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        [forecasts] = bundle.forecast_windows([cut(frame.iloc[:10])])
+    finally:
+        torch.set_num_threads(before)
+    assert forecasts[-1] == 1.0
 
 
 def test_an_ensemble_is_as_blind_to_neighbours_as_its_members(small_recipe, fitted, frame):
