@@ -107,9 +107,9 @@ class Plan:
 
 _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86_400.0
 _TIMES: Mapping[Strategy, Mapping[str, float]] = {
-    Strategy.BLUE_GREEN: {"gate_s": _HOUR, "dwell_s": _MINUTE, "hold_s": _DAY, "bake_s": 600.0},
-    Strategy.CANARY: {"gate_s": _HOUR, "dwell_s": 120.0, "hold_s": _DAY, "bake_s": 600.0},
-    Strategy.ROLLING: {"gate_s": _HOUR, "dwell_s": _MINUTE, "hold_s": _DAY, "bake_s": 600.0},
+    Strategy.BLUE_GREEN: {"gate_s": _HOUR, "dwell_s": 30.0, "hold_s": _DAY, "bake_s": 120.0},
+    Strategy.CANARY: {"gate_s": _HOUR, "dwell_s": _MINUTE, "hold_s": _DAY, "bake_s": 300.0},
+    Strategy.ROLLING: {"gate_s": _HOUR, "dwell_s": 30.0, "hold_s": _DAY, "bake_s": 120.0},
     Strategy.SHADOW: {"gate_s": _HOUR, "dwell_s": _DAY, "hold_s": 2 * _DAY, "bake_s": 0.0},
 }
 
