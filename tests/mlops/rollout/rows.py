@@ -1,0 +1,196 @@
+"""Rows of a service with a champion and a challenger, and replicas that are only rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from mlops.rollout.controller import Controller, champion_scope
+from mlops.rollout.plan import Plan, Strategy, plan_for
+from mlops.rollout.request import request_rollout
+from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load
+from mlops.store import ModelVersion, Rollout, Route, Status, Store, Why, get_route
+from mlops.store.evidence import Source, Tally, record_tallies
+from mlops.store.live import begin_route, change_route
+from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
+from mlops.store.versions import insert_version
+
+SERVICE = "sample.btc-usd.1h.volatility.24"
+NOW = datetime(2025, 1, 1, tzinfo=UTC)
+BASELINE, CHAMPION, CHALLENGER = "baseline", "champion", "challenger"
+ASKED = Why(NOW, actor="anna", reason="it is better")
+
+
+def add_version(store: Store, model_id: str, number: int, **changes: Any) -> ModelVersion:
+    """Put a version into the store."""
+    values: dict[str, Any] = {
+        "model_id": model_id,
+        "service": SERVICE,
+        "mlflow_version": number,
+        "run_id": "run",
+        "model_type": "linear",
+        "symbol": "BTC/USD",
+        "status": Status.DEPLOYED,
+        "digest": "d" * 64,
+        "bundle_uri": "file:///bundle",
+        "watermark": "w" * 64,
+        "trained_until": NOW,
+        "recipe_digest": "r" * 64,
+        "claims_only": False,
+        "code_version": "0.1.0",
+        "created_at": NOW,
+        "report": {"passed": True},
+    }
+    row = ModelVersion(**(values | changes))
+    with store.write() as connection:
+        insert_version(connection, row, Why(NOW))
+    return row
+
+
+def begin_service(store: Store) -> Route:
+    """A service on its champion, with a challenger that passed its gates."""
+    add_version(store, BASELINE, 1, report=None)
+    add_version(store, CHAMPION, 2)
+    add_version(store, CHALLENGER, 3, status=Status.CHALLENGER)
+    with store.write() as connection:
+        begun = begin_route(connection, SERVICE, BASELINE, Why(NOW))
+        after = replace(begun, champion=CHAMPION)
+        return change_route(connection, begun, after, "promote", Why(NOW))
+
+
+def ask(store: Store, strategy: Strategy | Plan = Strategy.CANARY, **options: Any) -> Rollout:
+    """Ask for a rollout of the challenger."""
+    plan = strategy if isinstance(strategy, Plan) else plan_for(strategy)
+    return request_rollout(store, CHALLENGER, plan, ASKED, **options)
+
+
+def route_of(store: Store) -> Route:
+    """The route of the one service."""
+    found = get_route(store, SERVICE)
+    assert found is not None
+    return found
+
+
+@dataclass
+class RowReplica:
+    """A replica that follows the store when told to, by the product's own rules.
+
+    It cannot load what ``unloadable`` names.
+    """
+
+    store: Store
+    name: str = "r0"
+    life: int = 0
+    seen: Route | None = None
+    states: dict[str, str] = field(default_factory=dict)
+    unloadable: frozenset[str] = frozenset()
+    lease_s: float = 600.0
+
+    @property
+    def incarnation(self) -> str:
+        return f"{self.name}-{self.life}"
+
+    def follow(self) -> None:
+        """Look, load, let go and acknowledge, until nothing is left to do."""
+        self.look()
+        while self.load():
+            pass
+        self.drop()
+        self.acknowledge()
+
+    def look(self) -> None:
+        self.seen = get_route(self.store, SERVICE)
+
+    def load(self) -> bool:
+        """Load the next model, if any."""
+        route = self.seen
+        model_id = None if route is None else next_to_load(route, self.name, self.states)
+        if model_id is None:
+            return False
+        self.states[model_id] = FAILED if model_id in self.unloadable else READY
+        return True
+
+    def drop(self) -> None:
+        for model_id in tuple(self.states):
+            if self.seen and may_drop(self.seen, self.name, model_id, self.states):
+                del self.states[model_id]
+
+    def acknowledge(self, state: ReplicaState = ReplicaState.READY) -> None:
+        models = [HeldModel(name, state, error="broken") for name, state in self.states.items()]
+        said = Replica(
+            id=self.name,
+            incarnation=self.incarnation,
+            address="127.0.0.1:1",
+            state=state,
+            generations={SERVICE: self.seen.generation} if self.seen else {},
+            models={held.model_id: held for held in models},
+        )
+        acknowledge(self.store, said, seconds=self.lease_s)
+
+    def crash(self) -> None:
+        """Die and come back empty; the last acknowledgement stands until its lease ends."""
+        self.life += 1
+        self.seen, self.states = None, {}
+
+    def leave(self) -> None:
+        leave(self.store, self.name)
+
+    @property
+    def ready(self) -> frozenset[str]:
+        return frozenset(name for name, state in self.states.items() if state == READY)
+
+
+def follow_all(replicas: Iterable[RowReplica]) -> None:
+    for one in replicas:
+        one.follow()
+
+
+def tally(scope: str, **counts: Any) -> Tally:
+    """What a replica counted; the challenger answered 1,000 bars unless told otherwise."""
+    usual: dict[str, Any] = {
+        "step": 0,
+        "source": Source.REPLAY,
+        "replica_id": "r0",
+        "incarnation": "r0-0",
+        "champion_trials": 1000,
+        "challenger_trials": 1000,
+    }
+    return Tally(scope, **(usual | counts))
+
+
+def count(store: Store, rollout: Rollout, **counts: Any) -> None:
+    """Hand in what a replica counted for a rollout."""
+    record_tallies(store, {SERVICE: [tally(rollout.id, **counts)]})
+
+
+def count_champion(store: Store, *, trials: int, faults: int = 0) -> None:
+    """Hand in what a replica counted of the champion."""
+    scope = champion_scope(route_of(store))
+    counts = {"champion_trials": trials, "champion_faults": faults, "challenger_trials": 0}
+    record_tallies(store, {SERVICE: [tally(scope, source=Source.LIVE, **counts)]})
+
+
+class Clock:
+    """A time that moves when told to."""
+
+    def __init__(self, at: datetime = NOW) -> None:
+        self.at = at
+
+    def __call__(self) -> datetime:
+        return self.at
+
+
+def carry(
+    controller: Controller, replicas: Iterable[RowReplica], *, rounds: int = 12
+) -> Mapping[str, str]:
+    """Tick and follow in turn until nothing moves; returns what moved, and why."""
+    moved: dict[str, str] = {}
+    for _ in range(rounds):
+        follow_all(replicas)
+        new = controller.tick()
+        moved |= {one.what: one.reason for one in new}
+        if not new:
+            break
+    return moved

@@ -1,0 +1,105 @@
+"""A plan spells a strategy out, or says what is wrong with it."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from mlops.errors import RolloutError
+from mlops.rollout.plan import EVERYTHING_BP, Plan, Strategy, plan_for
+from mlops.store import Phase
+
+
+@pytest.mark.parametrize(
+    ("strategy", "weights"),
+    [
+        ("canary", (1000, 2500, 5000, 10_000)),
+        ("blue_green", (10_000,)),
+        ("rolling", (10_000,)),
+        ("shadow", (0,)),
+    ],
+)
+def test_each_strategy_has_its_shares(strategy: str, weights: tuple[int, ...]) -> None:
+    plan = plan_for(strategy)
+    assert plan.weights_bp == weights
+    assert plan.promotes == (strategy != "shadow")
+    assert plan.one_by_one == (strategy == "rolling")
+
+
+@pytest.mark.parametrize(
+    ("share", "weights"),
+    [
+        (0.05, (500, 2500, 5000, 10_000)),
+        (0.25, (2500, 5000, 10_000)),
+        (0.3, (3000, 5000, 10_000)),
+        (0.999, (9990, 10_000)),
+        (1.0, (10_000,)),
+    ],
+)
+def test_a_canary_begins_with_the_share_it_is_given(share: float, weights: tuple[int]) -> None:
+    assert plan_for(Strategy.CANARY, canary_share=share).weights_bp == weights
+
+
+@pytest.mark.parametrize("share", [0.0, -0.1, 1.01, 10, float("nan")])
+def test_a_share_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(RolloutError, match="CANARY_TRAFFIC_PERCENTAGE"):
+        plan_for(Strategy.CANARY, canary_share=share)
+
+
+def test_an_unknown_strategy_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(RolloutError, match="'bluegreen' is not one of blue_green, canary"):
+        plan_for("bluegreen")
+
+
+def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(RolloutError, match="no setting 'wait_s'; it has weights_bp, load_s"):
+        plan_for("canary", wait_s=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights_bp": ()}, "not rising shares"),
+        ({"weights_bp": (5000, 5000, 10_000)}, "not rising shares"),
+        ({"weights_bp": (5000, 2500, 10_000)}, "not rising shares"),
+        ({"weights_bp": (1000, 5000)}, "up to 10000"),
+        ({"weights_bp": (1000, 20_000)}, "up to 10000"),
+        ({"weights_bp": (-1, 10_000)}, "not rising shares"),
+        ({"load_s": 0.0}, "load_s is 0.0"),
+        ({"gate_s": -1.0}, "gate_s is -1.0"),
+        ({"hold_s": float("nan")}, "hold_s is nan"),
+        ({"dwell_s": -1.0}, "dwell_s=-1.0"),
+        ({"bake_s": -1.0}, "bake_s=-1.0"),
+        ({"max_fault_rate": 0.0}, "max_fault_rate=0.0"),
+        ({"max_fault_rate": 1.0}, "max_fault_rate=1.0"),
+    ],
+)
+def test_an_impossible_plan_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(RolloutError, match=message):
+        plan_for("canary", **changes)
+
+
+def test_a_shadow_never_gets_a_share() -> None:
+    with pytest.raises(RolloutError, match="shadow rollout are not rising shares up to 0"):
+        plan_for("shadow", weights_bp=(0, 10_000))
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+def test_a_plan_survives_the_store(strategy: Strategy) -> None:
+    plan = plan_for(strategy, max_fault_rate=0.02)
+    assert Plan.from_dict(plan.to_dict()) == plan
+
+
+def test_each_phase_waits_for_what_it_needs() -> None:
+    plan = plan_for("canary", load_s=10, gate_s=100, hold_s=1000, bake_s=5)
+    seconds = {phase: plan.patience(phase) for phase in Phase}
+    ten = timedelta(seconds=10)
+    assert seconds[Phase.GATE] == ten + timedelta(seconds=100)
+    assert seconds[Phase.STEP] == ten + timedelta(seconds=1000)
+    assert seconds[Phase.PROMOTED] == ten + timedelta(seconds=5)
+    assert {seconds[p] for p in (Phase.PENDING, Phase.LOADING, Phase.ROLLBACK)} == {ten}
+
+
+def test_everything_is_ten_thousand_basis_points() -> None:
+    assert EVERYTHING_BP == 10_000
