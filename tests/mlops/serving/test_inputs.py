@@ -64,6 +64,7 @@ def test_clean_bars_pass_unchanged():
 
 
 @pytest.mark.parametrize(("column", "wrong"), CELLS)
+@settings(deadline=None, max_examples=10)
 @given(row=st.integers(0, MIN_BARS - 1))
 def test_every_wrong_cell_is_named_by_row_and_column(column, wrong, row):
     values = values_of()
@@ -77,6 +78,7 @@ def test_every_wrong_cell_is_named_by_row_and_column(column, wrong, row):
 
 
 @pytest.mark.parametrize(("column", "wrong"), CELLS[::3])
+@settings(deadline=None, max_examples=15)
 @given(window=st.integers(0, 2), row=st.integers(0, MIN_BARS))
 def test_a_wrong_cell_of_a_batch_is_named_with_its_window(column, wrong, window, row):
     values = batch_of(3, MIN_BARS + 1)
@@ -289,7 +291,7 @@ def test_a_weekend_is_no_hole_where_the_market_rests():
 
 
 @pytest.mark.parametrize("calendar", ["24/7", "FX", "XNYS"])
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 200))
 def test_holes_are_those_of_training(calendar, seed):
     rng = np.random.default_rng(seed)

@@ -77,7 +77,7 @@ def test_numbers_and_text_do_not_mix():
         read_opens([EXPECTED[0], STAMPS[1].isoformat()])
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.datetimes(pd.Timestamp("2009-01-02"), pd.Timestamp("2199-12-30")))
 def test_text_is_read_as_training_reads_it(moment):
     text = [moment.isoformat() + "Z"]
@@ -86,7 +86,7 @@ def test_text_is_read_as_training_reads_it(moment):
     assert read_opens(text).tolist() == expected.asi8.tolist()
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=3))
 def test_no_text_raises_anything_but_a_refusal(cells):
     with suppress(RequestRefused):

@@ -285,6 +285,7 @@ def test_an_infinite_forecast_is_no_reply(infinite):
         render([np.array([1.0, infinite])])
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_forecasts_arrive_to_the_last_bit(forecasts):
     predictions = json.loads(render([np.array(forecasts)]))["predictions"]
@@ -313,6 +314,7 @@ def bar_rows(draw):
     return rows
 
 
+@settings(deadline=None)
 @given(rows=bar_rows(), form=st.sampled_from(["instances", "split", "records", "csv"]))
 def test_whatever_bars_are_sent_arrive_to_the_last_bit(rows, form):
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
