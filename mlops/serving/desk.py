@@ -32,6 +32,10 @@ MIRROR_TASKS = 64
 """Mirrored requests under way at most; further ones are not mirrored."""
 
 
+def _unheard(service: str, fault: ModelFault) -> None:
+    """Tell nobody of a fault."""
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One forecast a window, from its last bar, and who gave it."""
@@ -45,7 +49,8 @@ class Answer:
 class Desk:
     """The one place where requests meet models.
 
-    ``sight`` gives what the replica last saw; ``budget_s`` is how long a version may take.
+    ``sight`` gives what the replica last saw; ``budget_s`` is how long a version may take;
+    ``on_fault`` hears of each fault of a version, with the service.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Desk:
         counts: Counts,
         sight: Callable[[], Sight],
         budget_s: float,
+        on_fault: Callable[[str, ModelFault], None] = _unheard,
     ) -> None:
         self.replica_id = replica_id
         self.shelf = shelf
@@ -64,6 +70,7 @@ class Desk:
         self.counts = counts
         self.sight = sight
         self.budget_s = budget_s
+        self.on_fault = on_fault
         self._mirrors: set[asyncio.Task[None]] = set()
 
     def sighted(self, service: str) -> Sighted:
@@ -122,6 +129,7 @@ class Desk:
                 continue
             except ModelFault as fault:
                 faults[model_id], last = fault.kind, fault
+                self.on_fault(route.service, fault)
                 continue
             self._count(route, order, faults, key)
             return Answer(forecasts, model_id, variant_of(route, model_id), route.generation)
@@ -196,6 +204,7 @@ class Desk:
             return
         except ModelFault as error:
             fault = error.kind
+            self.on_fault(route.service, error)
         self.counts.paired(route, Source.MIRROR, champion=None, challenger=fault)
 
 

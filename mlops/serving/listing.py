@@ -35,7 +35,7 @@ def _described(sighted: Sighted, keeper: Keeper, newest: Newest) -> dict[str, An
     return {
         "service": route.service,
         "champion": route.champion,
-        "since": route.updated_at,
+        "since": sighted.since,
         "generation": route.generation,
         "previous_champion": route.previous_champion,
         "baseline": route.baseline,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from mlops.errors import ModelFault
+
 LATENCY_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
-BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 
 
 class Metrics:
@@ -51,6 +51,10 @@ class Metrics:
             counted = self._children[service, status] = labelled
         counted.inc()
 
+    def fault(self, service: str, fault: ModelFault) -> None:
+        """One answer that a version failed to give."""
+        self.faults.labels(service, fault.model_id, fault.kind).inc()
+
     def gauges(self, read: Callable[[], Iterator[tuple[str, str, dict[str, str], float]]]) -> None:
         """Have gauges read at each scrape: name, help, labels and value of each."""
         self.registry.register(_Read(read))
@@ -75,8 +79,3 @@ class _Read:
                 families[name] = GaugeMetricFamily(name, text, labels=list(labels))
             families[name].add_metric(list(labels.values()), value)
         return iter(families.values())
-
-
-def clock() -> float:
-    """Seconds for latencies."""
-    return time.perf_counter()

@@ -142,7 +142,7 @@ class Keeper:
     def beat(self) -> None:
         """One round: look, let go, acknowledge, write. A store that is away ends it early."""
         try:
-            self._sight = look(self.store)
+            self._sight = look(self.store, self._sight)
             self._let_go()
             self._grow_ready()
             self.acknowledge()

@@ -75,6 +75,7 @@ class Runtime:
         )
         self.batcher = Batcher(limit=options.queue_limit, batching=options.batching)
         bars = RecentBars(bars_root)
+        self.metrics = Metrics()
         self.desk = Desk(
             replica_id=name,
             shelf=self.shelf,
@@ -82,6 +83,7 @@ class Runtime:
             counts=self.counts,
             sight=self.keeper.sight,
             budget_s=options.budget_s,
+            on_fault=self.metrics.fault,
         )
         self.newest = Newest(
             replica_id=name,
@@ -103,7 +105,6 @@ class Runtime:
             sight=self.keeper.sight,
             versions=self.keeper.versions,
         )
-        self.metrics = Metrics()
         self.request_log = RequestLog(
             home / "request-log", identity.incarnation, keep_days=options.log_days
         )

@@ -9,17 +9,22 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from mlops.store.clock import read_clock
-from mlops.store.engine import Store
-from mlops.store.live import Route, read_routes
+from mlops.store.engine import Connection, Store
+from mlops.store.live import Route, champion_since, read_routes
 
 
 @dataclass(frozen=True, slots=True)
 class Sighted:
-    """A route, and the `time.monotonic` second until which its challenger's share counts."""
+    """A route, since when its champion serves, and how long its challenger's share counts.
+
+    ``valid_until`` is a `time.monotonic` second.
+    """
 
     route: Route
+    since: datetime
     valid_until: float
 
     @property
@@ -35,8 +40,8 @@ class Sight:
     taken_at: float = 0.0
 
 
-def look(store: Store) -> Sight:
-    """Read all routes.
+def look(store: Store, before: Sight | None = None) -> Sight:
+    """Read all routes; of those that ``before`` has seen, only what may have changed.
 
     Raises:
         StoreError: when the store is away; the caller keeps what it saw before.
@@ -45,11 +50,19 @@ def look(store: Store) -> Sight:
     began = time.monotonic()
     with store.read() as connection:
         now = read_clock(connection)
-        routes = read_routes(connection)
-    return Sight(
-        {
-            route.service: Sighted(route, began + max(0.0, (route.valid_until or 0.0) - now))
-            for route in routes
-        },
-        began,
-    )
+        routes = {
+            route.service: Sighted(
+                route,
+                _since(connection, route, before),
+                began + max(0.0, (route.valid_until or 0.0) - now),
+            )
+            for route in read_routes(connection)
+        }
+    return Sight(routes, began)
+
+
+def _since(connection: Connection, route: Route, before: Sight | None) -> datetime:
+    known = None if before is None else before.routes.get(route.service)
+    if known is not None and known.route.champion == route.champion:
+        return known.since
+    return champion_since(connection, route.service) or route.created_at

@@ -168,6 +168,24 @@ def live_at(store: Store, service: str, at: datetime) -> Reign | None:
     return found[0] if found else None
 
 
+def champion_since(connection: sa.Connection, service: str) -> datetime | None:
+    """When the present champion began, whatever challengers have come and gone since."""
+    history = sa.select(route_history).where(route_history.c.service == service)
+    newest = history.order_by(route_history.c.generation.desc()).limit(1)
+    present = connection.execute(newest).first()
+    if present is None:
+        return None
+    another = sa.select(sa.func.max(route_history.c.generation)).where(
+        route_history.c.service == service, route_history.c.champion != present.champion
+    )
+    before = connection.execute(another).scalar() or 0
+    began = sa.select(sa.func.min(route_history.c.at)).where(
+        route_history.c.service == service, route_history.c.generation > before
+    )
+    found: datetime | None = connection.execute(began).scalar()
+    return found
+
+
 def list_reigns(store: Store, service: str) -> tuple[Reign, ...]:
     """Everything that was ever live, oldest first."""
     query = sa.select(route_history).where(route_history.c.service == service)

@@ -189,3 +189,14 @@ def test_many_windows_are_answered_in_their_order(
         every = model.bundle.predict(frame)["forecast"]
     expected = [every.loc[frame.index[end - 1]] for end in ends]
     assert np.allclose(answer.forecasts, expected, atol=1e-6)
+
+
+def test_each_fault_is_told_by_version_and_kind(
+    runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_model(runtime, set(exposed), monkeypatch)
+    ask(runtime, frame)
+    text = runtime.metrics.render().decode()
+    for model_id in exposed:
+        labels = f'kind="error",model_id="{model_id}",service="{KEY}"'
+        assert f"mlops_model_faults_total{{{labels}}} 1.0" in text

@@ -80,7 +80,7 @@ def test_routes_stay_when_the_store_goes(
     settle()
     before = runtime.keeper.sight()
 
-    def away(_: Store) -> None:
+    def away(*_: object) -> None:
         raise StoreError("away")
 
     with monkeypatch.context() as patch:

@@ -52,3 +52,22 @@ def test_looking_never_stretches_a_share(exposed: Store, monkeypatch: pytest.Mon
     ticks = iter([100.0, 200.0, 300.0])
     monkeypatch.setattr(sight_module.time, "monotonic", lambda: next(ticks))
     assert look(exposed).routes[SERVICE].valid_until <= 105.0
+
+
+def test_a_champion_serves_since_its_own_promotion_whatever_challengers_come(
+    exposed: Store,
+) -> None:
+    from dataclasses import replace
+    from datetime import timedelta
+
+    promoted = AT + timedelta(days=1)
+    with exposed.write() as connection:
+        route = read_route(connection, SERVICE)
+        assert route is not None
+        after = replace(route, champion="challenger", challenger=None, weight_bp=0)
+        route = change_route(connection, route, after, "promote", Why(promoted))
+        later = replace(route, previous_champion=None)
+        change_route(connection, route, later, "retire", Why(promoted + timedelta(days=1)))
+    first = look(exposed)
+    assert first.routes[SERVICE].since == promoted
+    assert look(exposed, first).routes[SERVICE].since == promoted
