@@ -360,11 +360,8 @@ class Batcher:
         pace = self._paces.get(model)
         if pace is None:
             pace = self._paces[model] = Pace(self.cap)
-        if lane is self._main:
-            return pace.cap()
-        # A batch of unknown cost is of one.
-        each = pace.seconds_a_row() or SHADOW_SLICE_S
-        return min(pace.cap(), max(1, int(SHADOW_SLICE_S / each)))
+        cap = pace.cap()
+        return cap if lane is self._main else min(cap, pace.within(SHADOW_SLICE_S))
 
     def _outcomes(self, items: Sequence[_Item]) -> list[Outcome]:
         model = items[0].model

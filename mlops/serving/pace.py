@@ -18,12 +18,15 @@ PROBE_EVERY = 64
 NEWEST = 0.2
 """Weight of the newest measurement."""
 
+LONGEST_S = 0.1
+"""No batch of several rows is meant to take longer: other models' requests wait for it."""
+
 
 class Pace:
     """Seconds a row for each size of batch, and the size that follows from them.
 
-    What is not measured yet is tried, largest first: only a waiting crowd fills a large batch,
-    so trying costs nobody.
+    The first row goes alone. Then what is not measured yet is tried, largest first: only a
+    waiting crowd fills a large batch, so trying costs nobody.
     """
 
     def __init__(self, limit: int = SIZES[-1]) -> None:
@@ -35,21 +38,29 @@ class Pace:
         """Rows that the next batch may hold."""
         turn, since = divmod(self._batches, PROBE_EVERY)
         if since == PROBE_EVERY - 1:
-            return self.sizes[turn % len(self.sizes)]
+            allowed = self._allowed()
+            return allowed[turn % len(allowed)]
         return self.best
 
     @property
     def best(self) -> int:
         """The smallest size that no larger one beats by more than it must."""
-        unknown = [size for size in self.sizes if size not in self.seconds]
+        allowed = self._allowed()
+        unknown = [size for size in allowed if size not in self.seconds]
         if unknown:
             return unknown[-1]
-        least = min(self.seconds.values())
-        return next(size for size in self.sizes if self.seconds[size] * WORTH <= least)
+        least = min(self.seconds[size] for size in allowed)
+        return next(size for size in allowed if self.seconds[size] * WORTH <= least)
 
-    def seconds_a_row(self) -> float:
-        """At the best size, as far as is known; 0 before the first batch."""
-        return min(self.seconds.values(), default=0.0)
+    @property
+    def seconds_a_row(self) -> float | None:
+        """At the best size measured; None before the first batch."""
+        return min(self.seconds.values(), default=None)
+
+    def within(self, seconds: float) -> int:
+        """Rows that take no longer, at least one."""
+        each = self.seconds_a_row
+        return 1 if each is None else max(1, int(seconds / max(each, 1e-9)))
 
     def measured(self, rows: int, seconds: float) -> None:
         """Take in what one batch cost."""
@@ -58,3 +69,7 @@ class Pace:
         each = seconds / rows
         before = self.seconds.get(size, each)
         self.seconds[size] = before + NEWEST * (each - before)
+
+    def _allowed(self) -> tuple[int, ...]:
+        most = self.within(LONGEST_S)
+        return tuple(size for size in self.sizes if size <= most)

@@ -16,6 +16,7 @@ from mlops.models.windows import Window
 from mlops.serving import batching
 from mlops.serving.batching import Batcher
 from mlops.serving.loaded import LoadedModel
+from mlops.serving.pace import Pace
 
 WARM_UP = 3
 LONG_S = 30.0
@@ -113,6 +114,13 @@ class Crowd:
         return await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
+def know(batcher: Batcher, model: LoadedModel) -> None:
+    """Let the batcher know what batches of a model cost: the more in one, the better."""
+    pace = batcher._paces[model] = Pace(batcher.cap)
+    for size in pace.sizes:
+        pace.measured(size, 1e-4)
+
+
 Story = Callable[[Crowd], Awaitable[None]]
 
 
@@ -125,6 +133,7 @@ def play(story: Story, bundle: Doubler, model: LoadedModel, **options: Any) -> B
         await story(crowd)
 
     with running(**options) as batcher:
+        know(batcher, model)
         asyncio.run(held())
     return batcher
 
@@ -286,6 +295,7 @@ def test_the_thread_passes_over_what_is_out_of_time(model):
 
     async def story() -> None:
         batcher = Batcher()
+        know(batcher, model)
         items = [batcher._made(model, window(mark), 5.0) for mark in range(3)]
         items[1].asked_at -= 6.0
         for item in items:

@@ -6,12 +6,14 @@ import pytest
 
 from mlops.serving.pace import NEWEST, PROBE_EVERY, SIZES, Pace
 
+MS = 1e-3
+
 
 def paced(cost, limit: int = 32) -> Pace:
-    """A pace that measured every size; ``cost(rows)`` is seconds a batch."""
+    """A pace that measured every size; ``cost(rows)`` is milliseconds a batch."""
     pace = Pace(limit)
     for size in reversed(SIZES):
-        pace.measured(size, cost(size))
+        pace.measured(size, MS * cost(size))
     return pace
 
 
@@ -30,18 +32,32 @@ def test_the_smallest_batch_that_none_beats_is_best(name, cost, best):
     assert paced(cost).best == best
 
 
-def test_what_is_not_measured_is_tried_largest_first():
+def test_the_first_row_goes_alone_then_the_largest_unknown_is_tried():
     pace, tried = Pace(), []
     for _ in SIZES:
         tried.append(pace.cap())
-        pace.measured(pace.cap(), 1.0)
-    assert tried == list(reversed(SIZES))
+        pace.measured(pace.cap(), 1e-4)
+    assert tried == [1, 32, 16, 8, 4, 2]
+
+
+@pytest.mark.parametrize(("each", "cap"), [(1e-3, 32), (8e-3, 8), (0.04, 2), (0.3, 1)])
+def test_a_slow_model_is_not_tried_in_batches_that_block_the_others(each, cap):
+    pace = Pace()
+    pace.measured(1, each)
+    assert pace.cap() == cap
+
+
+def test_rows_within_a_time_are_at_least_one():
+    pace = Pace()
+    assert pace.within(1.0) == 1
+    pace.measured(1, 0.01)
+    assert (pace.within(0.05), pace.within(0.001)) == (5, 1)
 
 
 def test_a_lone_client_leaves_the_crowds_batch_open():
     pace = Pace()
     for _ in range(10):
-        pace.measured(1, 1.0)
+        pace.measured(1, MS)
     assert pace.cap() == 32
 
 
@@ -56,24 +72,24 @@ def test_every_size_is_measured_again():
     pace, sizes = paced(lambda rows: 1.0 * rows), set()
     for _ in range(PROBE_EVERY * len(SIZES)):
         sizes.add(pace.cap())
-        pace.measured(pace.cap(), 1.0 * pace.cap())
+        pace.measured(pace.cap(), MS * pace.cap())
     assert sizes == set(SIZES)
 
 
 def test_batching_comes_back_when_it_pays_again():
     pace = paced(lambda rows: 1.0 * rows)
     for _ in range(PROBE_EVERY * len(SIZES) * 4):
-        pace.measured(pace.cap(), 1.0)
+        pace.measured(pace.cap(), MS)
     assert pace.best > 1
 
 
 def test_one_slow_batch_moves_little():
     pace = paced(lambda rows: 1.0)
     before = pace.seconds[32]
-    pace.measured(32, 32 * before + 32.0)
-    assert pace.seconds[32] == pytest.approx(before + NEWEST * 1.0)
+    pace.measured(32, 32 * (before + MS))
+    assert pace.seconds[32] == pytest.approx(before + NEWEST * MS)
 
 
 def test_a_limit_of_one_is_no_batching():
     pace = paced(lambda rows: 1.0, limit=1)
-    assert {pace.cap() for _ in range(2 * PROBE_EVERY) if not pace.measured(1, 1.0)} == {1}
+    assert {pace.cap() for _ in range(2 * PROBE_EVERY) if not pace.measured(1, MS)} == {1}
