@@ -136,7 +136,10 @@ def a_deadline_is_acted_on(look: Look) -> bool:
         return bool(look.live) or look.goes(Phase.FAILED)
     if phase in FORWARD:
         return look.goes(Phase.ROLLBACK)
-    return look.goes(Phase.REVERTED if phase is Phase.PROMOTED else Phase.FAILED)
+    if phase is Phase.PROMOTED:
+        baked = look.followed and look.held and not look.bad_news
+        return look.goes(Phase.DONE if baked else Phase.REVERTED)
+    return look.goes(Phase.FAILED)
 
 
 def bad_news_is_acted_on_at_once(look: Look) -> bool:

@@ -145,8 +145,10 @@ AFTER_WORSE = Evidence(promoted=Counts(1000, 100))
         ({"evidence": AFTER_WORSE}, P.REVERTED, "the new champion fails: 100 faults"),
         ({"evidence": WORSE}, P.DONE, "what was before the promotion is past"),
         (ABORTED, P.REVERTED, "aborted"),
-        ({"late": True}, P.REVERTED, "not every replica has taken the new champion in time"),
-        ({"replicas": (), "late": True}, P.REVERTED, "not every replica"),
+        ({"late": True}, P.DONE, "stayed healthy"),
+        ({"replicas": (BEHIND,), "late": True}, P.REVERTED, "not every replica has taken"),
+        ({"replicas": (LOADING,), "late": True}, P.REVERTED, "not every replica has taken"),
+        ({"replicas": (), "late": True}, P.REVERTED, "the new champion in time"),
     ],
 )
 def test_promoted(situation: dict[str, Any], phase: Phase | None, reason: str) -> None:
@@ -225,7 +227,7 @@ def test_promotion_is_a_rename() -> None:
 
 
 def test_reverting_is_the_rename_backwards() -> None:
-    arrow = taken(P.PROMOTED, late=True)
+    arrow = taken(P.PROMOTED, **ABORTED)
     assert arrow is not None
     assert arrow.route is not None
     assert (arrow.route.champion, arrow.route.previous_champion) == (CHAMPION, CHALLENGER)
