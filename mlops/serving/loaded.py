@@ -17,10 +17,9 @@ from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
 
-import numpy as np
-
 from mlops.data.calendar import load_calendar
-from mlops.errors import BundleError, MlopsError, NotFinite, NotLoaded
+from mlops.errors import BundleError, MlopsError, NotLoaded
+from mlops.models import golden
 from mlops.models.bundle import Bundle, Trust, open_bundle
 from mlops.models.manifest import read_manifest
 from mlops.models.windows import Window, window_of
@@ -280,19 +279,23 @@ class Shelf:
 
 
 def warm(bundle: Bundle) -> None:
-    """Forecast batches of each usual size, made of golden examples.
+    """Forecast batches of each usual size, made of golden examples that must come out again.
 
     Raises:
-        NotFinite: when a forecast is none.
+        BundleError: when a forecast differs by more than the tolerance, or is no number.
     """
-    calendar = load_calendar(bundle.config["calendar"])
-    timeframe = bundle.service.timeframe
-    windows = [window_of(example.bars, timeframe, calendar) for example in bundle.examples()]
+    calendar, spread = load_calendar(bundle.config["calendar"]), float(bundle.config["spread"])
+    examples = bundle.examples()
+    windows = [window_of(one.bars, bundle.service.timeframe, calendar) for one in examples]
     for size in WARM_BATCHES:
-        batch = list(islice(cycle(windows), size))
-        last = [forecasts[-1] for forecasts in bundle.forecast_windows(batch)]
-        if not np.isfinite(last).all():
-            raise NotFinite(f"a batch of {size} golden examples of {bundle.path.name} gave {last}")
+        forecasts = bundle.forecast_windows(list(islice(cycle(windows), size)))
+        for example, found in zip(cycle(examples), forecasts, strict=False):
+            got = float(found[-1])
+            if golden.deviation(got, example.expected, spread) > golden.RELATIVE_TOLERANCE:
+                raise BundleError(
+                    f"in a batch of {size} a golden example of {bundle.path.name} gives {got!r} "
+                    f"instead of {example.expected!r}; alone it is right, so the batch is wrong"
+                )
 
 
 def _check_digest(found: str, version: ModelVersion) -> None:

@@ -145,9 +145,19 @@ def test_a_model_whose_batches_give_no_number_fails(shelf, version, monkeypatch)
         return [np.full(len(window), np.nan) for window in windows]
 
     monkeypatch.setattr(Bundle, "forecast_windows", nothing)
-    with pytest.raises(MlopsError, match="a batch of 1 golden examples"):
+    with pytest.raises(MlopsError, match="in a batch of 1 a golden example of .* gives nan"):
         shelf.load(version)
     assert state(shelf, version) is State.FAILED
+
+
+def test_a_model_that_batches_wrongly_fails(shelf, version, monkeypatch):
+    """Alone every example comes out; the second of a batch is the first again."""
+    right = Bundle.forecast_windows
+    monkeypatch.setattr(
+        Bundle, "forecast_windows", lambda self, windows: right(self, windows[:1] * len(windows))
+    )
+    with pytest.raises(MlopsError, match="in a batch of 2 a golden example"):
+        shelf.load(version)
 
 
 def test_warming_tries_every_usual_batch(shelf, version, monkeypatch):
