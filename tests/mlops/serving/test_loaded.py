@@ -145,7 +145,7 @@ def test_a_model_whose_batches_give_no_number_fails(shelf, version, monkeypatch)
         return [np.full(len(window), np.nan) for window in windows]
 
     monkeypatch.setattr(Bundle, "forecast_windows", nothing)
-    with pytest.raises(MlopsError, match="in a batch of 1 a golden example of .* gives nan"):
+    with pytest.raises(MlopsError, match=r"in a batch of 1 a golden example of .* gives nan"):
         shelf.load(version)
     assert state(shelf, version) is State.FAILED
 
