@@ -172,6 +172,9 @@ def carry_role(controller: Controller, stop: threading.Event) -> None:
             controller.tick()
         except StoreError as error:
             log.warning("the controller could not act: %s", error)
+        except Exception:
+            # One rollout that cannot be decided may not keep this role from the next tick.
+            log.exception("a tick of the controller failed")
     try:
         controller.step_down()
     except StoreError as error:

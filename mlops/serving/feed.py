@@ -51,6 +51,9 @@ class Feed:
                 self.poll(datetime.now(UTC))
             except StoreError as error:
                 log.warning("the feed waits for the store: %s", error)
+            except Exception:
+                # What an exchange's client raises is without end; the next round asks again.
+                log.exception("a round of the feed failed")
 
     def poll(self, now: datetime) -> int:
         """Fetch the bars that have closed since the last time; returns how many markets had one.

@@ -106,6 +106,10 @@ class Newest:
                 except MlopsError as error:
                     self.waiting_for[sighted.route.service] = str(error)
                     log.warning("service=%s no forecast: %s", sighted.route.service, error)
+                except Exception:
+                    # Nothing that one market's bars do may end the forecasts of the others.
+                    self.waiting_for[sighted.route.service] = "this replica failed; see its log"
+                    log.exception("service=%s no forecast", sighted.route.service)
             await asyncio.sleep(LOOK_S)
 
     async def update(self, route: Route) -> None:

@@ -75,6 +75,9 @@ class Replay:
             log.info("service=%s replayed %d bars to %s", route.service, tried, route.challenger)
         except MlopsError as error:
             log.warning("service=%s bars cannot be replayed: %s", route.service, error)
+        except Exception:
+            # Without evidence a rollout is held and undone; the replica goes on.
+            log.exception("service=%s bars cannot be replayed", route.service)
         if not tried:
             # It will be tried again: what has no evidence is held, never promoted.
             self._done.pop(route.service, None)

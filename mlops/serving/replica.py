@@ -136,7 +136,11 @@ class Keeper:
 
     def _keep(self) -> None:
         while not self._stop.is_set():
-            self.beat()
+            try:
+                self.beat()
+            except Exception:
+                # A replica that stops saying that it lives is waited for by nobody.
+                log.exception("a round of the keeper failed")
             self._stop.wait(self.beat_s * random.uniform(1 - JITTER, 1 + JITTER))
 
     def beat(self) -> None:
@@ -231,9 +235,12 @@ class Keeper:
 
     def _load(self) -> None:
         while not self._stop.wait(LOADER_S):
-            model_id = self._next()
-            if model_id is not None:
-                self._load_one(model_id)
+            try:
+                model_id = self._next()
+                if model_id is not None:
+                    self._load_one(model_id)
+            except Exception:
+                log.exception("a round of the loader failed")
 
     def _next(self) -> str | None:
         """The next model to load, over all services; failed ones again after a while."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -108,3 +109,21 @@ def fail_to_load(patch: pytest.MonkeyPatch, unlucky: str) -> None:
             raise BundleError("not today")
 
     patch.setattr(loaded, "stage", stage)
+
+
+def test_a_round_that_fails_is_not_the_last(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong in the background, the replica goes on saying that it lives."""
+    rounds = threading.Semaphore(0)
+
+    def broken() -> None:
+        rounds.release()
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(runtime.keeper, "beat", broken)
+    monkeypatch.setattr(runtime.keeper, "_next", broken)
+    monkeypatch.setattr(runtime.keeper, "beat_s", 0.01)
+    runtime.keeper.start()
+    for _ in range(6):
+        assert rounds.acquire(timeout=10)
