@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 
-from mlops.errors import StoreError
+from mlops.errors import LeaseLost, StoreError
 from mlops.rollout.analysis import Counts, gather, of_champion
 from mlops.rollout.decide import Snapshot, decide
 from mlops.rollout.health import WINDOW_S, Fallback, champion_failing, decide_fallback
@@ -74,10 +74,12 @@ class Controller:
         if self.lease is None:
             return ()
         self._keep_house(self.lease)
-        moved = [one for row in self._open() for one in self._carry_on(row, self.lease)]
+        moved, trouble = self._carry_all_on(self.lease)
         moved += self._check_health(self.lease)
         for one in moved:
             log.info("service=%s %s: %s", one.service, one.what, one.reason)
+        if trouble is not None:
+            raise trouble
         return tuple(moved)
 
     def step_down(self) -> None:
@@ -99,6 +101,19 @@ class Controller:
                     keep_exposed(connection, route.service, seconds=EXPOSURE_S)
             forget_dead(connection, after=FORGET_REPLICA_S)
             forget_tallies(connection, after=FORGET_EVIDENCE_S)
+
+    def _carry_all_on(self, lease: Lease) -> tuple[list[Moved], StoreError | None]:
+        """Every open rollout; one that the store refuses to move does not hold up the others."""
+        moved: list[Moved] = []
+        trouble: StoreError | None = None
+        for row in self._open():
+            try:
+                moved += self._carry_on(row, lease)
+            except LeaseLost:
+                raise
+            except StoreError as error:
+                trouble = error
+        return moved, trouble
 
     def _carry_on(self, row: Rollout, lease: Lease) -> list[Moved]:
         moved: list[Moved] = []
