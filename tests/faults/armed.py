@@ -54,14 +54,22 @@ class Injected(Exception):
 class Recorder:
     """Notes visits, and strikes; one of a process, which `arm` puts into its places.
 
-    Where a ``gate`` is given, visits count from when that file is there.
+    Where a ``gate`` is given, visits count from when that file is there; where there is a file
+    ``drag``, each transaction takes so many seconds more.
     """
 
     def __init__(
-        self, path: Path, who: str, faults: tuple[Fault, ...], gate: Path | None = None
+        self,
+        path: Path,
+        who: str,
+        faults: tuple[Fault, ...],
+        *,
+        gate: Path | None = None,
+        drag: Path | None = None,
     ) -> None:
         self.who = who
         self.gate = gate
+        self.drag = drag
         self.faults = {(fault.point, fault.when): fault for fault in faults}
         self.visits: Counter[tuple[str, str]] = Counter()
         self.stages: dict[str, list[str]] = {}
@@ -77,6 +85,11 @@ class Recorder:
         if fault.nth == self.visits[point, when]:
             self.note("struck", str(fault))
             _strike(fault)
+
+    def slow_down(self) -> None:
+        """Take as long as the disk does."""
+        if self.drag is not None and self.drag.exists():
+            time.sleep(float(self.drag.read_text() or 0))
 
     def note(self, kind: str, text: str) -> None:
         """One line: when, who, what kind of thing, and what."""
@@ -115,7 +128,13 @@ def _strike(fault: Fault) -> None:
 def _arm_commits(recorder: Recorder) -> None:
     from mlops.store.engine import Store
 
-    real = Store.write
+    real, reading = Store.write, Store.read
+
+    @contextmanager
+    def read(self: Store) -> Iterator[Any]:
+        recorder.slow_down()
+        with reading(self) as connection:
+            yield connection
 
     @contextmanager
     def write(self: Store) -> Iterator[Any]:
@@ -123,11 +142,12 @@ def _arm_commits(recorder: Recorder) -> None:
         recorder.visit(point, BEGIN)
         with real(self) as connection:
             yield connection
+            recorder.slow_down()
             # Everything is written here, and nothing is committed yet.
             recorder.visit(point, BEFORE)
         recorder.visit(point, AFTER)
 
-    Store.write = write  # type: ignore[method-assign]
+    Store.read, Store.write = read, write  # type: ignore[method-assign]
 
 
 def commit_point(frame: FrameType | None) -> str:

@@ -127,7 +127,8 @@ def play(role: str, given: Mapping[str, Any]) -> None:
         hasten()
         faults = tuple(Fault(**fault) for fault in given.get("faults", ()))
         gate = given["gate"] and Path(given["gate"])
-        arm(Recorder(Path(given["notes"]), given["who"], faults, gate))
+        notes, drag = Path(given["notes"]), Path(given["drag"])
+        arm(Recorder(notes, given["who"], faults, gate=gate, drag=drag))
     ROLES[role](given)
 
 

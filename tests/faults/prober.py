@@ -22,6 +22,7 @@ CHECK_S = 0.1
 FORECAST_S = 0.5
 PATIENCE_S = 30.0
 FLUSH_S = 0.1
+MOST_UNDER_WAY = 64
 
 
 class NoAnswer(Exception):
@@ -151,16 +152,22 @@ class Prober:
         self.out.close()
 
     async def _send(self) -> None:
-        """At a steady rate, whatever becomes of the requests before."""
+        """At a steady rate, whatever becomes of the requests before: as many as are due."""
         under_way: set[asyncio.Task[None]] = set()
-        began, sent = time.monotonic(), 0
+        while not any(target.ready for target in self.targets):
+            await asyncio.sleep(CHECK_S)
+        before, due, number = time.monotonic(), 0.0, 0
         while not self.stop.is_set():
-            due = int((time.monotonic() - began) * self.rate)
-            for number in range(sent, due):
+            now = time.monotonic()
+            due, before = due + (now - before) * self.rate, now
+            room = MOST_UNDER_WAY - len(under_way)
+            for _ in range(min(int(due), room)):
                 task = asyncio.create_task(self._one(number))
                 under_way.add(task)
                 task.add_done_callback(under_way.discard)
-            sent = max(sent, due)
+                number += 1
+            # What a starved machine does not manage to send is not sent later in a heap.
+            due %= 1.0
             await asyncio.sleep(1 / self.rate)
         await asyncio.gather(*under_way)
 

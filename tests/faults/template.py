@@ -49,7 +49,8 @@ TRAINED_BARS, LATER_BARS = 2000, 40 * 24
 """The replay clock shows the last 30 days: all of these bars are later than any training."""
 
 WINDOW_BARS, BODIES = 60, 400
-BASELINE, CHAMPION, GOOD = "baseline", "champion", "good"
+BASELINE, CHAMPION, GOOD, BETTER = "baseline", "champion", "good", "better"
+SOUND = (GOOD, BETTER, CHAMPION)
 MISBEHAVING: Mapping[str, Mapping[str, Any]] = {
     "raises": {"fault": "error"},
     "raises_5_percent": {"fault": "error", "every": 20},
@@ -129,6 +130,7 @@ class _Maker:
             self.version(BASELINE, self.parts("persistence", {}), status=Status.RETIRED),
             self.version(CHAMPION, linear, status=Status.DEPLOYED),
             self.version(GOOD, self.parts("linear", {"features": FEATURES, "alpha": 1.0})),
+            self.version(BETTER, self.parts("linear", {"features": FEATURES, "alpha": 3.0})),
             self.version("golden", _with_wrong_golden(linear)),
             self.corrupt("corrupt", linear),
             replace(self.version("digest", linear), digest="0" * 64),

@@ -21,7 +21,7 @@ from tests.faults.plans import (
 )
 from tests.faults.scenes import STRATEGIES, begin, enthrone, idle_connection
 from tests.faults.stage import Stage
-from tests.faults.template import CHAMPION, GOOD
+from tests.faults.template import CHAMPION, GOOD, SOUND
 from tests.faults.world import LOOK_S, QUICK, REPLICAS, World
 from tests.faults.zygote import Process
 
@@ -231,10 +231,15 @@ def until_dead(world: World, process: Process, meanwhile: Callable[[], None]) ->
 
 
 def keep_rolling(world: World, strategy: str, **changes: float) -> None:
-    """Ask for another rollout where none is open: of the version that is not live."""
+    """Ask for another rollout where none is open: of a version that no replica holds."""
     if world.idle():
-        other = CHAMPION if world.route().champion == GOOD else GOOD
-        world.ask(other, strategy, **changes)
+        world.ask(another(world), strategy, **changes)
+
+
+def another(world: World) -> str:
+    """A sound version that is neither live nor kept."""
+    route = world.route()
+    return next(one for one in SOUND if one not in (route.champion, route.previous_champion))
 
 
 def begin_with_survivor(world: World) -> None:
@@ -248,7 +253,7 @@ def ask_and_die(world: World, fault: Fault) -> None:
     """Before its commit nothing was asked; after it, exactly once."""
     world.until(world.idle, "the rollout before has ended")
     route, rows = world.route(), list_rollouts(world.store)
-    other = CHAMPION if route.champion == GOOD else GOOD
+    other = another(world)
     asked = fault.when == AFTER
     if fault.point == "rollouts.ask_abort":
         row = world.ask(other, "shadow", dwell_s=60.0)

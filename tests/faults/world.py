@@ -69,6 +69,11 @@ class World:
     probing: Process | None = None
     counted: Count = field(default_factory=lambda: Count(0, 0, ()))
 
+    @property
+    def drag(self) -> Path:
+        """While this file is there, every transaction takes so many seconds more."""
+        return self.folder / "drag"
+
     # Processes -------------------------------------------------------------------------------
 
     def replica(
@@ -159,6 +164,7 @@ class World:
             "who": who,
             "url": url or self.url,
             "notes": str(self.folder / "notes"),
+            "drag": str(self.drag),
         }
         process = self.zygote.spawn(
             role,
