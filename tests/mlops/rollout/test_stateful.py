@@ -1,0 +1,312 @@
+"""Any sequence of requests, aborts, evidence, deaths and delays keeps the books and the promises.
+
+Two controllers take turns on a real store; the replicas are rows that follow it by the product's
+own rules. Time is virtual, so hours of waiting cost nothing.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from mlops.errors import RolloutError, RolloutRefused
+from mlops.rollout.controller import Controller
+from mlops.rollout.decide import DEPLOYABLE
+from mlops.rollout.plan import Strategy, plan_for
+from mlops.rollout.request import request_rollout, roll_back
+from mlops.store import (
+    Phase,
+    Rollout,
+    Status,
+    Why,
+    get_version,
+    list_events,
+    list_rollouts,
+    open_store,
+)
+from mlops.store.clock import db_now
+from mlops.store.rollouts import ask_abort
+from mlops.store.schema import lease
+from mlops.store.schema import replica as replica_table
+from tests.stores import _MIGRATED, DATABASES, _database
+
+from .books import check_books
+from .laws import answers
+from .rows import (
+    ASKED,
+    CHALLENGER,
+    CHAMPION,
+    SERVICE,
+    Clock,
+    RowReplica,
+    add_version,
+    begin_service,
+    count,
+    count_champion,
+    route_of,
+)
+from .world import Process
+
+SECOND = "second-challenger"
+WAITS = (1.0, 60.0, 130.0, 700.0, 4000.0, 90_000.0)
+UNDOING = {Phase.ROLLBACK, Phase.REVERTED, Phase.FAILED}
+ONWARD = {Phase.LOADING, Phase.GATE, Phase.STEP, Phase.PROMOTED}
+
+replicas = st.sampled_from((0, 1))
+
+
+class Rollouts(RuleBasedStateMachine):
+    """Everything that may happen to one service."""
+
+    def __init__(self, url: str, outcomes: Counter[str]) -> None:
+        super().__init__()
+        self.outcomes = outcomes
+        self.store = open_store(url)
+        begin_service(self.store)
+        add_version(self.store, SECOND, 4, status=Status.CHALLENGER)
+        self.clock = Clock()
+        self.controllers = [Controller(self.store, name, now=self.clock) for name in ("a", "b")]
+        self.replicas = [RowReplica(self.store, name) for name in ("r0", "r1")]
+        for one in self.replicas:
+            one.follow()
+        self.aborted: dict[str, int] = {}
+        self.worse: dict[str, int] = {}
+
+    # People ---------------------------------------------------------------------------------
+
+    @rule(
+        strategy=st.sampled_from(Strategy), model_id=st.sampled_from((CHALLENGER, SECOND, CHAMPION))
+    )
+    def ask(self, strategy: Strategy, model_id: str) -> None:
+        deployable = get_version(self.store, model_id).status in DEPLOYABLE
+        allowed = self.open is None and deployable and route_of(self.store).champion != model_id
+        try:
+            request_rollout(self.store, model_id, plan_for(strategy), ASKED, now=self.clock())
+        except RolloutRefused:
+            assert not allowed
+        else:
+            assert allowed
+
+    @rule(model_id=st.sampled_from((CHALLENGER, SECOND)))
+    def force(self, model_id: str) -> None:
+        try:
+            plan = plan_for(Strategy.BLUE_GREEN)
+            request_rollout(self.store, model_id, plan, ASKED, force=True, now=self.clock())
+        except RolloutRefused:
+            assert self.open is not None or route_of(self.store).champion == model_id
+
+    @precondition(lambda self: self.open is not None)
+    @rule()
+    def abort(self) -> None:
+        assert self.open is not None
+        ask_abort(self.store, self.open.id, Why(self.clock(), actor="anna"))
+        self.aborted.setdefault(self.open.id, self._length(self.open))
+
+    @rule()
+    def take_back(self) -> None:
+        before = route_of(self.store)
+        try:
+            why = Why(self.clock(), actor="anna")
+            after = roll_back(self.store, SERVICE, why, prove=lambda version: None)
+        except RolloutError:
+            assert route_of(self.store) == before
+        else:
+            assert after.champion in (before.previous_champion, before.baseline)
+
+    # Time and evidence ----------------------------------------------------------------------
+
+    @rule(seconds=st.sampled_from(WAITS))
+    def wait(self, seconds: float) -> None:
+        self.clock.at += timedelta(seconds=seconds)
+
+    @precondition(lambda self: self.open is not None and self.open.id not in self.worse)
+    @rule(word=st.sampled_from(("few", "good", "good", "good", "worse")))
+    def gather(self, word: str) -> None:
+        assert self.open is not None
+        trials = 30 if word == "few" else 1000
+        faults = 100 if word == "worse" else 0
+        count(self.store, self.open, challenger_trials=trials, challenger_faults=faults)
+        if word == "worse":
+            self.worse[self.open.id] = self._length(self.open)
+
+    @rule(rounds=st.integers(1, 6))
+    def go_well(self, rounds: int) -> None:
+        """A while in which the evidence is good, if anything is under way."""
+        if self.open is not None and self.open.id not in self.worse:
+            count(self.store, self.open)
+        for _ in range(rounds):
+            self.carry_on(0)
+            self.carry_on(1)
+            self.wait(130.0)
+
+    @rule(faults=st.sampled_from((0, 0, 200)))
+    def count_the_champion(self, faults: int) -> None:
+        count_champion(self.store, trials=1000, faults=faults)
+
+    # Processes ------------------------------------------------------------------------------
+
+    @rule(which=st.sampled_from((0, 1)))
+    def tick(self, which: int) -> None:
+        self.controllers[which].tick()
+
+    @rule(which=st.sampled_from((0, 1)))
+    def carry_on(self, which: int) -> None:
+        for one in self.replicas:
+            self._deploying(one, one.follow)
+        self.controllers[which].tick()
+
+    @rule()
+    def the_controller_is_paused(self) -> None:
+        with self.store.write() as connection:
+            connection.execute(lease.update().values(until=db_now() - 1))
+
+    @rule(which=replicas, what=st.sampled_from(("follow", "look", "load", "drop", "acknowledge")))
+    def work(self, which: int, what: str) -> None:
+        one = self.replicas[which]
+        self._deploying(one, getattr(one, what))
+
+    @rule(which=replicas)
+    def crash(self, which: int) -> None:
+        self.replicas[which].crash()
+
+    @rule(which=replicas)
+    def leave(self, which: int) -> None:
+        self.replicas[which].leave()
+
+    @rule(which=replicas)
+    def be_cut_off(self, which: int) -> None:
+        name = self.replicas[which].name
+        with self.store.write() as connection:
+            connection.execute(
+                replica_table.update()
+                .where(replica_table.c.id == name)
+                .values(lease_until=db_now() - 1)
+            )
+
+    @rule(which=replicas, broken=st.sampled_from((None, None, None, None, CHALLENGER, SECOND, CHAMPION)))
+    def break_a_file(self, which: int, broken: str | None) -> None:
+        self.replicas[which].unloadable = frozenset({broken} if broken else ())
+
+    # What always holds ----------------------------------------------------------------------
+
+    @invariant()
+    def the_books_agree(self) -> None:
+        check_books(self.store)
+
+    @invariant()
+    def no_promise_is_broken(self) -> None:
+        for row in list_rollouts(self.store):
+            events = list_events(self.store, row.id)
+            for event in events:
+                if event.to_phase is Phase.PROMOTED:
+                    assert event.detail["verdict"] == "good"
+                    assert row.strategy != Strategy.SHADOW
+            after_abort = events[self.aborted.get(row.id, len(events)) :]
+            assert all(event.to_phase in UNDOING for event in after_abort)
+            after_worse = events[self.worse.get(row.id, len(events)) :]
+            assert not any(event.to_phase in ONWARD - {Phase.LOADING} for event in after_worse)
+
+    def teardown(self) -> None:
+        """When the trouble is over, whatever was begun ends."""
+        for one in self.replicas:
+            one.unloadable = frozenset()
+        for round_ in range(40):
+            if self.open is None:
+                break
+            for one in self.replicas:
+                one.follow()
+            for controller in self.controllers:
+                controller.tick()
+            self.clock.at += timedelta(seconds=WAITS[round_ % len(WAITS)])
+        assert self.open is None
+        rows = list_rollouts(self.store)
+        self.outcomes.update(f"{row.strategy} {row.phase}" for row in rows)
+        self.store.close()
+
+    @property
+    def open(self) -> Rollout | None:
+        return next((row for row in list_rollouts(self.store) if not row.phase.final), None)
+
+    def _length(self, row: Rollout) -> int:
+        return len(list_events(self.store, row.id))
+
+    def _deploying(self, one: RowReplica, act: Callable[[], object]) -> None:
+        """What a replica does takes no answer away."""
+        before = self._answers(one)
+        act()
+        lost = [a for a, b in zip(before, self._answers(one), strict=True) if a and not b]
+        assert not lost
+
+    def _answers(self, one: RowReplica) -> tuple[str | None, ...]:
+        models = tuple(sorted(one.states.items()))
+        return answers(one.name, Process(True, one.seen, models, None))
+
+
+@pytest.fixture(params=DATABASES)
+def databases(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Callable[[], AbstractContextManager[str]]:
+    """Makes migrated, empty databases, one for each example."""
+    numbers = iter(range(1_000_000))
+
+    @contextmanager
+    def sqlite() -> Iterator[str]:
+        copy = tmp_path / f"{next(numbers)}.db"
+        shutil.copy(request.getfixturevalue("sqlite_template"), copy)
+        yield f"sqlite:///{copy}"
+        for file in tmp_path.glob(f"{copy.name}*"):
+            file.unlink()
+
+    @contextmanager
+    def postgres() -> Iterator[str]:
+        with _database(request.getfixturevalue("postgres"), _MIGRATED) as url:
+            yield url
+
+    return sqlite if request.param == "sqlite" else postgres
+
+
+def test_any_sequence_keeps_the_books_and_the_promises(
+    databases: Callable[[], AbstractContextManager[str]], request: pytest.FixtureRequest
+) -> None:
+    few = "postgres" in request.node.name
+    outcomes: Counter[str] = Counter()
+
+    class Fresh(Rollouts):
+        def __init__(self) -> None:
+            self.database = databases()
+            super().__init__(self.database.__enter__(), outcomes)
+
+        def teardown(self) -> None:
+            try:
+                super().teardown()
+            finally:
+                self.store.close()
+                self.database.__exit__(None, None, None)
+
+    run_state_machine_as_test(
+        Fresh,
+        settings=settings(
+            max_examples=5 if few else 30,
+            stateful_step_count=30 if few else 40,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    print(f"\n{dict(outcomes)}", end="")
+    assert few or {key.split()[1] for key in outcomes} == {"done", "failed"}
