@@ -7,6 +7,7 @@ see one moment for as long as their block lasts, and never wait.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -34,15 +35,53 @@ Connection: TypeAlias = sa.Connection
 
 
 @dataclass(frozen=True, slots=True)
+class DatabaseFile:
+    """The file of an open SQLite database, by name and by what the name stood for."""
+
+    path: str
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, engine: sa.Engine) -> DatabaseFile | None:
+        """None where the database is a server's."""
+        if engine.dialect.name != "sqlite":
+            return None
+        path = str(engine.url.database)
+        found = os.stat(path)
+        return cls(path, found.st_dev, found.st_ino)
+
+    def check(self) -> None:
+        """Raises: StoreError: where the name stands for nothing, or for another file by now."""
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            raise StoreError(
+                f"the store's file {self.path} is not there ({error.strerror}); put it back"
+            ) from error
+        if (found.st_dev, found.st_ino) != (self.device, self.inode):
+            raise StoreError(
+                f"the store's file {self.path} was replaced by another while this process had it "
+                "open; restart the process"
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Store:
-    """The open database; get one from `open_store`."""
+    """The open database; get one from `open_store`.
+
+    ``file`` is looked at before each use, because an open connection does not notice when its
+    file is moved away or replaced: it would go on reading and writing what nobody else sees.
+    """
 
     engine: sa.Engine
+    file: DatabaseFile | None = None
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A consistent view; nothing written through it is kept, and Postgres refuses it."""
         options = _ONE_MOMENT[self.engine.dialect.name]
+        self._look_for_file()
         with (
             _readable_errors(),
             self.engine.connect().execution_options(**options) as connection,
@@ -52,6 +91,7 @@ class Store:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One transaction: all of it is kept when the block ends, none when it raises."""
+        self._look_for_file()
         with (
             _readable_errors(),
             self.engine.connect().execution_options(mlops_write=True) as connection,
@@ -61,6 +101,10 @@ class Store:
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def _look_for_file(self) -> None:
+        if self.file is not None:
+            self.file.check()
 
 
 def open_store(url: str, *, patience_s: float = PATIENCE_S) -> Store:
@@ -80,7 +124,7 @@ def open_store(url: str, *, patience_s: float = PATIENCE_S) -> Store:
         except BaseException:
             engine.dispose()
             raise
-    return Store(engine)
+    return Store(engine, DatabaseFile.of(engine))
 
 
 def _migrate(engine: sa.Engine) -> None:

@@ -94,6 +94,26 @@ def test_a_reader_sees_one_moment_for_as_long_as_it_reads(store: Store) -> None:
     assert len(history(store)) == before + 1
 
 
+def test_a_file_that_was_moved_away_is_missed_until_it_is_back(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    with closing(open_store(f"sqlite:///{path}")) as store:
+        path.rename(tmp_path / "away.db")
+        for use in (store.read, store.write):
+            with pytest.raises(StoreError, match="is not there"), use():
+                raise AssertionError("a file that nobody else can open was used")
+        (tmp_path / "away.db").rename(path)
+        assert history(store) == ()
+
+
+def test_a_file_that_was_put_in_the_place_of_ours_is_not_mistaken_for_it(tmp_path: Path) -> None:
+    path, other = tmp_path / "store.db", tmp_path / "other.db"
+    open_store(f"sqlite:///{other}").close()
+    with closing(open_store(f"sqlite:///{path}")) as store:
+        other.replace(path)
+        with pytest.raises(StoreError, match="replaced by another"):
+            history(store)
+
+
 def test_nothing_written_by_a_reader_is_kept(store: Store) -> None:
     # Postgres says so; SQLite forgets in silence.
     with suppress(StoreError), store.read() as connection:
