@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlops.store import Phase, list_forecasts
 from tests.faults import cast
@@ -45,6 +45,7 @@ def sit_out(stage: Stage, database: str, kind: str, *, seconds: float) -> Outage
         world.reaches(row, Phase.STEP)
         world.until(lambda: _exposed(world.results()) > 0, "the challenger answers somebody")
         began = time.monotonic()
+        before = len(world.results().published)
         with away(world, kind, line):
             time.sleep(seconds)
             during = world.results()
@@ -61,6 +62,9 @@ def sit_out(stage: Stage, database: str, kind: str, *, seconds: float) -> Outage
         results = world.results()
         exposed = _exposed(results, began + EXPIRY_S, ended)
         published, on_record = _check_forecasts(world, results)
+        meanwhile = _bars(replace(results, published=during.published[before:]))
+        least = seconds / cast.BAR_S / 3
+        assert len(meanwhile) >= least, f"{len(meanwhile)} bars were forecast, not {least:.0f}"
         assert exposed == 0, f"{exposed} answers by the challenger while nobody vouched for it"
         return Outage(count, exposed, published, on_record, seconds)
 
