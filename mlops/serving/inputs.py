@@ -253,8 +253,8 @@ def _checked(values: FloatArray, bars: int | None = None, *, place: str = "") ->
     """``values`` (N, 5), when they are bars; ``bars`` is the length of one window of a batch."""
     with np.errstate(all="ignore"):
         # An infinite or missing number makes a NaN of every product, and so fails.
-        least = (values @ _NOT_NEGATIVE).min()
-    if not (least >= 0 and values[:, 2].min() > 0):
+        least = values.dot(_NOT_NEGATIVE).min()
+    if not (least > 0 or (least == 0 and values[:, 2].min() > 0)):
         for row, column, what in _wrong_cells(values):
             where = place if bars is None else f"window {row // bars}, "
             inner = row if bars is None else row % bars
