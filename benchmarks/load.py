@@ -84,8 +84,9 @@ class Load:
 class Report:
     """What came of it; latencies in seconds.
 
-    ``failures`` counts by reason everything that was no right answer, warm-up included, and
-    ``first`` has an example of each; ``busy`` is the share of a core that the clients took.
+    ``answered`` counts the right answers that came in the counted seconds. ``failures`` counts by
+    reason everything that was no right answer, warm-up included; ``first`` has an example of each.
+    ``busy`` is the share of a core that the clients took.
     """
 
     answered: int
@@ -106,6 +107,8 @@ class Report:
             f"{n} {reason}: {self.first[reason]}" for reason, n in self.failures.items()
         )
         wrong = f", {self.failed} FAILED ({examples})" if self.failed else ""
+        if not self.answered:
+            return f"no right answer in time{wrong}"
         return f"{self.rate:,.0f}/s, median {self.p50 * 1e3:.2f} ms{wrong}"
 
 
@@ -305,7 +308,7 @@ class Clients:
         now = perf_counter()
         if head[9:12] != b"200":
             self._count(head[9:12].decode(), body.decode("utf-8", "replace"))
-        elif self._right(client.number, body) and client.began >= self.counted_from:
+        elif self._right(client.number, body) and now >= self.counted_from:
             self.latencies.append(now - client.began)
         client.busy = False
         self.idle.append(client)

@@ -104,7 +104,7 @@ class Place:
     def features(self, n: int) -> Tensor:
         """(n, 60, 5) windows of scaled features."""
         matrix = self.forecaster.inputs(self.dataset)
-        return torch.from_numpy(np.ascontiguousarray(windows(matrix, self.rows(n), STEPS)))
+        return torch.from_numpy(np.array(windows(matrix, self.rows(n), STEPS)))
 
 
 def bare_network() -> BatchFirst:

@@ -91,10 +91,11 @@ class Bench:
         self.questions = questions(self.place)
 
     def run(self, *, others: Sequence[str] = OTHERS) -> Measured:
-        """Measure everything, the bare network before and after the servers."""
+        """Measure everything, the bare network before and after ours."""
         found = _sizes(self.place, self.questions)
         self._bare(found)
         self._ours(found)
+        self._bare(found)
         network = peers.mlflow_network(self.place, self.home / "network")
         self._compare(found, MLFLOW, network, self.questions.features)
         self._compare(found, BUNDLE, peers.mlflow_bundle(self.place), self.questions.frames)
@@ -105,7 +106,6 @@ class Bench:
                 continue
             self._compare(found, package, server, self.questions.features)
         self._echo(found)
-        self._bare(found)
         return found
 
     def _bare(self, found: Measured) -> None:
