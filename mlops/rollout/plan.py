@@ -65,6 +65,12 @@ class Plan:
         for name in ("load_s", "gate_s", "hold_s"):
             if not getattr(self, name) > 0:
                 raise RolloutError(f"{name} is {getattr(self, name)}; give it more than 0 seconds")
+        if self.dwell_s > self.hold_s:
+            raise RolloutError(
+                f"each step would last dwell_s={self.dwell_s:g} and be undone after "
+                f"hold_s={self.hold_s:g}: let it wait for longer than it lasts "
+                "(ROLLOUT_HOLD_HOURS, ROLLOUT_DWELL_SECONDS)"
+            )
         if min(self.dwell_s, self.bake_s) < 0 or not 0 < self.max_fault_rate < 1:
             raise RolloutError(
                 f"dwell_s={self.dwell_s}, bake_s={self.bake_s}, max_fault_rate="

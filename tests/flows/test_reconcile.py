@@ -19,7 +19,15 @@ from flows.reconcile import reconcile
 from mlops.rollout.config import DeploymentConfig, RolloutSettings
 from mlops.rollout.controller import LEASE, LEASE_S
 from mlops.rollout.plan import Strategy
-from mlops.store import Phase, Store, get_rollout, get_route, list_events, list_rollouts
+from mlops.store import (
+    Phase,
+    Store,
+    get_rollout,
+    get_route,
+    list_events,
+    list_replicas,
+    list_rollouts,
+)
 from mlops.store.leases import acquire, release
 from tests.flows.deployable import Deployable
 from tests.project import SERVICE, Place
@@ -94,6 +102,14 @@ def test_what_was_only_asked_for_is_begun_and_finished(deployable: Deployable) -
     assert champion(store) == deployable.challenger
 
 
+def test_where_nothing_serves_it_brings_a_replica_along(deployable: Deployable) -> None:
+    store = deployable.place.registry.store
+    asked = deploy(deployable.challenger, wait=False, plan=QUICK)
+    reconcile()
+    assert get_rollout(store, asked.rollout_id).phase is Phase.DONE
+    assert list_replicas(store) == ()
+
+
 def test_what_another_process_carries_is_left_to_it(deployable: Deployable) -> None:
     store = deployable.place.registry.store
     asked = deploy(deployable.challenger, wait=False, plan=QUICK)
@@ -125,10 +141,8 @@ def test_an_alias_moved_by_hand_is_put_back_once(deployable: Deployable) -> None
 
 
 def test_a_training_asks_for_the_rollout_of_what_passed(project: Place) -> None:
-    config = DeploymentConfig(
-        auto_deploy=True, deployment_strategy=Strategy.CANARY, dwell_s=0, bake_s=0, load_s=30
-    )
-    result = project.train(deployment_config=config)
+    wanted = {"auto_deploy": True, "deployment_strategy": "canary"}
+    result = project.train(deployment_config={**wanted, "dwell_s": 0, "bake_s": 0, "load_s": 30})
     row = get_rollout(project.registry.store, result.rollout_id)
     assert (row.to_version, row.phase, row.strategy) == (result.model_id, "pending", "canary")
     assert (row.requested_by, row.plan["dwell_s"]) == ("train", 0)

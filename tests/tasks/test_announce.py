@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mlops.rollout.analysis import Counts, judge_alone
+from mlops.rollout.carrier import Seen
 from mlops.service import Service
-from tasks.announce import artifact_key, gate_table, run_url
+from mlops.store import Phase, Rollout, RolloutEvent
+from tasks.announce import artifact_key, deploy_key, gate_table, rollout_table, run_url
 
 from .conftest import Studied
 
@@ -22,6 +27,67 @@ from .conftest import Studied
 )
 def test_a_key_has_the_characters_prefect_allows(key: str, expected: str) -> None:
     assert artifact_key(Service.parse(key)) == expected
+
+
+NOW = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def arrow(seq: int, phase: Phase, **detail: Any) -> RolloutEvent:
+    return RolloutEvent("rollout-1", seq, NOW, None, phase, 0, 7, 1, f"because {phase}", detail)
+
+
+def seen(*events: RolloutEvent, **more: Any) -> Seen:
+    row = Rollout(
+        id="rollout-1",
+        service="gate_io.btc-usdt.1h.return.1",
+        strategy="canary",
+        from_version="a",
+        to_version="b",
+        plan={},
+        phase=events[-1].to_phase,
+        step=0,
+        since=NOW,
+        deadline=NOW,
+        reason="",
+        abort_requested=None,
+        forced=False,
+        requested_by="anna",
+        requested_why="",
+        requested_at=NOW,
+    )
+    return Seen(row, events, more.get("verdict"))
+
+
+FIGURES = {
+    "weight_bp": 2500, "verdict": "good", "e_value": 0.81234, "upper_bound": 0.00571,
+    "trials": 601, "faults": 1,
+}  # fmt: skip
+
+
+def test_the_key_of_a_rollout_has_the_characters_prefect_allows() -> None:
+    assert deploy_key("gate_io.btc-usdt.1h.return.1") == "deploy-gate-io-btc-usdt-1h-return-1"
+
+
+def test_a_rollouts_table_has_a_row_for_each_arrow_with_its_evidence() -> None:
+    asked, step = rollout_table(seen(arrow(0, Phase.PENDING), arrow(1, Phase.STEP, **FIGURES)))
+    assert (asked["phase"], asked["weight"], asked["why"]) == ("pending", "", "because pending")
+    assert step == {
+        "at": "2025-01-01 00:00:00", "phase": "step", "step": 0, "weight": "25 %",
+        "samples": "601", "faults": "1", "evidence for worse": "0.812 of 100",
+        "upper bound": "0.57%", "verdict": "good", "generation": 7, "why": "because step",
+    }  # fmt: skip
+
+
+def test_while_it_waits_the_last_row_is_what_is_known_now() -> None:
+    verdict = judge_alone(Counts(40, 0), max_fault_rate=0.01)
+    *_, now = rollout_table(seen(arrow(0, Phase.STEP, **FIGURES), verdict=verdict))
+    assert (now["at"], now["weight"], now["samples"], now["why"]) == (
+        "now",
+        "25 %",
+        "40",
+        "waiting",
+    )
+    assert now["verdict"] == "unknown"
 
 
 def test_a_table_has_a_row_for_each_gate_with_its_reason(returns: Studied) -> None:

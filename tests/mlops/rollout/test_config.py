@@ -69,6 +69,11 @@ def test_a_form_with_an_impossible_value_names_it(wrong: dict[str, Any]) -> None
         RolloutSettings(**wrong)
 
 
+def test_a_step_that_would_be_undone_before_it_has_lasted_is_refused() -> None:
+    with pytest.raises(RolloutError, match="ROLLOUT_HOLD_HOURS"):
+        plan_from(settings(rollout_hold_hours=1), Strategy.SHADOW, {})
+
+
 def test_an_unknown_strategy_is_refused_with_those_there_are() -> None:
     with pytest.raises(RolloutError, match="blue_green, canary, rolling, shadow"):
         plan_from(settings(), "big_bang", {})
