@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from mlops.data.bars import COLUMNS
 from mlops.errors import ModelFault, QueueFull
+from mlops.serving import scoring
 from mlops.serving.runtime import Runtime
 
 from .conftest import KEY, Library
@@ -230,3 +232,19 @@ def test_requests_are_measured_and_logged(
         for line in path.read_text().splitlines()
     ]
     assert (line["service"], line["variant"]) == (KEY, "champion")
+
+
+def test_a_large_body_is_read_beside_the_event_loop(
+    ask: Ask, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    parse = scoring.parse
+    monkeypatch.setattr(
+        scoring, "parse", lambda *a: (threads.append(threading.current_thread().name), parse(*a))[1]
+    )
+    values = frame[list(COLUMNS)].iloc[-BARS:].to_numpy().tolist()
+    for copies in (1, 60):
+        assert ask("POST", INVOKE, json={"instances": [values] * copies}).status_code == 200
+    small, large = threads
+    assert small == "MainThread"
+    assert large != "MainThread"
