@@ -116,7 +116,7 @@ def against(s: Snapshot, now: datetime) -> str | None:
         return f"worse than the champion: {s.verdict}"
     if s.champion_failing is not None:
         return f"the champion itself is failing ({s.champion_failing}), so nothing can be compared"
-    if late(s, now):
+    if late(s, now) and not _loaded_in_time(s):
         return _why_late(s)
     return None
 
@@ -349,9 +349,19 @@ def _load_error(s: Snapshot) -> str:
     return next((error for error in errors if error), "no reason given")
 
 
+def _loaded_in_time(s: Snapshot) -> bool:
+    """All is loaded, and only nobody was there to carry it on."""
+    return s.rollout.phase is Phase.LOADING and acknowledged(s) and loaded(s)
+
+
+def _followed(s: Snapshot, one: Replica) -> bool:
+    behind = one.generations.get(s.route.service) != s.route.generation
+    return not behind and (one.holds(s.rollout.to_version) or not _takes_part(s, one))
+
+
 def _why_late(s: Snapshot) -> str:
     if s.rollout.phase is Phase.LOADING:
-        waiting = [one.id for one in s.waited_for if not one.holds(s.rollout.to_version)]
+        waiting = [one.id for one in s.waited_for if not _followed(s, one)]
         return (
             f"not loaded within {s.plan.load_s:g} s by {', '.join(waiting) or 'any replica'}; "
             "see HEALTH_CHECK_TIMEOUT"
