@@ -135,7 +135,8 @@ def a_deadline_is_acted_on(look: Look) -> bool:
     if phase is Phase.PENDING:
         return bool(look.live) or look.goes(Phase.FAILED)
     if phase in FORWARD:
-        return look.goes(Phase.ROLLBACK)
+        ready = phase is Phase.LOADING and look.followed and look.held and not look.bad_news
+        return look.goes(Phase.GATE if ready else Phase.ROLLBACK)
     if phase is Phase.PROMOTED:
         baked = look.followed and look.held and not look.bad_news
         return look.goes(Phase.DONE if baked else Phase.REVERTED)

@@ -26,7 +26,7 @@ Rule = Callable[..., Any]
 Wrong = Callable[[Rule], Rule]
 """Makes a wrong version out of the right one."""
 
-NO_RULES = frozenset({"_load_error"})
+NO_RULES = frozenset({"_load_error", "_followed"})
 """Functions that only find words."""
 
 
@@ -344,6 +344,7 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "as before": lambda right: lambda s: s.verdict,
         "never worse": lambda right: lambda s: judge(Evidence(), max_fault_rate=0.01),
     },
+    "_loaded_in_time": _YES_NO,
     "_why_late": {"without words": _always("")},
 }
 

@@ -198,7 +198,10 @@ class Rollouts(RuleBasedStateMachine):
                 .values(lease_until=db_now() - 1)
             )
 
-    @rule(which=replicas, broken=st.sampled_from((None, None, None, None, CHALLENGER, SECOND, CHAMPION)))
+    @rule(
+        which=replicas,
+        broken=st.sampled_from((None, None, None, None, CHALLENGER, SECOND, CHAMPION)),
+    )
     def break_a_file(self, which: int, broken: str | None) -> None:
         self.replicas[which].unloadable = frozenset({broken} if broken else ())
 
