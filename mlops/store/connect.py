@@ -1,7 +1,8 @@
 """How each of the two databases is reached, and how long it may keep a caller waiting.
 
 SQLite: WAL, ``BEGIN IMMEDIATE`` for writers, a busy timeout. Postgres: psycopg 3, a pool, READ
-COMMITTED for writers, and limits that the server itself keeps for each of our sessions.
+COMMITTED for writers, and limits that the server itself keeps for each of our sessions; a server
+that takes a statement and never answers is given up by the client.
 """
 
 from __future__ import annotations
@@ -9,13 +10,19 @@ from __future__ import annotations
 import math
 import os
 import weakref
+from collections.abc import Generator
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from mlops.errors import StoreError
+
+if TYPE_CHECKING:
+    import psycopg
 
 POOL_SIZE, POOL_OVERFLOW = 5, 10
 """Connections kept open, and those that may be opened for a rush."""
@@ -25,6 +32,10 @@ CONNECT_TIMEOUT_S = 5
 SILENCE_S = 10
 """A server that the network has lost is given up after this."""
 STATEMENT_TIMEOUT_S = 60
+STATEMENT_PATIENCE = 5
+"""A caller that waits so long for a lock may have a statement run so many times as long."""
+ANSWER_MARGIN_S = 2.0
+"""So much later than the server should have done it, the client ends a statement itself."""
 IDLE_TRANSACTION_S = 60
 """A transaction whose process sleeps is ended by the server, and its locks with it."""
 
@@ -96,10 +107,11 @@ def _postgres(url: sa.URL, patience_s: float) -> sa.Engine:
         pool_recycle=POOL_RECYCLE_S,
         pool_pre_ping=True,
     )
+    statement_s = max(patience_s, min(STATEMENT_PATIENCE * patience_s, STATEMENT_TIMEOUT_S))
     # In whole milliseconds, because zero would mean for ever.
     limits = {
         "lock_timeout": patience_s,
-        "statement_timeout": max(patience_s, STATEMENT_TIMEOUT_S),
+        "statement_timeout": statement_s,
         "idle_in_transaction_session_timeout": IDLE_TRANSACTION_S,
     }
 
@@ -110,10 +122,54 @@ def _postgres(url: sa.URL, patience_s: float) -> sa.Engine:
         for name, milliseconds in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", (name, milliseconds))
         connection.autocommit = False
+        connection.answer_s = statement_s + ANSWER_MARGIN_S
 
+    sa.event.listen(engine, "do_connect", _connect_postgres)
     sa.event.listen(engine, "connect", limit_session)
     _pools.add(engine)
     return engine
+
+
+def wait_as_long_as_it_takes(connection: sa.Connection) -> None:
+    """For a statement of this connection that has no limit, such as a migration's."""
+    raw = connection.connection.dbapi_connection
+    assert raw is not None
+    raw.answer_s = math.inf
+
+
+def _connect_postgres(_dialect: Any, _entry: Any, args: Any, options: dict[str, Any]) -> Any:
+    return _postgres_connection().connect(*args, **options)
+
+
+@lru_cache(maxsize=1)
+def _postgres_connection() -> type[psycopg.Connection[Any]]:
+    """A connection that waits for an answer no longer than ``answer_s``."""
+    import psycopg
+
+    class Impatient(psycopg.Connection[Any]):
+        answer_s = math.inf
+
+        def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
+            return super().wait(self._limited(gen), *args, **options)
+
+        def _limited(self, gen: Any) -> Generator[Any, Any, Any]:
+            """The same conversation, asked after by psycopg ten times a second."""
+            end = monotonic() + self.answer_s
+            try:
+                wanted = next(gen)
+                while True:
+                    ready = yield wanted
+                    if not ready and monotonic() > end:
+                        # Nobody knows what the server makes of it; the connection is no more.
+                        self.pgconn.finish()
+                        raise psycopg.OperationalError(
+                            f"the server has not answered for {self.answer_s:g} s"
+                        )
+                    wanted = gen.send(ready)
+            except StopIteration as end_of_it:
+                return end_of_it.value
+
+    return Impatient
 
 
 _pools: weakref.WeakSet[sa.Engine] = weakref.WeakSet()

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
 from mlops.errors import StoreError
-from mlops.store.connect import EXAMPLES, connectable
+from mlops.store.connect import EXAMPLES, connectable, wait_as_long_as_it_takes
 from mlops.store.migrations import HEAD, current_revision, upgrade
 
 PATIENCE_S = 30.0
@@ -159,6 +159,7 @@ def _alone_on_postgres(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text(f"SET LOCAL lock_timeout = '{MIGRATION_S}s'"))
         connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
+        wait_as_long_as_it_takes(connection)
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_KEY)))
 
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from mlops.store import Phase, list_forecasts
 from tests.faults import cast
 from tests.faults.laws import Count
-from tests.faults.outage import away, line_to
+from tests.faults.outage import away
 from tests.faults.results import Results
 from tests.faults.stage import Stage
 from tests.faults.template import GOOD, KEY
 from tests.faults.world import World
+from tests.lines import line_to
 
 EXPIRY_S = cast.EXPOSURE_S + 4 * cast.BEAT_S
 """A share that was renewed just before the store went is over after this."""

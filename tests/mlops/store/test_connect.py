@@ -16,6 +16,7 @@ from mlops.store.audit import record
 from mlops.store.connect import connectable
 from mlops.store.schema import route
 from tests.forked import in_child
+from tests.lines import line_to
 
 from .conftest import NOW, SERVICE
 
@@ -62,7 +63,36 @@ def test_a_server_that_never_answers_is_given_up_within_seconds(silent_port: int
 def test_patience_limits_locks_and_the_server_limits_what_runs_or_sleeps(url: str) -> None:
     with closing(open_store(url, patience_s=1.5)) as store, store.read() as connection:
         found = [connection.execute(sa.text(f"SHOW {name}")).scalar_one() for name in LIMITS]
-    assert found == ["1500ms", "1min", "1min"]
+    assert found == ["1500ms", "7500ms", "1min"]
+
+
+@on_postgres
+def test_a_patient_caller_may_have_a_statement_run_for_a_minute(store: Store) -> None:
+    with store.read() as connection:
+        assert connection.execute(sa.text("SHOW statement_timeout")).scalar_one() == "1min"
+
+
+@on_postgres
+def test_a_server_that_falls_silent_is_given_up_and_found_again(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_and_hear_nothing() -> None:
+        with store.read() as connection:
+            line.set("silent")
+            connection.execute(sa.text("SELECT 1"))
+
+    monkeypatch.setattr("mlops.store.connect.ANSWER_MARGIN_S", 0.1)
+    with line_to(url) as (line, through), closing(open_store(through, patience_s=0.1)) as store:
+        write_one(store)
+        start = time.monotonic()
+        with pytest.raises(StoreError, match=r"has not answered for 0\.6 s"):
+            ask_and_hear_nothing()
+        with pytest.raises(StoreError, match="cannot be used now"):
+            write_one(store)
+        assert time.monotonic() - start < 10
+        line.set("open")
+        write_one(store)
+        assert len(history(store)) == 2
 
 
 @on_postgres
