@@ -40,6 +40,8 @@ from mlops.store.versions import ModelVersion
 log = logging.getLogger(__name__)
 
 LOOK_S = 1.0
+AWAY_S = 4.0
+"""A store that has not been read for so long is not asked what others have forecast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,9 @@ class Newest:
 
     def _on_record(self, route: Route, recent: Recent) -> ForecastRow | None:
         """What another replica has said of this bar; None also where the store is away."""
+        if time.monotonic() - self.sight().taken_at > AWAY_S:
+            # It may be silent: a question would hold up the forecast for as long as it is.
+            return None
         bar = recent.frame.index[-1].to_pydatetime()
         try:
             found = list_forecasts(self.store, route.service, since=bar)

@@ -38,6 +38,7 @@ class Spool:
         self._own = FileLock(folder / f"{owner}.lock", timeout=0)
         self._own.acquire()
         self._lock = threading.Lock()
+        self._draining = threading.Lock()
         self.refused = 0
         self.replayed = 0
         self.torn = 0
@@ -60,14 +61,21 @@ class Spool:
     def drain(self, store: Store) -> int:
         """Write everything that waits to the store, dead processes' files too; returns how many.
 
+        While the store takes its time, `put` goes on; who finds another thread at it leaves it
+        to that one.
+
         Raises:
             StoreError: when the store is away; what waits goes on waiting.
         """
-        with self._lock:
-            written = self._written(self._path, store)
-        for path in sorted(self.folder.glob("*.jsonl")):
-            if path != self._path:
-                written += self._adopted(path, store)
+        if not self._draining.acquire(blocking=False):
+            return 0
+        try:
+            written = self._own_written(store)
+            for path in sorted(self.folder.glob("*.jsonl")):
+                if path != self._path:
+                    written += self._adopted(path, store)
+        finally:
+            self._draining.release()
         return written
 
     def waiting_bytes(self) -> int:
@@ -90,25 +98,32 @@ class Spool:
             # Its process lives and writes it itself.
             return 0
         try:
-            written = self._written(path, store)
+            written = self._written(path.read_bytes() if path.exists() else b"", store)
+            path.unlink(missing_ok=True)
             log.info("stored %d forecast(s) that a dead replica left in %s", written, path.name)
             return written
         finally:
             lock.release()
             path.with_suffix(".lock").unlink(missing_ok=True)
 
-    def _written(self, path: Path, store: Store) -> int:
-        if not path.exists():
-            return 0
-        rows = self._rows(path)
+    def _own_written(self, store: Store) -> int:
+        with self._lock:
+            text = self._path.read_bytes() if self._path.exists() else b""
+        written = self._written(text, store)
+        if text:
+            with self._lock:
+                _forget(self._path, len(text))
+        return written
+
+    def _written(self, text: bytes, store: Store) -> int:
+        rows = self._rows(text)
         for first in range(0, len(rows), BATCH_ROWS):
             self.replayed += record_forecasts(store, rows[first : first + BATCH_ROWS])
-        path.unlink()
         return len(rows)
 
-    def _rows(self, path: Path) -> list[ForecastRow]:
+    def _rows(self, text: bytes) -> list[ForecastRow]:
         rows = []
-        for line in path.read_bytes().splitlines():
+        for line in text.splitlines():
             try:
                 rows.append(_row(json.loads(line)))
             except (ValueError, KeyError, TypeError):
@@ -128,6 +143,18 @@ def _append(path: Path, text: bytes) -> None:
         except OSError:
             os.ftruncate(file.fileno(), size)
             raise
+
+
+def _forget(path: Path, size: int) -> None:
+    """Leave what came after the first ``size`` bytes; a kill leaves all of them or the rest."""
+    rest = path.read_bytes()[size:]
+    if not rest:
+        path.unlink()
+        return
+    kept = path.with_suffix(".rest")
+    kept.unlink(missing_ok=True)
+    _append(kept, rest)
+    kept.replace(path)
 
 
 def _plain(row: ForecastRow) -> dict[str, Any]:

@@ -46,6 +46,23 @@ def test_a_row_is_stored_as_it_was_made(spool: Spool, store: Store) -> None:
     assert (spool.waiting(), spool.waiting_bytes()) == (False, 0)
 
 
+def test_forecasts_are_kept_while_the_store_takes_its_time(
+    spool: Spool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def record_slowly(*_: object) -> int:
+        assert spool.put(bars(3)[1:])
+        assert spool.drain(store) == 0, "two write the same rows"
+        return 0
+
+    spool.put([ROW])
+    with monkeypatch.context() as patch:
+        patch.setattr("mlops.serving.spool.record_forecasts", record_slowly)
+        assert spool.drain(store) == 1
+    assert spool.drain(store) == 2
+    assert [row.bar for row in list_forecasts(store, "svc")] == [row.bar for row in bars(3)[1:]]
+    assert not spool.waiting()
+
+
 def test_writing_twice_keeps_one(spool: Spool, store: Store) -> None:
     for value in (0.25, 0.75):
         spool.put([replace(ROW, value=value)])
