@@ -111,12 +111,14 @@ def move_rollout(
     """Take one arrow, inside the caller's fenced transaction; returns the route after it.
 
     Raises:
-        StoreError: when rollout or route have moved since they were read.
+        StoreError: when rollout or route have moved since they were read, or somebody has asked
+            for an abort that the caller does not know of.
     """
     why = audit.Why(at, actor="controller", reason=arrow.reason)
     done = connection.execute(
         rollout.update()
         .where(rollout.c.id == row.id, rollout.c.phase == row.phase, rollout.c.step == row.step)
+        .where(rollout.c.abort_requested.is_not_distinct_from(row.abort_requested))
         .values(
             phase=arrow.to,
             step=arrow.step,
