@@ -17,8 +17,9 @@ from mlops.errors import LeaseLost, StoreError
 from mlops.rollout import controller as controlling
 from mlops.rollout.controller import Controller
 from mlops.rollout.plan import Strategy, plan_for
-from mlops.store import Phase, Store, get_rollout, list_events, open_store
+from mlops.store import Phase, Store, Why, get_rollout, list_events, open_store
 from mlops.store.clock import db_now
+from mlops.store.rollouts import ask_abort
 from mlops.store.schema import lease
 from tests.forked import in_child
 
@@ -126,6 +127,20 @@ def test_an_arrow_decided_on_an_older_route_is_refused(service: Store, replica: 
         late.tick()
     assert get_rollout(service, asked.id).phase is Phase.PENDING
     check_books(service)
+
+
+def test_an_abort_between_look_and_write_is_heeded(service: Store, replica: RowReplica) -> None:
+    asked = ask(service)
+    carry(Controller(service, "one"), [replica])
+    count(service, asked)
+
+    def somebody_aborts() -> None:
+        ask_abort(service, asked.id, Why(asked.since, actor="anna"))
+
+    late = Controller(Pausing(service, ARROW, somebody_aborts), "one")  # type: ignore[arg-type]
+    with pytest.raises(StoreError, match="has moved"):
+        late.tick()
+    assert [moved.what for moved in Controller(service, "one").tick()] == [f"{asked.id} rollback"]
 
 
 def test_two_controllers_racing_take_each_arrow_once(
