@@ -26,14 +26,14 @@ PATIENCE_S = 1.0
 REPLAY_BARS = 150
 
 
-def hasten() -> None:
+def hasten(exposure_s: float = EXPOSURE_S) -> None:
     """Shorten the clocks of this process."""
     import deployments.replica
     from mlops.rollout import controller
     from mlops.serving import clock, newest, replay, replica
 
     controller.LEASE_S = replica.LEASE_S = LEASE_S
-    controller.EXPOSURE_S = EXPOSURE_S
+    controller.EXPOSURE_S = exposure_s
     controller.TICK_S = TICK_S
     replica.LOADER_S = 0.02
     defaults = replica.Keeper.__init__.__kwdefaults__
@@ -110,12 +110,21 @@ def prober(given: Mapping[str, Any]) -> None:
     main(given)
 
 
+def crowd(given: Mapping[str, Any]) -> None:
+    """Many clients, each of which asks again as soon as it is answered."""
+    from tests.faults.crowd import main
+
+    main(given)
+
+
 ROLES: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
     "replica": replica,
     "controller": controller,
     "asker": asker,
     "prober": prober,
+    "crowd": crowd,
 }
+CLIENTS = ("prober", "crowd")
 
 
 def play(role: str, given: Mapping[str, Any]) -> None:
@@ -123,8 +132,8 @@ def play(role: str, given: Mapping[str, Any]) -> None:
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    if role != "prober":
-        hasten()
+    if role not in CLIENTS:
+        hasten(given.get("exposure_s") or EXPOSURE_S)
         faults = tuple(Fault(**fault) for fault in given.get("faults", ()))
         gate = given["gate"] and Path(given["gate"])
         notes, drag = Path(given["notes"]), Path(given["drag"])
@@ -141,6 +150,7 @@ IMPORTED = (
     "mlops.rollout.request",
     "tests.faults.misbehaving",
     "tests.faults.prober",
+    "tests.faults.crowd",
 )
 
 

@@ -44,7 +44,7 @@ def sit_out(stage: Stage, database: str, kind: str, *, seconds: float) -> Outage
         world.prober()
         row = world.ask(GOOD, **LONG)
         world.reaches(row, Phase.STEP)
-        world.until(lambda: _exposed(world.results()) > 0, "the challenger answers somebody")
+        world.until(lambda: exposed(world.results()) > 0, "the challenger answers somebody")
         began = time.monotonic()
         before = len(world.results().published)
         with away(world, kind, line):
@@ -52,7 +52,7 @@ def sit_out(stage: Stage, database: str, kind: str, *, seconds: float) -> Outage
             during = world.results()
         ended = time.monotonic()
         world.until(
-            lambda: _exposed(world.results(), ended) > 0, "the challenger has its share again"
+            lambda: exposed(world.results(), ended) > 0, "the challenger has its share again"
         )
         world.until(lambda: _recorded_since(world, during), "forecasts go on record again")
         world.abort(row)
@@ -61,16 +61,16 @@ def sit_out(stage: Stage, database: str, kind: str, *, seconds: float) -> Outage
         _settle(world)
         count = world.check()
         results = world.results()
-        exposed = _exposed(results, began + EXPIRY_S, ended)
+        seen = exposed(results, began + EXPIRY_S, ended)
         published, on_record = _check_forecasts(world, results)
         meanwhile = _bars(replace(results, published=during.published[before:]))
         least = seconds / cast.BAR_S / 3
         assert len(meanwhile) >= least, f"{len(meanwhile)} bars were forecast, not {least:.0f}"
-        assert exposed == 0, f"{exposed} answers by the challenger while nobody vouched for it"
-        return Outage(count, exposed, published, on_record, seconds)
+        assert seen == 0, f"{seen} answers by the challenger while nobody vouched for it"
+        return Outage(count, seen, published, on_record, seconds)
 
 
-def _exposed(results: Results, since: float = 0.0, until: float = float("inf")) -> int:
+def exposed(results: Results, since: float = 0.0, until: float = float("inf")) -> int:
     """Requests begun in that time that the challenger answered."""
     asked = results.between(since, until)
     return sum(one.answer.variant == "challenger" for one in asked)

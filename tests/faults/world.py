@@ -114,10 +114,13 @@ class World:
             self.until(lambda: self.ready(process.who), "both are ready", process=process)  # noqa: B023
         return started
 
-    def controller(self, *faults: Fault, url: str | None = None) -> Process:
-        """Start a process that carries the role."""
+    def controller(
+        self, *faults: Fault, url: str | None = None, exposure_s: float | None = None
+    ) -> Process:
+        """Start a process that carries the role; ``exposure_s``: how long its word counts."""
         self.lives += 1
-        return self._spawn("controller", f"controller-{self.lives}", faults, url=url)
+        who = f"controller-{self.lives}"
+        return self._spawn("controller", who, faults, url=url, exposure_s=exposure_s)
 
     def asker(self, what: str, *faults: Fault, **given: Any) -> Process:
         """Start a process that asks for something and ends."""
@@ -138,6 +141,19 @@ class World:
             results=str(self.folder / "results.jsonl"),
         )
         return self.probing
+
+    def crowd(self, connections: int) -> Process:
+        """Start many clients on the first replica."""
+        return self._spawn(
+            "crowd",
+            "crowd",
+            (),
+            service=KEY,
+            connections=connections,
+            ports=[self.ports[who] for who in REPLICAS],
+            bodies=str(self.template.folder / "bodies.jsonl"),
+            results=str(self.folder / "crowd.json"),
+        )
 
     def kill(self, process: Process) -> None:
         """SIGKILL."""

@@ -1,0 +1,85 @@
+"""A version that is not sound is never asked, and costs nobody an answer while it is tried."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlops.store import Phase, Status, get_version
+from tests.faults.scenes import begin
+from tests.faults.stage import Stage
+from tests.faults.template import CHAMPION, GOOD, UNLOADABLE
+from tests.faults.world import World
+
+WORDS = {
+    "golden": "golden example",
+    "corrupt": "sha256|digest|altered|changed",
+    "digest": "digest",
+    "load_raises": "cannot be loaded",
+    "load_memory": "no memory for this model",
+}
+
+
+@pytest.mark.beside
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_a_version_that_does_not_load_whole_is_never_asked(stage: Stage, database: str) -> None:
+    assert set(WORDS) == set(UNLOADABLE)
+    with stage.world("unloadable", database) as world:
+        begin(world)
+        world.controller()
+        for name in UNLOADABLE:
+            row = world.rollout(name, "blue_green")
+            assert row.phase is Phase.FAILED
+            assert "a replica cannot load it" in row.reason, row.reason
+            assert get_version(world.store, name).status is Status.FAILED
+        _is_untouched(world)
+        assert world.rollout(GOOD, "blue_green").phase is Phase.DONE, "the loader is dead"
+        world.check()
+
+
+@pytest.mark.beside
+@pytest.mark.parametrize("name", ["raises", "nan"])
+def test_a_version_that_fails_on_every_input_is_found_out_before_anybody_sees_it(
+    stage: Stage, name: str
+) -> None:
+    with stage.world(f"failing-{name}") as world:
+        begin(world)
+        world.controller()
+        row = world.rollout(name)
+        assert row.phase is Phase.FAILED
+        assert "worse than the champion" in row.reason, row.reason
+        _is_untouched(world)
+        world.check()
+
+
+@pytest.mark.beside
+def test_a_version_that_takes_a_minute_to_load_is_given_up_and_nobody_waits_for_it(
+    stage: Stage,
+) -> None:
+    with stage.world("slow-load") as world:
+        begin(world)
+        world.controller()
+        row = world.rollout("load_slow", "blue_green", load_s=3.0)
+        assert row.phase is Phase.FAILED
+        assert "not loaded within 3 s" in row.reason, row.reason
+        _is_untouched(world)
+        world.check()
+
+
+@pytest.mark.beside
+def test_a_version_for_which_there_is_no_memory_is_refused_by_name(stage: Stage) -> None:
+    with stage.world("no-memory") as world:
+        world.replicas(stands_by=False, no_memory_for=[GOOD])
+        world.prober()
+        world.controller()
+        row = world.rollout(GOOD, "blue_green")
+        assert row.phase is Phase.FAILED
+        assert "bytes of free memory" in row.reason, row.reason
+        _is_untouched(world)
+        world.check()
+
+
+def _is_untouched(world: World) -> None:
+    route = world.route()
+    assert (route.champion, route.challenger, route.weight_bp) == (CHAMPION, None, 0)
+    served = {request.answer.version for request in world.results().requests}
+    assert served <= {CHAMPION, "baseline"}
