@@ -57,7 +57,7 @@ def test_a_rollout_whose_deadline_passed_while_nobody_was_there_is_rolled_back(
     with stage.world("overdue") as world:
         begin(world)
         controller = world.controller()
-        row = world.ask(GOOD, dwell_s=3600.0, load_s=10.0, hold_s=0.1)
+        row = world.ask(GOOD, dwell_s=6.0, load_s=8.0, hold_s=6.5)
         world.reaches(row, Phase.STEP)
         controller.kill()
         world.until(lambda: _overdue(world), "the deadline passes")
