@@ -14,7 +14,8 @@ from typing import Any
 
 from mlops.errors import RegistryError, RolloutError, VersionNotFound
 from mlops.models.bundle import Trust
-from mlops.registry import Registry, bundle_cache, knock, lies_here, load, load_version, mirror
+from mlops.registry import Registry, bundle_cache, knock, lies_here, load, load_version
+from mlops.registry.mirror import mirror
 from mlops.rollout.carrier import Carrier, Seen, nothing, unfinished
 from mlops.rollout.config import plan_from
 from mlops.rollout.controller import Moved

@@ -15,7 +15,6 @@ from mlops.registry.connection import (
 )
 from mlops.registry.explanation import Explanation, explain
 from mlops.registry.fetching import fetch_bundle, lies_here
-from mlops.registry.mirror import mirror
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog, Tracking, connect, knock, open_run
@@ -45,7 +44,6 @@ __all__ = [
     "lies_here",
     "load",
     "load_version",
-    "mirror",
     "open_registry",
     "open_run",
     "open_trust",

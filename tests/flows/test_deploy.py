@@ -144,12 +144,13 @@ def test_without_waiting_it_is_only_asked_for(project: Place, challenger: str) -
 def test_the_settings_say_how_it_goes_live(project: Place, challenger: str) -> None:
     project.set(DEFAULT_DEPLOYMENT_STRATEGY="canary", CANARY_TRAFFIC_PERCENTAGE=0.3)
     project.set(HEALTH_CHECK_TIMEOUT=7, ROLLOUT_DWELL_SECONDS=3, ROLLOUT_HOLD_HOURS=2)
+    project.set(ROLLOUT_BAKE_SECONDS=5)
     result = deploy(challenger, wait=False, plan=RolloutSettings(dwell_s=4))
     row = get_rollout(project.registry.store, result.rollout_id)
     assert row.strategy == Strategy.CANARY
     plan = row.plan
     assert plan["weights_bp"] == [3000, 5000, 10_000]
-    assert (plan["load_s"], plan["dwell_s"], plan["hold_s"]) == (7, 4, 7200)
+    assert (plan["load_s"], plan["dwell_s"], plan["hold_s"], plan["bake_s"]) == (7, 4, 7200, 5)
 
 
 def test_shares_that_do_not_rise_are_refused_in_words(project: Place, challenger: str) -> None:

@@ -26,6 +26,7 @@ from tests.project import BARS, SMALL_LSTM, Place
 
 from .conftest import Studied, assigned
 
+SET_IN = ("tasks", "flows", "deployments")
 OWN = {"class_path": "own.models:Mine"}
 
 
@@ -36,7 +37,7 @@ def gate(found: Any, title: str) -> GateResult:
 def test_every_variable_is_set_by_a_test() -> None:
     """Here, or where its own subject is tested."""
     root = Path(__file__).parents[1]
-    tests = [*root.glob("tasks/*.py"), *root.glob("flows/*.py")]
+    tests = [path for house in SET_IN for path in root.glob(f"{house}/*.py")]
     said = "\n".join(path.read_text() for path in tests)
     missing = [name for name in Settings.model_fields if f"{name.upper()}" not in said]
     assert missing == []

@@ -1,0 +1,80 @@
+"""Every variable of serving reaches the part of a replica that it governs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deployments import replica
+from mlops.serving.replica import Identity
+from mlops.serving.runtime import MIB, Runtime
+from mlops.settings import Settings, current_settings
+
+DAY_S = 86_400.0
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No setting of the developer's own."""
+    monkeypatch.chdir(tmp_path)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+    return monkeypatch
+
+
+@contextmanager
+def opened() -> Iterator[Runtime]:
+    made = replica.open_runtime(current_settings(), Identity.of("127.0.0.1:0", "r1"))
+    try:
+        yield made
+    finally:
+        made.keeper.stop()
+        made.request_log.close()
+        made.store.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part", "expected"),
+    [
+        ("SERVING_QUEUE_LIMIT", "7", lambda made: made.batcher.limit, 7),
+        ("SERVING_MAX_BODY_MB", "0.5", lambda made: made.app.max_body_bytes, MIB // 2),
+        ("SERVING_TIME_BUDGET_S", "0.25", lambda made: made.desk.budget_s, 0.25),
+        ("SERVING_TIME_BUDGET_S", "0.25", lambda made: made.newest.budget_s, 0.25),
+        ("FORECAST_MAX_AGE_BARS", "3.5", lambda made: made.newest.max_age_bars, 3.5),
+        ("FORECAST_LOG_DAYS", "4", lambda made: made.request_log.keep_s, 4 * DAY_S),
+        ("REPLICA_SPOOL_MB", "2", lambda made: made.spool.max_bytes, 2 * MIB),
+    ],
+)
+def test_a_part_gets_what_its_variable_says(
+    environment: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    part: Callable[[Runtime], Any],
+    expected: float,
+) -> None:
+    with opened() as usual:
+        assert part(usual) != expected
+    environment.setenv(name, value)
+    with opened() as changed:
+        assert part(changed) == expected
+
+
+def test_the_address_is_the_configured_one_unless_the_command_says(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    served: list[tuple[str, int]] = []
+
+    async def note(runtime: Runtime, *, host: str, port: int, drain_s: float) -> None:
+        served.append((host, port))
+
+    environment.setattr(replica, "serve", note)
+    replica.main([])
+    environment.setenv("API_HOST", "0.0.0.0")
+    environment.setenv("API_PORT", "8123")
+    replica.main([])
+    replica.main(["--host", "127.0.0.2", "--port", "8124"])
+    assert served == [("127.0.0.1", 8005), ("0.0.0.0", 8123), ("127.0.0.2", 8124)]
