@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -113,9 +114,11 @@ async def _leave(runtime: Runtime, server: Server, told: asyncio.Event, drain_s:
     await told.wait()
     log.info("draining for %g s", drain_s)
     runtime.app.draining = True
-    await asyncio.to_thread(runtime.keeper.drain)
+    # A store that is silent does not hold up the end.
+    telling = asyncio.create_task(asyncio.to_thread(runtime.keeper.drain))
     await asyncio.sleep(drain_s)
     server.should_exit = True
+    await telling
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -130,6 +133,9 @@ def main(arguments: list[str] | None = None) -> None:
     given: Any = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     sys.setswitchinterval(SWITCH_S)
+    if settings.mlflow_tracking_uri:
+        # Bundles that lie on an MLflow server are fetched from there, once a host.
+        os.environ.setdefault("MLFLOW_TRACKING_URI", settings.mlflow_tracking_uri)
     identity = Identity.of(f"{given.host}:{given.port}", given.name)
     runtime = open_runtime(settings, identity, batching=given.batching == "on")
     with runtime.roles(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -38,6 +38,7 @@ READS_ENVIRONMENT = {
     "mlops/registry/bundles.py": "hands a clean process what it needs to start",
     "deployments/demo.py": "makes surroundings of its own",
     "deployments/golive.py": "hands the demonstration's surroundings to a replica",
+    "deployments/replica.py": "tells MLflow's client where bundles lie",
     "deployments/serve.py": "hands its own to the processes it starts",
 }
 READS_SETTINGS = ("tasks/", "flows/", "deployments/", "mlops/settings.py", "mlops/__init__.py")

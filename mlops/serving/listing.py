@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import orjson
 
+from mlops.errors import NotLoaded
 from mlops.serving.newest import Newest
 from mlops.serving.replica import Keeper
 from mlops.serving.sight import Sighted
@@ -23,9 +25,12 @@ def list_services(keeper: Keeper, newest: Newest) -> bytes:
 
 def bars_to_send(route: Route, keeper: Keeper) -> int | None:
     """So many bars let whoever a request is dealt to answer it; None where nothing is ready."""
-    ready = keeper.shelf.ready()
     names = (route.champion, route.challenger, route.previous_champion, route.baseline)
-    needs = [keeper.shelf.warm_up(name) for name in names if name is not None and name in ready]
+    needs = []
+    for name in names:
+        # One that is let go between two looks is asked for no more.
+        with suppress(NotLoaded):
+            needs += [] if name is None else [keeper.shelf.warm_up(name)]
     return max(needs, default=None)
 
 
