@@ -91,6 +91,7 @@ class Newest:
         self.budget_s = budget_s
         self.max_age_bars = max_age_bars
         self._published: dict[str, Published] = {}
+        self._unconfirmed: set[str] = set()
         self._shadowed: dict[str, tuple[str, pd.Timestamp]] = {}
         self._quantiles: dict[str, tuple[float, float] | None] = {}
         self.waiting_for: dict[str, str] = {}
@@ -128,6 +129,8 @@ class Newest:
         before = self._published.get(route.service)
         if before is None or pd.Timestamp(before.row.bar) != bar:
             await self._publish(route, service, recent)
+        elif route.service in self._unconfirmed:
+            await self._confirm(route, service, recent)
         await self._shadow(route, service, recent)
 
     async def _publish(self, route: Route, service: Service, recent: Recent) -> None:
@@ -136,8 +139,20 @@ class Newest:
             row = await self._champion_row(route, service, recent)
             if not await asyncio.to_thread(self.spool.put, [row]):
                 raise ServingError("the spool is full, and what is not on record is not published")
+            self._unconfirmed.add(route.service)
         self._published[route.service] = self._finished(route, service, recent, row)
         self.waiting_for.pop(route.service, None)
+
+    async def _confirm(self, route: Route, service: Service, recent: Recent) -> None:
+        """Once it has arrived, hand out what stands: another replica may have been first."""
+        if self.spool.waiting():
+            return
+        row = await asyncio.to_thread(self._on_record, route, recent)
+        if row is None:
+            return
+        self._unconfirmed.discard(route.service)
+        if row != self._published[route.service].row:
+            self._published[route.service] = self._finished(route, service, recent, row)
 
     def _on_record(self, route: Route, recent: Recent) -> ForecastRow | None:
         """What another replica has said of this bar; None also where the store is away."""

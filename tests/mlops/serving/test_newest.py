@@ -79,6 +79,26 @@ def test_a_second_replica_publishes_what_is_on_record(
         assert published.row.model_id == library.versions[0]
 
 
+def test_of_two_replicas_that_forecast_at_once_both_hand_out_what_stands(
+    live: Runtime, store: Store, library: Library, set_route: SetRoute
+) -> None:
+    with made_runtime(library, store, library.folder / "second", name="r2") as second:
+        second.keeper.beat()
+        while (model_id := second.keeper._next()) is not None:
+            second.keeper._load_one(model_id)
+        set_route(champion=library.versions[1], challenger=None, weight_bp=0)
+        second.keeper.beat()
+        for runtime in (live, second):
+            update(runtime)
+        for runtime in (live, second):
+            runtime.keeper.write()
+            update(runtime)
+        [row] = list_forecasts(store, KEY)
+        published = [runtime.newest.of(KEY) for runtime in (live, second)]
+        assert [one.row for one in published if one is not None] == [row, row]
+        assert row.model_id == library.versions[0]
+
+
 def test_a_new_bar_is_forecast_anew(live: Runtime, frame: pd.DataFrame) -> None:
     update(live)
     live.newest.bars._held = {
