@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -138,6 +139,9 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ.setdefault("MLFLOW_TRACKING_URI", settings.mlflow_tracking_uri)
     identity = Identity.of(f"{given.host}:{given.port}", given.name)
     runtime = open_runtime(settings, identity, batching=given.batching == "on")
+    # What was imported stays for good: the collector need not walk it with every full round.
+    gc.collect()
+    gc.freeze()
     with runtime.roles(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve(runtime, host=given.host, port=given.port, drain_s=given.drain_seconds))
 

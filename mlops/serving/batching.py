@@ -42,6 +42,8 @@ SHADOW_SLICE_S = 0.005
 """A batch of shadow work may take so long: a request that comes meanwhile waits for it."""
 
 STOP_TIMEOUT_S = 5.0
+LOOK_S = 0.05
+"""So often at least the thread looks for work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,10 @@ class _Run:
 
     thread: threading.Thread
     items: Sequence[_Item]
-    since: float
+    until: float
 
     def overdue(self) -> bool:
-        return monotonic() - self.since > max(item.budget_s for item in self.items)
+        return monotonic() > self.until
 
 
 @dataclass(slots=True)
@@ -178,6 +180,7 @@ class Batcher:
         self._thread: threading.Thread | None = None
         self._run: _Run | None = None
         self._stopped = False
+        self._waking = False
 
     def start(self) -> None:
         """Start the thread; asking for a forecast does so too."""
@@ -270,7 +273,15 @@ class Batcher:
             raise ServingError("this process is stopping")
         lane.put(item)
         self._keep_alive()
-        self._changed.notify()
+        if not self._waking:
+            self._waking = True
+            item.loop.call_soon(item.loop.call_soon, self._wake)
+
+    def _wake(self) -> None:
+        """Two turns of the loop later, when it has read what had come by then: that goes along."""
+        with self._changed:
+            self._waking = False
+            self._changed.notify()
 
     def _keep_alive(self) -> None:
         """Have a thread that works: a new one where it died or a model keeps it."""
@@ -336,9 +347,11 @@ class Batcher:
             while self._thread is me:
                 items = self._batch(self._main) or self._batch(self._shadow)
                 if items:
-                    self._run = _Run(me, items, items[0].started_at or monotonic())
+                    longest = max(item.budget_s for item in items)
+                    self._run = _Run(me, items, (items[0].started_at or monotonic()) + longest)
                     return items
-                self._changed.wait()
+                # Whoever was to wake it may have ended with its event loop.
+                self._changed.wait(LOOK_S)
             return None
 
     def _batch(self, lane: _Lane) -> list[_Item]:

@@ -148,7 +148,9 @@ class Counts:
         return self._seen
 
     def _at(self, place: _Place, weight_bp: int) -> _Totals:
-        totals = self._totals.setdefault(place, _Totals(weight_bp))
+        totals = self._totals.get(place)
+        if totals is None:
+            totals = self._totals[place] = _Totals(weight_bp)
         totals.changed = True
         return totals
 

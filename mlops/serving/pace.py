@@ -9,7 +9,7 @@ from __future__ import annotations
 SIZES = (1, 2, 4, 8, 16, 32)
 """Rows of a batch that are measured apart; a batch counts for the largest it reaches."""
 
-WORTH = 0.9
+WORTH = 0.95
 """A larger batch must cost less than this share for each row to be worth its wait."""
 
 PROBE_EVERY = 64

@@ -59,9 +59,12 @@ class _Body(msgspec.Struct, Generic[_Rows]):
     params: msgspec.Raw | UnsetType = UNSET
 
 
-# One window of plain bars is read in one go; other tensors in two, for their shape is looked at.
+# Plain bars, one window or several, are read in one go; other tensors in two, for their shape
+# is looked at.
 _BARS_BODY = msgspec.json.Decoder(_Body[list[_Five]])
+_BATCH_BODY = msgspec.json.Decoder(_Body[list[list[_Five]]])
 _RAW_BODY = msgspec.json.Decoder(_Body[msgspec.Raw])
+_BATCH, _HEAD = b"[[[", 64
 _FIVE, _SIX = msgspec.json.Decoder(list[_Five]), msgspec.json.Decoder(list[_Six])
 _FIVES, _SIXES = msgspec.json.Decoder(list[list[_Five]]), msgspec.json.Decoder(list[list[_Six]])
 _NOT_SHORT = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
@@ -192,7 +195,10 @@ def _short(body: bytes, spec: InputSpec) -> list[Window] | None:
     """The windows of a request of plain numbers; None for every other, right or wrong."""
     try:
         try:
-            tensor = _tensor(_BARS_BODY.decode(body), _packed)
+            if _BATCH in body[:_HEAD]:
+                tensor = _tensor(_BATCH_BODY.decode(body), _packed_batch)
+            else:
+                tensor = _tensor(_BARS_BODY.decode(body), _packed)
         except msgspec.ValidationError:
             tensor = _tensor(_RAW_BODY.decode(body), bar_tensor)
     except _NOT_SHORT:
@@ -237,9 +243,14 @@ def _batch_tensor(raw: bytes) -> FloatArray:
         windows, width = _FIVES.decode(raw), 5
     except msgspec.ValidationError:
         windows, width = _SIXES.decode(raw), 6
-    bars = len(windows[0])
-    if set(map(len, windows)) != {bars}:
-        raise msgspec.ValidationError("the windows differ in length")
+    return _packed_batch(windows, width)
+
+
+def _packed_batch(windows: Sequence[Sequence[tuple[float, ...]]], width: int = 5) -> FloatArray:
+    lengths = set(map(len, windows))
+    if len(lengths) != 1 or 0 in lengths:
+        raise msgspec.ValidationError("the windows are empty, or differ in length")
+    bars = lengths.pop()
     return _packed(list(chain.from_iterable(windows)), width).reshape(len(windows), bars, width)
 
 
