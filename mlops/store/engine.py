@@ -186,6 +186,11 @@ def _readable_errors() -> Iterator[None]:
             "STORE_URL (or MLOPS_BASE_PATH) is reachable, writable and not locked by another "
             "program"
         ) from error
+    except sa.exc.StatementError as error:
+        # A value that a column of ours refused, in words of its own.
+        if isinstance(error.orig, StoreError):
+            raise error.orig from error
+        raise
     except sa.exc.ArgumentError as error:
         raise StoreError(
             f"STORE_URL is not a database URL ({error}); write it like {EXAMPLES}"

@@ -198,7 +198,7 @@ def test_a_wrong_url_is_named(wrong: str, message: str) -> None:
 
 def test_a_time_without_zone_is_refused(store: Store) -> None:
     naive = Why(NOW.replace(tzinfo=None))
-    with pytest.raises(sa.exc.StatementError, match="has no zone"), store.write() as connection:
+    with pytest.raises(StoreError, match="has no zone"), store.write() as connection:
         record(connection, naive, action="a", service=SERVICE, subject="x")
 
 
