@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from mlops.store import Phase, list_forecasts
 from tests.faults import cast
 from tests.faults.laws import Count
-from tests.faults.outage import away
+from tests.faults.outage import GONE, LOCKED, SILENT, SLOW, away
 from tests.faults.results import Results
 from tests.faults.stage import Stage
 from tests.faults.template import GOOD, KEY
@@ -21,6 +21,11 @@ EXPIRY_S = cast.EXPOSURE_S + 4 * cast.BEAT_S
 """A share that was renewed just before the store went is over after this."""
 
 LONG = {"dwell_s": 3600.0, "hold_s": 7200.0}
+
+
+def kinds_of(database: str) -> tuple[str, ...]:
+    """How a store goes away; only a server can take a question and never answer."""
+    return (GONE, LOCKED, SLOW) if database == "sqlite" else (GONE, LOCKED, SLOW, SILENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ def sit_out(stage: Stage, database: str, kind: str, *, seconds: float) -> Outage
         world.abort(row)
         assert world.ends(row).phase is Phase.FAILED
         assert all(process.alive for process in serving), "a replica died of it"
-        _settle(world)
+        settle(world)
         count = world.check()
         results = world.results()
         seen = exposed(results, began + EXPIRY_S, ended)
@@ -92,7 +97,7 @@ def _recorded_since(world: World, during: Results) -> bool:
     return any(row.bar.isoformat() not in known for row in rows[-3:])
 
 
-def _settle(world: World) -> None:
+def settle(world: World) -> None:
     """Wait until what was published by now has arrived."""
     bars = set(_bars(world.results()))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -36,17 +37,20 @@ class Stage:
         self.points: set[str] = set()
         self.struck: set[str] = set()
         self.totals: Counter[str] = Counter()
+        self.seconds: dict[str, float] = {}
 
     @contextmanager
     def world(self, name: str, database: str = "sqlite") -> Iterator[World]:
         """A scenario of its own; what it counted is added up when it ends."""
         folder = self.root / f"{name}-{database}-{uuid.uuid4().hex[:6]}"
         folder.mkdir()
+        began = time.monotonic()
         with (
             self._database(folder, database) as url,
             open_world(self.zygote, self.template, folder, url) as world,
         ):
             yield world
+            self.seconds[folder.name] = time.monotonic() - began
             self.count(world)
 
     def count(self, world: World) -> None:
@@ -112,4 +116,6 @@ class Stage:
             f"requests that failed once, in a killed process, and were answered by one retry: "
             f"{self.totals['allowed']}",
             f"requests that failed and may not: {self.totals['broken']}",
+            f"scenarios: {len(self.seconds)}, of {sum(self.seconds.values()):,.0f} s in all, "
+            f"the longest of {max(self.seconds.values(), default=0.0):.0f} s",
         ]
