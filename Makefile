@@ -19,8 +19,10 @@ demo: install
 serve: install
 	$(BIN)/python -m deployments.serve
 
+# Two at a time, file by file; then the faults, which need the machine to themselves.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/faults
+	$(BIN)/python -m pytest tests/faults
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
