@@ -20,7 +20,7 @@ WORDS = {
 
 
 @pytest.mark.beside
-@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def test_a_version_that_does_not_load_whole_is_never_asked(stage: Stage, database: str) -> None:
     assert set(WORDS) == set(UNLOADABLE)
     with stage.world("unloadable", database) as world:
