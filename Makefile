@@ -21,7 +21,7 @@ serve: install
 
 # Two at a time, file by file; then the faults, which need the machine to themselves.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/faults
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/faults
 	$(BIN)/python -m pytest tests/faults
 
 test-slow: install
