@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,32 +59,46 @@ class Published:
     model_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Results:
-    """Everything in the order it ended."""
+    """Everything in the order it ended; it grows with each `Reader.read`."""
 
-    requests: tuple[Request, ...]
-    changes: tuple[Change, ...]
-    published: tuple[Published, ...]
+    requests: list[Request] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    published: list[Published] = field(default_factory=list)
 
     def between(self, since: float, until: float) -> list[Request]:
         """Requests begun in that time (`time.monotonic`)."""
         return [one for one in self.requests if since <= one.first.at < until]
 
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Take in a line of the prober's."""
+        if line["kind"] == "request":
+            self.requests.append(_request(line))
+        elif line["kind"] == "ready":
+            self.changes.append(Change(line["replica"], line["at"], line["status"]))
+        else:
+            self.published.append(_published(line))
 
-def read_results(path: Path) -> Results:
-    """Read what is whole; the last line may be under way."""
-    whole = path.read_bytes().rpartition(b"\n")[0] if path.exists() else b""
-    lines = [json.loads(line) for line in whole.splitlines()]
-    return Results(
-        tuple(_request(line) for line in lines if line["kind"] == "request"),
-        tuple(
-            Change(line["replica"], line["at"], line["status"])
-            for line in lines
-            if line["kind"] == "ready"
-        ),
-        tuple(_published(line) for line in lines if line["kind"] == "forecast"),
-    )
+
+class Reader:
+    """Reads a growing file, each line once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.results = Results()
+        self._read = 0
+
+    def read(self) -> Results:
+        """What there is by now; the last line may be under way."""
+        if self.path.exists():
+            with self.path.open("rb") as file:
+                file.seek(self._read)
+                whole = file.read().rpartition(b"\n")[0]
+            for line in whole.splitlines():
+                self.results.add(json.loads(line))
+            self._read += len(whole) + bool(whole)
+        return self.results
 
 
 def _request(line: Mapping[str, Any]) -> Request:
@@ -98,6 +112,10 @@ def _tried(line: Mapping[str, Any]) -> Tried:
 
 def _published(line: Mapping[str, Any]) -> Published:
     return Published(
-        line["replica"], line["at"], line["status"],
-        line.get("bar"), line.get("forecast"), line.get("model_id"),
-    )  # fmt: skip
+        line["replica"],
+        line["at"],
+        line["status"],
+        line.get("bar"),
+        line.get("forecast"),
+        line.get("model_id"),
+    )

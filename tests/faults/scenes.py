@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from mlops.store import Phase, Why
 from mlops.store.live import change_route, read_route
-from tests.faults.template import CHAMPION, GOOD, KEY
+from tests.faults.template import KEY, SOUND
 from tests.faults.world import QUICK, World
 
 STRATEGIES = ("canary", "blue_green", "rolling", "shadow")
@@ -28,62 +28,54 @@ def strategy(name: str) -> Callable[[World], None]:
     """A good challenger goes live, or is shadowed."""
 
     def play(world: World) -> None:
-        begin(world)
-        world.controller()
-        row = world.rollout(GOOD, name)
+        before, good = world.route().champion, another(world)
+        row = world.rollout(good, name)
         assert row.phase is Phase.DONE, row.reason
-        assert world.route().champion == (CHAMPION if name == "shadow" else GOOD)
+        assert world.route().champion == (before if name == "shadow" else good)
 
     return play
 
 
 def roll_back(world: World) -> None:
     """A challenger that fails on 5 % of its inputs is found out before anybody sees it."""
-    begin(world)
-    world.controller()
+    before = world.route().champion
     row = world.rollout("raises_5_percent")
     assert row.phase is Phase.FAILED, row.reason
     assert "worse than the champion" in row.reason
-    assert world.route().champion == CHAMPION
+    assert world.route().champion == before
 
 
 def revert(world: World) -> None:
     """A promotion is taken back while it is watched."""
-    begin(world)
-    world.controller()
-    row = world.ask(GOOD, "blue_green", bake_s=60.0)
+    before = world.route().champion
+    row = world.ask(another(world), "blue_green", bake_s=60.0)
     world.reaches(row, Phase.PROMOTED)
     world.asker("abort", rollout=row.id).wait()
     assert world.ends(row).phase is Phase.FAILED
-    assert world.route().champion == CHAMPION
+    assert world.route().champion == before
 
 
 def fall_back(world: World) -> None:
     """A champion begins to fail when no rollout is under way."""
-    begin(world)
+    before = world.route().champion
     enthrone(world, "raises")
-    world.controller()
-    world.until(lambda: world.route().champion == CHAMPION, "the champion of before is back")
+    world.until(lambda: world.route().champion == before, "the champion of before is back")
 
 
 def step_back(world: World) -> None:
     """Somebody asks for a rollout, and then to have the version of before again."""
-    begin(world)
-    world.controller()
-    world.asker("rollout", model=GOOD, strategy="blue_green", plan=dict(QUICK)).wait()
-    world.until(lambda: world.idle() and world.route().champion == GOOD, "the rollout ends")
+    before, good = world.route().champion, another(world)
+    world.asker("rollout", model=good, strategy="blue_green", plan=dict(QUICK)).wait()
+    world.until(lambda: world.idle() and world.route().champion == good, "the rollout ends")
     world.asker("roll_back", service=KEY).wait()
-    assert world.route().champion == CHAMPION
+    assert world.route().champion == before
 
 
 def stop(world: World) -> None:
     """Everybody is asked to end, one after the other, and comes back."""
-    begin(world)
-    controller = world.controller()
-    row = world.ask(GOOD)
+    row = world.ask(another(world), dwell_s=1.0)
     world.reaches(row, Phase.LOADING)
-    controller.signal(signal.SIGTERM)
-    assert controller.wait() == 0
+    _end_controllers(world)
     world.controller()
     for process in world.serving():
         with idle_connection(world, process.who):
@@ -94,8 +86,11 @@ def stop(world: World) -> None:
 
 def stand_by(world: World) -> None:
     """No controller but those in the replicas."""
-    begin(world, stands_by=True)
-    assert world.rollout(GOOD).phase is Phase.DONE
+    _end_controllers(world)
+    for process in world.serving():
+        assert world.terminate(process) == 0
+        world.replica(process.who, stands_by=True)
+    assert world.rollout(another(world)).phase is Phase.DONE
 
 
 SCENES: Mapping[str, Callable[[World], None]] = {
@@ -107,6 +102,13 @@ SCENES: Mapping[str, Callable[[World], None]] = {
     "stop": stop,
     "stand_by": stand_by,
 }
+"""In this order they can be played one after the other."""
+
+
+def another(world: World) -> str:
+    """A sound version that is neither live nor kept, so that it has to be loaded."""
+    route = world.route()
+    return next(one for one in SOUND if one not in (route.champion, route.previous_champion))
 
 
 @contextmanager
@@ -125,3 +127,10 @@ def enthrone(world: World, model_id: str) -> None:
         assert before is not None
         after = replace(before, champion=model_id, previous_champion=before.champion)
         change_route(connection, before, after, "set_up", Why(datetime.now(UTC)))
+
+
+def _end_controllers(world: World) -> None:
+    for process in world.started:
+        if process.who.startswith("controller") and process.alive:
+            process.signal(signal.SIGTERM)
+            assert process.wait() == 0
