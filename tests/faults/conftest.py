@@ -8,10 +8,9 @@ waits for its own.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,13 +18,19 @@ import pytest
 from mlops.settings import Settings
 from tests.faults.stage import Stage
 
-AT_ONCE = int(os.environ.get("FAULTS_AT_ONCE", "4"))
+AT_ONCE = int(os.environ.get("FAULTS_AT_ONCE", "3"))
+"""Scenarios that keep two cores busy."""
+WAITING_AT_ONCE = 2
+"""Beside them, scenarios that mostly wait."""
 _STAGE = pytest.StashKey[Stage]()
-_FOLDER = Path(__file__).parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "beside: runs beside other scenarios of its kind")
+    config.addinivalue_line(
+        "markers",
+        "beside(waits=False, first=False): runs beside other scenarios; it mostly waits, or others "
+        "wait for it",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -40,24 +45,31 @@ def stage(
         server = request.getfixturevalue("postgres") if needed else None
         made = Stage(tmp_path_factory.mktemp("faults"), server)
         request.config.stash[_STAGE] = made
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            made.outcomes = _begin(request.session.items, made, pool)
+        with ThreadPoolExecutor(AT_ONCE) as busy, ThreadPoolExecutor(WAITING_AT_ONCE) as waiting:
+            made.outcomes = _begin(request.session.items, made, busy, waiting)
             try:
                 yield made
             finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+                for pool in (busy, waiting):
+                    pool.shutdown(wait=False, cancel_futures=True)
                 made.close()
 
 
 def _begin(
-    items: list[pytest.Item], stage: Stage, pool: ThreadPoolExecutor
+    items: list[pytest.Item], stage: Stage, busy: Executor, waiting: Executor
 ) -> dict[str, Future[None]]:
     begun = {}
-    for item in items:
+    for item in sorted(items, key=lambda item: not _options(item).get("first", False)):
         if item.get_closest_marker("beside") and isinstance(item, pytest.Function):
             params = item.callspec.params if hasattr(item, "callspec") else {}
+            pool = waiting if _options(item).get("waits", False) else busy
             begun[item.nodeid] = pool.submit(partial(item.obj, stage=stage, **params))
     return begun
+
+
+def _options(item: pytest.Item) -> Mapping[str, Any]:
+    marker = item.get_closest_marker("beside")
+    return {} if marker is None else marker.kwargs
 
 
 @pytest.hookimpl(tryfirst=True)

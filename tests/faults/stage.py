@@ -6,19 +6,21 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
-from tests.faults.notes import Visit
-from tests.faults.scenes import SCENES
+from tests.faults.notes import Note, Visit, visits_of
+from tests.faults.scenes import SCENES, begin
 from tests.faults.template import Template, make_template
 from tests.faults.world import World, open_world
 from tests.faults.zygote import Zygote
 from tests.postgres import Server
 
 MIGRATED = "migrated"
+ROLES = ("controller", "replica", "asker")
 
 
 class Stage:
@@ -32,7 +34,7 @@ class Stage:
         self.template: Template = make_template(folder)
         self._postgres = postgres
         self._lock = threading.Lock()
-        self._rehearsed: dict[str, Future[Mapping[str, set[Visit]]]] = {}
+        self._rehearsed: Future[Mapping[str, Mapping[str, set[Visit]]]] | None = None
         self.outcomes: dict[str, Future[None]] = {}
         self.points: set[str] = set()
         self.struck: set[str] = set()
@@ -65,29 +67,34 @@ class Stage:
             self.totals["allowed"] += world.counted.allowed
             self.totals["broken"] += len(world.counted.broken)
 
-    def rehearsed(self, name: str) -> Mapping[str, set[Visit]]:
-        """The points that each role comes by where nothing goes wrong; played once."""
+    def rehearsed(self, scene: str) -> Mapping[str, set[Visit]]:
+        """The points that each role comes by in a scene where nothing dies; played once."""
         with self._lock:
-            future = self._rehearsed.get(name)
-            mine = future is None
-            if future is None:
-                future = self._rehearsed[name] = Future()
+            mine = self._rehearsed is None
+            future = self._rehearsed = self._rehearsed or Future()
         if mine:
             try:
-                future.set_result(self._rehearse(name))
+                future.set_result(self._rehearse())
             except BaseException as error:
                 future.set_exception(error)
-        return future.result()
+        return future.result()[scene]
 
-    def visited(self, name: str) -> set[Visit]:
+    def visited(self, scene: str) -> set[Visit]:
         """As `rehearsed`, by any role."""
-        return set().union(*self.rehearsed(name).values())
+        return set().union(*self.rehearsed(scene).values())
 
-    def _rehearse(self, name: str) -> Mapping[str, set[Visit]]:
-        with self.world(f"rehearsal-{name}") as world:
-            SCENES[name](world)
-            world.check()
-            return {role: world.visits(role) for role in ("controller", "replica", "asker")}
+    def _rehearse(self) -> Mapping[str, Mapping[str, set[Visit]]]:
+        ends = {}
+        with self.world("rehearsal") as world:
+            begin(world)
+            world.controller()
+            for name, play in SCENES.items():
+                play(world)
+                world.until(world.idle, f"{name} is over")
+                ends[name] = time.monotonic()
+            count = world.check()
+            assert count.allowed == 0, "nobody was killed"
+            return dict(zip(ends, _by_scene(world.notes(), list(ends.values())), strict=True))
 
     @contextmanager
     def _database(self, folder: Path, database: str) -> Iterator[str]:
@@ -110,7 +117,8 @@ class Stage:
     def summary(self) -> list[str]:
         """What a session did, in a few lines."""
         return [
-            f"points visited: {len(self.points)}",
+            f"points visited: {len({text.partition(' ')[2] for text in self.points})}, "
+            f"at {len(self.points)} moments",
             f"different faults injected: {len(self.struck)}, in all {self.totals['faults']}",
             f"requests sent: {self.totals['sent']:,}",
             f"requests that failed once, in a killed process, and were answered by one retry: "
@@ -119,3 +127,12 @@ class Stage:
             f"scenarios: {len(self.seconds)}, of {sum(self.seconds.values()):,.0f} s in all, "
             f"the longest of {max(self.seconds.values(), default=0.0):.0f} s",
         ]
+
+
+def _by_scene(notes: Sequence[Note], ends: Sequence[float]) -> list[Mapping[str, set[Visit]]]:
+    """The visits of each role between one scene's end and the next one's."""
+    found = []
+    for since, until in pairwise([0.0, *ends]):
+        own = [note for note in notes if since < note.at <= until]
+        found.append({role: visits_of(own, role) for role in ROLES})
+    return found

@@ -19,9 +19,9 @@ from tests.faults.plans import (
     load_faults,
     serving_faults,
 )
-from tests.faults.scenes import STRATEGIES, begin, enthrone, idle_connection
+from tests.faults.scenes import STRATEGIES, another, begin, enthrone, idle_connection
 from tests.faults.stage import Stage
-from tests.faults.template import CHAMPION, GOOD, SOUND
+from tests.faults.template import CHAMPION, GOOD
 from tests.faults.world import LOOK_S, QUICK, REPLICAS, World
 from tests.faults.zygote import Process
 
@@ -239,12 +239,6 @@ def keep_rolling(world: World, strategy: str, **changes: float) -> None:
     """Ask for another rollout where none is open: of a version that no replica holds."""
     if world.idle():
         world.ask(another(world), strategy, **changes)
-
-
-def another(world: World) -> str:
-    """A sound version that is neither live nor kept."""
-    route = world.route()
-    return next(one for one in SOUND if one not in (route.champion, route.previous_champion))
 
 
 def begin_with_survivor(world: World) -> None:

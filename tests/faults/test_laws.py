@@ -68,8 +68,8 @@ def _tamper(store: Store, change: dict[str, object]) -> None:
 
 
 def request(first: Tried, retry: Tried | None = None) -> Results:
-    changes = (Change("a", 0.0, "200"), Change("a", 10.5, "refused"))
-    return Results((Request(1, None, first, retry),), changes, ())
+    changes = [Change("a", 0.0, "200"), Change("a", 10.5, "refused")]
+    return Results([Request(1, None, first, retry)], changes, [])
 
 
 def tried(replica: str, at: float, **changes: object) -> Tried:

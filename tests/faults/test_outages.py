@@ -15,7 +15,7 @@ from tests.lines import line_to
 SECONDS = float(os.environ.get("OUTAGE_SECONDS", "60"))
 
 
-@pytest.mark.beside
+@pytest.mark.beside(waits=True)
 @pytest.mark.parametrize(
     ("database", "kind"),
     [(database, kind) for database in ("sqlite", "postgres") for kind in kinds_of(database)],

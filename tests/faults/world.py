@@ -33,7 +33,7 @@ from tests.faults.laws import (
     violations,
 )
 from tests.faults.notes import Note, Visit, read_notes, visits_of
-from tests.faults.results import Results, read_results
+from tests.faults.results import Reader, Results
 from tests.faults.template import KEY, MODULE, Template
 from tests.faults.zygote import Process, Zygote
 
@@ -68,6 +68,9 @@ class World:
     lives: int = 0
     probing: Process | None = None
     counted: Count = field(default_factory=lambda: Count(0, 0, ()))
+
+    def __post_init__(self) -> None:
+        self._reader = Reader(self.folder / "results.jsonl")
 
     @property
     def drag(self) -> Path:
@@ -289,7 +292,8 @@ class World:
         return visits_of(self.notes(), role)
 
     def results(self) -> Results:
-        return read_results(self.folder / "results.jsonl")
+        """Everything that the client has seen by now."""
+        return self._reader.read()
 
     def deaths(self) -> list[Death]:
         """Everybody who was killed, from outside or by a fault."""
