@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from mlops.store import Phase, Why
 from mlops.store.live import change_route, read_route
-from tests.faults.template import KEY, SOUND
+from tests.faults.template import KEY, SOUND, UNLUCKY
 from tests.faults.world import QUICK, World
 
 STRATEGIES = ("canary", "blue_green", "rolling", "shadow")
@@ -48,7 +48,7 @@ def roll_back(world: World) -> None:
 def revert(world: World) -> None:
     """A promotion is taken back while it is watched."""
     before = world.route().champion
-    row = world.ask(another(world), "blue_green", bake_s=60.0)
+    row = world.ask(UNLUCKY, "blue_green", bake_s=60.0)
     world.reaches(row, Phase.PROMOTED)
     world.asker("abort", rollout=row.id).wait()
     assert world.ends(row).phase is Phase.FAILED

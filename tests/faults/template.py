@@ -51,6 +51,9 @@ TRAINED_BARS, LATER_BARS = 2000, 40 * 24
 WINDOW_BARS, BODIES = 60, 400
 BASELINE, CHAMPION, GOOD, BETTER = "baseline", "champion", "good", "better"
 SOUND = (GOOD, BETTER, CHAMPION)
+UNLUCKY = "unlucky"
+"""Sound as well, but taken back by somebody, so that it may not go live again."""
+
 MISBEHAVING: Mapping[str, Mapping[str, Any]] = {
     "raises": {"fault": "error"},
     "raises_5_percent": {"fault": "error", "every": 20},
@@ -131,6 +134,7 @@ class _Maker:
             self.version(CHAMPION, linear, status=Status.DEPLOYED),
             self.version(GOOD, self.parts("linear", {"features": FEATURES, "alpha": 1.0})),
             self.version(BETTER, self.parts("linear", {"features": FEATURES, "alpha": 3.0})),
+            self.version(UNLUCKY, self.parts("linear", {"features": FEATURES, "alpha": 9.0})),
             self.version("golden", _with_wrong_golden(linear)),
             self.corrupt("corrupt", linear),
             replace(self.version("digest", linear), digest="0" * 64),

@@ -25,9 +25,9 @@ from tests.faults.template import CHAMPION, GOOD
 from tests.faults.world import LOOK_S, QUICK, REPLICAS, World
 from tests.faults.zygote import Process
 
-SLOWLY = [pytest.param(name, marks=pytest.mark.slow) for name in ("sqlite", "postgres")]
-on_both = pytest.mark.parametrize("database", ["sqlite", SLOWLY[1]])
-on_both_slowly = pytest.mark.parametrize("database", SLOWLY)
+on_both = pytest.mark.parametrize(
+    "database", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)]
+)
 VICTIM, SURVIVOR = REPLICAS
 
 
@@ -35,13 +35,9 @@ VICTIM, SURVIVOR = REPLICAS
 @pytest.mark.parametrize(
     ("strategy", "database"),
     [
-        ("canary", "sqlite"),
-        pytest.param("canary", "postgres", marks=pytest.mark.slow),
-        *(
-            pytest.param(strategy, database, marks=pytest.mark.slow)
-            for strategy in STRATEGIES[1:]
-            for database in ("sqlite", "postgres")
-        ),
+        *((strategy, "sqlite") for strategy in STRATEGIES),
+        ("canary", "postgres"),
+        *(pytest.param(one, "postgres", marks=pytest.mark.slow) for one in STRATEGIES[1:]),
     ],
 )
 def test_a_controller_that_dies_at_any_commit_of_a_rollout_costs_no_request_and_no_rollout(
@@ -58,7 +54,7 @@ def test_a_controller_that_dies_at_any_commit_of_a_rollout_costs_no_request_and_
 
 
 @pytest.mark.beside
-@on_both_slowly
+@on_both
 def test_a_controller_that_dies_while_it_undoes_a_rollout_leaves_it_to_the_next(
     stage: Stage, database: str
 ) -> None:
@@ -74,7 +70,7 @@ def test_a_controller_that_dies_while_it_undoes_a_rollout_leaves_it_to_the_next(
 
 
 @pytest.mark.beside
-@on_both_slowly
+@on_both
 def test_a_controller_that_dies_while_it_takes_a_promotion_back_leaves_it_to_the_next(
     stage: Stage, database: str
 ) -> None:
@@ -96,7 +92,7 @@ def test_a_controller_that_dies_while_it_takes_a_promotion_back_leaves_it_to_the
 
 
 @pytest.mark.beside
-@on_both_slowly
+@on_both
 def test_a_controller_that_dies_while_it_replaces_a_failing_champion_leaves_it_to_the_next(
     stage: Stage, database: str
 ) -> None:
@@ -111,7 +107,7 @@ def test_a_controller_that_dies_while_it_replaces_a_failing_champion_leaves_it_t
 
 
 @pytest.mark.beside
-@on_both_slowly
+@on_both
 def test_a_controller_that_dies_while_it_steps_down_leaves_the_role_to_the_next(
     stage: Stage, database: str
 ) -> None:
@@ -130,7 +126,7 @@ def test_a_controller_that_dies_while_it_steps_down_leaves_the_role_to_the_next(
 
 
 @pytest.mark.beside
-@on_both_slowly
+@on_both
 def test_who_asks_and_dies_has_asked_once_or_not_at_all(stage: Stage, database: str) -> None:
     with stage.world("asker", database) as world:
         begin(world)
@@ -180,7 +176,7 @@ def test_a_replica_that_dies_at_any_of_its_commits_costs_only_what_was_in_flight
 
 
 @pytest.mark.beside
-@on_both_slowly
+@on_both
 def test_a_replica_that_is_killed_while_it_ends_costs_nothing(stage: Stage, database: str) -> None:
     with stage.world("replica-ending", database) as world:
         begin_with_survivor(world)
@@ -196,7 +192,7 @@ def test_a_replica_that_is_killed_while_it_ends_costs_nothing(stage: Stage, data
 
 
 @pytest.mark.beside
-@on_both_slowly
+@on_both
 def test_a_replica_that_dies_as_controller_at_any_commit_is_replaced(
     stage: Stage, database: str
 ) -> None:
