@@ -21,6 +21,7 @@ from typing import Any
 import uvicorn
 import uvloop
 
+from deployments.backlog import waiting_connections
 from mlops.models.bundle import Trust
 from mlops.models.signing import load_or_make_key
 from mlops.registry.connection import key_file
@@ -36,6 +37,9 @@ DRAIN_S = 3.0
 
 STOP_S = 30
 """How long answers that are under way may take after that."""
+
+READS = 3
+"""Rounds of the event loop in which whatever has arrived is read."""
 
 KEEP_ALIVE_S = 75
 """Longer than balancers keep an idle connection (mostly 60 s): who closes first must not be us,
@@ -118,8 +122,23 @@ async def _leave(runtime: Runtime, server: Server, told: asyncio.Event, drain_s:
     # A store that is silent does not hold up the end.
     telling = asyncio.create_task(asyncio.to_thread(runtime.keeper.drain))
     await asyncio.sleep(drain_s)
+    await _take_in(server)
     server.should_exit = True
     await telling
+
+
+async def _take_in(server: Server) -> None:
+    """Accept what waits at the door, and read what lies in open connections.
+
+    A loop that was busy has not got to them yet, and closing would lose them.
+    """
+    descriptors = [one.fileno() for server in server.servers for one in server.sockets]
+    with suppress(TimeoutError):
+        async with asyncio.timeout(STOP_S):
+            while any(waiting_connections(one) for one in descriptors):
+                await asyncio.sleep(0)
+    for _ in range(READS):
+        await asyncio.sleep(0)
 
 
 def main(arguments: list[str] | None = None) -> None:
