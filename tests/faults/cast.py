@@ -1,7 +1,7 @@
 """The processes of a scenario: what each one runs, with its clocks shortened.
 
-Times are the product's own constants, set before its main runs: a lease of 5 s lasts 1.5 s, and
-a bar of the sample closes every 2 s. Their ratios stay what they are.
+Times are the product's own constants, set before its main runs: a fifth of what they are, and a
+bar of the sample closes every 2 s.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 from tests.faults.armed import Fault, Recorder, arm
 
-LEASE_S = 1.5
-EXPOSURE_S = 1.5
-TICK_S = 0.15
-BEAT_S = 0.25
+LEASE_S = 1.0
+EXPOSURE_S = 1.0
+TICK_S = 0.2
+BEAT_S = 0.2
 BAR_S = 2.0
 DRAIN_S = 0.6
 PATIENCE_S = 1.0

@@ -18,7 +18,7 @@ import pytest
 from mlops.settings import Settings
 from tests.faults.stage import Stage
 
-AT_ONCE = int(os.environ.get("FAULTS_AT_ONCE", "3"))
+AT_ONCE = int(os.environ.get("FAULTS_AT_ONCE", "2"))
 """Scenarios that keep two cores busy."""
 WAITING_AT_ONCE = 2
 """Beside them, scenarios that mostly wait."""

@@ -48,7 +48,7 @@ FEATURES = ("har_1", "har_24")
 TRAINED_BARS, LATER_BARS = 2000, 40 * 24
 """The replay clock shows the last 30 days: all of these bars are later than any training."""
 
-WINDOW_BARS, BODIES = 60, 400
+WINDOW_BARS, BODIES = 30, 400
 BASELINE, CHAMPION, GOOD, BETTER = "baseline", "champion", "good", "better"
 SOUND = (GOOD, BETTER, CHAMPION)
 UNLUCKY = "unlucky"
