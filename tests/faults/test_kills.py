@@ -11,6 +11,7 @@ import pytest
 from mlops.store import Phase
 from mlops.store.rollouts import list_rollouts
 from tests.faults.armed import AFTER, Fault
+from tests.faults.outages import settle
 from tests.faults.plans import (
     asker_faults,
     carrying_faults,
@@ -272,7 +273,8 @@ def ask_and_die(world: World, fault: Fault) -> None:
 
 
 def finish(world: World, faults: list[Fault]) -> None:
-    """Every fault has struck once, and every law holds."""
+    """Every fault has struck once, every law holds, and what was handed out is on record."""
     assert faults, "no point was found"
     assert world.struck() == [str(fault) for fault in faults]
+    settle(world)
     world.check()
