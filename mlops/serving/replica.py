@@ -93,6 +93,8 @@ class Keeper:
         self._acknowledged: Replica | None = None
         self._tries: dict[str, int] = {}
         self._tried_at: dict[str, float] = {}
+        # Its own: a thread that draws from the shared one moves the seeds of whoever else draws.
+        self._jitter = random.Random()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
@@ -141,7 +143,7 @@ class Keeper:
             except Exception:
                 # A replica that stops saying that it lives is waited for by nobody.
                 log.exception("a round of the keeper failed")
-            self._stop.wait(self.beat_s * random.uniform(1 - JITTER, 1 + JITTER))
+            self._stop.wait(self.beat_s * self._jitter.uniform(1 - JITTER, 1 + JITTER))
 
     def beat(self) -> None:
         """One round: look, let go, acknowledge, write. A store that is away ends it early."""
