@@ -96,6 +96,7 @@ async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAI
         lifespan="off",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         log_level="warning",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_S,

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from time import monotonic, perf_counter
@@ -93,11 +95,12 @@ class _Lane:
 
     def __init__(self) -> None:
         self._by_model: dict[LoadedModel, deque[_Item]] = {}
-        self.size = 0
+        self.size = self.asked = 0
 
     def put(self, item: _Item) -> None:
         self._by_model.setdefault(item.model, deque()).append(item)
         self.size += 1
+        self.asked += 1
 
     def model(self) -> LoadedModel:
         """Whose item has waited longest."""
@@ -158,7 +161,11 @@ class _Tally:
 
 
 class Batcher:
-    """Forecasts for asyncio tasks; ``limit`` is how many windows may wait."""
+    """Forecasts for asyncio tasks; ``limit`` is how many windows may wait.
+
+    On ``one_core`` (None: found out) the loop and the thread take turns anyway: then a batch
+    begins when the loop has read all there is, since begun earlier it is only smaller.
+    """
 
     def __init__(
         self,
@@ -167,10 +174,12 @@ class Batcher:
         shadow_limit: int = SHADOW_LIMIT,
         cap: int = SIZES[-1],
         batching: bool = True,
+        one_core: bool | None = None,
     ) -> None:
         self.limit = limit
         self.shadow_limit = shadow_limit
         self.cap = cap if batching else 1
+        self.one_core = cores_of_process() == 1 if one_core is None else one_core
         self._numbers = count()
         self._changed = threading.Condition(threading.Lock())
         self._main, self._shadow = _Lane(), _Lane()
@@ -181,6 +190,7 @@ class Batcher:
         self._run: _Run | None = None
         self._stopped = False
         self._waking = False
+        self._known = 0
 
     def start(self) -> None:
         """Start the thread; asking for a forecast does so too."""
@@ -274,14 +284,28 @@ class Batcher:
         lane.put(item)
         self._keep_alive()
         if not self._waking:
-            self._waking = True
-            item.loop.call_soon(item.loop.call_soon, self._wake)
+            self._gather(item.loop)
 
-    def _wake(self) -> None:
-        """Two turns of the loop later, when it has read what had come by then: that goes along."""
+    def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake the thread three turns of the loop later: what was read by then goes along."""
+        self._waking, self._known = True, self._main.asked
+        loop.call_soon(loop.call_soon, loop.call_soon, self._wake, loop)
+
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._changed:
+            if self.one_core and self._known < self._main.asked and self._main.size < self.cap:
+                # The thread would only take the core from the loop, which reads the rest of it.
+                self._gather(loop)
+                return
             self._waking = False
             self._changed.notify()
+
+    def _give_way(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Let the loop hand out the answers and read what comes of them."""
+        with self._changed, suppress(RuntimeError):
+            self._waking = True
+            loop.call_soon_threadsafe(self._gather, loop)
+            self._changed.wait(LOOK_S)
 
     def _keep_alive(self) -> None:
         """Have a thread that works: a new one where it died or a model keeps it."""
@@ -338,6 +362,8 @@ class Batcher:
                 log.exception("a batch of %s was lost", items[0].model.model_id)
                 outcomes = [_fault(item.model, error) for item in items]
             _hand_over(list(zip(items, outcomes, strict=True)))
+            if self.one_core and self._main.size:
+                self._give_way(items[0].loop)
 
     def _next(self, me: threading.Thread) -> list[_Item] | None:
         """The next batch; None when this thread is not wanted any more."""
@@ -350,8 +376,9 @@ class Batcher:
                     longest = max(item.budget_s for item in items)
                     self._run = _Run(me, items, (items[0].started_at or monotonic()) + longest)
                     return items
-                # Whoever was to wake it may have ended with its event loop.
-                self._changed.wait(LOOK_S)
+                if not self._changed.wait(LOOK_S):
+                    # Whoever was to wake it may have ended with its event loop.
+                    self._waking = False
             return None
 
     def _batch(self, lane: _Lane) -> list[_Item]:
@@ -389,6 +416,13 @@ class Batcher:
         with self._changed:
             self._paces[model].measured(sum(item.rows for item in items), spent)
         return list(found)
+
+
+def cores_of_process() -> int:
+    """The cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _fault(model: LoadedModel, error: BaseException) -> ModelFault:

@@ -6,6 +6,7 @@ else cell by cell, to name the one that is wrong. Rows and windows are counted f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -235,26 +236,21 @@ def _consecutive(timeframe: Timeframe, bars: int) -> tuple[TimeArray, BoolArray]
 
 # Values ------------------------------------------------------------------------------------------
 
-# Each column is a difference of two prices, or a single number, that may not be negative.
-_NOT_NEGATIVE = np.array(
-    [
-        # high-open, high-close, open-low, close-low, low, volume
-        [-1, 0, 1, 0, 0, 0],
-        [1, 1, 0, 0, 0, 0],
-        [0, 0, -1, -1, 1, 0],
-        [0, -1, 0, 1, 0, 0],
-        [0, 0, 0, 0, 0, 1],
-    ],
-    dtype=np.float64,
-)
-
 
 def _checked(values: FloatArray, bars: int | None = None, *, place: str = "") -> FloatArray:
     """``values`` (N, 5), when they are bars; ``bars`` is the length of one window of a batch."""
-    with np.errstate(all="ignore"):
-        # An infinite or missing number makes a NaN of every product, and so fails.
-        least = values.dot(_NOT_NEGATIVE).min()
-    if not (least > 0 or (least == 0 and values[:, 2].min() > 0)):
+    opened, high, low, close, volume = values.T
+    with np.errstate(over="ignore"):
+        # NaN makes each of these false; so does an infinite number, of the sum. No matrix
+        # product: it gives the interpreter away, and a request is read in one go.
+        right = (
+            low.min() > 0
+            and volume.min() >= 0
+            and (low <= np.minimum(opened, close)).all()
+            and (high >= np.maximum(opened, close)).all()
+            and math.isfinite(values.sum())
+        )
+    if not right:
         for row, column, what in _wrong_cells(values):
             where = place if bars is None else f"window {row // bars}, "
             inner = row if bars is None else row % bars

@@ -490,3 +490,22 @@ def test_whoever_waits_when_it_stops_is_told(bundle, model, monkeypatch):
         await crowd.release()
 
     play(story, bundle, model)
+
+
+def test_on_one_core_a_batch_waits_for_what_comes_of_the_last_one(bundle, model):
+    async def twice(batcher: Batcher) -> None:
+        for mark in (0, 3):
+            await batcher.forecast(model, window(mark), timeout_s=LONG_S)
+
+    async def story(batcher: Batcher) -> None:
+        crowd = Crowd(batcher, bundle, model)
+        bundle.gate.clear()
+        again = asyncio.ensure_future(twice(batcher))
+        await entered(bundle)
+        await crowd.ask(1, 2)
+        bundle.gate.set()
+        await asyncio.gather(again, *crowd.tasks)
+
+    with running(one_core=True) as batcher:
+        asyncio.run(story(batcher))
+    assert bundle.batches == [[0], [1, 2, 3]]
