@@ -41,6 +41,21 @@ def rows(text: str) -> dict[str, Row]:
     return {f[1]: Row(f[0], f[1], float(f[2]), float(f[3]), float(f[4]), f[5]) for f in found}
 
 
+class Live(NamedTuple):
+    phase: str
+    asked: int
+    failed: int
+
+
+def rollouts(text: str) -> dict[str, Live]:
+    """The rollouts by model type."""
+    pattern = r"^(\w+?)_BTC\S*: canary, (\w+); clients asked ([\d,]+) times meanwhile, (\d+) failed"
+    return {
+        kind: Live(phase, int(asked.replace(",", "")), int(failed))
+        for kind, phase, asked, failed in re.findall(pattern, text, flags=re.MULTILINE)
+    }
+
+
 def processes_naming(text: str) -> list[str]:
     """Command lines of running processes whose environment names ``text``."""
     found = []
@@ -94,9 +109,23 @@ def test_the_readme_shows_what_was_printed(demo):
         assert row.direction == pytest.approx(printed[version].direction, abs=PROCESSORS_DIFFER)
 
 
-def test_the_report_it_names_exists(demo):
+def test_what_passed_goes_live_and_a_sabotaged_version_is_undone_while_clients_ask(demo):
+    live = rollouts(demo[0].stdout)
+    assert {kind: one.phase for kind, one in live.items()} == {
+        "ensemble": "done", "custom": "failed",
+    }  # fmt: skip
+    assert all(one.asked > 100 and one.failed == 0 for one in live.values())
+    shown = rollouts((ROOT / "README.md").read_text())
+    assert {kind: one.phase for kind, one in shown.items()} == {
+        kind: one.phase for kind, one in live.items()
+    }
+
+
+def test_the_report_it_names_draws_the_models_and_who_answered(demo):
     named = re.search(r"^report +(\S+)$", demo[0].stdout, flags=re.MULTILINE)
-    assert "lstm_BTC" in (ROOT / named[1]).read_text()
+    report = (ROOT / named[1]).read_text()
+    assert "lstm_BTC" in report
+    assert report.count('alt="Who answered"') == 2
 
 
 def test_progress_is_shown(demo):
