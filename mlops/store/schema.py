@@ -287,6 +287,24 @@ forecast = sa.Table(
     ),
 )
 
+outcome = sa.Table(
+    "outcome",
+    metadata,
+    sa.Column("service", sa.String(200), primary_key=True),
+    sa.Column("bar", UtcTime, primary_key=True),
+    sa.Column("known_at", UtcTime),
+    sa.Column("value", sa.Float),
+    sa.Column("first_value", sa.Float),
+    sa.Column("persistence", sa.Float),
+    sa.Column("baseline", sa.Float),
+    sa.Column("next_return", sa.Float),
+    sa.Column("revisions", sa.Integer, nullable=False),
+    sa.Column("matched_at", UtcTime),
+    sa.Column("revised_at", UtcTime),
+    sa.Column("missing_at", UtcTime),
+    sa.CheckConstraint("value IS NOT NULL OR missing_at IS NOT NULL", name="known_or_missing"),
+)
+
 ledger = sa.Table(
     "ledger",
     metadata,
@@ -317,4 +335,62 @@ audit = sa.Table(
     sa.Column("before", JsonText),
     sa.Column("after", JsonText),
     sa.Index("audit_by_subject", "service", "subject", "id"),
+)
+
+LASTING = "recovered_at IS NULL"
+"""The alerts that are not over, in SQL."""
+
+alert = sa.Table(
+    "alert",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("key", sa.String(500), nullable=False),
+    sa.Column("condition", sa.String(32), nullable=False),
+    sa.Column("severity", sa.String(16), nullable=False),
+    sa.Column("service", sa.String(200), nullable=False),
+    sa.Column("subject", sa.String(200), nullable=False),
+    sa.Column("title", sa.Text, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("detail", JsonText, nullable=False),
+    sa.Column("raised_at", UtcTime, nullable=False),
+    sa.Column("last_seen_at", UtcTime, nullable=False),
+    sa.Column("told_at", UtcTime, nullable=False),
+    sa.Column("times_seen", sa.Integer, nullable=False),
+    sa.Column("recovered_at", UtcTime),
+    sa.Index(
+        "one_lasting_alert",
+        "key",
+        unique=True,
+        sqlite_where=sa.text(LASTING),
+        postgresql_where=sa.text(LASTING),
+    ),
+    sa.Index("alert_by_service", "service", "raised_at"),
+)
+
+alert_notice = sa.Table(
+    "alert_notice",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("alert_id", sa.ForeignKey("alert.id"), nullable=False),
+    sa.Column("occasion", sa.String(16), nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("written_at", sa.Float, nullable=False),
+    sa.Index("notice_by_alert", "alert_id"),
+    sa.Index("notice_by_time", "written_at"),
+)
+
+alert_delivery = sa.Table(
+    "alert_delivery",
+    metadata,
+    sa.Column("notice_id", sa.ForeignKey("alert_notice.id"), primary_key=True),
+    sa.Column("channel", sa.String(200), primary_key=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due", sa.Float, nullable=False),
+    sa.Column("claimed_until", sa.Float, nullable=False),
+    sa.Column("error", sa.Text, nullable=False),
+    sa.Column("message", sa.String(64)),
+    sa.Column("sent_at", sa.Float),
+    sa.Index("delivery_by_channel", "channel", "state"),
 )

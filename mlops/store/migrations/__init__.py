@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from mlops.errors import StoreError
 
 VERSION_TABLE = "mlops_schema_version"
-HEAD = "0002"
+HEAD = "0004"
 _HERE = Path(__file__).parent
 
 
