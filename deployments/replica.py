@@ -24,11 +24,13 @@ import uvloop
 from deployments.backlog import waiting_connections
 from mlops.models.bundle import Trust
 from mlops.models.signing import load_or_make_key
+from mlops.monitoring.alerts import Courier
+from mlops.monitoring.channels import channels_of
 from mlops.registry.connection import key_file
 from mlops.serving.replica import Identity
 from mlops.serving.runtime import Options, Runtime
 from mlops.settings import Settings, current_settings
-from mlops.store import open_store
+from mlops.store import Store, open_store
 
 log = logging.getLogger("mlops.replica")
 
@@ -84,6 +86,23 @@ def open_runtime(settings: Settings, identity: Identity, *, batching: bool = Tru
             exchange_base_url=settings.exchange_base_url or None,
         ),
     )
+
+
+def courier_of(store: Store, settings: Settings) -> Courier:
+    """What carries alerts to the channels that the settings name."""
+    each = settings.alert_messages_per_hour
+    return Courier(store, channels_of(settings), messages_per_hour=each)
+
+
+@contextmanager
+def telling(runtime: Runtime, settings: Settings) -> Iterator[None]:
+    """Carry alerts for as long as the block lasts."""
+    courier = courier_of(runtime.store, settings)
+    courier.start()
+    try:
+        yield
+    finally:
+        courier.stop()
 
 
 async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAIN_S) -> None:
@@ -162,7 +181,11 @@ def main(arguments: list[str] | None = None) -> None:
     # What was imported stays for good: the collector need not walk it with every full round.
     gc.collect()
     gc.freeze()
-    with runtime.roles(), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with (
+        runtime.roles(),
+        telling(runtime, settings),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
         runner.run(serve(runtime, host=given.host, port=given.port, drain_s=given.drain_seconds))
 
 

@@ -28,6 +28,7 @@
     ├── RolloutError           a rollout that was asked for and cannot be
     │   ├── RolloutRefused     ... because the version may not go live
     │   └── RolloutFailed      a rollout that was undone
+    ├── AlertNotSent           a message that a channel did not take
     └── StoreError             the store refused a change
         └── LeaseLost          ... of a process whose role another one holds now
 
@@ -132,6 +133,10 @@ class RegistryError(MlopsError):
 
 class VersionNotFound(RegistryError, LookupError):
     """No version under that id."""
+
+
+class AlertNotSent(MlopsError):
+    """A message that a channel did not take; it is told again later."""
 
 
 class StoreError(MlopsError):

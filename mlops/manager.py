@@ -20,6 +20,8 @@ from mlops.deployer import Deployer, is_champion
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.bundle import Trust
+from mlops.monitoring.alerts import Courier
+from mlops.monitoring.channels import Handler
 from mlops.registry import (
     Comparison,
     Explanation,
@@ -51,6 +53,7 @@ from mlops.store import (
     live_at,
     open_store,
 )
+from mlops.store.alerts import AlertRow, list_alerts
 from mlops.store.audit import SYSTEM
 from mlops.validation.evaluation import Evaluation
 
@@ -99,6 +102,29 @@ class MLOpsManager:
     def deployer(self) -> Deployer:
         """What takes versions live, for who follows a rollout step by step."""
         return Deployer(self.config, self.store, self.trust, lambda: self.registry)
+
+    @cached_property
+    def courier(self) -> Courier:
+        """What tells the handlers of this process."""
+        courier = Courier(self.store, messages_per_hour=self.config.alert_messages_per_hour)
+        courier.start()
+        return courier
+
+    def add_alert_handler(self, handler: object) -> None:
+        """Tell ``handler.send_alert(alert_data)``, async or not, of alerts from this process.
+
+        Each alert is told once to each class of handlers, whichever process has one.
+
+        Raises:
+            SettingsError: when it has no such method.
+        """
+        self.courier.add(Handler(handler))
+
+    def alerts(
+        self, service: str | None = None, *, lasting_only: bool = False
+    ) -> tuple[AlertRow, ...]:
+        """Alerts, the newest first."""
+        return list_alerts(self.store, service=service, lasting_only=lasting_only)
 
     async def register_model(
         self,

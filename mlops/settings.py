@@ -95,7 +95,26 @@ class Settings(BaseSettings):
     forecast_log_days: int = Field(default=30, ge=1)
     replica_spool_mb: float = Field(default=256.0, gt=0, allow_inf_nan=False)
 
-    @field_validator("custom_model_modules", mode="before")
+    # Alerts
+    alert_email: str = Field(default="", pattern=r"^([^@\s]+@[^@\s]+)?$")
+    smtp_host: str = "localhost"
+    smtp_port: int = Field(default=25, ge=1, le=65_535)
+    smtp_user: str = ""
+    smtp_password: SecretStr = SecretStr("")
+    smtp_from: str = ""
+    smtp_starttls: bool = False
+    slack_webhook_url: SecretStr = SecretStr("")
+    alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
+    alert_handlers: Annotated[tuple[str, ...], NoDecode] = ()
+    alert_messages_per_hour: int = Field(default=30, ge=1)
+
+    @field_validator("alert_urls", mode="before")
+    @classmethod
+    def _split_urls(cls, value: object) -> object:
+        # Between blanks: a URL may hold a comma.
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("custom_model_modules", "alert_handlers", mode="before")
     @classmethod
     def _split_modules(cls, value: object) -> object:
         if isinstance(value, str):

@@ -17,6 +17,7 @@ from mlops.errors import LeaseLost, StoreError
 from mlops.rollout.analysis import Counts, gather, of_champion
 from mlops.rollout.decide import Snapshot, decide
 from mlops.rollout.health import WINDOW_S, Fallback, champion_failing, decide_fallback
+from mlops.rollout.notices import tell_of_fallback, tell_of_move
 from mlops.rollout.plan import Plan
 from mlops.store import audit
 from mlops.store.clock import store_time
@@ -141,6 +142,7 @@ class Controller:
         with self.store.write() as connection:
             fence(connection, lease)
             move_rollout(connection, s.rollout, s.route, arrow, term=lease.term, at=now)
+            tell_of_move(connection, s.rollout, arrow, now)
             # A share that has just been given must count at once.
             keep_exposed(connection, s.route.service, seconds=EXPOSURE_S)
 
@@ -153,6 +155,13 @@ class Controller:
                 change_route(connection, route, fallback.route, "fall_back", why)
                 for model_id, status in fallback.statuses.items():
                     change_status(connection, model_id, status, why)
+                tell_of_fallback(
+                    connection,
+                    route.service,
+                    failed=route.champion,
+                    reason=fallback.reason,
+                    at=now,
+                )
             moved.append(Moved(route.service, "fall_back", fallback.reason))
         return moved
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deployments import replica
+from mlops.monitoring.channels import Email, Slack, channels_of
 from mlops.serving.replica import Identity
 from mlops.serving.runtime import MIB, Runtime
 from mlops.settings import Settings, current_settings
+from mlops.store import open_store
 
 DAY_S = 86_400.0
 
@@ -61,6 +63,43 @@ def test_a_part_gets_what_its_variable_says(
     environment.setenv(name, value)
     with opened() as changed:
         assert part(changed) == expected
+
+
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")
+def test_alerts_go_where_the_variables_say(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {
+        "ALERT_EMAIL": "desk@example.com",
+        "SMTP_HOST": "mail.example.com",
+        "SMTP_PORT": "587",
+        "SMTP_USER": "mlops",
+        "SMTP_PASSWORD": "secret",
+        "SMTP_FROM": "mlops@example.com",
+        "SMTP_STARTTLS": "true",
+        "SLACK_WEBHOOK_URL": "https://hooks.slack.com/services/T/B/C",
+        "ALERT_URLS": "json://localhost",
+        "ALERT_HANDLERS": f"{__name__}:Pager",
+        "ALERT_MESSAGES_PER_HOUR": "7",
+    }.items():
+        environment.setenv(name, value)
+    mail, slack, other, handler = channels_of(current_settings())
+    assert mail == Email(
+        to="desk@example.com",
+        sender="mlops@example.com",
+        host="mail.example.com",
+        port=587,
+        user="mlops",
+        password="secret",
+        starttls=True,
+    )
+    assert slack == Slack("https://hooks.slack.com/services/T/B/C")
+    assert (other.name, handler.name) == ("apprise:1", f"handler:{__name__}.Pager")
+    with closing(open_store(f"sqlite:///{tmp_path / 'store.db'}")) as store:
+        assert replica.courier_of(store, current_settings()).messages_per_hour == 7
+
+
+class Pager:
+    def send_alert(self, alert_data: dict[str, Any]) -> None:
+        """Nobody is told in a test of settings."""
 
 
 def test_the_address_is_the_configured_one_unless_the_command_says(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import shutil
 import time
 from collections.abc import Iterator
@@ -15,7 +16,13 @@ from urllib.parse import urlparse
 
 import pytest
 
-from mlops.errors import BundleError, RolloutError, RolloutRefused, VersionNotFound
+from mlops.errors import (
+    BundleError,
+    RolloutError,
+    RolloutRefused,
+    SettingsError,
+    VersionNotFound,
+)
 from mlops.manager import MLOpsManager
 from mlops.settings import Settings
 from mlops.store import Phase, Status, get_route
@@ -73,6 +80,34 @@ def test_a_failing_version_is_undone_and_the_log_says_why(
     assert champion(manager) == before
     assert f"{library.versions[0]} is not live" in caplog.text
     assert "worse than the champion: 500 faults" in caplog.text
+
+
+class Pager:
+    def __init__(self) -> None:
+        self.told: queue.Queue[dict[str, Any]] = queue.Queue()
+
+    async def send_alert(self, alert_data: dict[str, Any]) -> None:
+        self.told.put(alert_data)
+
+
+def test_a_handler_is_told_of_a_version_that_was_undone(
+    manager: MLOpsManager, library: Library
+) -> None:
+    pager = Pager()
+    manager.add_alert_handler(pager)
+    with acknowledging(manager.store, faults=500):
+        deploy(manager, library.versions[0], "canary")
+    told = pager.told.get(timeout=20)
+    manager.courier.stop()
+    assert (told["condition"], told["service"]) == ("deployment_failed", KEY)
+    assert library.versions[0] in told["title"]
+    assert [one.id for one in manager.alerts(KEY, lasting_only=True)] == [told["id"]]
+
+
+def test_what_cannot_be_told_is_no_handler(manager: MLOpsManager) -> None:
+    with pytest.raises(SettingsError, match="no send_alert"):
+        manager.add_alert_handler(object())
+    manager.courier.stop()
 
 
 def test_a_shadowed_version_is_not_the_champion(manager: MLOpsManager, library: Library) -> None:

@@ -75,6 +75,9 @@ def test_the_example_file_states_the_defaults(environment):
         ("FORECAST_MAX_AGE_BARS", "0"),
         ("FORECAST_LOG_DAYS", "0"),
         ("REPLICA_SPOOL_MB", "none"),
+        ("ALERT_EMAIL", "nobody"),
+        ("SMTP_PORT", "0"),
+        ("ALERT_MESSAGES_PER_HOUR", "0"),
     ],
 )
 def test_a_wrong_value_is_refused_with_its_variable_named(environment, name, value):

@@ -1,0 +1,205 @@
+"""The ways to reach people: e-mail, Slack, whatever Apprise knows, and handlers in Python."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import inspect
+import smtplib
+from collections.abc import Awaitable, Iterator, Sequence
+from dataclasses import dataclass, field
+from email.message import EmailMessage
+from typing import Any
+
+import httpx
+
+from mlops.errors import AlertNotSent, SettingsError
+from mlops.monitoring.alerts import Channel, compose
+from mlops.settings import Settings
+from mlops.store.alerts import Notice
+
+TIMEOUT_S = 10.0
+"""A server that has not answered by then has not taken the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Email:
+    """Plain-text mail by SMTP; with ``starttls`` over an encrypted connection or not at all."""
+
+    to: str
+    sender: str
+    host: str
+    port: int
+    user: str = ""
+    password: str = field(default="", repr=False)
+    starttls: bool = False
+    together: bool = True
+
+    @property
+    def name(self) -> str:
+        return f"email:{self.to}"
+
+    def send(self, notices: Sequence[Notice]) -> None:
+        said = compose(notices)
+        mail = EmailMessage()
+        mail["Subject"], mail["From"], mail["To"] = said.title, self.sender, self.to
+        mail.set_content(said.text)
+        try:
+            with smtplib.SMTP(self.host, self.port, timeout=TIMEOUT_S) as server:
+                if self.starttls:
+                    server.starttls()
+                if self.user:
+                    server.login(self.user, self.password)
+                server.send_message(mail)
+        except (OSError, smtplib.SMTPException) as error:
+            raise AlertNotSent(
+                f"the mail server {self.host}:{self.port} did not take the message "
+                f"({type(error).__name__}: {error}); see SMTP_HOST, SMTP_PORT and SMTP_STARTTLS"
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Slack:
+    """A webhook of Slack, or of a server that takes the same message."""
+
+    url: str = field(repr=False)
+    together: bool = True
+
+    @property
+    def name(self) -> str:
+        return "slack"
+
+    def send(self, notices: Sequence[Notice]) -> None:
+        said = compose(notices)
+        text = f"*{said.title}*\n{said.text}"
+        try:
+            answer = httpx.post(self.url, json={"text": text}, timeout=TIMEOUT_S)
+        except httpx.HTTPError as error:
+            # The address is a secret, and the error repeats it.
+            kind = type(error).__name__
+            raise AlertNotSent(f"the Slack webhook was not reached ({kind})") from None
+        if not answer.is_success:
+            raise AlertNotSent(f"the Slack webhook answered {answer.status_code}")
+
+
+@dataclass(frozen=True, slots=True)
+class AppriseChannel:
+    """A service that Apprise has a URL for; ``number`` is its place in ALERT_URLS."""
+
+    number: int
+    service: Any = field(repr=False)
+    together: bool = True
+
+    @classmethod
+    def of(cls, url: str, number: int) -> AppriseChannel:
+        """Raises: SettingsError: when Apprise does not know the URL."""
+        import apprise
+
+        service = apprise.Apprise()
+        if not service.add(url):
+            raise SettingsError(
+                f"ALERT_URLS: entry {number} is no URL that Apprise knows; see "
+                "https://github.com/caronc/apprise/wiki"
+            )
+        return cls(number, service)
+
+    @property
+    def name(self) -> str:
+        return f"apprise:{self.number}"
+
+    def send(self, notices: Sequence[Notice]) -> None:
+        said = compose(notices)
+        if not self.service.notify(title=said.title, body=said.text):
+            raise AlertNotSent(f"entry {self.number} of ALERT_URLS did not take the message")
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """An object with ``send_alert(alert_data)``, async or not; it gets one alert at a time."""
+
+    handler: Any
+    together: bool = False
+
+    def __post_init__(self) -> None:
+        if not callable(getattr(self.handler, "send_alert", None)):
+            kind = type(self.handler).__name__
+            raise SettingsError(f"{kind} is no alert handler: it has no send_alert(alert_data)")
+
+    @property
+    def name(self) -> str:
+        kind = type(self.handler)
+        return f"handler:{kind.__module__}.{kind.__qualname__}"
+
+    def send(self, notices: Sequence[Notice]) -> None:
+        for notice in notices:
+            try:
+                result = self.handler.send_alert(alert_data(notice))
+                if inspect.isawaitable(result):
+                    asyncio.run(_in_time(result))
+            except Exception as error:
+                kind = type(error).__name__
+                raise AlertNotSent(f"{self.name} raised {kind}: {error}") from error
+
+
+def alert_data(notice: Notice) -> dict[str, Any]:
+    """What a handler is given: plain values, ready for JSON."""
+    one = notice.alert
+    return {
+        "id": one.id,
+        "occasion": str(notice.occasion),
+        "condition": str(one.condition),
+        "severity": str(one.severity),
+        "service": one.service,
+        "subject": one.subject,
+        "title": one.title,
+        "message": notice.text,
+        "detail": dict(one.detail),
+        "raised_at": one.raised_at.isoformat(),
+        "at": notice.at.isoformat(),
+        "times_seen": one.times_seen,
+    }
+
+
+def channels_of(settings: Settings) -> tuple[Channel, ...]:
+    """The channels that the settings name.
+
+    Raises:
+        SettingsError: when an address is none, or a handler cannot be imported.
+    """
+    return tuple(_channels(settings))
+
+
+def _channels(settings: Settings) -> Iterator[Channel]:
+    if settings.alert_email:
+        yield Email(
+            to=settings.alert_email,
+            sender=settings.smtp_from or settings.alert_email,
+            host=settings.smtp_host,
+            port=settings.smtp_port,
+            user=settings.smtp_user,
+            password=settings.smtp_password.get_secret_value(),
+            starttls=settings.smtp_starttls,
+        )
+    webhook = settings.slack_webhook_url.get_secret_value()
+    if webhook:
+        yield Slack(webhook)
+    for number, url in enumerate(settings.alert_urls, start=1):
+        yield AppriseChannel.of(url.get_secret_value(), number)
+    for path in settings.alert_handlers:
+        yield Handler(_made(path))
+
+
+def _made(path: str) -> object:
+    """An instance of ``module:Class``."""
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise SettingsError(
+            f"ALERT_HANDLERS: {path!r} gives no handler ({type(error).__name__}: {error}); write "
+            "module:Class of a class that is made without arguments and has send_alert(alert_data)"
+        ) from error
+
+
+async def _in_time(result: Awaitable[object]) -> None:
+    await asyncio.wait_for(result, TIMEOUT_S)

@@ -1,0 +1,413 @@
+"""Alerts: one row for each trouble from when it begins until it ends, and what became of telling.
+
+A trouble that is seen again is the same row, counted. Each thing worth telling (raised, still
+there, recovered) is a notice; each channel has a delivery of each notice, so a channel that is
+down holds up no other, and what was told to whom can be read years later.
+
+When an alert is seen is the caller's time; deliveries run on the database's clock.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from mlops.store.clock import db_now
+from mlops.store.dialects import insert_new
+from mlops.store.engine import Connection, Store
+from mlops.store.schema import alert, alert_delivery, alert_notice
+
+REMIND_AFTER = timedelta(hours=24)
+"""A trouble that lasts is told again after so long."""
+
+KEEP_TRYING_S = 3 * 86_400.0
+"""A notice older than this is not worth telling any more."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 900.0
+"""Before a failed delivery is tried again; the pause doubles each time."""
+
+HOUR_S = 3600.0
+
+
+class Condition(StrEnum):
+    """What an alert is about."""
+
+    PERFORMANCE_DEGRADED = "performance_degraded"
+    DATA_DRIFT = "data_drift"
+    SYSTEM_TROUBLE = "system_trouble"
+    DEPLOYMENT_FAILED = "deployment_failed"
+    DATA_QUALITY = "data_quality"
+
+
+class Severity(StrEnum):
+    """Whether somebody should look today, or now."""
+
+    WARNING = "warning"
+    CRITICAL = "critical"
+
+
+class Occasion(StrEnum):
+    """Why people are told of an alert."""
+
+    RAISED = "raised"
+    REMINDER = "reminder"
+    RECOVERED = "recovered"
+
+
+class DeliveryState(StrEnum):
+    """What became of a notice on one channel."""
+
+    WAITING = "waiting"
+    SENT = "sent"
+    GIVEN_UP = "given_up"
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What is wrong: the same condition of the same service and subject is the same trouble.
+
+    ``subject`` tells troubles of one service apart: a model_id, a feed, a rollout's service.
+    """
+
+    condition: Condition
+    service: str
+    subject: str
+    title: str
+    text: str
+    severity: Severity = Severity.WARNING
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return f"{self.condition}/{self.service}/{self.subject}"
+
+
+@dataclass(frozen=True, slots=True)
+class AlertRow:
+    """One trouble from its beginning; ``recovered_at`` is None while it lasts."""
+
+    id: str
+    key: str
+    condition: Condition
+    severity: Severity
+    service: str
+    subject: str
+    title: str
+    text: str
+    detail: Mapping[str, Any]
+    raised_at: datetime
+    last_seen_at: datetime
+    times_seen: int
+    recovered_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One thing to tell a channel: why, when, and of which alert as it stands now.
+
+    ``attempts`` counts this one; ``age_s`` is how long ago it was written.
+    """
+
+    id: int
+    occasion: Occasion
+    at: datetime
+    text: str
+    attempts: int
+    age_s: float
+    alert: AlertRow
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of a notice on a channel."""
+
+    notice_id: int
+    occasion: Occasion
+    channel: str
+    state: DeliveryState
+    attempts: int
+    error: str
+
+
+def raise_alert(
+    connection: Connection, trouble: Trouble, *, at: datetime, remind_after: timedelta | None = None
+) -> bool:
+    """Note a trouble inside the caller's transaction; True where people will be told."""
+    known = connection.execute(sa.select(alert).where(*_lasting(trouble.key))).first()
+    if known is None:
+        return _begin(connection, trouble, at)
+    # What was seen before it began, or late, is no news.
+    seen = max(at, known.last_seen_at)
+    due = known.told_at + (REMIND_AFTER if remind_after is None else remind_after) <= at
+    worse = trouble.severity is Severity.CRITICAL and known.severity != Severity.CRITICAL
+    changes: dict[str, Any] = {"last_seen_at": seen, "times_seen": known.times_seen + 1}
+    if due or worse:
+        changes |= {"told_at": at, **_words(trouble)}
+        _tell(connection, known.id, Occasion.REMINDER, at, trouble.text)
+    connection.execute(alert.update().where(alert.c.id == known.id).values(**changes))
+    return due or worse
+
+
+def recover_alert(
+    connection: Connection,
+    *,
+    condition: Condition,
+    service: str,
+    subject: str,
+    at: datetime,
+    text: str,
+) -> bool:
+    """End a trouble inside the caller's transaction; True where there was one."""
+    key = f"{condition}/{service}/{subject}"
+    known = connection.execute(sa.select(alert.c.id).where(*_lasting(key))).first()
+    if known is None:
+        return False
+    connection.execute(alert.update().where(alert.c.id == known.id).values(recovered_at=at))
+    _tell(connection, known.id, Occasion.RECOVERED, at, text)
+    return True
+
+
+def list_alerts(
+    store: Store, *, service: str | None = None, lasting_only: bool = False
+) -> tuple[AlertRow, ...]:
+    """Alerts, the newest first."""
+    query = sa.select(alert).order_by(alert.c.raised_at.desc(), alert.c.id)
+    if service is not None:
+        query = query.where(alert.c.service == service)
+    if lasting_only:
+        query = query.where(alert.c.recovered_at.is_(None))
+    with store.read() as connection:
+        return tuple(_alert(row) for row in connection.execute(query))
+
+
+def list_deliveries(store: Store, alert_id: str) -> tuple[Delivery, ...]:
+    """What became of each notice of an alert on each channel that had to do with it."""
+    query = (
+        sa.select(alert_notice.c.occasion, *(alert_delivery.c[name] for name in _DELIVERY))
+        .join(alert_notice, alert_notice.c.id == alert_delivery.c.notice_id)
+        .where(alert_notice.c.alert_id == alert_id)
+        .order_by(alert_delivery.c.notice_id, alert_delivery.c.channel)
+    )
+    with store.read() as connection:
+        return tuple(
+            Delivery(
+                row.notice_id,
+                Occasion(row.occasion),
+                row.channel,
+                DeliveryState(row.state),
+                row.attempts,
+                row.error,
+            )
+            for row in connection.execute(query)
+        )
+
+
+def claim_notices(
+    store: Store, channel: str, *, seconds: float, messages_per_hour: int
+) -> tuple[Notice, ...]:
+    """Take what a channel has to tell, oldest first, for ``seconds``; nobody else gets it.
+
+    Nothing where nothing is due, or the channel has had its messages of this hour: what waits
+    is told together then. A new notice takes along those that were to be tried again later.
+    """
+    with store.read() as connection:
+        # Nearly always: and then nobody else's writing is held up.
+        if not _anything_waits(connection, channel):
+            return ()
+    with store.write() as connection:
+        _address(connection, channel)
+        waiting = connection.execute(
+            sa.select(alert_delivery.c.notice_id, (alert_delivery.c.due <= db_now()).label("due"))
+            .where(
+                alert_delivery.c.channel == channel,
+                alert_delivery.c.state == DeliveryState.WAITING,
+                alert_delivery.c.claimed_until <= db_now(),
+            )
+            .order_by(alert_delivery.c.notice_id)
+            .with_for_update(skip_locked=True)
+        ).all()
+        if not any(row.due for row in waiting):
+            return ()
+        if _sent_lately(connection, channel) >= messages_per_hour:
+            return ()
+        ids = [row.notice_id for row in waiting]
+        connection.execute(
+            alert_delivery.update()
+            .where(*_of(channel, ids))
+            .values(claimed_until=db_now() + seconds, attempts=alert_delivery.c.attempts + 1)
+        )
+        return _notices(connection, channel, ids)
+
+
+def note_sent(store: Store, channel: str, notices: Sequence[Notice]) -> None:
+    """These were told, in one message."""
+    ids = [one.id for one in notices]
+    with store.write() as connection:
+        connection.execute(
+            alert_delivery.update()
+            .where(*_of(channel, ids))
+            .values(state=DeliveryState.SENT, sent_at=db_now(), message=str(uuid.uuid4()), error="")
+        )
+
+
+def note_failed(store: Store, channel: str, notices: Sequence[Notice], error: str) -> None:
+    """These could not be told; they are tried again, unless they are too old to matter."""
+    with store.write() as connection:
+        for one in notices:
+            state = DeliveryState.GIVEN_UP if one.age_s > KEEP_TRYING_S else DeliveryState.WAITING
+            connection.execute(
+                alert_delivery.update()
+                .where(*_of(channel, [one.id]))
+                .values(state=state, due=db_now() + pause_s(one.attempts), claimed_until=0.0)
+                .values(error=error)
+            )
+
+
+def pause_s(attempts: int) -> float:
+    """Seconds until a delivery that failed so often is tried again."""
+    return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempts - 1, 30)))
+
+
+# Parts -------------------------------------------------------------------------------------------
+
+_DELIVERY = ("notice_id", "channel", "state", "attempts", "error")
+
+
+def _lasting(key: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return (alert.c.key == key, alert.c.recovered_at.is_(None))
+
+
+def _words(trouble: Trouble) -> dict[str, Any]:
+    return {
+        "severity": trouble.severity,
+        "title": trouble.title,
+        "text": trouble.text,
+        "detail": dict(trouble.detail),
+    }
+
+
+def _begin(connection: Connection, trouble: Trouble, at: datetime) -> bool:
+    row = {
+        "id": str(uuid.uuid4()),
+        "key": trouble.key,
+        "condition": trouble.condition,
+        "service": trouble.service,
+        "subject": trouble.subject,
+        **_words(trouble),
+        "raised_at": at,
+        "last_seen_at": at,
+        "told_at": at,
+        "times_seen": 1,
+    }
+    if not insert_new(connection, alert, [row]):
+        # Another process has just seen the same.
+        return False
+    _tell(connection, str(row["id"]), Occasion.RAISED, at, trouble.text)
+    return True
+
+
+def _tell(
+    connection: Connection, alert_id: str, occasion: Occasion, at: datetime, text: str
+) -> None:
+    connection.execute(
+        alert_notice.insert().values(
+            alert_id=alert_id, occasion=occasion, at=at, text=text, written_at=db_now()
+        )
+    )
+
+
+def _anything_waits(connection: Connection, channel: str) -> bool:
+    of_channel = alert_notice.outerjoin(
+        alert_delivery,
+        sa.and_(
+            alert_delivery.c.notice_id == alert_notice.c.id, alert_delivery.c.channel == channel
+        ),
+    )
+    unknown = sa.and_(
+        alert_delivery.c.notice_id.is_(None),
+        alert_notice.c.written_at >= db_now() - KEEP_TRYING_S,
+    )
+    due = sa.and_(
+        alert_delivery.c.state == DeliveryState.WAITING,
+        alert_delivery.c.claimed_until <= db_now(),
+        alert_delivery.c.due <= db_now(),
+    )
+    query = sa.select(sa.literal(1)).select_from(of_channel).where(sa.or_(unknown, due)).limit(1)
+    return connection.execute(query).first() is not None
+
+
+def _address(connection: Connection, channel: str) -> None:
+    """Give the channel a delivery of each notice that it has none of and that still matters."""
+    known = sa.select(alert_delivery.c.notice_id).where(alert_delivery.c.channel == channel)
+    new = connection.execute(
+        sa.select(alert_notice.c.id).where(
+            alert_notice.c.written_at >= db_now() - KEEP_TRYING_S, alert_notice.c.id.not_in(known)
+        )
+    ).scalars()
+    rows = [
+        {
+            "notice_id": notice_id,
+            "channel": channel,
+            "state": DeliveryState.WAITING,
+            "attempts": 0,
+            "due": 0.0,
+            "claimed_until": 0.0,
+            "error": "",
+        }
+        for notice_id in new
+    ]
+    insert_new(connection, alert_delivery, rows)
+
+
+def _of(channel: str, ids: Sequence[int]) -> tuple[sa.ColumnElement[bool], ...]:
+    return (alert_delivery.c.channel == channel, alert_delivery.c.notice_id.in_(ids))
+
+
+def _sent_lately(connection: Connection, channel: str) -> int:
+    query = sa.select(sa.func.count(sa.distinct(alert_delivery.c.message))).where(
+        alert_delivery.c.channel == channel, alert_delivery.c.sent_at > db_now() - HOUR_S
+    )
+    return int(connection.execute(query).scalar_one())
+
+
+def _notices(connection: Connection, channel: str, ids: Sequence[int]) -> tuple[Notice, ...]:
+    query = (
+        sa.select(
+            alert_notice.c.id.label("notice_id"),
+            alert_notice.c.occasion,
+            alert_notice.c.at,
+            alert_notice.c.text.label("said"),
+            (db_now() - alert_notice.c.written_at).label("age_s"),
+            alert_delivery.c.attempts,
+            alert,
+        )
+        .join(alert, alert.c.id == alert_notice.c.alert_id)
+        .join(alert_delivery, alert_delivery.c.notice_id == alert_notice.c.id)
+        .where(*_of(channel, ids))
+        .order_by(alert_notice.c.id)
+    )
+    return tuple(
+        Notice(
+            row.notice_id,
+            Occasion(row.occasion),
+            row.at,
+            row.said,
+            row.attempts,
+            row.age_s,
+            _alert(row),
+        )
+        for row in connection.execute(query)
+    )
+
+
+def _alert(row: sa.Row[Any]) -> AlertRow:
+    values = {name: getattr(row, name) for name in AlertRow.__slots__}
+    values["condition"] = Condition(values["condition"])
+    values["severity"] = Severity(values["severity"])
+    return AlertRow(**values)
