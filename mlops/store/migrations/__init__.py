@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -11,6 +12,8 @@ from mlops.errors import StoreError
 VERSION_TABLE = "mlops_schema_version"
 HEAD = "0004"
 _HERE = Path(__file__).parent
+_one_at_a_time = threading.Lock()
+"""Alembic keeps what it works on in its module: two threads would share it."""
 
 
 def current_revision(connection: sa.Connection) -> str | None:
@@ -35,7 +38,8 @@ def upgrade(connection: sa.Connection) -> None:
     config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        with _one_at_a_time:
+            command.upgrade(config, "head")
     except CommandError as error:
         raise StoreError(
             f"the store is at schema {current_revision(connection)!r}, which this release "

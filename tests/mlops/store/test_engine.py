@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def test_the_declared_head_is_the_newest_migration() -> None:
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent))
     assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+
+
+def test_threads_may_each_create_a_store_of_their_own(tmp_path: Path) -> None:
+    urls = [f"sqlite:///{tmp_path / f'{number}.db'}" for number in range(6)]
+    with ThreadPoolExecutor(len(urls)) as pool:
+        for opened in pool.map(open_store, urls):
+            with closing(opened):
+                assert history(opened) == ()
 
 
 def test_opening_again_keeps_what_was_written(began: Store, url: str) -> None:
