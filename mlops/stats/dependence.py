@@ -16,6 +16,7 @@ FloatArray = NDArray[np.float64]
 
 BLOCK_PER_HORIZON = 5
 MIN_BLOCKS = 10
+SOKAL_WINDOW = 5.0
 
 
 def lag_length(n: int, *, horizon: int = 1) -> int:
@@ -49,6 +50,24 @@ def is_constant(values: FloatArray) -> bool:
         return True
     scale = max(float(np.abs(values).max()), np.finfo(np.float64).tiny)
     return float(np.ptp(values)) <= 1e-12 * scale
+
+
+def integrated_time(values: FloatArray) -> float:
+    """Rows that one independent row is worth: 1 + 2 * the sum of autocorrelations, at least 1.
+
+    The sum ends at the first lag of at least five times itself. Source: Sokal (1997), section 3.
+    """
+    if is_constant(values):
+        return 1.0
+    from scipy.fft import irfft, next_fast_len, rfft
+
+    centred = values - values.mean()
+    padded = next_fast_len(2 * values.size - 1, real=True)
+    spectrum = rfft(centred, padded)
+    products = irfft(spectrum.real**2 + spectrum.imag**2, padded)[: values.size]
+    times = 2.0 * np.cumsum(products / products[0]) - 1.0
+    enough = np.flatnonzero(np.arange(values.size) >= SOKAL_WINDOW * times)
+    return max(1.0, float(times[enough[0] if enough.size else -1]))
 
 
 @dataclass(frozen=True, slots=True)
