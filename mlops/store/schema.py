@@ -394,3 +394,28 @@ alert_delivery = sa.Table(
     sa.Column("sent_at", sa.Float),
     sa.Index("delivery_by_channel", "channel", "state"),
 )
+
+trigger = sa.Table(
+    "training_trigger",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("service", sa.String(200), nullable=False),
+    sa.Column("cause", sa.String(16), nullable=False),
+    sa.Column("watermark", sa.String(100), nullable=False),
+    sa.Column("champion", sa.String(200), nullable=False),
+    sa.Column("text", sa.Text, nullable=False),
+    sa.Column("verdict", sa.String(64)),
+    sa.Column("detail", JsonText, nullable=False),
+    sa.Column("raised_at", UtcTime, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("claim", sa.String(64)),
+    sa.Column("claimed_by", sa.String(200)),
+    sa.Column("claimed_at", UtcTime),
+    sa.Column("claimed_until", sa.Float),
+    sa.Column("answer", sa.String(16)),
+    sa.Column("model_id", sa.String(200)),
+    sa.Column("answered_at", UtcTime),
+    sa.UniqueConstraint("service", "cause", "watermark", name="one_trigger_per_watermark"),
+    sa.Index("trigger_by_state", "state", "service"),
+)

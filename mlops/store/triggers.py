@@ -1,0 +1,323 @@
+"""Reasons to retrain, in one queue: whoever trains claims them, and what is claimed is answered.
+
+The event that rings in Prefect is only a doorbell; what counts is the row. All that waits for a
+service is answered by one training. A claim is a lease: who lets it run out can no longer
+answer, and the next one claims it again.
+
+Cooldown and daily budget count by the caller's time, so that a year can be rehearsed; claims
+run on the database's clock.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from mlops.errors import StoreError
+from mlops.store.clock import db_now
+from mlops.store.dialects import insert_new
+from mlops.store.engine import Connection, Store
+from mlops.store.schema import trigger
+
+MAX_ATTEMPTS = 3
+"""Trainings that may die over a trigger before it is dropped."""
+
+DAY = timedelta(days=1)
+
+
+class Cause(StrEnum):
+    """What wants a retraining."""
+
+    DRIFT = "drift"
+    PERFORMANCE = "performance"
+    SCHEDULE = "schedule"
+    PERSON = "person"
+
+
+class TriggerState(StrEnum):
+    """Where a trigger is."""
+
+    WAITING = "waiting"
+    CLAIMED = "claimed"
+    ANSWERED = "answered"
+    DROPPED = "dropped"
+
+
+class Answer(StrEnum):
+    """What a training made of its triggers."""
+
+    CHALLENGER = "challenger"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Why a service should be trained anew.
+
+    ``watermark`` is the newest bar the verdict rests on: of one cause and watermark there is one
+    trigger for ever. ``champion`` is the version the verdict is about, ``verdict`` the id of the
+    row that holds it.
+    """
+
+    service: str
+    cause: Cause
+    watermark: str
+    champion: str
+    text: str
+    verdict: str | None = None
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How often a service may be trained because of triggers.
+
+    A cause whose last training was refused is deaf for ``deaf`` where the champion is the same:
+    the alarm that led to nothing must not ring on.
+    """
+
+    cooldown: timedelta = timedelta(hours=6)
+    per_day: int = 2
+    deaf: timedelta = timedelta(days=30)
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerRow:
+    """A trigger and what became of it."""
+
+    id: str
+    service: str
+    cause: Cause
+    watermark: str
+    champion: str
+    text: str
+    verdict: str | None
+    detail: Mapping[str, Any]
+    raised_at: datetime
+    state: TriggerState
+    attempts: int
+    claim: str | None
+    claimed_by: str | None
+    claimed_at: datetime | None
+    answer: Answer | None
+    model_id: str | None
+    answered_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to answer these triggers, for as long as it is renewed."""
+
+    id: str
+    service: str
+    holder: str
+    triggers: tuple[TriggerRow, ...]
+
+
+def raise_trigger(
+    connection: Connection, reason: Reason, *, at: datetime, limits: Limits | None = None
+) -> str | None:
+    """Put a reason into the queue, inside the caller's transaction; its id.
+
+    None where it was there before, or its cause led to a refusal lately.
+    """
+    limits = limits or Limits()
+    if _deaf(connection, reason, since=at - limits.deaf):
+        return None
+    row = {
+        "id": str(uuid.uuid4()),
+        "service": reason.service,
+        "cause": reason.cause,
+        "watermark": reason.watermark,
+        "champion": reason.champion,
+        "text": reason.text,
+        "verdict": reason.verdict,
+        "detail": dict(reason.detail),
+        "raised_at": at,
+        "state": TriggerState.WAITING,
+        "attempts": 0,
+    }
+    return str(row["id"]) if insert_new(connection, trigger, [row]) else None
+
+
+def claim_triggers(
+    store: Store,
+    service: str,
+    holder: str,
+    *,
+    at: datetime,
+    seconds: float,
+    limits: Limits | None = None,
+) -> Claim | None:
+    """Take everything that waits for a service; None where nothing does, or it is too soon.
+
+    ``seconds`` is how long the claim lasts unless it is renewed.
+    """
+    limits = limits or Limits()
+    with store.write() as connection:
+        _give_back_dead(connection, service)
+        rows = _read(connection, trigger.c.service == service, lock=True)
+        if any(row.state is TriggerState.CLAIMED for row in rows):
+            return None
+        waiting = [row for row in rows if row.state is TriggerState.WAITING]
+        if not waiting or _too_soon(rows, at, limits):
+            return None
+        claim = str(uuid.uuid4())
+        connection.execute(
+            trigger.update()
+            .where(trigger.c.id.in_([row.id for row in waiting]))
+            .values(
+                state=TriggerState.CLAIMED,
+                claim=claim,
+                claimed_by=holder,
+                claimed_at=at,
+                claimed_until=db_now() + seconds,
+                attempts=trigger.c.attempts + 1,
+            )
+        )
+        taken = _read(connection, trigger.c.claim == claim)
+    return Claim(claim, service, holder, taken)
+
+
+def renew_claim(store: Store, claim: Claim, *, seconds: float) -> None:
+    """Keep a claim for ``seconds`` more.
+
+    Raises:
+        StoreError: when it ran out, or another process has it.
+    """
+    with store.write() as connection:
+        done = connection.execute(
+            trigger.update().where(*_held(claim)).values(claimed_until=db_now() + seconds)
+        )
+        _refuse_unless(done.rowcount == len(claim.triggers), claim)
+
+
+def answer_triggers(
+    connection: Connection,
+    claim: Claim,
+    answer: Answer,
+    *,
+    at: datetime,
+    model_id: str | None = None,
+) -> None:
+    """Say what came of a claim, inside the transaction that makes it so.
+
+    A training that failed leaves its triggers to the next one, `MAX_ATTEMPTS` times.
+
+    Raises:
+        StoreError: when the claim ran out: the caller is late, and nothing may be changed.
+    """
+    values: dict[str, Any] = {"answer": answer, "model_id": model_id, "answered_at": at}
+    state: Any = TriggerState.ANSWERED
+    if answer is Answer.FAILED:
+        state = sa.case(
+            (trigger.c.attempts >= MAX_ATTEMPTS, TriggerState.DROPPED), else_=TriggerState.WAITING
+        )
+    done = connection.execute(
+        trigger.update().where(*_held(claim)).values(state=state, claimed_until=0.0, **values)
+    )
+    _refuse_unless(done.rowcount == len(claim.triggers), claim)
+
+
+def list_triggers(store: Store, service: str | None = None) -> tuple[TriggerRow, ...]:
+    """Triggers, the oldest first."""
+    with store.read() as connection:
+        return _read(connection, *([] if service is None else [trigger.c.service == service]))
+
+
+def unanswered_services(store: Store) -> tuple[str, ...]:
+    """Services whose triggers wait, those of processes that died included: ring again for them."""
+    lost = sa.and_(trigger.c.state == TriggerState.CLAIMED, trigger.c.claimed_until <= db_now())
+    query = (
+        sa.select(trigger.c.service)
+        .where(sa.or_(trigger.c.state == TriggerState.WAITING, lost))
+        .distinct()
+        .order_by(trigger.c.service)
+    )
+    with store.read() as connection:
+        return tuple(connection.execute(query).scalars())
+
+
+# Parts -------------------------------------------------------------------------------------------
+
+
+def _read(
+    connection: Connection, *conditions: sa.ColumnElement[bool], lock: bool = False
+) -> tuple[TriggerRow, ...]:
+    query = sa.select(trigger).where(*conditions).order_by(trigger.c.raised_at, trigger.c.id)
+    if lock:
+        query = query.with_for_update()
+    return tuple(_row(row) for row in connection.execute(query))
+
+
+def _row(row: sa.Row[Any]) -> TriggerRow:
+    values = {name: getattr(row, name) for name in TriggerRow.__slots__}
+    values["cause"] = Cause(values["cause"])
+    values["state"] = TriggerState(values["state"])
+    values["answer"] = None if values["answer"] is None else Answer(values["answer"])
+    return TriggerRow(**values)
+
+
+def _deaf(connection: Connection, reason: Reason, *, since: datetime) -> bool:
+    last = connection.execute(
+        sa.select(trigger.c.answer)
+        .where(
+            trigger.c.service == reason.service,
+            trigger.c.cause == reason.cause,
+            trigger.c.champion == reason.champion,
+            trigger.c.state == TriggerState.ANSWERED,
+            trigger.c.answered_at > since,
+        )
+        .order_by(trigger.c.answered_at.desc())
+        .limit(1)
+    ).scalar()
+    return reason.cause in (Cause.DRIFT, Cause.PERFORMANCE) and last == Answer.REFUSED
+
+
+def _give_back_dead(connection: Connection, service: str) -> None:
+    """Claims that ran out wait again, or are dropped where too many trainings died over them."""
+    spent = trigger.c.attempts >= MAX_ATTEMPTS
+    connection.execute(
+        trigger.update()
+        .where(
+            trigger.c.service == service,
+            trigger.c.state == TriggerState.CLAIMED,
+            trigger.c.claimed_until <= db_now(),
+        )
+        .values(
+            state=sa.case((spent, TriggerState.DROPPED), else_=TriggerState.WAITING),
+            answer=Answer.FAILED,
+        )
+    )
+
+
+def _too_soon(rows: Sequence[TriggerRow], at: datetime, limits: Limits) -> bool:
+    """By earlier claims; one that failed did not train, but it cost as much."""
+    claims = {row.claim: row.claimed_at for row in rows if row.claimed_at is not None}
+    times = [time for time in claims.values() if time is not None and time > at - DAY]
+    lately = any(time > at - limits.cooldown for time in times)
+    return lately or len(times) >= limits.per_day
+
+
+def _held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        trigger.c.claim == claim.id,
+        trigger.c.claimed_by == claim.holder,
+        trigger.c.state == TriggerState.CLAIMED,
+        trigger.c.claimed_until > db_now(),
+    )
+
+
+def _refuse_unless(right: bool, claim: Claim) -> None:
+    if not right:
+        raise StoreError(
+            f"the claim of {claim.holder} on the triggers of {claim.service} ran out; another "
+            "training may be at it, and nothing was changed"
+        )

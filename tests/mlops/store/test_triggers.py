@@ -1,0 +1,223 @@
+"""One training answers all that waits; nothing storms, starves, loops, or is answered late."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from mlops.errors import StoreError
+from mlops.store import Store
+from mlops.store.schema import trigger
+from mlops.store.triggers import (
+    MAX_ATTEMPTS,
+    Answer,
+    Cause,
+    Claim,
+    Limits,
+    Reason,
+    TriggerState,
+    answer_triggers,
+    claim_triggers,
+    list_triggers,
+    raise_trigger,
+    renew_claim,
+    unanswered_services,
+)
+
+from .conftest import NOW, SERVICE
+
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+EAGER = Limits(cooldown=timedelta(0), per_day=1000, deaf=timedelta(0))
+DRIFT = Reason(
+    service=SERVICE,
+    cause=Cause.DRIFT,
+    watermark="2025-01-01T00:00",
+    champion="lstm_A",
+    text="volume has drifted",
+    verdict="check-1",
+    detail={"p": 0.001},
+)
+
+
+def ring(store: Store, at: datetime = NOW, limits: Limits | None = None, **changes) -> str | None:
+    with store.write() as connection:
+        return raise_trigger(connection, replace(DRIFT, **changes), at=at, limits=limits)
+
+
+def claim(store: Store, holder="run-1", *, at=NOW, seconds=60.0, limits=None, service=SERVICE):
+    return claim_triggers(store, service, holder, at=at, seconds=seconds, limits=limits)
+
+
+def answer(store: Store, held: Claim, what: Answer, at=NOW, model_id=None) -> None:
+    with store.write() as connection:
+        answer_triggers(connection, held, what, at=at, model_id=model_id)
+
+
+def states(store: Store) -> list[TriggerState]:
+    return [row.state for row in list_triggers(store)]
+
+
+def test_a_trigger_is_claimed_answered_and_linked_to_its_verdict_and_version(store):
+    made = ring(store)
+    held = claim(store)
+    assert [row.id for row in held.triggers] == [made]
+    answer(store, held, Answer.CHALLENGER, model_id="lstm_B")
+    [row] = list_triggers(store, SERVICE)
+    assert (row.verdict, row.claimed_by, row.answer, row.model_id, row.detail) == (
+        "check-1", "run-1", Answer.CHALLENGER, "lstm_B", {"p": 0.001},
+    )  # fmt: skip
+    assert claim(store, at=NOW + DAY) is None
+
+
+def test_the_same_watermark_rings_once_for_ever(store):
+    assert ring(store) is not None
+    assert ring(store) is None
+    answer(store, claim(store), Answer.CHALLENGER, model_id="lstm_B")
+    assert ring(store, at=NOW + 365 * DAY) is None
+
+
+def test_a_thousand_events_for_fifty_services_make_one_training_each(store):
+    services = [f"sample.s{number}.1h.volatility.24" for number in range(50)]
+    with store.write() as connection:
+        for event in range(1000):
+            rung = replace(DRIFT, service=services[event % 50], watermark=f"mark-{event}")
+            raise_trigger(connection, rung, at=NOW)
+    claims = [
+        claim(store, f"run-{event}", limits=EAGER, service=services[event % 50])
+        for event in range(0, 1000, 7)
+    ]
+    assert sum(one is not None for one in claims) == 50
+    assert {len(one.triggers) for one in claims if one} == {20}
+
+
+def test_of_many_that_claim_at_once_one_gets_it(store):
+    ring(store)
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda number: claim(store, f"run-{number}"), range(8)))
+    assert sum(one is not None for one in got) == 1
+
+
+def test_what_is_rung_while_a_training_runs_waits_for_the_next(store):
+    ring(store)
+    held = claim(store)
+    ring(store, watermark="later")
+    assert claim(store, "run-2", limits=EAGER) is None
+    answer(store, held, Answer.REFUSED)
+    assert [row.watermark for row in claim(store, "run-2", limits=EAGER).triggers] == ["later"]
+
+
+def test_between_two_trainings_lies_the_cooldown(store):
+    ring(store)
+    answer(store, claim(store), Answer.CHALLENGER)
+    ring(store, watermark="later")
+    limits = Limits(cooldown=6 * HOUR)
+    assert claim(store, at=NOW + 5 * HOUR, limits=limits) is None
+    assert claim(store, at=NOW + 6 * HOUR, limits=limits) is not None
+
+
+def test_a_day_has_its_budget(store):
+    limits = Limits(cooldown=timedelta(0), per_day=3)
+    taken = []
+    for hour in range(48):
+        ring(store, at=NOW + hour * HOUR, watermark=str(hour))
+        held = claim(store, at=NOW + hour * HOUR, limits=limits)
+        if held is not None:
+            taken.append(hour)
+            answer(store, held, Answer.CHALLENGER, at=NOW + hour * HOUR)
+    assert taken == [0, 1, 2, 24, 25, 26]
+
+
+def test_an_alarm_that_led_to_a_refusal_is_deaf_for_the_same_champion(store):
+    ring(store)
+    answer(store, claim(store), Answer.REFUSED)
+    assert ring(store, at=NOW + 7 * DAY, watermark="week") is None
+    assert ring(store, at=NOW + 31 * DAY, watermark="month") is not None
+
+
+@pytest.mark.parametrize(
+    "change", [{"champion": "lstm_B"}, {"cause": Cause.PERFORMANCE}, {"cause": Cause.SCHEDULE}]
+)
+def test_a_refusal_makes_no_other_alarm_deaf(store, change):
+    ring(store)
+    answer(store, claim(store), Answer.REFUSED)
+    assert ring(store, at=NOW + DAY, watermark="next", **change) is not None
+
+
+def test_a_schedule_is_never_deaf(store):
+    ring(store, cause=Cause.SCHEDULE)
+    answer(store, claim(store), Answer.REFUSED)
+    assert ring(store, at=NOW + DAY, watermark="next", cause=Cause.SCHEDULE) is not None
+
+
+def test_a_training_that_failed_leaves_its_triggers_to_the_next_and_at_last_drops_them(store):
+    ring(store)
+    for attempt in range(MAX_ATTEMPTS):
+        assert unanswered_services(store) == (SERVICE,)
+        answer(store, claim(store, at=NOW + attempt * HOUR, limits=EAGER), Answer.FAILED)
+    assert states(store) == [TriggerState.DROPPED]
+    assert unanswered_services(store) == ()
+    assert claim(store, at=NOW + DAY, limits=EAGER) is None
+
+
+def test_the_triggers_of_a_process_that_died_are_claimed_again_and_it_may_not_answer(store):
+    ring(store)
+    dead = claim(store, "run-1", seconds=0.0)
+    assert unanswered_services(store) == (SERVICE,)
+    held = claim(store, "run-2", at=NOW + HOUR, limits=EAGER)
+    assert [row.attempts for row in held.triggers] == [2]
+    with pytest.raises(StoreError, match=r"run-1 .* ran out"):
+        answer(store, dead, Answer.CHALLENGER, model_id="lstm_late")
+    answer(store, held, Answer.CHALLENGER, model_id="lstm_B")
+    assert [row.model_id for row in list_triggers(store)] == ["lstm_B"]
+
+
+def test_a_late_answer_takes_the_change_it_belongs_to_along(store):
+    ring(store)
+    dead = claim(store, seconds=0.0)
+
+    def answer_and_more() -> None:
+        with store.write() as connection:
+            connection.execute(trigger.update().values(text="changed"))
+            answer_triggers(connection, dead, Answer.CHALLENGER, at=NOW)
+
+    with pytest.raises(StoreError):
+        answer_and_more()
+    assert [row.text for row in list_triggers(store)] == [DRIFT.text]
+
+
+def test_a_claim_lasts_as_long_as_it_is_renewed(store):
+    ring(store)
+    held = claim(store, seconds=60.0)
+    with store.write() as connection:
+        connection.execute(trigger.update().values(claimed_until=trigger.c.claimed_until - 50))
+    renew_claim(store, held, seconds=60.0)
+    with store.write() as connection:
+        connection.execute(trigger.update().values(claimed_until=trigger.c.claimed_until - 50))
+    answer(store, held, Answer.REFUSED)
+    with pytest.raises(StoreError):
+        renew_claim(store, held, seconds=60.0)
+
+
+def test_a_trigger_of_a_transaction_that_fails_never_was(store):
+    def raise_and_fail() -> None:
+        with store.write() as connection:
+            raise_trigger(connection, DRIFT, at=NOW)
+            raise RuntimeError("the verdict was not written")
+
+    with pytest.raises(RuntimeError):
+        raise_and_fail()
+    assert list_triggers(store) == ()
+
+
+def test_services_do_not_wait_for_one_another(store):
+    ring(store)
+    ring(store, service="another")
+    assert claim(store) is not None
+    assert claim(store, service="another") is not None
+    with store.read() as connection:
+        count = connection.execute(sa.select(sa.func.count()).select_from(trigger)).scalar_one()
+    assert count == 2
