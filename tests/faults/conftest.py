@@ -20,7 +20,7 @@ from tests.faults.stage import Stage
 
 AT_ONCE = int(os.environ.get("FAULTS_AT_ONCE", "2"))
 """Scenarios that keep two cores busy."""
-WAITING_AT_ONCE = 2
+WAITING_AT_ONCE = 4
 """Beside them, scenarios that mostly wait."""
 _STAGE = pytest.StashKey[Stage]()
 

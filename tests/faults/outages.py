@@ -21,7 +21,7 @@ from tests.lines import line_to
 EXPIRY_S = cast.EXPOSURE_S + 4 * cast.BEAT_S
 """A share that was renewed just before the store went is over after this."""
 
-RATE = 100
+RATE = 50
 """Requests a second: several outages are sat out at once."""
 
 LONG = {"dwell_s": 3600.0, "hold_s": 7200.0}
