@@ -10,18 +10,10 @@ import pytest
 
 from mlops.errors import StoreError
 from mlops.store import ForecastRow, Store
-from mlops.store import outcomes as room
+from mlops.store import settling as room
 from mlops.store.forecasts import Role, record_forecasts
-from mlops.store.outcomes import (
-    Changes,
-    Labelled,
-    OutcomeCounts,
-    Written,
-    count_outcomes,
-    read_matched,
-    read_standing,
-    write_changes,
-)
+from mlops.store.outcomes import OutcomeCounts, count_outcomes, read_matched, read_standing
+from mlops.store.settling import Changes, Labelled, Written, write_changes
 
 from .conftest import NOW, SERVICE
 
