@@ -13,8 +13,11 @@ class OrderedReference:
     """Finite reference values (N,), sorted once; each look-up after that costs n log N."""
 
     def __init__(self, values: ArrayLike) -> None:
-        self.values: FloatArray = np.sort(np.asarray(values, dtype=np.float64))
+        given = np.asarray(values, dtype=np.float64)
+        self._order = np.argsort(given, kind="stable")
+        self.values: FloatArray = given[self._order]
         self.size = self.values.size
+        self._has_ties = bool((np.diff(self.values) == 0.0).any())
         # Centred, so that the running sum keeps its digits where the level is far from zero.
         self._centre = float(self.values[self.size // 2])
         self._running: FloatArray | None = None
@@ -22,7 +25,24 @@ class OrderedReference:
     def normal_scores(self, values: FloatArray) -> FloatArray:
         """Normal quantile of each value's mid-rank in the reference, bounded by its ends (n,)."""
         below = np.searchsorted(self.values, values, side="left")
-        ranks = (below + np.searchsorted(self.values, values, side="right")) / 2.0
+        if self._has_ties:
+            up_to = np.searchsorted(self.values, values, side="right")
+        else:
+            up_to = below + (self.values[np.minimum(below, self.size - 1)] == values)
+        return self._scores((below + up_to) / 2.0)
+
+    def own_scores(self) -> FloatArray:
+        """The normal scores of the values the reference was made of, in the order given (N,)."""
+        ranks = np.arange(self.size) + 0.5
+        if self._has_ties:
+            starts = np.flatnonzero(np.diff(self.values, prepend=np.nan) != 0.0)
+            ends = np.append(starts[1:], self.size)
+            ranks = np.repeat((starts + ends) / 2.0, ends - starts)
+        given = np.empty(self.size)
+        given[self._order] = ranks
+        return self._scores(given)
+
+    def _scores(self, ranks: FloatArray) -> FloatArray:
         ends = 0.5 / (self.size + 1)
         scores: FloatArray = ndtri(np.clip((ranks + 0.5) / (self.size + 1), ends, 1.0 - ends))
         return scores
@@ -38,7 +58,7 @@ class OrderedReference:
             self._running = np.concatenate([[0.0], np.cumsum(self.values - self._centre)])
         current = np.sort(np.asarray(values, dtype=np.float64))
         n = current.size
-        edges: FloatArray = np.arange(n + 1) * (self.size / n)
+        edges = np.arange(n + 1, dtype=np.float64) * (self.size / n)
         crossing = np.searchsorted(self.values, current, side="left").astype(np.float64)
         crossing = np.clip(crossing, edges[:-1], edges[1:])
         area, at_crossing = self._integral(edges), self._integral(crossing)

@@ -63,6 +63,11 @@ class StatisticNull:
         spread = max(float(values.std()), resolution) * np.sqrt((m + 1.0) / (m - 1.0))
         return cls(float(values.mean()), float(spread), np.sort(values), m)
 
+    @property
+    def median(self) -> float:
+        middle = self.ranked[(self.ranked.size - 1) // 2 : self.ranked.size // 2 + 1]
+        return float(middle.mean())
+
     def upper(self, values: FloatArray) -> FloatArray:
         """P-values against an unusually large statistic."""
         tail = stdtr(self.independent - 1.0, -self._standardised(values))
@@ -158,10 +163,10 @@ class WindowNull(ABC):
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Read `to_arrays` back; nothing is computed anew but the order of the values."""
         found = cls(arrays["values"], tau=float(arrays["tau"][0]), max_bars=None)
-        for key in arrays.keys() - {"values", "tau"}:
+        for key in sorted(arrays.keys() - {"values", "tau"}):
             n, _, name = key.partition(".")
-            mean, spread, independent, *_ = arrays[key]
-            null = StatisticNull(float(mean), float(spread), arrays[key][3:], float(independent))
+            mean, spread, independent = map(float, arrays[key][:3])
+            null = StatisticNull(mean, spread, arrays[key][3:], independent)
             found._nulls.setdefault(int(n), {})[name] = null
         return found
 
@@ -202,7 +207,7 @@ class NumericNull(WindowNull):
         self._bins = np.searchsorted(self._edges, self.values, side="left")
         counts = np.bincount(self._bins, minlength=self._n_bins)
         self._shares = np.cumsum(counts)[:-1] / self.size
-        self._scores = self.ordered.normal_scores(self.values)
+        self._scores = self.ordered.own_scores()
         self.deviation = float(self.values.std())
 
     @property
@@ -235,7 +240,7 @@ class NumericNull(WindowNull):
         distances = _largest(gaps)
         p_distance = nulls["distance"].upper(distances ** (2 / 3))
         p_scale = nulls["scale"].two_sided(_cube_root(squares))
-        usual = float(np.median(nulls["distance"].ranked)) ** 1.5
+        usual = nulls["distance"].median ** 1.5
         return WindowChecks(
             p_value=np.minimum(1.0, 2.0 * np.minimum(p_distance, p_scale)),
             effect=_excess(distances, usual),
@@ -294,7 +299,7 @@ class CategoricalNull(WindowNull):
         nothing = np.full(len(ends), np.nan)
         return WindowChecks(
             p_value=nulls["distance"].upper(_cube_root(chi)),
-            effect=_excess(variation, float(np.median(nulls["variation"].ranked))),
+            effect=_excess(variation, nulls["variation"].median),
             location=nothing,
             scale=nothing,
             worst_quantile=nothing,

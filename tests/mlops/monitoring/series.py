@@ -35,18 +35,16 @@ def autoregressive(phi: float, paths: int, bars: int, rng: np.random.Generator) 
     return lfilter([1.0], [1.0, -phi], shocks, axis=1)[:, BURN_IN:]
 
 
-def garch_returns(
-    paths: int, bars: int, rng: np.random.Generator, rise: FloatArray | float = 1.0
-) -> FloatArray:
-    """Returns of unit variance, times ``rise`` (T,) where given."""
+def garch(paths: int, bars: int, rng: np.random.Generator) -> tuple[FloatArray, FloatArray]:
+    """Returns of unit variance, and the volatility each was drawn with."""
     total = BURN_IN + bars
     shocks = rng.standard_t(6, (total, paths)) / np.sqrt(1.5)
     variance = np.ones(paths)
-    returns = np.empty((total, paths))
+    volatility = np.empty((total, paths))
     for t in range(total):
-        returns[t] = np.sqrt(variance) * shocks[t]
-        variance = 0.02 + 0.08 * returns[t] ** 2 + 0.90 * variance
-    return returns[BURN_IN:].T * rise
+        volatility[t] = np.sqrt(variance)
+        variance = 0.02 + 0.08 * variance * shocks[t] ** 2 + 0.90 * variance
+    return (volatility * shocks)[BURN_IN:].T, volatility[BURN_IN:].T
 
 
 def market(
@@ -55,7 +53,7 @@ def market(
     """Features of a simulated market; ``rise`` (bars,) multiplies its volatility."""
     warm_up = 100
     factor = 1.0 if rise is None else np.concatenate([np.ones(warm_up), rise])
-    returns = garch_returns(paths, warm_up + bars, rng, factor)
+    returns = garch(paths, warm_up + bars, rng)[0] * factor
     price = np.cumsum(0.01 * returns, axis=1)
     found = {
         "ret": returns,

@@ -63,6 +63,12 @@ def test_normal_scores_are_those_of_mid_ranks():
     assert_allclose(ordered.normal_scores(np.array([0.0, 1.0, 2.0, 9.0])), expected)
 
 
+@pytest.mark.parametrize("values", [[3.0, 1.0, 2.0], [3.0, 1.0, 2.0, 1.0, 3.0, 1.0]])
+def test_a_reference_scores_its_own_values_like_any_others(values):
+    ordered = OrderedReference(values)
+    assert_array_equal(ordered.own_scores(), ordered.normal_scores(np.array(values)))
+
+
 def test_beyond_the_history_the_p_value_is_students():
     null = StatisticNull.of(np.arange(20.0), 10.0, resolution=0.0)
     spread = np.arange(20.0).std() * np.sqrt(11 / 9)

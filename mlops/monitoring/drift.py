@@ -1,0 +1,332 @@
+"""Has the world left what a version was trained on? One call, one frozen report.
+
+`check_drift` judges one window by itself; `watch` is the same within a service's hourly run,
+with the state that keeps false alarms in budget. Neither reads or writes anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+import pandas as pd
+
+from mlops.errors import DataError
+from mlops.monitoring.checks import (
+    MIN_INDEPENDENT,
+    MIN_REFERENCE_BARS,
+    MIN_WINDOWS,
+    ColumnDrift,
+    ColumnStatus,
+    check_column,
+)
+from mlops.monitoring.columns import Family, Role
+from mlops.monitoring.levels import MIN_WINDOW_BARS, DriftConfig
+from mlops.monitoring.recommendation import (
+    Decision,
+    DriftState,
+    Recommendation,
+    Rejections,
+    advance,
+    decide,
+    fast_before,
+    is_due,
+    look,
+    reject,
+)
+from mlops.monitoring.reference import DriftReference, find_columns, fit_reference
+from mlops.validation.jsonable import from_json, to_json
+
+__all__ = [
+    "ColumnDrift",
+    "ColumnStatus",
+    "DriftConfig",
+    "DriftReference",
+    "DriftReport",
+    "DriftState",
+    "Family",
+    "Recommendation",
+    "ReportStatus",
+    "Role",
+    "begin_watch",
+    "check_drift",
+    "fit_reference",
+    "watch",
+]
+
+THIN = 2.0
+"""A reference worth fewer than twice the least number of independent windows is thin."""
+
+
+class ReportStatus(StrEnum):
+    """Whether anything could be judged."""
+
+    JUDGED = "judged"
+    INSUFFICIENT_DATA = "insufficient_data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftReport:
+    """The verdict on one window.
+
+    ``score`` is the largest effect over the noticed columns, else 0: the Kolmogorov distance
+    beyond what is usual between windows of the reference. ``official`` says that the window
+    decides, rather than shows what an hour looks like. ``behind`` are the columns that led to
+    the recommendation. ``suggested_window`` is the longest window (bars) that every column's
+    reference supports, 0 where there is none.
+    """
+
+    status: ReportStatus
+    recommendation: Recommendation
+    score: float
+    window_bars: int
+    official: bool
+    behind: tuple[str, ...]
+    rejections: Rejections
+    reasons: tuple[str, ...]
+    advice: tuple[str, ...]
+    suggested_window: int
+    columns: tuple[ColumnDrift, ...]
+
+    @property
+    def drift_detected(self) -> bool:
+        """Whether a changed feature, target or forecast asks for a retraining."""
+        return self.recommendation.asks_for_retraining and any(
+            column.family is not Family.LOSSES for column in self._behind()
+        )
+
+    @property
+    def performance_degraded(self) -> bool:
+        """Whether lost skill asks for a retraining."""
+        return self.recommendation.asks_for_retraining and any(
+            column.family is Family.LOSSES for column in self._behind()
+        )
+
+    def __getitem__(self, name: str) -> ColumnDrift:
+        for column in self.columns:
+            if column.name == name:
+                return column
+        known = ", ".join(column.name for column in self.columns)
+        raise KeyError(f"no column {name!r} in the report; it has {known}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-legal; a number that does not exist becomes null with a flag beside it."""
+        found = {
+            "drift_detected": self.drift_detected,
+            "performance_degraded": self.performance_degraded,
+        }
+        values: dict[str, Any] = to_json(asdict(self))
+        return values | found
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read `to_dict` back, exactly."""
+        known: dict[str, Any] = from_json(dict(values))
+        del known["drift_detected"], known["performance_degraded"]
+        rejections = {key: tuple(names) for key, names in known["rejections"].items()}
+        return cls(
+            **known
+            | {name: tuple(known[name]) for name in ("behind", "reasons", "advice")}
+            | {
+                "status": ReportStatus(known["status"]),
+                "recommendation": Recommendation(known["recommendation"]),
+                "rejections": Rejections(**rejections),
+                "columns": tuple(_column(one) for one in known["columns"]),
+            }
+        )
+
+    def __str__(self) -> str:
+        head = f"{self.recommendation} (score {self.score:.3f}, {self.window_bars} bars)"
+        width = max((len(column.name) for column in self.columns), default=0)
+        rows = [f"  {c.name:<{width}}  {_numbers(c)}  {c.reason}".rstrip() for c in self.columns]
+        return "\n".join([head, *(f"  {line}" for line in (*self.reasons, *self.advice)), *rows])
+
+    def _behind(self) -> list[ColumnDrift]:
+        return [column for column in self.columns if column.name in self.behind]
+
+
+def check_drift(
+    reference: DriftReference,
+    current: pd.DataFrame,
+    config: DriftConfig | None = None,
+    *,
+    before: Rejections | None = None,
+) -> DriftReport:
+    """Judge the last ``window_bars`` rows of ``current``, or all if there are fewer.
+
+    ``current`` holds one row a bar, in time order; ``before`` is what the window before it
+    rejected. Whatever is wrong with the data is a status of a column, never an error.
+    """
+    config = config or DriftConfig()
+    window = current.iloc[-config.window_bars :]
+    columns = _check(reference, window)
+    found = _reject(reference, columns, config)
+    return _report(columns, found, decide(found, columns, before=before), config, len(window))
+
+
+def begin_watch(reference: DriftReference) -> DriftState:
+    """The state of a version that goes live: its first window begins after its reference."""
+    return DriftState(seen_until=reference.ends_at)
+
+
+def watch(
+    reference: DriftReference,
+    current: pd.DataFrame,
+    state: DriftState,
+    config: DriftConfig | None = None,
+) -> tuple[DriftReport, DriftState]:
+    """Look at the last bars of a service, as each hour does, and decide where a window is whole.
+
+    Returns the report and the state to keep in its place. Looking twice at the same bar
+    decides nothing twice.
+
+    Raises:
+        DataError: when the rows carry no ascending times, without which windows cannot be
+            told apart.
+    """
+    config = config or DriftConfig()
+    window = current.iloc[-config.window_bars :]
+    times = _times(window)
+    columns = _check(reference, window)
+    found = _reject(reference, columns, config)
+    if not len(times):
+        return _report(columns, found, look(found, columns), config, 0, official=False), state
+    due = is_due(state, times, config)
+    earlier = fast_before(state, times, config)
+    latest = state.recent[-1] if state.recent else None
+    judge = decide(found, columns, before=latest, fast_before=earlier)
+    decision = judge if due else look(found, columns, latest=latest, fast_before=earlier)
+    report = _report(columns, found, decision, config, len(window), official=due)
+    return report, advance(state, found, times, config, due=due)
+
+
+def _check(reference: DriftReference, window: pd.DataFrame) -> tuple[ColumnDrift, ...]:
+    found = find_columns(window)
+    return tuple(check_column(own, found.get(own.name)) for own in reference.columns)
+
+
+def _reject(
+    reference: DriftReference, columns: Sequence[ColumnDrift], config: DriftConfig
+) -> Rejections:
+    return reject(columns, config, families=reference.families, testable=reference.testable)
+
+
+def _times(window: pd.DataFrame) -> pd.DatetimeIndex:
+    times = window.index
+    if not len(times):
+        return pd.DatetimeIndex([])
+    if not isinstance(times, pd.DatetimeIndex) or not times.is_monotonic_increasing:
+        raise DataError(
+            f"the rows to watch are indexed by {type(times).__name__} {times.dtype}; index them by "
+            "ascending open times, or judge one window by itself with check_drift"
+        )
+    return times
+
+
+def _report(
+    columns: tuple[ColumnDrift, ...],
+    found: Rejections,
+    decision: Decision,
+    config: DriftConfig,
+    rows: int,
+    *,
+    official: bool = True,
+) -> DriftReport:
+    tested = [column for column in columns if column.status is ColumnStatus.TESTED]
+    short = [column for column in columns if column.status is ColumnStatus.INSUFFICIENT_DATA]
+    judged = bool(tested or (columns and not short))
+    noticed = [column.effect for column in tested if column.name in found.noticed]
+    supported = [c.largest_window for c in columns if math.isfinite(c.tau)]
+    return DriftReport(
+        status=ReportStatus.JUDGED if judged else ReportStatus.INSUFFICIENT_DATA,
+        recommendation=decision.recommendation,
+        score=max(noticed, default=0.0),
+        window_bars=rows,
+        official=official,
+        behind=decision.columns,
+        rejections=found,
+        reasons=decision.reasons,
+        advice=_advice(columns, tested, found, config, rows),
+        suggested_window=min(supported, default=0),
+        columns=columns,
+    )
+
+
+def _advice(
+    columns: Sequence[ColumnDrift],
+    tested: Sequence[ColumnDrift],
+    found: Rejections,
+    config: DriftConfig,
+    rows: int,
+) -> tuple[str, ...]:
+    """What to think of before believing the verdict, or trusting its silence."""
+    lines = [*_on_size(columns, rows), *_on_thin_evidence(tested, found, config)]
+    if tested and rows < config.window_bars:
+        lines.append(
+            f"the window has {rows} bars instead of {config.window_bars}: only large changes show"
+        )
+    return tuple(lines)
+
+
+def _on_size(columns: Sequence[ColumnDrift], rows: int) -> list[str]:
+    short = [c for c in columns if c.status is ColumnStatus.INSUFFICIENT_DATA]
+    if not short:
+        return []
+    if rows < MIN_WINDOW_BARS:
+        return [
+            f"wait for {MIN_WINDOW_BARS} bars (there are {rows}); decisions need a whole window"
+        ]
+    supported = [c.largest_window for c in short if c.largest_window]
+    if supported:
+        return [f"choose a window of at most {min(supported)} bars, or a longer reference"]
+    return [
+        f"give {short[0].name} a longer reference: at least {MIN_REFERENCE_BARS:,} bars, "
+        f"{MIN_WINDOWS} windows, and {MIN_INDEPENDENT:.0f} independent ones"
+    ]
+
+
+def _on_thin_evidence(
+    tested: Sequence[ColumnDrift], found: Rejections, config: DriftConfig
+) -> list[str]:
+    noticed = [column for column in tested if column.name in found.noticed]
+    lines = []
+    thin = [c for c in noticed if c.independent_windows < THIN * MIN_INDEPENDENT]
+    if thin:
+        least = min(thin, key=lambda column: column.independent_windows)
+        lines.append(
+            f"{least.name} has a reference worth only {least.independent_windows:.0f} independent "
+            f"windows of {least.n} bars: its p-value is rough; a longer reference sharpens it"
+        )
+    small = [c.name for c in noticed if c.effect < config.effect_threshold]
+    if small:
+        lines.append(
+            f"significant but small ({', '.join(small)}): below the threshold of "
+            f"{config.effect_threshold:g} a retraining would change little"
+        )
+    slow = [c for c in noticed if c.tau > c.n / 2]
+    if slow:
+        lines.append(
+            f"{slow[0].name} moves slowly: {slow[0].n} bars are worth about "
+            f"{max(1, round(slow[0].n / slow[0].tau))} independent ones; wait for the next window"
+        )
+    if len(noticed) == 1 and len(tested) >= 5 and not found.decided:
+        lines.append(
+            f"only {noticed[0].name} of {len(tested)} columns changed, by a level that one "
+            "window in twenty reaches by chance"
+        )
+    return lines
+
+
+def _numbers(column: ColumnDrift) -> str:
+    if column.status is not ColumnStatus.TESTED:
+        return f"{column.status:<18}"
+    where = f"{column.direction:<4}"
+    return f"p={column.p_value:.2g} effect={column.effect:.3f} {where} scale={column.scale:.2f}"
+
+
+def _column(values: Mapping[str, Any]) -> ColumnDrift:
+    words = {"role": Role(values["role"]), "status": ColumnStatus(values["status"])}
+    return ColumnDrift(**{**values, **words})

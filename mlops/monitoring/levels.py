@@ -1,0 +1,84 @@
+"""How sure a drift check must be, so that false alarms stay within a budget per 30 days."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import timedelta
+
+from mlops.errors import SettingsError
+
+MIN_WINDOW_BARS = 24
+SEVERE = 10
+"""How many times rarer than a decision by chance a loss must be to retrain at once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftConfig:
+    """What counts as drift.
+
+    ``alpha`` is the level at which a window is worth watching, ``false_alarm_budget`` the
+    chance that a whole period of ``budget_days`` without drift asks for a retraining.
+    ``effect_threshold`` is the least Kolmogorov distance beyond the usual one; a significant
+    change below it is watched only. ``step`` is the length of a bar.
+
+    Raises:
+        SettingsError: when a value is out of range.
+    """
+
+    alpha: float = 0.05
+    effect_threshold: float = 0.1
+    window_bars: int = 168
+    step: timedelta = timedelta(hours=1)
+    false_alarm_budget: float = 0.05
+    budget_days: int = 30
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "false_alarm_budget"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise SettingsError(f"{name}={getattr(self, name)!r} is no level between 0 and 1")
+        if not 0.0 <= self.effect_threshold < 1.0:
+            raise SettingsError(
+                f"effect_threshold={self.effect_threshold!r} is no distance; choose 0 to below 1"
+            )
+        if self.window_bars < MIN_WINDOW_BARS:
+            raise SettingsError(
+                f"window_bars={self.window_bars} is below {MIN_WINDOW_BARS}, where only gross "
+                "changes show; 168 is a week of hours"
+            )
+        if self.step <= timedelta(0) or self.budget_days < 1:
+            raise SettingsError("step and budget_days must be positive")
+
+    @property
+    def budget_span(self) -> timedelta:
+        return timedelta(days=self.budget_days)
+
+    @property
+    def windows_per_budget(self) -> int:
+        """K: whole windows, one after the other, in a budget's days; at least one."""
+        return max(1, self.budget_span // (self.window_bars * self.step))
+
+    @property
+    def looks_per_budget(self) -> int:
+        """Bars, and so looks of the fast path, in a budget's days."""
+        return max(1, self.budget_span // self.step)
+
+    def notice(self, families: int) -> float:
+        """Level within a family of columns at which a window is worth watching."""
+        return self.alpha / max(families, 1)
+
+    def decision(self, families: int) -> float:
+        """Level within a family at which one window asks for a retraining."""
+        return self.false_alarm_budget / (self.windows_per_budget * max(families, 1))
+
+    def repeated(self, families: int) -> float:
+        """Level at which the same column must be rejected in two windows in a row."""
+        return math.sqrt(self.decision(families))
+
+    def severe(self, families: int) -> float:
+        """Level at which a loss alone asks for a retraining at once."""
+        return self.decision(families) / SEVERE
+
+    def at_a_look(self, columns: int) -> float:
+        """Level of one column at one of the hourly looks."""
+        return self.false_alarm_budget / (self.looks_per_budget * max(columns, 1))

@@ -1,0 +1,91 @@
+"""The reference of a version: fitted once on its training and validation bars, kept with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlops.monitoring.columns import ColumnReference, Family, Role, fit_column
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftReference:
+    """All columns of a reference; ``ends_at`` is the label of its last row (ISO), if a time."""
+
+    columns: tuple[ColumnReference, ...]
+    ends_at: str | None = None
+
+    @property
+    def families(self) -> int:
+        """Over how many families a level is split: those that have a column with a null."""
+        found: set[Family] = {c.role.family for c in self.columns if c.null is not None}
+        return len(found)
+
+    @property
+    def testable(self) -> int:
+        """Columns that can be tested at all."""
+        return sum(column.null is not None for column in self.columns)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the arrays, JSON-legal."""
+        return {
+            "format": FORMAT,
+            "ends_at": self.ends_at,
+            "columns": [column.to_dict() for column in self.columns],
+        }
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays by name, as safetensors keeps them; at most 170 kB a column and length."""
+        return {
+            f"{number}/{key}": array
+            for number, column in enumerate(self.columns)
+            for key, array in column.to_arrays().items()
+        }
+
+    @classmethod
+    def from_parts(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Read `to_dict` and `to_arrays` back."""
+        own: list[dict[str, NDArray[Any]]] = [{} for _ in values["columns"]]
+        for key, array in arrays.items():
+            number, _, rest = key.partition("/")
+            own[int(number)][rest] = array
+        columns = tuple(map(ColumnReference.from_parts, values["columns"], own))
+        return cls(columns=columns, ends_at=values["ends_at"])
+
+
+def fit_reference(
+    frame: pd.DataFrame, roles: Mapping[str, Role], *, window_bars: int
+) -> DriftReference:
+    """Fit the reference of a frame's columns, one row a bar in time order.
+
+    ``roles`` names the columns to watch; one that the frame lacks is kept as never seen, so
+    that reports name it. ``window_bars`` is the length to calibrate ahead; others are
+    calibrated when they come. Columns that follow the clock should be left out: they change
+    with the calendar, never with the market.
+    """
+    found = find_columns(frame)
+    absent = pd.Series([], dtype=np.float64)
+    fitted = [
+        fit_column(name, found.get(name, absent), Role(role), window_bars=window_bars)
+        for name, role in roles.items()
+    ]
+    return DriftReference(columns=tuple(fitted), ends_at=last_label(frame))
+
+
+def find_columns(frame: pd.DataFrame) -> dict[str, pd.Series]:
+    """A frame's columns by name; of several with one name the last."""
+    return {str(name): frame.iloc[:, place] for place, name in enumerate(frame.columns)}
+
+
+def last_label(frame: pd.DataFrame) -> str | None:
+    """The last row's time as ISO text; None where rows have no times."""
+    if not len(frame) or not isinstance(frame.index, pd.DatetimeIndex):
+        return None
+    return pd.Timestamp(frame.index[-1]).isoformat()
