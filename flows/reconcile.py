@@ -1,4 +1,4 @@
-"""Look after what died: rollouts nobody carries on, and what MLflow shows that is no longer so."""
+"""Look after what died or was missed: retrainings, rollouts, and what MLflow shows of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from prefect import flow
 
 from tasks import rollout as step
 from tasks.announce import announce_repairs
+from tasks.triggers import ring_again
 
 CARRY_S = 240.0
 """A little less than the schedule's five minutes: the next run goes on."""
@@ -15,21 +16,27 @@ CARRY_S = 240.0
 
 @dataclass(frozen=True, slots=True)
 class ReconcileResult:
-    """What was done, in words: arrows of rollouts, and repairs of MLflow and files."""
+    """What was done, in words: arrows of rollouts, repairs of MLflow and files, and who was rung.
+
+    ``rung`` are services whose retraining was asked for and had not begun.
+    """
 
     moved: tuple[str, ...]
     repaired: tuple[str, ...]
+    rung: tuple[str, ...] = ()
 
 
 @flow(name="reconcile", validate_parameters=True)
 def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
-    """Resume or undo rollouts whose process died, then bring MLflow in line with the store.
+    """Ring for retrainings nobody came for, carry rollouts on whose process died, mend MLflow.
 
     Args:
         carry_s: Seconds to carry on what is open; less than the time to the next run.
     """
     manager = step.open_manager()
+    # First: carrying a rollout on takes minutes.
+    rung = ring_again(manager)
     moved = step.carry_open(manager, carry_s)
     repaired = step.repair(manager)
-    announce_repairs((*moved, *repaired))
-    return ReconcileResult(moved, repaired)
+    announce_repairs((*rung, *moved, *repaired))
+    return ReconcileResult(moved, repaired, rung)

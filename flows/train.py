@@ -14,8 +14,9 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from mlops.rollout.config import DeploymentConfig
-from mlops.service import Target
+from mlops.service import Service, Target
 from mlops.settings import current_settings
+from mlops.store.triggers import Claim
 from mlops.training.plan import ModelType, TrainingConfig
 from mlops.validation.evaluation import Evaluation
 from tasks import training as step
@@ -64,10 +65,28 @@ def train(
     ``deployment_config`` what passed its gates may be rolled out at once: it is asked for here,
     and carried on by whoever holds the role of the controller.
     """
-    config = training or TrainingConfig()
     service = current_settings().service(
         symbol, venue=venue, timeframe=timeframe, target=target, horizon=horizon
     )
+    return trained(
+        service,
+        model_type,
+        training or TrainingConfig(),
+        reason=reason,
+        deployment=deployment_config or DeploymentConfig(),
+    )
+
+
+def trained(
+    service: Service,
+    model_type: ModelType,
+    config: TrainingConfig,
+    *,
+    reason: str,
+    deployment: DeploymentConfig,
+    answers: Claim | None = None,
+) -> TrainResult:
+    """The steps of a training, inside a flow; ``answers`` are the triggers that asked for it."""
     with training_slot():
         project = open_project()
         step.repair(project)
@@ -80,11 +99,13 @@ def train(
             limited_search = step.search.with_options(timeout_seconds=project.seconds_left)
             study = limited_search(project, assignment, run)
             judgement = step.judge(project, assignment, study)
-            version = step.register(project, assignment, study, judgement, run)
+            version = step.register(
+                project, assignment, study=study, judgement=judgement, run=run, answers=answers
+            )
             card = step.draw_card(
                 project, assignment, study=study, judgement=judgement, version=version, run=run
             )
-    rollout_id = ask_for_rollout(version, deployment_config or DeploymentConfig())
+    rollout_id = ask_for_rollout(version, deployment)
     create_markdown_artifact(
         key=artifact_key(service), markdown=gate_table(project, version, judgement, card)
     )

@@ -8,28 +8,39 @@ from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from mlops.data.bars import Bars
 from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars, open_source
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
+from mlops.manager import MLOpsManager
 from mlops.registry.assignment import Assignment, assign
 from mlops.registry.baseline import ensure_service
 from mlops.registry.judgement import Judgement
 from mlops.registry.publication import Request, publish
 from mlops.registry.reconcile import Reconciled, reconcile
+from mlops.registry.retraining import Retraining, claim_retraining
 from mlops.registry.tracking import RunLog, open_run
 from mlops.registry.workbench import Effort, assess, conduct
 from mlops.reports.cards import card_section, save_card
 from mlops.service import Service
-from mlops.settings import Settings
+from mlops.settings import Settings, current_settings
 from mlops.store import ModelVersion, Why
+from mlops.store.triggers import Claim
 from mlops.training.plan import ModelType, TrainingConfig
 from mlops.training.study import Study
 from mlops.validation.evidence import Thresholds
 from tasks.progress import shown_progress
 from tasks.project import Project, available_threads
+
+
+@task(cache_policy=NO_CACHE)
+def claim(service: str) -> Retraining | None:
+    """Take what asks for a retraining of a service, so that no other run does."""
+    store = MLOpsManager(current_settings()).store
+    return claim_retraining(store, service, str(flow_run.id), now=datetime.now(UTC))
 
 
 @task(cache_policy=NO_CACHE)
@@ -129,9 +140,15 @@ def judge(project: Project, assignment: Assignment, study: Study) -> Judgement:
 
 @task(cache_policy=NO_CACHE)
 def register(
-    project: Project, assignment: Assignment, study: Study, judgement: Judgement, run: RunLog
+    project: Project,
+    assignment: Assignment,
+    *,
+    study: Study,
+    judgement: Judgement,
+    run: RunLog,
+    answers: Claim | None = None,
 ) -> ModelVersion:
-    """Register the winner, as challenger or as refused."""
+    """Register the winner, as challenger or as refused; that answers what asked for it."""
     return publish(
         project.registry,
         assignment.service,
@@ -139,7 +156,7 @@ def register(
         study=study,
         judgement=judgement,
         proof=assignment.proof,
-        request=_request(assignment),
+        request=_request(assignment, answers),
         run=run,
         why=_why(assignment.reason),
     )
@@ -183,12 +200,13 @@ def _thresholds(settings: Settings) -> Thresholds:
     )
 
 
-def _request(assignment: Assignment) -> Request:
+def _request(assignment: Assignment, answers: Claim | None) -> Request:
     return Request(
         model_type=str(assignment.model_type),
         config=assignment.config.model_dump(mode="json"),
         digest=assignment.request,
         reason=assignment.reason,
+        answers=answers,
     )
 
 

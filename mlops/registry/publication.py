@@ -23,6 +23,7 @@ from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Why
+from mlops.store.triggers import Claim
 from mlops.training.study import Study, Trial
 
 
@@ -30,13 +31,15 @@ from mlops.training.study import Study, Trial
 class Request:
     """What was asked for: kept with the version, so that it can be asked for again.
 
-    ``digest`` is equal for equal requests whatever their data.
+    ``digest`` is equal for equal requests whatever their data; ``answers`` are the triggers that
+    asked for it.
     """
 
     model_type: str
     config: Mapping[str, Any]
     digest: str
     reason: str
+    answers: Claim | None = None
 
 
 def publish(
@@ -84,6 +87,7 @@ def publish(
                 "provenance": _provenance(dataset),
             },
             run_id=run.run_id,
+            answers=request.answers,
         ),
         why,
     )

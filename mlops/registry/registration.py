@@ -30,6 +30,7 @@ from mlops.registry.tracking import open_run
 from mlops.service import Service, new_model_id
 from mlops.store import ModelVersion, Status, Why, get_route
 from mlops.store.live import begin_route
+from mlops.store.triggers import Answer, Claim, answer_triggers
 from mlops.store.versions import get_version, insert_version, known_ids
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Candidate:
 
     ``report`` is the gates' verdict as a dict, ``run_id`` the MLflow run that trained it (None
     opens one), ``notes`` what the caller wants remembered. ``begins_service`` makes it the
-    baseline and first champion of its service.
+    baseline and first champion of its service; ``answers`` are the triggers it was trained for.
     """
 
     service: Service
@@ -57,6 +58,7 @@ class Candidate:
     notes: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     begins_service: bool = False
+    answers: Claim | None = None
 
 
 def register(registry: Registry, candidate: Candidate, why: Why) -> ModelVersion:
@@ -65,6 +67,7 @@ def register(registry: Registry, candidate: Candidate, why: Why) -> ModelVersion
     Raises:
         RegistryError: when it is too large, the disk is full, or MLflow fails.
         BundleError: when a clean process cannot load it or gets other forecasts.
+        StoreError: when another training may be at the triggers it answers.
     """
     _check_room(registry.home, candidate.parts.size)
     with registry.lock():
@@ -147,6 +150,9 @@ def _commit(registry: Registry, candidate: Candidate, row: ModelVersion, why: Wh
         insert_version(connection, row, why)
         if candidate.begins_service:
             begin_route(connection, row.service, row.model_id, why)
+        if candidate.answers is not None:
+            answer = Answer.CHALLENGER if row.status is Status.CHALLENGER else Answer.REFUSED
+            answer_triggers(connection, candidate.answers, answer, at=why.at, model_id=row.model_id)
 
 
 def _publish(registry: Registry, row: ModelVersion) -> None:

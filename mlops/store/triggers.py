@@ -11,7 +11,7 @@ run on the database's clock.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -232,17 +232,27 @@ def list_triggers(store: Store, service: str | None = None) -> tuple[TriggerRow,
         return _read(connection, *([] if service is None else [trigger.c.service == service]))
 
 
-def unanswered_services(store: Store) -> tuple[str, ...]:
-    """Services whose triggers wait, those of processes that died included: ring again for them."""
+def unanswered(
+    store: Store, *, at: datetime, limits: Limits | None = None
+) -> tuple[tuple[str, Cause], ...]:
+    """Services that could be trained now and are not, with why: somebody should ring for them.
+
+    Those whose training died are among them.
+    """
+    limits = limits or Limits()
+    open_ones = trigger.c.state.in_((TriggerState.WAITING, TriggerState.CLAIMED))
     lost = sa.and_(trigger.c.state == TriggerState.CLAIMED, trigger.c.claimed_until <= db_now())
-    query = (
-        sa.select(trigger.c.service)
-        .where(sa.or_(trigger.c.state == TriggerState.WAITING, lost))
-        .distinct()
-        .order_by(trigger.c.service)
-    )
     with store.read() as connection:
-        return tuple(connection.execute(query).scalars())
+        gone = set(connection.execute(sa.select(trigger.c.id).where(lost)).scalars())
+        services = connection.execute(
+            sa.select(trigger.c.service).where(open_ones).distinct().order_by(trigger.c.service)
+        ).scalars()
+        found = [(service, _read(connection, trigger.c.service == service)) for service in services]
+    return tuple(
+        (service, cause)
+        for service, rows in found
+        if (cause := _rings(rows, gone)) is not None and not _too_soon(rows, at, limits)
+    )
 
 
 # Parts -------------------------------------------------------------------------------------------
@@ -296,6 +306,15 @@ def _give_back_dead(connection: Connection, service: str) -> None:
             answer=Answer.FAILED,
         )
     )
+
+
+def _rings(rows: Sequence[TriggerRow], gone: Collection[str]) -> Cause | None:
+    """The first cause that nobody is at; None where a training is, or nothing waits."""
+    claimed = [row for row in rows if row.state is TriggerState.CLAIMED]
+    if any(row.id not in gone for row in claimed):
+        return None
+    waiting = [row for row in rows if row.state is TriggerState.WAITING]
+    return next((row.cause for row in (*claimed, *waiting)), None)
 
 
 def _too_soon(rows: Sequence[TriggerRow], at: datetime, limits: Limits) -> bool:

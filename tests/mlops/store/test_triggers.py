@@ -25,7 +25,7 @@ from mlops.store.triggers import (
     list_triggers,
     raise_trigger,
     renew_claim,
-    unanswered_services,
+    unanswered,
 )
 
 from .conftest import NOW, SERVICE
@@ -156,17 +156,17 @@ def test_a_schedule_is_never_deaf(store):
 def test_a_training_that_failed_leaves_its_triggers_to_the_next_and_at_last_drops_them(store):
     ring(store)
     for attempt in range(MAX_ATTEMPTS):
-        assert unanswered_services(store) == (SERVICE,)
+        assert unanswered(store, at=NOW + DAY) == ((SERVICE, Cause.DRIFT),)
         answer(store, claim(store, at=NOW + attempt * HOUR, limits=EAGER), Answer.FAILED)
     assert states(store) == [TriggerState.DROPPED]
-    assert unanswered_services(store) == ()
+    assert unanswered(store, at=NOW + DAY) == ()
     assert claim(store, at=NOW + DAY, limits=EAGER) is None
 
 
 def test_the_triggers_of_a_process_that_died_are_claimed_again_and_it_may_not_answer(store):
     ring(store)
     dead = claim(store, "run-1", seconds=0.0)
-    assert unanswered_services(store) == (SERVICE,)
+    assert unanswered(store, at=NOW + HOUR, limits=EAGER) == ((SERVICE, Cause.DRIFT),)
     held = claim(store, "run-2", at=NOW + HOUR, limits=EAGER)
     assert [row.attempts for row in held.triggers] == [2]
     with pytest.raises(StoreError, match=r"run-1 .* ran out"):
@@ -221,3 +221,14 @@ def test_services_do_not_wait_for_one_another(store):
     with store.read() as connection:
         count = connection.execute(sa.select(sa.func.count()).select_from(trigger)).scalar_one()
     assert count == 2
+
+
+def test_nobody_rings_for_what_is_at_work_or_too_soon(store):
+    ring(store)
+    assert unanswered(store, at=NOW) == ((SERVICE, Cause.DRIFT),)
+    held = claim(store)
+    ring(store, watermark="later")
+    assert unanswered(store, at=NOW + DAY) == ()
+    answer(store, held, Answer.CHALLENGER)
+    assert unanswered(store, at=NOW + HOUR) == ()
+    assert unanswered(store, at=NOW + DAY) == ((SERVICE, Cause.DRIFT),)

@@ -1,0 +1,38 @@
+"""Retrain a service because something in its queue asks for it: drift, or lost skill.
+
+Events start it, and the reconcile flow rings again for what was missed. Whoever comes second
+finds the queue empty and ends.
+"""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.train import TrainResult, trained
+from mlops.registry.retraining import holding
+from mlops.rollout.config import DeploymentConfig
+from mlops.service import Service
+from tasks import training as step
+from tasks.rollout import open_manager
+
+
+@flow(name="retrain", flow_run_name="retrain-{service}", validate_parameters=True)
+def retrain(service: str, auto_deploy: bool = True) -> TrainResult | None:
+    """Ask again for what the service's champion was asked for; None where nothing waits.
+
+    Args:
+        service: The service's key, such as sample.btc-usd.1h.volatility.24.
+        auto_deploy: Roll out what passes its gates, by the default strategy.
+    """
+    asked = step.claim(service)
+    if asked is None:
+        return None
+    with holding(open_manager().store, asked.claim):
+        return trained(
+            Service.parse(service),
+            asked.model_type,
+            asked.config,
+            reason=asked.reason,
+            deployment=DeploymentConfig(auto_deploy=auto_deploy),
+            answers=asked.claim,
+        )

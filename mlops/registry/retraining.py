@@ -1,0 +1,106 @@
+"""A retraining that something asked for: who may do it, and what is to be trained.
+
+It is asked for by the rows of `mlops.store.triggers`; what answers them is the row of the new
+version, in one transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from mlops.errors import StoreError
+from mlops.store import ModelVersion, Store, get_route, list_versions
+from mlops.store.triggers import (
+    Answer,
+    Claim,
+    Limits,
+    answer_triggers,
+    claim_triggers,
+    renew_claim,
+)
+from mlops.training.plan import ModelType, TrainingConfig
+
+log = logging.getLogger(__name__)
+
+CLAIM_S = 90.0
+"""A training that died is noticed after so long at most."""
+
+RENEW_S = CLAIM_S / 3
+
+
+@dataclass(frozen=True, slots=True)
+class Retraining:
+    """The right to train a service, and the request that its last version came from."""
+
+    claim: Claim
+    model_type: ModelType
+    config: TrainingConfig
+
+    @property
+    def reason(self) -> str:
+        """The causes, as the version notes them."""
+        return "+".join(sorted({str(row.cause) for row in self.claim.triggers}))
+
+
+def claim_retraining(
+    store: Store, service: str, holder: str, *, now: datetime, limits: Limits | None = None
+) -> Retraining | None:
+    """Take what asks for a retraining; None where nothing does, or it is too soon.
+
+    A service that was never trained by a request has nothing that could be asked for again: its
+    triggers wait until it was.
+    """
+    last = last_requested(store, service)
+    if last is None:
+        return None
+    claim = claim_triggers(store, service, holder, at=now, seconds=CLAIM_S, limits=limits)
+    if claim is None:
+        return None
+    config = TrainingConfig.model_validate({**last.notes["config"], "end": None})
+    return Retraining(claim, ModelType(last.notes["asked_for"]), config)
+
+
+def last_requested(store: Store, service: str) -> ModelVersion | None:
+    """The champion where a request trained it, else the newest version that one did."""
+    route = get_route(store, service)
+    versions = [one for one in list_versions(store, service=service) if "asked_for" in one.notes]
+    champions = [one for one in versions if route and one.model_id == route.champion]
+    return next(iter([*champions, *versions]), None)
+
+
+@contextmanager
+def holding(store: Store, claim: Claim) -> Iterator[None]:
+    """Keep a claim for as long as the block works; if it raises, leave its triggers to the next."""
+    over = threading.Event()
+    keeper = threading.Thread(target=_keep, args=(store, claim, over), daemon=True)
+    keeper.start()
+    try:
+        yield
+    except BaseException:
+        _give_back(store, claim)
+        raise
+    finally:
+        over.set()
+        keeper.join()
+
+
+def _keep(store: Store, claim: Claim, over: threading.Event) -> None:
+    while not over.wait(RENEW_S):
+        try:
+            renew_claim(store, claim, seconds=CLAIM_S)
+        except StoreError as error:
+            # Whether it is lost for good shows at the commit, which is fenced.
+            log.warning("service=%s the claim was not renewed: %s", claim.service, error)
+
+
+def _give_back(store: Store, claim: Claim) -> None:
+    try:
+        with store.write() as connection:
+            answer_triggers(connection, claim, Answer.FAILED, at=datetime.now(UTC))
+    except StoreError as error:
+        log.warning("service=%s the claim runs out by itself: %s", claim.service, error)

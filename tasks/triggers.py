@@ -1,0 +1,41 @@
+"""The doorbell: events that start retrainings. What they are about lies in the store."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+
+from mlops.manager import MLOpsManager
+from mlops.store.triggers import Cause, unanswered
+
+DRIFT_DETECTED = "mlops.drift.detected"
+PERFORMANCE_DEGRADED = "mlops.performance.degraded"
+EVENTS = {Cause.DRIFT: DRIFT_DETECTED, Cause.PERFORMANCE: PERFORMANCE_DEGRADED}
+
+
+def ring(service: str, cause: Cause) -> None:
+    """Tell Prefect that something waits for a service; lost where its server is down.
+
+    The reconcile flow rings again for what nobody came for.
+    """
+    emit_event(
+        event=EVENTS[cause],
+        resource={"prefect.resource.id": f"mlops.service.{service}"},
+        payload={"service": service},
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def ring_again(manager: MLOpsManager) -> tuple[str, ...]:
+    """Ring for every service that could be trained now and is not."""
+    waiting = [
+        (service, cause)
+        for service, cause in unanswered(manager.store, at=datetime.now(UTC))
+        if cause in EVENTS
+    ]
+    for service, cause in waiting:
+        ring(service, cause)
+    return tuple(f"{service} rung for again: {cause}" for service, cause in waiting)

@@ -1,0 +1,163 @@
+"""A trigger is claimed, answered by the new version's own row, and never by one who comes late."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+import yaml
+
+from flows.reconcile import reconcile
+from flows.retrain import retrain
+from mlops.data.simulator import simulate_bars
+from mlops.errors import StoreError
+from mlops.registry import retraining
+from mlops.store import Store, list_versions
+from mlops.store.schema import trigger
+from mlops.store.triggers import (
+    Answer,
+    Cause,
+    Reason,
+    TriggerState,
+    list_triggers,
+    raise_trigger,
+)
+from tasks import training, triggers
+from tests.flows.deployable import Deployable
+from tests.project import BARS, SEED, SERVICE
+
+ROOT = Path(__file__).parents[2]
+
+
+def ask(store: Store, watermark: str = "2025-01-01") -> None:
+    reason = Reason(
+        service=SERVICE,
+        cause=Cause.DRIFT,
+        watermark=watermark,
+        champion="linear_BTC",
+        text="volume has drifted",
+        verdict="check-1",
+    )
+    with store.write() as connection:
+        raise_trigger(connection, reason, at=datetime.now(UTC))
+
+
+@pytest.fixture
+def store(deployable: Deployable) -> Store:
+    return deployable.place.registry.store
+
+
+@pytest.fixture
+def rung(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The events that would be emitted."""
+    heard: list[dict[str, Any]] = []
+    monkeypatch.setattr(triggers, "emit_event", lambda **event: heard.append(event))
+    return heard
+
+
+def test_where_nothing_waits_nothing_is_trained(store: Store) -> None:
+    before = list_versions(store)
+    assert retrain(SERVICE) is None
+    assert list_versions(store) == before
+
+
+@pytest.fixture
+def later(deployable: Deployable) -> Iterator[None]:
+    """Two weeks of bars have come since."""
+    bars = deployable.place.bars
+    before = bars.read_bytes()
+    simulate_bars(BARS + 14 * 24, seed=SEED).to_parquet(bars)
+    yield
+    bars.write_bytes(before)
+
+
+@pytest.mark.usefixtures("later")
+def test_the_row_of_the_new_version_answers_its_triggers(store: Store) -> None:
+    before = {version.model_id: version for version in list_versions(store)}
+    asked_for = max(before.values(), key=lambda version: version.mlflow_version)
+    for watermark in ("2025-01-01", "2025-01-08"):
+        ask(store, watermark)
+    result = retrain(SERVICE, auto_deploy=False)
+    assert result is not None
+    rows = list_triggers(store, SERVICE)
+    wanted = Answer.CHALLENGER if result.passed else Answer.REFUSED
+    assert {(row.state, row.answer, row.model_id) for row in rows} == {
+        (TriggerState.ANSWERED, wanted, result.model_id)
+    }
+    [new] = [one for one in list_versions(store) if one.model_id not in before]
+    assert new.model_id == result.model_id
+    # The same was asked for again, so that no new search is counted.
+    assert new.notes["request"] == asked_for.notes["request"]
+    assert (new.notes["reason"], new.notes["refit"]) == ("drift", True)
+    assert retrain(SERVICE) is None
+
+
+def test_a_training_that_fails_leaves_its_triggers_and_is_rung_for_again(
+    store: Store, rung: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(store)
+    monkeypatch.setenv("MIN_TRAINING_DATA_POINTS", "1000000")
+    with pytest.raises(Exception, match="at least 1,000,000 bars"):
+        retrain(SERVICE)
+    [row] = list_triggers(store)
+    assert (row.state, row.answer, row.attempts) == (TriggerState.WAITING, Answer.FAILED, 1)
+    assert reconcile(carry_s=1.0).rung == ()
+    _let_the_cooldown_pass(store)
+    assert reconcile(carry_s=1.0).rung == (f"{SERVICE} rung for again: drift",)
+    assert rung == [
+        {
+            "event": triggers.DRIFT_DETECTED,
+            "resource": {"prefect.resource.id": f"mlops.service.{SERVICE}"},
+            "payload": {"service": SERVICE},
+        }
+    ]
+
+
+def _let_the_cooldown_pass(store: Store) -> None:
+    with store.write() as connection:
+        connection.execute(trigger.update().values(claimed_at=datetime(2020, 1, 1, tzinfo=UTC)))
+
+
+def test_who_lost_the_claim_registers_nothing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a process was paused for longer than its claim lasts."""
+    before = list_versions(store)
+    ask(store)
+    monkeypatch.setattr(retraining, "CLAIM_S", 0.0)
+    with pytest.raises(StoreError, match="ran out"):
+        retrain(SERVICE)
+    assert list_versions(store) == before
+    [row] = list_triggers(store)
+    assert (row.state, row.answer) == (TriggerState.CLAIMED, None)
+
+
+def test_the_claim_is_renewed_while_the_training_works(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask(store)
+    monkeypatch.setattr(retraining, "RENEW_S", 0.05)
+    ends: list[float] = []
+    plan = training.plan.fn
+
+    def watched(*given: Any, **more: Any) -> Any:
+        with store.read() as connection:
+            ends.append(connection.execute(sa.select(trigger.c.claimed_until)).scalar_one())
+        return plan(*given, **more)
+
+    monkeypatch.setattr(training.plan, "fn", watched)
+    began = datetime.now(UTC).timestamp()
+    retrain(SERVICE)
+    assert ends[0] > began + retraining.CLAIM_S
+
+
+def test_the_events_are_those_that_the_deployment_listens_to() -> None:
+    deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
+    [listening] = [one for one in deployments if one["entrypoint"] == "flows/retrain.py:retrain"]
+    [event] = listening["triggers"]
+    assert set(event["expect"]) == set(triggers.EVENTS.values())
+    assert set(event["parameters"]) == {"service"}
