@@ -11,7 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops.stats.window_null import NULLS, CategoricalNull, MeanNull, NumericNull, WindowNull
+from mlops.stats.window_null import (
+    MAX_BARS,
+    NULLS,
+    CategoricalNull,
+    MeanNull,
+    NumericNull,
+    WindowNull,
+)
 
 FloatArray = NDArray[np.float64]
 
@@ -152,7 +159,14 @@ class ColumnReference:
         )
 
 
-def fit_column(name: str, column: pd.Series, role: Role, *, window_bars: int) -> ColumnReference:
+def fit_column(
+    name: str,
+    column: pd.Series,
+    role: Role,
+    *,
+    window_bars: int,
+    max_bars: int | None = MAX_BARS,
+) -> ColumnReference:
     """Fit the reference of one column (N,), in time order, calibrated for windows of that length.
 
     Missing rows at its beginning are warm-up and do not count as missing.
@@ -174,7 +188,7 @@ def fit_column(name: str, column: pd.Series, role: Role, *, window_bars: int) ->
     if len(labels) == 1 or (numeric and np.ptp(kept) == 0.0):
         return replace(plain, constant=float(kept[0]) if numeric else _label(kept[0]))
     coded = replace(plain, labels=labels)
-    null = _null(coded, coded.encode(kept))
+    null = _null(coded, coded.encode(kept), max_bars)
     if null.size >= window_bars:
         null.calibrate(window_bars)
     runs = longest_run(null.values) if isinstance(null, NumericNull) else 0
@@ -198,10 +212,11 @@ def trimmed(present: NDArray[np.bool_], role: Role) -> slice:
     return slice(int(rows[0]), int(rows[-1]) + 1 if role.waits else present.size)
 
 
-def _null(coded: ColumnReference, values: FloatArray) -> WindowNull:
+def _null(coded: ColumnReference, values: FloatArray, max_bars: int | None) -> WindowNull:
     if coded.role.family is Family.LOSSES:
-        return MeanNull(values)
-    return CategoricalNull(values) if coded.labels else NumericNull(values)
+        return MeanNull(values, max_bars=max_bars)
+    kind = CategoricalNull if coded.labels else NumericNull
+    return kind(values, max_bars=max_bars)
 
 
 def _missing_null(

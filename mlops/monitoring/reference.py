@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mlops.monitoring.columns import ColumnReference, Family, Role, fit_column
+from mlops.stats.window_null import MAX_BARS
 
 FORMAT = 1
 
@@ -61,19 +62,30 @@ class DriftReference:
 
 
 def fit_reference(
-    frame: pd.DataFrame, roles: Mapping[str, Role], *, window_bars: int
+    frame: pd.DataFrame,
+    roles: Mapping[str, Role],
+    *,
+    window_bars: int,
+    max_bars: int | None = MAX_BARS,
 ) -> DriftReference:
     """Fit the reference of a frame's columns, one row a bar in time order.
 
     ``roles`` names the columns to watch; one that the frame lacks is kept as never seen, so
     that reports name it. ``window_bars`` is the length to calibrate ahead; others are
-    calibrated when they come. Columns that follow the clock should be left out: they change
-    with the calendar, never with the market.
+    calibrated when they come. Of each column the last ``max_bars`` values are kept. Columns
+    that follow the clock should be left out: they change with the calendar, never with the
+    market.
     """
     found = find_columns(frame)
     absent = pd.Series([], dtype=np.float64)
     fitted = [
-        fit_column(name, found.get(name, absent), Role(role), window_bars=window_bars)
+        fit_column(
+            name,
+            found.get(name, absent),
+            Role(role),
+            window_bars=window_bars,
+            max_bars=max_bars,
+        )
         for name, role in roles.items()
     ]
     return DriftReference(columns=tuple(fitted), ends_at=last_label(frame))

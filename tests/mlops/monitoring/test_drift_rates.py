@@ -189,7 +189,7 @@ def test_higher_volatility_is_rarely_called_lost_skill(n):
     ours, usual = degradation_alarms(300, n, seed=411, rise=1.5)
     print("vol x1.5, skill kept: ours, MSE +15 %", n, ours, usual)
     assert ours <= 0.08
-    assert usual >= 0.8
+    assert usual >= 0.8 - within(0.8, 300)
 
 
 @pytest.mark.slow
