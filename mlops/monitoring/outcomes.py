@@ -237,7 +237,7 @@ def _first_bar(sighting: Sighting, now: datetime, lookback_bars: int | None) -> 
 def _bars_overdue(bar: TimeArray, sighting: Sighting, now: np.datetime64) -> NDArray[np.int64]:
     """Bars the market could have traded since each outcome was due (n,); below 0 before."""
     step = np.timedelta64(sighting.dataset.step)
-    closes: TimeArray = bar.astype("datetime64[ns]") + step
+    closes: TimeArray = np.add(bar.astype("datetime64[ns]"), step)
     passed = sighting.dataset.calendar.missing_between(
         closes, np.full(len(bar), now), sighting.dataset.timeframe
     )

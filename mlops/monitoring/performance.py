@@ -1,0 +1,378 @@
+"""How a version does now, beside how it did at its promotion and what the baseline does now.
+
+Everything is read from the store: forecasts joined with their outcomes. A window is the latest
+bars whose outcome is due, counted in bars of the market, so that a weekend shortens nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Self
+
+import numpy as np
+import pandas as pd
+
+from mlops.data.calendar import MINUTES_PER_YEAR, calendar_for
+from mlops.errors import SettingsError
+from mlops.models import manifest
+from mlops.models.bundle import Bundle, read_tensors
+from mlops.monitoring.degradation import (
+    ALPHA,
+    PERFORMANCE_THRESHOLD,
+    Degradation,
+    Losses,
+    judge_degradation,
+)
+from mlops.service import Service, Target
+from mlops.stats import trading
+from mlops.stats.dependence import block_length
+from mlops.store import ModelVersion, Store
+from mlops.store.outcomes import Matched, OutcomeCounts, count_outcomes, read_matched
+from mlops.validation.evaluation import Evaluation
+from mlops.validation.forecasts import Forecasts
+from mlops.validation.jsonable import number, to_json
+from mlops.validation.measures import Measure, Sampler, direction_measures, error_measures
+
+RUN_UP_BARS = 200
+"""Forecasts before the window that size the positions of its first bars."""
+AS_EVALUATED = frozenset({Target.VOLATILITY, Target.DIRECTION})
+"""Targets whose losses are judged as the gates measured them; the others' are scaled first."""
+REPS = 200
+SEED = 20241205
+CONFIDENCE_LEVEL = 0.95
+SPARE = 1.5
+SPARE_DAYS = 10
+"""How much further back than on average bars are looked for, where a market closes."""
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMeasure:
+    """One metric on the window: its value and interval, the baseline's value on the same bars,
+    and what it was at promotion; None where nobody knows."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    baseline: float
+    at_promotion: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """Of ``expected`` bars of the market, how many were forecast, and what became of those.
+
+    ``counts.arrived`` were known only after they had been given up, ``counts.waiting`` are due
+    and wait for bars.
+    """
+
+    expected: int
+    counts: OutcomeCounts
+
+    @property
+    def forecast_share(self) -> float:
+        return self.counts.forecasts / self.expected
+
+    @property
+    def known_share(self) -> float:
+        """Share of the expected bars that were forecast and whose outcome is known."""
+        return self.counts.known / self.expected
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion:
+    """What was known of a version when it was promoted: figures by name, by its evaluation."""
+
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, version: ModelVersion, evaluation: Evaluation | None) -> Self:
+        """From its evaluation; from its metrics, which may be claims, where it has none."""
+        if evaluation is not None:
+            found = {measure.name: measure.value for measure in evaluation.measures}
+        else:
+            found = {
+                name: float(value)
+                for name, value in version.metrics.items()
+                if isinstance(value, int | float) and not isinstance(value, bool)
+            }
+        return cls(figures={name: x for name, x in found.items() if not math.isnan(x)})
+
+    @property
+    def skill(self) -> float | None:
+        return self.figures.get("skill")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LivePerformance:
+    """A version on the ``n`` matched bars of a window, ``since`` to ``until`` (opens, UTC).
+
+    ``n`` counts forecasts whose outcome and baseline are known. Metrics that the target does not
+    have are not there: a volatility names no side, so it has no trading figures. ``degradation``
+    is None where the version has no reference.
+    """
+
+    service: str
+    model_id: str
+    target: str
+    horizon: int
+    window_hours: float
+    since: str
+    until: str
+    n: int
+    measures: tuple[LiveMeasure, ...]
+    completeness: Completeness
+    degradation: Degradation | None
+
+    def __getitem__(self, name: str) -> LiveMeasure:
+        for measure in self.measures:
+            if measure.name == name:
+                return measure
+        known = ", ".join(measure.name for measure in self.measures) or "none: nothing is matched"
+        raise KeyError(f"no metric {name!r}; known: {known}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-legal; a number that is not finite becomes null with a flag beside it."""
+        values = asdict(self) | {"degradation": None}
+        if self.degradation is not None:
+            values["degradation"] = self.degradation.to_dict()
+        shares = {
+            "forecast_share": self.completeness.forecast_share,
+            "known_share": self.completeness.known_share,
+        }
+        values["completeness"] = asdict(self.completeness) | shares
+        found: dict[str, Any] = to_json(values)
+        return found
+
+
+def measure_performance(
+    store: Store,
+    version: ModelVersion,
+    *,
+    now: datetime,
+    window_hours: float,
+    fee_bps: float,
+    promotion: Promotion | None = None,
+    reference: Losses | None = None,
+    threshold: float = PERFORMANCE_THRESHOLD,
+    alpha: float = ALPHA,
+) -> LivePerformance:
+    """Measure a version, champion or challenger, on the outcomes due at market time ``now``.
+
+    ``reference`` are its losses out of sample, which the window's are judged against.
+
+    Raises:
+        SettingsError: when the window holds no bar, or a level is out of range.
+    """
+    service = Service.parse(version.service)
+    size = bars_in(service, window_hours)
+    due = due_bars(service, now=now, size=size + RUN_UP_BARS)
+    since, until = due[-size], due[-1] + _INSTANT
+    model_id = version.model_id
+    matched = read_matched(store, service.key, model_id=model_id, since=due[0], until=until)
+    counts = count_outcomes(store, service.key, model_id=model_id, since=since, until=until)
+    record = live_record(service, matched)
+    first = _row_of(record, since + service.timeframe.step)
+    rows = _from(record, first)
+    promotion = promotion or Promotion()
+    measures = _measures(service, record, first, fee_bps=fee_bps, promoted=promotion.figures)
+    degradation = None
+    if reference is not None:
+        degradation = judge_degradation(
+            Losses.none() if record is None else Losses.of(record, since=first),
+            reference,
+            skill_at_promotion=promotion.skill if service.target in AS_EVALUATED else None,
+            threshold=threshold,
+            alpha=alpha,
+        )
+    return LivePerformance(
+        service=service.key,
+        model_id=model_id,
+        target=str(service.target),
+        horizon=service.horizon,
+        window_hours=window_hours,
+        since=since.isoformat(),
+        until=due[-1].isoformat(),
+        n=0 if rows is None else len(rows),
+        measures=measures,
+        completeness=Completeness(size, counts),
+        degradation=degradation,
+    )
+
+
+def bars_in(service: Service, window_hours: float) -> int:
+    """Bars of a window.
+
+    Raises:
+        SettingsError: when there is none.
+    """
+    size = round(window_hours * 60 / service.timeframe.minutes)
+    if size < 1:
+        raise SettingsError(
+            f"a window of {window_hours:g} hours holds no bar of {service.timeframe}; "
+            "choose a longer MONITORING_WINDOW_HOURS"
+        )
+    return size
+
+
+def due_bars(service: Service, *, now: datetime, size: int) -> tuple[datetime, ...]:
+    """Opens of the latest ``size`` bars whose outcome is due, oldest first.
+
+    They are bars the market could trade by its calendar, whether they are there or not.
+    """
+    calendar = calendar_for(service.venue, service.symbol)
+    step, moment = service.timeframe.step, pd.Timestamp(now).tz_convert("UTC")
+    always = MINUTES_PER_YEAR / service.timeframe.minutes
+    closed_for = always / calendar.bars_per_year(service.timeframe)
+    back = (size + service.horizon + 2) * step
+    if closed_for > 1.0:
+        back = SPARE * closed_for * back + timedelta(days=SPARE_DAYS)
+    opened = calendar.expected_opens(moment - back, moment - step + _INSTANT, service.timeframe)
+    due = opened[: len(opened) - service.horizon][-size:]
+    return tuple(due.to_pydatetime().tolist())
+
+
+def live_record(service: Service, matched: Matched) -> Forecasts | None:
+    """Matched forecasts of one version as the gates read them; None where there is none.
+
+    Bars without a forecast of the baseline are left out: both are measured on the same ones.
+    """
+    both = matched.take(np.isfinite(matched.baseline))
+    if not len(both):
+        return None
+    return Forecasts(
+        target=service.target,
+        horizon=service.horizon,
+        made_at=both.bar + np.timedelta64(service.timeframe.step),
+        y=both.value,
+        forecast=both.forecast,
+        persistence=both.persistence,
+        baseline=both.baseline,
+        next_return=both.next_return,
+        fold=np.zeros(len(both), dtype=np.int64),
+    )
+
+
+def evaluation_at_promotion(bundle: Bundle) -> Evaluation | None:
+    """What the gates saw of a version; None where no gate did."""
+    values = json.loads((bundle.path / manifest.EVALUATION).read_text(encoding="utf-8"))
+    return Evaluation.from_dict(values) if values else None
+
+
+def reference_losses(bundle: Bundle, version: ModelVersion) -> Losses:
+    """A version's losses on those rows of its bundle's reference that it was not fitted on."""
+    table = read_tensors(bundle.path / manifest.REFERENCE)
+    service = bundle.service
+    new = np.isfinite(table["y"]) & np.isfinite(table["forecast"])
+    fitted = version.notes.get("fitted_until")
+    if isinstance(fitted, str):
+        new &= table["open_time"] > int(datetime.fromisoformat(fitted).timestamp() * 1e9)
+    if not new.any():
+        return Losses.none()
+    step = np.timedelta64(service.timeframe.step)
+    return Losses.of(
+        Forecasts(
+            target=service.target,
+            horizon=service.horizon,
+            made_at=table["open_time"][new].astype("datetime64[ns]") + step,
+            y=table["y"][new],
+            forecast=table["forecast"][new].astype(np.float64),
+            persistence=table["persistence"][new],
+            # Every target's declared baseline says what persistence says.
+            baseline=table["persistence"][new],
+            next_return=np.full(int(new.sum()), np.nan),
+            fold=np.zeros(int(new.sum()), dtype=np.int64),
+        )
+    )
+
+
+def _row_of(record: Forecasts | None, made_at: datetime) -> int:
+    """The first row of a record made at that time or later."""
+    if record is None:
+        return 0
+    moment = np.datetime64(made_at.astimezone(UTC).replace(tzinfo=None), "us")
+    return int(np.searchsorted(record.made_at, moment))
+
+
+def _from(record: Forecasts | None, first: int) -> Forecasts | None:
+    """The rows of a record from one on; None where there are none."""
+    if record is None or first >= len(record):
+        return None
+    arrays = {f.name: getattr(record, f.name)[first:] for f in fields(Forecasts)[2:]}
+    return replace(record, **arrays)
+
+
+def _measures(
+    service: Service,
+    record: Forecasts | None,
+    first: int,
+    *,
+    fee_bps: float,
+    promoted: Mapping[str, float],
+) -> tuple[LiveMeasure, ...]:
+    rows = _from(record, first)
+    if record is None or rows is None:
+        return ()
+    sampler = Sampler(
+        block=block_length(len(rows), horizon=rows.horizon),
+        reps=REPS,
+        seed=SEED,
+        confidence_level=CONFIDENCE_LEVEL,
+    )
+    found = [
+        _beside(measure, promoted)
+        for measure in (*error_measures(rows, sampler), *direction_measures(rows, sampler))
+    ]
+    if rows.takes_sides:
+        found += _trading(service, record, first, fee_bps=fee_bps, promoted=promoted)
+    return tuple(found)
+
+
+def _beside(measure: Measure, promoted: Mapping[str, float]) -> LiveMeasure:
+    return LiveMeasure(
+        measure.name,
+        measure.value,
+        number(measure.low),
+        number(measure.high),
+        measure.baseline,
+        promoted.get(measure.name),
+    )
+
+
+def _trading(
+    service: Service,
+    record: Forecasts,
+    first: int,
+    *,
+    fee_bps: float,
+    promoted: Mapping[str, float],
+) -> list[LiveMeasure]:
+    """Positions are sized by the forecasts before the window too, as in real trading."""
+    calendar = calendar_for(service.venue, service.symbol)
+    own, naive = (
+        trading.trading_figures(
+            rows.positions()[first:],
+            rows.next_return[first:],
+            fee_bps=fee_bps,
+            bars_per_year=calendar.bars_per_year(service.timeframe),
+        )
+        for rows in (record, record.of_baseline())
+    )
+    return [
+        LiveMeasure(
+            name,
+            number(getattr(own, name)),
+            None,
+            None,
+            number(getattr(naive, name)),
+            promoted.get(name),
+        )
+        for name in ("sharpe_ratio", "max_drawdown", "win_rate", "profit_factor")
+    ]
+
+
+_INSTANT = timedelta(microseconds=1)
