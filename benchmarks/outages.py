@@ -19,6 +19,8 @@ from tests.stores import start_postgres
 
 SECONDS, QUICK_SECONDS = 300.0, 20.0
 DATABASES = ("sqlite", "postgres")
+MESSAGE = 600
+"""Characters of what went wrong that are shown."""
 
 
 def figures(*, quick: bool) -> list[Figure]:
@@ -44,7 +46,7 @@ def _figure(database: str, kind: str, seconds: float, result: Callable[[], Outag
     try:
         seen = result()
     except AssertionError as error:
-        return Figure(what, str(error).splitlines()[0], asked, holds=False)
+        return Figure(what, " ".join(str(error).split())[:MESSAGE], asked, holds=False)
     measured = (
         f"{seen.count.sent:,} requests, {len(seen.count.broken)} lost; {seen.exposed} answers of "
         f"the challenger after its share; {seen.published} forecasts handed out, all on record"

@@ -25,8 +25,8 @@ from mlops.training.plan import ModelType
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS = {one["name"]: one for one in CONFIG["deployments"]}
-ASKED_OF_PEOPLE = {"default": {"model_id"}}
-"""Parameters that a run cannot do without and no deployment can know."""
+ASKED_OF_THE_CALLER = {"default": {"model_id"}, "on-event": {"service"}}
+"""Parameters that a run cannot do without and no deployment can know: a person or event says."""
 
 TRAINING = "daily"
 
@@ -53,7 +53,7 @@ def test_its_parameters_are_accepted_and_complete(deployment: dict[str, Any]) ->
     given, known = deployment["parameters"], inspect.signature(flow.fn).parameters
     assert set(given) <= set(known)
     asked = {name for name, one in known.items() if one.default is one.empty} - set(given)
-    assert asked == ASKED_OF_PEOPLE.get(deployment["name"], set())
+    assert asked == ASKED_OF_THE_CALLER.get(deployment["name"], set())
     flow.validate_parameters({**dict.fromkeys(asked, "a version"), **given})
 
 
