@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from mlops.features.targets import TargetSpec
 from mlops.models.bundle import Trust
 from mlops.monitoring.alerts import Courier
 from mlops.monitoring.channels import Handler
+from mlops.monitoring.drift import DriftConfig, DriftReport
+from mlops.monitoring.version_drift import VersionDrift
 from mlops.registry import (
     Comparison,
     Explanation,
@@ -33,6 +35,7 @@ from mlops.registry import (
     ensure_service,
     evaluate_version,
     explain,
+    load,
     open_trust,
     register,
 )
@@ -74,6 +77,7 @@ class MLOpsManager:
 
     def __init__(self, config: Settings) -> None:
         self.config = config
+        self._drift: dict[str, VersionDrift] = {}
 
     @cached_property
     def registry(self) -> Registry:
@@ -220,6 +224,18 @@ class MLOpsManager:
         roll_back = self.deployer.roll_back
         return await asyncio.to_thread(roll_back, service_or_model_id, _why(actor, reason))
 
+    async def monitor_model_drift(self, model_id: str, recent_data: pd.DataFrame) -> DriftReport:
+        """Set recent bars against what a version was trained on.
+
+        ``recent_data`` are plain bars by open time, with the history that the features need
+        before the window of ``DECISION_WINDOW_HOURS``; or a frame of the version's own columns.
+
+        Raises:
+            VersionNotFound: when there is no such version.
+            BarsError: when bars break the contract.
+        """
+        return await asyncio.to_thread(self._check_drift, model_id, recent_data)
+
     def rollouts(self, service: str | None = None) -> tuple[Rollout, ...]:
         """Every rollout, of one service or of all, newest first."""
         return list_rollouts(self.store, service=service)
@@ -270,6 +286,18 @@ class MLOpsManager:
         """Two versions of one service on the same bars."""
         fee = self.config.fee_for(self.get_model(a).symbol)
         return compare_versions(self.registry, a, b, bars, fee_bps=fee, period=period or Period())
+
+    def _check_drift(self, model_id: str, recent: pd.DataFrame) -> DriftReport:
+        if model_id not in self._drift:
+            bundle = load(self.registry, model_id)
+            step = bundle.service.timeframe.step
+            config = DriftConfig(
+                effect_threshold=self.config.drift_threshold,
+                window_bars=round(timedelta(hours=self.config.decision_window_hours) / step),
+                step=step,
+            )
+            self._drift[model_id] = VersionDrift(bundle, config)
+        return self._drift[model_id].check(recent)
 
     def _register(
         self,

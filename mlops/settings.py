@@ -95,6 +95,10 @@ class Settings(BaseSettings):
     forecast_log_days: int = Field(default=30, ge=1)
     replica_spool_mb: float = Field(default=256.0, gt=0, allow_inf_nan=False)
 
+    # Monitoring
+    drift_threshold: float = Field(default=0.1, ge=0, lt=1)
+    decision_window_hours: float = Field(default=168.0, gt=0, allow_inf_nan=False)
+
     # Alerts
     alert_email: str = Field(default="", pattern=r"^([^@\s]+@[^@\s]+)?$")
     smtp_host: str = "localhost"

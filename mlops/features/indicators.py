@@ -256,6 +256,11 @@ def warm_up(name: str) -> int:
     return find_indicator(name).warm_up
 
 
+def follows_clock(name: str) -> bool:
+    """Whether the feature is a function of the time of day or week alone."""
+    return name in _CLOCK
+
+
 def reads_clock(name: str) -> bool:
     """Whether the feature depends on when a bar opened; of one not built in, nobody knows."""
     indicator = find_indicator(name)

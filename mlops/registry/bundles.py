@@ -32,7 +32,7 @@ from mlops.registry.code import code_version
 from mlops.service import Service
 
 VERIFY_TIMEOUT_S = 120.0
-REFERENCE_ROWS = 2000
+REFERENCE_ROWS = 5000
 PARITY_TOLERANCE = 1e-4
 """Between a forecast from all bars and one from the last warm-up bars, in shares of the spread."""
 

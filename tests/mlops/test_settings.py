@@ -75,6 +75,8 @@ def test_the_example_file_states_the_defaults(environment):
         ("FORECAST_MAX_AGE_BARS", "0"),
         ("FORECAST_LOG_DAYS", "0"),
         ("REPLICA_SPOOL_MB", "none"),
+        ("DRIFT_THRESHOLD", "1"),
+        ("DECISION_WINDOW_HOURS", "0"),
         ("ALERT_EMAIL", "nobody"),
         ("SMTP_PORT", "0"),
         ("ALERT_MESSAGES_PER_HOUR", "0"),

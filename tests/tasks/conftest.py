@@ -79,7 +79,13 @@ class Studied:
 
     def registered(self) -> ModelVersion:
         """Judged and registered."""
-        return step.register.fn(self.project, self.assignment, self.study, self.judged(), self.run)
+        return step.register.fn(
+            self.project,
+            self.assignment,
+            study=self.study,
+            judgement=self.judged(),
+            run=self.run,
+        )
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,11 @@ import pytest
 
 from mlops.errors import BundleError, InsufficientData, ModelError
 from mlops.manager import MLOpsManager
+from mlops.monitoring.drift import DriftReport
 from mlops.registry.connection import load
 from mlops.settings import Settings, current_settings
 from mlops.stats.metrics import ModelMetrics
+from mlops.store import get_route
 from mlops.training.plan import TrainingConfig
 from mlops.validation.report import GateResult
 from tasks import training as step
@@ -186,6 +188,24 @@ def test_a_refit_spends_of_the_yearly_budget(project: Place, budget: float) -> N
     refit = Studied.of(project, reason="schedule")
     assert refit.assignment.mandate.is_refit
     assert refit.judged().report.alpha == pytest.approx(budget * (BARS - searched) / (365 * 24))
+
+
+def test_drift_is_decided_on_windows_and_effects_as_set(project: Place) -> None:
+    opened, assignment = assigned(project)
+    route = get_route(opened.registry.store, assignment.service.key)
+    assert route is not None
+    wild = project.frame[-600:].copy()
+    wild["high"] *= 1.5
+
+    def report() -> DriftReport:
+        manager = MLOpsManager(current_settings())
+        return asyncio.run(manager.monitor_model_drift(route.baseline, wild))
+
+    project.set(DECISION_WINDOW_HOURS=48)
+    alarmed = report()
+    assert (alarmed.window_bars, alarmed.drift_detected) == (48, True), str(alarmed)
+    project.set(DRIFT_THRESHOLD=0.999)
+    assert not report().drift_detected
 
 
 def test_a_name_in_a_test_is_a_variable() -> None:

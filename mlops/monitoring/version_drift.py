@@ -1,0 +1,90 @@
+"""Drift of one version: bars set against its bundle's reference, in the columns it reads."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mlops.data.bars import COLUMNS
+from mlops.features.dataset import Dataset
+from mlops.features.indicators import follows_clock
+from mlops.features.spec import FeatureSpec
+from mlops.models import manifest
+from mlops.models.bundle import Bundle, read_tensors
+from mlops.monitoring.drift import (
+    DriftConfig,
+    DriftReport,
+    Role,
+    check_drift,
+    fit_reference,
+)
+
+FEATURE = "feature."
+TARGET, FORECAST = "target", "forecast"
+
+
+class VersionDrift:
+    """The reference of a version, fitted once; `check` sets bars against it."""
+
+    def __init__(self, bundle: Bundle, config: DriftConfig) -> None:
+        self.bundle = bundle
+        self.config = config
+        frame = reference_frame(bundle)
+        self.reference = fit_reference(frame, roles_of(frame), window_bars=config.window_bars)
+
+    def check(self, recent: pd.DataFrame) -> DriftReport:
+        """Judge the last window of plain bars, or of columns that carry the reference's names.
+
+        Bars need the history of the features before the window; what is too short is a status
+        of the report.
+
+        Raises:
+            BarsError: when bars break the contract.
+        """
+        names = {str(name).lower() for name in recent.columns}
+        is_bars = set(COLUMNS) <= names
+        frame = current_frame(self.bundle, recent) if is_bars else recent
+        return check_drift(self.reference, frame, self.config)
+
+
+def reference_frame(bundle: Bundle) -> pd.DataFrame:
+    """What the bundle keeps of the bars it was trained and validated on, by open time."""
+    table = read_tensors(bundle.path / manifest.REFERENCE)
+    columns = {
+        name.removeprefix(FEATURE): table[name] for name in table if name.startswith(FEATURE)
+    }
+    times = pd.DatetimeIndex(table["open_time"].astype("datetime64[ns]"), tz="UTC")
+    return pd.DataFrame({**columns, TARGET: table["y"], FORECAST: table["forecast"]}, times)
+
+
+def current_frame(bundle: Bundle, bars: pd.DataFrame) -> pd.DataFrame:
+    """The same columns from plain bars.
+
+    The target of a bar is the one that had become known by then.
+    """
+    dataset = bundle.dataset(bars)
+    names = [name for name in reference_frame(bundle).columns if name not in {TARGET, FORECAST}]
+    features = dataset.matrix(FeatureSpec(tuple(names)))
+    columns = {name: features[:, place] for place, name in enumerate(names)}
+    forecast = bundle.forecaster.forecast(dataset)
+    return pd.DataFrame(
+        {**columns, TARGET: _known_target(dataset), FORECAST: forecast}, dataset.frame.index
+    )
+
+
+def roles_of(frame: pd.DataFrame) -> dict[str, Role]:
+    """Columns to watch; those that follow the clock change with the calendar and are left out."""
+    own = {TARGET: Role.TARGET, FORECAST: Role.FORECAST}
+    return {
+        str(name): own.get(str(name), Role.FEATURE)
+        for name in frame.columns
+        if not follows_clock(str(name))
+    }
+
+
+def _known_target(dataset: Dataset) -> NDArray[np.float64]:
+    horizon = dataset.target.horizon
+    known = np.full(len(dataset), np.nan)
+    known[horizon:] = dataset.labels.y[: max(0, len(dataset) - horizon)]
+    return known

@@ -1,0 +1,129 @@
+"""Bars are set against a version's own reference: more of the same is quiet, a storm is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlops.data.simulator import simulate_bars
+from mlops.errors import BarsError
+from mlops.models.bundle import Bundle, open_bundle
+from mlops.models.signing import load_or_make_key
+from mlops.monitoring.drift import DriftConfig, Family, Recommendation, ReportStatus
+from mlops.monitoring.version_drift import VersionDrift, current_frame, reference_frame
+from mlops.registry import bundle_parts, write_bundle
+from tests.mlops.registry.conftest import SERVICE, dataset_of, fitted
+
+TRAINED = 8000
+FEATURES = ["har_1", "har_24", "volume", "hour_sin"]
+HISTORY = 168 + 400
+
+
+@pytest.fixture(scope="module")
+def bars() -> pd.DataFrame:
+    return simulate_bars(TRAINED + 2000, seed=3)
+
+
+@pytest.fixture(scope="module")
+def bundle(bars: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A linear model of the first bars."""
+    dataset = dataset_of(bars[:TRAINED])
+    forecaster = fitted("linear", dataset, {"features": FEATURES, "sequence_length": 3})
+    folder: Path = tmp_path_factory.mktemp("drifting")
+    write_bundle(
+        bundle_parts(forecaster, dataset, SERVICE),
+        folder / "bundle",
+        load_or_make_key(folder / "key"),
+    )
+    return open_bundle(folder / "bundle")
+
+
+def wilder(bars: pd.DataFrame, factor: float) -> pd.DataFrame:
+    """The same bars with every move so many times as large."""
+    prices = ["open", "high", "low", "close"]
+    start = float(bars["close"].iloc[0])
+    moved = bars.copy()
+    moved[prices] = start * np.exp(factor * np.log(bars[prices] / start))
+    return moved
+
+
+@pytest.fixture(scope="module")
+def drift(bundle: Bundle) -> VersionDrift:
+    return VersionDrift(bundle, DriftConfig())
+
+
+@pytest.fixture
+def recent(bars: pd.DataFrame) -> pd.DataFrame:
+    return bars[-HISTORY:]
+
+
+def test_more_of_the_same_asks_for_nothing(drift: VersionDrift, recent: pd.DataFrame) -> None:
+    report = drift.check(recent)
+    assert report.status is ReportStatus.JUDGED
+    assert not report.drift_detected
+
+
+def test_moves_six_times_as_large_ask_for_a_retraining(
+    drift: VersionDrift, recent: pd.DataFrame
+) -> None:
+    report = drift.check(wilder(recent, 6.0))
+    assert report.drift_detected
+    assert report.score >= drift.config.effect_threshold
+
+
+def test_features_target_and_forecasts_are_families_and_the_clock_is_left_out(
+    drift: VersionDrift, recent: pd.DataFrame
+) -> None:
+    report = drift.check(recent)
+    assert {column.name: column.family for column in report.columns} == {
+        "har_1": Family.FEATURES,
+        "har_24": Family.FEATURES,
+        "volume": Family.FEATURES,
+        "target": Family.TARGET,
+        "forecast": Family.FORECASTS,
+    }
+
+
+def test_a_window_of_bars_gives_what_the_reference_keeps_of_them(
+    bundle: Bundle, bars: pd.DataFrame
+) -> None:
+    kept = reference_frame(bundle)
+    again = current_frame(bundle, bars[bars.index <= kept.index[-1]][-HISTORY:])[-100:]
+    shown = kept.loc[again.index]
+    for name in (*FEATURES, "forecast"):
+        np.testing.assert_allclose(again[name], shown[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_target_of_a_bar_is_the_one_known_by_then(bundle: Bundle, recent: pd.DataFrame) -> None:
+    whole = current_frame(bundle, recent)
+    cut = current_frame(bundle, recent[:-24])
+    pd.testing.assert_series_equal(whole["target"][:-24], cut["target"])
+    assert whole["target"].notna().to_numpy()[-168:].all()
+
+
+def test_columns_of_the_version_may_be_given_as_they_are(
+    drift: VersionDrift, bundle: Bundle
+) -> None:
+    columns = reference_frame(bundle)[-168:] + 10.0
+    report = drift.check(columns)
+    assert report.recommendation is not Recommendation.NO_ACTION_NEEDED
+    assert report["har_1"].p_value < 0.01
+
+
+def test_23_bars_are_too_few_to_say_anything(drift: VersionDrift, recent: pd.DataFrame) -> None:
+    report = drift.check(recent[-23:])
+    assert report.status is ReportStatus.INSUFFICIENT_DATA
+    assert report.recommendation is not Recommendation.RETRAIN_SOON
+    assert not report.drift_detected
+
+
+def test_bars_that_are_none_are_refused_with_their_cell(
+    drift: VersionDrift, recent: pd.DataFrame
+) -> None:
+    wrong = recent.copy()
+    wrong.iloc[5, 1] = np.nan
+    with pytest.raises(BarsError):
+        drift.check(wrong)
