@@ -28,7 +28,7 @@ FORECASTS = 100_000
 SERVICES, BARS_KEPT = 500, 1_000
 MATCH_S, HOUR_S = 2.0, 60.0
 HORIZON = 24
-TROUBLES = 1_000
+TROUBLES = 250
 """Bars of each kind: late, never there, corrected."""
 START = datetime(2010, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

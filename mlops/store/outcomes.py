@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -231,8 +232,10 @@ def _on_postgres(element: _stamp, compiler: Any, **options: Any) -> str:
 
 
 def _columns(result: sa.CursorResult[Any], width: int) -> list[Sequence[Any]]:
-    rows = result.all()
-    return list(zip(*rows, strict=True)) if rows else [()] * width
+    # Straight from the driver, for no value needs to be made into another.
+    assert result.cursor is not None
+    rows = result.cursor.fetchall()
+    return [list(map(itemgetter(place), rows)) for place in range(width)]
 
 
 def _times(values: Sequence[str | int]) -> TimeArray:
