@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from typing import Any
 
@@ -22,6 +22,7 @@ from mlops.monitoring.columns import (
     trimmed,
 )
 from mlops.monitoring.levels import MIN_WINDOW_BARS
+from mlops.stats.change import BARS, jump_p_values, jumps
 from mlops.stats.window_null import NumericNull, WindowNull
 from mlops.validation.jsonable import number
 
@@ -75,7 +76,9 @@ class ColumnDrift:
     reference's; ``worst_quantile`` where in the reference the difference is largest;
     ``distance`` the exact Wasserstein distance in standard deviations. ``tau`` is the bars that
     one independent bar is worth and ``independent_windows`` how many independent windows of n
-    bars the reference is worth; ``largest_window`` the longest it supports.
+    bars the reference is worth; ``largest_window`` the longest it supports. ``jump`` is the last
+    day's mean normal score less that of the month before, and ``jump_p_value`` how likely a
+    whole budget's span without a change holds one as large.
     """
 
     name: str
@@ -95,6 +98,8 @@ class ColumnDrift:
     largest_window: int = 0
     missing_share: float = math.nan
     missing_p_value: float = math.nan
+    jump: float = math.nan
+    jump_p_value: float = math.nan
 
     def __post_init__(self) -> None:
         for name in _NUMBERS:
@@ -147,18 +152,31 @@ def largest_window(null: WindowNull) -> int:
 
 
 def check_column(
-    reference: ColumnReference, column: pd.Series | None, *, distances: bool = True
+    reference: ColumnReference, column: pd.Series | None, *, window_bars: int
 ) -> ColumnDrift:
-    """Check a window of a column, in time order, against its reference; None is an absent one.
+    """Check the last window of a column, in time order, against its reference.
 
-    Nothing that comes in is an error: what cannot be tested says so in its status.
-    ``distances=False`` leaves out the Wasserstein distance, which no decision needs.
+    The rows before the window tell jumps; None is an absent column. Nothing that comes in is
+    an error: what cannot be tested says so in its status.
     """
     if column is None:
         return _untested(reference, None, ColumnStatus.ABSENT, "the column is absent")
-    window = _read(reference, column)
+    window = _read(reference, column.iloc[-window_bars:])
     found = _broken(reference, window) or _too_little(reference, window)
-    return found or _tested(reference, window, distances)
+    return found or _with_jump(reference, column, _tested(reference, window))
+
+
+def _with_jump(reference: ColumnReference, column: pd.Series, found: ColumnDrift) -> ColumnDrift:
+    null = reference.null
+    if reference.jumps is None or not isinstance(null, NumericNull):
+        return found
+    history = raw_values(column, numeric=True)
+    history = history[is_present(history)][-BARS:]
+    if history.size < BARS:
+        return found
+    jump = jumps(null.ordered.normal_scores(history))
+    p_value = float(jump_p_values(reference.jumps, jump)[0])
+    return replace(found, jump=float(jump[0]), jump_p_value=p_value)
 
 
 def _read(reference: ColumnReference, column: pd.Series) -> _Window:
@@ -217,7 +235,7 @@ def _too_little(reference: ColumnReference, window: _Window) -> ColumnDrift | No
     return _untested(reference, window, ColumnStatus.INSUFFICIENT_DATA, reason)
 
 
-def _tested(reference: ColumnReference, window: _Window, distances: bool) -> ColumnDrift:
+def _tested(reference: ColumnReference, window: _Window) -> ColumnDrift:
     null = reference.null
     assert null is not None
     found = null.check(window.values)
@@ -234,7 +252,7 @@ def _tested(reference: ColumnReference, window: _Window, distances: bool) -> Col
         location=float(found.location[0]) * reference.sign,
         scale=float(found.scale[0]),
         worst_quantile=float(found.worst_quantile[0]),
-        distance=_distance(null, window.values) if distances else math.nan,
+        distance=_distance(null, window.values),
         tau=null.tau,
         independent_windows=null.independent_windows(window.n),
         largest_window=largest_window(null),

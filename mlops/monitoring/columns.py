@@ -11,12 +11,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlops.stats.change import fit_jumps
 from mlops.stats.window_null import (
     MAX_BARS,
     NULLS,
     CategoricalNull,
     MeanNull,
     NumericNull,
+    StatisticNull,
     WindowNull,
 )
 
@@ -77,7 +79,8 @@ class ColumnReference:
     ``bars`` counts the rows that held a value. ``null`` is None where none did, or where all
     were the ``constant``; ``labels`` is empty for a column compared by its size. ``missing`` is
     the null of the share of missing rows, where some were; ``longest_run`` counts the bars for
-    which a value stayed the same.
+    which a value stayed the same. ``jumps`` is the null of a target's largest jump in a span of
+    looks, where the reference is long enough.
     """
 
     name: str
@@ -89,6 +92,7 @@ class ColumnReference:
     longest_run: int = 0
     null: WindowNull | None = field(default=None, repr=False, compare=False)
     missing: CategoricalNull | None = field(default=None, repr=False, compare=False)
+    jumps: StatisticNull | None = field(default=None, repr=False, compare=False)
 
     @property
     def sign(self) -> float:
@@ -131,12 +135,13 @@ class ColumnReference:
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         parts = {"null": self.null, "missing": self.missing}
-        return {
+        arrays = {
             f"{part}/{key}": array
             for part, null in parts.items()
             if null is not None
             for key, array in null.to_arrays().items()
         }
+        return arrays | ({"jumps": self.jumps.to_array()} if self.jumps else {})
 
     @classmethod
     def from_parts(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -144,7 +149,8 @@ class ColumnReference:
         parts: dict[str, dict[str, NDArray[Any]]] = {"null": {}, "missing": {}}
         for key, array in arrays.items():
             part, _, rest = key.partition("/")
-            parts[part][rest] = array
+            if rest:
+                parts[part][rest] = array
         kind = values["null"]
         return cls(
             name=values["name"],
@@ -156,6 +162,7 @@ class ColumnReference:
             longest_run=values["longest_run"],
             null=NULLS[kind].from_arrays(parts["null"]) if kind else None,
             missing=CategoricalNull.from_arrays(parts["missing"]) if parts["missing"] else None,
+            jumps=StatisticNull.from_array(arrays["jumps"]) if "jumps" in arrays else None,
         )
 
 
@@ -165,11 +172,13 @@ def fit_column(
     role: Role,
     *,
     window_bars: int,
+    span: int,
     max_bars: int | None = MAX_BARS,
 ) -> ColumnReference:
     """Fit the reference of one column (N,), in time order, calibrated for windows of that length.
 
-    Missing rows at its beginning are warm-up and do not count as missing.
+    ``span`` is the looks (bars) that share one budget. Missing rows at its beginning are warm-up
+    and do not count as missing.
     """
     numeric = role.family is Family.LOSSES or _is_numeric(column)
     values = raw_values(column, numeric)
@@ -192,7 +201,7 @@ def fit_column(
     if null.size >= window_bars:
         null.calibrate(window_bars)
     runs = longest_run(null.values) if isinstance(null, NumericNull) else 0
-    return replace(coded, null=null, longest_run=runs)
+    return replace(coded, null=null, longest_run=runs, jumps=_jumps(role, null, span))
 
 
 def longest_run(values: FloatArray) -> int:
@@ -217,6 +226,13 @@ def _null(coded: ColumnReference, values: FloatArray, max_bars: int | None) -> W
         return MeanNull(values, max_bars=max_bars)
     kind = CategoricalNull if coded.labels else NumericNull
     return kind(values, max_bars=max_bars)
+
+
+def _jumps(role: Role, null: WindowNull, span: int) -> StatisticNull | None:
+    # Only of what is forecast: each further column would cost all of them power.
+    if role is not Role.TARGET or not isinstance(null, NumericNull):
+        return None
+    return fit_jumps(null.scores, span=span)
 
 
 def _missing_null(

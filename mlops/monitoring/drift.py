@@ -157,12 +157,13 @@ def check_drift(
 ) -> DriftReport:
     """Judge the last ``window_bars`` rows of ``current``, or all if there are fewer.
 
-    ``current`` holds one row a bar, in time order; ``before`` is what the window before it
+    ``current`` holds one row a bar, in time order; with `DriftConfig.history_bars` rows the
+    jumps of targets are judged as well; ``before`` is what the window before it
     rejected. Whatever is wrong with the data is a status of a column, never an error.
     """
     config = config or DriftConfig()
     window = current.iloc[-config.window_bars :]
-    columns = _check(reference, window)
+    columns = _check(reference, current, config)
     found = _reject(reference, columns, config)
     return _report(columns, found, decide(found, columns, before=before), config, len(window))
 
@@ -180,7 +181,8 @@ def watch(
 ) -> tuple[DriftReport, DriftState]:
     """Look at the last bars of a service, as each hour does, and decide where a window is whole.
 
-    Returns the report and the state to keep in its place. Looking twice at the same bar
+    ``current`` should hold the last `DriftConfig.history_bars` rows, those of the reference
+    included. Returns the report and the state to keep in its place. Looking twice at the same bar
     decides nothing twice.
 
     Raises:
@@ -190,7 +192,7 @@ def watch(
     config = config or DriftConfig()
     window = current.iloc[-config.window_bars :]
     times = _times(window)
-    columns = _check(reference, window)
+    columns = _check(reference, current, config)
     found = _reject(reference, columns, config)
     if not len(times):
         return _report(columns, found, look(found, columns), config, 0, official=False), state
@@ -203,15 +205,26 @@ def watch(
     return report, advance(state, found, times, config, due=due)
 
 
-def _check(reference: DriftReference, window: pd.DataFrame) -> tuple[ColumnDrift, ...]:
-    found = find_columns(window)
-    return tuple(check_column(own, found.get(own.name)) for own in reference.columns)
+def _check(
+    reference: DriftReference, current: pd.DataFrame, config: DriftConfig
+) -> tuple[ColumnDrift, ...]:
+    found = find_columns(current)
+    return tuple(
+        check_column(own, found.get(own.name), window_bars=config.window_bars)
+        for own in reference.columns
+    )
 
 
 def _reject(
     reference: DriftReference, columns: Sequence[ColumnDrift], config: DriftConfig
 ) -> Rejections:
-    return reject(columns, config, families=reference.families, testable=reference.testable)
+    return reject(
+        columns,
+        config,
+        families=reference.families,
+        testable=reference.testable,
+        watched_for_jumps=reference.watched_for_jumps,
+    )
 
 
 def _times(window: pd.DataFrame) -> pd.DatetimeIndex:

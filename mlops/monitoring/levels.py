@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from mlops.errors import SettingsError
+from mlops.stats.change import BARS
 
 MIN_WINDOW_BARS = 24
 SEVERE = 10
@@ -80,5 +81,14 @@ class DriftConfig:
         return self.decision(families) / SEVERE
 
     def at_a_look(self, columns: int) -> float:
-        """Level of one column at one of the hourly looks."""
-        return self.false_alarm_budget / (self.looks_per_budget * max(columns, 1))
+        """Level of one column at one of the hourly looks: half of what all looks may spend."""
+        return self.false_alarm_budget / (2 * self.looks_per_budget * max(columns, 1))
+
+    def jump(self, columns: int) -> float:
+        """Level of one target's largest jump in all looks of a budget: the other half."""
+        return self.false_alarm_budget / (2 * max(columns, 1))
+
+    @property
+    def history_bars(self) -> int:
+        """Rows, up to the last bar, that a look reads."""
+        return max(self.window_bars, BARS)

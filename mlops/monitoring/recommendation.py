@@ -2,7 +2,8 @@
 
 Decisions are made on windows that do not overlap, K of them in 30 days, each at 1/K of the
 budget: by one window, or more sensitively by two in a row that reject the same column. The
-hourly look in between spends its own share on the fast path, for changes too large to wait.
+hourly look in between spends a share of its own, half on a fast path for windows too far off to
+wait for, half on jumps of what is forecast.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Rejections:
 
     ``noticed`` are worth watching; ``repeated`` decide if the window before rejected them as
     well, ``decided`` by themselves, ``severe`` losses at once; ``lost`` are losses at the plain
-    level; ``fast`` are those beyond the level of a single hourly look. Only ``noticed`` and
-    ``lost`` may have a small effect.
+    level; ``fast`` are those beyond the level of a single hourly look, ``jumped`` targets that
+    changed within a day. ``decided`` and ``fast`` have an effect beyond the threshold as well.
     """
 
     noticed: tuple[str, ...] = ()
@@ -52,6 +53,7 @@ class Rejections:
     severe: tuple[str, ...] = ()
     lost: tuple[str, ...] = ()
     fast: tuple[str, ...] = ()
+    jumped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +97,16 @@ class Decision:
 
 
 def reject(
-    columns: Sequence[ColumnDrift], config: DriftConfig, *, families: int, testable: int
+    columns: Sequence[ColumnDrift],
+    config: DriftConfig,
+    *,
+    families: int,
+    testable: int,
+    watched_for_jumps: int = 0,
 ) -> Rejections:
     """Which columns a window rejects at each level, Benjamini-Yekutieli within each family.
 
-    ``families`` and ``testable`` are the reference's, so that what comes in moves no level.
+    The counts are the reference's, so that what comes in moves no level.
     """
     tested = [column for column in columns if column.status is ColumnStatus.TESTED]
     losses = [column for column in tested if column.family is Family.LOSSES]
@@ -112,14 +119,15 @@ def reject(
     def names(level: float, among: Iterable[ColumnDrift] = tested) -> tuple[str, ...]:
         return tuple(name for name in _by_family(among, level) if name in large)
 
-    fast = config.at_a_look(testable)
+    fast, jump = config.at_a_look(testable), config.jump(watched_for_jumps)
     return Rejections(
         noticed=_by_family(tested, config.notice(families)),
-        repeated=names(config.repeated(families)),
+        repeated=_by_family(tested, config.repeated(families)),
         decided=names(config.decision(families)),
         severe=names(config.severe(families), losses),
         lost=_by_family(losses, config.alpha),
         fast=tuple(c.name for c in tested if c.p_value < fast and c.effect >= FAST_EFFECT),
+        jumped=tuple(c.name for c in tested if c.jump_p_value < jump),
     )
 
 
@@ -132,7 +140,7 @@ def decide(
 ) -> Decision:
     """What an official window asks for, given what the one before it rejected."""
     again = _common(found.repeated, before.repeated if before else ())
-    retrain = tuple(dict.fromkeys((*found.decided, *again)))
+    retrain = tuple(dict.fromkeys((*found.decided, *again, *found.jumped)))
     losses = {column.name for column in columns if column.family is Family.LOSSES}
     drifted = tuple(name for name in retrain if name not in losses)
     lost = found.lost or (before.lost if before else ())
@@ -152,6 +160,8 @@ def decide(
             reasons.append(f"drift beyond the budgeted level ({_list(found.decided)})")
         if again:
             reasons.append(f"the same columns in two windows in a row ({_list(again)})")
+        if found.jumped:
+            reasons.append(_jumped(found))
         return Decision(Recommendation.RETRAIN_SOON, retrain, tuple(reasons))
     return _watch(found, columns)
 
@@ -168,6 +178,8 @@ def look(
     if confirmed:
         reason = f"a change too large to wait for is confirmed ({_list(confirmed)})"
         return Decision(Recommendation.RETRAIN_IMMEDIATELY, confirmed, (reason,))
+    if found.jumped:
+        return Decision(Recommendation.RETRAIN_SOON, found.jumped, (_jumped(found),))
     in_force = latest.noticed if latest else ()
     return _watch(replace(found, noticed=tuple(dict.fromkeys((*found.fast, *in_force)))), columns)
 
@@ -236,6 +248,10 @@ def _watch(found: Rejections, columns: Sequence[ColumnDrift]) -> Decision:
     names = tuple(dict.fromkeys((*found.noticed, *(column.name for column in broken))))
     word = Recommendation.MONITOR_CLOSELY if reasons else Recommendation.NO_ACTION_NEEDED
     return Decision(word, names, tuple(reasons))
+
+
+def _jumped(found: Rejections) -> str:
+    return f"what is forecast changed within days ({_list(found.jumped)})"
 
 
 def _trouble(column: ColumnDrift) -> str:

@@ -14,6 +14,8 @@ from mlops.monitoring.columns import ColumnReference, Family, Role, fit_column
 from mlops.stats.window_null import MAX_BARS
 
 FORMAT = 1
+BUDGET_HOURS = 720
+"""Hourly looks in 30 days, the default span of one budget."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,11 @@ class DriftReference:
     def testable(self) -> int:
         """Columns that can be tested at all."""
         return sum(column.null is not None for column in self.columns)
+
+    @property
+    def watched_for_jumps(self) -> int:
+        """Targets whose jumps can be judged."""
+        return sum(column.jumps is not None for column in self.columns)
 
     def to_dict(self) -> dict[str, Any]:
         """All but the arrays, JSON-legal."""
@@ -66,15 +73,17 @@ def fit_reference(
     roles: Mapping[str, Role],
     *,
     window_bars: int,
+    span: int = BUDGET_HOURS,
     max_bars: int | None = MAX_BARS,
 ) -> DriftReference:
     """Fit the reference of a frame's columns, one row a bar in time order.
 
     ``roles`` names the columns to watch; one that the frame lacks is kept as never seen, so
-    that reports name it. ``window_bars`` is the length to calibrate ahead; others are
-    calibrated when they come. Of each column the last ``max_bars`` values are kept. Columns
-    that follow the clock should be left out: they change with the calendar, never with the
-    market.
+    that reports name it. ``window_bars`` is the length to calibrate ahead, others are
+    calibrated when they come; ``span`` is `DriftConfig.looks_per_budget`. Of each column the
+    last ``max_bars`` values are kept. A target is watched for jumps, so let it be what each bar
+    realised (its log range) rather than a mean over a day. Columns that follow the clock should
+    be left out: they change with the calendar, never with the market.
     """
     found = find_columns(frame)
     absent = pd.Series([], dtype=np.float64)
@@ -84,6 +93,7 @@ def fit_reference(
             found.get(name, absent),
             Role(role),
             window_bars=window_bars,
+            span=span,
             max_bars=max_bars,
         )
         for name, role in roles.items()

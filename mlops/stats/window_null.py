@@ -63,6 +63,15 @@ class StatisticNull:
         spread = max(float(values.std()), resolution) * np.sqrt((m + 1.0) / (m - 1.0))
         return cls(float(values.mean()), float(spread), np.sort(values), m)
 
+    def to_array(self) -> FloatArray:
+        """All of it in one array, as `from_array` reads it."""
+        return np.concatenate([[self.mean, self.spread, self.independent], self.ranked])
+
+    @classmethod
+    def from_array(cls, packed: NDArray[Any]) -> Self:
+        mean, spread, independent = map(float, packed[:3])
+        return cls(mean, spread, packed[3:], independent)
+
     @property
     def median(self) -> float:
         middle = self.ranked[(self.ranked.size - 1) // 2 : self.ranked.size // 2 + 1]
@@ -155,8 +164,7 @@ class WindowNull(ABC):
         arrays: dict[str, NDArray[Any]] = {"values": self.values, "tau": np.array([self.tau])}
         for n, nulls in self._nulls.items():
             for name, null in nulls.items():
-                moments = [null.mean, null.spread, null.independent]
-                arrays[f"{n}.{name}"] = np.concatenate([moments, null.ranked])
+                arrays[f"{n}.{name}"] = null.to_array()
         return arrays
 
     @classmethod
@@ -165,9 +173,7 @@ class WindowNull(ABC):
         found = cls(arrays["values"], tau=float(arrays["tau"][0]), max_bars=None)
         for key in sorted(arrays.keys() - {"values", "tau"}):
             n, _, name = key.partition(".")
-            mean, spread, independent = map(float, arrays[key][:3])
-            null = StatisticNull(mean, spread, arrays[key][3:], independent)
-            found._nulls.setdefault(int(n), {})[name] = null
+            found._nulls.setdefault(int(n), {})[name] = StatisticNull.from_array(arrays[key])
         return found
 
     @abstractmethod
@@ -207,7 +213,7 @@ class NumericNull(WindowNull):
         self._bins = np.searchsorted(self._edges, self.values, side="left")
         counts = np.bincount(self._bins, minlength=self._n_bins)
         self._shares = np.cumsum(counts)[:-1] / self.size
-        self._scores = self.ordered.own_scores()
+        self.scores = self.ordered.own_scores()
         self.deviation = float(self.values.std())
 
     @property
@@ -215,7 +221,7 @@ class NumericNull(WindowNull):
         return self._edges.size + 1
 
     def _memory(self) -> float:
-        return max(integrated_time(self._scores), integrated_time(self._scores**2))
+        return max(integrated_time(self.scores), integrated_time(self.scores**2))
 
     def _reference_statistics(
         self, starts: IntArray, n: int
@@ -223,7 +229,7 @@ class NumericNull(WindowNull):
         inside, outside = _inside_and_outside(self._bins, self._n_bins, starts, n)
         gaps = _distribution(inside) - _distribution(outside)
         distances = _largest(gaps)
-        squares = _window_means(self._scores**2, starts, n)
+        squares = _window_means(self.scores**2, starts, n)
         values = {"distance": distances ** (2 / 3), "scale": _cube_root(squares)}
         return values, {
             "distance": _step(distances, 1.0 / n, power=2 / 3),

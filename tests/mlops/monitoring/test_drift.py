@@ -50,7 +50,7 @@ def judged(*columns, before=None, fast_before=()):
         ([column(p=0.1)], Rejections(repeated=("x",)), SOON),
         ([column(p=0.12)], Rejections(repeated=("x",)), QUIET),
         ([column(p=0.1)], Rejections(repeated=("y",)), QUIET),
-        ([column(p=0.1, effect=0.05)], Rejections(repeated=("x",)), QUIET),
+        ([column(p=0.1, effect=0.05)], Rejections(repeated=("x",)), SOON),
         ([column(status=ColumnStatus.STUCK)], None, CLOSELY),
         ([column(status=ColumnStatus.INSUFFICIENT_DATA)], None, QUIET),
         ([column(p=0.02, role=Role.LOSS)], None, CLOSELY),
@@ -135,17 +135,18 @@ def test_a_report_and_a_state_survive_json():
 
 
 def test_a_reference_read_back_judges_alike():
-    frame = noise(REFERENCE + WINDOW)
+    frame = noise(5000 + WINDOW)
     frame["side"] = np.where(frame["f0"] > 0, "buy", "sell")
     frame["hit"] = frame["f1"] > 0
     frame.iloc[::50, 2] = np.nan
-    reference = fit(frame[:REFERENCE], hit=Role.HIT)
+    reference = fit(frame[:5000], hit=Role.HIT, f0=Role.TARGET)
     values = json.loads(json.dumps(reference.to_dict()))
     arrays = reference.to_arrays()
     read = DriftReference.from_parts(values, arrays)
     assert read == reference
     assert_array_equal(list(read.to_arrays()), list(arrays))
-    assert check_drift(read, frame[-WINDOW:]) == check_drift(reference, frame[-WINDOW:])
+    assert check_drift(read, frame) == check_drift(reference, frame)
+    assert np.isfinite(check_drift(read, frame)["f0"].jump_p_value)
 
 
 def hours(frame, state, reference, ends, **changes):
@@ -206,6 +207,22 @@ def test_a_gross_change_is_met_within_hours():
     assert met is not None
     assert met < 80
     assert "too large to wait" in report.reasons[0]
+
+
+def test_a_jump_of_what_is_forecast_is_met_within_a_day_between_windows():
+    frame = noise(5000 + WINDOW + 24)
+    frame.iloc[-24:, :2] += 3.0
+    reference = fit(frame[:5000], f1=Role.TARGET)
+    assert reference.watched_for_jumps == 1
+    state = replace(begin_watch(reference), seen_until=frame.index[5000 + WINDOW - 1].isoformat())
+    report, _ = watch(reference, frame, state, settings())
+    assert not report.official
+    assert report.recommendation is SOON
+    assert report.behind == ("f1",)
+    assert report["f1"].jump == pytest.approx(2.5, abs=0.5)
+    assert "changed within days" in report.reasons[0]
+    short = watch(reference, frame[-WINDOW:], state, settings())[0]
+    assert np.isnan(short["f1"].jump)
 
 
 def test_a_confirmation_must_come_at_the_next_bar():
