@@ -15,6 +15,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mlops.data.calendar import MINUTES_PER_YEAR, calendar_for
 from mlops.errors import SettingsError
@@ -27,11 +28,12 @@ from mlops.monitoring.degradation import (
     Losses,
     judge_degradation,
 )
+from mlops.registry.bundles import HOLDOUT
 from mlops.service import Service, Target
 from mlops.stats import trading
 from mlops.stats.dependence import block_length
 from mlops.store import ModelVersion, Store
-from mlops.store.outcomes import Matched, OutcomeCounts, count_outcomes, read_matched
+from mlops.store.outcomes import Matched, OutcomeCounts, TimeArray, count_outcomes, read_matched
 from mlops.validation.evaluation import Evaluation
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.jsonable import number, to_json
@@ -264,30 +266,44 @@ def evaluation_at_promotion(bundle: Bundle) -> Evaluation | None:
 
 
 def reference_losses(bundle: Bundle, version: ModelVersion) -> Losses:
-    """A version's losses on those rows of its bundle's reference that it was not fitted on."""
+    """A version's losses out of sample, before it went live: what live ones are judged against.
+
+    Those of its holdout; where none was kept, those on the reference bars it was not fitted on.
+    """
     table = read_tensors(bundle.path / manifest.REFERENCE)
-    service = bundle.service
+    if f"{HOLDOUT}y" in table:
+        columns = {name: table[f"{HOLDOUT}{name}"] for name in _COLUMNS}
+        made_at = table[f"{HOLDOUT}made_at"].astype("datetime64[ns]")
+        return _losses(bundle.service, made_at, columns)
     new = np.isfinite(table["y"]) & np.isfinite(table["forecast"])
     fitted = version.notes.get("fitted_until")
     if isinstance(fitted, str):
         new &= table["open_time"] > int(datetime.fromisoformat(fitted).timestamp() * 1e9)
-    if not new.any():
+    columns = {name: table[name][new] for name in ("y", "forecast", "persistence")}
+    # Every target's declared baseline says what persistence says.
+    columns["baseline"] = columns["persistence"]
+    columns["next_return"] = np.full(int(new.sum()), np.nan)
+    opened = table["open_time"][new].astype("datetime64[ns]")
+    made_at = np.add(opened, np.timedelta64(bundle.service.timeframe.step))
+    return _losses(bundle.service, made_at, columns)
+
+
+def _losses(
+    service: Service, made_at: TimeArray, columns: Mapping[str, NDArray[np.floating[Any]]]
+) -> Losses:
+    """Of the rows with a forecast."""
+    made = np.isfinite(columns["forecast"])
+    if not made.any():
         return Losses.none()
-    step = np.timedelta64(service.timeframe.step)
-    return Losses.of(
-        Forecasts(
-            target=service.target,
-            horizon=service.horizon,
-            made_at=table["open_time"][new].astype("datetime64[ns]") + step,
-            y=table["y"][new],
-            forecast=table["forecast"][new].astype(np.float64),
-            persistence=table["persistence"][new],
-            # Every target's declared baseline says what persistence says.
-            baseline=table["persistence"][new],
-            next_return=np.full(int(new.sum()), np.nan),
-            fold=np.zeros(int(new.sum()), dtype=np.int64),
-        )
+    arrays = {name: column[made].astype(np.float64) for name, column in columns.items()}
+    rows = Forecasts(
+        target=service.target,
+        horizon=service.horizon,
+        made_at=made_at[made],
+        fold=np.zeros(int(made.sum()), dtype=np.int64),
+        **arrays,
     )
+    return Losses.of(rows)
 
 
 def _row_of(record: Forecasts | None, made_at: datetime) -> int:
@@ -376,3 +392,4 @@ def _trading(
 
 
 _INSTANT = timedelta(microseconds=1)
+_COLUMNS = ("y", "forecast", "persistence", "baseline", "next_return")

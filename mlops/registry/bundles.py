@@ -30,12 +30,17 @@ from mlops.models.manifest import Format, canonical_json, make_manifest
 from mlops.models.signing import SigningKey
 from mlops.registry.code import code_version
 from mlops.service import Service
+from mlops.validation.forecasts import Forecasts
 
 VERIFY_TIMEOUT_S = 120.0
 REFERENCE_ROWS = 5000
+HOLDOUT_ROWS = 20_000
+HOLDOUT = "holdout."
+"""Before the names of the columns that hold a version's record on its holdout."""
 PARITY_TOLERANCE = 1e-4
 """Between a forecast from all bars and one from the last warm-up bars, in shares of the spread."""
 
+_HELD = ("y", "forecast", "persistence", "baseline", "next_return")
 _PASSED_ON = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "LANG")
 
 
@@ -65,9 +70,12 @@ def bundle_parts(
     *,
     proof: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    holdout: Forecasts | None = None,
     pickled: bytes | None = None,
 ) -> BundleParts:
     """Collect what a fitted forecaster needs to live on; ``dataset`` is what it was trained on.
+
+    ``holdout`` is its record out of sample, against which its live losses will be judged.
 
     Raises:
         BundleError: when the forecaster cannot forecast from a short window of bars what it
@@ -91,7 +99,7 @@ def bundle_parts(
         config=config,
         golden=_golden(forecaster, dataset, spread),
         tensors=tensors,
-        reference=reference_table(forecaster, dataset),
+        reference=reference_table(forecaster, dataset) | holdout_table(holdout),
         proof=proof or {},
         evaluation=evaluation or {},
         pickled=pickled,
@@ -125,6 +133,15 @@ def reference_table(
         "forecast": forecaster.predict(dataset, chosen) if chosen.size else np.empty(0),
         **columns,
     }
+
+
+def holdout_table(rows: Forecasts | None) -> dict[str, NDArray[Any]]:
+    """The last rows of a record as columns of the reference; none where there is no record."""
+    if rows is None:
+        return {}
+    columns = {name: getattr(rows, name)[-HOLDOUT_ROWS:] for name in _HELD}
+    times = rows.made_at[-HOLDOUT_ROWS:].astype("datetime64[ns]").astype(np.int64)
+    return {f"{HOLDOUT}{name}": column for name, column in (columns | {"made_at": times}).items()}
 
 
 def write_bundle(parts: BundleParts, directory: Path, key: SigningKey) -> str:

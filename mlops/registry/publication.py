@@ -70,6 +70,7 @@ def publish(
                 service,
                 proof=proof.to_dict(),
                 evaluation=judgement.evaluation.to_dict(),
+                holdout=judgement.holdout,
             ),
             status=Status.CHALLENGER if judgement.report.passed else Status.REFUSED,
             recipe_digest=winner.recipe.digest,

@@ -38,6 +38,7 @@ from mlops.store import ModelVersion, Store
 from mlops.store.forecasts import Role, record_forecasts
 from mlops.store.outcomes import OutcomeCounts, read_matched
 from mlops.validation.evaluation import evaluate
+from mlops.validation.forecasts import Forecasts
 from tests.mlops.data.conftest import make_bars
 
 from .ticker import HOUR, RETURNS, START, forecast_row, sighting_of
@@ -270,7 +271,11 @@ def test_the_same_skill_is_kept(store: Store, version: Callable[..., ModelVersio
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Bundle:
-    """A linear model of volatility, evaluated, in a bundle."""
+    return linear_bundle(tmp_path)[0]
+
+
+def linear_bundle(tmp_path: Path, *, keep: bool = False) -> tuple[Bundle, Forecasts]:
+    """A linear model of volatility, evaluated, in a bundle that may keep the record."""
     frame = make_bars(1500)
     target = TargetSpec(Target.VOLATILITY, 4)
     dataset = Dataset(frame, timeframe=VOLATILITY.timeframe, target=target)
@@ -283,9 +288,12 @@ def bundle(tmp_path: Path) -> Bundle:
     folds = np.zeros(len(dataset), dtype=np.int64)
     made = record(dataset, held, whole, dataset.persistence, folds)
     evaluation = evaluate(made, bars_per_year=8760, fee_bps=0.0, reps=20)
-    parts = bundle_parts(model, dataset, VOLATILITY, evaluation=evaluation.to_dict())
+    holdout = made if keep else None
+    parts = bundle_parts(
+        model, dataset, VOLATILITY, evaluation=evaluation.to_dict(), holdout=holdout
+    )
     write_bundle(parts, tmp_path / "bundle", load_or_make_key(tmp_path / "key"))
-    return open_bundle(tmp_path / "bundle")
+    return open_bundle(tmp_path / "bundle"), made
 
 
 def test_the_figures_at_promotion_are_those_of_the_evaluation(
@@ -298,7 +306,16 @@ def test_the_figures_at_promotion_are_those_of_the_evaluation(
     assert promotion.skill == evaluation["skill"].value
 
 
-def test_the_reference_is_what_the_version_was_not_fitted_on(
+def test_the_reference_is_the_record_of_the_holdout(
+    tmp_path: Path, version: Callable[..., ModelVersion]
+) -> None:
+    bundle, made = linear_bundle(tmp_path, keep=True)
+    known = reference_losses(bundle, version(VOLATILITY))
+    assert known.model == pytest.approx(made.losses())
+    assert known.baseline == pytest.approx(made.of_baseline().losses())
+
+
+def test_without_one_the_reference_is_what_the_version_was_not_fitted_on(
     bundle: Bundle, version: Callable[..., ModelVersion]
 ) -> None:
     fitted = START + 1000 * HOUR
