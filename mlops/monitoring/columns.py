@@ -36,10 +36,15 @@ OTHER = "(other)"
 
 
 class Role(StrEnum):
-    """What a column is; a loss must not rise and a hit not fall, the others not change."""
+    """What a column is; a loss must not rise and a hit not fall, the others not change.
+
+    ``REALISED`` is what each bar alone realised of a target that averages many, such as its log
+    range: it shows a jump days before the average does, and is watched for nothing else.
+    """
 
     FEATURE = "feature"
     TARGET = "target"
+    REALISED = "realised"
     FORECAST = "forecast"
     LOSS = "loss"
     HIT = "hit"
@@ -66,6 +71,7 @@ class Family(StrEnum):
 _FAMILIES = {
     Role.FEATURE: Family.FEATURES,
     Role.TARGET: Family.TARGET,
+    Role.REALISED: Family.TARGET,
     Role.FORECAST: Family.FORECASTS,
     Role.LOSS: Family.LOSSES,
     Role.HIT: Family.LOSSES,
@@ -79,8 +85,8 @@ class ColumnReference:
     ``bars`` counts the rows that held a value. ``null`` is None where none did, or where all
     were the ``constant``; ``labels`` is empty for a column compared by its size. ``missing`` is
     the null of the share of missing rows, where some were; ``longest_run`` counts the bars for
-    which a value stayed the same. ``jumps`` is the null of a target's largest jump in a span of
-    looks, where the reference is long enough.
+    which a value stayed the same. ``jumps`` is the null of the largest jump in a span of looks of
+    what is forecast, where the reference is long enough.
     """
 
     name: str
@@ -230,7 +236,7 @@ def _null(coded: ColumnReference, values: FloatArray, max_bars: int | None) -> W
 
 def _jumps(role: Role, null: WindowNull, span: int) -> StatisticNull | None:
     # Only of what is forecast: each further column would cost all of them power.
-    if role is not Role.TARGET or not isinstance(null, NumericNull):
+    if role.family is not Family.TARGET or not isinstance(null, NumericNull):
         return None
     return fit_jumps(null.scores, span=span)
 

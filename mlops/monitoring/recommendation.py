@@ -16,7 +16,7 @@ from typing import Any, Self
 import pandas as pd
 
 from mlops.monitoring.checks import ColumnDrift, ColumnStatus
-from mlops.monitoring.columns import Family
+from mlops.monitoring.columns import Family, Role
 from mlops.monitoring.levels import DriftConfig
 from mlops.stats.multiplicity import benjamini_yekutieli
 
@@ -102,13 +102,17 @@ def reject(
     *,
     families: int,
     testable: int,
-    watched_for_jumps: int = 0,
+    watched_for_jumps: Sequence[str] = (),
 ) -> Rejections:
     """Which columns a window rejects at each level, Benjamini-Yekutieli within each family.
 
-    The counts are the reference's, so that what comes in moves no level.
+    What is counted is the reference's, so that what comes in moves no level.
     """
-    tested = [column for column in columns if column.status is ColumnStatus.TESTED]
+    tested = [
+        column
+        for column in columns
+        if column.status is ColumnStatus.TESTED and column.role is not Role.REALISED
+    ]
     losses = [column for column in tested if column.family is Family.LOSSES]
     large = {
         column.name
@@ -119,7 +123,7 @@ def reject(
     def names(level: float, among: Iterable[ColumnDrift] = tested) -> tuple[str, ...]:
         return tuple(name for name in _by_family(among, level) if name in large)
 
-    fast, jump = config.at_a_look(testable), config.jump(watched_for_jumps)
+    fast, jump = config.at_a_look(testable), config.jump(len(watched_for_jumps))
     return Rejections(
         noticed=_by_family(tested, config.notice(families)),
         repeated=_by_family(tested, config.repeated(families)),
@@ -127,7 +131,9 @@ def reject(
         severe=names(config.severe(families), losses),
         lost=_by_family(losses, config.alpha),
         fast=tuple(c.name for c in tested if c.p_value < fast and c.effect >= FAST_EFFECT),
-        jumped=tuple(c.name for c in tested if c.jump_p_value < jump),
+        jumped=tuple(
+            c.name for c in columns if c.name in watched_for_jumps and c.jump_p_value < jump
+        ),
     )
 
 

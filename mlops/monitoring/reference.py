@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops.monitoring.columns import ColumnReference, Family, Role, fit_column
+from mlops.monitoring.columns import ColumnReference, Role, fit_column
 from mlops.stats.window_null import MAX_BARS
 
 FORMAT = 1
@@ -27,19 +27,27 @@ class DriftReference:
 
     @property
     def families(self) -> int:
-        """Over how many families a level is split: those that have a column with a null."""
-        found: set[Family] = {c.role.family for c in self.columns if c.null is not None}
-        return len(found)
+        """Over how many families a level is split: those of which a column can be tested."""
+        return len({column.role.family for column in self._testable()})
 
     @property
     def testable(self) -> int:
-        """Columns that can be tested at all."""
-        return sum(column.null is not None for column in self.columns)
+        """Columns whose windows can be tested at all."""
+        return len(self._testable())
 
     @property
-    def watched_for_jumps(self) -> int:
-        """Targets whose jumps can be judged."""
-        return sum(column.jumps is not None for column in self.columns)
+    def watched_for_jumps(self) -> tuple[str, ...]:
+        """What each bar realised of the target, where there is such a column, else targets."""
+        able = [column for column in self.columns if column.jumps is not None]
+        realised = [column for column in able if column.role is Role.REALISED]
+        return tuple(column.name for column in realised or able)
+
+    def _testable(self) -> list[ColumnReference]:
+        return [
+            column
+            for column in self.columns
+            if column.null is not None and column.role is not Role.REALISED
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """All but the arrays, JSON-legal."""
@@ -81,9 +89,8 @@ def fit_reference(
     ``roles`` names the columns to watch; one that the frame lacks is kept as never seen, so
     that reports name it. ``window_bars`` is the length to calibrate ahead, others are
     calibrated when they come; ``span`` is `DriftConfig.looks_per_budget`. Of each column the
-    last ``max_bars`` values are kept. A target is watched for jumps, so let it be what each bar
-    realised (its log range) rather than a mean over a day. Columns that follow the clock should
-    be left out: they change with the calendar, never with the market.
+    last ``max_bars`` values are kept. Columns that follow the clock should be left out:
+    they change with the calendar, never with the market.
     """
     found = find_columns(frame)
     absent = pd.Series([], dtype=np.float64)

@@ -30,13 +30,15 @@ WINDOW = 168
 MONTH = 720
 CONFIG = DriftConfig(window_bars=WINDOW)
 FEATURES = ("log_return", "volatility_24", "volume_ratio", "rsi", "macd")
-TARGET = "log_range"
-ROLES = dict.fromkeys(FEATURES, Role.FEATURE) | {TARGET: Role.TARGET}
+ROLES = dict.fromkeys(FEATURES, Role.FEATURE) | {
+    "har_24": Role.TARGET,
+    "log_range": Role.REALISED,
+}
 
 
 @cache
 def columns(symbol: str) -> pd.DataFrame:
-    """Five features and each bar's log range, whose mean the volatility target is."""
+    """Five features, the volatility target as it becomes known, and each bar's part of it."""
     bars = BarArrays.of(SampleSource().fetch(symbol, Timeframe("1h")))
     found = {name: find_indicator(name).compute(bars) for name in ROLES}
     index = pd.DatetimeIndex(bars.open_time).tz_localize("UTC")
@@ -101,6 +103,8 @@ def _by_fast_path(reference: DriftReference, frame: pd.DataFrame) -> float:
     ends = np.arange(REFERENCE, len(frame)) + 1
     beyond = []
     for column in reference.columns:
+        if column.role is Role.REALISED:
+            continue
         assert column.null is not None
         found = column.null.check(frame[column.name].to_numpy(), WINDOW, ends)
         beyond.append((found.p_value < level) & (found.effect >= FAST_EFFECT))
@@ -109,12 +113,13 @@ def _by_fast_path(reference: DriftReference, frame: pd.DataFrame) -> float:
 
 
 def _by_jumps(reference: DriftReference, frame: pd.DataFrame) -> float:
-    (column,) = (column for column in reference.columns if column.jumps is not None)
+    (name,) = reference.watched_for_jumps
+    (column,) = (column for column in reference.columns if column.name == name)
     assert isinstance(column.null, NumericNull)
     assert column.jumps is not None
     looks = jumps(column.null.ordered.normal_scores(frame[column.name].to_numpy()))
     p_values = jump_p_values(column.jumps, looks)[-(len(frame) - REFERENCE) :]
-    return _first(p_values < CONFIG.jump(reference.watched_for_jumps))
+    return _first(p_values < CONFIG.jump(1))
 
 
 def _first(alarms: NDArray[np.bool_]) -> float:

@@ -213,7 +213,7 @@ def test_a_jump_of_what_is_forecast_is_met_within_a_day_between_windows():
     frame = noise(5000 + WINDOW + 24)
     frame.iloc[-24:, :2] += 3.0
     reference = fit(frame[:5000], f1=Role.TARGET)
-    assert reference.watched_for_jumps == 1
+    assert reference.watched_for_jumps == ("f1",)
     state = replace(begin_watch(reference), seen_until=frame.index[5000 + WINDOW - 1].isoformat())
     report, _ = watch(reference, frame, state, settings())
     assert not report.official
@@ -223,6 +223,18 @@ def test_a_jump_of_what_is_forecast_is_met_within_a_day_between_windows():
     assert "changed within days" in report.reasons[0]
     short = watch(reference, frame[-WINDOW:], state, settings())[0]
     assert np.isnan(short["f1"].jump)
+
+
+def test_what_each_bar_realised_is_watched_for_jumps_in_the_targets_place():
+    frame = noise(5000 + WINDOW)
+    frame.iloc[-24:] += 3.0
+    both = fit(frame[:5000], f1=Role.TARGET, f2=Role.REALISED)
+    assert both.watched_for_jumps == ("f2",)
+    assert (both.families, both.testable) == (2, 2)
+    report = check_drift(both, frame)
+    assert report.rejections.jumped == ("f2",)
+    assert "f2" not in report.rejections.noticed
+    assert np.isfinite(report["f2"].p_value)
 
 
 def test_a_confirmation_must_come_at_the_next_bar():
