@@ -10,6 +10,9 @@ from mlops.errors import SettingsError
 from mlops.stats.change import BARS
 
 MIN_WINDOW_BARS = 24
+JUMP_SHARE = 0.8
+"""What jumps take of the chance that looks may raise a false alarm; the fast path has the rest."""
+
 SEVERE = 10
 """How many times rarer than a decision by chance a loss must be to retrain at once."""
 
@@ -19,7 +22,8 @@ class DriftConfig:
     """What counts as drift.
 
     ``alpha`` is the level at which a window is worth watching, ``false_alarm_budget`` the
-    chance that a whole period of ``budget_days`` without drift asks for a retraining.
+    chance that the decisions of ``budget_days`` without drift ask for a retraining; the looks
+    in between have as much again.
     ``effect_threshold`` is the least Kolmogorov distance beyond the usual one; a significant
     change below it is watched only. ``step`` is the length of a bar.
 
@@ -81,12 +85,13 @@ class DriftConfig:
         return self.decision(families) / SEVERE
 
     def at_a_look(self, columns: int) -> float:
-        """Level of one column at one of the hourly looks: half of what all looks may spend."""
-        return self.false_alarm_budget / (2 * self.looks_per_budget * max(columns, 1))
+        """Level of one column at one look of the fast path."""
+        share = (1.0 - JUMP_SHARE) * self.false_alarm_budget
+        return share / (self.looks_per_budget * max(columns, 1))
 
     def jump(self, columns: int) -> float:
-        """Level of one target's largest jump in all looks of a budget: the other half."""
-        return self.false_alarm_budget / (2 * max(columns, 1))
+        """Level of one column's largest jump in all looks of a budget."""
+        return JUMP_SHARE * self.false_alarm_budget / max(columns, 1)
 
     @property
     def history_bars(self) -> int:

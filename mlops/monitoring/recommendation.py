@@ -2,8 +2,8 @@
 
 Decisions are made on windows that do not overlap, K of them in 30 days, each at 1/K of the
 budget: by one window, or more sensitively by two in a row that reject the same column. The
-hourly look in between spends a share of its own, half on a fast path for windows too far off to
-wait for, half on jumps of what is forecast.
+hourly look in between spends a budget of its own, most of it on jumps of what is forecast, the
+rest on a fast path for windows too far off to wait for.
 """
 
 from __future__ import annotations

@@ -24,7 +24,13 @@ BEFORE = 720
 BARS = RECENT + BEFORE
 SPANS_PER_LENGTH = 8
 MIN_SPANS = 4.0
-"""The least number of spans of looks a reference must be worth."""
+"""The least number of spans of looks a reference must hold."""
+
+WORTH = 0.8
+"""What a span is worth of an independent one: neighbours share the month that bars look back on.
+
+With it p-values are as rare as they say on noise, autoregressions and a market's features.
+"""
 
 
 def jumps(scores: FloatArray) -> FloatArray:
@@ -41,13 +47,13 @@ def fit_jumps(scores: FloatArray, *, span: int) -> StatisticNull | None:
     """The null of the largest jump, either way, in ``span`` looks; None where N is too short.
 
     ``scores`` (N,) are normal scores, so that no single bar is a jump. Logarithms make the
-    maxima nearly normal; the spans overlap, and are worth as many as fit side by side.
+    maxima nearly normal; overlapping spans are worth `WORTH` of those that fit side by side.
     """
     sizes = np.abs(jumps(scores)) if scores.size >= BARS else np.zeros(0)
     if sizes.size < MIN_SPANS * span:
         return None
     largest = sliding_window_view(sizes, span)[:: max(1, span // SPANS_PER_LENGTH)].max(axis=1)
-    return StatisticNull.of(_log(largest), sizes.size / span, resolution=1.0 / RECENT)
+    return StatisticNull.of(_log(largest), WORTH * sizes.size / span, resolution=1.0 / RECENT)
 
 
 def jump_p_values(null: StatisticNull, found: FloatArray) -> FloatArray:
