@@ -419,3 +419,19 @@ trigger = sa.Table(
     sa.UniqueConstraint("service", "cause", "watermark", name="one_trigger_per_watermark"),
     sa.Index("trigger_by_state", "state", "service"),
 )
+
+check = sa.Table(
+    "drift_check",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("service", sa.String(200), nullable=False),
+    sa.Column("model_id", sa.String(200), nullable=False),
+    sa.Column("bar", UtcTime, nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("recommendation", sa.String(32), nullable=False),
+    sa.Column("official", sa.Boolean, nullable=False),
+    sa.Column("report", JsonText, nullable=False),
+    sa.Column("performance", JsonText),
+    sa.Column("state", JsonText, nullable=False),
+    sa.UniqueConstraint("service", "model_id", "bar", name="one_check_a_bar"),
+)

@@ -1,0 +1,261 @@
+"""One look at every service: outcomes, drift and lost skill, and what follows from them.
+
+A look is idempotent: the same bar decides nothing twice. What it found, the reason to retrain
+and the alert are one transaction, so that none is without the others. One service's trouble
+leaves the others alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import pandas as pd
+
+from mlops.features.dataset import Dataset
+from mlops.models.bundle import Bundle
+from mlops.monitoring.drift import (
+    DriftConfig,
+    DriftReport,
+    DriftState,
+    Recommendation,
+    begin_watch,
+    watch,
+)
+from mlops.monitoring.outcomes import Matching, match_outcomes
+from mlops.monitoring.performance import (
+    LivePerformance,
+    Promotion,
+    evaluation_at_promotion,
+    measure_performance,
+    reference_losses,
+)
+from mlops.monitoring.version_drift import VersionDrift, current_frame
+from mlops.service import Service
+from mlops.store import ModelVersion, Route, Store, get_version, list_routes
+from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recover_alert
+from mlops.store.checks import CheckRow, last_check, new_check, write_check
+from mlops.store.engine import Connection
+from mlops.store.triggers import Cause, Limits, Reason, raise_trigger
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorConfig:
+    """How closely services are watched; windows in hours, shares of one, fees in bps."""
+
+    drift_threshold: float = 0.1
+    decision_window_hours: float = 168.0
+    performance_threshold: float = 0.15
+    fee_bps: float = 10.0
+    limits: Limits = field(default_factory=Limits)
+
+    def drift(self, service: Service) -> DriftConfig:
+        """The levels at which a service's drift is decided."""
+        step = service.timeframe.step
+        window = round(timedelta(hours=self.decision_window_hours) / step)
+        return DriftConfig(effect_threshold=self.drift_threshold, window_bars=window, step=step)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """One look at a service; ``why_not`` says why nothing was judged.
+
+    ``check`` is the id of its row, ``triggers`` those of the reasons to retrain it gave.
+    """
+
+    service: str
+    model_id: str
+    report: DriftReport | None = None
+    performance: LivePerformance | None = None
+    check: str = ""
+    triggers: tuple[tuple[str, Cause], ...] = ()
+    why_not: str = ""
+
+
+class Monitor:
+    """Watches the champions of a store.
+
+    ``open_bundle`` opens a version, ``bars_of`` gives a service's bars (None where nobody keeps
+    any). What was fitted for a version is kept between looks.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        open_bundle: Callable[[ModelVersion], Bundle],
+        bars_of: Callable[[Service], Dataset | None],
+        config: MonitorConfig | None = None,
+    ) -> None:
+        self.store = store
+        self.open_bundle = open_bundle
+        self.bars_of = bars_of
+        self.config = config or MonitorConfig()
+        self._watched: dict[str, VersionDrift] = {}
+
+    def match(self, now: datetime) -> tuple[Matching, ...]:
+        """Join forecasts with the outcomes that are known at market time ``now``."""
+        return match_outcomes(self.store, self.bars_of, now=now)
+
+    def look(self, now: datetime) -> tuple[Looked, ...]:
+        """Look at each service's champion at market time ``now``."""
+        return tuple(self._look_safely(route, now) for route in list_routes(self.store))
+
+    def _look_safely(self, route: Route, now: datetime) -> Looked:
+        try:
+            return self._look(route, now)
+        except Exception as error:
+            # Nothing that one service's bars or bundle do may leave the others unwatched.
+            log.exception("service=%s model_id=%s was not watched", route.service, route.champion)
+            why = f"{type(error).__name__}: {error}"
+            return Looked(service=route.service, model_id=route.champion, why_not=why)
+
+    def _look(self, route: Route, now: datetime) -> Looked:
+        nothing = Looked(service=route.service, model_id=route.champion)
+        if route.champion == route.baseline:
+            return replace(nothing, why_not="the baseline serves: there is nothing to retrain")
+        service = Service.parse(route.service)
+        dataset = self.bars_of(service)
+        if dataset is None:
+            return replace(nothing, why_not="nobody keeps bars of this market here")
+        version = get_version(self.store, route.champion)
+        drift = self._drift_of(version, service)
+        bars = _known(dataset.frame, service, now)
+        frame = current_frame(drift.bundle, bars[-_needed(drift) :])
+        before = last_check(self.store, route.service, route.champion)
+        state = DriftState.from_dict(before.state) if before else begin_watch(drift.reference)
+        report, after = watch(drift.reference, frame, state, drift.config)
+        if not len(frame):
+            return replace(nothing, report=report, why_not="there are no bars yet")
+        performance = self._performance(version, drift, now) if report.official else None
+        row = new_check(
+            service=route.service,
+            model_id=route.champion,
+            bar=frame.index[-1].to_pydatetime(),
+            at=now,
+            recommendation=str(report.recommendation),
+            official=report.official,
+            report=report.to_dict(),
+            performance=None if performance is None else performance.to_dict(),
+            state=after.to_dict(),
+        )
+        triggers = self._write(row, report, performance)
+        if triggers is None:
+            return replace(nothing, report=report, why_not="this bar was looked at before")
+        return replace(
+            nothing, report=report, performance=performance, check=row.id, triggers=triggers
+        )
+
+    def _drift_of(self, version: ModelVersion, service: Service) -> VersionDrift:
+        if version.model_id not in self._watched:
+            bundle = self.open_bundle(version)
+            self._watched[version.model_id] = VersionDrift(bundle, self.config.drift(service))
+        return self._watched[version.model_id]
+
+    def _performance(
+        self, version: ModelVersion, drift: VersionDrift, now: datetime
+    ) -> LivePerformance:
+        """Judged on the windows that decide, each at its part of the budget of false alarms."""
+        config = drift.config
+        return measure_performance(
+            self.store,
+            version,
+            now=now,
+            window_hours=self.config.decision_window_hours,
+            fee_bps=self.config.fee_bps,
+            promotion=Promotion.of(version, evaluation_at_promotion(drift.bundle)),
+            reference=reference_losses(drift.bundle, version),
+            threshold=self.config.performance_threshold,
+            alpha=config.false_alarm_budget / config.windows_per_budget,
+        )
+
+    def _write(
+        self, row: CheckRow, report: DriftReport, performance: LivePerformance | None
+    ) -> tuple[tuple[str, Cause], ...] | None:
+        """The look and what follows from it; None where this bar was looked at before."""
+        with self.store.write() as connection:
+            if not write_check(connection, row):
+                return None
+            found = [(Cause.DRIFT, "; ".join(report.reasons))] if report.drift_detected else []
+            if _lost(performance):
+                assert performance is not None
+                assert performance.degradation is not None
+                found.append((Cause.PERFORMANCE, performance.degradation.reason))
+            _tell(connection, row, report, dict(found))
+            rung = [(self._trigger(connection, row, cause, text), cause) for cause, text in found]
+        return tuple((made, cause) for made, cause in rung if made is not None)
+
+    def _trigger(
+        self, connection: Connection, row: CheckRow, cause: Cause, text: str
+    ) -> str | None:
+        reason = Reason(
+            service=row.service,
+            cause=cause,
+            watermark=row.bar.isoformat(),
+            champion=row.model_id,
+            text=text,
+            verdict=row.id,
+        )
+        return raise_trigger(connection, reason, at=row.at, limits=self.config.limits)
+
+
+_CONDITIONS = {
+    Cause.DRIFT: Condition.DATA_DRIFT,
+    Cause.PERFORMANCE: Condition.PERFORMANCE_DEGRADED,
+}
+_TITLES = {
+    Cause.DRIFT: "The bars have drifted from what {model_id} learned",
+    Cause.PERFORMANCE: "{model_id} has lost its skill",
+}
+
+
+def _tell(
+    connection: Connection, row: CheckRow, report: DriftReport, found: dict[Cause, str]
+) -> None:
+    """Raise what was found; a window that decides and finds nothing ends it."""
+    for cause, condition in _CONDITIONS.items():
+        if cause in found:
+            at_once = report.recommendation is Recommendation.RETRAIN_IMMEDIATELY
+            trouble = Trouble(
+                condition,
+                row.service,
+                row.model_id,
+                _TITLES[cause].format(model_id=row.model_id),
+                found[cause],
+                Severity.CRITICAL if at_once else Severity.WARNING,
+                {"check": row.id, "score": report.score},
+            )
+            raise_alert(connection, trouble, at=row.at)
+        elif row.official:
+            recover_alert(
+                connection,
+                condition=condition,
+                service=row.service,
+                subject=row.model_id,
+                at=row.at,
+                text="the newest whole window shows nothing of it",
+            )
+
+
+def _lost(performance: LivePerformance | None) -> bool:
+    return (
+        performance is not None
+        and performance.degradation is not None
+        and performance.degradation.degraded
+    )
+
+
+def _known(frame: pd.DataFrame, service: Service, now: datetime) -> pd.DataFrame:
+    """Bars that had closed by then."""
+    known: pd.DataFrame = frame[frame.index <= pd.Timestamp(now - service.timeframe.step)]
+    return known
+
+
+def _needed(drift: VersionDrift) -> int:
+    """Bars of a whole window, with the history of features, target and forecast before it."""
+    horizon = drift.bundle.service.horizon
+    return drift.config.window_bars + int(drift.bundle.config["warm_up"]) + 2 * horizon

@@ -1,0 +1,90 @@
+"""What watching a version found, bar by bar: one row a look, with the state it left behind."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from mlops.store.dialects import insert_new
+from mlops.store.engine import Connection, Store
+from mlops.store.schema import check
+
+
+@dataclass(frozen=True, slots=True)
+class CheckRow:
+    """One look at a version: ``bar`` is the newest bar it saw, ``official`` a window that decides.
+
+    ``report`` is the drift report, ``performance`` the live figures where they were judged, and
+    ``state`` what the next look begins with.
+    """
+
+    id: str
+    service: str
+    model_id: str
+    bar: datetime
+    at: datetime
+    recommendation: str
+    official: bool
+    report: Mapping[str, Any]
+    performance: Mapping[str, Any] | None
+    state: Mapping[str, Any]
+
+
+def new_check(
+    *,
+    service: str,
+    model_id: str,
+    bar: datetime,
+    at: datetime,
+    recommendation: str,
+    official: bool,
+    report: Mapping[str, Any],
+    performance: Mapping[str, Any] | None,
+    state: Mapping[str, Any],
+) -> CheckRow:
+    """A row that is not written yet, under an id of its own."""
+    return CheckRow(
+        id=f"check-{uuid.uuid4().hex[:12]}",
+        service=service,
+        model_id=model_id,
+        bar=bar,
+        at=at,
+        recommendation=recommendation,
+        official=official,
+        report=report,
+        performance=performance,
+        state=state,
+    )
+
+
+def write_check(connection: Connection, row: CheckRow) -> bool:
+    """Keep a look, inside the caller's transaction; False where this bar was looked at already."""
+    values = {name: getattr(row, name) for name in CheckRow.__slots__}
+    return bool(insert_new(connection, check, [values]))
+
+
+def last_check(store: Store, service: str, model_id: str) -> CheckRow | None:
+    """The newest look at a version."""
+    query = (
+        sa.select(check)
+        .where(check.c.service == service, check.c.model_id == model_id)
+        .order_by(check.c.bar.desc())
+        .limit(1)
+    )
+    with store.read() as connection:
+        row = connection.execute(query).first()
+    return None if row is None else CheckRow(**row._mapping)
+
+
+def list_checks(store: Store, service: str, *, official_only: bool = False) -> tuple[CheckRow, ...]:
+    """The looks at a service's versions, oldest first."""
+    query = sa.select(check).where(check.c.service == service).order_by(check.c.bar)
+    if official_only:
+        query = query.where(check.c.official)
+    with store.read() as connection:
+        return tuple(CheckRow(**row._mapping) for row in connection.execute(query))

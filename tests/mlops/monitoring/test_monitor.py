@@ -1,0 +1,227 @@
+"""Each bar is looked at once; what a look found, its alert and its trigger stand or fall as one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mlops.data.simulator import simulate_bars
+from mlops.features.dataset import Dataset
+from mlops.models.bundle import Bundle, open_bundle
+from mlops.models.signing import load_or_make_key
+from mlops.monitoring import monitor as module
+from mlops.monitoring.monitor import Looked, Monitor, MonitorConfig
+from mlops.registry import bundle_parts, write_bundle
+from mlops.service import Service
+from mlops.store import Store, Why
+from mlops.store.alerts import Condition, list_alerts
+from mlops.store.checks import list_checks
+from mlops.store.live import begin_route, change_route, read_route
+from mlops.store.triggers import Cause, list_triggers
+from tests.mlops.registry.conftest import SERVICE as TRADED
+from tests.mlops.registry.conftest import dataset_of, fitted
+
+from .conftest import NOW
+
+TRAINED, LATER = 8000, 1200
+CHAMPION, BASELINE = "linear_BTC_1", "persistence_BTC_1"
+KEY = TRADED.key
+WEEK = 168
+
+
+@pytest.fixture(scope="module")
+def bars() -> pd.DataFrame:
+    return simulate_bars(TRAINED + LATER, seed=3)
+
+
+@pytest.fixture(scope="module")
+def bundle(bars: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    dataset = dataset_of(bars[:TRAINED])
+    recipe = {"features": ["har_1", "har_24"], "sequence_length": 3}
+    parts = bundle_parts(fitted("linear", dataset, recipe), dataset, TRADED)
+    folder: Path = tmp_path_factory.mktemp("watched")
+    write_bundle(parts, folder / "bundle", load_or_make_key(folder / "key"))
+    return open_bundle(folder / "bundle")
+
+
+def storm(bars: pd.DataFrame, first: int, last: int | None = None) -> pd.DataFrame:
+    """From one bar to another every move is six times as large."""
+    moved = bars.copy()
+    rows = moved.iloc[first:last]
+    prices = ["open", "high", "low", "close"]
+    start = float(rows["open"].iloc[0])
+    moved.loc[rows.index, prices] = start * np.exp(6.0 * np.log(rows[prices] / start))
+    return moved
+
+
+@pytest.fixture
+def live(store: Store, add: Callable[..., Any]) -> Store:
+    """The version is champion of its service."""
+    add(BASELINE, 1, service=KEY)
+    add(CHAMPION, 2, service=KEY, model_type="linear")
+    with store.write() as connection:
+        route = begin_route(connection, KEY, BASELINE, Why(NOW))
+        changed = replace(route, champion=CHAMPION, previous_champion=BASELINE)
+        change_route(connection, route, changed, "promoted", Why(NOW))
+    return store
+
+
+@pytest.fixture
+def watching(live: Store, bundle: Bundle, bars: pd.DataFrame) -> Callable[..., Monitor]:
+    def made(frame: pd.DataFrame | None = None, **config: Any) -> Monitor:
+        dataset = dataset_of(bars if frame is None else frame)
+        return Monitor(
+            live,
+            open_bundle=lambda version: bundle,
+            bars_of=lambda service: dataset,
+            config=MonitorConfig(**config),
+        )
+
+    return made
+
+
+def at(bars: pd.DataFrame, row: int) -> datetime:
+    """When a bar had closed."""
+    moment: datetime = (bars.index[row] + timedelta(hours=1)).to_pydatetime()
+    return moment
+
+
+def only(looked: tuple[Looked, ...]) -> Looked:
+    [one] = looked
+    return one
+
+
+def test_a_quiet_week_is_one_look_on_record_and_nothing_more(
+    watching: Callable[..., Monitor], live: Store, bars: pd.DataFrame
+) -> None:
+    seen = only(watching().look(at(bars, TRAINED + WEEK + 50)))
+    assert seen.report is not None
+    assert (seen.report.official, seen.triggers, seen.why_not) == (True, (), "")
+    [row] = list_checks(live, KEY)
+    assert (row.id, row.model_id, row.official) == (seen.check, CHAMPION, True)
+    assert (list_triggers(live), list_alerts(live)) == ((), ())
+
+
+def test_the_same_bar_decides_nothing_twice(
+    watching: Callable[..., Monitor], live: Store, bars: pd.DataFrame
+) -> None:
+    wild = storm(bars, TRAINED)
+    now = at(bars, TRAINED + WEEK + 50)
+    first = only(watching(wild).look(now))
+    again = only(watching(wild).look(now))
+    assert len(first.triggers) == 1
+    assert (again.triggers, again.why_not) == ((), "this bar was looked at before")
+    assert len(list_checks(live, KEY)) == len(list_triggers(live)) == len(list_alerts(live)) == 1
+
+
+def test_a_storm_is_a_reason_to_retrain_linked_to_its_look_and_an_alert(
+    watching: Callable[..., Monitor], live: Store, bars: pd.DataFrame
+) -> None:
+    seen = only(watching(storm(bars, TRAINED)).look(at(bars, TRAINED + WEEK + 50)))
+    [trigger] = list_triggers(live)
+    assert seen.triggers == ((trigger.id, Cause.DRIFT),)
+    assert (trigger.verdict, trigger.champion, trigger.service) == (seen.check, CHAMPION, KEY)
+    [alert] = list_alerts(live)
+    assert (alert.condition, alert.subject) == (Condition.DATA_DRIFT, CHAMPION)
+    assert alert.detail["check"] == seen.check
+
+
+def test_what_a_whole_quiet_window_does_not_show_any_more_is_over(
+    watching: Callable[..., Monitor], live: Store, bars: pd.DataFrame
+) -> None:
+    wild = storm(bars, TRAINED, TRAINED + WEEK)
+    monitor = watching(wild)
+    monitor.look(at(bars, TRAINED + WEEK))
+    assert [one.recovered_at for one in list_alerts(live)] == [None]
+    last = TRAINED + 3 * WEEK
+    monitor.look(at(bars, last))
+    assert [one.recovered_at for one in list_alerts(live)] == [at(bars, last)]
+
+
+def test_hour_after_hour_only_whole_weeks_decide(
+    watching: Callable[..., Monitor], live: Store, bars: pd.DataFrame
+) -> None:
+    monitor = watching()
+    for row in range(TRAINED + WEEK, TRAINED + 3 * WEEK, 12):
+        monitor.look(at(bars, row))
+    rows = list_checks(live, KEY)
+    assert len(rows) == 28
+    weeks = [row.bar for row in rows if row.official]
+    assert [later - before for before, later in pairwise(weeks)] == [timedelta(hours=WEEK)]
+
+
+def test_bars_that_had_not_closed_by_then_are_not_seen(
+    watching: Callable[..., Monitor], live: Store, bars: pd.DataFrame
+) -> None:
+    row = TRAINED + WEEK + 50
+    monitor = watching(storm(bars, row))
+    monitor.look(at(bars, row) - timedelta(minutes=1))
+    [seen] = list_checks(live, KEY)
+    assert seen.bar == (bars.index[row - 1]).to_pydatetime()
+
+
+def test_the_baseline_has_nothing_to_retrain(
+    watching: Callable[..., Monitor], live: Store, bars: pd.DataFrame
+) -> None:
+    with live.write() as connection:
+        route = read_route(connection, KEY)
+        assert route is not None
+        change_route(connection, route, replace(route, champion=BASELINE), "back", Why(NOW))
+    seen = only(watching(storm(bars, TRAINED)).look(at(bars, TRAINED + WEEK + 50)))
+    assert "the baseline serves" in seen.why_not
+    assert list_checks(live, KEY) == ()
+
+
+def test_the_trouble_of_one_service_leaves_the_others_watched(
+    live: Store, add: Callable[..., Any], bundle: Bundle, bars: pd.DataFrame
+) -> None:
+    other = KEY.replace("btc", "eth")
+    add("persistence_ETH_1", 1, service=other)
+    add("linear_ETH_1", 2, service=other)
+    with live.write() as connection:
+        route = begin_route(connection, other, "persistence_ETH_1", Why(NOW))
+        change_route(connection, route, replace(route, champion="linear_ETH_1"), "up", Why(NOW))
+
+    def bars_of(service: Service) -> Dataset:
+        if service.key == other:
+            raise OSError("the disk is gone")
+        return dataset_of(bars)
+
+    monitor = Monitor(live, open_bundle=lambda version: bundle, bars_of=bars_of)
+    found = {one.service: one for one in monitor.look(at(bars, TRAINED + WEEK + 50))}
+    assert found[KEY].check
+    assert found[other].why_not == "OSError: the disk is gone"
+
+
+def test_a_look_whose_alert_cannot_be_written_never_was(
+    watching: Callable[..., Monitor],
+    live: Store,
+    bars: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wild, now = storm(bars, TRAINED), at(bars, TRAINED + WEEK + 50)
+
+    def fail(*_: Any, **__: Any) -> bool:
+        raise RuntimeError("no room")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(module, "raise_alert", fail)
+        assert only(watching(wild).look(now)).why_not == "RuntimeError: no room"
+    assert (list_checks(live, KEY), list_triggers(live)) == ((), ())
+    assert len(only(watching(wild).look(now)).triggers) == 1
+
+
+def test_a_threshold_beyond_reach_retrains_nothing(
+    watching: Callable[..., Monitor], live: Store, bars: pd.DataFrame
+) -> None:
+    monitor = watching(storm(bars, TRAINED), drift_threshold=0.999)
+    assert only(monitor.look(at(bars, TRAINED + WEEK + 50))).triggers == ()
+    assert len(list_checks(live, KEY)) == 1
