@@ -22,7 +22,15 @@ from mlops.features.targets import TargetSpec
 from mlops.models.bundle import Trust
 from mlops.monitoring.alerts import Courier
 from mlops.monitoring.channels import Handler
+from mlops.monitoring.degradation import Losses
 from mlops.monitoring.drift import DriftConfig, DriftReport
+from mlops.monitoring.performance import (
+    LivePerformance,
+    Promotion,
+    evaluation_at_promotion,
+    measure_performance,
+    reference_losses,
+)
 from mlops.monitoring.version_drift import VersionDrift
 from mlops.registry import (
     Comparison,
@@ -78,6 +86,7 @@ class MLOpsManager:
     def __init__(self, config: Settings) -> None:
         self.config = config
         self._drift: dict[str, VersionDrift] = {}
+        self._promoted: dict[str, tuple[Promotion, Losses]] = {}
 
     @cached_property
     def registry(self) -> Registry:
@@ -236,6 +245,19 @@ class MLOpsManager:
         """
         return await asyncio.to_thread(self._check_drift, model_id, recent_data)
 
+    async def monitor_model_performance(
+        self, model_id: str, *, now: datetime | None = None
+    ) -> LivePerformance:
+        """A version's figures on its latest outcomes, and whether its skill is lost.
+
+        ``now`` is market time, by default this moment; outcomes are those on record.
+
+        Raises:
+            VersionNotFound: when there is no such version.
+        """
+        moment = now or datetime.now(UTC)
+        return await asyncio.to_thread(self._measure_performance, model_id, moment)
+
     def rollouts(self, service: str | None = None) -> tuple[Rollout, ...]:
         """Every rollout, of one service or of all, newest first."""
         return list_rollouts(self.store, service=service)
@@ -298,6 +320,25 @@ class MLOpsManager:
             )
             self._drift[model_id] = VersionDrift(bundle, config)
         return self._drift[model_id].check(recent)
+
+    def _measure_performance(self, model_id: str, now: datetime) -> LivePerformance:
+        version = self.get_model(model_id)
+        if model_id not in self._promoted:
+            bundle = load(self.registry, model_id)
+            promotion = Promotion.of(version, evaluation_at_promotion(bundle))
+            self._promoted[model_id] = promotion, reference_losses(bundle, version)
+        promotion, reference = self._promoted[model_id]
+        return measure_performance(
+            self.store,
+            version,
+            now=now,
+            window_hours=self.config.monitoring_window_hours,
+            decision_hours=self.config.decision_window_hours,
+            fee_bps=self.config.fee_for(version.symbol),
+            promotion=promotion,
+            reference=reference,
+            threshold=self.config.performance_threshold,
+        )
 
     def _register(
         self,

@@ -96,6 +96,8 @@ class Settings(BaseSettings):
     replica_spool_mb: float = Field(default=256.0, gt=0, allow_inf_nan=False)
 
     # Monitoring
+    monitoring_window_hours: float = Field(default=24.0, gt=0, allow_inf_nan=False)
+    performance_threshold: float = Field(default=0.15, ge=0, allow_inf_nan=False)
     drift_threshold: float = Field(default=0.1, ge=0, lt=1)
     decision_window_hours: float = Field(default=168.0, gt=0, allow_inf_nan=False)
 

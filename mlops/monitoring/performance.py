@@ -160,32 +160,38 @@ def measure_performance(
     fee_bps: float,
     promotion: Promotion | None = None,
     reference: Losses | None = None,
+    decision_hours: float | None = None,
     threshold: float = PERFORMANCE_THRESHOLD,
     alpha: float = ALPHA,
 ) -> LivePerformance:
     """Measure a version, champion or challenger, on the outcomes due at market time ``now``.
 
-    ``reference`` are its losses out of sample, which the window's are judged against.
+    ``reference`` are its losses out of sample, against which those of the last
+    ``decision_hours`` (by default those of the window) are judged.
 
     Raises:
         SettingsError: when the window holds no bar, or a level is out of range.
     """
     service = Service.parse(version.service)
     size = bars_in(service, window_hours)
-    due = due_bars(service, now=now, size=size + RUN_UP_BARS)
+    judged = size if decision_hours is None else bars_in(service, decision_hours)
+    due = due_bars(service, now=now, size=max(size, judged) + RUN_UP_BARS)
     since, until = due[-size], due[-1] + _INSTANT
     model_id = version.model_id
     matched = read_matched(store, service.key, model_id=model_id, since=due[0], until=until)
     counts = count_outcomes(store, service.key, model_id=model_id, since=since, until=until)
     record = live_record(service, matched)
-    first = _row_of(record, since + service.timeframe.step)
+    step = service.timeframe.step
+    first = _row_of(record, since + step)
     rows = _from(record, first)
     promotion = promotion or Promotion()
     measures = _measures(service, record, first, fee_bps=fee_bps, promoted=promotion.figures)
     degradation = None
     if reference is not None:
         degradation = judge_degradation(
-            Losses.none() if record is None else Losses.of(record, since=first),
+            Losses.none()
+            if record is None
+            else Losses.of(record, since=_row_of(record, due[-judged] + step)),
             reference,
             skill_at_promotion=promotion.skill if service.target in AS_EVALUATED else None,
             threshold=threshold,

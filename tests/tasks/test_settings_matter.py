@@ -12,18 +12,27 @@ import numpy as np
 import pytest
 
 from mlops.errors import BundleError, InsufficientData, ModelError
+from mlops.features.dataset import Dataset
+from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
+from mlops.models.base import default_recipe
+from mlops.monitoring import degradation
 from mlops.monitoring.drift import DriftReport
+from mlops.monitoring.outcomes import Sighting, match_sightings
+from mlops.monitoring.performance import LivePerformance
 from mlops.registry.connection import load
+from mlops.service import Service
 from mlops.settings import Settings, current_settings
 from mlops.stats.metrics import ModelMetrics
 from mlops.store import get_route
+from mlops.store.forecasts import record_forecasts
 from mlops.training.plan import TrainingConfig
 from mlops.validation.report import GateResult
 from tasks import training as step
 from tasks.project import open_project
 from tests.mlops.data.conftest import make_bars
 from tests.mlops.data.exchange_replay import Replay, klines, serving
+from tests.mlops.monitoring.ticker import forecast_row
 from tests.project import BARS, SMALL_LSTM, Place
 
 from .conftest import Studied, assigned
@@ -206,6 +215,42 @@ def test_drift_is_decided_on_windows_and_effects_as_set(project: Place) -> None:
     assert (alarmed.window_bars, alarmed.drift_detected) == (48, True), str(alarmed)
     project.set(DRIFT_THRESHOLD=0.999)
     assert not report().drift_detected
+
+
+def test_live_figures_and_lost_skill_are_measured_as_set(project: Place) -> None:
+    """A version that forecasts far off loses its skill; how much counts is for a setting."""
+    project.patch.setattr(degradation, "MIN_REFERENCE_BARS", 500)
+    version = Studied.of(project).registered()
+    service = Service.parse(version.service)
+    store = open_project().registry.store
+    target = TargetSpec(service.target, service.horizon)
+    dataset = Dataset(project.frame, timeframe=service.timeframe, target=target)
+    sighting = Sighting.of(service, dataset, default_recipe("persistence", target))
+    wrong = sighting.baseline + 2.0 * np.where(np.arange(len(dataset)) % 2, 1.0, -1.0)
+    record_forecasts(
+        store,
+        [
+            forecast_row(service, stamp.to_pydatetime(), model_id=version.model_id, value=value)
+            for stamp, value in zip(project.frame.index[-400:], wrong[-400:], strict=True)
+        ],
+    )
+    now = project.frame.index[-1].to_pydatetime() + service.timeframe.step
+    match_sightings(store, [sighting], now=now)
+
+    def measured() -> LivePerformance:
+        manager = MLOpsManager(current_settings())
+        return asyncio.run(manager.monitor_model_performance(version.model_id, now=now))
+
+    project.set(MONITORING_WINDOW_HOURS=36, DECISION_WINDOW_HOURS=48, PERFORMANCE_THRESHOLD=0.5)
+    found = measured()
+    assert found.degradation is not None
+    assert (found.n, found.degradation.n) == (36, 48)
+    assert found.degradation.degraded, found.degradation.reason
+    assert found["mse"].at_promotion == version.metrics["mse"]
+    project.set(PERFORMANCE_THRESHOLD=10_000)
+    again = measured().degradation
+    assert again is not None
+    assert not again.degraded
 
 
 def test_a_name_in_a_test_is_a_variable() -> None:

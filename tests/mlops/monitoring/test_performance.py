@@ -259,6 +259,17 @@ def test_skill_that_is_gone_is_said_to_be_lost(
     assert (found.status, found.n, found.degraded) == (SkillStatus.LOST, 168, True)
 
 
+def test_skill_is_judged_on_a_window_of_its_own(
+    store: Store, version: Callable[..., ModelVersion]
+) -> None:
+    lived(store)
+    reference = Losses(np.ones(2000), np.full(2000, 2.0))
+    found = measured(store, version(), 24, reference=reference, decision_hours=120)
+    assert (found.n, found["mse"].value > 0) == (24, True)
+    assert found.degradation is not None
+    assert found.degradation.n == 120
+
+
 def test_the_same_skill_is_kept(store: Store, version: Callable[..., ModelVersion]) -> None:
     lived(store, noise=0.0)
     rng = np.random.default_rng(2)
