@@ -72,11 +72,11 @@ class ReportStatus(StrEnum):
 class DriftReport:
     """The verdict on one window.
 
-    ``score`` is the largest effect over the noticed columns, else 0: the Kolmogorov distance
-    beyond what is usual between windows of the reference. ``official`` says that the window
-    decides, rather than shows what an hour looks like. ``behind`` are the columns that led to
-    the recommendation. ``suggested_window`` is the longest window (bars) that every column's
-    reference supports, 0 where there is none.
+    ``score`` is the largest effect over the columns noticed or behind the recommendation, else
+    0: the Kolmogorov distance beyond what is usual between windows of the reference.
+    ``official`` says that the window decides, rather than shows what an hour looks like.
+    ``behind`` are the columns that led to the recommendation. ``suggested_window`` is the
+    longest window (bars) that every column's reference supports, 0 where there is none.
     """
 
     status: ReportStatus
@@ -251,12 +251,12 @@ def _report(
     tested = [column for column in columns if column.status is ColumnStatus.TESTED]
     short = [column for column in columns if column.status is ColumnStatus.INSUFFICIENT_DATA]
     judged = bool(tested or (columns and not short))
-    noticed = [column.effect for column in tested if column.name in found.noticed]
+    rejected = {*found.noticed, *decision.columns}
     supported = [c.largest_window for c in columns if math.isfinite(c.tau)]
     return DriftReport(
         status=ReportStatus.JUDGED if judged else ReportStatus.INSUFFICIENT_DATA,
         recommendation=decision.recommendation,
-        score=max(noticed, default=0.0),
+        score=max((_effect(c, found) for c in tested if c.name in rejected), default=0.0),
         window_bars=rows,
         official=official,
         behind=decision.columns,
@@ -266,6 +266,13 @@ def _report(
         suggested_window=min(supported, default=0),
         columns=columns,
     )
+
+
+def _effect(column: ColumnDrift, found: Rejections) -> float:
+    """How far a column changed: its distance, or the one that a jump as large makes of a normal."""
+    if column.name not in found.jumped:
+        return column.effect
+    return max(column.effect, math.erf(abs(column.jump) / math.sqrt(8.0)))
 
 
 def _advice(

@@ -220,6 +220,7 @@ def test_a_jump_of_what_is_forecast_is_met_within_a_day_between_windows():
     assert report.recommendation is SOON
     assert report.behind == ("f1",)
     assert report["f1"].jump == pytest.approx(2.5, abs=0.5)
+    assert report.score == pytest.approx(0.8, abs=0.1)
     assert "changed within days" in report.reasons[0]
     short = watch(reference, frame[-WINDOW:], state, settings())[0]
     assert np.isnan(short["f1"].jump)
