@@ -12,13 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mlops.stats.change import fit_jumps
+from mlops.stats.statistic_null import StatisticNull
 from mlops.stats.window_null import (
     MAX_BARS,
     NULLS,
     CategoricalNull,
     MeanNull,
     NumericNull,
-    StatisticNull,
     WindowNull,
 )
 

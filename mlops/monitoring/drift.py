@@ -15,16 +15,10 @@ from typing import Any, Self
 import pandas as pd
 
 from mlops.errors import DataError
-from mlops.monitoring.checks import (
-    MIN_INDEPENDENT,
-    MIN_REFERENCE_BARS,
-    MIN_WINDOWS,
-    ColumnDrift,
-    ColumnStatus,
-    check_column,
-)
+from mlops.monitoring.advice import advise
+from mlops.monitoring.checks import ColumnDrift, ColumnStatus, check_column
 from mlops.monitoring.columns import Family, Role
-from mlops.monitoring.levels import MIN_WINDOW_BARS, DriftConfig
+from mlops.monitoring.levels import DriftConfig
 from mlops.monitoring.recommendation import (
     Decision,
     DriftState,
@@ -56,9 +50,6 @@ __all__ = [
     "fit_reference",
     "watch",
 ]
-
-THIN = 2.0
-"""A reference worth fewer than twice the least number of independent windows is thin."""
 
 
 class ReportStatus(StrEnum):
@@ -262,7 +253,7 @@ def _report(
         behind=decision.columns,
         rejections=found,
         reasons=decision.reasons,
-        advice=_advice(columns, tested, found, config, rows),
+        advice=advise(columns, tested, found, config, rows),
         suggested_window=min(supported, default=0),
         columns=columns,
     )
@@ -273,71 +264,6 @@ def _effect(column: ColumnDrift, found: Rejections) -> float:
     if column.name not in found.jumped:
         return column.effect
     return max(column.effect, math.erf(abs(column.jump) / math.sqrt(8.0)))
-
-
-def _advice(
-    columns: Sequence[ColumnDrift],
-    tested: Sequence[ColumnDrift],
-    found: Rejections,
-    config: DriftConfig,
-    rows: int,
-) -> tuple[str, ...]:
-    """What to think of before believing the verdict, or trusting its silence."""
-    lines = [*_on_size(columns, rows), *_on_thin_evidence(tested, found, config)]
-    if tested and rows < config.window_bars:
-        lines.append(
-            f"the window has {rows} bars instead of {config.window_bars}: only large changes show"
-        )
-    return tuple(lines)
-
-
-def _on_size(columns: Sequence[ColumnDrift], rows: int) -> list[str]:
-    short = [c for c in columns if c.status is ColumnStatus.INSUFFICIENT_DATA]
-    if not short:
-        return []
-    if rows < MIN_WINDOW_BARS:
-        return [
-            f"wait for {MIN_WINDOW_BARS} bars (there are {rows}); decisions need a whole window"
-        ]
-    supported = [c.largest_window for c in short if c.largest_window]
-    if supported:
-        return [f"choose a window of at most {min(supported)} bars, or a longer reference"]
-    return [
-        f"give {short[0].name} a longer reference: at least {MIN_REFERENCE_BARS:,} bars, "
-        f"{MIN_WINDOWS} windows, and {MIN_INDEPENDENT:.0f} independent ones"
-    ]
-
-
-def _on_thin_evidence(
-    tested: Sequence[ColumnDrift], found: Rejections, config: DriftConfig
-) -> list[str]:
-    noticed = [column for column in tested if column.name in found.noticed]
-    lines = []
-    thin = [c for c in noticed if c.independent_windows < THIN * MIN_INDEPENDENT]
-    if thin:
-        least = min(thin, key=lambda column: column.independent_windows)
-        lines.append(
-            f"{least.name} has a reference worth only {least.independent_windows:.0f} independent "
-            f"windows of {least.n} bars: its p-value is rough; a longer reference sharpens it"
-        )
-    small = [c.name for c in noticed if c.effect < config.effect_threshold]
-    if small:
-        lines.append(
-            f"significant but small ({', '.join(small)}): below the threshold of "
-            f"{config.effect_threshold:g} a retraining would change little"
-        )
-    slow = [c for c in noticed if c.tau > c.n / 2]
-    if slow:
-        lines.append(
-            f"{slow[0].name} moves slowly: {slow[0].n} bars are worth about "
-            f"{max(1, round(slow[0].n / slow[0].tau))} independent ones; wait for the next window"
-        )
-    if len(noticed) == 1 and len(tested) >= 5 and not found.decided:
-        lines.append(
-            f"only {noticed[0].name} of {len(tested)} columns changed, by a level that one "
-            "window in twenty reaches by chance"
-        )
-    return lines
 
 
 def _numbers(column: ColumnDrift) -> str:

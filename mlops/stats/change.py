@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from mlops.stats.window_null import StatisticNull
+from mlops.stats.statistic_null import StatisticNull
 
 FloatArray = NDArray[np.float64]
 

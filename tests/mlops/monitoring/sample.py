@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import numpy as np
@@ -79,18 +80,22 @@ def first_alarm(symbol: str, start: int, bars: int) -> dict[str, float]:
     Windows are judged by `watch` itself. What looks at every bar is computed for all bars at
     once, at the levels and by the functions that `watch` uses.
     """
-    frame = columns(symbol).iloc[start - REFERENCE : start + bars]
-    reference = fit_reference(frame[:REFERENCE], ROLES, window_bars=WINDOW)
+    return alarms(columns(symbol).iloc[start - REFERENCE : start + bars], ROLES)
+
+
+def alarms(frame: pd.DataFrame, roles: Mapping[str, Role]) -> dict[str, float]:
+    """The same for a frame whose watch begins after its first 5,000 rows."""
+    reference = fit_reference(frame[:REFERENCE], roles, window_bars=WINDOW)
     return {
-        "windows": _by_windows(reference, frame, bars),
+        "windows": _by_windows(reference, frame),
         "fast": _by_fast_path(reference, frame),
         "jumps": _by_jumps(reference, frame),
     }
 
 
-def _by_windows(reference: DriftReference, frame: pd.DataFrame, bars: int) -> float:
+def _by_windows(reference: DriftReference, frame: pd.DataFrame) -> float:
     state = begin_watch(reference)
-    for end in range(WINDOW, bars + 1, WINDOW):
+    for end in range(WINDOW, len(frame) - REFERENCE + 1, WINDOW):
         report, state = watch(reference, frame[REFERENCE : REFERENCE + end], state, CONFIG)
         assert report.official
         if report.recommendation.asks_for_retraining:

@@ -8,6 +8,7 @@ import pytest
 
 from mlops.monitoring.drift import Recommendation, Role, begin_watch, check_drift, watch
 from tests.mlops.monitoring.frames import MONTH, WINDOW, each_path, fit, settings
+from tests.mlops.monitoring.sample import alarms
 from tests.mlops.monitoring.series import (
     GAP,
     autoregressive,
@@ -103,6 +104,22 @@ def test_the_fast_path_stays_within_its_own_share():
     rate = fast_alarms(200, seed=406)
     print("fast path without drift", rate)
     assert rate <= 0.05
+
+
+@pytest.mark.slow
+def test_all_rules_together_stay_within_both_budgets():
+    """A month's windows have one budget, its looks another."""
+    rng = np.random.default_rng(414)
+    frames = each_path(ten_columns(200, REFERENCE + MONTH, rng))
+    met = []
+    for frame in frames:
+        roles = dict.fromkeys(map(str, frame), Role.FEATURE)
+        found = alarms(frame, roles | {"rv24": Role.TARGET, "abs": Role.REALISED})
+        met.append([np.isfinite(first) for first in found.values()])
+    print("RETRAIN without drift by windows, fast path, jumps", np.mean(met, axis=0))
+    rate = np.any(met, axis=1).mean()
+    print("by any", rate)
+    assert rate <= 0.1 + within(0.1, 200)
 
 
 def thirty_columns(paths, seed):
