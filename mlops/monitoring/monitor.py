@@ -8,7 +8,7 @@ leaves the others alone.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -97,13 +97,21 @@ class Monitor:
         self.config = config or MonitorConfig()
         self._watched: dict[str, VersionDrift] = {}
 
-    def match(self, now: datetime) -> tuple[Matching, ...]:
+    def match(self, now: datetime, services: Collection[str] | None = None) -> tuple[Matching, ...]:
         """Join forecasts with the outcomes that are known at market time ``now``."""
-        return match_outcomes(self.store, self.bars_of, now=now)
 
-    def look(self, now: datetime) -> tuple[Looked, ...]:
-        """Look at each service's champion at market time ``now``."""
-        return tuple(self._look_safely(route, now) for route in list_routes(self.store))
+        def bars_of(service: Service) -> Dataset | None:
+            wanted = services is None or service.key in services
+            return self.bars_of(service) if wanted else None
+
+        found = match_outcomes(self.store, bars_of, now=now)
+        return tuple(one for one in found if services is None or one.service in services)
+
+    def look(self, now: datetime, services: Collection[str] | None = None) -> tuple[Looked, ...]:
+        """Look at the champion of each service, or of these, at market time ``now``."""
+        routes = list_routes(self.store)
+        wanted = [route for route in routes if services is None or route.service in services]
+        return tuple(self._look_safely(route, now) for route in wanted)
 
     def _look_safely(self, route: Route, now: datetime) -> Looked:
         try:

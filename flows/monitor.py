@@ -1,0 +1,37 @@
+"""Watch every service: outcomes, drift and lost skill; ring where a retraining is due.
+
+Hourly, all services in one run; looking twice at a bar decides nothing twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from prefect import flow
+
+from mlops.monitoring.monitor import Looked
+from mlops.monitoring.outcomes import Matching
+from tasks import monitoring as step
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorResult:
+    """What was matched and what was found, a line for each service."""
+
+    matched: tuple[Matching, ...]
+    looked: tuple[Looked, ...]
+
+
+@flow(name="monitor", validate_parameters=True)
+def monitor(now: datetime | None = None) -> MonitorResult:
+    """Match outcomes, look at every champion, and ring for what should be retrained.
+
+    Args:
+        now: Market time; empty: this moment, and for the embedded sample its replay.
+    """
+    watch = step.open_watch(now)
+    matched = step.match(watch)
+    looked = step.look(watch)
+    step.announce(looked)
+    return MonitorResult(matched, looked)

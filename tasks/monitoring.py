@@ -1,0 +1,123 @@
+"""The steps of watching: outcomes, one look at every service, the doorbell."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+
+from mlops.data.calendar import calendar_for
+from mlops.features.dataset import Dataset
+from mlops.features.targets import TargetSpec
+from mlops.manager import MLOpsManager
+from mlops.monitoring.monitor import Looked, Monitor, MonitorConfig
+from mlops.monitoring.outcomes import Matching
+from mlops.registry import bundle_cache, load_version
+from mlops.service import Service
+from mlops.serving.bars import Recent, RecentBars
+from mlops.settings import current_settings
+from mlops.store import get_route, get_version, list_routes
+from tasks.triggers import ring
+
+MONITOR_KEY = "monitor"
+
+
+@dataclass(slots=True)
+class Watch:
+    """The monitor of this installation, and what each market shows when the run begins.
+
+    ``times`` are the services by the market time at which they are looked at: the embedded
+    sample is replayed, and has a clock of its own.
+    """
+
+    monitor: Monitor
+    times: Mapping[datetime, Sequence[str]] = field(default_factory=dict)
+
+
+def open_watch(now: datetime | None = None) -> Watch:
+    """Read the settings and every market's bars; ``now`` is market time for all of them."""
+    manager = MLOpsManager(current_settings())
+    bars = RecentBars(manager.config.bars_path)
+    shown = {one.service: _recent(manager, bars, one.service) for one in list_routes(manager.store)}
+
+    def bars_of(service: Service) -> Dataset | None:
+        recent = shown[service.key]
+        return None if recent is None else _dataset(service, recent)
+
+    times: dict[datetime, list[str]] = defaultdict(list)
+    for key, recent in shown.items():
+        if recent is not None:
+            times[now or recent.now].append(key)
+    monitor = Monitor(
+        manager.store,
+        open_bundle=lambda version: load_version(
+            version, manager.trust, bundle_cache(manager.config.mlops_base_path.resolve())
+        ),
+        bars_of=bars_of,
+        config=MonitorConfig(
+            drift_threshold=manager.config.drift_threshold,
+            decision_window_hours=manager.config.decision_window_hours,
+            performance_threshold=manager.config.performance_threshold,
+            fee_bps=manager.config.fee_bps,
+        ),
+    )
+    return Watch(monitor, dict(times))
+
+
+@task(cache_policy=NO_CACHE)
+def match(watch: Watch) -> tuple[Matching, ...]:
+    """Join forecasts with the outcomes that are known by now."""
+    return tuple(
+        one for now, services in watch.times.items() for one in watch.monitor.match(now, services)
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def look(watch: Watch) -> tuple[Looked, ...]:
+    """Look at every service that has bars, once."""
+    return tuple(
+        one for now, services in watch.times.items() for one in watch.monitor.look(now, services)
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def announce(looked: Sequence[Looked]) -> None:
+    """Ring for what should be retrained, and show every look in the Prefect UI."""
+    for one in looked:
+        for _, cause in one.triggers:
+            ring(one.service, cause)
+    create_table_artifact(key=MONITOR_KEY, table=[_line(one) for one in looked])
+
+
+def _line(one: Looked) -> dict[str, str]:
+    report = one.report
+    return {
+        "service": one.service,
+        "champion": one.model_id,
+        "recommendation": "" if report is None else str(report.recommendation),
+        "score": "" if report is None else f"{report.score:.3f}",
+        "decides": "" if report is None else str(report.official),
+        "why": one.why_not or "; ".join(() if report is None else report.reasons),
+    }
+
+
+def _recent(manager: MLOpsManager, bars: RecentBars, key: str) -> Recent | None:
+    route = get_route(manager.store, key)
+    if route is None:
+        return None
+    champion = get_version(manager.store, route.champion)
+    return bars.of(Service.parse(key), champion.notes)
+
+
+def _dataset(service: Service, recent: Recent) -> Dataset:
+    return Dataset(
+        recent.frame,
+        timeframe=service.timeframe,
+        target=TargetSpec(service.target, service.horizon),
+        calendar=calendar_for(service.venue, service.symbol),
+    )

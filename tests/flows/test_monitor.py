@@ -1,0 +1,82 @@
+"""One run looks at every service; where a retraining is due, the row is there and the bell rings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from flows.monitor import monitor
+from mlops.data.simulator import simulate_bars
+from mlops.store import Store, Why
+from mlops.store.checks import list_checks
+from mlops.store.live import change_route, read_route
+from mlops.store.triggers import list_triggers
+from tasks import triggers
+from tests.flows.deployable import Deployable
+from tests.project import BARS, SEED, SERVICE
+
+WINDOW = 48
+
+
+@pytest.fixture
+def store(deployable: Deployable) -> Store:
+    """The challenger has become the champion."""
+    store = deployable.place.registry.store
+    with store.write() as connection:
+        route = read_route(connection, SERVICE)
+        assert route is not None
+        live = replace(route, champion=deployable.challenger, previous_champion=route.champion)
+        change_route(connection, route, live, "promoted", Why(route.created_at))
+    deployable.place.set(DECISION_WINDOW_HOURS=WINDOW)
+    return store
+
+
+@pytest.fixture
+def rung(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    heard: list[dict[str, Any]] = []
+    monkeypatch.setattr(triggers, "emit_event", lambda **event: heard.append(event))
+    return heard
+
+
+@pytest.fixture
+def stormy(deployable: Deployable) -> Iterator[datetime]:
+    """Two days have come since in which every move was six times as large; the time after them."""
+    path = deployable.place.bars
+    kept = path.read_bytes()
+    bars = simulate_bars(BARS + WINDOW + 2, seed=SEED)
+    prices = ["open", "high", "low", "close"]
+    rows = bars.iloc[BARS:]
+    start = float(rows["open"].iloc[0])
+    bars.loc[rows.index, prices] = start * np.exp(6.0 * np.log(rows[prices] / start))
+    bars.to_parquet(path)
+    yield (pd.Timestamp(bars.index[-1]) + timedelta(hours=1)).to_pydatetime()
+    path.write_bytes(kept)
+
+
+def test_a_storm_is_a_verdict_a_trigger_and_an_event_once(
+    store: Store, stormy: datetime, rung: list[dict[str, Any]], deployable: Deployable
+) -> None:
+    [looked] = monitor(now=stormy).looked
+    assert looked.why_not == ""
+    [check], [trigger] = list_checks(store, SERVICE), list_triggers(store)
+    assert (check.model_id, check.id) == (deployable.challenger, looked.check)
+    assert (trigger.verdict, trigger.service) == (check.id, SERVICE)
+    assert [event["event"] for event in rung] == [triggers.DRIFT_DETECTED]
+    [again] = monitor(now=stormy).looked
+    assert again.why_not == "this bar was looked at before"
+    assert len(rung) == len(list_triggers(store)) == 1
+
+
+def test_a_quiet_market_rings_for_nobody(
+    store: Store, rung: list[dict[str, Any]], deployable: Deployable
+) -> None:
+    last = pd.read_parquet(deployable.place.bars).index[-1]
+    result = monitor(now=(last + timedelta(hours=1)).to_pydatetime())
+    assert [one.service for one in result.matched] == [SERVICE]
+    assert (rung, list_triggers(store)) == ([], ())
