@@ -1,4 +1,4 @@
-"""One run looks at every service; where a retraining is due, the row is there and the bell rings."""
+"""One run looks at every service; where a retraining is due, a row is there and the bell rings."""
 
 from __future__ import annotations
 
