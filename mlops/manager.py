@@ -24,13 +24,8 @@ from mlops.monitoring.alerts import Courier
 from mlops.monitoring.channels import Handler
 from mlops.monitoring.degradation import Losses
 from mlops.monitoring.drift import DriftConfig, DriftReport
-from mlops.monitoring.performance import (
-    LivePerformance,
-    Promotion,
-    evaluation_at_promotion,
-    measure_performance,
-    reference_losses,
-)
+from mlops.monitoring.performance import LivePerformance, measure_performance
+from mlops.monitoring.promotion import Promotion, evaluation_at_promotion, reference_losses
 from mlops.monitoring.version_drift import VersionDrift
 from mlops.registry import (
     Comparison,

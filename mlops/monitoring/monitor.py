@@ -25,13 +25,8 @@ from mlops.monitoring.drift import (
     watch,
 )
 from mlops.monitoring.outcomes import Matching, match_outcomes
-from mlops.monitoring.performance import (
-    LivePerformance,
-    Promotion,
-    evaluation_at_promotion,
-    measure_performance,
-    reference_losses,
-)
+from mlops.monitoring.performance import LivePerformance, measure_performance
+from mlops.monitoring.promotion import Promotion, evaluation_at_promotion, reference_losses
 from mlops.monitoring.version_drift import VersionDrift, current_frame
 from mlops.service import Service
 from mlops.store import ModelVersion, Route, Store, get_version, list_routes

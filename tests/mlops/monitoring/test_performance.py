@@ -24,12 +24,10 @@ from mlops.monitoring.outcomes import match_sightings
 from mlops.monitoring.performance import (
     RUN_UP_BARS,
     LivePerformance,
-    Promotion,
     due_bars,
-    evaluation_at_promotion,
     measure_performance,
-    reference_losses,
 )
+from mlops.monitoring.promotion import Promotion, evaluation_at_promotion, reference_losses
 from mlops.registry.bundles import bundle_parts, write_bundle
 from mlops.registry.records import record
 from mlops.service import Service, Target
