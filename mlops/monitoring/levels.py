@@ -10,8 +10,11 @@ from mlops.errors import SettingsError
 from mlops.stats.change import BARS
 
 MIN_WINDOW_BARS = 24
-JUMP_SHARE = 0.8
-"""What jumps take of the chance that looks may raise a false alarm; the fast path has the rest."""
+JUMP_SHARE = 2 / 3
+"""What jumps of what is forecast take of the budget, where they are watched; windows the rest."""
+
+FAST_SHARE = 0.1
+"""What the fast path may add: so little, for its looks repeat one another, that it adds none."""
 
 SEVERE = 10
 """How many times rarer than a decision by chance a loss must be to retrain at once."""
@@ -22,8 +25,7 @@ class DriftConfig:
     """What counts as drift.
 
     ``alpha`` is the level at which a window is worth watching, ``false_alarm_budget`` the
-    chance that the decisions of ``budget_days`` without drift ask for a retraining; the looks
-    in between have as much again.
+    chance that ``budget_days`` without drift ask for a retraining.
     ``effect_threshold`` is the least Kolmogorov distance beyond the usual one; a significant
     change below it is watched only. ``step`` is the length of a bar.
 
@@ -72,26 +74,30 @@ class DriftConfig:
         """Level within a family of columns at which a window is worth watching."""
         return self.alpha / max(families, 1)
 
-    def decision(self, families: int) -> float:
-        """Level within a family at which one window asks for a retraining."""
-        return self.false_alarm_budget / (self.windows_per_budget * max(families, 1))
+    def decision(self, families: int, *, watched: int = 0) -> float:
+        """Level within a family at which one window asks for a retraining.
 
-    def repeated(self, families: int) -> float:
+        ``watched`` counts the columns whose jumps take their share of the same budget.
+        """
+        share = 1.0 - JUMP_SHARE if watched else 1.0
+        return share * self.false_alarm_budget / (self.windows_per_budget * max(families, 1))
+
+    def repeated(self, families: int, *, watched: int = 0) -> float:
         """Level at which the same column must be rejected in two windows in a row."""
-        return math.sqrt(self.decision(families))
+        return math.sqrt(self.decision(families, watched=watched))
 
-    def severe(self, families: int) -> float:
+    def severe(self, families: int, *, watched: int = 0) -> float:
         """Level at which a loss alone asks for a retraining at once."""
-        return self.decision(families) / SEVERE
+        return self.decision(families, watched=watched) / SEVERE
+
+    def jump(self, watched: int) -> float:
+        """Level of one column's largest jump in all looks of a budget."""
+        return JUMP_SHARE * self.false_alarm_budget / max(watched, 1)
 
     def at_a_look(self, columns: int) -> float:
         """Level of one column at one look of the fast path."""
-        share = (1.0 - JUMP_SHARE) * self.false_alarm_budget
+        share = FAST_SHARE * self.false_alarm_budget
         return share / (self.looks_per_budget * max(columns, 1))
-
-    def jump(self, columns: int) -> float:
-        """Level of one column's largest jump in all looks of a budget."""
-        return JUMP_SHARE * self.false_alarm_budget / max(columns, 1)
 
     @property
     def history_bars(self) -> int:

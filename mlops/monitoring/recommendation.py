@@ -1,9 +1,9 @@
 """What a checked window asks for, and the state that keeps a service's false alarms in budget.
 
-Decisions are made on windows that do not overlap, K of them in 30 days, each at 1/K of the
-budget: by one window, or more sensitively by two in a row that reject the same column. The
-hourly look in between spends a budget of its own, most of it on jumps of what is forecast, the
-rest on a fast path for windows too far off to wait for.
+Decisions are made on windows that do not overlap, K of them in 30 days, each at 1/K of its
+share of the budget: by one window, or more sensitively by two in a row that reject the same
+column. Looks in between watch for jumps of what is forecast with the other share, and on a fast
+path for windows too far off to wait for.
 """
 
 from __future__ import annotations
@@ -123,12 +123,13 @@ def reject(
     def names(level: float, among: Iterable[ColumnDrift] = tested) -> tuple[str, ...]:
         return tuple(name for name in _by_family(among, level) if name in large)
 
-    fast, jump = config.at_a_look(testable), config.jump(len(watched_for_jumps))
+    watched = len(watched_for_jumps)
+    fast, jump = config.at_a_look(testable), config.jump(watched)
     return Rejections(
         noticed=_by_family(tested, config.notice(families)),
-        repeated=_by_family(tested, config.repeated(families)),
-        decided=names(config.decision(families)),
-        severe=names(config.severe(families), losses),
+        repeated=_by_family(tested, config.repeated(families, watched=watched)),
+        decided=names(config.decision(families, watched=watched)),
+        severe=names(config.severe(families, watched=watched), losses),
         lost=_by_family(losses, config.alpha),
         fast=tuple(c.name for c in tested if c.p_value < fast and c.effect >= FAST_EFFECT),
         jumped=tuple(

@@ -107,8 +107,7 @@ def test_the_fast_path_stays_within_its_own_share():
 
 
 @pytest.mark.slow
-def test_all_rules_together_stay_within_both_budgets():
-    """A month's windows have one budget, its looks another."""
+def test_all_rules_together_stay_within_the_budget():
     rng = np.random.default_rng(414)
     frames = each_path(ten_columns(200, REFERENCE + MONTH, rng))
     met = []
@@ -119,7 +118,8 @@ def test_all_rules_together_stay_within_both_budgets():
     print("RETRAIN without drift by windows, fast path, jumps", np.mean(met, axis=0))
     rate = np.any(met, axis=1).mean()
     print("by any", rate)
-    assert rate <= 0.1 + within(0.1, 200)
+    assert rate <= 0.05 + within(0.05, 200)
+    assert rate <= 0.07
 
 
 def thirty_columns(paths, seed):

@@ -9,7 +9,7 @@ from mlops.stats.window_null import NumericNull
 from tests.mlops.monitoring.series import autoregressive, market
 
 REFERENCE, MONTH = 5000, 720
-LEVEL = 0.04
+LEVEL = 1 / 30
 
 
 def test_a_jump_is_the_last_day_less_the_month_before():
