@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from mlops.models.bundle import Trust
 from mlops.monitoring.alerts import Courier
 from mlops.monitoring.channels import Handler
 from mlops.monitoring.degradation import Losses
-from mlops.monitoring.drift import DriftConfig, DriftReport
+from mlops.monitoring.drift import DriftReport
+from mlops.monitoring.monitor import MonitorConfig
 from mlops.monitoring.performance import LivePerformance, measure_performance
 from mlops.monitoring.promotion import Promotion, evaluation_at_promotion, reference_losses
 from mlops.monitoring.version_drift import VersionDrift
@@ -110,6 +111,17 @@ class MLOpsManager:
     def deployer(self) -> Deployer:
         """What takes versions live, for who follows a rollout step by step."""
         return Deployer(self.config, self.store, self.trust, lambda: self.registry)
+
+    @property
+    def monitor_config(self) -> MonitorConfig:
+        """How closely services are watched here."""
+        config = self.config
+        return MonitorConfig(
+            drift_threshold=config.drift_threshold,
+            decision_window_hours=config.decision_window_hours,
+            performance_threshold=config.performance_threshold,
+            fee_bps=config.fee_bps,
+        )
 
     @cached_property
     def courier(self) -> Courier:
@@ -307,12 +319,7 @@ class MLOpsManager:
     def _check_drift(self, model_id: str, recent: pd.DataFrame) -> DriftReport:
         if model_id not in self._drift:
             bundle = load(self.registry, model_id)
-            step = bundle.service.timeframe.step
-            config = DriftConfig(
-                effect_threshold=self.config.drift_threshold,
-                window_bars=round(timedelta(hours=self.config.decision_window_hours) / step),
-                step=step,
-            )
+            config = self.monitor_config.drift(bundle.service)
             self._drift[model_id] = VersionDrift(bundle, config)
         return self._drift[model_id].check(recent)
 

@@ -15,7 +15,7 @@ from mlops.data.calendar import calendar_for
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
-from mlops.monitoring.monitor import Looked, Monitor, MonitorConfig
+from mlops.monitoring.monitor import Looked, Monitor
 from mlops.monitoring.outcomes import Matching
 from mlops.registry import bundle_cache, load_version
 from mlops.service import Service
@@ -59,12 +59,7 @@ def open_watch(now: datetime | None = None) -> Watch:
             version, manager.trust, bundle_cache(manager.config.mlops_base_path.resolve())
         ),
         bars_of=bars_of,
-        config=MonitorConfig(
-            drift_threshold=manager.config.drift_threshold,
-            decision_window_hours=manager.config.decision_window_hours,
-            performance_threshold=manager.config.performance_threshold,
-            fee_bps=manager.config.fee_bps,
-        ),
+        config=manager.monitor_config,
     )
     return Watch(monitor, dict(times))
 
