@@ -261,4 +261,4 @@ def _known(frame: pd.DataFrame, service: Service, now: datetime) -> pd.DataFrame
 def _needed(drift: VersionDrift) -> int:
     """Bars of a whole window, with the history of features, target and forecast before it."""
     horizon = drift.bundle.service.horizon
-    return drift.config.window_bars + int(drift.bundle.config["warm_up"]) + 2 * horizon
+    return drift.config.history_bars + int(drift.bundle.config["warm_up"]) + 2 * horizon

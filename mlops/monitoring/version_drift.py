@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from mlops.data.bars import COLUMNS
 from mlops.features.dataset import Dataset
-from mlops.features.indicators import follows_clock
+from mlops.features.indicators import follows_clock, log_range
 from mlops.features.spec import FeatureSpec
 from mlops.models import manifest
 from mlops.models.bundle import Bundle, read_tensors
@@ -21,7 +21,8 @@ from mlops.monitoring.drift import (
 )
 
 FEATURE = "feature."
-TARGET, FORECAST = "target", "forecast"
+TARGET, FORECAST, REALISED = "target", "forecast", "realised"
+_OWN = {TARGET: Role.TARGET, FORECAST: Role.FORECAST, REALISED: Role.REALISED}
 
 
 class VersionDrift:
@@ -31,7 +32,12 @@ class VersionDrift:
         self.bundle = bundle
         self.config = config
         frame = reference_frame(bundle)
-        self.reference = fit_reference(frame, roles_of(frame), window_bars=config.window_bars)
+        self.reference = fit_reference(
+            frame,
+            roles_of(frame),
+            window_bars=config.window_bars,
+            span=config.looks_per_budget,
+        )
 
     def check(self, recent: pd.DataFrame) -> DriftReport:
         """Judge the last window of plain bars, or of columns that carry the reference's names.
@@ -55,7 +61,11 @@ def reference_frame(bundle: Bundle) -> pd.DataFrame:
         name.removeprefix(FEATURE): table[name] for name in table if name.startswith(FEATURE)
     }
     times = pd.DatetimeIndex(table["open_time"].astype("datetime64[ns]"), tz="UTC")
-    return pd.DataFrame({**columns, TARGET: table["y"], FORECAST: table["forecast"]}, times)
+    # Versions of before the column was kept are watched for jumps of their target.
+    realised = {REALISED: table[REALISED]} if REALISED in table else {}
+    return pd.DataFrame(
+        {**columns, TARGET: table["y"], FORECAST: table["forecast"], **realised}, times
+    )
 
 
 def current_frame(bundle: Bundle, bars: pd.DataFrame) -> pd.DataFrame:
@@ -64,20 +74,22 @@ def current_frame(bundle: Bundle, bars: pd.DataFrame) -> pd.DataFrame:
     The target of a bar is the one that had become known by then.
     """
     dataset = bundle.dataset(bars)
-    names = [name for name in reference_frame(bundle).columns if name not in {TARGET, FORECAST}]
+    names = [name for name in reference_frame(bundle).columns if name not in _OWN]
     features = dataset.matrix(FeatureSpec(tuple(names)))
     columns = {name: features[:, place] for place, name in enumerate(names)}
     forecast = bundle.forecaster.forecast(dataset)
-    return pd.DataFrame(
-        {**columns, TARGET: _known_target(dataset), FORECAST: forecast}, dataset.frame.index
-    )
+    own = {
+        TARGET: _known_target(dataset),
+        FORECAST: forecast,
+        REALISED: log_range(dataset.bars),
+    }
+    return pd.DataFrame({**columns, **own}, dataset.frame.index)
 
 
 def roles_of(frame: pd.DataFrame) -> dict[str, Role]:
     """Columns to watch; those that follow the clock change with the calendar and are left out."""
-    own = {TARGET: Role.TARGET, FORECAST: Role.FORECAST}
     return {
-        str(name): own.get(str(name), Role.FEATURE)
+        str(name): _OWN.get(str(name), Role.FEATURE)
         for name in frame.columns
         if not follows_clock(str(name))
     }

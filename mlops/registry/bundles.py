@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from mlops.data.bars import content_hash
 from mlops.errors import BundleError
 from mlops.features.dataset import Dataset
+from mlops.features.indicators import log_range
 from mlops.features.spec import DEFAULT_FEATURES, FORMULA_VERSION, FeatureSpec
 from mlops.models import manifest
 from mlops.models.base import Forecaster
@@ -119,7 +120,8 @@ def window_bars(forecaster: Forecaster, dataset: Dataset) -> int:
 def reference_table(
     forecaster: Forecaster, dataset: Dataset, *, rows: int = REFERENCE_ROWS
 ) -> dict[str, NDArray[Any]]:
-    """The last labelled rows as drift is measured against: times, features, y and forecasts."""
+    """The last labelled rows as drift is measured against: times, features, y, forecasts, and
+    each bar's own log range, whose jumps show days before an average of them does."""
     spec = FeatureSpec(forecaster.recipe.features or DEFAULT_FEATURES)
     chosen = dataset.labelled(spec, forecaster.recipe.sequence_length)
     chosen = chosen[forecaster.ready(dataset)[chosen]][-rows:]
@@ -131,6 +133,7 @@ def reference_table(
         "y": dataset.labels.y[chosen],
         "persistence": dataset.labels.persistence[chosen],
         "forecast": forecaster.predict(dataset, chosen) if chosen.size else np.empty(0),
+        "realised": log_range(dataset.bars)[chosen],
         **columns,
     }
 

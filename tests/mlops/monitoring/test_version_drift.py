@@ -83,8 +83,18 @@ def test_features_target_and_forecasts_are_families_and_the_clock_is_left_out(
         "har_24": Family.FEATURES,
         "volume": Family.FEATURES,
         "target": Family.TARGET,
+        "realised": Family.TARGET,
         "forecast": Family.FORECASTS,
     }
+
+
+def test_a_storm_of_a_day_is_a_jump_of_what_each_bar_realised(
+    drift: VersionDrift, bars: pd.DataFrame
+) -> None:
+    history = bars[-drift.config.history_bars - HISTORY :]
+    assert drift.check(history).rejections.jumped == ()
+    stormy = pd.concat([history[:-24], wilder(history[-24:], 8.0)])
+    assert drift.check(stormy).rejections.jumped == ("realised",)
 
 
 def test_a_window_of_bars_gives_what_the_reference_keeps_of_them(
@@ -93,7 +103,7 @@ def test_a_window_of_bars_gives_what_the_reference_keeps_of_them(
     kept = reference_frame(bundle)
     again = current_frame(bundle, bars[bars.index <= kept.index[-1]][-HISTORY:])[-100:]
     shown = kept.loc[again.index]
-    for name in (*FEATURES, "forecast"):
+    for name in (*FEATURES, "forecast", "realised"):
         np.testing.assert_allclose(again[name], shown[name], rtol=1e-4, atol=1e-6)
 
 
