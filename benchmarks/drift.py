@@ -97,5 +97,5 @@ def cost_of_a_check(bars: int = 5000, repeats: int = 200) -> Figure:
 
 
 def figures(*, quick: bool = False) -> list[Figure]:
-    bars, features = (BARS // 2, 4) if quick else (BARS, FEATURES)
-    return [*against_evidently(bars, features), cost_of_a_check()]
+    features = 4 if quick else FEATURES
+    return [*against_evidently(BARS, features), cost_of_a_check()]
