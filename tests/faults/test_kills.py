@@ -29,6 +29,7 @@ from tests.faults.zygote import Process
 on_both = pytest.mark.parametrize(
     "database", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)]
 )
+QUICKLY, SLOWLY = ("canary", "blue_green"), ("rolling", "shadow")
 VICTIM, SURVIVOR = REPLICAS
 
 
@@ -36,8 +37,9 @@ VICTIM, SURVIVOR = REPLICAS
 @pytest.mark.parametrize(
     ("strategy", "database"),
     [
-        *((strategy, "sqlite") for strategy in STRATEGIES),
+        *((strategy, "sqlite") for strategy in QUICKLY),
         ("canary", "postgres"),
+        *(pytest.param(one, "sqlite", marks=pytest.mark.slow) for one in SLOWLY),
         *(pytest.param(one, "postgres", marks=pytest.mark.slow) for one in STRATEGIES[1:]),
     ],
 )
@@ -192,6 +194,7 @@ def test_a_replica_that_is_killed_while_it_ends_costs_nothing(stage: Stage, data
         finish(world, faults)
 
 
+@pytest.mark.slow
 @pytest.mark.beside
 @on_both
 def test_a_replica_that_dies_as_controller_at_any_commit_is_replaced(
