@@ -37,8 +37,9 @@ MORE = int(os.environ.get("FAULTS_SCHEDULES", "20"))
 @pytest.mark.parametrize(
     ("database", "seed"),
     [
-        *(("sqlite", seed) for seed in range(2)),
+        ("sqlite", 0),
         ("postgres", 2),
+        pytest.param("sqlite", 1, marks=pytest.mark.slow),
         *(
             pytest.param(database, seed, marks=pytest.mark.slow)
             for seed in range(3, 3 + MORE)
