@@ -21,7 +21,7 @@ from mlops.registry import bundle_cache, load_version
 from mlops.service import Service
 from mlops.serving.bars import Recent, RecentBars
 from mlops.settings import current_settings
-from mlops.store import get_route, get_version, list_routes
+from mlops.store import get_version, list_routes
 from tasks.triggers import ring
 
 MONITOR_KEY = "monitor"
@@ -43,22 +43,20 @@ def open_watch(now: datetime | None = None) -> Watch:
     """Read the settings and every market's bars; ``now`` is market time for all of them."""
     manager = MLOpsManager(current_settings())
     bars = RecentBars(manager.config.bars_path)
-    shown = {one.service: _recent(manager, bars, one.service) for one in list_routes(manager.store)}
-
-    def bars_of(service: Service) -> Dataset | None:
-        recent = shown[service.key]
-        return None if recent is None else _dataset(service, recent)
-
+    shown: dict[str, Dataset] = {}
     times: dict[datetime, list[str]] = defaultdict(list)
-    for key, recent in shown.items():
+    for route in list_routes(manager.store):
+        service = Service.parse(route.service)
+        recent = bars.of(service, get_version(manager.store, route.champion).notes)
         if recent is not None:
-            times[now or recent.now].append(key)
+            shown[route.service] = _dataset(service, recent)
+            times[now or recent.now].append(route.service)
     monitor = Monitor(
         manager.store,
         open_bundle=lambda version: load_version(
             version, manager.trust, bundle_cache(manager.config.mlops_base_path.resolve())
         ),
-        bars_of=bars_of,
+        bars_of=lambda service: shown.get(service.key),
         config=manager.monitor_config,
     )
     return Watch(monitor, dict(times))
@@ -99,14 +97,6 @@ def _line(one: Looked) -> dict[str, str]:
         "decides": "" if report is None else str(report.official),
         "why": one.why_not or "; ".join(() if report is None else report.reasons),
     }
-
-
-def _recent(manager: MLOpsManager, bars: RecentBars, key: str) -> Recent | None:
-    route = get_route(manager.store, key)
-    if route is None:
-        return None
-    champion = get_version(manager.store, route.champion)
-    return bars.of(Service.parse(key), champion.notes)
 
 
 def _dataset(service: Service, recent: Recent) -> Dataset:

@@ -31,7 +31,7 @@ from mlops.monitoring.version_drift import VersionDrift, current_frame
 from mlops.service import Service
 from mlops.store import ModelVersion, Route, Store, get_version, list_routes
 from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recover_alert
-from mlops.store.checks import CheckRow, last_check, new_check, write_check
+from mlops.store.checks import CheckRow, last_check, write_check
 from mlops.store.engine import Connection
 from mlops.store.triggers import Cause, Limits, Reason, raise_trigger
 
@@ -135,7 +135,7 @@ class Monitor:
         if not len(frame):
             return replace(nothing, report=report, why_not="there are no bars yet")
         performance = self._performance(version, drift, now) if report.official else None
-        row = new_check(
+        row = CheckRow(
             service=route.service,
             model_id=route.champion,
             bar=frame.index[-1].to_pydatetime(),

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from mlops.data.bars import COLUMNS
 from mlops.features.dataset import Dataset
 from mlops.features.indicators import follows_clock, log_range
-from mlops.features.spec import FeatureSpec
 from mlops.models import manifest
 from mlops.models.bundle import Bundle, read_tensors
 from mlops.monitoring.drift import (
@@ -19,6 +18,7 @@ from mlops.monitoring.drift import (
     check_drift,
     fit_reference,
 )
+from mlops.registry.bundles import reference_features
 
 FEATURE = "feature."
 TARGET, FORECAST, REALISED = "target", "forecast", "realised"
@@ -74,9 +74,9 @@ def current_frame(bundle: Bundle, bars: pd.DataFrame) -> pd.DataFrame:
     The target of a bar is the one that had become known by then.
     """
     dataset = bundle.dataset(bars)
-    names = [name for name in reference_frame(bundle).columns if name not in _OWN]
-    features = dataset.matrix(FeatureSpec(tuple(names)))
-    columns = {name: features[:, place] for place, name in enumerate(names)}
+    spec = reference_features(bundle.forecaster)
+    features = dataset.matrix(spec)
+    columns = {name: features[:, place] for place, name in enumerate(spec.names)}
     forecast = bundle.forecaster.forecast(dataset)
     own = {
         TARGET: _known_target(dataset),

@@ -117,12 +117,17 @@ def window_bars(forecaster: Forecaster, dataset: Dataset) -> int:
     return max(forecaster.warm_up, dataset.target.warm_up + 1)
 
 
+def reference_features(forecaster: Forecaster) -> FeatureSpec:
+    """The features whose values a bundle keeps for drift: the model's own, or the usual ones."""
+    return FeatureSpec(forecaster.recipe.features or DEFAULT_FEATURES)
+
+
 def reference_table(
     forecaster: Forecaster, dataset: Dataset, *, rows: int = REFERENCE_ROWS
 ) -> dict[str, NDArray[Any]]:
     """The last labelled rows as drift is measured against: times, features, y, forecasts, and
     each bar's own log range, whose jumps show days before an average of them does."""
-    spec = FeatureSpec(forecaster.recipe.features or DEFAULT_FEATURES)
+    spec = reference_features(forecaster)
     chosen = dataset.labelled(spec, forecaster.recipe.sequence_length)
     chosen = chosen[forecaster.ready(dataset)[chosen]][-rows:]
     opens = pd.DatetimeIndex(dataset.frame.index).tz_convert("UTC").as_unit("ns").asi8

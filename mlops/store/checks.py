@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,11 @@ from mlops.store.engine import Connection, Store
 from mlops.store.schema import check
 
 
-@dataclass(frozen=True, slots=True)
+def _new_id() -> str:
+    return f"check-{uuid.uuid4().hex[:12]}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRow:
     """One look at a version: ``bar`` is the newest bar it saw, ``official`` a window that decides.
 
@@ -23,7 +27,7 @@ class CheckRow:
     ``state`` what the next look begins with.
     """
 
-    id: str
+    id: str = field(default_factory=_new_id)
     service: str
     model_id: str
     bar: datetime
@@ -33,33 +37,6 @@ class CheckRow:
     report: Mapping[str, Any]
     performance: Mapping[str, Any] | None
     state: Mapping[str, Any]
-
-
-def new_check(
-    *,
-    service: str,
-    model_id: str,
-    bar: datetime,
-    at: datetime,
-    recommendation: str,
-    official: bool,
-    report: Mapping[str, Any],
-    performance: Mapping[str, Any] | None,
-    state: Mapping[str, Any],
-) -> CheckRow:
-    """A row that is not written yet, under an id of its own."""
-    return CheckRow(
-        id=f"check-{uuid.uuid4().hex[:12]}",
-        service=service,
-        model_id=model_id,
-        bar=bar,
-        at=at,
-        recommendation=recommendation,
-        official=official,
-        report=report,
-        performance=performance,
-        state=state,
-    )
 
 
 def write_check(connection: Connection, row: CheckRow) -> bool:
