@@ -69,7 +69,7 @@ def assign(
     """
     request = request_digest(model_type, config)
     mandate = mandate_for(
-        registry, service, request=request, reason=reason, watermark=dataset.content_hash
+        registry.store, service, request=request, reason=reason, watermark=dataset.content_hash
     )
     agenda = plan_agenda(dataset, model_type, config)
     if mandate.recipe is not None:

@@ -66,6 +66,55 @@ class Judgement:
     baselines: Mapping[str, Forecasts]
 
 
+def evidence_of(
+    study: Study,
+    dataset: Dataset,
+    *,
+    baseline: Recipe,
+    terms: Terms,
+    causality_proven: bool,
+    earlier: Mapping[str, Floats] | None = None,
+    champion: Forecaster | None = None,
+    champion_saw: np.datetime64 | None = None,
+) -> Evidence:
+    """What the winner of a study is judged by: the declared baseline and the champion beside it.
+
+    ``earlier`` are other studies' trials on the same development rows: they enter G2 as if
+    they had been part of this search. The champion is met on forecasts made at or after
+    ``champion_saw``, when the last label it was fitted on was known; None where nobody knows.
+    """
+    naive = walk_baseline(baseline, dataset, (*study.slices.development, *study.slices.holdout))
+    folds = study.slices.fold_of_row(len(dataset))
+    walked = record(dataset, study.compared_rows, study.winner.forecasts, naive, folds)
+    held_rows = _held_rows(study)
+    held = record(dataset, held_rows, study.holdout.forecasts, naive, folds)
+    trials = {trial.name: trial.forecasts[study.compared_rows] for trial in study.trials}
+    pooled = {**trials, **(earlier or {})}
+    if study.is_refit:
+        walked, pooled = held, {study.winner.name: held.forecast}
+    return Evidence(
+        candidate=study.winner.name,
+        walk_forward=walked,
+        holdout=held,
+        winner=study.winner.name,
+        trials=pooled,
+        n_trials=len(pooled) + terms.n_unkept,
+        integrity=Integrity(
+            gap_bars=study.slices.gap_bars,
+            ordered=True,  # a Fold cannot be built otherwise
+            feature_schema_matches=study.holdout.last.recipe == study.winner.recipe,
+            causality_proven=causality_proven,
+        ),
+        bars_per_year=bars_per_year(dataset),
+        fee_bps=terms.fee_bps,
+        champion=_of_champion(champion, champion_saw, dataset, held_rows),
+        require_better=terms.require_better,
+        refit=study.is_refit,
+        alpha=terms.alpha,
+        leak_override=terms.leak_override,
+    )
+
+
 def judge_study(
     study: Study,
     dataset: Dataset,
@@ -77,52 +126,28 @@ def judge_study(
     champion: Forecaster | None = None,
     champion_saw: np.datetime64 | None = None,
 ) -> Judgement:
-    """Judge the winner of a study against the declared baseline and the champion.
-
-    ``earlier`` are other studies' trials on the same development rows: they enter G2 as if
-    they had been part of this search. The champion is met on forecasts made at or after
-    ``champion_saw``, when the last label it was fitted on was known; None where nobody knows.
-    """
-    naive = walk_baseline(baseline, dataset, (*study.slices.development, *study.slices.holdout))
-    folds = study.slices.fold_of_row(len(dataset))
-    walked = record(dataset, study.compared_rows, study.winner.forecasts, naive, folds)
-    held_rows = np.flatnonzero(np.isfinite(study.holdout.forecasts))
-    held = record(dataset, held_rows, study.holdout.forecasts, naive, folds)
-    trials = {trial.name: trial.forecasts[study.compared_rows] for trial in study.trials}
-    pooled = {**trials, **(earlier or {})}
-    if study.is_refit:
-        walked, pooled = held, {study.winner.name: held.forecast}
-    report = judge(
-        Evidence(
-            candidate=study.winner.name,
-            walk_forward=walked,
-            holdout=held,
-            winner=study.winner.name,
-            trials=pooled,
-            n_trials=len(pooled) + terms.n_unkept,
-            integrity=Integrity(
-                gap_bars=study.slices.gap_bars,
-                ordered=True,  # a Fold cannot be built otherwise
-                feature_schema_matches=study.holdout.last.recipe == study.winner.recipe,
-                causality_proven=causality_proven,
-            ),
-            bars_per_year=bars_per_year(dataset),
-            fee_bps=terms.fee_bps,
-            champion=_of_champion(champion, champion_saw, dataset, held_rows),
-            require_better=terms.require_better,
-            refit=study.is_refit,
-            alpha=terms.alpha,
-            leak_override=terms.leak_override,
-        ),
-        terms.thresholds,
+    """Judge the winner of a study by its `evidence_of`, and measure what it is worth."""
+    evidence = evidence_of(
+        study,
+        dataset,
+        baseline=baseline,
+        terms=terms,
+        causality_proven=causality_proven,
+        earlier=earlier,
+        champion=champion,
+        champion_saw=champion_saw,
     )
+    walked, held = evidence.walk_forward, evidence.holdout
+    evaluation = evaluation_of(held, dataset, fee_bps=terms.fee_bps)
     return Judgement(
-        report=report,
+        report=judge(evidence, terms.thresholds),
         walk_forward=walked,
         holdout=held,
-        walk_forward_evaluation=evaluation_of(walked, dataset, fee_bps=terms.fee_bps),
-        evaluation=evaluation_of(held, dataset, fee_bps=terms.fee_bps),
-        baselines=_all_baselines(study, dataset, held, held_rows, declared=baseline),
+        walk_forward_evaluation=evaluation
+        if walked is held
+        else evaluation_of(walked, dataset, fee_bps=terms.fee_bps),
+        evaluation=evaluation,
+        baselines=_all_baselines(study, dataset, held, declared=baseline),
     )
 
 
@@ -169,9 +194,14 @@ def _of_champion(
     return forecasts
 
 
+def _held_rows(study: Study) -> Rows:
+    return np.flatnonzero(np.isfinite(study.holdout.forecasts))
+
+
 def _all_baselines(
-    study: Study, dataset: Dataset, holdout: Forecasts, rows: Rows, *, declared: Recipe
+    study: Study, dataset: Dataset, holdout: Forecasts, *, declared: Recipe
 ) -> dict[str, Forecasts]:
+    rows = _held_rows(study)
     found = {declared.model_type: holdout.of_baseline()}
     for name in NAIVE[dataset.target.kind]:
         if name not in found:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from mlops.models.recipe import Recipe
-from mlops.registry.connection import Registry
 from mlops.service import Service
 from mlops.store import (
     ModelVersion,
+    Store,
     alpha_for_refit,
     get_route,
     get_version,
@@ -44,24 +44,24 @@ class Mandate:
 
 
 def mandate_for(
-    registry: Registry, service: Service, *, request: str, reason: str, watermark: str
+    store: Store, service: Service, *, request: str, reason: str, watermark: str
 ) -> Mandate:
     """Decide between search and refit; ``request`` is the request's digest."""
     searches = [
         version
-        for version in list_versions(registry.store, service=service.key)
+        for version in list_versions(store, service=service.key)
         if version.notes.get("request") == request and not version.notes["refit"]
     ]
     if reason == MANUAL or not searches or searches[0].watermark == watermark:
         return Mandate()
     return Mandate(
         recipe=Recipe.from_dict(searches[0].notes["recipe"]),
-        since=_latest_cut(searches[0], champion_of(registry, service)),
+        since=_latest_cut(searches[0], champion_of(store, service)),
     )
 
 
 def alpha_of(
-    registry: Registry,
+    store: Store,
     service: Service,
     mandate: Mandate,
     *,
@@ -74,9 +74,9 @@ def alpha_of(
     if mandate.recipe is None:
         return SEARCH_ALPHA
     if not testable:
-        return max(LEAST_ALPHA, alpha_for_refit(registry.store, service.key, now, yearly=yearly))
+        return max(LEAST_ALPHA, alpha_for_refit(store, service.key, now, yearly=yearly))
     spent = spend_alpha(
-        registry.store,
+        store,
         service.key,
         watermark=watermark,
         recipe_digest=mandate.recipe.digest,
@@ -86,12 +86,12 @@ def alpha_of(
     return max(LEAST_ALPHA, spent)
 
 
-def champion_of(registry: Registry, service: Service) -> ModelVersion | None:
+def champion_of(store: Store, service: Service) -> ModelVersion | None:
     """The model that serves; None where the baseline does or nothing has begun."""
-    route = get_route(registry.store, service.key)
+    route = get_route(store, service.key)
     if route is None or route.champion == route.baseline:
         return None
-    return get_version(registry.store, route.champion)
+    return get_version(store, route.champion)
 
 
 def _latest_cut(search: ModelVersion, champion: ModelVersion | None) -> datetime:

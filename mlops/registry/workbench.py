@@ -88,7 +88,7 @@ def assess(
         counted = count_trials(registry.store, service.key)
         unkept = max(0, counted - len(study.trials) - len(earlier))
     alpha = alpha_of(
-        registry,
+        registry.store,
         service,
         assignment.mandate,
         watermark=dataset.content_hash,
@@ -96,7 +96,7 @@ def assess(
         yearly=yearly_alpha,
         now=now,
     )
-    champion = champion_of(registry, service)
+    champion = champion_of(registry.store, service)
     return judge_study(
         study,
         dataset,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mlops.models.recipe import Recipe
-from mlops.registry import Registry
 from mlops.registry.mandate import (
     LEAST_ALPHA,
     SEARCH_ALPHA,
@@ -19,7 +21,7 @@ from mlops.registry.mandate import (
     champion_of,
     mandate_for,
 )
-from mlops.store import ModelVersion, Status, Store, Why, count_trials
+from mlops.store import ModelVersion, Status, Store, Why, count_trials, open_store
 from mlops.store.live import begin_route
 from mlops.store.schema import route
 from mlops.store.versions import insert_version
@@ -29,6 +31,12 @@ from .conftest import AT, SERVICE
 DAY = timedelta(days=1)
 RECIPE = Recipe("linear", ("har_1",))
 FIRST, SECOND = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+def store(tmp_path: Path, sqlite_template: Path) -> Iterator[Store]:
+    with closing(open_store(f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}")) as opened:
+        yield opened
 
 
 def version(
@@ -78,71 +86,71 @@ def serve(store: Store, champion: ModelVersion) -> None:
         connection.execute(route.update().values(champion=champion.model_id))
 
 
-def asked(registry: Registry, *, reason: str = "schedule", watermark: str = SECOND) -> Mandate:
-    return mandate_for(registry, SERVICE, request="q", reason=reason, watermark=watermark)
+def asked(store: Store, *, reason: str = "schedule", watermark: str = SECOND) -> Mandate:
+    return mandate_for(store, SERVICE, request="q", reason=reason, watermark=watermark)
 
 
-def test_a_request_that_was_never_answered_is_a_search(registry: Registry) -> None:
-    assert asked(registry) == Mandate()
-    add(registry.store, version(2, notes=answer(request="another")))
-    assert not asked(registry).is_refit
+def test_a_request_that_was_never_answered_is_a_search(store: Store) -> None:
+    assert asked(store) == Mandate()
+    add(store, version(2, notes=answer(request="another")))
+    assert not asked(store).is_refit
 
 
-def test_an_answered_request_is_a_refit_on_bars_after_its_search(registry: Registry) -> None:
-    add(registry.store, version(2, notes=answer()))
-    assert asked(registry) == Mandate(RECIPE, AT)
+def test_an_answered_request_is_a_refit_on_bars_after_its_search(store: Store) -> None:
+    add(store, version(2, notes=answer()))
+    assert asked(store) == Mandate(RECIPE, AT)
 
 
-def test_a_persons_request_is_always_a_search(registry: Registry) -> None:
-    add(registry.store, version(2, notes=answer()))
-    assert asked(registry, reason="manual") == Mandate()
+def test_a_persons_request_is_always_a_search(store: Store) -> None:
+    add(store, version(2, notes=answer()))
+    assert asked(store, reason="manual") == Mandate()
 
 
-def test_a_search_on_the_same_bars_is_taken_up_again(registry: Registry) -> None:
-    add(registry.store, version(2, notes=answer()))
-    assert asked(registry, watermark=FIRST) == Mandate()
+def test_a_search_on_the_same_bars_is_taken_up_again(store: Store) -> None:
+    add(store, version(2, notes=answer()))
+    assert asked(store, watermark=FIRST) == Mandate()
 
 
-def test_refits_do_not_move_the_bars_they_are_judged_from(registry: Registry) -> None:
+def test_refits_do_not_move_the_bars_they_are_judged_from(store: Store) -> None:
     """Young bars are counted from the search: a refit has chosen nothing."""
     refit = version(3, watermark=SECOND, until=AT + 9 * DAY, notes=answer(refit=True))
-    add(registry.store, version(2, notes=answer()), refit)
-    assert asked(registry, watermark="c" * 64) == Mandate(RECIPE, AT)
+    add(store, version(2, notes=answer()), refit)
+    assert asked(store, watermark="c" * 64) == Mandate(RECIPE, AT)
 
 
-def test_a_later_search_replaces_recipe_and_bars(registry: Registry) -> None:
+def test_a_later_search_replaces_recipe_and_bars(store: Store) -> None:
     other = Recipe("linear", ("har_24",))
     later = version(3, watermark=SECOND, until=AT + 9 * DAY, notes=answer(other))
-    add(registry.store, version(2, notes=answer()), later)
-    assert asked(registry, watermark="c" * 64) == Mandate(other, AT + 9 * DAY)
+    add(store, version(2, notes=answer()), later)
+    assert asked(store, watermark="c" * 64) == Mandate(other, AT + 9 * DAY)
 
 
 @pytest.mark.parametrize(("champion_days", "since_days"), [(5, 5), (-5, 0)])
 def test_no_judged_bar_was_seen_by_search_or_champion(
-    registry: Registry, champion_days: int, since_days: int
+    store: Store, champion_days: int, since_days: int
 ) -> None:
     champion = version(9, until=AT + champion_days * DAY, status=Status.DEPLOYED)
-    serve(registry.store, champion)
-    add(registry.store, version(2, notes=answer()))
-    assert champion_of(registry, SERVICE) == champion
-    assert asked(registry).since == AT + since_days * DAY
+    serve(store, champion)
+    add(store, version(2, notes=answer()))
+    assert champion_of(store, SERVICE) == champion
+    assert asked(store).since == AT + since_days * DAY
 
 
-def test_a_champion_of_unknown_training_leaves_the_searchs_cut(registry: Registry) -> None:
-    serve(registry.store, version(9, until=None, status=Status.DEPLOYED))
-    add(registry.store, version(2, notes=answer()))
-    assert asked(registry).since == AT
+def test_a_champion_of_unknown_training_leaves_the_searchs_cut(store: Store) -> None:
+    serve(store, version(9, until=None, status=Status.DEPLOYED))
+    add(store, version(2, notes=answer()))
+    assert asked(store).since == AT
 
 
-def test_a_baseline_that_serves_is_no_champion(registry: Registry) -> None:
-    assert champion_of(registry, SERVICE) is None
-    serve(registry.store, version(1))
-    assert champion_of(registry, SERVICE) is None
+def test_a_baseline_that_serves_is_no_champion(store: Store) -> None:
+    assert champion_of(store, SERVICE) is None
+    serve(store, version(1))
+    assert champion_of(store, SERVICE) is None
 
 
-def level(registry: Registry, mandate: Mandate, *, days: float, testable: bool = True) -> float:
+def level(store: Store, mandate: Mandate, *, days: float, testable: bool = True) -> float:
     return alpha_of(
-        registry,
+        store,
         SERVICE,
         mandate,
         watermark=f"after {days} days",
@@ -152,24 +160,24 @@ def level(registry: Registry, mandate: Mandate, *, days: float, testable: bool =
     )
 
 
-def test_a_search_has_its_usual_level_and_spends_nothing(registry: Registry) -> None:
-    assert level(registry, Mandate(), days=1) == SEARCH_ALPHA
-    assert count_trials(registry.store, SERVICE.key) == 0
+def test_a_search_has_its_usual_level_and_spends_nothing(store: Store) -> None:
+    assert level(store, Mandate(), days=1) == SEARCH_ALPHA
+    assert count_trials(store, SERVICE.key) == 0
 
 
-def test_refits_spend_what_accrued_once_for_each_watermark(registry: Registry) -> None:
-    serve(registry.store, version(1))
+def test_refits_spend_what_accrued_once_for_each_watermark(store: Store) -> None:
+    serve(store, version(1))
     refit = Mandate(RECIPE, AT)
-    assert level(registry, refit, days=10, testable=False) == pytest.approx(0.05 * 10 / 365)
-    assert level(registry, refit, days=10) == pytest.approx(0.05 * 10 / 365)
-    assert level(registry, refit, days=10) == pytest.approx(0.05 * 10 / 365)
-    assert level(registry, refit, days=11) == pytest.approx(0.05 * 1 / 365)
+    assert level(store, refit, days=10, testable=False) == pytest.approx(0.05 * 10 / 365)
+    assert level(store, refit, days=10) == pytest.approx(0.05 * 10 / 365)
+    assert level(store, refit, days=10) == pytest.approx(0.05 * 10 / 365)
+    assert level(store, refit, days=11) == pytest.approx(0.05 * 1 / 365)
 
 
 def test_a_refit_with_nothing_to_spend_is_judged_at_a_level_nothing_reaches(
-    registry: Registry,
+    store: Store,
 ) -> None:
-    serve(registry.store, version(1))
+    serve(store, version(1))
     other = replace(RECIPE, sequence_length=2)
-    level(registry, Mandate(RECIPE, AT), days=10)
-    assert level(registry, Mandate(other, AT), days=10) == LEAST_ALPHA
+    level(store, Mandate(RECIPE, AT), days=10)
+    assert level(store, Mandate(other, AT), days=10) == LEAST_ALPHA
