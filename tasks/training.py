@@ -21,7 +21,7 @@ from mlops.registry.baseline import ensure_service
 from mlops.registry.judgement import Judgement
 from mlops.registry.publication import Request, publish
 from mlops.registry.reconcile import Reconciled, reconcile
-from mlops.registry.retraining import Retraining, claim_retraining
+from mlops.registry.retraining import Retraining, claim_retraining, market_time
 from mlops.registry.tracking import RunLog, open_run
 from mlops.registry.workbench import Effort, assess, conduct
 from mlops.reports.cards import card_section, save_card
@@ -40,7 +40,8 @@ from tasks.project import Project, available_threads
 def claim(service: str) -> Retraining | None:
     """Take what asks for a retraining of a service, so that no other run does."""
     store = MLOpsManager(current_settings()).store
-    return claim_retraining(store, service, str(flow_run.id), now=datetime.now(UTC))
+    now = market_time(store, service, datetime.now(UTC))
+    return claim_retraining(store, service, str(flow_run.id), now=now)
 
 
 @task(cache_policy=NO_CACHE)

@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from mlops.manager import MLOpsManager
+from mlops.registry.retraining import market_time
 from mlops.store.triggers import Cause, unanswered
 
 DRIFT_DETECTED = "mlops.drift.detected"
@@ -31,11 +32,9 @@ def ring(service: str, cause: Cause) -> None:
 @task(cache_policy=NO_CACHE)
 def ring_again(manager: MLOpsManager) -> tuple[str, ...]:
     """Ring for every service that could be trained now and is not."""
-    waiting = [
-        (service, cause)
-        for service, cause in unanswered(manager.store, at=datetime.now(UTC))
-        if cause in EVENTS
-    ]
+    store, wall = manager.store, datetime.now(UTC)
+    found = unanswered(store, at=lambda service: market_time(store, service, wall))
+    waiting = [(service, cause) for service, cause in found if cause in EVENTS]
     for service, cause in waiting:
         ring(service, cause)
     return tuple(f"{service} rung for again: {cause}" for service, cause in waiting)

@@ -13,8 +13,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from mlops.data.sources.samples import SAMPLE_VENUE
 from mlops.errors import StoreError
+from mlops.service import Service
 from mlops.store import ModelVersion, Store, get_route, list_versions
+from mlops.store.checks import last_looked
 from mlops.store.triggers import (
     Answer,
     Claim,
@@ -52,8 +55,9 @@ def claim_retraining(
 ) -> Retraining | None:
     """Take what asks for a retraining; None where nothing does, or it is too soon.
 
-    A service that was never trained by a request has nothing that could be asked for again: its
-    triggers wait until it was.
+    ``now`` is market time, and what was known then is what will be trained on. A service that
+    was never trained by a request has nothing that could be asked for again: its triggers wait
+    until it was.
     """
     last = last_requested(store, service)
     if last is None:
@@ -61,8 +65,18 @@ def claim_retraining(
     claim = claim_triggers(store, service, holder, at=now, seconds=CLAIM_S, limits=limits)
     if claim is None:
         return None
-    config = TrainingConfig.model_validate({**last.notes["config"], "end": None})
+    config = TrainingConfig.model_validate({**last.notes["config"], "end": now})
     return Retraining(claim, ModelType(last.notes["asked_for"]), config)
+
+
+def market_time(store: Store, service: str, wall: datetime) -> datetime:
+    """The time at which a service is retrained: this moment by the wall clock.
+
+    A replayed market goes by its own clock: there it is the time of the newest look, so that
+    nothing is learned from bars that nobody has seen yet.
+    """
+    replayed = Service.parse(service).venue == SAMPLE_VENUE
+    return (last_looked(store, service) if replayed else None) or wall
 
 
 def last_requested(store: Store, service: str) -> ModelVersion | None:

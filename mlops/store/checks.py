@@ -58,6 +58,14 @@ def last_check(store: Store, service: str, model_id: str) -> CheckRow | None:
     return None if row is None else CheckRow(**row._mapping)
 
 
+def last_looked(store: Store, service: str) -> datetime | None:
+    """The market time of the newest look at any version of a service."""
+    query = sa.select(sa.func.max(check.c.at)).where(check.c.service == service)
+    with store.read() as connection:
+        found: datetime | None = connection.execute(query).scalar()
+    return found
+
+
 def list_checks(store: Store, service: str, *, official_only: bool = False) -> tuple[CheckRow, ...]:
     """The looks at a service's versions, oldest first."""
     query = sa.select(check).where(check.c.service == service).order_by(check.c.bar)

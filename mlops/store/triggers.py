@@ -4,14 +4,14 @@ The event that rings in Prefect is only a doorbell; what counts is the row. All 
 service is answered by one training. A claim is a lease: who lets it run out can no longer
 answer, and the next one claims it again.
 
-Cooldown and daily budget count by the caller's time, so that a year can be rehearsed; claims
-run on the database's clock.
+Cooldown, daily budget and deafness count by the caller's time from claim to claim, so that a year
+can be rehearsed; that a claim lasts is the database's clock.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -233,11 +233,11 @@ def list_triggers(store: Store, service: str | None = None) -> tuple[TriggerRow,
 
 
 def unanswered(
-    store: Store, *, at: datetime, limits: Limits | None = None
+    store: Store, *, at: Callable[[str], datetime], limits: Limits | None = None
 ) -> tuple[tuple[str, Cause], ...]:
     """Services that could be trained now and are not, with why: somebody should ring for them.
 
-    Those whose training died are among them.
+    Those whose training died are among them. ``at`` is the time a service is asked at.
     """
     limits = limits or Limits()
     open_ones = trigger.c.state.in_((TriggerState.WAITING, TriggerState.CLAIMED))
@@ -251,7 +251,7 @@ def unanswered(
     return tuple(
         (service, cause)
         for service, rows in found
-        if (cause := _rings(rows, gone)) is not None and not _too_soon(rows, at, limits)
+        if (cause := _rings(rows, gone)) is not None and not _too_soon(rows, at(service), limits)
     )
 
 
@@ -283,9 +283,9 @@ def _deaf(connection: Connection, reason: Reason, *, since: datetime) -> bool:
             trigger.c.cause == reason.cause,
             trigger.c.champion == reason.champion,
             trigger.c.state == TriggerState.ANSWERED,
-            trigger.c.answered_at > since,
+            trigger.c.claimed_at > since,
         )
-        .order_by(trigger.c.answered_at.desc())
+        .order_by(trigger.c.claimed_at.desc())
         .limit(1)
     ).scalar()
     return reason.cause in (Cause.DRIFT, Cause.PERFORMANCE) and last == Answer.REFUSED

@@ -156,17 +156,17 @@ def test_a_schedule_is_never_deaf(store):
 def test_a_training_that_failed_leaves_its_triggers_to_the_next_and_at_last_drops_them(store):
     ring(store)
     for attempt in range(MAX_ATTEMPTS):
-        assert unanswered(store, at=NOW + DAY) == ((SERVICE, Cause.DRIFT),)
+        assert unanswered(store, at=lambda _: NOW + DAY) == ((SERVICE, Cause.DRIFT),)
         answer(store, claim(store, at=NOW + attempt * HOUR, limits=EAGER), Answer.FAILED)
     assert states(store) == [TriggerState.DROPPED]
-    assert unanswered(store, at=NOW + DAY) == ()
+    assert unanswered(store, at=lambda _: NOW + DAY) == ()
     assert claim(store, at=NOW + DAY, limits=EAGER) is None
 
 
 def test_the_triggers_of_a_process_that_died_are_claimed_again_and_it_may_not_answer(store):
     ring(store)
     dead = claim(store, "run-1", seconds=0.0)
-    assert unanswered(store, at=NOW + HOUR, limits=EAGER) == ((SERVICE, Cause.DRIFT),)
+    assert unanswered(store, at=lambda _: NOW + HOUR, limits=EAGER) == ((SERVICE, Cause.DRIFT),)
     held = claim(store, "run-2", at=NOW + HOUR, limits=EAGER)
     assert [row.attempts for row in held.triggers] == [2]
     with pytest.raises(StoreError, match=r"run-1 .* ran out"):
@@ -225,10 +225,10 @@ def test_services_do_not_wait_for_one_another(store):
 
 def test_nobody_rings_for_what_is_at_work_or_too_soon(store):
     ring(store)
-    assert unanswered(store, at=NOW) == ((SERVICE, Cause.DRIFT),)
+    assert unanswered(store, at=lambda _: NOW) == ((SERVICE, Cause.DRIFT),)
     held = claim(store)
     ring(store, watermark="later")
-    assert unanswered(store, at=NOW + DAY) == ()
+    assert unanswered(store, at=lambda _: NOW + DAY) == ()
     answer(store, held, Answer.CHALLENGER)
-    assert unanswered(store, at=NOW + HOUR) == ()
-    assert unanswered(store, at=NOW + DAY) == ((SERVICE, Cause.DRIFT),)
+    assert unanswered(store, at=lambda _: NOW + HOUR) == ()
+    assert unanswered(store, at=lambda _: NOW + DAY) == ((SERVICE, Cause.DRIFT),)
