@@ -32,6 +32,7 @@ from mlops.rollout.plan import Strategy, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.service import Service
 from mlops.serving.bars import RecentBars
+from mlops.serving.clock import market_now
 from mlops.store import Phase, Why, list_rollouts
 from mlops.store.forecasts import ForecastRow, list_forecasts
 
@@ -145,7 +146,9 @@ def records(place: Place) -> tuple[ForecastRow, ...]:
 def bars_due(place: Place, began: datetime, ended: datetime) -> set[datetime]:
     """The newest complete bar of each second between two moments of the wall clock."""
     moment = [began]
-    recent = RecentBars(place.home / "bars", wall=lambda: moment[0])
+    recent = RecentBars(
+        place.home / "bars", clock=lambda venue, last: market_now(venue, last, lambda: moment[0])
+    )
     due = set()
     while moment[0] < ended:
         found = recent.of(Service.parse(SERVICE), {})

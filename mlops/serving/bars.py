@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from mlops.data.cache import BarCache
 from mlops.data.load import LOCAL_VENUES, load_bars, open_source
 from mlops.errors import DataError
 from mlops.service import Service
-from mlops.serving.clock import market_now, wall_clock
+from mlops.serving.clock import Clock, market_clock
 
 KEEP_BARS = 4000
 """Bars that are handed out at most: a long warm-up and the replayed ones before it."""
@@ -32,9 +32,9 @@ class Recent:
 class RecentBars:
     """Thread-safe; reads a market's files again only when they have changed."""
 
-    def __init__(self, root: Path, wall: Callable[[], datetime] = wall_clock) -> None:
+    def __init__(self, root: Path, clock: Clock = market_clock) -> None:
         self.root = root
-        self.wall = wall
+        self.clock = clock
         self._lock = threading.Lock()
         self._held: dict[str, tuple[object, pd.DataFrame, str]] = {}
 
@@ -49,7 +49,7 @@ class RecentBars:
         if found is None:
             return None
         frame, label = found
-        now = market_now(service.venue, frame.index[-1] + service.timeframe.step, self.wall)
+        now = self.clock(service.venue, frame.index[-1] + service.timeframe.step)
         known = int(frame.index.searchsorted(pd.Timestamp(now) - service.timeframe.step, "right"))
         if not known:
             return None

@@ -18,8 +18,17 @@ REPLAY_BAR_S = 60.0
 _HOUR = timedelta(hours=1)
 
 
+Clock = Callable[[str, datetime], datetime]
+"""Market time by the venue and by the close of the last bar that anybody will see of it."""
+
+
 def wall_clock() -> datetime:
     return datetime.now(UTC)
+
+
+def market_clock(venue: str, last_close: datetime) -> datetime:
+    """Market time in earnest; see `market_now`."""
+    return market_now(venue, last_close, wall_clock)
 
 
 def market_now(venue: str, last_close: datetime, wall: Callable[[], datetime]) -> datetime:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from mlops.errors import ServingError
 from mlops.models.bundle import Trust
 from mlops.rollout.controller import Controller, carry_role
 from mlops.serving.app import App
 from mlops.serving.bars import RecentBars
 from mlops.serving.batching import Batcher
+from mlops.serving.clock import Clock, market_clock
 from mlops.serving.counts import Counts
 from mlops.serving.desk import Desk
 from mlops.serving.feed import Feed
@@ -23,13 +26,17 @@ from mlops.serving.loaded import Shelf
 from mlops.serving.metrics import Metrics
 from mlops.serving.newest import Newest
 from mlops.serving.replay import Replay
-from mlops.serving.replica import Identity, Keeper
+from mlops.serving.replica import LOADER_S, Identity, Keeper
 from mlops.serving.request_log import RequestLog
 from mlops.serving.specs import Specs
 from mlops.serving.spool import Spool
 from mlops.store.engine import Store
+from mlops.store.live import get_route
 
 MIB = 1024**2
+
+LOAD_S = 60.0
+"""So long a version that is live may take to load where somebody waits for its forecast."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +51,7 @@ class Options:
     spool_mb: float = 256.0
     batching: bool = True
     exchange_base_url: str | None = None
+    clock: Clock = market_clock
 
 
 class Runtime:
@@ -74,7 +82,7 @@ class Runtime:
             spool=self.spool,
         )
         self.batcher = Batcher(limit=options.queue_limit, batching=options.batching)
-        bars = RecentBars(bars_root)
+        bars = RecentBars(bars_root, options.clock)
         self.metrics = Metrics()
         self.desk = Desk(
             replica_id=name,
@@ -147,20 +155,61 @@ class Runtime:
             self.keeper.stop()
             self.request_log.close()
 
-    async def attend(self) -> None:
-        """Forecast new bars and replay old ones, until cancelled."""
+    async def attend(self, *, told: bool = False) -> None:
+        """Replay old bars and forecast new ones, until cancelled.
+
+        ``told``: new ones are forecast when somebody says so, and not before.
+        """
         self.batcher.start()
         try:
-            await asyncio.gather(self.newest.run(), self.replay.run())
+            await asyncio.gather(self.replay.run(), *([] if told else [self.newest.run()]))
         finally:
             self.batcher.stop()
 
 
+@dataclass(frozen=True, slots=True)
+class Headless:
+    """A replica without HTTP, in a thread of this process."""
+
+    runtime: Runtime
+    loop: asyncio.AbstractEventLoop
+
+    def forecast(self, service: str) -> None:
+        """Have the newest bar forecast by what is live, as soon as it has loaded; on record.
+
+        Raises:
+            ServingError: when no version answers, or the champion does not load in time.
+        """
+        route = get_route(self.runtime.store, service)
+        if route is None:
+            raise ServingError(f"nothing serves {service}; train it, or register a model for it")
+        self._wait_for(route.champion)
+        updating = self.runtime.newest.update(route)
+        asyncio.run_coroutine_threadsafe(updating, self.loop).result()
+        self.runtime.spool.drain(self.runtime.store)
+
+    def _wait_for(self, model_id: str) -> None:
+        until = time.monotonic() + LOAD_S
+        while model_id not in self.runtime.shelf.ready():
+            if time.monotonic() > until:
+                raise ServingError(f"{model_id} did not load within {LOAD_S:g} s; see the log")
+            time.sleep(LOADER_S)
+
+
 @contextmanager
-def headless_replica(store: Store, *, home: Path, trust: Trust, bars_root: Path) -> Iterator[None]:
+def headless_replica(
+    store: Store,
+    *,
+    home: Path,
+    trust: Trust,
+    bars_root: Path,
+    options: Options | None = None,
+    told: bool = False,
+) -> Iterator[Headless]:
     """A replica without HTTP for as long as the block lasts: it loads, replays and acknowledges.
 
     So a rollout in a notebook, where nothing serves, still rests on what the version did.
+    ``told``: it forecasts new bars when it is told to, and not by itself.
     """
     runtime = Runtime(
         store,
@@ -168,10 +217,10 @@ def headless_replica(store: Store, *, home: Path, trust: Trust, bars_root: Path)
         home=home,
         trust=trust,
         bars_root=bars_root,
-        options=Options(),
+        options=options or Options(),
     )
     loop = asyncio.new_event_loop()
-    task = loop.create_task(runtime.attend())
+    task = loop.create_task(runtime.attend(told=told))
 
     def attend() -> None:
         asyncio.set_event_loop(loop)
@@ -183,10 +232,10 @@ def headless_replica(store: Store, *, home: Path, trust: Trust, bars_root: Path)
     with runtime.roles():
         thread.start()
         try:
-            yield
+            yield Headless(runtime, loop)
         finally:
             loop.call_soon_threadsafe(task.cancel)
             thread.join()
 
 
-__all__ = ["Keeper", "Options", "Runtime", "headless_replica"]
+__all__ = ["Headless", "Keeper", "Options", "Runtime", "headless_replica"]

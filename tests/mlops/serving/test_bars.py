@@ -35,7 +35,7 @@ def test_a_bar_that_has_not_closed_is_not_seen(tmp_path: Path) -> None:
     tenth = frame.index[9].to_pydatetime()
     for minutes, last in ((59, frame.index[8]), (60, frame.index[9])):
         wall = tenth + timedelta(minutes=minutes)
-        recent = RecentBars(tmp_path, lambda wall=wall: wall).of(service("binance"), {})
+        recent = RecentBars(tmp_path, lambda *_, wall=wall: wall).of(service("binance"), {})
         assert recent is not None
         assert recent.frame.index[-1] == last
 
@@ -43,7 +43,7 @@ def test_a_bar_that_has_not_closed_is_not_seen(tmp_path: Path) -> None:
 def test_new_bars_on_disk_are_seen(tmp_path: Path) -> None:
     frame = simulate_bars(50, seed=1)
     wall = frame.index[-1].to_pydatetime() + HOUR
-    bars = RecentBars(tmp_path, lambda: wall)
+    bars = RecentBars(tmp_path, lambda *_: wall)
     assert bars.of(service("binance"), {}) is None
     for part in (frame.iloc[:30], frame.iloc[30:]):
         keep(tmp_path, part)
@@ -64,7 +64,7 @@ def test_a_model_trained_on_a_file_is_shown_that_file(tmp_path: Path) -> None:
     frame = simulate_bars(60, seed=2)
     frame.to_parquet(path)
     notes = {"config": {"bars_file": str(path)}}
-    recent = RecentBars(tmp_path, lambda: datetime(2026, 1, 1, tzinfo=UTC)).of(
+    recent = RecentBars(tmp_path, lambda *_: datetime(2026, 1, 1, tzinfo=UTC)).of(
         service("file"), notes
     )
     assert recent is not None
