@@ -8,7 +8,17 @@ from importlib import import_module
 
 from benchmarks.figure import show
 
-NAMES = ("features", "training", "searches", "serving", "soak", "outages", "outcomes", "drift")
+NAMES = (
+    "features",
+    "training",
+    "searches",
+    "year",
+    "serving",
+    "soak",
+    "outages",
+    "outcomes",
+    "drift",
+)
 
 
 def main(arguments: list[str]) -> int:
