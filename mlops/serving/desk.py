@@ -11,17 +11,26 @@ import math
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlops.errors import ModelFault, NotLoaded, NotReady, RequestRefused
+from mlops.errors import (
+    ModelFault,
+    NotLoaded,
+    NotReady,
+    QueueFull,
+    RequestRefused,
+    TimedOut,
+)
 from mlops.models.windows import Window
 from mlops.rollout.routing import ask_order, deal, goes_to_challenger
 from mlops.serving.batching import Batcher
 from mlops.serving.counts import Counts
 from mlops.serving.loaded import LoadedModel, Shelf
 from mlops.serving.sight import Sight, Sighted
+from mlops.serving.traffic import TrafficCounts
 from mlops.store.evidence import Source
 from mlops.store.live import Route
 
@@ -60,6 +69,7 @@ class Desk:
         shelf: Shelf,
         batcher: Batcher,
         counts: Counts,
+        traffic: TrafficCounts,
         sight: Callable[[], Sight],
         budget_s: float,
         on_fault: Callable[[str, ModelFault], None] = _unheard,
@@ -68,6 +78,7 @@ class Desk:
         self.shelf = shelf
         self.batcher = batcher
         self.counts = counts
+        self.traffic = traffic
         self.sight = sight
         self.budget_s = budget_s
         self.on_fault = on_fault
@@ -110,6 +121,7 @@ class Desk:
         first = goes_to_challenger(route, self.replica_id, drawn, valid=sighted.valid)
         order = ask_order(route, self.shelf.ready(), challenger_first=first)
         if not order:
+            self.traffic.turned_away(service, route.champion)
             raise NotReady(service)
         answer = await self._asked(route, order, windows, key)
         if drawn < route.mirror_bp:
@@ -122,15 +134,21 @@ class Desk:
         faults: dict[str, str] = {}
         last: ModelFault | None = None
         for model_id in order:
+            began = perf_counter()
             try:
                 forecasts = await self._ask(model_id, windows)
             except NotLoaded:
                 # It was let go between the look and the question.
                 continue
+            except (QueueFull, TimedOut):
+                self.traffic.turned_away(route.service, model_id)
+                raise
             except ModelFault as fault:
                 faults[model_id], last = fault.kind, fault
+                self.traffic.took(route.service, model_id, perf_counter() - began, fault=True)
                 self.on_fault(route.service, fault)
                 continue
+            self.traffic.took(route.service, model_id, perf_counter() - began)
             self._count(route, order, faults, key)
             return Answer(forecasts, model_id, variant_of(route, model_id), route.generation)
         if last is not None:

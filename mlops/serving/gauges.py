@@ -67,5 +67,7 @@ def _disk(runtime: Runtime) -> Iterator[Gauge]:
     yield "mlops_spool_bytes", "Forecasts that wait for the store.", {}, spool.waiting_bytes()
     yield "mlops_spool_refused", "Forecasts the full spool refused.", {}, spool.refused
     yield "mlops_spool_torn", "Lines a kill left half.", {}, spool.torn
+    lost = runtime.traffic.lost
+    yield "mlops_traffic_lost", "Hours of traffic lost while the store was away.", {}, lost
     dropped = runtime.request_log.dropped
     yield "mlops_request_log_dropped", "Lines the request log lost.", {}, dropped

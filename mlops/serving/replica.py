@@ -26,6 +26,7 @@ from mlops.serving.counts import Counts
 from mlops.serving.loaded import Shelf
 from mlops.serving.sight import Sight, look
 from mlops.serving.spool import Spool
+from mlops.serving.traffic import FLUSH_S, TrafficCounts
 from mlops.store.engine import Store
 from mlops.store.evidence import record_tallies
 from mlops.store.replicas import (
@@ -36,6 +37,7 @@ from mlops.store.replicas import (
     heartbeat,
     leave,
 )
+from mlops.store.traffic import write_traffic
 from mlops.store.versions import ModelVersion, get_version
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class Keeper:
         store: Store,
         shelf: Shelf,
         counts: Counts,
+        traffic: TrafficCounts,
         spool: Spool,
         beat_s: float = BEAT_S,
     ) -> None:
@@ -84,12 +87,14 @@ class Keeper:
         self.store = store
         self.shelf = shelf
         self.counts = counts
+        self.traffic = traffic
         self.spool = spool
         self.beat_s = beat_s
         self.state = ReplicaState.STARTING
         self.versions: dict[str, ModelVersion] = {}
         self.store_away_since: float | None = None
         self._sight = Sight()
+        self._flushed_at = time.monotonic()
         self._acknowledged: Replica | None = None
         self._tries: dict[str, int] = {}
         self._tried_at: dict[str, float] = {}
@@ -116,6 +121,7 @@ class Keeper:
             thread.join(timeout=LEASE_S)
         try:
             self.write()
+            self.write_traffic()
             leave(self.store, self.identity.name)
         except StoreError as error:
             # The lease runs out by itself, and the spool waits for the next process.
@@ -153,6 +159,8 @@ class Keeper:
             self._grow_ready()
             self.acknowledge()
             self.write()
+            if time.monotonic() - self._flushed_at >= FLUSH_S:
+                self.write_traffic()
             self.store_away_since = None
         except StoreError as error:
             if self.store_away_since is None:
@@ -179,6 +187,18 @@ class Keeper:
             raise
         self.spool.drain(self.store)
         self.counts.keep_only(self._scopes())
+
+    def write_traffic(self) -> None:
+        """Write what was asked of each version; what a store that is away does not take waits."""
+        rows = self.traffic.grown()
+        try:
+            write_traffic(self.store, rows)
+        except StoreError:
+            self.traffic.not_written(rows)
+            raise
+        finally:
+            self.traffic.forget_written()
+        self._flushed_at = time.monotonic()
 
     def _said(self) -> Replica:
         return Replica(
@@ -293,6 +313,7 @@ class Parts:
     keeper: Keeper
     shelf: Shelf
     counts: Counts
+    traffic: TrafficCounts
     spool: Spool
 
 
@@ -309,11 +330,18 @@ def make_parts(
     """Put the background half together."""
     shelf = make_shelf(cache=home / "bundles", trust=trust)
     counts = Counts(identity.name, identity.incarnation)
+    traffic = TrafficCounts(identity.name, identity.incarnation)
     spool = Spool(home / "spool", identity.incarnation, max_bytes=spool_bytes)
     keeper = Keeper(
-        identity=identity, store=store, shelf=shelf, counts=counts, spool=spool, beat_s=beat_s
+        identity=identity,
+        store=store,
+        shelf=shelf,
+        counts=counts,
+        traffic=traffic,
+        spool=spool,
+        beat_s=beat_s,
     )
-    return Parts(keeper, shelf, counts, spool)
+    return Parts(keeper, shelf, counts, traffic, spool)
 
 
 __all__ = ["READY", "Identity", "Keeper", "Parts", "make_parts"]

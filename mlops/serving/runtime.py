@@ -30,6 +30,7 @@ from mlops.serving.replica import LOADER_S, Identity, Keeper
 from mlops.serving.request_log import RequestLog
 from mlops.serving.specs import Specs
 from mlops.serving.spool import Spool
+from mlops.serving.traffic import TrafficCounts
 from mlops.store.engine import Store
 from mlops.store.live import get_route
 
@@ -71,6 +72,7 @@ class Runtime:
         self.store = store
         self.shelf = Shelf(cache=home / "bundles", trust=trust)
         self.counts = Counts(name, identity.incarnation)
+        self.traffic = TrafficCounts(name, identity.incarnation)
         self.spool = Spool(
             home / "spool", identity.incarnation, max_bytes=int(options.spool_mb * MIB)
         )
@@ -79,6 +81,7 @@ class Runtime:
             store=store,
             shelf=self.shelf,
             counts=self.counts,
+            traffic=self.traffic,
             spool=self.spool,
         )
         self.batcher = Batcher(limit=options.queue_limit, batching=options.batching)
@@ -89,6 +92,7 @@ class Runtime:
             shelf=self.shelf,
             batcher=self.batcher,
             counts=self.counts,
+            traffic=self.traffic,
             sight=self.keeper.sight,
             budget_s=options.budget_s,
             on_fault=self.metrics.fault,

@@ -23,8 +23,9 @@ def _new_id() -> str:
 class CheckRow:
     """One look at a version: ``bar`` is the newest bar it saw, ``official`` a window that decides.
 
-    ``report`` is the drift report, ``performance`` the live figures where they were judged, and
-    ``state`` what the next look begins with.
+    ``report`` is the drift report, ``performance`` the live figures where they were judged,
+    ``state`` what the next look begins with, and ``bars`` how complete the bars of the window
+    were (None in rows of before that was kept).
     """
 
     id: str = field(default_factory=_new_id)
@@ -37,6 +38,7 @@ class CheckRow:
     report: Mapping[str, Any]
     performance: Mapping[str, Any] | None
     state: Mapping[str, Any]
+    bars: Mapping[str, Any] | None = None
 
 
 def write_check(connection: Connection, row: CheckRow) -> bool:

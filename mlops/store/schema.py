@@ -263,6 +263,22 @@ evidence = sa.Table(
     sa.Column("updated_at", sa.Float, nullable=False),
 )
 
+traffic = sa.Table(
+    "traffic",
+    metadata,
+    sa.Column("service", sa.String(200), primary_key=True),
+    sa.Column("model_id", sa.String(200), primary_key=True),
+    sa.Column("replica_id", sa.String(100), primary_key=True),
+    sa.Column("incarnation", sa.String(64), primary_key=True),
+    sa.Column("hour", UtcTime, primary_key=True),
+    sa.Column("requests", sa.Integer, nullable=False),
+    sa.Column("faults", sa.Integer, nullable=False),
+    sa.Column("turned_away", sa.Integer, nullable=False),
+    sa.Column("seconds", sa.Float, nullable=False),
+    sa.Column("latencies", JsonText, nullable=False),
+    sa.Index("traffic_by_hour", "hour"),
+)
+
 forecast = sa.Table(
     "forecast",
     metadata,
@@ -433,5 +449,6 @@ check = sa.Table(
     sa.Column("report", JsonText, nullable=False),
     sa.Column("performance", JsonText),
     sa.Column("state", JsonText, nullable=False),
+    sa.Column("bars", JsonText),
     sa.UniqueConstraint("service", "model_id", "bar", name="one_check_a_bar"),
 )
