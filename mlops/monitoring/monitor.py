@@ -37,15 +37,20 @@ from mlops.store.triggers import Cause, Limits, Reason, raise_trigger
 
 log = logging.getLogger(__name__)
 
+FEE_BPS = 10.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorConfig:
-    """How closely services are watched; windows in hours, shares of one, fees in bps."""
+    """How closely services are watched; windows in hours, shares of one.
+
+    ``fee_for`` gives the costs of trading a symbol in bps.
+    """
 
     drift_threshold: float = 0.1
     decision_window_hours: float = 168.0
     performance_threshold: float = 0.15
-    fee_bps: float = 10.0
+    fee_for: Callable[[str], float] = lambda symbol: FEE_BPS
     limits: Limits = field(default_factory=Limits)
 
     def drift(self, service: Service) -> DriftConfig:
@@ -169,7 +174,7 @@ class Monitor:
             version,
             now=now,
             window_hours=self.config.decision_window_hours,
-            fee_bps=self.config.fee_bps,
+            fee_bps=self.config.fee_for(version.symbol),
             promotion=Promotion.of(version, evaluation_at_promotion(drift.bundle)),
             reference=reference_losses(drift.bundle, version),
             threshold=self.config.performance_threshold,
@@ -189,11 +194,15 @@ class Monitor:
                 assert performance.degradation is not None
                 found.append((Cause.PERFORMANCE, performance.degradation.reason))
             _tell(connection, row, report, dict(found))
-            rung = [(self._trigger(connection, row, cause, text), cause) for cause, text in found]
+            about = {Cause.DRIFT: report.behind}
+            rung = [
+                (self._trigger(connection, row, cause, text, about.get(cause, ())), cause)
+                for cause, text in found
+            ]
         return tuple((made, cause) for made, cause in rung if made is not None)
 
     def _trigger(
-        self, connection: Connection, row: CheckRow, cause: Cause, text: str
+        self, connection: Connection, row: CheckRow, cause: Cause, text: str, about: tuple[str, ...]
     ) -> str | None:
         reason = Reason(
             service=row.service,
@@ -202,6 +211,7 @@ class Monitor:
             champion=row.model_id,
             text=text,
             verdict=row.id,
+            columns=about,
         )
         return raise_trigger(connection, reason, at=row.at, limits=self.config.limits)
 

@@ -81,6 +81,7 @@ def publish(
                 "asked_for": request.model_type,
                 "config": dict(request.config),
                 "reason": request.reason,
+                "triggers": _triggers(request),
                 "recipe": winner.recipe.to_dict(),
                 "study": study.key,
                 "fitted_until": _fitted_until(study, dataset),
@@ -116,6 +117,11 @@ def epoch_rows(histories: tuple[History, ...]) -> list[dict[str, float | None]]:
         ]
         rows += epoch_rows(history.members)
     return rows
+
+
+def _triggers(request: Request) -> list[str]:
+    """What asked for it; empty where a person or a schedule did."""
+    return [] if request.answers is None else [row.id for row in request.answers.triggers]
 
 
 def _fitted_until(study: Study, dataset: Dataset) -> str:

@@ -26,11 +26,12 @@ from mlops.registry.mirror import SERVICE_TAG, mirror
 from mlops.registry.pending import Draft, Logged
 from mlops.registry.pending import create_version as _create_version
 from mlops.registry.pending import log_model as _log_model
+from mlops.registry.retraining import answer_with
 from mlops.registry.tracking import open_run
 from mlops.service import Service, new_model_id
 from mlops.store import ModelVersion, Status, Why, get_route
 from mlops.store.live import begin_route
-from mlops.store.triggers import Answer, Claim, answer_triggers
+from mlops.store.triggers import Claim
 from mlops.store.versions import get_version, insert_version, known_ids
 
 log = logging.getLogger(__name__)
@@ -151,8 +152,7 @@ def _commit(registry: Registry, candidate: Candidate, row: ModelVersion, why: Wh
         if candidate.begins_service:
             begin_route(connection, row.service, row.model_id, why)
         if candidate.answers is not None:
-            answer = Answer.CHALLENGER if row.status is Status.CHALLENGER else Answer.REFUSED
-            answer_triggers(connection, candidate.answers, answer, at=why.at, model_id=row.model_id)
+            answer_with(connection, candidate.answers, row, at=why.at)
 
 
 def _publish(registry: Registry, row: ModelVersion) -> None:

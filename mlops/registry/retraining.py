@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from mlops.data.sources.samples import SAMPLE_VENUE
 from mlops.errors import StoreError
 from mlops.service import Service
-from mlops.store import ModelVersion, Store, get_route, list_versions
+from mlops.store import ModelVersion, Status, Store, get_route, list_versions
 from mlops.store.checks import last_looked
+from mlops.store.engine import Connection
 from mlops.store.triggers import (
     Answer,
     Claim,
@@ -27,6 +28,8 @@ from mlops.store.triggers import (
     renew_claim,
 )
 from mlops.training.plan import ModelType, TrainingConfig
+from mlops.validation.integrity import lacking_bars
+from mlops.validation.report import GateReport
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +88,25 @@ def last_requested(store: Store, service: str) -> ModelVersion | None:
     versions = [one for one in list_versions(store, service=service) if "asked_for" in one.notes]
     champions = [one for one in versions if route and one.model_id == route.champion]
     return next(iter([*champions, *versions]), None)
+
+
+def answer_with(
+    connection: Connection, claim: Claim, version: ModelVersion, *, at: datetime
+) -> None:
+    """Answer a claim with the version it led to, inside the transaction that registers it.
+
+    What could not be judged because too few bars had come is tried again when they have: a
+    refusal for want of evidence says nothing of the alarm.
+
+    Raises:
+        StoreError: when the claim ran out.
+    """
+    answer, until = Answer.CHALLENGER, None
+    if version.status is not Status.CHALLENGER:
+        lacking = lacking_bars(GateReport.from_dict(version.report or {}))
+        answer = Answer.TOO_EARLY if lacking else Answer.REFUSED
+        until = claim.at + lacking * Service.parse(claim.service).timeframe.step
+    answer_triggers(connection, claim, answer, at=at, model_id=version.model_id, not_before=until)
 
 
 @contextmanager

@@ -432,6 +432,7 @@ trigger = sa.Table(
     sa.Column("answer", sa.String(16)),
     sa.Column("model_id", sa.String(200)),
     sa.Column("answered_at", UtcTime),
+    sa.Column("not_before", UtcTime),
     sa.UniqueConstraint("service", "cause", "watermark", name="one_trigger_per_watermark"),
     sa.Index("trigger_by_state", "state", "service"),
 )

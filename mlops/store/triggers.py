@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import takewhile
 from typing import Any
 
 import sqlalchemy as sa
@@ -54,6 +55,7 @@ class Answer(StrEnum):
 
     CHALLENGER = "challenger"
     REFUSED = "refused"
+    TOO_EARLY = "too_early"
     FAILED = "failed"
 
 
@@ -63,7 +65,7 @@ class Reason:
 
     ``watermark`` is the newest bar the verdict rests on: of one cause and watermark there is one
     trigger for ever. ``champion`` is the version the verdict is about, ``verdict`` the id of the
-    row that holds it.
+    row that holds it. ``columns`` are those the alarm is about, where it is about any.
     """
 
     service: str
@@ -72,7 +74,7 @@ class Reason:
     champion: str
     text: str
     verdict: str | None = None
-    detail: Mapping[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,8 @@ class Limits:
     """How often a service may be trained because of triggers.
 
     A cause whose last training was refused is deaf for ``deaf`` where the champion is the same:
-    the alarm that led to nothing must not ring on.
+    the alarm that led to nothing must not ring on. One that is about another column is another
+    alarm.
     """
 
     cooldown: timedelta = timedelta(hours=6)
@@ -109,15 +112,22 @@ class TriggerRow:
     answer: Answer | None
     model_id: str | None
     answered_at: datetime | None
+    not_before: datetime | None
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns it is about."""
+        return frozenset(self.detail.get("columns", ()))
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to answer these triggers, for as long as it is renewed."""
+    """The right to answer these triggers, for as long as it is renewed; ``at`` is market time."""
 
     id: str
     service: str
     holder: str
+    at: datetime
     triggers: tuple[TriggerRow, ...]
 
 
@@ -139,7 +149,7 @@ def raise_trigger(
         "champion": reason.champion,
         "text": reason.text,
         "verdict": reason.verdict,
-        "detail": dict(reason.detail),
+        "detail": {"columns": list(reason.columns)},
         "raised_at": at,
         "state": TriggerState.WAITING,
         "attempts": 0,
@@ -183,7 +193,7 @@ def claim_triggers(
             )
         )
         taken = _read(connection, trigger.c.claim == claim)
-    return Claim(claim, service, holder, taken)
+    return Claim(claim, service, holder, at, taken)
 
 
 def renew_claim(store: Store, claim: Claim, *, seconds: float) -> None:
@@ -206,16 +216,25 @@ def answer_triggers(
     *,
     at: datetime,
     model_id: str | None = None,
+    not_before: datetime | None = None,
 ) -> None:
     """Say what came of a claim, inside the transaction that makes it so.
 
-    A training that failed leaves its triggers to the next one, `MAX_ATTEMPTS` times.
+    A training that failed leaves its triggers to the next one, `MAX_ATTEMPTS` times; one that
+    came too early leaves them too, and nobody trains before ``not_before`` (market time).
 
     Raises:
         StoreError: when the claim ran out: the caller is late, and nothing may be changed.
     """
-    values: dict[str, Any] = {"answer": answer, "model_id": model_id, "answered_at": at}
+    values: dict[str, Any] = {
+        "answer": answer,
+        "model_id": model_id,
+        "answered_at": at,
+        "not_before": not_before,
+    }
     state: Any = TriggerState.ANSWERED
+    if answer is Answer.TOO_EARLY:
+        state, values["attempts"] = TriggerState.WAITING, 0
     if answer is Answer.FAILED:
         state = sa.case(
             (trigger.c.attempts >= MAX_ATTEMPTS, TriggerState.DROPPED), else_=TriggerState.WAITING
@@ -276,19 +295,20 @@ def _row(row: sa.Row[Any]) -> TriggerRow:
 
 
 def _deaf(connection: Connection, reason: Reason, *, since: datetime) -> bool:
-    last = connection.execute(
-        sa.select(trigger.c.answer)
-        .where(
-            trigger.c.service == reason.service,
-            trigger.c.cause == reason.cause,
-            trigger.c.champion == reason.champion,
-            trigger.c.state == TriggerState.ANSWERED,
-            trigger.c.claimed_at > since,
-        )
-        .order_by(trigger.c.claimed_at.desc())
-        .limit(1)
-    ).scalar()
-    return reason.cause in (Cause.DRIFT, Cause.PERFORMANCE) and last == Answer.REFUSED
+    """Whether all it is about led to refusals since, and to nothing else after them."""
+    if reason.cause not in (Cause.DRIFT, Cause.PERFORMANCE):
+        return False
+    rows = _read(
+        connection,
+        trigger.c.service == reason.service,
+        trigger.c.cause == reason.cause,
+        trigger.c.champion == reason.champion,
+        trigger.c.state == TriggerState.ANSWERED,
+        trigger.c.claimed_at > since,
+    )
+    refused = list(takewhile(lambda row: row.answer is Answer.REFUSED, reversed(rows)))
+    known = frozenset[str]().union(*(row.columns for row in refused))
+    return bool(refused) and known.issuperset(reason.columns)
 
 
 def _give_back_dead(connection: Connection, service: str) -> None:
@@ -318,7 +338,10 @@ def _rings(rows: Sequence[TriggerRow], gone: Collection[str]) -> Cause | None:
 
 
 def _too_soon(rows: Sequence[TriggerRow], at: datetime, limits: Limits) -> bool:
-    """By earlier claims; one that failed did not train, but it cost as much."""
+    """By what came too early, and by earlier claims; a failed one cost as much as any."""
+    waiting = [row.not_before for row in rows if row.state is TriggerState.WAITING]
+    if any(time is not None and time > at for time in waiting):
+        return True
     claims = {row.claim: row.claimed_at for row in rows if row.claimed_at is not None}
     times = [time for time in claims.values() if time is not None and time > at - DAY]
     lately = any(time > at - limits.cooldown for time in times)

@@ -14,7 +14,9 @@ from mlops.stats.metrics import direction_figures
 from mlops.stats.trading import count_trades, net_returns, sharpe_per_bar
 from mlops.validation.evidence import Evidence, Thresholds
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.report import GateResult, Severity
+from mlops.validation.report import GateReport, GateResult, Severity
+
+TEST_BARS = "test bars"
 
 _g0 = partial(GateResult, name="G0")
 
@@ -67,11 +69,17 @@ def _gap(evidence: Evidence) -> GateResult:
     )
 
 
+def lacking_bars(report: GateReport) -> int:
+    """How many test bars were too few for a verdict; 0 where there were enough."""
+    bars = report[TEST_BARS]
+    return 0 if bars.passed else math.ceil(bars.threshold - bars.value)
+
+
 def _bars(evidence: Evidence, thresholds: Thresholds) -> GateResult:
     """The shorter record decides: a verdict is no better than its smaller part."""
     n, needed = min(len(evidence.walk_forward), len(evidence.holdout)), thresholds.min_test_bars
     return _g0(
-        title="test bars",
+        title=TEST_BARS,
         value=n,
         threshold=needed,
         passed=n >= needed,

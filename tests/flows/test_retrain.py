@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -65,23 +66,42 @@ def test_where_nothing_waits_nothing_is_trained(store: Store) -> None:
     assert list_versions(store) == before
 
 
-@pytest.fixture
-def later(deployable: Deployable) -> Iterator[None]:
-    """Two weeks of bars have come since."""
+@contextmanager
+def later(deployable: Deployable, days: int) -> Iterator[None]:
+    """So many days of bars have come since."""
     bars = deployable.place.bars
     before = bars.read_bytes()
-    simulate_bars(BARS + 14 * 24, seed=SEED).to_parquet(bars)
+    simulate_bars(BARS + days * 24, seed=SEED).to_parquet(bars)
     yield
     bars.write_bytes(before)
 
 
-@pytest.mark.usefixtures("later")
-def test_the_row_of_the_new_version_answers_its_triggers(store: Store) -> None:
+def test_a_refusal_for_want_of_bars_is_tried_again_when_they_have_come(
+    store: Store, deployable: Deployable
+) -> None:
+    ask(store)
+    with later(deployable, days=14):
+        result = retrain(SERVICE, auto_deploy=False)
+    assert result is not None
+    assert "G0 test bars" in result.refused_by
+    [row] = list_triggers(store)
+    assert (row.state, row.answer) == (TriggerState.WAITING, Answer.TOO_EARLY)
+    assert row.claimed_at is not None
+    assert row.not_before is not None
+    # 500 are asked for; the labels of the last 24 of these 336 are not known yet.
+    assert row.not_before - row.claimed_at == timedelta(hours=500 - (336 - 24))
+    assert retrain(SERVICE) is None
+
+
+def test_the_row_of_the_new_version_answers_its_triggers(
+    store: Store, deployable: Deployable
+) -> None:
     before = {version.model_id: version for version in list_versions(store)}
     asked_for = max(before.values(), key=lambda version: version.mlflow_version)
     for watermark in ("2025-01-01", "2025-01-08"):
         ask(store, watermark)
-    result = retrain(SERVICE, auto_deploy=False)
+    with later(deployable, days=30):
+        result = retrain(SERVICE, auto_deploy=False)
     assert result is not None
     rows = list_triggers(store, SERVICE)
     wanted = Answer.CHALLENGER if result.passed else Answer.REFUSED
@@ -93,6 +113,7 @@ def test_the_row_of_the_new_version_answers_its_triggers(store: Store) -> None:
     # The same was asked for again, so that no new search is counted.
     assert new.notes["request"] == asked_for.notes["request"]
     assert (new.notes["reason"], new.notes["refit"]) == ("drift", True)
+    assert new.notes["triggers"] == [row.id for row in rows]
     assert retrain(SERVICE) is None
 
 

@@ -39,7 +39,7 @@ DRIFT = Reason(
     champion="lstm_A",
     text="volume has drifted",
     verdict="check-1",
-    detail={"p": 0.001},
+    columns=("volume",),
 )
 
 
@@ -52,9 +52,9 @@ def claim(store: Store, holder="run-1", *, at=NOW, seconds=60.0, limits=None, se
     return claim_triggers(store, service, holder, at=at, seconds=seconds, limits=limits)
 
 
-def answer(store: Store, held: Claim, what: Answer, at=NOW, model_id=None) -> None:
+def answer(store: Store, held: Claim, what: Answer, at=NOW, **more) -> None:
     with store.write() as connection:
-        answer_triggers(connection, held, what, at=at, model_id=model_id)
+        answer_triggers(connection, held, what, at=at, **more)
 
 
 def states(store: Store) -> list[TriggerState]:
@@ -67,8 +67,8 @@ def test_a_trigger_is_claimed_answered_and_linked_to_its_verdict_and_version(sto
     assert [row.id for row in held.triggers] == [made]
     answer(store, held, Answer.CHALLENGER, model_id="lstm_B")
     [row] = list_triggers(store, SERVICE)
-    assert (row.verdict, row.claimed_by, row.answer, row.model_id, row.detail) == (
-        "check-1", "run-1", Answer.CHALLENGER, "lstm_B", {"p": 0.001},
+    assert (row.verdict, row.claimed_by, row.answer, row.model_id, row.columns) == (
+        "check-1", "run-1", Answer.CHALLENGER, "lstm_B", {"volume"},
     )  # fmt: skip
     assert claim(store, at=NOW + DAY) is None
 
@@ -145,6 +145,26 @@ def test_a_refusal_makes_no_other_alarm_deaf(store, change):
     ring(store)
     answer(store, claim(store), Answer.REFUSED)
     assert ring(store, at=NOW + DAY, watermark="next", **change) is not None
+
+
+def test_an_alarm_about_another_column_is_heard_after_a_refusal(store):
+    ring(store, columns=("har_1", "target"))
+    answer(store, claim(store), Answer.REFUSED)
+    assert ring(store, at=NOW + DAY, watermark="same", columns=("target",)) is None
+    assert ring(store, at=NOW + DAY, watermark="new", columns=("target", "realised"))
+
+
+def test_what_came_too_early_waits_and_so_does_whatever_comes_meanwhile(store):
+    ring(store)
+    later = NOW + 3 * DAY
+    answer(store, claim(store), Answer.TOO_EARLY, not_before=later)
+    ring(store, at=NOW + DAY, watermark="next")
+    assert claim(store, at=later - HOUR, limits=EAGER) is None
+    assert unanswered(store, at=lambda _: later - HOUR) == ()
+    held = claim(store, at=later, limits=EAGER)
+    assert [row.watermark for row in held.triggers] == [DRIFT.watermark, "next"]
+    answer(store, held, Answer.REFUSED, at=later)
+    assert ring(store, at=later + DAY, watermark="last") is None
 
 
 def test_a_schedule_is_never_deaf(store):
