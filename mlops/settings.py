@@ -102,6 +102,8 @@ class Settings(BaseSettings):
     decision_window_hours: float = Field(default=168.0, gt=0, allow_inf_nan=False)
 
     # Alerts
+    alert_error_rate: float = Field(default=0.05, gt=0, lt=1)
+    alert_latency_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     alert_email: str = Field(default="", pattern=r"^([^@\s]+@[^@\s]+)?$")
     smtp_host: str = "localhost"
     smtp_port: int = Field(default=25, ge=1, le=65_535)
@@ -172,6 +174,15 @@ class Settings(BaseSettings):
         """The store's SQLAlchemy URL, or SQLite under the base path."""
         configured = self.store_url.get_secret_value()
         return configured or f"sqlite:///{self.mlops_base_path.resolve() / 'store.db'}"
+
+    @property
+    def latency_limit_ms(self) -> float:
+        """What 99 in 100 requests should take at most: as set, or half of a version's budget.
+
+        At the whole budget an answer is a fault; from half of it on, the next rise makes faults.
+        """
+        half = self.serving_time_budget_s * 1e3 / 2.0
+        return half if self.alert_latency_ms is None else self.alert_latency_ms
 
     def fee_for(self, symbol: str) -> float:
         """Cost of turning over the whole position once, in bps of its value."""

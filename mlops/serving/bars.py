@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from mlops.data.age import NewestBar
 from mlops.data.cache import BarCache
 from mlops.data.load import LOCAL_VENUES, load_bars, open_source
 from mlops.errors import DataError
 from mlops.service import Service
-from mlops.serving.clock import Clock, market_clock
+from mlops.serving.clock import Clock, market_clock, wall_clock
 
 KEEP_BARS = 4000
 """Bars that are handed out at most: a long warm-up and the replayed ones before it."""
@@ -54,6 +55,16 @@ class RecentBars:
         if not known:
             return None
         return Recent(frame.iloc[max(0, known - KEEP_BARS) : known], now, label)
+
+    def newest(self, service: Service, notes: Mapping[str, object]) -> NewestBar | None:
+        """How new the bars are that a feed keeps; None for bars of files, which nothing feeds."""
+        if service.venue in LOCAL_VENUES:
+            return None
+        recent = self.of(service, notes)
+        if recent is None:
+            return NewestBar(None, wall_clock())
+        closed = recent.frame.index[-1].to_pydatetime() + service.timeframe.step
+        return NewestBar(closed, recent.now)
 
     def _whole(
         self, service: Service, notes: Mapping[str, object]

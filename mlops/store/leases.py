@@ -48,6 +48,13 @@ def acquire(store: Store, name: str, holder: str, *, seconds: float) -> Lease | 
     return Lease(name, holder, term)
 
 
+def is_known(store: Store, name: str) -> bool:
+    """Whether anybody ever held the role."""
+    with store.read() as connection:
+        query = sa.select(lease.c.name).where(lease.c.name == name)
+        return connection.execute(query).first() is not None
+
+
 def release(store: Store, held: Lease) -> None:
     """Give the role back at once, so that the next holder need not wait for its end."""
     with store.write() as connection:

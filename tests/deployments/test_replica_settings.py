@@ -11,6 +11,7 @@ import pytest
 
 from deployments import replica
 from mlops.monitoring.channels import Email, Slack, channels_of
+from mlops.monitoring.guard import Guard
 from mlops.serving.replica import Identity
 from mlops.serving.runtime import MIB, Runtime
 from mlops.settings import Settings, current_settings
@@ -63,6 +64,30 @@ def test_a_part_gets_what_its_variable_says(
     environment.setenv(name, value)
     with opened() as changed:
         assert part(changed) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part", "expected"),
+    [
+        ("ALERT_ERROR_RATE", "0.2", lambda guard: guard.limits.error_rate, 0.2),
+        ("ALERT_LATENCY_MS", "80", lambda guard: guard.limits.latency_ms, 80.0),
+        ("SERVING_TIME_BUDGET_S", "3", lambda guard: guard.limits.latency_ms, 1500.0),
+        ("FORECAST_MAX_AGE_BARS", "3.5", lambda guard: guard.limits.max_age_bars, 3.5),
+        ("FORECAST_LOG_DAYS", "4", lambda guard: guard.keep_days, 4.0),
+    ],
+)
+def test_trouble_begins_where_the_variables_say(
+    environment: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    part: Callable[[Guard], Any],
+    expected: float,
+) -> None:
+    with opened() as usual:
+        assert part(replica.guard_of(usual, current_settings())) != expected
+    environment.setenv(name, value)
+    with opened() as changed:
+        assert part(replica.guard_of(changed, current_settings())) == expected
 
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")

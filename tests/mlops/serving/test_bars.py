@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mlops.data.age import NewestBar
 from mlops.data.cache import BarCache
 from mlops.data.segments import Head
 from mlops.data.simulator import simulate_bars
@@ -50,6 +51,19 @@ def test_new_bars_on_disk_are_seen(tmp_path: Path) -> None:
         recent = bars.of(service("binance"), {})
         assert recent is not None
         assert recent.frame.index[-1] == part.index[-1]
+
+
+def test_how_new_the_bars_of_a_feed_are(tmp_path: Path) -> None:
+    frame = simulate_bars(50, seed=1)
+    wall = frame.index[-1].to_pydatetime() + 5 * HOUR
+    bars = RecentBars(tmp_path, lambda *_: wall)
+    nothing = bars.newest(service("binance"), {})
+    assert nothing is not None
+    assert nothing.closed_at is None
+    keep(tmp_path, frame)
+    found = bars.newest(service("binance"), {})
+    assert found == NewestBar(frame.index[-1].to_pydatetime() + HOUR, wall)
+    assert bars.newest(service("sample"), {}) is None
 
 
 def test_the_sample_is_read_under_its_label(tmp_path: Path) -> None:

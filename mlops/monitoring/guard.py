@@ -1,0 +1,243 @@
+"""Looks every minute whether the system is in trouble, and sees that people are told.
+
+A role that one process holds at a time, like the controller's, kept apart from it: what it reads
+may be slow, and rollouts do not wait. What the last looks saw stands in the alerts themselves, so
+that another process can go on; only whether a trouble is more than a moment's is its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from mlops.data.age import NewestBar
+from mlops.errors import StoreError
+from mlops.monitoring.system import Finding, Seen, SystemLimits, Word, judge_system
+from mlops.store.alerts import (
+    AlertRow,
+    Condition,
+    Trouble,
+    list_alerts,
+    raise_alert,
+    recover_alert,
+)
+from mlops.store.clock import store_time
+from mlops.store.engine import Connection, Store
+from mlops.store.leases import Lease, acquire, fence, is_known, release
+from mlops.store.live import Route, read_routes
+from mlops.store.replicas import live_replicas
+from mlops.store.traffic import TrafficRow, forget_traffic, read_traffic, total
+
+log = logging.getLogger(__name__)
+
+LEASE = "guard"
+LOOK_S = 60.0
+LEASE_S = 2.5 * LOOK_S
+CONFIRM_S = 45.0
+"""So long a trouble that a restart may show for a moment must be seen before anybody is told."""
+
+HOUR = timedelta(hours=1)
+
+OF_A_VERSION = (Condition.DATA_DRIFT, Condition.PERFORMANCE_DEGRADED, Condition.DATA_QUALITY)
+"""Alerts about a champion, which end when it serves no more."""
+
+
+class Guard:
+    """Looks; ``newest_bar`` says how new a service's bars are, None where nothing feeds it.
+
+    Traffic older than ``keep_days`` is forgotten; ``now`` replaces the database's clock, ``clock``
+    the one that tells how long a trouble has been seen.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        holder: str,
+        *,
+        newest_bar: Callable[[Route], NewestBar | None],
+        limits: SystemLimits | None = None,
+        keep_days: float = 30.0,
+        now: Callable[[], datetime] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store = store
+        self.holder = holder
+        self.newest_bar = newest_bar
+        self.limits = limits or SystemLimits()
+        self.keep_days = keep_days
+        self.now = now
+        self.clock = clock
+        self.lease: Lease | None = None
+        self._first_seen: dict[tuple[str, str], float] = {}
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def look(self) -> tuple[Finding, ...]:
+        """Look at every service once; nothing where another process does it.
+
+        Raises:
+            StoreError: when the store is away, or the role was lost on the way.
+        """
+        self.lease = acquire(self.store, LEASE, self.holder, seconds=LEASE_S)
+        if self.lease is None:
+            return ()
+        with self.store.read() as connection:
+            now = store_time(connection) if self.now is None else self.now()
+            known = self._seen(connection, now)
+        # Bars lie on a disk, which may be slow: no transaction waits for it.
+        seen = [replace(one, newest=self._newest(one.route)) for one in known]
+        found = tuple(finding for one in seen for finding in judge_system(one, self.limits))
+        lasting = list_alerts(self.store, lasting_only=True)
+        with self.store.write() as connection:
+            fence(connection, self.lease)
+            forget_traffic(connection, before=now - timedelta(days=self.keep_days))
+            self._tell(connection, found, lasting, now)
+            _end_of_former(connection, [one.route for one in seen], lasting, now)
+        return found
+
+    @property
+    def waits_to_confirm(self) -> bool:
+        """Whether the last look saw something that nobody has been told of yet."""
+        return bool(self._first_seen)
+
+    def has_served(self) -> bool:
+        """Whether some process that serves has ever looked: else nothing is missing."""
+        return is_known(self.store, LEASE)
+
+    def start(self) -> None:
+        """Look from now on."""
+        self._thread = threading.Thread(target=self._run, name="guard", daemon=True)
+        self._thread.start()
+
+    def stop(self, *, wait_s: float = 5.0) -> None:
+        """Let the next process look at once."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(wait_s)
+
+    def step_down(self) -> None:
+        """Give the role back."""
+        if self.lease is not None:
+            release(self.store, self.lease)
+            self.lease = None
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_S):
+            try:
+                self.look()
+            except StoreError as error:
+                log.warning("the guard could not look: %s", error)
+            except Exception:
+                # Whatever one look meets, the next one is made.
+                log.exception("a look of the guard failed")
+        try:
+            self.step_down()
+        except StoreError as error:
+            log.warning("the guard's lease runs out by itself: %s", error)
+
+    def _seen(self, connection: Connection, now: datetime) -> list[Seen]:
+        hour = now.replace(minute=0, second=0, microsecond=0)
+        replicas = live_replicas(connection)
+        asked: dict[tuple[str, str], list[TrafficRow]] = {}
+        for row in read_traffic(connection, since=hour - HOUR):
+            asked.setdefault((row.service, row.model_id), []).append(row)
+        found = []
+        for route in read_routes(connection):
+            rows = asked.get((route.service, route.champion), [])
+            found.append(
+                Seen(
+                    route=route,
+                    this_hour=total([row for row in rows if row.hour >= hour]),
+                    two_hours=total(rows),
+                    replicas=replicas,
+                )
+            )
+        return found
+
+    def _newest(self, route: Route) -> NewestBar | None:
+        try:
+            return self.newest_bar(route)
+        except Exception:
+            # One market's bars that cannot be read leave the others, and the rest, watched.
+            log.exception("service=%s its bars could not be looked at", route.service)
+            return None
+
+    def _tell(
+        self,
+        connection: Connection,
+        found: Sequence[Finding],
+        lasting: Sequence[AlertRow],
+        now: datetime,
+    ) -> None:
+        known = {
+            (row.service, row.subject): row
+            for row in lasting
+            if row.condition is Condition.SYSTEM_TROUBLE
+        }
+        for one in found:
+            key = (one.service, str(one.subject))
+            if one.word is Word.TROUBLE and (key in known or self._is_confirmed(one)):
+                self._first_seen.pop(key, None)
+                if raise_alert(connection, _trouble(one), at=now):
+                    log.warning("service=%s %s: %s", one.service, one.subject, one.text)
+            elif one.word is not Word.TROUBLE:
+                self._first_seen.pop(key, None)
+            if one.word is Word.QUIET and key in known:
+                _recover(connection, one, known, now)
+
+    def _is_confirmed(self, one: Finding) -> bool:
+        began = self._first_seen.setdefault((one.service, str(one.subject)), self.clock())
+        return one.at_once or self.clock() - began >= CONFIRM_S
+
+
+def _trouble(one: Finding) -> Trouble:
+    return Trouble(
+        Condition.SYSTEM_TROUBLE,
+        one.service,
+        str(one.subject),
+        one.title,
+        one.text,
+        one.severity,
+        one.detail,
+    )
+
+
+def _recover(
+    connection: Connection,
+    one: Finding,
+    known: Mapping[tuple[str, str], AlertRow],
+    now: datetime,
+) -> None:
+    """End what was not seen for as long as it takes."""
+    if now - known[one.service, str(one.subject)].last_seen_at < one.quiet_for:
+        return
+    recover_alert(
+        connection,
+        condition=Condition.SYSTEM_TROUBLE,
+        service=one.service,
+        subject=str(one.subject),
+        at=now,
+        text=one.text,
+    )
+
+
+def _end_of_former(
+    connection: Connection, routes: Sequence[Route], lasting: Sequence[AlertRow], now: datetime
+) -> None:
+    """End the alerts about versions that nobody watches any more: others serve now."""
+    champions = {route.service: route.champion for route in routes}
+    for row in lasting:
+        champion = champions.get(row.service)
+        if row.condition in OF_A_VERSION and champion not in {None, row.subject}:
+            recover_alert(
+                connection,
+                condition=row.condition,
+                service=row.service,
+                subject=row.subject,
+                at=now,
+                text=f"{row.subject} does not serve any more; {champion} does",
+            )

@@ -1,0 +1,282 @@
+"""One process looks each minute; people are told once, and of the end only when it is one."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mlops.data.age import NewestBar
+from mlops.monitoring import guard as module
+from mlops.monitoring.guard import CONFIRM_S, LOOK_S, Guard
+from mlops.store import ModelVersion, Store, Why
+from mlops.store.alerts import AlertRow, Condition, Trouble, list_alerts, raise_alert
+from mlops.store.live import Route, begin_route, change_route, read_route
+from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
+from mlops.store.traffic import Traffic, TrafficRow, read_traffic, write_traffic
+
+SERVICE = "binance.btc-usdt.1h.volatility.24"
+BASELINE = "persistence_BTC_1"
+HOUR = timedelta(hours=1)
+NOON = datetime(2025, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def url(sqlite_template: Path, tmp_path: Path) -> str:
+    """What is asked of the store here is no other on Postgres."""
+    return f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}"
+
+
+class Minutes:
+    """A wall clock that a test moves; a fresh bar comes every hour unless the feed is stuck."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+        self.stuck_at: datetime | None = None
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def seconds(self) -> float:
+        return self.now.timestamp()
+
+    def newest(self, route: Route) -> NewestBar:
+        hour = self.now.replace(minute=0, second=0)
+        return NewestBar(self.stuck_at or hour, self.now)
+
+
+@pytest.fixture
+def clock() -> Minutes:
+    return Minutes()
+
+
+@pytest.fixture
+def live(store: Store, add: Callable[..., ModelVersion]) -> Store:
+    """A service on its baseline, answered by one replica."""
+    add(BASELINE, service=SERVICE)
+    with store.write() as connection:
+        begin_route(connection, SERVICE, BASELINE, Why(NOON))
+    answer(store)
+    return store
+
+
+def answer(store: Store, state: str = "ready") -> None:
+    held = {BASELINE: HeldModel(BASELINE, state, error="no room")}
+    said = Replica("r1", "life", "host:1", ReplicaState.READY, models=held)
+    acknowledge(store, said, seconds=3600)
+
+
+@pytest.fixture
+def guard(live: Store, clock: Minutes) -> Guard:
+    return guard_of(live, clock)
+
+
+def guard_of(store: Store, clock: Minutes, name: str = "one", **options: float) -> Guard:
+    return Guard(
+        store,
+        name,
+        newest_bar=clock.newest,
+        now=clock,
+        clock=clock.seconds,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def look_for(guard: Guard, clock: Minutes, minutes: int) -> None:
+    for _ in range(minutes):
+        clock.now += timedelta(seconds=LOOK_S)
+        guard.look()
+
+
+def asked(store: Store, hour: datetime, requests: int, faults: int = 0, **own: str) -> None:
+    counted = Traffic(requests, faults)
+    row = TrafficRow(SERVICE, BASELINE, "r1", "life", hour, counted)
+    write_traffic(store, [replace(row, **own)])  # type: ignore[arg-type]
+
+
+def only(store: Store) -> AlertRow:
+    [row] = list_alerts(store)
+    return row
+
+
+def test_a_healthy_service_is_no_news(guard: Guard, clock: Minutes, live: Store) -> None:
+    asked(live, NOON, 1000, 3)
+    look_for(guard, clock, 5)
+    assert list_alerts(live) == ()
+
+
+def test_errors_are_told_at_once_and_their_end_after_a_quiet_hour(
+    guard: Guard, clock: Minutes, live: Store
+) -> None:
+    asked(live, NOON, 400, 100)
+    look_for(guard, clock, 1)
+    row = only(live)
+    assert (row.condition, row.service, row.subject) == (
+        Condition.SYSTEM_TROUBLE,
+        SERVICE,
+        "error_rate",
+    )
+    assert "100 of 400" in row.text
+    # A little better is not over: 8 % is not surely above 5, and not clearly below it.
+    asked(live, NOON, 400, 32)
+    look_for(guard, clock, 30)
+    assert only(live).recovered_at is None
+    for hour in (1, 2):
+        asked(live, NOON + hour * HOUR, 400, 2)
+        look_for(guard, clock, 60)
+    row = only(live)
+    assert row.recovered_at is not None
+    assert NOON + 2 * HOUR <= row.recovered_at <= NOON + 2 * HOUR + timedelta(minutes=1)
+
+
+def test_traffic_of_all_replicas_counts_and_that_of_other_versions_does_not(
+    guard: Guard, clock: Minutes, live: Store
+) -> None:
+    asked(live, NOON, 9000, 9000, model_id="another")
+    asked(live, NOON, 400, 100, replica_id="r2")
+    asked(live, NOON, 9000)
+    look_for(guard, clock, 1)
+    assert list_alerts(live) == ()
+    asked(live, NOON, 20)
+    look_for(guard, clock, 1)
+    assert "100 of 420" in only(live).text
+
+
+def test_stale_bars_are_told_once_confirmed_and_end_when_bars_come_steadily(
+    guard: Guard, clock: Minutes, live: Store
+) -> None:
+    clock.stuck_at = NOON - 3 * HOUR
+    look_for(guard, clock, 1)
+    assert list_alerts(live) == ()
+    assert guard.waits_to_confirm
+    look_for(guard, clock, 1)
+    assert only(live).subject == "stale_data"
+    assert not guard.waits_to_confirm
+    clock.stuck_at = None
+    look_for(guard, clock, 30)
+    clock.stuck_at = NOON - 3 * HOUR
+    look_for(guard, clock, 1)
+    clock.stuck_at = None
+    look_for(guard, clock, 119)
+    assert only(live).recovered_at is None
+    look_for(guard, clock, 2)
+    assert only(live).recovered_at is not None
+
+
+def test_a_restart_between_two_looks_is_no_trouble_and_an_absence_is(
+    guard: Guard, clock: Minutes, live: Store
+) -> None:
+    leave(live, "r1")
+    look_for(guard, clock, 1)
+    answer(live)
+    look_for(guard, clock, 1)
+    leave(live, "r1")
+    look_for(guard, clock, 1)
+    assert list_alerts(live) == ()
+    look_for(guard, clock, 1)
+    row = only(live)
+    assert (row.subject, row.severity, row.text) == ("replicas", "critical", "no replica is live")
+    answer(live)
+    look_for(guard, clock, 11)
+    assert only(live).recovered_at is not None
+
+
+def test_a_model_that_does_not_load_is_told_by_its_reason(
+    guard: Guard, clock: Minutes, live: Store
+) -> None:
+    answer(live, "failed")
+    look_for(guard, clock, 2)
+    rows = {row.subject: row for row in list_alerts(live)}
+    assert set(rows) == {"loading", "replicas"}
+    assert f"r1 cannot load {BASELINE} (no room)" in rows["loading"].text
+
+
+def test_troubles_of_one_service_are_rows_of_their_own(
+    guard: Guard, clock: Minutes, live: Store
+) -> None:
+    clock.stuck_at = NOON - 9 * HOUR
+    asked(live, NOON, 400, 100)
+    look_for(guard, clock, 3)
+    assert {row.subject for row in list_alerts(live)} == {"error_rate", "stale_data"}
+
+
+def test_one_process_looks_and_another_goes_on_from_its_alerts(
+    guard: Guard, clock: Minutes, live: Store
+) -> None:
+    asked(live, NOON, 400, 100)
+    other = guard_of(live, clock, "two")
+    assert guard.look() != ()
+    assert other.look() == ()
+    guard.step_down()
+    assert other.look() != ()
+    assert only(live).times_seen == 2
+
+
+def test_bars_that_cannot_be_read_leave_the_rest_watched(
+    guard: Guard, clock: Minutes, live: Store
+) -> None:
+    def broken(route: Route) -> NewestBar:
+        raise OSError("the disk is gone")
+
+    guard.newest_bar = broken
+    asked(live, NOON, 400, 100)
+    look_for(guard, clock, 1)
+    assert only(live).subject == "error_rate"
+
+
+def test_alerts_about_a_version_end_when_another_serves(
+    guard: Guard, clock: Minutes, live: Store, add: Callable[..., ModelVersion]
+) -> None:
+    champion = add("linear_BTC_2", 2, service=SERVICE).model_id
+    drifted = Trouble(Condition.DATA_DRIFT, SERVICE, champion, "drifted", "far off")
+    with live.write() as connection:
+        route = read_route(connection, SERVICE)
+        assert route is not None
+        route = change_route(connection, route, replace(route, champion=champion), "up", Why(NOON))
+        raise_alert(connection, drifted, at=NOON)
+    guard.look()
+    assert only(live).recovered_at is None
+    with live.write() as connection:
+        change_route(connection, route, replace(route, champion=BASELINE), "back", Why(NOON))
+    guard.look()
+    assert only(live).recovered_at is not None
+
+
+def test_old_traffic_is_forgotten(live: Store, clock: Minutes) -> None:
+    asked(live, NOON - timedelta(days=3), 5)
+    asked(live, NOON - timedelta(days=1), 5)
+    guard_of(live, clock, keep_days=2.0).look()
+    with live.read() as connection:
+        rows = read_traffic(connection, since=NOON - timedelta(days=9))
+    assert [row.hour for row in rows] == [NOON - timedelta(days=1)]
+
+
+def test_whether_anything_ever_served_is_known_from_the_role(guard: Guard) -> None:
+    assert not guard.has_served()
+    guard.look()
+    guard.step_down()
+    assert guard.has_served()
+
+
+def test_a_look_that_fails_is_not_the_last(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = threading.Semaphore(0)
+
+    def broken() -> None:
+        looks.release()
+        raise OSError("no memory")
+
+    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    monkeypatch.setattr(guard, "look", broken)
+    guard.start()
+    for _ in range(3):
+        assert looks.acquire(timeout=10)
+    guard.stop()
+
+
+def test_a_trouble_is_confirmed_by_the_second_look() -> None:
+    assert CONFIRM_S < LOOK_S

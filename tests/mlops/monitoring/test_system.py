@@ -1,0 +1,191 @@
+"""Trouble is said where it is sure, quiet where it is clearly over, and nothing in between."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from mlops.data.age import NewestBar
+from mlops.monitoring.system import (
+    Finding,
+    Seen,
+    Subject,
+    SystemLimits,
+    Word,
+    judge_system,
+)
+from mlops.service import Service
+from mlops.store.alerts import Severity
+from mlops.store.live import Route
+from mlops.store.replicas import HeldModel, Replica, ReplicaState
+from mlops.store.traffic import BUCKETS, EDGES_S, Traffic
+
+AT = datetime(2025, 1, 6, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+SERVICE = "binance.btc-usdt.1h.volatility.24"
+ROUTE = Route(SERVICE, 3, "champ", "before", "base", AT, AT)
+LIMITS = SystemLimits(error_rate=0.05, latency_ms=2500.0, max_age_bars=2.0)
+
+
+def traffic(fast: int = 0, slow: int = 0, **counts: int) -> Traffic:
+    """So many requests of a millisecond and of five seconds."""
+    latencies = [0] * BUCKETS
+    for seconds, count in ((0.001, fast), (5.0, slow)):
+        latencies[next(n for n, edge in enumerate(EDGES_S) if seconds <= edge)] += count
+    asked = fast + slow + counts.get("turned_away", 0)
+    return Traffic(requests=asked, latencies=tuple(latencies), **counts)
+
+
+def found(subject: Subject, limits: SystemLimits = LIMITS, **seen: object) -> Finding:
+    judged = judge_system(Seen(**{"route": ROUTE} | seen), limits)  # type: ignore[arg-type]
+    return next(one for one in judged if one.subject is subject)
+
+
+def of_both(now: Traffic, before: Traffic = Traffic()) -> dict[str, Traffic]:  # noqa: B008
+    return {"this_hour": now, "two_hours": now + before}
+
+
+@pytest.mark.parametrize(
+    ("asked", "failed", "word"),
+    [
+        (0, 0, Word.QUIET),
+        (1, 1, Word.NEITHER),
+        (2, 2, Word.NEITHER),
+        (3, 3, Word.TROUBLE),
+        (100, 5, Word.NEITHER),
+        (100, 11, Word.NEITHER),
+        (100, 14, Word.TROUBLE),
+        (100_000, 5_000, Word.NEITHER),
+        (100_000, 5_300, Word.TROUBLE),
+        (100_000, 2_501, Word.NEITHER),
+        (100_000, 2_500, Word.QUIET),
+    ],
+)
+def test_errors_are_trouble_where_the_count_makes_it_sure(
+    asked: int, failed: int, word: Word
+) -> None:
+    both = of_both(traffic(fast=asked, faults=failed))
+    assert found(Subject.ERROR_RATE, **both).word is word
+
+
+def test_an_hour_that_just_went_bad_is_seen_beside_a_good_one() -> None:
+    both = of_both(traffic(fast=100, faults=90), traffic(fast=100_000))
+    bad = found(Subject.ERROR_RATE, **both)
+    assert bad.word is Word.TROUBLE
+    assert "90 of 100 requests" in bad.text
+
+
+def test_an_hour_that_was_bad_is_not_over_while_it_is_one_of_two() -> None:
+    both = of_both(traffic(fast=1000), traffic(fast=1000, faults=200))
+    assert found(Subject.ERROR_RATE, **both).word is Word.TROUBLE
+
+
+def test_requests_turned_away_are_errors_too() -> None:
+    bad = found(Subject.ERROR_RATE, **of_both(traffic(fast=50, turned_away=50)))
+    assert bad.word is Word.TROUBLE
+    assert "50 because it had no turn" in bad.text
+
+
+def test_more_than_half_is_grave() -> None:
+    some, most = (traffic(fast=1000, faults=n) for n in (200, 900))
+    assert found(Subject.ERROR_RATE, **of_both(some)).severity is Severity.WARNING
+    assert found(Subject.ERROR_RATE, **of_both(most)).severity is Severity.CRITICAL
+
+
+@pytest.mark.parametrize(
+    ("fast", "slow", "word"),
+    [
+        (0, 0, Word.QUIET),
+        (0, 1, Word.NEITHER),
+        (0, 2, Word.TROUBLE),
+        (98, 2, Word.NEITHER),
+        (90, 10, Word.TROUBLE),
+        (9_900, 100, Word.NEITHER),
+        (9_950, 50, Word.QUIET),
+    ],
+)
+def test_slow_is_surely_more_than_one_in_a_hundred_beyond_the_limit(
+    fast: int, slow: int, word: Word
+) -> None:
+    assert found(Subject.LATENCY, **of_both(traffic(fast, slow))).word is word
+
+
+def test_limits_are_the_ones_given() -> None:
+    asked = of_both(traffic(fast=900, slow=100, faults=100))
+    lax = SystemLimits(error_rate=0.5, latency_ms=9_000.0)
+    for subject in (Subject.ERROR_RATE, Subject.LATENCY):
+        assert found(subject, **asked).word is Word.TROUBLE
+        assert found(subject, lax, **asked).word is not Word.TROUBLE
+
+
+def test_a_limit_beyond_what_is_told_apart_is_still_one() -> None:
+    latencies = (*[0] * (BUCKETS - 1), 10)
+    asked = of_both(Traffic(requests=10, latencies=latencies))
+    limits = SystemLimits(latency_ms=30_000.0)
+    assert found(Subject.LATENCY, limits, **asked).word is Word.TROUBLE
+
+
+@pytest.mark.parametrize(
+    ("symbol", "closed", "now", "stale"),
+    [
+        ("BTC/USDT", "2025-01-06 10:00", "2025-01-06 12:00", False),
+        ("BTC/USDT", "2025-01-06 10:00", "2025-01-06 12:01", True),
+        # A currency market closes on Friday at 17:00 in New York and opens on Sunday.
+        ("EUR/USD", "2025-01-03 22:00", "2025-01-05 12:30", False),
+        ("EUR/USD", "2025-01-03 22:00", "2025-01-05 23:30", False),
+        ("EUR/USD", "2025-01-03 22:00", "2025-01-06 00:30", True),
+    ],
+)
+def test_bars_are_stale_where_the_market_has_traded_since(
+    symbol: str, closed: str, now: str, stale: bool
+) -> None:
+    moments = (datetime.fromisoformat(one).replace(tzinfo=UTC) for one in (closed, now))
+    newest = NewestBar(*moments)
+    venue = "sample" if symbol == "EUR/USD" else "binance"
+    service = Service.of(
+        venue=venue, symbol=symbol, timeframe="1h", target="volatility", horizon=24
+    )
+    assert newest.is_stale(service, max_age_bars=2.0) == stale
+
+
+def test_stale_bars_are_trouble_and_bars_that_nothing_feeds_are_not_judged() -> None:
+    late = found(Subject.STALE_DATA, newest=NewestBar(AT - 5 * HOUR, AT))
+    assert late.word is Word.TROUBLE
+    assert "2025-01-06 07:00 UTC" in late.text
+    assert found(Subject.STALE_DATA, newest=NewestBar(None, AT)).word is Word.TROUBLE
+    assert found(Subject.STALE_DATA, newest=NewestBar(AT, AT)).word is Word.QUIET
+    lax = SystemLimits(max_age_bars=9.0)
+    assert found(Subject.STALE_DATA, lax, newest=NewestBar(AT - 5 * HOUR, AT)).word is Word.QUIET
+    assert Subject.STALE_DATA not in {one.subject for one in judge_system(Seen(route=ROUTE), lax)}
+
+
+def replica(name: str, state: ReplicaState = ReplicaState.READY, **models: str) -> Replica:
+    held = {one: HeldModel(one, word, error="no") for one, word in models.items()}
+    return Replica(name, "life", "host:1", state, models=held)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "word"),
+    [
+        ((), Word.TROUBLE),
+        ((replica("a", base="ready"),), Word.QUIET),
+        ((replica("a", before="ready"), replica("b")), Word.QUIET),
+        ((replica("a", champ="loading"),), Word.TROUBLE),
+        ((replica("a", other="ready"),), Word.TROUBLE),
+        ((replica("a", ReplicaState.DRAINING, champ="ready"),), Word.TROUBLE),
+    ],
+)
+def test_something_must_answer_for_a_service(replicas: tuple[Replica, ...], word: Word) -> None:
+    one = found(Subject.REPLICAS, replicas=replicas)
+    assert (one.word, one.at_once) == (word, False)
+
+
+def test_a_version_that_one_replica_cannot_load_is_told_with_the_reason() -> None:
+    well, ill = replica("a", champ="ready"), replica("b", champ="failed", base="ready")
+    assert found(Subject.LOADING, replicas=(well,)).word is Word.QUIET
+    one = found(Subject.LOADING, replicas=(well, ill))
+    assert one.word is Word.TROUBLE
+    assert "b cannot load champ (no)" in one.text
+    challenger = replica("b", champ="ready", other="failed")
+    assert found(Subject.LOADING, replicas=(well, challenger)).word is Word.QUIET
