@@ -23,7 +23,7 @@ from tasks import training as step
 from tasks.announce import artifact_key, gate_table
 from tasks.project import open_project
 from tasks.rollout import ask_for_rollout
-from tasks.slots import training_slot
+from tasks.slots import training_turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def trained(
     answers: Claim | None = None,
 ) -> TrainResult:
     """The steps of a training, inside a flow; ``answers`` are the triggers that asked for it."""
-    with training_slot():
+    with training_turn(service):
         project = open_project()
         step.repair(project)
         with step.training_run(project, service, model_type, config) as run:

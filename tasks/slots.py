@@ -1,4 +1,4 @@
-"""A slot for each training, so that no more run at once than the machine was given for."""
+"""When a training may begin: after others of its service, and in a slot of the machine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from contextlib import contextmanager
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.concurrency.sync import concurrency
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
+from mlops.service import Service
 from mlops.settings import current_settings
+from mlops.store.turns import turn
+from tasks.project import SECONDS_PER_HOUR
+from tasks.rollout import open_manager
 
 TRAINING_LIMIT = "mlops-training"
 
@@ -20,6 +26,26 @@ def limit_trainings(client: SyncPrefectClient, limit: int) -> int:
     """Set how many trainings one Prefect server lets run at once."""
     client.upsert_global_concurrency_limit_by_name(TRAINING_LIMIT, limit)
     return limit
+
+
+@contextmanager
+def training_turn(service: Service) -> Iterator[None]:
+    """Wait until no other run trains the service, as long as a training may last; then a slot.
+
+    Who waits for its turn occupies no slot: other services need not wait for it.
+    """
+    hours = current_settings().training_job_timeout_hours
+    with (
+        turn(
+            open_manager().store,
+            f"training:{service}",
+            f"{flow_run.name} ({flow_run.id}, attempt {flow_run.run_count})",
+            timeout_s=hours * SECONDS_PER_HOUR,
+            tell=get_run_logger().info,
+        ),
+        training_slot(),
+    ):
+        yield
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from mlops.registry import registration
 from mlops.registry.code import code_version
 from mlops.registry.connection import load
 from mlops.registry.tracking import _import_quietly
-from mlops.store import count_trials, list_versions
+from mlops.store import count_trials, list_versions, turns
 from mlops.store.live import aliases
 from mlops.training import study, tuning
 from mlops.training.plan import TrainingConfig
@@ -45,6 +45,9 @@ IMPORTED_LATE = (
 )
 SERVICE = "simulator.btc-usd.1h.volatility.24"
 BARS = sys.argv[1]
+
+# The next one waits for the lease of the one that died.
+turns.LEASE_S = 1.0
 
 
 def live(turn: int) -> None:

@@ -6,18 +6,25 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from prefect import flow
 
 from mlops.errors import TrainingTimeout
-from mlops.store import list_versions
-from tasks import training
+from mlops.service import Service
+from mlops.store import list_versions, turns
+from mlops.store.turns import holder_of
+from tasks import slots, training
 from tasks.project import Project
-from tasks.slots import training_slot
+from tasks.rollout import open_manager
+from tasks.slots import training_slot, training_turn
+from tests.prefect_server import until
 from tests.project import SMALL_LSTM, Place
 
 TWO_SECONDS = 2 / 3600
+BTC, ETH = "simulator.btc-usd.1h.volatility.24", "simulator.eth-usd.1h.volatility.24"
 ENDLESS = {"class_path": "own_models:Endless"}
 LONG = {**SMALL_LSTM, "epochs": 10_000, "patience": 10_000}
 
@@ -67,10 +74,42 @@ def test_one_slot_makes_two_trainings_take_turns(project: Place) -> None:
 
     project.patch.setattr(training, "conduct", timed)
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda seed: project.train(seed=seed), (1, 2)))
+        results = list(pool.map(lambda bars: project.train(horizon=bars), (24, 12)))
     (_, first_end), (second_start, _) = sorted(spans)
     assert first_end <= second_start
-    assert len({result.model_id for result in results}) == 2
+    assert len({result.service for result in results}) == 2
+
+
+def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
+    """With two slots: a second run of one service leaves the other slot to another service."""
+    project.set(MAX_CONCURRENT_TRAINING_JOBS=2)
+    project.patch.setattr(turns, "LOOK_S", 0.02)
+    waits = threading.Event()
+    project.patch.setattr(
+        slots, "get_run_logger", lambda: SimpleNamespace(info=lambda _: waits.set())
+    )
+    btc, eth = Service.parse(BTC), Service.parse(ETH)
+    ended: list[str] = []
+
+    @flow(validate_parameters=False)
+    def hold(service: Service, goes: threading.Event) -> None:
+        with training_turn(service):
+            assert goes.wait(20)
+            ended.append(service.key)
+
+    free, at_once = threading.Event(), threading.Event()
+    at_once.set()
+    with ThreadPoolExecutor(2) as pool:
+        working = pool.submit(hold, btc, free)
+        until(lambda: holder_of(open_manager().store, f"training:{btc}"))
+        waiting = pool.submit(hold, btc, at_once)
+        assert waits.wait(20)
+        hold(eth, at_once)
+        assert ended == [ETH]
+        free.set()
+        working.result()
+        waiting.result()
+    assert ended == [ETH, BTC, BTC]
 
 
 @pytest.mark.parametrize(("limit", "together"), [(1, False), (2, True)])

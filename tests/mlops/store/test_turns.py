@@ -1,0 +1,100 @@
+"""Work of one name takes turns; a holder that is killed frees it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from mlops.errors import TrainingTimeout
+from mlops.store import Store, open_store, turns
+from mlops.store.turns import holder_of, turn
+from tests.forked import in_child
+
+NAME = "training:sample.btc-usd.1h.volatility.24"
+OTHER = "training:sample.eth-usd.1h.volatility.24"
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LEASE_S", 0.6)
+    monkeypatch.setattr(turns, "LOOK_S", 0.02)
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+def test_runs_of_one_name_never_overlap(store: Store) -> None:
+    inside, most = 0, 0
+
+    def work(number: int) -> None:
+        nonlocal inside, most
+        with turn(store, NAME, f"run {number}", timeout_s=30):
+            inside += 1
+            most = max(most, inside)
+            # Longer than the lease lasts: it is renewed.
+            threading.Event().wait(0.8 if number == 0 else 0.05)
+            inside -= 1
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, range(3)))
+    assert (most, inside) == (1, 0)
+    assert holder_of(store, NAME) is None
+
+
+def test_other_names_do_not_wait(store: Store) -> None:
+    with turn(store, NAME, "one", timeout_s=0), turn(store, OTHER, "two", timeout_s=0):
+        assert (holder_of(store, NAME), holder_of(store, OTHER)) == ("one", "two")
+
+
+def test_a_run_that_fails_frees_its_turn_at_once(store: Store) -> None:
+    with pytest.raises(KeyError), turn(store, NAME, "one", timeout_s=0):
+        raise KeyError
+    assert holder_of(store, NAME) is None
+
+
+def test_who_waits_says_for_whom_and_not_for_ever(store: Store, told: list[str]) -> None:
+    with (
+        turn(store, NAME, "train-lstm-BTC/USD", timeout_s=0),
+        pytest.raises(TrainingTimeout, match="TRAINING_JOB_TIMEOUT_HOURS"),
+        turn(store, NAME, "two", timeout_s=0.1, tell=told.append),
+    ):
+        pytest.fail("two runs have one turn")
+    assert told == [f"{NAME} waits for train-lstm-BTC/USD"]
+
+
+def test_a_holder_killed_at_work_is_followed_when_its_lease_ends(
+    store: Store, url: str, told: list[str]
+) -> None:
+    def die() -> None:
+        with turn(open_store(url), NAME, "the killed", timeout_s=0):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert os.WTERMSIG(in_child(die)) == signal.SIGKILL
+    with turn(store, NAME, "the next", timeout_s=10, tell=told.append):
+        assert holder_of(store, NAME) == "the next"
+    assert told == [f"{NAME} waits for the killed"]
+
+
+def test_who_slept_through_its_lease_does_not_end_the_next_ones_turn(store: Store) -> None:
+    asleep, awake = threading.Event(), threading.Event()
+
+    def oversleep() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(turns, "_keep", lambda *_: None)
+            with turn(store, NAME, "the sleeper", timeout_s=0):
+                asleep.set()
+                awake.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        sleeper = pool.submit(oversleep)
+        asleep.wait(10)
+        with turn(store, NAME, "the next", timeout_s=10):
+            awake.set()
+            sleeper.result()
+            assert holder_of(store, NAME) == "the next"
