@@ -14,8 +14,10 @@ from datetime import datetime, timedelta
 
 import pandas as pd
 
+from mlops.errors import DataError, StoreError
 from mlops.features.dataset import Dataset
 from mlops.models.bundle import Bundle
+from mlops.monitoring.data_quality import BarsSeen, tell_of_data, tell_of_unreadable
 from mlops.monitoring.drift import (
     DriftConfig,
     DriftReport,
@@ -120,7 +122,16 @@ class Monitor:
             # Nothing that one service's bars or bundle do may leave the others unwatched.
             log.exception("service=%s model_id=%s was not watched", route.service, route.champion)
             why = f"{type(error).__name__}: {error}"
+            if isinstance(error, DataError):
+                self._tell_unreadable(route, why, now)
             return Looked(service=route.service, model_id=route.champion, why_not=why)
+
+    def _tell_unreadable(self, route: Route, why: str, now: datetime) -> None:
+        try:
+            with self.store.write() as connection:
+                tell_of_unreadable(connection, route.service, route.champion, why=why, at=now)
+        except StoreError as error:
+            log.warning("service=%s nobody is told that %s: %s", route.service, why, error)
 
     def _look(self, route: Route, now: datetime) -> Looked:
         nothing = Looked(service=route.service, model_id=route.champion)
@@ -150,6 +161,12 @@ class Monitor:
             report=report.to_dict(),
             performance=None if performance is None else performance.to_dict(),
             state=after.to_dict(),
+            bars=BarsSeen.of(
+                pd.DatetimeIndex(bars.index),
+                pd.DatetimeIndex(frame.index[-drift.config.window_bars :]),
+                timeframe=service.timeframe,
+                calendar=dataset.calendar,
+            ).to_dict(),
         )
         triggers = self._write(row, report, performance)
         if triggers is None:
@@ -230,6 +247,7 @@ def _tell(
     connection: Connection, row: CheckRow, report: DriftReport, found: dict[Cause, str]
 ) -> None:
     """Raise what was found; a window that decides and finds nothing ends it."""
+    tell_of_data(connection, row, report)
     for cause, condition in _CONDITIONS.items():
         if cause in found:
             at_once = report.recommendation is Recommendation.RETRAIN_IMMEDIATELY
