@@ -43,6 +43,7 @@ from mlops.registry import (
     open_trust,
     register,
 )
+from mlops.registry.lineage import Lineage, trace
 from mlops.rollout.plan import Strategy
 from mlops.service import Service
 from mlops.settings import Settings
@@ -120,7 +121,7 @@ class MLOpsManager:
             drift_threshold=config.drift_threshold,
             decision_window_hours=config.decision_window_hours,
             performance_threshold=config.performance_threshold,
-            fee_bps=config.fee_bps,
+            fee_for=config.fee_for,
         )
 
     @cached_property
@@ -276,6 +277,15 @@ class MLOpsManager:
     def live_history(self, service: str) -> tuple[Reign, ...]:
         """Every change of what was live, oldest first."""
         return list_reigns(self.store, service)
+
+    def trace(self, model_id: str) -> Lineage:
+        """Follow a version from the look that asked for it to the route it became.
+
+        Raises:
+            VersionNotFound: when there is no such version.
+            StoreError: when a row names another that does not exist.
+        """
+        return trace(self.store, model_id)
 
     def list_models(
         self,

@@ -60,6 +60,13 @@ def last_check(store: Store, service: str, model_id: str) -> CheckRow | None:
     return None if row is None else CheckRow(**row._mapping)
 
 
+def get_check(store: Store, check_id: str) -> CheckRow | None:
+    """One look, None where there is no such row."""
+    with store.read() as connection:
+        row = connection.execute(sa.select(check).where(check.c.id == check_id)).first()
+    return None if row is None else CheckRow(**row._mapping)
+
+
 def last_looked(store: Store, service: str) -> datetime | None:
     """The market time of the newest look at any version of a service."""
     query = sa.select(sa.func.max(check.c.at)).where(check.c.service == service)

@@ -245,6 +245,12 @@ def answer_triggers(
     _refuse_unless(done.rowcount == len(claim.triggers), claim)
 
 
+def get_trigger(store: Store, trigger_id: str) -> TriggerRow | None:
+    """One trigger, None where there is no such row."""
+    with store.read() as connection:
+        return next(iter(_read(connection, trigger.c.id == trigger_id)), None)
+
+
 def list_triggers(store: Store, service: str | None = None) -> tuple[TriggerRow, ...]:
     """Triggers, the oldest first."""
     with store.read() as connection:
