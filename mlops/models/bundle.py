@@ -16,7 +16,6 @@ import pickle
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops.data.bars import validate_bars
 from mlops.data.calendar import load_calendar
+from mlops.data.cleaning import clean
 from mlops.errors import BundleError, MlopsError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
@@ -40,7 +39,7 @@ from mlops.models.windows import Window, join
 from mlops.service import Service
 
 FORECAST = "forecast"
-_END_OF_TIME = datetime.fromisoformat("2200-01-01T00:00:00+00:00")
+_END_OF_TIME = pd.Timestamp("2200-01-01", tz="UTC")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +103,9 @@ class Bundle:
         """Plain bars as this model meets them: checked, by its calendar and target."""
         service = self.service
         calendar = load_calendar(self.config["calendar"])
-        clean = validate_bars(
-            bars, timeframe=service.timeframe, calendar=calendar, now=_END_OF_TIME, min_bars=1
-        ).bars
+        cleaned = clean(bars, timeframe=service.timeframe, now=_END_OF_TIME)
         target = TargetSpec(service.target, service.horizon)
-        return Dataset(clean, timeframe=service.timeframe, target=target, calendar=calendar)
+        return Dataset(cleaned.frame, timeframe=service.timeframe, target=target, calendar=calendar)
 
     def forecast(self, dataset: Dataset) -> pd.DataFrame:
         """As `predict`, from bars that are a dataset already."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -102,6 +103,7 @@ def bootstrap_means(
     return np.stack(means, axis=1)
 
 
+@lru_cache(maxsize=64)
 def finite_block_factor(n_blocks: float, *, tail: float) -> float:
     """How much too near a block bootstrap puts its quantiles, for want of blocks.
 

@@ -225,3 +225,17 @@ def test_a_threshold_beyond_reach_retrains_nothing(
     monitor = watching(storm(bars, TRAINED), drift_threshold=0.999)
     assert only(monitor.look(at(bars, TRAINED + WEEK + 50))).triggers == ()
     assert len(list_checks(live, KEY)) == 1
+
+
+def test_performance_counts_the_costs_of_the_services_own_symbol(
+    watching: Callable[..., Monitor], bars: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fees: list[float] = []
+
+    def measured(*_: Any, fee_bps: float, **__: Any) -> Any:
+        fees.append(fee_bps)
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(module, "measure_performance", measured)
+    watching(fee_for={TRADED.symbol: 0.5}.__getitem__).look(at(bars, TRAINED + WEEK + 50))
+    assert fees == [0.5]
