@@ -103,6 +103,17 @@ class DriftReport:
         known = ", ".join(column.name for column in self.columns)
         raise KeyError(f"no column {name!r} in the report; it has {known}")
 
+    def score_of(self, family: Family) -> float:
+        """The score of one family's columns; NaN where none of them could be tested."""
+        tested = [
+            column
+            for column in self.columns
+            if column.family is family and column.status is ColumnStatus.TESTED
+        ]
+        if not tested:
+            return math.nan
+        return _score(tested, self.rejections, self.behind)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-legal; a number that does not exist becomes null with a flag beside it."""
         found = {
@@ -242,12 +253,11 @@ def _report(
     tested = [column for column in columns if column.status is ColumnStatus.TESTED]
     short = [column for column in columns if column.status is ColumnStatus.INSUFFICIENT_DATA]
     judged = bool(tested or (columns and not short))
-    rejected = {*found.noticed, *decision.columns}
     supported = [c.largest_window for c in columns if math.isfinite(c.tau)]
     return DriftReport(
         status=ReportStatus.JUDGED if judged else ReportStatus.INSUFFICIENT_DATA,
         recommendation=decision.recommendation,
-        score=max((_effect(c, found) for c in tested if c.name in rejected), default=0.0),
+        score=_score(tested, found, decision.columns),
         window_bars=rows,
         official=official,
         behind=decision.columns,
@@ -257,6 +267,11 @@ def _report(
         suggested_window=min(supported, default=0),
         columns=columns,
     )
+
+
+def _score(tested: Sequence[ColumnDrift], found: Rejections, behind: Sequence[str]) -> float:
+    rejected = {*found.noticed, *behind}
+    return max((_effect(c, found) for c in tested if c.name in rejected), default=0.0)
 
 
 def _effect(column: ColumnDrift, found: Rejections) -> float:

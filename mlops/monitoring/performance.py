@@ -1,6 +1,7 @@
 """How a version does now, beside how it did at its promotion and what the baseline does now.
 
-Everything is read from the store: forecasts joined with their outcomes. A window is the latest
+Everything is read from the store: forecasts joined with their outcomes, what was asked of the
+version, and the newest look at its data. A window is the latest
 bars whose outcome is due, counted in bars of the market, so that a weekend shortens nothing.
 """
 
@@ -23,7 +24,9 @@ from mlops.monitoring.degradation import (
     Losses,
     judge_degradation,
 )
+from mlops.monitoring.measure import LiveMeasure
 from mlops.monitoring.promotion import Promotion
+from mlops.monitoring.surroundings import data_measures, system_measures
 from mlops.service import Service, Target
 from mlops.stats import trading
 from mlops.stats.dependence import block_length
@@ -43,19 +46,6 @@ CONFIDENCE_LEVEL = 0.95
 SPARE = 1.5
 SPARE_DAYS = 10
 """How much further back than on average bars are looked for, where a market closes."""
-
-
-@dataclass(frozen=True, slots=True)
-class LiveMeasure:
-    """One metric on the window: its value and interval, the baseline's value on the same bars,
-    and what it was at promotion; None where nobody knows."""
-
-    name: str
-    value: float
-    low: float | None
-    high: float | None
-    baseline: float
-    at_promotion: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +74,9 @@ class LivePerformance:
     """A version on the ``n`` matched bars of a window, ``since`` to ``until`` (opens, UTC).
 
     ``n`` counts forecasts whose outcome and baseline are known. Metrics that the target does not
-    have are not there: a volatility names no side, so it has no trading figures. ``degradation``
-    is None where the version has no reference.
+    have are not there: a volatility names no side, so it has no trading figures. ``system`` is
+    how it answered requests, ``data_quality`` what the newest look found of its data; a figure
+    that is not on record is not there. ``degradation`` is None where the version has no reference.
     """
 
     service: str
@@ -97,15 +88,19 @@ class LivePerformance:
     until: str
     n: int
     measures: tuple[LiveMeasure, ...]
+    system: tuple[LiveMeasure, ...]
+    data_quality: tuple[LiveMeasure, ...]
     completeness: Completeness
     degradation: Degradation | None
 
     def __getitem__(self, name: str) -> LiveMeasure:
-        for measure in self.measures:
+        every = (*self.measures, *self.system, *self.data_quality)
+        for measure in every:
             if measure.name == name:
                 return measure
-        known = ", ".join(measure.name for measure in self.measures) or "none: nothing is matched"
-        raise KeyError(f"no metric {name!r}; known: {known}")
+        known = ", ".join(measure.name for measure in every)
+        why = "" if self.measures else "; of forecasts none: nothing is matched"
+        raise KeyError(f"no metric {name!r}; known: {known}{why}")
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-legal; a number that is not finite becomes null with a flag beside it."""
@@ -177,6 +172,8 @@ def measure_performance(
         until=due[-1].isoformat(),
         n=0 if rows is None else len(rows),
         measures=measures,
+        system=system_measures(store, version, now=now, window_hours=window_hours),
+        data_quality=data_measures(store, version, now=now, window_hours=window_hours),
         completeness=Completeness(size, counts),
         degradation=degradation,
     )
