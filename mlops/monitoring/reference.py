@@ -110,7 +110,7 @@ def fit_reference(
 
 def find_columns(frame: pd.DataFrame) -> dict[str, pd.Series]:
     """A frame's columns by name; of several with one name the last."""
-    return {str(name): frame.iloc[:, place] for place, name in enumerate(frame.columns)}
+    return {str(name): column for name, column in frame.items()}
 
 
 def last_label(frame: pd.DataFrame) -> str | None:
