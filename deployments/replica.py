@@ -22,19 +22,17 @@ import uvicorn
 import uvloop
 
 from deployments.backlog import waiting_connections
-from mlops.data.age import NewestBar
 from mlops.models.bundle import Trust
 from mlops.models.signing import load_or_make_key
 from mlops.monitoring.alerts import Courier
 from mlops.monitoring.channels import channels_of
 from mlops.monitoring.guard import Guard
-from mlops.monitoring.system import SystemLimits
+from mlops.monitoring.system import limits_of
 from mlops.registry.connection import key_file
-from mlops.service import Service
 from mlops.serving.replica import Identity
 from mlops.serving.runtime import Options, Runtime
 from mlops.settings import Settings, current_settings
-from mlops.store import Route, Store, get_version, open_store
+from mlops.store import Store, open_store
 
 log = logging.getLogger("mlops.replica")
 
@@ -100,21 +98,12 @@ def courier_of(store: Store, settings: Settings) -> Courier:
 
 def guard_of(runtime: Runtime, settings: Settings) -> Guard:
     """What looks whether the system is in trouble, by the limits that the settings name."""
-    me, bars = runtime.keeper.identity, runtime.newest.bars
-
-    def newest_bar(route: Route) -> NewestBar | None:
-        notes = get_version(runtime.store, route.champion).notes
-        return bars.newest(Service.parse(route.service), notes)
-
+    me = runtime.keeper.identity
     return Guard(
         runtime.store,
         f"guard@{me.name}:{me.incarnation}",
-        newest_bar=newest_bar,
-        limits=SystemLimits(
-            error_rate=settings.alert_error_rate,
-            latency_ms=settings.latency_limit_ms,
-            max_age_bars=settings.forecast_max_age_bars,
-        ),
+        newest_bar=runtime.newest.bars.newest,
+        limits=limits_of(settings),
         keep_days=settings.forecast_log_days,
     )
 

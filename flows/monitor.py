@@ -12,6 +12,7 @@ from prefect import flow
 
 from mlops.monitoring.monitor import Looked
 from mlops.monitoring.outcomes import Matching
+from tasks import guard
 from tasks import monitoring as step
 
 
@@ -27,6 +28,8 @@ class MonitorResult:
 def monitor(now: datetime | None = None) -> MonitorResult:
     """Match outcomes, look at every champion, and ring for what should be retrained.
 
+    Where no replica is left to say so, tell people that nothing answers.
+
     Args:
         now: Market time; empty: this moment, and for the embedded sample its replay.
     """
@@ -34,4 +37,5 @@ def monitor(now: datetime | None = None) -> MonitorResult:
     matched = step.match(watch)
     looked = step.look(watch)
     step.announce(looked)
+    guard.look_for_trouble()
     return MonitorResult(matched, looked)

@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from mlops.data.age import NewestBar
 from mlops.errors import StoreError
 from mlops.monitoring.system import Finding, Seen, SystemLimits, Word, judge_system
+from mlops.service import Service
 from mlops.store.alerts import (
     AlertRow,
     Condition,
@@ -31,6 +33,7 @@ from mlops.store.leases import Lease, acquire, fence, is_known, release
 from mlops.store.live import Route, read_routes
 from mlops.store.replicas import live_replicas
 from mlops.store.traffic import TrafficRow, forget_traffic, read_traffic, total
+from mlops.store.versions import get_version
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +52,8 @@ OF_A_VERSION = (Condition.DATA_DRIFT, Condition.PERFORMANCE_DEGRADED, Condition.
 class Guard:
     """Looks; ``newest_bar`` says how new a service's bars are, None where nothing feeds it.
 
+    It is asked with the notes of the champion, which may say where its bars are.
+
     Traffic older than ``keep_days`` is forgotten; ``now`` replaces the database's clock, ``clock``
     the one that tells how long a trouble has been seen.
     """
@@ -58,7 +63,7 @@ class Guard:
         store: Store,
         holder: str,
         *,
-        newest_bar: Callable[[Route], NewestBar | None],
+        newest_bar: Callable[[Service, Mapping[str, Any]], NewestBar | None],
         limits: SystemLimits | None = None,
         keep_days: float = 30.0,
         now: Callable[[], datetime] | None = None,
@@ -99,14 +104,22 @@ class Guard:
             _end_of_former(connection, [one.route for one in seen], lasting, now)
         return found
 
-    @property
-    def waits_to_confirm(self) -> bool:
-        """Whether the last look saw something that nobody has been told of yet."""
-        return bool(self._first_seen)
+    def look_in_passing(self, pause: Callable[[float], None] = time.sleep) -> tuple[Finding, ...]:
+        """The look of a process that does not stay: where none that serves looks any more.
 
-    def has_served(self) -> bool:
-        """Whether some process that serves has ever looked: else nothing is missing."""
-        return is_known(self.store, LEASE)
+        So somebody says that no replica is live. Where none ever was, nothing is missing.
+
+        Raises:
+            StoreError: when the store is away.
+        """
+        if not is_known(self.store, LEASE):
+            return ()
+        found = self.look()
+        if self._first_seen:
+            pause(CONFIRM_S)
+            found = self.look()
+        self.step_down()
+        return found
 
     def start(self) -> None:
         """Look from now on."""
@@ -160,7 +173,8 @@ class Guard:
 
     def _newest(self, route: Route) -> NewestBar | None:
         try:
-            return self.newest_bar(route)
+            notes = get_version(self.store, route.champion).notes
+            return self.newest_bar(Service.parse(route.service), notes)
         except Exception:
             # One market's bars that cannot be read leave the others, and the rest, watched.
             log.exception("service=%s its bars could not be looked at", route.service)

@@ -16,6 +16,7 @@ from typing import Any
 
 from mlops.data.age import NewestBar
 from mlops.service import Service
+from mlops.settings import Settings
 from mlops.stats.binomial import is_surely_above
 from mlops.store.alerts import Severity
 from mlops.store.live import Route
@@ -62,6 +63,15 @@ class SystemLimits:
     error_rate: float = 0.05
     latency_ms: float = 2500.0
     max_age_bars: float = 2.0
+
+
+def limits_of(settings: Settings) -> SystemLimits:
+    """The limits that the settings name."""
+    return SystemLimits(
+        error_rate=settings.alert_error_rate,
+        latency_ms=settings.latency_limit_ms,
+        max_age_bars=settings.forecast_max_age_bars,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

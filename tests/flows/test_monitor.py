@@ -13,8 +13,11 @@ import pytest
 
 from flows.monitor import monitor
 from mlops.data.simulator import simulate_bars
+from mlops.monitoring import guard
 from mlops.store import Store, Why
+from mlops.store.alerts import Condition, list_alerts
 from mlops.store.checks import list_checks
+from mlops.store.leases import acquire
 from mlops.store.live import change_route, read_route
 from mlops.store.triggers import list_triggers
 from tasks import triggers
@@ -80,3 +83,24 @@ def test_a_quiet_market_rings_for_nobody(
     result = monitor(now=(last + timedelta(hours=1)).to_pydatetime())
     assert [one.service for one in result.matched] == [SERVICE]
     assert (rung, list_triggers(store)) == ([], ())
+
+
+def test_where_no_replica_is_left_people_are_told_that_nothing_answers(
+    store: Store,
+    rung: list[dict[str, Any]],
+    deployable: Deployable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guard, "CONFIRM_S", 0.0)
+    last = pd.read_parquet(deployable.place.bars).index[-1]
+    now = (last + timedelta(hours=1)).to_pydatetime()
+    monitor(now=now)
+    assert list_alerts(store, lasting_only=True) == ()
+    acquire(store, guard.LEASE, "a replica that is gone", seconds=0.0)
+    monitor(now=now)
+    [row] = list_alerts(store, lasting_only=True)
+    assert (row.condition, row.subject, row.service) == (
+        Condition.SYSTEM_TROUBLE,
+        "replicas",
+        SERVICE,
+    )

@@ -14,9 +14,10 @@ import pytest
 from mlops.data.age import NewestBar
 from mlops.monitoring import guard as module
 from mlops.monitoring.guard import CONFIRM_S, LOOK_S, Guard
+from mlops.service import Service
 from mlops.store import ModelVersion, Store, Why
 from mlops.store.alerts import AlertRow, Condition, Trouble, list_alerts, raise_alert
-from mlops.store.live import Route, begin_route, change_route, read_route
+from mlops.store.live import begin_route, change_route, read_route
 from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
 from mlops.store.traffic import Traffic, TrafficRow, read_traffic, write_traffic
 
@@ -45,7 +46,7 @@ class Minutes:
     def seconds(self) -> float:
         return self.now.timestamp()
 
-    def newest(self, route: Route) -> NewestBar:
+    def newest(self, service: Service, notes: object) -> NewestBar:
         hour = self.now.replace(minute=0, second=0)
         return NewestBar(self.stuck_at or hour, self.now)
 
@@ -153,10 +154,8 @@ def test_stale_bars_are_told_once_confirmed_and_end_when_bars_come_steadily(
     clock.stuck_at = NOON - 3 * HOUR
     look_for(guard, clock, 1)
     assert list_alerts(live) == ()
-    assert guard.waits_to_confirm
     look_for(guard, clock, 1)
     assert only(live).subject == "stale_data"
-    assert not guard.waits_to_confirm
     clock.stuck_at = None
     look_for(guard, clock, 30)
     clock.stuck_at = NOON - 3 * HOUR
@@ -220,7 +219,7 @@ def test_one_process_looks_and_another_goes_on_from_its_alerts(
 def test_bars_that_cannot_be_read_leave_the_rest_watched(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
-    def broken(route: Route) -> NewestBar:
+    def broken(service: Service, notes: object) -> NewestBar:
         raise OSError("the disk is gone")
 
     guard.newest_bar = broken
@@ -256,11 +255,26 @@ def test_old_traffic_is_forgotten(live: Store, clock: Minutes) -> None:
     assert [row.hour for row in rows] == [NOON - timedelta(days=1)]
 
 
-def test_whether_anything_ever_served_is_known_from_the_role(guard: Guard) -> None:
-    assert not guard.has_served()
+def test_a_process_that_does_not_stay_looks_where_a_replica_once_did(
+    guard: Guard, clock: Minutes, live: Store
+) -> None:
+    pauses: list[float] = []
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        clock.now += timedelta(seconds=seconds)
+
+    leave(live, "r1")
+    passing = guard_of(live, clock, "flow")
+    assert passing.look_in_passing(pause) == ()
     guard.look()
+    assert passing.look_in_passing(pause) == ()
     guard.step_down()
-    assert guard.has_served()
+    assert passing.look_in_passing(pause) != ()
+    assert only(live).subject == "replicas"
+    assert pauses == [CONFIRM_S]
+    # The role is free again for a replica that comes back.
+    assert guard.look() != ()
 
 
 def test_a_look_that_fails_is_not_the_last(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
