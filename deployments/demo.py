@@ -1,4 +1,4 @@
-"""`make demo`: models trained, judged, registered and taken live on real bars, offline.
+"""`make demo`: models trained, judged, taken live and watched through 2018 on real bars, offline.
 
 Everything lives under ``.mlops/demo``, made anew each time; nothing is left running.
 """
@@ -9,6 +9,7 @@ import argparse
 import os
 import shutil
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -44,11 +45,19 @@ def surround(home: Path) -> None:
     os.environ["PREFECT_HOME"] = str(home.resolve() / "prefect")
 
 
+def day(text: str) -> datetime:
+    """A day of the past, in UTC."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
 def main() -> None:
     """Run the story for one symbol of the embedded sample."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--symbol", default="BTC/USD", help="BTC/USD, ETH/USD or EUR/USD")
     parser.add_argument("--home", type=Path, default=HOME, help="where everything is written")
+    parser.add_argument(
+        "--until", type=day, default=None, help="where the third act ends; 2019-01-01 if not said"
+    )
     given = parser.parse_args()
     console = Console()
     if not console.is_terminal:
@@ -57,9 +66,10 @@ def main() -> None:
     surround(given.home)
     console.print(f"[bold]{given.symbol} sample[/], everything under {given.home}; no network used")
     # Prefect and MLflow read the environment when they are imported.
+    from deployments.past import END
     from deployments.story import tell
 
-    report = tell(given.symbol, console)
+    report = tell(given.symbol, console, until=given.until or END)
     console.print(f"report  {report}")
     console.print(f"done in {time.monotonic() - began:.0f} s")
 

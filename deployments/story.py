@@ -1,9 +1,10 @@
-"""The demonstration: volatility and return, on real bars, judged by the same gates."""
+"""The demonstration in three acts: judged on real bars, taken live, gone through time."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deployments.golive import go_live
+from deployments.past import END, go_through
 from flows.train import TrainResult, train
 from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager
@@ -66,20 +68,22 @@ class Told:
     explanation: Explanation
 
 
-def tell(symbol: str, console: Console) -> Path:
-    """Train every act, print the table, write the report; returns its path."""
+def tell(symbol: str, console: Console, *, until: datetime = END) -> Path:
+    """Print all three acts, the last one up to a day of the past; returns the report's path."""
     manager = MLOpsManager(current_settings())
     told = [_perform(act, symbol, manager) for act in ACTS]
     console.print(verdict_table(symbol, told))
     for one in told:
         console.print(*lines(one), sep="\n", highlight=False, soft_wrap=True)
     _forecast(manager, told, console)
+    rollouts = _second_act(manager, told, console)
     return save_story(
         [Path(one.result.report) for one in told],
         manager.config.reports_path / "story.html",
         title=f"{symbol} sample",
-        subtitle="Every version, why it passed or was refused, and how it went live",
-        rollouts=_second_act(manager, told, console),
+        subtitle="Why versions passed or were refused, how they went live, what they lived through",
+        rollouts=rollouts,
+        past=go_through(manager, symbol, console, until=until),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -49,17 +49,21 @@ def open_watch(now: datetime | None = None) -> Watch:
         service = Service.parse(route.service)
         recent = bars.of(service, get_version(manager.store, route.champion).notes)
         if recent is not None:
-            shown[route.service] = _dataset(service, recent)
+            shown[route.service] = dataset_of(service, recent)
             times[now or recent.now].append(route.service)
-    monitor = Monitor(
+    return Watch(open_monitor(manager, lambda service: shown.get(service.key)), dict(times))
+
+
+def open_monitor(manager: MLOpsManager, bars_of: Callable[[Service], Dataset | None]) -> Monitor:
+    """The monitor that the settings name; ``bars_of`` gives a service's bars."""
+    return Monitor(
         manager.store,
         open_bundle=lambda version: load_version(
             version, manager.trust, bundle_cache(manager.config.mlops_base_path.resolve())
         ),
-        bars_of=lambda service: shown.get(service.key),
+        bars_of=bars_of,
         config=manager.monitor_config,
     )
-    return Watch(monitor, dict(times))
 
 
 @task(cache_policy=NO_CACHE)
@@ -99,7 +103,8 @@ def _line(one: Looked) -> dict[str, str]:
     }
 
 
-def _dataset(service: Service, recent: Recent) -> Dataset:
+def dataset_of(service: Service, recent: Recent) -> Dataset:
+    """Recent bars as the service's labels and features are made of them."""
     return Dataset(
         recent.frame,
         timeframe=service.timeframe,

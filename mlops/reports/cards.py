@@ -11,7 +11,15 @@ import numpy as np
 from mlops.registry.assignment import Assignment
 from mlops.registry.judgement import Judgement
 from mlops.reports import figures
-from mlops.reports.page import MetricRow, Page, Picture, RolloutSection, Section, render
+from mlops.reports.page import (
+    MetricRow,
+    Page,
+    PastSection,
+    Picture,
+    RolloutSection,
+    Section,
+    render,
+)
 from mlops.service import Target
 from mlops.stats.trading import net_returns
 from mlops.store import ModelVersion
@@ -87,12 +95,13 @@ def save_story(
     title: str,
     subtitle: str,
     rollouts: Sequence[RolloutSection] = (),
+    past: Sequence[PastSection] = (),
 ) -> Path:
-    """Put saved cards, and the rollouts that followed, on one page."""
+    """Put saved cards, the rollouts that followed, and stretches of the past on one page."""
     sections = [
         Section.from_json(card.with_suffix(".json").read_text(encoding="utf-8")) for card in cards
     ]
-    path.write_text(render(Page(title, subtitle, sections, rollouts)), encoding="utf-8")
+    path.write_text(render(Page(title, subtitle, sections, rollouts, past)), encoding="utf-8")
     return path
 
 

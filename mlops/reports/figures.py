@@ -132,9 +132,59 @@ def traffic(
         return _encode(figure)
 
 
+def past(
+    bars: tuple[Times, Floats],
+    scored: tuple[Times, Floats, Floats, Floats],
+    reigns: Sequence[tuple[np.datetime64, np.datetime64, str]],
+    marks: Sequence[tuple[np.datetime64, str]],
+    *,
+    unit: str,
+) -> str:
+    """Price, forecasts against outcomes, and who was live, above one another on one time axis.
+
+    ``bars`` are times and closes (n,), ``scored`` times, outcomes, forecasts and baseline (m,);
+    ``reigns`` are when each champion served; ``marks`` are moments drawn through all three.
+    """
+    made_at, outcome, forecast, baseline = scored
+    with _figure(height=6.4, rows=3, shared=True, ratios=(3, 4, 1)) as (figure, axes):
+        axes[0].plot(*bars, color=INK, lw=0.9)
+        axes[0].set_ylabel("price")
+        axes[1].plot(made_at, outcome, color=MUTED, lw=0.7, label="outcome")
+        axes[1].plot(made_at, baseline, color=BASELINE, lw=0.5, alpha=0.8, label="baseline")
+        axes[1].plot(made_at, forecast, color=MODEL, lw=0.9, label="forecast of record")
+        axes[1].set_ylabel(unit)
+        axes[1].legend(ncols=3, loc="lower right")
+        _draw_reigns(axes[2], reigns)
+        for place, (at, text) in enumerate(marks):
+            for one in axes:
+                one.axvline(at, color=BAD, lw=0.8, ls=":")
+            height = 0.98 - 0.1 * (place % 3)
+            axes[0].annotate(f" {text}", (at, height), xycoords=("data", "axes fraction"),
+                             fontsize=7, color=BAD, va="top")  # fmt: skip
+        return _encode(figure)
+
+
+def _draw_reigns(axes: Any, reigns: Sequence[tuple[np.datetime64, np.datetime64, str]]) -> None:
+    """A band for each champion, named where it begins."""
+    palette = [MODEL, GOOD, BASELINE, MUTED]
+    names = list(dict.fromkeys(name for *_, name in reigns))
+    for began, ended, name in reigns:
+        colour = palette[names.index(name) % len(palette)]
+        axes.axvspan(began, ended, color=colour, alpha=0.5, lw=0)
+        axes.text(began, 0.5, f" {name}", fontsize=7, color=INK, va="center")
+    axes.set_ylim(0, 1)
+    axes.set_yticks([])
+    axes.set_ylabel("live")
+
+
 @contextmanager
 def _figure(
-    *, height: float, width: float = 9.0, rows: int = 1, shared: bool = False
+    *,
+    height: float,
+    width: float = 9.0,
+    rows: int = 1,
+    shared: bool = False,
+    ratios: Sequence[float] | None = None,
 ) -> Iterator[tuple[Any, Any]]:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -151,7 +201,7 @@ def _figure(
     }
     with rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure, figure.subplots(rows, sharex=shared)
+        yield figure, figure.subplots(rows, sharex=shared, height_ratios=ratios)
 
 
 def _encode(figure: Any) -> str:

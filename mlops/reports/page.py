@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Self
 
 
@@ -80,6 +81,27 @@ class RolloutSection:
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """Something that happened in market time: ``kind`` in a word, ``text`` in a sentence."""
+
+    at: datetime
+    kind: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastSection:
+    """A stretch of a service's life: what it was worth, what happened when, what it looked like."""
+
+    title: str
+    verdict: str
+    passed: bool
+    facts: Mapping[str, str]
+    moments: Sequence[Moment]
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """What `render` turns into HTML."""
 
@@ -87,6 +109,7 @@ class Page:
     subtitle: str
     sections: Sequence[Section]
     rollouts: Sequence[RolloutSection] = ()
+    past: Sequence[PastSection] = ()
 
 
 def render(page: Page) -> str:

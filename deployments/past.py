@@ -1,0 +1,150 @@
+"""The third act of the demonstration: a service lives through a real break of its market.
+
+As of the morning of 14 October 2018 a model is trained on what was known then, judged and taken
+live; then every hour to the new year goes by: the forecast of the newest bar, outcomes, the look
+for drift and lost skill, and what these ask for. Nothing is injected: the alarms are those that
+the bars raise at the usual settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.progress import track
+
+from flows.deploy import deploy
+from flows.retrain import retrain
+from flows.train import TrainResult, train
+from mlops.features.dataset import Dataset
+from mlops.manager import MLOpsManager
+from mlops.rehearsal import Hour, RehearsalClock, hours_between, rehearse
+from mlops.reports.page import Moment, PastSection
+from mlops.reports.past import mse_change, past_section
+from mlops.rollout.config import RolloutSettings
+from mlops.rollout.plan import Strategy
+from mlops.service import Service
+from mlops.serving.bars import RecentBars
+from mlops.serving.runtime import Options, headless_replica
+from mlops.store.forecasts import Role
+from mlops.store.outcomes import read_matched
+from mlops.store.triggers import get_trigger
+from mlops.training.plan import ModelType, TrainingConfig
+from tasks.monitoring import dataset_of, open_monitor
+
+START = datetime(2018, 10, 14, tzinfo=UTC)
+END = datetime(2019, 1, 1, tzinfo=UTC)
+
+HORIZON = 6
+"""Hours. Of 1, 6, 12, 24 and 48 it is the one at which a linear model of Bitcoin passed every gate
+on what was known by then: at one hour its R2 is 0.31, where 0.5 is asked for, and from twelve
+hours on the best of the naive forecasts would do as well (G2)."""
+
+SWIFT = RolloutSettings(dwell_s=0.5, bake_s=0.5)
+"""Seconds of the wall clock, which the rehearsed market does not go by."""
+
+
+@dataclass(slots=True)
+class Shown:
+    """The bars known at the clock's time, with the service's labels; built once an hour."""
+
+    bars: RecentBars
+    clock: RehearsalClock
+    held: dict[str, tuple[datetime, Dataset]] = field(default_factory=dict)
+
+    def __call__(self, service: Service) -> Dataset | None:
+        at, dataset = self.held.get(service.key, (None, None))
+        if at != self.clock.now:
+            recent = self.bars.of(service, {})
+            if recent is None:
+                return None
+            dataset = dataset_of(service, recent)
+            self.held[service.key] = (self.clock.now, dataset)
+        return dataset
+
+
+def go_through(
+    manager: MLOpsManager, symbol: str, console: Console, *, until: datetime = END
+) -> list[PastSection]:
+    """Train as of then, and let the hours go by; empty where nothing had earned its place then."""
+    first = train(
+        symbol,
+        ModelType.LINEAR,
+        venue="sample",
+        horizon=HORIZON,
+        training=TrainingConfig(end=START),
+    )
+    _say(console, f"as of {START:%Y-%m-%d} {first.model_id} is {_verdict(first)}")
+    if not first.passed:
+        return []
+    service, clock = Service.parse(first.service), RehearsalClock(START)
+    bars = RecentBars(manager.config.bars_path, clock)
+    moments: list[Moment] = []
+    with headless_replica(
+        manager.store,
+        home=manager.config.mlops_base_path.resolve(),
+        trust=manager.trust,
+        bars_root=manager.config.bars_path,
+        options=Options(clock=clock),
+        told=True,
+    ) as replica:
+        deploy(first.model_id, Strategy.BLUE_GREEN, plan=SWIFT)
+        hours = hours_between(START, until)
+        lived = rehearse(
+            first.service,
+            hours,
+            store=manager.store,
+            clock=clock,
+            replica=replica,
+            monitor=open_monitor(manager, Shown(bars, clock)),
+            retrain=_retrain_and_roll_out,
+        )
+        for hour in _shown(lived, len(hours), console):
+            for moment in _moments(manager, hour):
+                _say(console, f"  {moment.at:%Y-%m-%d %H:%M}  {moment.kind:<11}  {moment.text}")
+                moments.append(moment)
+    scored = read_matched(manager.store, service.key, role=Role.RECORD)
+    _say(
+        console,
+        f"until {until:%Y-%m-%d} {len(scored):,} forecasts met their outcomes: squared error "
+        f"{100 * mse_change(scored):+.1f} % of the baseline's on the same bars",
+    )
+    seen = bars.of(service, {})
+    assert seen is not None
+    return [past_section(service, seen.frame[seen.frame.index >= START], scored, moments)]
+
+
+def _retrain_and_roll_out(service: str) -> TrainResult | None:
+    """What an event starts in earnest; the rollout is waited for."""
+    result = retrain(service, auto_deploy=False)
+    if result is not None and result.passed:
+        deploy(result.model_id, Strategy.BLUE_GREEN, plan=SWIFT)
+    return result
+
+
+def _moments(manager: MLOpsManager, hour: Hour[TrainResult]) -> Iterator[Moment]:
+    """The alarms of an hour, and what came of the retraining they asked for."""
+    rows = [get_trigger(manager.store, one) for one, _ in hour.looked.triggers]
+    for row in rows:
+        if row is not None:
+            yield Moment(hour.now, str(row.cause), row.text)
+    if hour.trained is not None:
+        yield Moment(hour.now, "retrained", f"{hour.trained.model_id} is {_verdict(hour.trained)}")
+
+
+def _verdict(result: TrainResult) -> str:
+    by = ", ".join(result.refused_by)
+    return f"{result.status} by {by}" if by else result.status
+
+
+def _shown(
+    hours: Iterator[Hour[TrainResult]], total: int, console: Console
+) -> Iterable[Hour[TrainResult]]:
+    """The same hours, with a bar in a terminal."""
+    return track(hours, "hour by hour", total, console=console, disable=not console.is_terminal)
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True)
