@@ -18,6 +18,7 @@ NAMES = (
     "outages",
     "outcomes",
     "drift",
+    "monitoring",
 )
 
 

@@ -175,7 +175,7 @@ def _worker(home: Path) -> Iterator[Callable[[Job], Outcome]]:
             stderr=errors,
             text=True,
             cwd=home,  # where no .env of the user's lies
-            env=_surroundings(),
+            env=surroundings(),
         )
         assert process.stdin is not None
         assert process.stdout is not None
@@ -199,7 +199,7 @@ def _worker(home: Path) -> Iterator[Callable[[Job], Outcome]]:
             replies.close()
 
 
-def _surroundings() -> dict[str, str]:
+def surroundings() -> dict[str, str]:
     """The environment without any setting of the user's, one thread for every library."""
     ours = {name.upper() for name in Settings.model_fields}
     kept = {name: value for name, value in os.environ.items() if name.upper() not in ours}
