@@ -1,1 +1,24 @@
 """When: what starts processes and schedules, and the one place that composes all rooms."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deployments.scheduler import JobRun, JobStatus, ModelScheduler, TrainingJob
+    from deployments.timetable import ScheduleType
+
+__all__ = ["JobRun", "JobStatus", "ModelScheduler", "ScheduleType", "TrainingJob"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded on first use: Prefect's client takes a second.
+    if name in __all__:
+        room = "deployments.timetable" if name == "ScheduleType" else "deployments.scheduler"
+        return getattr(import_module(room), name)
+    raise AttributeError(f"module 'deployments' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

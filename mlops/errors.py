@@ -29,6 +29,8 @@
     │   ├── RolloutRefused     ... because the version may not go live
     │   └── RolloutFailed      a rollout that was undone
     ├── AlertNotSent           a message that a channel did not take
+    ├── ScheduleError          a training job that cannot be scheduled
+    │   └── JobNotFound        no job under that id
     └── StoreError             the store refused a change
         └── LeaseLost          ... of a process whose role another one holds now
 
@@ -137,6 +139,14 @@ class VersionNotFound(RegistryError, LookupError):
 
 class AlertNotSent(MlopsError):
     """A message that a channel did not take; it is told again later."""
+
+
+class ScheduleError(MlopsError, ValueError):
+    """A training job that cannot be scheduled."""
+
+
+class JobNotFound(ScheduleError, LookupError):
+    """No training job under that id."""
 
 
 class StoreError(MlopsError):

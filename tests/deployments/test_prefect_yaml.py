@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import re
+from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
@@ -13,8 +15,10 @@ import pytest
 import yaml
 from prefect import Flow
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.server.schemas.schedules import CronSchedule as ServerCron
 from prefect.utilities.callables import parameter_schema
 
+from deployments.jobs import DEPLOYMENT
 from deployments.setup import WORK_POOL
 from flows.reconcile import CARRY_S
 from mlops.registry.mandate import MANUAL
@@ -25,10 +29,15 @@ from mlops.training.plan import ModelType
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())
 DEPLOYMENTS = {one["name"]: one for one in CONFIG["deployments"]}
-ASKED_OF_THE_CALLER = {"default": {"model_id"}, "on-event": {"service"}}
+ASKED_OF_THE_CALLER = {
+    "default": {"model_id"},
+    "on-event": {"service"},
+    "scheduled": {"symbol"},
+}
 """Parameters that a run cannot do without and no deployment can know: a person or event says."""
 
 TRAINING = "daily"
+TRAININGS = ("daily", "weekly", "monthly", "scheduled")
 
 
 @pytest.fixture(params=sorted(DEPLOYMENTS))
@@ -81,17 +90,45 @@ def test_the_next_reconcile_begins_after_this_one_has_ended() -> None:
     assert limit == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
 
 
-def test_a_scheduled_training_spends_the_yearly_budget() -> None:
-    assert DEPLOYMENTS[TRAINING]["parameters"]["reason"] != MANUAL
+def test_every_training_deployment_is_looked_at_here() -> None:
+    found = [name for name, one in DEPLOYMENTS.items() if flow_of(one).name == "train"]
+    assert sorted(found) == sorted(TRAININGS)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_a_scheduled_training_spends_the_yearly_budget(name: str) -> None:
+    assert DEPLOYMENTS[name]["parameters"]["reason"] != MANUAL
+
+
+@pytest.mark.parametrize(
+    ("name", "days"),
+    [("daily", [1, 2, 3]), ("weekly", [3, 10, 17]), ("monthly", [1, 32, 61])],
+)
+def test_a_training_comes_as_often_as_its_name_says(name: str, days: list[int]) -> None:
+    """Days since 31 December 2027, a Friday."""
+    (schedule,) = DEPLOYMENTS[name]["schedules"]
+    eve = datetime(2027, 12, 31, 12, tzinfo=UTC)
+    clock = ServerCron(cron=schedule["cron"], timezone=schedule["timezone"])
+    found = asyncio.run(clock.get_dates(n=3, start=eve))
+    assert [(one.date() - eve.date()).days for one in found] == days
+    assert {one.strftime("%H:%M") for one in found} == {"02:00"}
+
+
+def test_jobs_hang_on_a_deployment_without_schedules_of_its_own() -> None:
+    """`prefect deploy` touches the schedules that the file names, and these it names not."""
+    flow, _, name = DEPLOYMENT.partition("/")
+    assert DEPLOYMENTS[name]["schedules"] == []
+    assert flow_of(DEPLOYMENTS[name]).name == flow
 
 
 def test_it_runs_in_the_pool_that_setup_makes(deployment: dict[str, Any]) -> None:
     assert deployment["work_pool"]["name"] == WORK_POOL
 
 
-def test_it_queues_no_more_than_the_default_of_trainings() -> None:
+@pytest.mark.parametrize("name", TRAININGS)
+def test_it_queues_no_more_than_the_default_of_trainings(name: str) -> None:
     default = Settings.model_fields["max_concurrent_training_jobs"].default
-    limit = DEPLOYMENTS[TRAINING]["concurrency_limit"]
+    limit = DEPLOYMENTS[name]["concurrency_limit"]
     assert limit == {"limit": default, "collision_strategy": "ENQUEUE"}
 
 
