@@ -78,6 +78,7 @@ class Guard:
         self.clock = clock
         self.lease: Lease | None = None
         self._first_seen: dict[tuple[str, str], float] = {}
+        self._notes: dict[str, Mapping[str, Any]] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -173,12 +174,17 @@ class Guard:
 
     def _newest(self, route: Route) -> NewestBar | None:
         try:
-            notes = get_version(self.store, route.champion).notes
-            return self.newest_bar(Service.parse(route.service), notes)
+            return self.newest_bar(Service.parse(route.service), self._notes_of(route.champion))
         except Exception:
             # One market's bars that cannot be read leave the others, and the rest, watched.
             log.exception("service=%s its bars could not be looked at", route.service)
             return None
+
+    def _notes_of(self, model_id: str) -> Mapping[str, Any]:
+        """They never change, and are asked for every minute."""
+        if model_id not in self._notes:
+            self._notes[model_id] = get_version(self.store, model_id).notes
+        return self._notes[model_id]
 
     def _tell(
         self,

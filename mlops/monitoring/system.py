@@ -148,7 +148,7 @@ def _latency(seen: Seen, limits: SystemLimits) -> Finding:
     figures = _figures(judged)
     text = (
         f"of {judged.timed:,} requests to {champion} lately "
-        f"{judged.slower_than(limit_s):,} took longer than {limits.latency_ms:,.0f} ms, which 99 "
+        f"{judged.slower_than(limit_s):,} took longer than {limits.latency_ms:,g} ms, which 99 "
         "in 100 should not (ALERT_LATENCY_MS); half took at most "
         f"{figures['p50_ms'] or 0.0:,.1f} ms, 99 in 100 at most {figures['p99_ms'] or 0.0:,.1f} ms"
     )
