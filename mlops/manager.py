@@ -44,6 +44,7 @@ from mlops.registry import (
     register,
 )
 from mlops.registry.lineage import Lineage, trace
+from mlops.reports.drift import keep_drift_report
 from mlops.rollout.plan import Strategy
 from mlops.service import Service
 from mlops.settings import Settings
@@ -253,6 +254,17 @@ class MLOpsManager:
         """
         return await asyncio.to_thread(self._check_drift, model_id, recent_data)
 
+    async def draw_drift_report(self, model_id: str, recent_data: pd.DataFrame) -> Path:
+        """Draw what `monitor_model_drift` finds of the same bars as an HTML page.
+
+        It lies under the reports, and with the version's MLflow run. Drawing takes seconds.
+
+        Raises:
+            VersionNotFound: when there is no such version.
+            BarsError: when bars break the contract.
+        """
+        return await asyncio.to_thread(self._draw_drift, model_id, recent_data)
+
     async def monitor_model_performance(
         self, model_id: str, *, now: datetime | None = None
     ) -> LivePerformance:
@@ -327,11 +339,25 @@ class MLOpsManager:
         return compare_versions(self.registry, a, b, bars, fee_bps=fee, period=period or Period())
 
     def _check_drift(self, model_id: str, recent: pd.DataFrame) -> DriftReport:
+        return self._drift_of(model_id).check(recent)
+
+    def _draw_drift(self, model_id: str, recent: pd.DataFrame) -> Path:
+        drift = self._drift_of(model_id)
+        return keep_drift_report(
+            self.registry,
+            self.get_model(model_id),
+            drift.bundle,
+            drift.check(recent),
+            recent,
+            directory=self.config.reports_path,
+        )
+
+    def _drift_of(self, model_id: str) -> VersionDrift:
         if model_id not in self._drift:
             bundle = load(self.registry, model_id)
             config = self.monitor_config.drift(bundle.service)
             self._drift[model_id] = VersionDrift(bundle, config)
-        return self._drift[model_id].check(recent)
+        return self._drift[model_id]
 
     def _measure_performance(self, model_id: str, now: datetime) -> LivePerformance:
         version = self.get_model(model_id)

@@ -13,6 +13,8 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 
 from mlops.registry.judgement import Judgement
+from mlops.registry.tracking import Tracking
+from mlops.reports.drift import FOLDER
 from mlops.rollout.analysis import ALPHA_WORSE
 from mlops.rollout.carrier import Seen
 from mlops.service import Service
@@ -37,20 +39,20 @@ def deploy_key(service: str) -> str:
 
 def gate_table(project: Project, version: ModelVersion, judgement: Judgement, card: Path) -> str:
     """The verdict as Markdown, with links to the MLflow run and the model card."""
+    run = run_url(project.registry.tracking, version)
     rows = "\n".join(
         f"| {r.name} {r.title} | {r.outcome} | {r.value:.4g} | {r.threshold:.4g} | {r.reason} |"
         for r in judgement.report.results
     )
     return (
         f"# {version.model_id}: {version.status}\n\n"
-        f"{version.service} · [MLflow run]({run_url(project, version)}) · model card `{card}`\n\n"
+        f"{version.service} · [MLflow run]({run}) · model card `{card}`\n\n"
         f"| gate | verdict | value | asked | why |\n|---|---|---|---|---|\n{rows}\n"
     )
 
 
-def run_url(project: Project, version: ModelVersion) -> str:
+def run_url(tracking: Tracking, version: ModelVersion) -> str:
     """The run's page: on the configured MLflow server, or on a local `mlflow ui`."""
-    tracking = project.registry.tracking
     host = tracking.uri.rstrip("/") if tracking.uri.startswith("http") else MLFLOW_UI
     return f"{host}/#/experiments/{tracking.experiment_id}/runs/{version.run_id}"
 
@@ -101,6 +103,15 @@ def rollout_table(seen: Seen) -> list[dict[str, Any]]:
     }
     waiting = {"at": "now", "phase": str(last.to_phase), "step": last.step}
     return [*rows, {**waiting, **_evidence(now), "generation": last.generation, "why": "waiting"}]
+
+
+def announce_drift(tracking: Tracking, version: ModelVersion, page: Path, why: str) -> None:
+    """Link the page of an alarm: the one in the version's MLflow run, and where it lies here."""
+    kept = f"{run_url(tracking, version)}/artifacts/{FOLDER}/{page.name}"
+    create_markdown_artifact(
+        key="drift-" + _dashed(version.service),
+        markdown=f"# {version.model_id}\n\n{why}\n\n[Drift report]({kept}) · here `{page}`\n",
+    )
 
 
 def announce_repairs(changes: tuple[str, ...]) -> None:

@@ -10,6 +10,7 @@ from datetime import datetime
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
 
 from mlops.data.calendar import calendar_for
 from mlops.features.dataset import Dataset
@@ -18,10 +19,13 @@ from mlops.manager import MLOpsManager
 from mlops.monitoring.monitor import Looked, Monitor
 from mlops.monitoring.outcomes import Matching
 from mlops.registry import bundle_cache, load_version
+from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
 from mlops.serving.bars import Recent, RecentBars
 from mlops.settings import current_settings
 from mlops.store import get_version, list_routes
+from mlops.store.checks import get_check
+from tasks.announce import announce_drift
 from tasks.triggers import ring
 
 MONITOR_KEY = "monitor"
@@ -89,6 +93,38 @@ def announce(looked: Sequence[Looked]) -> None:
         for _, cause in one.triggers:
             ring(one.service, cause)
     create_table_artifact(key=MONITOR_KEY, table=[_line(one) for one in looked])
+
+
+@task(cache_policy=NO_CACHE)
+def draw(watch: Watch, alarmed: Sequence[Looked]) -> None:
+    """Draw what each alarm rests on; a page that cannot be drawn costs no alarm."""
+    manager = MLOpsManager(current_settings())
+    for one in alarmed:
+        try:
+            _draw(manager, watch, one)
+        except Exception:
+            get_run_logger().exception("service=%s its drift report was not drawn", one.service)
+
+
+def _draw(manager: MLOpsManager, watch: Watch, one: Looked) -> None:
+    check, dataset = (
+        get_check(manager.store, one.check),
+        watch.monitor.bars_of(Service.parse(one.service)),
+    )
+    assert check is not None
+    assert dataset is not None
+    assert one.report is not None
+    version = get_version(manager.store, one.model_id)
+    page = keep_drift_report(
+        manager.registry,
+        version,
+        watch.monitor.open_bundle(version),
+        one.report,
+        dataset.frame.loc[: check.bar],
+        directory=manager.config.reports_path,
+    )
+    why = "; ".join(one.report.reasons)
+    announce_drift(manager.registry.tracking, version, page, why)
 
 
 def _line(one: Looked) -> dict[str, str]:

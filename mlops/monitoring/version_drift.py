@@ -48,10 +48,13 @@ class VersionDrift:
         Raises:
             BarsError: when bars break the contract.
         """
-        names = {str(name).lower() for name in recent.columns}
-        is_bars = set(COLUMNS) <= names
-        frame = current_frame(self.bundle, recent) if is_bars else recent
-        return check_drift(self.reference, frame, self.config)
+        return check_drift(self.reference, columns_of(self.bundle, recent), self.config)
+
+
+def columns_of(bundle: Bundle, recent: pd.DataFrame) -> pd.DataFrame:
+    """The reference's columns, made of plain bars; a frame of anything else as it is."""
+    is_bars = set(COLUMNS) <= {str(name).lower() for name in recent.columns}
+    return current_frame(bundle, recent) if is_bars else recent
 
 
 def reference_frame(bundle: Bundle) -> pd.DataFrame:

@@ -114,13 +114,18 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML with its pictures inside; every text is escaped."""
+    return fill("card.html", page=page)
+
+
+def fill(template: str, **values: Any) -> str:
+    """A template of this room with its values; every text is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("mlops.reports"), autoescape=True, undefined=StrictUndefined
     )
     environment.filters["number"] = readable_number
-    return environment.get_template("card.html").render(page=page)
+    return environment.get_template(template).render(**values)
 
 
 def readable_number(value: float | int | None) -> str:

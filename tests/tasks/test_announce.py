@@ -107,8 +107,7 @@ def test_a_table_has_a_row_for_each_gate_with_its_reason(returns: Studied) -> No
     ],
 )
 def test_a_run_is_linked_where_mlflow_shows_it(volatility: Studied, uri: str, host: str) -> None:
-    registry = volatility.project.registry
-    elsewhere = replace(registry, tracking=replace(registry.tracking, uri=uri))
+    tracking = volatility.project.registry.tracking
     version = volatility.registered()
-    url = run_url(replace(volatility.project, registry=elsewhere), version)
-    assert url == f"{host}/#/experiments/{registry.tracking.experiment_id}/runs/{version.run_id}"
+    url = run_url(replace(tracking, uri=uri), version)
+    assert url == f"{host}/#/experiments/{tracking.experiment_id}/runs/{version.run_id}"
