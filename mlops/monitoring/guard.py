@@ -90,6 +90,8 @@ class Guard:
         """
         self.lease = acquire(self.store, LEASE, self.holder, seconds=LEASE_S)
         if self.lease is None:
+            # What this process saw when it last looked is no sign of what lasts.
+            self._first_seen.clear()
             return ()
         with self.store.read() as connection:
             now = store_time(connection) if self.now is None else self.now()
