@@ -37,7 +37,7 @@ def monitor(now: datetime | None = None) -> MonitorResult:
     matched = step.match(watch)
     looked = step.look(watch)
     step.announce(looked)
+    guard.look_for_trouble()
     if alarmed := [one for one in looked if one.triggers]:
         step.draw(watch, alarmed)
-    guard.look_for_trouble()
     return MonitorResult(matched, looked)

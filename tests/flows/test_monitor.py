@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +15,17 @@ import pytest
 
 from flows.monitor import monitor
 from mlops.data.simulator import simulate_bars
+from mlops.manager import MLOpsManager
 from mlops.monitoring import guard
-from mlops.store import Store, Why
+from mlops.reports import drift as pages
+from mlops.settings import current_settings
+from mlops.store import Store, Why, get_version
 from mlops.store.alerts import Condition, list_alerts
 from mlops.store.checks import list_checks
 from mlops.store.leases import acquire
 from mlops.store.live import change_route, read_route
 from mlops.store.triggers import list_triggers
-from tasks import triggers
+from tasks import announce, triggers
 from tests.flows.deployable import Deployable
 from tests.project import BARS, SEED, SERVICE
 
@@ -45,6 +50,12 @@ def rung(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     heard: list[dict[str, Any]] = []
     monkeypatch.setattr(triggers, "emit_event", lambda **event: heard.append(event))
     return heard
+
+
+@pytest.fixture(autouse=True)
+def blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages without what Evidently draws, which takes seconds to import."""
+    monkeypatch.setattr(pages, "_by_evidently", lambda *_: "<body></body>")
 
 
 @pytest.fixture
@@ -74,6 +85,48 @@ def test_a_storm_is_a_verdict_a_trigger_and_an_event_once(
     [again] = monitor(now=stormy).looked
     assert again.why_not == "this bar was looked at before"
     assert len(rung) == len(list_triggers(store)) == 1
+
+
+def test_an_alarm_is_drawn_once_kept_with_the_run_and_linked(
+    store: Store,
+    stormy: datetime,
+    rung: list[dict[str, Any]],
+    deployable: Deployable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    linked: list[dict[str, Any]] = []
+    monkeypatch.setattr(announce, "create_markdown_artifact", lambda **made: linked.append(made))
+    monitor(now=stormy)
+    monitor(now=stormy)
+    version = get_version(store, deployable.challenger)
+    client = deployable.place.registry.tracking.client
+    [kept] = client.list_artifacts(version.run_id, pages.FOLDER)
+    assert kept.path.startswith(f"drift/{version.model_id}-")
+    [link] = linked
+    assert link["key"] == "drift-" + SERVICE.replace(".", "-")
+    assert f"/runs/{version.run_id}/artifacts/{kept.path}" in link["markdown"]
+
+
+def test_a_page_that_cannot_be_drawn_costs_no_alarm(
+    store: Store,
+    stormy: datetime,
+    rung: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(pages, "_by_evidently")
+    assert monitor(now=stormy).looked[0].triggers
+    assert len(rung) == len(list_triggers(store)) == 1
+
+
+def test_a_page_is_drawn_on_demand(store: Store, stormy: datetime, deployable: Deployable) -> None:
+    manager = MLOpsManager(current_settings())
+    bars = pd.read_parquet(deployable.place.bars)
+    page = asyncio.run(manager.draw_drift_report(deployable.challenger, bars))
+    assert page.parent == current_settings().reports_path
+    assert deployable.challenger in page.read_text()
+    run = get_version(store, deployable.challenger).run_id
+    kept = deployable.place.registry.tracking.client.list_artifacts(run, pages.FOLDER)
+    assert page.name in {Path(one.path).name for one in kept}
 
 
 def test_a_quiet_market_rings_for_nobody(
