@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlops.models.base import Floats
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 
 @contextmanager
@@ -16,10 +21,16 @@ def one_blas_thread() -> Iterator[None]:
 
     Of 100,000 rows one thread and two make different ridge coefficients, in the last digits.
     """
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(limits=1, user_api="blas"):
+    with _blas().limit(limits=1):
         yield
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """NumPy's own, found once: looking through all that a process has loaded takes milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas")
 
 
 def linear_combination(design: Floats, coefficients: Floats) -> Floats:
