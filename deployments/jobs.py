@@ -1,12 +1,18 @@
 """Jobs as Prefect keeps them: schedules of one deployment, each with a slug and parameters.
 
-A change to one schedule makes Prefect drop the coming runs of all, and its own scheduler makes
-them again within a minute; what is due in that minute would be lost. So each change here ends by
-making them at once.
+Three habits of Prefect's server (3.8) are met here:
+
+- A change to one schedule drops the coming runs of all, and its own scheduler makes them again
+  within a minute; what is due in that minute would be lost. Each change here makes them at once.
+- Deleting a schedule drops what others have due as well. It is put back.
+- A change that names no parameters empties them: so do the switch in the UI and `prefect
+  deployment schedule pause`. Every change here names them; a job emptied elsewhere is shown as
+  such, and adding it again repairs it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -35,6 +41,9 @@ from deployments.timetable import Schedule
 from mlops.errors import JobNotFound, ScheduleError
 
 DEPLOYMENT = "train/scheduled"
+
+JOB_ID = re.compile(r"[a-z]+(\.[^.]+){5}\.[a-z]+\.[0-9a-f]{6}")
+"""Model type, the five parts of the service's key, how often, and a digest of when."""
 
 _SERVICE = ("symbol", "venue", "timeframe", "target", "horizon")
 PARAMETERS = frozenset((*_SERVICE, "model_type", "training", "deployment_config", "reason"))
@@ -92,16 +101,16 @@ class Jobs:
         """Let jobs run, where they were stopped."""
         if self.deployment.paused:
             self.client.resume_deployment(self.deployment.id)
-            self._plan_runs()
+            self._ask_for_runs()
 
     def stop(self) -> None:
         """Let no job begin a run; Prefect drops the coming ones."""
         self.client.pause_deployment(self.deployment.id)
 
     def all(self) -> list[DeploymentSchedule]:
-        """Every job; a schedule that somebody made in the UI, without an id, is none."""
+        """Every job; a schedule that somebody made in the UI, without such an id, is none."""
         known = self.client.read_deployment_schedules(self.deployment.id)
-        jobs = (one for one in known if one.slug and one.parameters.keys() >= PARAMETERS)
+        jobs = (one for one in known if JOB_ID.fullmatch(one.slug or ""))
         return sorted(jobs, key=lambda one: str(one.slug))
 
     def find(self, job_id: str) -> DeploymentSchedule:
@@ -130,7 +139,11 @@ class Jobs:
 
     def switch(self, job: DeploymentSchedule, *, active: bool) -> None:
         """Pause or resume a job."""
-        self.client.update_deployment_schedule(self.deployment.id, job.id, active=active)
+        if active:
+            refuse_emptied(job)
+        self.client.update_deployment_schedule(
+            self.deployment.id, job.id, active=active, parameters=job.parameters
+        )
         if not active:
             self._drop_waiting(job)
         self._plan_runs()
@@ -147,6 +160,7 @@ class Jobs:
 
     def run_now(self, job: DeploymentSchedule) -> FlowRun:
         """Ask for a run outside the schedule."""
+        refuse_emptied(job)
         return self.client.create_flow_run_from_deployment(
             self.deployment.id, parameters=job.parameters, tags=[_tag(job.slug)]
         )
@@ -189,9 +203,13 @@ class Jobs:
         ]
 
     def _plan_runs(self) -> None:
+        # Prefect would make them of a paused deployment, too.
         if not self.deployment.paused:
-            path = {"id": self.deployment.id}
-            self.client.request("POST", "/deployments/{id}/schedule", path_params=path, json={})
+            self._ask_for_runs()
+
+    def _ask_for_runs(self) -> None:
+        path = {"id": self.deployment.id}
+        self.client.request("POST", "/deployments/{id}/schedule", path_params=path, json={})
 
     def _drop_waiting(self, job: DeploymentSchedule) -> None:
         """Drop what the schedule made and nobody has begun; what a person asked for stays."""
@@ -208,6 +226,20 @@ class Jobs:
             parameters=run.parameters,
             tags=[AUTO, _tag(job_id)],
             idempotency_key=run.idempotency_key,
+        )
+
+
+def is_emptied(job: DeploymentSchedule) -> bool:
+    """Whether somebody's change took the parameters away: its runs would fail."""
+    return not job.parameters.keys() >= PARAMETERS
+
+
+def refuse_emptied(job: DeploymentSchedule) -> None:
+    """Say what to do with such a job."""
+    if is_emptied(job):
+        raise ScheduleError(
+            f"job {job.slug} has lost its parameters: Prefect's own switch for schedules drops "
+            "them. Add the job again as it was; it keeps its id"
         )
 
 

@@ -11,9 +11,9 @@
     )
 
 Nothing is kept here: jobs live in the Prefect server, survive its restarts and those of workers
-and notebooks, and can be seen and changed in its UI. `make deploy` leaves them alone. One
-deployment carries about 200 jobs well: a scan of Prefect's scheduler then takes 0.1 s, and with
-1,000 jobs 2.5 s.
+and notebooks, and are seen in its UI. Pause them here, not there: Prefect's own switch empties
+their parameters. `make deploy` leaves them alone. One deployment carries about 200 jobs well: a
+scan of Prefect's scheduler then takes 0.1 s, and with 1,000 jobs 2.5 s.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 from prefect.client.schemas.objects import DeploymentSchedule, FlowRun
 from prefect.utilities.urls import url_for
 
-from deployments.jobs import due, open_jobs
+from deployments.jobs import due, is_emptied, open_jobs
 from deployments.timetable import Schedule, ScheduleType, checked, chosen, schedule_of
 from mlops.errors import RolloutError, ScheduleError
 from mlops.manager import MLOpsManager
@@ -42,14 +42,19 @@ REASON = "schedule"
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """One job; ``schedule`` is a cron expression or an RRule, in ``timezone``."""
+    """One job; ``schedule`` is a cron expression or an RRule, in ``timezone``.
+
+    ``emptied``: Prefect's own switch has dropped its configurations; it must be added again.
+    """
 
     job_id: str
     service: str
     model_type: ModelType
+    schedule_type: ScheduleType
     schedule: str
     timezone: str
     active: bool
+    emptied: bool
     training_config: Mapping[str, Any]
     deployment_config: Mapping[str, Any]
 
@@ -187,9 +192,9 @@ class ModelScheduler:
 
 
 def _job_id(service: Service, kind: ModelType, often: ScheduleType, schedule: Schedule) -> str:
-    """The same service, model type and schedule have the same id."""
+    """The same service, model type and schedule have the same id, and it can be read back."""
     when = hashlib.sha256(schedule.model_dump_json().encode()).hexdigest()
-    return f"{kind}-{service.key.replace('.', '-')}-{often}-{when[:6]}"
+    return f"{kind}.{service.key}.{often}.{when[:6]}"
 
 
 def _parameters(
@@ -210,17 +215,19 @@ def _parameters(
 
 
 def _job(job: DeploymentSchedule) -> TrainingJob:
-    when, given = job.schedule, job.parameters
-    parts = {part: given[part] for part in ("symbol", "venue", "timeframe", "target", "horizon")}
+    kind, *service, often, _ = str(job.slug).split(".")
+    when = job.schedule
     return TrainingJob(
         job_id=str(job.slug),
-        service=Service.of(**parts).key,
-        model_type=ModelType(given["model_type"]),
+        service=".".join(service),
+        model_type=ModelType(kind),
+        schedule_type=ScheduleType(often),
         schedule=str(getattr(when, "cron", None) or getattr(when, "rrule", None) or when),
         timezone=str(getattr(when, "timezone", None) or "UTC"),
         active=job.active,
-        training_config=given["training"],
-        deployment_config=given["deployment_config"],
+        emptied=is_emptied(job),
+        training_config=job.parameters.get("training", {}),
+        deployment_config=job.parameters.get("deployment_config", {}),
     )
 
 

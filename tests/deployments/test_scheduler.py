@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import deployments
 from deployments import ModelScheduler, ScheduleType, scheduler
-from deployments.jobs import PARAMETERS
+from deployments.jobs import JOB_ID, PARAMETERS
 from deployments.timetable import schedule_of
 from flows.train import train
 from mlops.errors import MlopsError, ScheduleError
@@ -202,7 +202,8 @@ def test_the_same_service_model_and_schedule_are_the_same_job() -> None:
         return scheduler._job_id(service, scheduler.ModelType.LSTM, ScheduleType.DAILY, schedule)
 
     assert job_id(2) == job_id(2)
-    assert job_id(2).startswith("lstm-binance-btc-usdt-1h-volatility-24-daily-")
+    assert JOB_ID.fullmatch(job_id(2))
+    assert job_id(2).startswith("lstm.binance.btc-usdt.1h.volatility.24.daily.")
     assert len({job_id(2), job_id(3), job_id(2, horizon=12)}) == 3
 
 
