@@ -1,4 +1,5 @@
-"""What people are told of rollouts: a version that did not stay live, and a champion that failed.
+"""What people are told of what is live: a version that did not stay so, a champion that failed, a
+service that is back on its baseline.
 
 Written in the transaction of the change itself, so that neither is without the other.
 """
@@ -9,21 +10,28 @@ from datetime import datetime
 
 from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recover_alert
 from mlops.store.engine import Connection
+from mlops.store.live import Route
 from mlops.store.rollouts import Arrow, Rollout
 from mlops.store.schema import Phase
 
-ROLLOUT, CHAMPION = "rollout", "champion"
+ROLLOUT, CHAMPION, BASELINE = "rollout", "champion", "baseline"
+_ENDED_BY_A_CHAMPION = (
+    (Condition.DEPLOYMENT_FAILED, ROLLOUT),
+    (Condition.DEPLOYMENT_FAILED, CHAMPION),
+    (Condition.PERFORMANCE_DEGRADED, BASELINE),
+)
 
 
 def tell_of_move(connection: Connection, row: Rollout, arrow: Arrow, at: datetime) -> None:
     """Raise an alert where a rollout was undone by itself; where one is done, end it."""
     if arrow.to is Phase.FAILED and row.abort_requested is None:
         raise_alert(connection, _undone(row, arrow), at=at)
-    if arrow.to is Phase.DONE:
-        for subject in (ROLLOUT, CHAMPION):
+    # A shadow is done without ever having been live.
+    if arrow.to is Phase.DONE and row.phase is Phase.PROMOTED:
+        for condition, subject in _ENDED_BY_A_CHAMPION:
             recover_alert(
                 connection,
-                condition=Condition.DEPLOYMENT_FAILED,
+                condition=condition,
                 service=row.service,
                 subject=subject,
                 at=at,
@@ -45,6 +53,28 @@ def tell_of_fallback(
         {"failed": failed},
     )
     raise_alert(connection, trouble, at=at)
+
+
+def tell_of_return(connection: Connection, route: Route, *, reason: str, at: datetime) -> None:
+    """Raise an alert that a service is back on its baseline; what its champion lost is over."""
+    trouble = Trouble(
+        Condition.PERFORMANCE_DEGRADED,
+        route.service,
+        BASELINE,
+        f"{route.service} is back on its baseline",
+        f"{reason}. It stays so until another version goes live.",
+        Severity.CRITICAL,
+        {"champion": route.champion},
+    )
+    raise_alert(connection, trouble, at=at)
+    recover_alert(
+        connection,
+        condition=Condition.PERFORMANCE_DEGRADED,
+        service=route.service,
+        subject=route.champion,
+        at=at,
+        text=f"it serves no more: {reason}",
+    )
 
 
 def _undone(row: Rollout, arrow: Arrow) -> Trouble:

@@ -257,6 +257,11 @@ def list_triggers(store: Store, service: str | None = None) -> tuple[TriggerRow,
         return _read(connection, *([] if service is None else [trigger.c.service == service]))
 
 
+def read_triggers(connection: Connection, service: str) -> tuple[TriggerRow, ...]:
+    """A service's triggers, the oldest first, inside the caller's transaction."""
+    return _read(connection, trigger.c.service == service)
+
+
 def unanswered(
     store: Store, *, at: Callable[[str], datetime], limits: Limits | None = None
 ) -> tuple[tuple[str, Cause], ...]:
