@@ -22,6 +22,7 @@ from mlops.registry import bundle_cache, load_version
 from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
 from mlops.serving.bars import Recent, RecentBars
+from mlops.serving.clock import Clock, market_clock
 from mlops.settings import current_settings
 from mlops.store import get_version, list_routes
 from mlops.store.checks import get_check
@@ -46,7 +47,8 @@ class Watch:
 def open_watch(now: datetime | None = None) -> Watch:
     """Read the settings and every market's bars; ``now`` is market time for all of them."""
     manager = MLOpsManager(current_settings())
-    bars = RecentBars(manager.config.bars_path)
+    clock: Clock = market_clock if now is None else (lambda venue, last_close: now)
+    bars = RecentBars(manager.config.bars_path, clock)
     shown: dict[str, Dataset] = {}
     times: dict[datetime, list[str]] = defaultdict(list)
     for route in list_routes(manager.store):
@@ -54,7 +56,7 @@ def open_watch(now: datetime | None = None) -> Watch:
         recent = bars.of(service, get_version(manager.store, route.champion).notes)
         if recent is not None:
             shown[route.service] = dataset_of(service, recent)
-            times[now or recent.now].append(route.service)
+            times[recent.now].append(route.service)
     return Watch(open_monitor(manager, lambda service: shown.get(service.key)), dict(times))
 
 

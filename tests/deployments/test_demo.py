@@ -23,6 +23,9 @@ sys.addaudithook(refuse)
 PROCESSORS_DIFFER = 0.01
 """Networks are trained in the processor's own arithmetic: figures agree to a hundredth."""
 
+UNTIL = "2018-11-16"
+"""The third act ends here instead of at the new year: two days after the break."""
+
 
 class Row(NamedTuple):
     service: str
@@ -56,6 +59,19 @@ def rollouts(text: str) -> dict[str, Live]:
     }
 
 
+class Moment(NamedTuple):
+    at: str
+    kind: str
+    text: str
+
+
+def moments(text: str) -> list[Moment]:
+    """What happened in the third act, up to where the test ends it."""
+    pattern = r"^  (\d{4}-\d\d-\d\d \d\d:\d\d)  (\w+) +(.+)$"
+    found = [Moment(*one) for one in re.findall(pattern, text, flags=re.MULTILINE)]
+    return [one for one in found if one.at < UNTIL]
+
+
 def processes_naming(text: str) -> list[str]:
     """Command lines of running processes whose environment names ``text``."""
     found = []
@@ -75,7 +91,7 @@ def demo(tmp_path_factory):
     place = tmp_path_factory.mktemp("demo")
     (place / "sitecustomize.py").write_text(OFFLINE)
     done = subprocess.run(
-        [sys.executable, "-m", "deployments.demo", "--home", str(place / "home")],
+        [sys.executable, "-m", "deployments.demo", "--home", str(place / "home"), "--until", UNTIL],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(place)},
         capture_output=True,
@@ -121,11 +137,23 @@ def test_what_passed_goes_live_and_a_sabotaged_version_is_undone_while_clients_a
     }
 
 
+def test_the_break_of_november_2018_is_alarmed_within_a_day_and_retrained_on(demo):
+    printed = moments(demo[0].stdout)
+    broke = [one for one in printed if one.at > "2018-11-14 08:00"]
+    assert [one.kind for one in broke] == ["drift", "retrained"]
+    assert broke[0].at <= "2018-11-15 08:00"
+    assert [one[:2] for one in printed] == [
+        one[:2] for one in moments((ROOT / "README.md").read_text())
+    ]
+    assert re.search(r"[\d,]+ forecasts met their outcomes: squared error -\d", demo[0].stdout)
+
+
 def test_the_report_it_names_draws_the_models_and_who_answered(demo):
     named = re.search(r"^report +(\S+)$", demo[0].stdout, flags=re.MULTILINE)
     report = (ROOT / named[1]).read_text()
     assert "lstm_BTC" in report
     assert report.count('alt="Who answered"') == 2
+    assert report.count('alt="Price, forecasts and outcomes, alarms, who was live"') == 1
 
 
 def test_progress_is_shown(demo):
