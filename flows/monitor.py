@@ -14,20 +14,26 @@ from mlops.monitoring.monitor import Looked
 from mlops.monitoring.outcomes import Matching
 from tasks import guard
 from tasks import monitoring as step
+from tasks.rollout import open_manager, return_to_baseline
 
 
 @dataclass(frozen=True, slots=True)
 class MonitorResult:
-    """What was matched and what was found, a line for each service."""
+    """What was matched and what was found, a line for each service.
+
+    ``returned`` are services that went back to their baseline, in words.
+    """
 
     matched: tuple[Matching, ...]
     looked: tuple[Looked, ...]
+    returned: tuple[str, ...] = ()
 
 
 @flow(name="monitor", validate_parameters=True)
 def monitor(now: datetime | None = None) -> MonitorResult:
     """Match outcomes, look at every champion, and ring for what should be retrained.
 
+    A champion whose skill is lost, and whose retraining was refused, gives way to the baseline.
     Where no replica is left to say so, tell people that nothing answers.
 
     Args:
@@ -36,8 +42,9 @@ def monitor(now: datetime | None = None) -> MonitorResult:
     watch = step.open_watch(now)
     matched = step.match(watch)
     looked = step.look(watch)
+    returned = return_to_baseline(open_manager())
     step.announce(looked)
     guard.look_for_trouble()
     if alarmed := [one for one in looked if one.triggers]:
         step.draw(watch, alarmed)
-    return MonitorResult(matched, looked)
+    return MonitorResult(matched, looked, returned)

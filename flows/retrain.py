@@ -1,7 +1,8 @@
 """Retrain a service because something in its queue asks for it: drift, or lost skill.
 
 Events start it, and the reconcile flow rings again for what was missed. Whoever comes second
-finds the queue empty and ends.
+finds the queue empty and ends. Where skill is lost and what was trained is refused, the service
+goes back to its baseline; what dies before that is caught up with by the monitor flow.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from mlops.registry.retraining import holding
 from mlops.rollout.config import DeploymentConfig
 from mlops.service import Service
 from tasks import training as step
-from tasks.rollout import open_manager
+from tasks.rollout import open_manager, return_to_baseline
 
 
 @flow(name="retrain", flow_run_name="retrain-{service}", validate_parameters=True)
@@ -27,8 +28,9 @@ def retrain(service: str, auto_deploy: bool = True) -> TrainResult | None:
     asked = step.claim(service)
     if asked is None:
         return None
-    with holding(open_manager().store, asked.claim):
-        return trained(
+    manager = open_manager()
+    with holding(manager.store, asked.claim):
+        result = trained(
             Service.parse(service),
             asked.model_type,
             asked.config,
@@ -36,3 +38,5 @@ def retrain(service: str, auto_deploy: bool = True) -> TrainResult | None:
             deployment=DeploymentConfig(auto_deploy=auto_deploy),
             answers=asked.claim,
         )
+    return_to_baseline(manager, service)
+    return result

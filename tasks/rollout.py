@@ -12,6 +12,7 @@ from prefect.runtime import flow_run
 from mlops.errors import RolloutError, RolloutFailed
 from mlops.manager import MLOpsManager
 from mlops.registry.reconcile import reconcile
+from mlops.rollout import lost_skill
 from mlops.rollout.carrier import unfinished
 from mlops.rollout.config import DeploymentConfig, RolloutSettings
 from mlops.rollout.plan import Strategy
@@ -67,6 +68,15 @@ def conclude(ended: Rollout) -> Rollout:
 def carry_open(manager: MLOpsManager, seconds: float) -> tuple[str, ...]:
     """Resume or undo what nobody carries on, for so long at most."""
     moved = manager.deployer.carry_open(holder=HOLDER, seconds=seconds)
+    return tuple(f"{one.service} {one.what}: {one.reason}" for one in moved)
+
+
+@task(cache_policy=NO_CACHE)
+def return_to_baseline(manager: MLOpsManager, service: str | None = None) -> tuple[str, ...]:
+    """Take back every service, or this one, whose champion lost its skill for good."""
+    moved = lost_skill.return_to_baseline(manager.store, service)
+    for one in moved:
+        manager.deployer.show(one.service)
     return tuple(f"{one.service} {one.what}: {one.reason}" for one in moved)
 
 

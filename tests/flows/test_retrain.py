@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,23 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
+from flows.monitor import monitor
 from flows.reconcile import reconcile
 from flows.retrain import retrain
 from mlops.data.simulator import simulate_bars
 from mlops.errors import StoreError
 from mlops.registry import retraining
-from mlops.store import Store, list_versions
+from mlops.store import Status, Store, Why, get_route, get_version, list_versions
+from mlops.store.alerts import Condition, Trouble, raise_alert
+from mlops.store.live import change_route, read_route
 from mlops.store.schema import trigger
 from mlops.store.triggers import (
     Answer,
     Cause,
     Reason,
     TriggerState,
+    answer_triggers,
+    claim_triggers,
     list_triggers,
     raise_trigger,
 )
@@ -32,6 +38,7 @@ from tests.flows.deployable import Deployable
 from tests.project import BARS, SEED, SERVICE
 
 ROOT = Path(__file__).parents[2]
+CREATED = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 def ask(store: Store, watermark: str = "2025-01-01") -> None:
@@ -115,6 +122,53 @@ def test_the_row_of_the_new_version_answers_its_triggers(
     assert (new.notes["reason"], new.notes["refit"]) == ("drift", True)
     assert new.notes["triggers"] == [row.id for row in rows]
     assert retrain(SERVICE) is None
+
+
+@pytest.fixture
+def degraded(store: Store, deployable: Deployable) -> str:
+    """The challenger has become the champion and then lost its skill; its model_id."""
+    champion = deployable.challenger
+    reason = Reason(
+        service=SERVICE, cause=Cause.PERFORMANCE, watermark="-", champion=champion, text="-"
+    )
+    trouble = Trouble(Condition.PERFORMANCE_DEGRADED, SERVICE, champion, "it lost its skill", "-")
+    with store.write() as connection:
+        route = read_route(connection, SERVICE)
+        assert route is not None
+        change_route(connection, route, replace(route, champion=champion), "up", Why(CREATED))
+        raise_trigger(connection, reason, at=CREATED)
+        raise_alert(connection, trouble, at=CREATED)
+    return champion
+
+
+def test_skill_lost_and_retraining_refused_is_back_to_the_baseline(
+    store: Store, deployable: Deployable, degraded: str
+) -> None:
+    deployable.place.set(MIN_R2_SCORE=0.999, VALIDATION_THRESHOLD_MODE="strict")
+    with later(deployable, days=30):
+        result = retrain(SERVICE)
+    assert result is not None
+    assert not result.passed
+    route = get_route(store, SERVICE)
+    assert route is not None
+    assert route.champion == route.baseline
+    assert get_version(store, degraded).status is Status.RETIRED
+    registry = deployable.place.registry
+    named = registry.tracking.client.get_model_version_by_alias(SERVICE, "champion")
+    assert int(named.version) == get_version(store, route.baseline).mlflow_version
+
+
+def test_what_died_after_the_refusal_is_caught_up_with_by_the_monitor(
+    store: Store, deployable: Deployable, degraded: str
+) -> None:
+    claim = claim_triggers(store, SERVICE, "run", at=CREATED, seconds=60.0)
+    assert claim is not None
+    with store.write() as connection:
+        answer_triggers(connection, claim, Answer.REFUSED, at=CREATED, model_id="refused")
+    now = (deployable.place.frame.index[-1] + timedelta(hours=1)).to_pydatetime()
+    [said] = monitor(now=now).returned
+    assert degraded in said
+    assert monitor(now=now).returned == ()
 
 
 def test_a_training_that_fails_leaves_its_triggers_and_is_rung_for_again(
