@@ -87,7 +87,7 @@ def trained(
     answers: Claim | None = None,
 ) -> TrainResult:
     """The steps of a training, inside a flow; ``answers`` are the triggers that asked for it."""
-    with training_turn(service):
+    with training_turn(service) as turn:
         project = open_project()
         step.repair(project)
         with step.training_run(project, service, model_type, config) as run:
@@ -100,7 +100,13 @@ def trained(
             study = limited_search(project, assignment, run)
             judgement = step.judge(project, assignment, study)
             version = step.register(
-                project, assignment, study=study, judgement=judgement, run=run, answers=answers
+                project,
+                assignment,
+                study=study,
+                judgement=judgement,
+                run=run,
+                turn=turn,
+                answers=answers,
             )
             card = step.draw_card(
                 project, assignment, study=study, judgement=judgement, version=version, run=run

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 
 from mlops.service import Service
 from mlops.settings import current_settings
-from mlops.store.turns import turn
+from mlops.store.turns import Turn, turn
 from tasks.project import SECONDS_PER_HOUR
 from tasks.rollout import open_manager
 
@@ -29,7 +29,7 @@ def limit_trainings(client: SyncPrefectClient, limit: int) -> int:
 
 
 @contextmanager
-def training_turn(service: Service) -> Iterator[None]:
+def training_turn(service: Service) -> Iterator[Turn]:
     """Wait until no other run trains the service, as long as a training may last; then a slot.
 
     Who waits for its turn occupies no slot: other services need not wait for it.
@@ -42,10 +42,10 @@ def training_turn(service: Service) -> Iterator[None]:
             f"{flow_run.name} ({flow_run.id}, attempt {flow_run.run_count})",
             timeout_s=hours * SECONDS_PER_HOUR,
             tell=get_run_logger().info,
-        ),
+        ) as held,
         training_slot(),
     ):
-        yield
+        yield held
 
 
 @contextmanager

@@ -29,6 +29,7 @@ from mlops.service import Service
 from mlops.settings import Settings, current_settings
 from mlops.store import ModelVersion, Why
 from mlops.store.triggers import Claim
+from mlops.store.turns import Turn
 from mlops.training.plan import ModelType, TrainingConfig
 from mlops.training.study import Study
 from mlops.validation.evidence import Thresholds
@@ -147,6 +148,7 @@ def register(
     study: Study,
     judgement: Judgement,
     run: RunLog,
+    turn: Turn | None = None,
     answers: Claim | None = None,
 ) -> ModelVersion:
     """Register the winner, as challenger or as refused; that answers what asked for it."""
@@ -157,7 +159,7 @@ def register(
         study=study,
         judgement=judgement,
         proof=assignment.proof,
-        request=_request(assignment, answers),
+        request=_request(assignment, turn, answers),
         run=run,
         why=_why(assignment.reason),
     )
@@ -201,12 +203,13 @@ def _thresholds(settings: Settings) -> Thresholds:
     )
 
 
-def _request(assignment: Assignment, answers: Claim | None) -> Request:
+def _request(assignment: Assignment, turn: Turn | None, answers: Claim | None) -> Request:
     return Request(
         model_type=str(assignment.model_type),
         config=assignment.config.model_dump(mode="json"),
         digest=assignment.request,
         reason=assignment.reason,
+        turn=turn,
         answers=answers,
     )
 

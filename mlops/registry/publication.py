@@ -24,6 +24,7 @@ from mlops.registry.tracking import RunLog
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Why
 from mlops.store.triggers import Claim
+from mlops.store.turns import Turn
 from mlops.training.study import Study, Trial
 
 
@@ -32,7 +33,7 @@ class Request:
     """What was asked for: kept with the version, so that it can be asked for again.
 
     ``digest`` is equal for equal requests whatever their data; ``answers`` are the triggers that
-    asked for it.
+    asked for it, and ``turn`` the turn in which it was trained.
     """
 
     model_type: str
@@ -40,6 +41,7 @@ class Request:
     digest: str
     reason: str
     answers: Claim | None = None
+    turn: Turn | None = None
 
 
 def publish(
@@ -90,6 +92,7 @@ def publish(
             },
             run_id=run.run_id,
             answers=request.answers,
+            turn=request.turn,
         ),
         why,
     )

@@ -32,6 +32,7 @@ from mlops.service import Service, new_model_id
 from mlops.store import ModelVersion, Status, Why, get_route
 from mlops.store.live import begin_route
 from mlops.store.triggers import Claim
+from mlops.store.turns import Turn, still
 from mlops.store.versions import get_version, insert_version, known_ids
 
 log = logging.getLogger(__name__)
@@ -45,7 +46,8 @@ class Candidate:
 
     ``report`` is the gates' verdict as a dict, ``run_id`` the MLflow run that trained it (None
     opens one), ``notes`` what the caller wants remembered. ``begins_service`` makes it the
-    baseline and first champion of its service; ``answers`` are the triggers it was trained for.
+    baseline and first champion of its service; ``answers`` are the triggers it was trained for,
+    ``turn`` is the turn of its training.
     """
 
     service: Service
@@ -60,6 +62,7 @@ class Candidate:
     run_id: str | None = None
     begins_service: bool = False
     answers: Claim | None = None
+    turn: Turn | None = None
 
 
 def register(registry: Registry, candidate: Candidate, why: Why) -> ModelVersion:
@@ -68,7 +71,7 @@ def register(registry: Registry, candidate: Candidate, why: Why) -> ModelVersion
     Raises:
         RegistryError: when it is too large, the disk is full, or MLflow fails.
         BundleError: when a clean process cannot load it or gets other forecasts.
-        StoreError: when another training may be at the triggers it answers.
+        StoreError: when another training may be at the triggers it answers, or at its service.
     """
     _check_room(registry.home, candidate.parts.size)
     with registry.lock():
@@ -148,6 +151,8 @@ def _verify(registry: Registry, logged: Logged) -> None:
 
 def _commit(registry: Registry, candidate: Candidate, row: ModelVersion, why: Why) -> None:
     with registry.store.write() as connection:
+        if candidate.turn is not None:
+            still(connection, candidate.turn)
         insert_version(connection, row, why)
         if candidate.begins_service:
             begin_route(connection, row.service, row.model_id, why)

@@ -1,7 +1,8 @@
 """Taking turns: work of one name is done by one run at a time, whichever process it is in.
 
 A turn is a lease that a thread renews. Who is killed can renew no more, and the next one's turn
-comes within `LEASE_S`.
+comes within `LEASE_S`. Who only slept, and wakes when another one had its turn, is refused by
+`still` when it wants to write what it made.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 
 import sqlalchemy as sa
 
 from mlops.errors import StoreError, TrainingTimeout
 from mlops.store.clock import db_now
-from mlops.store.engine import Store
-from mlops.store.leases import Lease, acquire, release
+from mlops.store.engine import Connection, Store
+from mlops.store.leases import Lease, acquire, fence, release
 from mlops.store.schema import lease
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,13 @@ LEASE_S = 90.0
 LOOK_S = 2.0
 
 
+@dataclass(slots=True)
+class Turn:
+    """A turn that is held for now; its lease gets a new term where it ran out unnoticed."""
+
+    lease: Lease
+
+
 @contextmanager
 def turn(
     store: Store,
@@ -36,7 +45,7 @@ def turn(
     *,
     timeout_s: float,
     tell: Callable[[str], object] = log.info,
-) -> Iterator[None]:
+) -> Iterator[Turn]:
     """Wait until nobody holds ``name``, and hold it for as long as the block works.
 
     ``holder`` is what the others are told they wait for; it must differ between runs.
@@ -45,18 +54,27 @@ def turn(
         TrainingTimeout: when the turn has not come after ``timeout_s``.
         StoreError: when the store is away while waiting.
     """
-    held = _wait(store, name, holder, timeout_s=timeout_s, tell=tell)
+    held = Turn(_wait(store, name, holder, timeout_s=timeout_s, tell=tell))
     over = threading.Event()
     keeper = threading.Thread(target=_keep, args=(store, held, over), daemon=True)
     keeper.start()
     try:
-        yield
+        yield held
     finally:
         over.set()
         keeper.join()
         # Where the store is away the lease runs out by itself.
         with suppress(StoreError):
-            release(store, held)
+            release(store, held.lease)
+
+
+def still(connection: Connection, held: Turn) -> None:
+    """Refuse the caller's transaction where another one had its turn meanwhile.
+
+    Raises:
+        LeaseLost: then; what was made must not be kept.
+    """
+    fence(connection, held.lease)
 
 
 def holder_of(store: Store, name: str) -> str | None:
@@ -89,11 +107,18 @@ def _wait(
         time.sleep(LOOK_S)
 
 
-def _keep(store: Store, held: Lease, over: threading.Event) -> None:
+def _keep(store: Store, held: Turn, over: threading.Event) -> None:
     while not over.wait(LEASE_S / 3):
+        old = held.lease
         try:
-            if acquire(store, held.name, held.holder, seconds=LEASE_S) is None:
-                log.warning("%s was silent too long: another run has its turn", held.name)
-                return
+            new = acquire(store, old.name, old.holder, seconds=LEASE_S)
         except StoreError as error:
-            log.warning("%s the turn was not renewed: %s", held.name, error)
+            log.warning("%s the turn was not renewed: %s", old.name, error)
+            continue
+        # Each holder's term is one more: where two were added, another one had its turn.
+        if new is None or new.term > old.term + 1:
+            log.warning("%s was silent too long: another run had its turn", old.name)
+            if new is not None:
+                release(store, new)
+            return
+        held.lease = new

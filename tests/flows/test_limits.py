@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from prefect import flow
 
-from mlops.errors import TrainingTimeout
+from mlops.errors import LeaseLost, TrainingTimeout
 from mlops.service import Service
 from mlops.store import list_versions, turns
+from mlops.store.schema import lease
 from mlops.store.turns import holder_of
 from tasks import slots, training
 from tasks.project import Project
@@ -23,7 +24,7 @@ from tasks.slots import training_slot, training_turn
 from tests.prefect_server import until
 from tests.project import SMALL_LSTM, Place
 
-TWO_SECONDS = 2 / 3600
+TWO_SECONDS, FIVE_SECONDS = 2 / 3600, 5 / 3600
 BTC, ETH = "simulator.btc-usd.1h.volatility.24", "simulator.eth-usd.1h.volatility.24"
 ENDLESS = {"class_path": "own_models:Endless"}
 LONG = {**SMALL_LSTM, "epochs": 10_000, "patience": 10_000}
@@ -43,7 +44,8 @@ def assert_stopped(place: Place, name: str, *, began: float) -> None:
 
 def test_a_loop_that_never_asks_for_the_time_is_interrupted(project: Place) -> None:
     project.patch.syspath_prepend(str(Path(__file__).parent))
-    project.set(TRAINING_JOB_TIMEOUT_HOURS=TWO_SECONDS, CUSTOM_MODEL_MODULES="own_models")
+    # The first training of a process imports much before its loop begins.
+    project.set(TRAINING_JOB_TIMEOUT_HOURS=FIVE_SECONDS, CUSTOM_MODEL_MODULES="own_models")
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         project.train("custom", families=("custom",), sequence_length=1, params=ENDLESS)
@@ -78,6 +80,22 @@ def test_one_slot_makes_two_trainings_take_turns(project: Place) -> None:
     (_, first_end), (second_start, _) = sorted(spans)
     assert first_end <= second_start
     assert len({result.service for result in results}) == 2
+
+
+def test_a_run_whose_turn_another_one_had_registers_nothing(project: Place) -> None:
+    """It slept so long that it was given up: whatever it made, it is too late."""
+    whole = training.conduct
+
+    def sleep(*arguments: Any, **named: Any) -> Any:
+        with project.registry.store.write() as connection:
+            another = {"holder": "another run", "term": lease.c.term + 1}
+            connection.execute(lease.update().values(**another))
+        return whole(*arguments, **named)
+
+    project.patch.setattr(training, "conduct", sleep)
+    with pytest.raises(LeaseLost, match="training:simulator"):
+        project.train()
+    assert [one.model_type for one in list_versions(project.registry.store)] == ["persistence"]
 
 
 def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mlops.errors import TrainingTimeout
+from mlops.errors import LeaseLost, TrainingTimeout
 from mlops.store import Store, open_store, turns
-from mlops.store.turns import holder_of, turn
+from mlops.store.clock import db_now
+from mlops.store.schema import lease
+from mlops.store.turns import Turn, holder_of, still, turn
 from tests.forked import in_child
 
 NAME = "training:sample.btc-usd.1h.volatility.24"
@@ -27,6 +30,32 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def told() -> list[str]:
     return []
+
+
+def end(store: Store) -> None:
+    """Let the lease run out."""
+    with store.write() as connection:
+        connection.execute(lease.update().values(until=db_now() - 0.001))
+
+
+def pass_on(store: Store, holder: str) -> None:
+    """Let another one come and go."""
+    with store.write() as connection:
+        row = {"holder": holder, "term": lease.c.term + 1, "until": db_now() - 0.001}
+        connection.execute(lease.update().values(**row))
+
+
+def until(seen: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if seen():
+            return
+        threading.Event().wait(0.02)
+    pytest.fail("not within 10 s")
+
+
+def write(store: Store, held: Turn) -> None:
+    with store.write() as connection:
+        still(connection, held)
 
 
 def test_runs_of_one_name_never_overlap(store: Store) -> None:
@@ -81,20 +110,41 @@ def test_a_holder_killed_at_work_is_followed_when_its_lease_ends(
     assert told == [f"{NAME} waits for the killed"]
 
 
-def test_who_slept_through_its_lease_does_not_end_the_next_ones_turn(store: Store) -> None:
+def test_who_slept_through_its_lease_does_not_end_the_next_ones_turn(
+    store: Store,
+) -> None:
     asleep, awake = threading.Event(), threading.Event()
 
     def oversleep() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(turns, "_keep", lambda *_: None)
-            with turn(store, NAME, "the sleeper", timeout_s=0):
+            with turn(store, NAME, "the sleeper", timeout_s=0) as mine:
                 asleep.set()
                 awake.wait(10)
+                write(store, mine)
 
     with ThreadPoolExecutor(1) as pool:
         sleeper = pool.submit(oversleep)
         asleep.wait(10)
         with turn(store, NAME, "the next", timeout_s=10):
             awake.set()
-            sleeper.result()
+            with pytest.raises(LeaseLost):
+                sleeper.result()
             assert holder_of(store, NAME) == "the next"
+
+
+def test_who_slept_while_another_came_and_went_may_not_write(store: Store) -> None:
+    """Its lease could be had again, but what it knows is old."""
+    with turn(store, NAME, "the sleeper", timeout_s=0) as mine:
+        pass_on(store, "the other")
+        until(lambda: holder_of(store, NAME) is None)
+        with pytest.raises(LeaseLost):
+            write(store, mine)
+
+
+def test_who_slept_alone_may_write(store: Store) -> None:
+    with turn(store, NAME, "the sleeper", timeout_s=0) as mine:
+        first = mine.lease
+        end(store)
+        until(lambda: mine.lease != first)
+        write(store, mine)
