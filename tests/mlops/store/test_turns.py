@@ -23,7 +23,7 @@ OTHER = "training:sample.eth-usd.1h.volatility.24"
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "LEASE_S", 0.6)
+    monkeypatch.setattr(turns, "LEASE_S", 1.0)
     monkeypatch.setattr(turns, "LOOK_S", 0.02)
 
 
@@ -67,7 +67,7 @@ def test_runs_of_one_name_never_overlap(store: Store) -> None:
             inside += 1
             most = max(most, inside)
             # Longer than the lease lasts: it is renewed.
-            threading.Event().wait(0.8 if number == 0 else 0.05)
+            threading.Event().wait(1.3 if number == 0 else 0.05)
             inside -= 1
 
     with ThreadPoolExecutor(3) as pool:
