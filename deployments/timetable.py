@@ -124,6 +124,8 @@ class Monthly(Daily):
 
 
 class Cron(_Config):
+    """Anything else. What runs each hour pauses for two where clocks go back, but not in UTC."""
+
     cron: Annotated[str, AfterValidator(_cron)]
     timezone: Zone = "UTC"
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.server.schemas import schedules as server
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import deployments
 from deployments import ModelScheduler, ScheduleType, scheduler
-from deployments.jobs import JOB_ID, PARAMETERS
+from deployments.jobs import DEPLOYMENT, JOB_ID, PARAMETERS
 from deployments.timetable import schedule_of
 from flows.train import train
-from mlops.errors import MlopsError, ScheduleError
+from mlops.errors import JobNotFound, MlopsError, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.settings import Settings
 
@@ -214,6 +216,29 @@ def test_the_same_service_model_and_schedule_are_the_same_job() -> None:
 def test_without_a_server_it_says_what_to_start(url: str | None, named: str) -> None:
     with temporary_settings({PREFECT_API_URL: url}), pytest.raises(ScheduleError, match=named):
         adding()
+
+
+def test_a_job_lives_in_the_server_until_it_is_removed(prefect_server: None) -> None:
+    """The whole life, on the server that the quick tests share; `test_schedules` is thorough."""
+    jobs = ModelScheduler(SETTINGS, MLOpsManager(SETTINGS))
+    with get_client(sync_client=True) as client:
+        flow_id = client.create_flow(train)
+        deployment = client.create_deployment(flow_id=flow_id, name=DEPLOYMENT.partition("/")[2])
+        asyncio.run(jobs.start())
+        job_id = adding()
+        first = jobs.job_status(job_id).next_run
+        assert first is not None
+        assert first.strftime("%H:%M") == "02:00"
+        jobs.pause_training_job(job_id)
+        assert jobs.job_status(job_id).next_run is None
+        jobs.resume_training_job(job_id)
+        run = client.read_flow_run(UUID(jobs.run_now(job_id)))
+        assert run.parameters == {**run.parameters, "symbol": "BTC/USDT", "reason": "schedule"}
+        assert [one.active for one in jobs.list_jobs()] == [True]
+        jobs.remove_training_job(job_id)
+        with pytest.raises(JobNotFound, match="none yet"):
+            jobs.job_history(job_id)
+        client.delete_deployment(deployment)
 
 
 def test_the_names_people_import_are_here() -> None:
