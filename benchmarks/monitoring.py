@@ -47,7 +47,7 @@ def watch_once(now: datetime) -> list[Run]:
     from tasks.monitoring import open_watch
 
     began, busy = time.perf_counter(), time.process_time()
-    watch = open_watch(now)
+    watch = open_watch(now + HOUR)  # the bars of both hours; each sees those it may
     runs = []
     for moment in (now, now + HOUR):
         matched, looked = watch.monitor.match(moment), watch.monitor.look(moment)

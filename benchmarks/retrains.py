@@ -1,10 +1,10 @@
 """One service's searches and scheduled retrains, as `flows.train` decides them.
 
 What is judged, on which bars and at which level is decided by the shipped mandate, slices,
-ledger and gates, and every forecast is made by the shipped walk of the linear model. What
-differs from a training by the flow: a walk refits `REFITS` times instead of eight, nothing is
-registered in MLflow, a refused refit is not put on record (nothing reads it), the features are
-proved causal once a service, and metrics that no gate reads are left out.
+ledger and gates, and every forecast is made by the shipped walk of the linear model with its
+usual refits. What differs from a training by the flow: nothing is registered in MLflow, a refused
+refit is not put on record (nothing reads it), the features are proved causal once a service, and
+metrics that no gate reads are left out.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ from mlops.validation.evidence import Evidence, Thresholds
 
 NEXT_BAR = TargetSpec(Target.RETURN, 1)
 MIN_BARS = 1_000
-REFITS = 4
-CONFIG = TrainingConfig(refits=REFITS, holdout_refits=REFITS)
+CONFIG = TrainingConfig()
 REQUEST = request_digest(ModelType.LINEAR, CONFIG)
 LIMITS = Thresholds()
 BASELINE, SEARCHED = 1, 2
