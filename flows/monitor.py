@@ -19,7 +19,7 @@ from tasks.rollout import open_manager, return_to_baseline
 
 @dataclass(frozen=True, slots=True)
 class MonitorResult:
-    """What was matched and what was found, a line for each service.
+    """What was matched and what was found, a line for each service and version looked at.
 
     ``returned`` are services that went back to their baseline, in words.
     """
@@ -31,7 +31,7 @@ class MonitorResult:
 
 @flow(name="monitor", validate_parameters=True)
 def monitor(now: datetime | None = None) -> MonitorResult:
-    """Match outcomes, look at every champion, and ring for what should be retrained.
+    """Match outcomes, look at every champion and what else is watched, ring for retrainings.
 
     A champion whose skill is lost, and whose retraining was refused, gives way to the baseline.
     Where no replica is left to say so, tell people that nothing answers.

@@ -64,6 +64,7 @@ from mlops.store import (
 )
 from mlops.store.alerts import AlertRow, list_alerts
 from mlops.store.audit import SYSTEM
+from mlops.store.watches import WatchRow, list_watches, start_watch, stop_watch
 from mlops.validation.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
@@ -277,6 +278,38 @@ class MLOpsManager:
         """
         moment = now or datetime.now(UTC)
         return await asyncio.to_thread(self._measure_performance, model_id, moment)
+
+    async def start_continuous_monitoring(
+        self, model_id: str, interval_hours: float = 1.0, *, actor: str = "", reason: str = ""
+    ) -> WatchRow:
+        """Have any version looked at, until it is stopped; restarts change nothing.
+
+        The hourly monitor looks at it when bars of ``interval_hours`` have come since its last
+        look. Alerts tell what is found. A champion is looked at every hour whatever is said here,
+        and only what is found of a champion retrains anything. Said again, the interval given
+        last holds.
+
+        Raises:
+            SettingsError: for less than an hour.
+            VersionNotFound: when there is no such version.
+            StoreError: for a baseline.
+        """
+        why = _why(actor, reason)
+        return await asyncio.to_thread(start_watch, self.store, model_id, interval_hours, why)
+
+    async def stop_continuous_monitoring(
+        self, model_id: str, *, actor: str = "", reason: str = ""
+    ) -> bool:
+        """End it; False where the version was not watched. A champion is watched all the same.
+
+        Raises:
+            VersionNotFound: when there is no such version.
+        """
+        return await asyncio.to_thread(stop_watch, self.store, model_id, _why(actor, reason))
+
+    def continuous_monitoring(self) -> tuple[WatchRow, ...]:
+        """The versions that were asked to be watched, oldest first."""
+        return list_watches(self.store)
 
     def rollouts(self, service: str | None = None) -> tuple[Rollout, ...]:
         """Every rollout, of one service or of all, newest first."""

@@ -26,6 +26,7 @@ from mlops.serving.clock import Clock, market_clock
 from mlops.settings import current_settings
 from mlops.store import get_version, list_routes
 from mlops.store.checks import get_check
+from mlops.store.watches import list_watches
 from tasks.announce import announce_drift
 from tasks.triggers import ring
 
@@ -51,9 +52,15 @@ def open_watch(now: datetime | None = None) -> Watch:
     bars = RecentBars(manager.config.bars_path, clock)
     shown: dict[str, Dataset] = {}
     times: dict[datetime, list[str]] = defaultdict(list)
+    watched: dict[str, list[str]] = defaultdict(list)
+    for row in list_watches(manager.store):
+        watched[row.service].append(row.model_id)
     for route in list_routes(manager.store):
         service = Service.parse(route.service)
-        recent = bars.of(service, get_version(manager.store, route.champion).notes)
+        # A baseline does not know of the file that a version was trained on.
+        looked_at = [route.champion, *watched[route.service]]
+        tried = (bars.of(service, get_version(manager.store, one).notes) for one in looked_at)
+        recent = next((found for found in tried if found is not None), None)
         if recent is not None:
             shown[route.service] = dataset_of(service, recent)
             times[recent.now].append(route.service)
@@ -82,9 +89,12 @@ def match(watch: Watch) -> tuple[Matching, ...]:
 
 @task(cache_policy=NO_CACHE)
 def look(watch: Watch) -> tuple[Looked, ...]:
-    """Look at every service that has bars, once."""
+    """Look at every service that has bars, once, and at what else is watched there and due."""
     return tuple(
-        one for now, services in watch.times.items() for one in watch.monitor.look(now, services)
+        one
+        for now, services in watch.times.items()
+        for look_at in (watch.monitor.look, watch.monitor.look_watched)
+        for one in look_at(now, services)
     )
 
 
@@ -133,7 +143,7 @@ def _line(one: Looked) -> dict[str, str]:
     report = one.report
     return {
         "service": one.service,
-        "champion": one.model_id,
+        "version": one.model_id,
         "recommendation": "" if report is None else str(report.recommendation),
         "score": "" if report is None else f"{report.score:.3f}",
         "decides": "" if report is None else str(report.official),

@@ -36,6 +36,7 @@ from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recove
 from mlops.store.checks import CheckRow, last_check, write_check
 from mlops.store.engine import Connection
 from mlops.store.triggers import Cause, Limits, Reason, raise_trigger
+from mlops.store.watches import WatchRow, list_watches
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Looked:
 
 
 class Monitor:
-    """Watches the champions of a store.
+    """Watches the champions of a store, and what somebody wants watched besides.
 
     ``open_bundle`` opens a version, ``bars_of`` gives a service's bars (None where nobody keeps
     any). What was fitted for a version is kept between looks.
@@ -113,39 +114,72 @@ class Monitor:
         """Look at the champion of each service, or of these, at market time ``now``."""
         routes = list_routes(self.store)
         wanted = [route for route in routes if services is None or route.service in services]
-        return tuple(self._look_safely(route, now) for route in wanted)
+        return tuple(self._look_safely(route, route.champion, now) for route in wanted)
 
-    def _look_safely(self, route: Route, now: datetime) -> Looked:
+    def look_watched(
+        self, now: datetime, services: Collection[str] | None = None
+    ) -> tuple[Looked, ...]:
+        """Look at each version that somebody has watched and whose time has come.
+
+        A champion is looked at with the others, every hour. What is found of any other version
+        is on record and told, but retrains nothing.
+        """
+        routes = {route.service: route for route in list_routes(self.store)}
+        others = [
+            (routes[row.service], row)
+            for row in list_watches(self.store)
+            if row.service in routes and (services is None or row.service in services)
+        ]
+        return tuple(
+            self._look_safely(route, row.model_id, now)
+            for route, row in others
+            if row.model_id != route.champion and self._is_due(row, now)
+        )
+
+    def _is_due(self, row: WatchRow, now: datetime) -> bool:
+        before = last_check(self.store, row.service, row.model_id)
         try:
-            return self._look(route, now)
+            service = Service.parse(row.service)
+            dataset = self.bars_of(service)
+            bars = None if dataset is None else _known(dataset.frame, service, now)
+        except Exception:
+            # The look says why.
+            return True
+        if bars is None or not len(bars):
+            return True
+        return row.due(bars.index[-1].to_pydatetime(), None if before is None else before.bar)
+
+    def _look_safely(self, route: Route, model_id: str, now: datetime) -> Looked:
+        try:
+            return self._look(route, model_id, now)
         except Exception as error:
             # Nothing that one service's bars or bundle do may leave the others unwatched.
-            log.exception("service=%s model_id=%s was not watched", route.service, route.champion)
+            log.exception("service=%s model_id=%s was not watched", route.service, model_id)
             why = f"{type(error).__name__}: {error}"
             if isinstance(error, DataError):
-                self._tell_unreadable(route, why, now)
-            return Looked(service=route.service, model_id=route.champion, why_not=why)
+                self._tell_unreadable(route.service, model_id, why, now)
+            return Looked(service=route.service, model_id=model_id, why_not=why)
 
-    def _tell_unreadable(self, route: Route, why: str, now: datetime) -> None:
+    def _tell_unreadable(self, service: str, model_id: str, why: str, now: datetime) -> None:
         try:
             with self.store.write() as connection:
-                tell_of_unreadable(connection, route.service, route.champion, why=why, at=now)
+                tell_of_unreadable(connection, service, model_id, why=why, at=now)
         except StoreError as error:
-            log.warning("service=%s nobody is told that %s: %s", route.service, why, error)
+            log.warning("service=%s nobody is told that %s: %s", service, why, error)
 
-    def _look(self, route: Route, now: datetime) -> Looked:
-        nothing = Looked(service=route.service, model_id=route.champion)
-        if route.champion == route.baseline:
+    def _look(self, route: Route, model_id: str, now: datetime) -> Looked:
+        nothing = Looked(service=route.service, model_id=model_id)
+        if model_id == route.baseline:
             return replace(nothing, why_not="the baseline serves: there is nothing to retrain")
         service = Service.parse(route.service)
         dataset = self.bars_of(service)
         if dataset is None:
             return replace(nothing, why_not="nobody keeps bars of this market here")
-        version = get_version(self.store, route.champion)
+        version = get_version(self.store, model_id)
         drift = self._drift_of(version, service)
         bars = _known(dataset.frame, service, now)
         frame = current_frame(drift.bundle, bars[-_needed(drift) :])
-        before = last_check(self.store, route.service, route.champion)
+        before = last_check(self.store, route.service, model_id)
         state = DriftState.from_dict(before.state) if before else begin_watch(drift.reference)
         report, after = watch(drift.reference, frame, state, drift.config)
         if not len(frame):
@@ -153,7 +187,7 @@ class Monitor:
         performance = self._performance(version, drift, now) if report.official else None
         row = CheckRow(
             service=route.service,
-            model_id=route.champion,
+            model_id=model_id,
             bar=frame.index[-1].to_pydatetime(),
             at=now,
             recommendation=str(report.recommendation),
@@ -168,7 +202,8 @@ class Monitor:
                 calendar=dataset.calendar,
             ).to_dict(),
         )
-        triggers = self._write(row, report, performance)
+        serves = model_id == route.champion
+        triggers = self._write(row, report, performance, retrains=serves)
         if triggers is None:
             return replace(nothing, report=report, why_not="this bar was looked at before")
         return replace(
@@ -199,7 +234,12 @@ class Monitor:
         )
 
     def _write(
-        self, row: CheckRow, report: DriftReport, performance: LivePerformance | None
+        self,
+        row: CheckRow,
+        report: DriftReport,
+        performance: LivePerformance | None,
+        *,
+        retrains: bool,
     ) -> tuple[tuple[str, Cause], ...] | None:
         """The look and what follows from it; None where this bar was looked at before."""
         with self.store.write() as connection:
@@ -215,6 +255,7 @@ class Monitor:
             rung = [
                 (self._trigger(connection, row, cause, text, about.get(cause, ())), cause)
                 for cause, text in found
+                if retrains
             ]
         return tuple((made, cause) for made, cause in rung if made is not None)
 

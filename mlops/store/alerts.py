@@ -173,9 +173,7 @@ def recover_alert(
     return True
 
 
-def is_lasting(
-    connection: Connection, *, condition: Condition, service: str, subject: str
-) -> bool:
+def is_lasting(connection: Connection, *, condition: Condition, service: str, subject: str) -> bool:
     """Whether a trouble has begun and not ended."""
     key = f"{condition}/{service}/{subject}"
     return connection.execute(sa.select(alert.c.id).where(*_lasting(key))).first() is not None

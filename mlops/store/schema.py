@@ -453,3 +453,26 @@ check = sa.Table(
     sa.Column("bars", JsonText),
     sa.UniqueConstraint("service", "model_id", "bar", name="one_check_a_bar"),
 )
+
+WATCHED = "stopped_at IS NULL"
+"""The versions that are watched now, in SQL."""
+
+watch = sa.Table(
+    "watch",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("service", sa.String(200), nullable=False),
+    sa.Column("model_id", sa.ForeignKey("version.model_id"), nullable=False),
+    sa.Column("interval_hours", sa.Float, nullable=False),
+    sa.Column("since", UtcTime, nullable=False),
+    sa.Column("started_by", sa.String(200), nullable=False),
+    sa.Column("stopped_at", UtcTime),
+    sa.Column("stopped_by", sa.String(200)),
+    sa.Index(
+        "one_watch_a_version",
+        "model_id",
+        unique=True,
+        sqlite_where=sa.text(WATCHED),
+        postgresql_where=sa.text(WATCHED),
+    ),
+)

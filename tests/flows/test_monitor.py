@@ -87,6 +87,29 @@ def test_a_storm_is_a_verdict_a_trigger_and_an_event_once(
     assert len(rung) == len(list_triggers(store)) == 1
 
 
+def test_a_version_is_watched_from_when_somebody_says_so_until_somebody_ends_it(
+    deployable: Deployable, stormy: datetime, rung: list[dict[str, Any]]
+) -> None:
+    """The baseline serves; the challenger is the one that is watched."""
+    store, version = deployable.place.registry.store, deployable.challenger
+    deployable.place.set(DECISION_WINDOW_HOURS=WINDOW)
+    asyncio.run(_manager().start_continuous_monitoring(version, interval_hours=1, actor="anna"))
+    monitor(now=stormy - timedelta(hours=1))
+    assert [row.model_id for row in list_checks(store, SERVICE)] == [version]
+    assert [one.subject for one in list_alerts(store)] == [version]
+    assert (list_triggers(store), rung) == ((), [])
+    [row] = _manager().continuous_monitoring()
+    assert (row.model_id, row.interval_hours, row.started_by) == (version, 1.0, "anna")
+    asyncio.run(_manager().stop_continuous_monitoring(version))
+    assert [one.model_id for one in monitor(now=stormy).looked] != [version]
+    assert len(list_checks(store, SERVICE)) == 1
+
+
+def _manager() -> MLOpsManager:
+    """Another process's."""
+    return MLOpsManager(current_settings())
+
+
 def test_an_alarm_is_drawn_once_kept_with_the_run_and_linked(
     store: Store,
     stormy: datetime,

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from mlops.errors import StoreError
 
 VERSION_TABLE = "mlops_schema_version"
-HEAD = "0008"
+HEAD = "0009"
 _HERE = Path(__file__).parent
 _one_at_a_time = threading.Lock()
 """Alembic keeps what it works on in its module: two threads would share it."""

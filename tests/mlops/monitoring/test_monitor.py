@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from mlops.data.simulator import simulate_bars
+from mlops.errors import BundleError
 from mlops.features.dataset import Dataset
 from mlops.models.bundle import Bundle, open_bundle
 from mlops.models.signing import load_or_make_key
@@ -21,11 +22,12 @@ from mlops.monitoring import monitor as module
 from mlops.monitoring.monitor import Looked, Monitor, MonitorConfig
 from mlops.registry import bundle_parts, write_bundle
 from mlops.service import Service
-from mlops.store import Store, Why
+from mlops.store import ModelVersion, Store, Why
 from mlops.store.alerts import Condition, list_alerts
 from mlops.store.checks import list_checks
 from mlops.store.live import begin_route, change_route, read_route
 from mlops.store.triggers import Cause, list_triggers
+from mlops.store.watches import start_watch, stop_watch
 from tests.mlops.registry.conftest import SERVICE as TRADED
 from tests.mlops.registry.conftest import dataset_of, fitted
 
@@ -239,3 +241,65 @@ def test_performance_counts_the_costs_of_the_services_own_symbol(
     monkeypatch.setattr(module, "measure_performance", measured)
     watching(fee_for={TRADED.symbol: 0.5}.__getitem__).look(at(bars, TRAINED + WEEK + 50))
     assert fees == [0.5]
+
+
+CHALLENGER = "linear_BTC_2"
+
+
+@pytest.fixture
+def watched(live: Store, add: Callable[..., Any]) -> Store:
+    """A challenger is watched, every six hours."""
+    add(CHALLENGER, 3, service=KEY, model_type="linear")
+    start_watch(live, CHALLENGER, 6.0, Why(NOW, actor="anna"))
+    return live
+
+
+def test_a_watched_version_is_looked_at_when_bars_of_its_interval_have_come(
+    watching: Callable[..., Monitor], watched: Store, bars: pd.DataFrame
+) -> None:
+    for row in range(TRAINED + WEEK, TRAINED + WEEK + 13):
+        # A process of its own each hour, and a few minutes late.
+        now = at(bars, row) + timedelta(minutes=row % 7)
+        watching().look_watched(now)
+    rows = [row for row in list_checks(watched, KEY) if row.model_id == CHALLENGER]
+    assert [row.bar for row in rows] == [bars.index[TRAINED + WEEK + n] for n in (0, 6, 12)]
+
+
+def test_what_is_found_of_a_watched_version_is_told_and_retrains_nothing(
+    watching: Callable[..., Monitor], watched: Store, bars: pd.DataFrame
+) -> None:
+    monitor = watching(storm(bars, TRAINED))
+    seen = only(monitor.look_watched(at(bars, TRAINED + WEEK + 50)))
+    assert (seen.model_id, seen.triggers, seen.why_not) == (CHALLENGER, (), "")
+    [alert] = list_alerts(watched)
+    assert (alert.condition, alert.subject) == (Condition.DATA_DRIFT, CHALLENGER)
+    assert list_triggers(watched) == ()
+
+
+def test_a_champion_decides_every_hour_whatever_its_watch_says(
+    watching: Callable[..., Monitor], live: Store, bars: pd.DataFrame
+) -> None:
+    start_watch(live, CHAMPION, 48.0, Why(NOW))
+    monitor = watching()
+    for row in (TRAINED + WEEK, TRAINED + WEEK + 1):
+        assert only(monitor.look(at(bars, row))).check
+        assert monitor.look_watched(at(bars, row)) == ()
+    stop_watch(live, CHAMPION, Why(NOW))
+    assert only(monitor.look(at(bars, TRAINED + WEEK + 2))).check
+
+
+def test_a_watched_version_that_cannot_be_opened_leaves_the_others_alone(
+    watched: Store, add: Callable[..., Any], bundle: Bundle, bars: pd.DataFrame
+) -> None:
+    add("linear_BTC_3", 4, service=KEY, model_type="linear")
+    start_watch(watched, "linear_BTC_3", 1.0, Why(NOW))
+
+    def opened(version: ModelVersion) -> Bundle:
+        if version.model_id == CHALLENGER:
+            raise BundleError("its files are gone")
+        return bundle
+
+    monitor = Monitor(watched, open_bundle=opened, bars_of=lambda service: dataset_of(bars))
+    found = {one.model_id: one for one in monitor.look_watched(at(bars, TRAINED + WEEK))}
+    assert "its files are gone" in found[CHALLENGER].why_not
+    assert found["linear_BTC_3"].check
