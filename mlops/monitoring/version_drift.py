@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -13,11 +15,13 @@ from mlops.models import manifest
 from mlops.models.bundle import Bundle, read_tensors
 from mlops.monitoring.drift import (
     DriftConfig,
+    DriftReference,
     DriftReport,
     Role,
     check_drift,
     fit_reference,
 )
+from mlops.monitoring.kept import kept_reference, place_of
 from mlops.registry.bundles import reference_features
 
 FEATURE = "feature."
@@ -26,17 +30,27 @@ _OWN = {TARGET: Role.TARGET, FORECAST: Role.FORECAST, REALISED: Role.REALISED}
 
 
 class VersionDrift:
-    """The reference of a version, fitted once; `check` sets bars against it."""
+    """The reference of a version, fitted once; `check` sets bars against it.
 
-    def __init__(self, bundle: Bundle, config: DriftConfig) -> None:
+    What was fitted is kept in the folder ``kept_in`` for other processes, if there is one.
+    """
+
+    def __init__(self, bundle: Bundle, config: DriftConfig, *, kept_in: Path | None = None) -> None:
         self.bundle = bundle
         self.config = config
-        frame = reference_frame(bundle)
-        self.reference = fit_reference(
+        self.reference = (
+            self._fitted()
+            if kept_in is None
+            else kept_reference(place_of(kept_in, bundle.digest, config), self._fitted)
+        )
+
+    def _fitted(self) -> DriftReference:
+        frame = reference_frame(self.bundle)
+        return fit_reference(
             frame,
             roles_of(frame),
-            window_bars=config.window_bars,
-            span=config.looks_per_budget,
+            window_bars=self.config.window_bars,
+            span=self.config.looks_per_budget,
         )
 
     def check(self, recent: pd.DataFrame) -> DriftReport:

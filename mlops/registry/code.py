@@ -42,6 +42,7 @@ def _source(module: str) -> bytes:
     return b"" if path is None else Path(path).read_bytes()
 
 
+@lru_cache(maxsize=1)
 def release() -> str:
     """The installed release of the distribution."""
     try:

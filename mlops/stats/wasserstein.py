@@ -13,9 +13,8 @@ class OrderedReference:
     """Finite reference values (N,), sorted once; each look-up after that costs n log N."""
 
     def __init__(self, values: ArrayLike) -> None:
-        given = np.asarray(values, dtype=np.float64)
-        self._order = np.argsort(given, kind="stable")
-        self.values: FloatArray = given[self._order]
+        self._given: FloatArray = np.asarray(values, dtype=np.float64)
+        self.values: FloatArray = np.sort(self._given)
         self.size = self.values.size
         self._has_ties = bool((np.diff(self.values) == 0.0).any())
         # Centred, so that the running sum keeps its digits where the level is far from zero.
@@ -39,7 +38,7 @@ class OrderedReference:
             ends = np.append(starts[1:], self.size)
             ranks = np.repeat((starts + ends) / 2.0, ends - starts)
         given = np.empty(self.size)
-        given[self._order] = ranks
+        given[np.argsort(self._given, kind="stable")] = ranks
         return self._scores(given)
 
     def _scores(self, ranks: FloatArray) -> FloatArray:

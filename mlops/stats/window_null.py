@@ -16,6 +16,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -154,11 +155,19 @@ class NumericNull(WindowNull):
         self.ordered = OrderedReference(self.values)
         inner = np.linspace(0.0, 1.0, QUANTILES + 1)[1:-1]
         self._edges = np.unique(np.quantile(self.ordered.values, inner))
-        self._bins = np.searchsorted(self._edges, self.values, side="left")
-        counts = np.bincount(self._bins, minlength=self._n_bins)
-        self._shares = np.cumsum(counts)[:-1] / self.size
-        self.scores = self.ordered.own_scores()
+        self._shares = np.searchsorted(self.ordered.values, self._edges, side="right") / self.size
         self.deviation = float(self.values.std())
+
+    # Only fitting needs the next two: a reference that was read back does without.
+
+    @cached_property
+    def scores(self) -> FloatArray:
+        """The normal scores of ``values`` (N,)."""
+        return self.ordered.own_scores()
+
+    @cached_property
+    def _bins(self) -> IntArray:
+        return np.searchsorted(self._edges, self.values, side="left")
 
     @property
     def _n_bins(self) -> int:
