@@ -22,6 +22,7 @@ import uvicorn
 import uvloop
 
 from deployments.backlog import waiting_connections
+from mlops import logs
 from mlops.models.bundle import Trust
 from mlops.models.signing import load_or_make_key
 from mlops.monitoring.alerts import Courier
@@ -132,6 +133,8 @@ async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAI
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        # Its lines look like all others.
+        log_config=None,
         log_level="warning",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_S,
@@ -187,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batching", choices=("on", "off"), default="on")
     parser.add_argument("--drain-seconds", type=float, default=DRAIN_S)
     given: Any = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_S)
     if settings.mlflow_tracking_uri:
         # Bundles that lie on an MLflow server are fetched from there, once a host.

@@ -23,6 +23,7 @@ from urllib.request import urlopen
 
 from rich.console import Console
 
+from mlops import logs
 from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars
 from mlops.features.dataset import Dataset
@@ -214,6 +215,7 @@ def main() -> None:
     parser.add_argument("--mlflow-port", type=int, default=MLFLOW_PORT)
     parser.add_argument("--only-replica", action="store_true", help="no Prefect, no MLflow UI")
     given = parser.parse_args()
+    logs.configure(settings.log_format, settings.log_level)
     home = settings.mlops_base_path.resolve()
     os.environ.update(QUIET)
     if not given.only_replica:

@@ -22,6 +22,7 @@ from mlops.rollout.config import RolloutSettings
 from mlops.rollout.plan import Strategy
 from mlops.store import Phase, Rollout, RolloutEvent, Store, get_route, list_events
 from tasks import rollout as step
+from tasks.logs import run_logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,19 +71,20 @@ def deploy(
         reason: Why.
         plan: What differs from the strategy's usual plan.
     """
-    manager = step.open_manager()
-    row = step.request(
-        manager,
-        model_id,
-        deployment_strategy,
-        force=force,
-        actor=actor,
-        reason=reason,
-        plan=plan or RolloutSettings(),
-    )
-    if wait:
-        row = step.conclude(step.follow(manager, row))
-    return _result(manager.store, row)
+    with run_logs(model_id=model_id):
+        manager = step.open_manager()
+        row = step.request(
+            manager,
+            model_id,
+            deployment_strategy,
+            force=force,
+            actor=actor,
+            reason=reason,
+            plan=plan or RolloutSettings(),
+        )
+        if wait:
+            row = step.conclude(step.follow(manager, row))
+        return _result(manager.store, row)
 
 
 def _result(store: Store, row: Rollout) -> DeployResult:

@@ -14,6 +14,7 @@ from mlops.monitoring.monitor import Looked
 from mlops.monitoring.outcomes import Matching
 from tasks import guard
 from tasks import monitoring as step
+from tasks.logs import run_logs
 from tasks.rollout import open_manager, return_to_baseline
 
 
@@ -39,12 +40,13 @@ def monitor(now: datetime | None = None) -> MonitorResult:
     Args:
         now: Market time; empty: this moment, and for the embedded sample its replay.
     """
-    watch = step.open_watch(now)
-    matched = step.match(watch)
-    looked = step.look(watch)
-    returned = return_to_baseline(open_manager())
-    step.announce(looked)
-    guard.look_for_trouble()
-    if alarmed := [one for one in looked if one.triggers]:
-        step.draw(watch, alarmed)
-    return MonitorResult(matched, looked, returned)
+    with run_logs():
+        watch = step.open_watch(now)
+        matched = step.match(watch)
+        looked = step.look(watch)
+        returned = return_to_baseline(open_manager())
+        step.announce(looked)
+        guard.look_for_trouble()
+        if alarmed := [one for one in looked if one.triggers]:
+            step.draw(watch, alarmed)
+        return MonitorResult(matched, looked, returned)

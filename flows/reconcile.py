@@ -8,6 +8,7 @@ from prefect import flow
 
 from tasks import rollout as step
 from tasks.announce import announce_repairs
+from tasks.logs import run_logs
 from tasks.triggers import ring_again
 
 CARRY_S = 240.0
@@ -33,10 +34,11 @@ def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
     Args:
         carry_s: Seconds to carry on what is open; less than the time to the next run.
     """
-    manager = step.open_manager()
-    # First: carrying a rollout on takes minutes.
-    rung = ring_again(manager)
-    moved = step.carry_open(manager, carry_s)
-    repaired = step.repair(manager)
-    announce_repairs((*rung, *moved, *repaired))
-    return ReconcileResult(moved, repaired, rung)
+    with run_logs():
+        manager = step.open_manager()
+        # First: carrying a rollout on takes minutes.
+        rung = ring_again(manager)
+        moved = step.carry_open(manager, carry_s)
+        repaired = step.repair(manager)
+        announce_repairs((*rung, *moved, *repaired))
+        return ReconcileResult(moved, repaired, rung)

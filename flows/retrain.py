@@ -14,6 +14,7 @@ from mlops.registry.retraining import holding
 from mlops.rollout.config import DeploymentConfig
 from mlops.service import Service
 from tasks import training as step
+from tasks.logs import run_logs
 from tasks.rollout import open_manager, return_to_baseline
 
 
@@ -25,18 +26,19 @@ def retrain(service: str, auto_deploy: bool = True) -> TrainResult | None:
         service: The service's key, such as sample.btc-usd.1h.volatility.24.
         auto_deploy: Roll out what passes its gates, by the default strategy.
     """
-    asked = step.claim(service)
-    if asked is None:
-        return None
-    manager = open_manager()
-    with holding(manager.store, asked.claim):
-        result = trained(
-            Service.parse(service),
-            asked.model_type,
-            asked.config,
-            reason=asked.reason,
-            deployment=DeploymentConfig(auto_deploy=auto_deploy),
-            answers=asked.claim,
-        )
-    return_to_baseline(manager, service)
-    return result
+    with run_logs(service=service):
+        asked = step.claim(service)
+        if asked is None:
+            return None
+        manager = open_manager()
+        with holding(manager.store, asked.claim):
+            result = trained(
+                Service.parse(service),
+                asked.model_type,
+                asked.config,
+                reason=asked.reason,
+                deployment=DeploymentConfig(auto_deploy=auto_deploy),
+                answers=asked.claim,
+            )
+        return_to_baseline(manager, service)
+        return result

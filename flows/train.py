@@ -21,6 +21,7 @@ from mlops.training.plan import ModelType, TrainingConfig
 from mlops.validation.evaluation import Evaluation
 from tasks import training as step
 from tasks.announce import artifact_key, gate_table
+from tasks.logs import run_logs
 from tasks.project import open_project
 from tasks.rollout import ask_for_rollout
 from tasks.slots import training_turn
@@ -87,7 +88,7 @@ def trained(
     answers: Claim | None = None,
 ) -> TrainResult:
     """The steps of a training, inside a flow; ``answers`` are the triggers that asked for it."""
-    with training_turn(service) as turn:
+    with run_logs(service=service.key), training_turn(service) as turn:
         project = open_project()
         step.repair(project)
         with step.training_run(project, service, model_type, config) as run:

@@ -128,7 +128,7 @@ class Deployer:
             knock(self.config.tracking_uri)
             mirror(self.store, self.open_registry().tracking, service)
         except RegistryError as error:
-            log.warning("service=%s %s", service, error)
+            log.warning("service=%s %s", service, error, extra={"service": service})
 
     def _prove(self, version: ModelVersion) -> None:
         cache = bundle_cache(self.config.mlops_base_path.resolve())

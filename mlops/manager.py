@@ -208,7 +208,9 @@ class MLOpsManager:
             return False
         ended = await self.follow_rollout(asked.id)
         if not is_champion(ended):
-            log.warning("%s is not live, %s %s: %s", model_id, ended.id, ended.phase, ended.reason)
+            about = {"service": ended.service, "model_id": model_id}
+            told = (model_id, ended.id, ended.phase, ended.reason)
+            log.warning("%s is not live, %s %s: %s", *told, extra=about)
         return is_champion(ended)
 
     async def follow_rollout(self, rollout_id: str) -> Rollout:

@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mlops.errors import ServiceError, SettingsError
+from mlops.logs import LogFormat
 from mlops.service import Service, Target, Timeframe
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -100,6 +101,10 @@ class Settings(BaseSettings):
     performance_threshold: float = Field(default=0.15, ge=0, allow_inf_nan=False)
     drift_threshold: float = Field(default=0.1, ge=0, lt=1)
     decision_window_hours: float = Field(default=168.0, gt=0, allow_inf_nan=False)
+
+    # Logs
+    log_format: LogFormat = LogFormat.TEXT
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     # Alerts
     alert_error_rate: float = Field(default=0.05, gt=0, lt=1)

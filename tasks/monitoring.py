@@ -115,7 +115,9 @@ def draw(watch: Watch, alarmed: Sequence[Looked]) -> None:
         try:
             _draw(manager, watch, one)
         except Exception:
-            get_run_logger().exception("service=%s its drift report was not drawn", one.service)
+            about = {"service": one.service, "model_id": one.model_id}
+            told = "service=%s its drift report was not drawn"
+            get_run_logger().exception(told, one.service, extra=about)
 
 
 def _draw(manager: MLOpsManager, watch: Watch, one: Looked) -> None:

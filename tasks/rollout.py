@@ -98,7 +98,8 @@ def ask_for_rollout(version: ModelVersion, config: DeploymentConfig) -> str:
         return deployer.request(version.model_id, strategy, why, force=False, changes=changes).id
     except RolloutError as error:
         # The training is good for all that: the version stays challenger.
-        get_run_logger().warning("%s is not rolled out: %s", version.model_id, error)
+        about = {"service": version.service, "model_id": version.model_id}
+        get_run_logger().warning("%s is not rolled out: %s", version.model_id, error, extra=about)
         return ""
 
 

@@ -36,6 +36,7 @@ READS_ENVIRONMENT = {
     "mlops/settings.py": "the one place that reads it",
     "mlops/registry/tracking.py": "sets MLflow's own switches before it is imported",
     "mlops/registry/bundles.py": "hands a clean process what it needs to start",
+    "tasks/logs.py": "is told there whether a worker started this process",
     "deployments/demo.py": "makes surroundings of its own",
     "deployments/golive.py": "hands the demonstration's surroundings to a replica",
     "deployments/replica.py": "tells MLflow's client where bundles lie",

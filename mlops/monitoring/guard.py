@@ -179,7 +179,9 @@ class Guard:
             return self.newest_bar(Service.parse(route.service), self._notes_of(route.champion))
         except Exception:
             # One market's bars that cannot be read leave the others, and the rest, watched.
-            log.exception("service=%s its bars could not be looked at", route.service)
+            about = {"service": route.service, "model_id": route.champion}
+            told = "service=%s its bars could not be looked at"
+            log.exception(told, route.service, extra=about)
             return None
 
     def _notes_of(self, model_id: str) -> Mapping[str, Any]:
@@ -205,7 +207,9 @@ class Guard:
             if one.word is Word.TROUBLE and (key in known or self._is_confirmed(one)):
                 self._first_seen.pop(key, None)
                 if raise_alert(connection, _trouble(one), at=now):
-                    log.warning("service=%s %s: %s", one.service, one.subject, one.text)
+                    about = {"service": one.service}
+                    told = (one.service, one.subject, one.text)
+                    log.warning("service=%s %s: %s", *told, extra=about)
             elif one.word is not Word.TROUBLE:
                 self._first_seen.pop(key, None)
             if one.word is Word.QUIET and key in known:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from mlops.errors import DataError, StoreError
 from mlops.features.dataset import Dataset
+from mlops.logs import bound
 from mlops.models.bundle import Bundle
 from mlops.monitoring.data_quality import BarsSeen, tell_of_data, tell_of_unreadable
 from mlops.monitoring.drift import (
@@ -150,15 +151,16 @@ class Monitor:
         return row.due(bars.index[-1].to_pydatetime(), None if before is None else before.bar)
 
     def _look_safely(self, route: Route, model_id: str, now: datetime) -> Looked:
-        try:
-            return self._look(route, model_id, now)
-        except Exception as error:
-            # Nothing that one service's bars or bundle do may leave the others unwatched.
-            log.exception("service=%s model_id=%s was not watched", route.service, model_id)
-            why = f"{type(error).__name__}: {error}"
-            if isinstance(error, DataError):
-                self._tell_unreadable(route.service, model_id, why, now)
-            return Looked(service=route.service, model_id=model_id, why_not=why)
+        with bound(service=route.service, model_id=model_id):
+            try:
+                return self._look(route, model_id, now)
+            except Exception as error:
+                # Nothing that one service's bars or bundle do may leave the others unwatched.
+                log.exception("service=%s model_id=%s was not watched", route.service, model_id)
+                why = f"{type(error).__name__}: {error}"
+                if isinstance(error, DataError):
+                    self._tell_unreadable(route.service, model_id, why, now)
+                return Looked(service=route.service, model_id=model_id, why_not=why)
 
     def _tell_unreadable(self, service: str, model_id: str, why: str, now: datetime) -> None:
         try:

@@ -107,7 +107,8 @@ def match_outcomes(
             sightings.append(Sighting.of(service, dataset, baseline))
         except Exception as error:
             # Nothing that one market's bars do may leave the others without outcomes.
-            log.exception("service=%s outcomes were not matched", route.service)
+            about = {"service": route.service}
+            log.exception("service=%s outcomes were not matched", route.service, extra=about)
             troubles[route.service] = f"{type(error).__name__}: {error}"
     found = match_sightings(
         store, sightings, now=now, patience_bars=patience_bars, lookback_bars=lookback_bars
@@ -263,6 +264,7 @@ def _counted(plan: Plan, done: Written) -> Matching:
             matching.revised,
             matching.missing,
             matching.waiting,
+            extra={"service": matching.service},
         )
     return matching
 

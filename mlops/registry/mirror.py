@@ -46,7 +46,7 @@ def mirror(store: Store, tracking: Tracking, service: str) -> tuple[str, ...]:
             "store decides and serving goes on, `reconcile` repairs it once MLflow answers"
         ) from error
     for change in changed:
-        log.info("service=%s %s", service, change)
+        log.info("service=%s %s", service, change, extra={"service": service})
     return tuple(changed)
 
 

@@ -168,7 +168,10 @@ def _publish(registry: Registry, row: ModelVersion) -> None:
     except MlflowException as error:
         # The version exists; showing it in MLflow is repeated by the next reconcile.
         log.warning(
-            "model_id=%s is registered but MLflow does not show it yet: %s", row.model_id, error
+            "model_id=%s is registered but MLflow does not show it yet: %s",
+            row.model_id,
+            error,
+            extra={"service": row.service, "model_id": row.model_id},
         )
     log.info(
         "registered model_id=%s service=%s status=%s digest=%s",
@@ -176,6 +179,7 @@ def _publish(registry: Registry, row: ModelVersion) -> None:
         row.service,
         row.status,
         row.digest[:12],
+        extra={"service": row.service, "model_id": row.model_id},
     )
 
 

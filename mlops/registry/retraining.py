@@ -131,7 +131,9 @@ def _keep(store: Store, claim: Claim, over: threading.Event) -> None:
             renew_claim(store, claim, seconds=CLAIM_S)
         except StoreError as error:
             # Whether it is lost for good shows at the commit, which is fenced.
-            log.warning("service=%s the claim was not renewed: %s", claim.service, error)
+            about = {"service": claim.service}
+            told = (claim.service, error)
+            log.warning("service=%s the claim was not renewed: %s", *told, extra=about)
 
 
 def _give_back(store: Store, claim: Claim) -> None:
@@ -139,4 +141,6 @@ def _give_back(store: Store, claim: Claim) -> None:
         with store.write() as connection:
             answer_triggers(connection, claim, Answer.FAILED, at=datetime.now(UTC))
     except StoreError as error:
-        log.warning("service=%s the claim runs out by itself: %s", claim.service, error)
+        told = (claim.service, error)
+        about = {"service": claim.service}
+        log.warning("service=%s the claim runs out by itself: %s", *told, extra=about)

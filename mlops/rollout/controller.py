@@ -47,11 +47,17 @@ FORGET_EVIDENCE_S = 7 * 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """One thing a tick did."""
+    """One thing a tick did, and the version it did it to."""
 
     service: str
     what: str
     reason: str
+    model_id: str
+
+    def log(self, level: int = logging.INFO) -> None:
+        """Say it in the log."""
+        about = {"service": self.service, "model_id": self.model_id}
+        log.log(level, "service=%s %s: %s", self.service, self.what, self.reason, extra=about)
 
 
 class Controller:
@@ -78,7 +84,7 @@ class Controller:
         moved, trouble = self._carry_all_on(self.lease)
         moved += self._check_health(self.lease)
         for one in moved:
-            log.info("service=%s %s: %s", one.service, one.what, one.reason)
+            one.log()
         if trouble is not None:
             raise trouble
         return tuple(moved)
@@ -126,7 +132,8 @@ class Controller:
             if arrow is None:
                 break
             self._take(snapshot, arrow, lease, now)
-            moved.append(Moved(row.service, f"{row.id} {arrow.to}", arrow.reason))
+            what = f"{row.id} {arrow.to}"
+            moved.append(Moved(row.service, what, arrow.reason, row.to_version))
         return moved
 
     def _look(self, rollout_id: str) -> tuple[Snapshot | None, datetime]:
@@ -162,7 +169,7 @@ class Controller:
                     reason=fallback.reason,
                     at=now,
                 )
-            moved.append(Moved(route.service, "fall_back", fallback.reason))
+            moved.append(Moved(route.service, "fall_back", fallback.reason, route.champion))
         return moved
 
     def _fallbacks(self) -> list[tuple[Route, Fallback, datetime]]:

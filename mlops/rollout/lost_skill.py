@@ -84,10 +84,12 @@ def return_to_baseline(
             one = _return(store, route.service, now)
         except StoreError as error:
             # The next look asks again.
-            log.warning("service=%s is not back on its baseline: %s", route.service, error)
+            about = {"service": route.service, "model_id": route.champion}
+            told = (route.service, error)
+            log.warning("service=%s is not back on its baseline: %s", *told, extra=about)
             continue
         if one is not None:
-            log.warning("service=%s %s: %s", one.service, one.what, one.reason)
+            one.log(logging.WARNING)
             moved.append(one)
     return tuple(moved)
 
@@ -123,7 +125,7 @@ def _return(store: Store, service: str, now: datetime | None) -> Moved | None:
         for model_id, status in back.statuses.items():
             change_status(connection, model_id, status, why)
         tell_of_return(connection, route, reason=back.reason, at=at)
-    return Moved(service, RETURN, back.reason)
+    return Moved(service, RETURN, back.reason, route.champion)
 
 
 def _lost(connection: Connection, route: Route) -> bool:

@@ -317,7 +317,8 @@ class Batcher:
 
     def _leave_to_its_model(self, run: _Run) -> None:
         model = run.items[0].model
-        log.error("model_id=%s has not come back; another thread goes on", model.model_id)
+        told = "model_id=%s has not come back; another thread goes on"
+        log.error(told, model.model_id, extra={"model_id": model.model_id})
         self._stuck[model] = run.thread
         self._tally.restarts += 1
         self._thread = self._run = None
@@ -359,7 +360,8 @@ class Batcher:
                 outcomes = self._outcomes(items)
             except BaseException as error:
                 # A fault of ours, or of a thing a model put in our way: the loop goes on.
-                log.exception("a batch of %s was lost", items[0].model.model_id)
+                lost = items[0].model.model_id
+                log.exception("a batch of %s was lost", lost, extra={"model_id": lost})
                 outcomes = [_fault(item.model, error) for item in items]
             _hand_over(list(zip(items, outcomes, strict=True)))
             if self.one_core and self._main.size:

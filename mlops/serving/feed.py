@@ -85,7 +85,7 @@ class Feed:
                 exchange_base_url=self.exchange_base_url,
             )
         except DataError as error:
-            log.warning("service=%s no new bars: %s", service, error)
+            log.warning("service=%s no new bars: %s", service, error, extra={"service": service})
             return False
         self._closed[market] = closed
         return True

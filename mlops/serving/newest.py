@@ -21,6 +21,7 @@ import pandas as pd
 from mlops.data.bars import content_hash
 from mlops.data.calendar import load_calendar
 from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
+from mlops.logs import bound
 from mlops.models.windows import Window, window_of
 from mlops.rollout.routing import ask_order
 from mlops.service import Service
@@ -104,16 +105,21 @@ class Newest:
         """Look again and again; one service in trouble does not hold the others up."""
         while True:
             for sighted in tuple(self.sight().routes.values()):
-                try:
-                    await self.update(sighted.route)
-                except MlopsError as error:
-                    self.waiting_for[sighted.route.service] = str(error)
-                    log.warning("service=%s no forecast: %s", sighted.route.service, error)
-                except Exception:
-                    # Nothing that one market's bars do may end the forecasts of the others.
-                    self.waiting_for[sighted.route.service] = "this replica failed; see its log"
-                    log.exception("service=%s no forecast", sighted.route.service)
+                route = sighted.route
+                with bound(service=route.service, model_id=route.champion):
+                    await self._update_safely(route)
             await asyncio.sleep(LOOK_S)
+
+    async def _update_safely(self, route: Route) -> None:
+        try:
+            await self.update(route)
+        except MlopsError as error:
+            self.waiting_for[route.service] = str(error)
+            log.warning("service=%s no forecast: %s", route.service, error)
+        except Exception:
+            # Nothing that one market's bars do may end the forecasts of the others.
+            self.waiting_for[route.service] = "this replica failed; see its log"
+            log.exception("service=%s no forecast", route.service)
 
     async def update(self, route: Route) -> None:
         """Forecast from the newest bar where that has not been done."""
@@ -186,7 +192,8 @@ class Newest:
             row = await self._row(route, service, recent, challenger, Role.SHADOW)
             await asyncio.to_thread(self.spool.put, [row])
         except (ModelFault, NotLoaded) as error:
-            log.warning("service=%s no shadow forecast: %s", route.service, error)
+            about = {"service": route.service, "model_id": challenger}
+            log.warning("service=%s no shadow forecast: %s", route.service, error, extra=about)
         self._shadowed[route.service] = (challenger, bar)
 
     async def _row(

@@ -69,15 +69,17 @@ class Replay:
         if self._done.get(route.service) == route.salt:
             return
         self._done[route.service] = route.salt
-        tried = 0
+        tried, about = 0, {"service": route.service, "model_id": route.challenger}
         try:
             tried = await self._try(route)
-            log.info("service=%s replayed %d bars to %s", route.service, tried, route.challenger)
+            told = (route.service, tried, route.challenger)
+            log.info("service=%s replayed %d bars to %s", *told, extra=about)
         except MlopsError as error:
-            log.warning("service=%s bars cannot be replayed: %s", route.service, error)
+            told_why = (route.service, error)
+            log.warning("service=%s bars cannot be replayed: %s", *told_why, extra=about)
         except Exception:
             # Without evidence a rollout is held and undone; the replica goes on.
-            log.exception("service=%s bars cannot be replayed", route.service)
+            log.exception("service=%s bars cannot be replayed", route.service, extra=about)
         if not tried:
             # It will be tried again: what has no evidence is held, never promoted.
             self._done.pop(route.service, None)

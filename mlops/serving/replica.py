@@ -284,13 +284,15 @@ class Keeper:
         return waited > (BACKOFF_S * tries if tries < LOAD_TRIES else RETRY_S)
 
     def _load_one(self, model_id: str) -> None:
+        about = {"model_id": model_id}
         try:
             version = self.versions.get(model_id) or get_version(self.store, model_id)
             self.versions[model_id] = version
+            about["service"] = version.service
             self.shelf.forget(model_id)
             self.shelf.load(version)
             self._tries.pop(model_id, None)
-            log.info("service=%s model_id=%s is ready", version.service, model_id)
+            log.info("service=%s model_id=%s is ready", version.service, model_id, extra=about)
         except StoreError:
             # What it is cannot be read now; the next round asks again.
             return
@@ -299,7 +301,7 @@ class Keeper:
             self._tried_at[model_id] = time.monotonic()
             log.warning(
                 "model_id=%s did not load (try %d of %d): %s",
-                model_id, self._tries[model_id], LOAD_TRIES, error,
+                model_id, self._tries[model_id], LOAD_TRIES, error, extra=about,
             )  # fmt: skip
 
     def _states(self) -> dict[str, str]:

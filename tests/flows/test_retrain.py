@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import logging
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,6 +21,7 @@ from flows.reconcile import reconcile
 from flows.retrain import retrain
 from mlops.data.simulator import simulate_bars
 from mlops.errors import StoreError
+from mlops.logs import LIBRARY, JsonFormatter
 from mlops.registry import retraining
 from mlops.store import Status, Store, Why, get_route, get_version, list_versions
 from mlops.store.alerts import Condition, Trouble, raise_alert
@@ -141,14 +145,36 @@ def degraded(store: Store, deployable: Deployable) -> str:
     return champion
 
 
+@contextmanager
+def written() -> Iterator[list[dict[str, Any]]]:
+    """The library's lines as a process of ours would write them."""
+    lines: list[dict[str, Any]] = []
+
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(json.loads(self.format(record)))
+
+    library, kept = logging.getLogger(LIBRARY), Kept()
+    kept.setFormatter(JsonFormatter())
+    library.addHandler(kept)
+    library.setLevel(logging.INFO)
+    yield lines
+    library.setLevel(logging.NOTSET)
+    library.removeHandler(kept)
+
+
 def test_skill_lost_and_retraining_refused_is_back_to_the_baseline(
     store: Store, deployable: Deployable, degraded: str
 ) -> None:
     deployable.place.set(MIN_R2_SCORE=0.999, VALIDATION_THRESHOLD_MODE="strict")
-    with later(deployable, days=30):
+    with later(deployable, days=30), written() as lines:
         result = retrain(SERVICE)
     assert result is not None
     assert not result.passed
+    [registered] = [one for one in lines if one["message"].startswith("registered")]
+    assert (registered["service"], registered["model_id"]) == (SERVICE, result.model_id)
+    assert uuid.UUID(registered["flow_run_id"])
+    assert {one["flow_run_id"] for one in lines} == {registered["flow_run_id"]}
     route = get_route(store, SERVICE)
     assert route is not None
     assert route.champion == route.baseline
