@@ -124,6 +124,7 @@ class MLOpsManager:
             decision_window_hours=config.decision_window_hours,
             performance_threshold=config.performance_threshold,
             fee_for=config.fee_for,
+            kept_in=config.mlops_base_path / "references",
         )
 
     @cached_property
@@ -390,8 +391,7 @@ class MLOpsManager:
     def _drift_of(self, model_id: str) -> VersionDrift:
         if model_id not in self._drift:
             bundle = load(self.registry, model_id)
-            config = self.monitor_config.drift(bundle.service)
-            self._drift[model_id] = VersionDrift(bundle, config)
+            self._drift[model_id] = self.monitor_config.watched(bundle, bundle.service)
         return self._drift[model_id]
 
     def _measure_performance(self, model_id: str, now: datetime) -> LivePerformance:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pandas as pd
 
@@ -48,7 +49,8 @@ FEE_BPS = 10.0
 class MonitorConfig:
     """How closely services are watched; windows in hours, shares of one.
 
-    ``fee_for`` gives the costs of trading a symbol in bps.
+    ``fee_for`` gives the costs of trading a symbol in bps; in the folder ``kept_in`` fitted
+    references are kept for other processes.
     """
 
     drift_threshold: float = 0.1
@@ -56,12 +58,17 @@ class MonitorConfig:
     performance_threshold: float = 0.15
     fee_for: Callable[[str], float] = lambda symbol: FEE_BPS
     limits: Limits = field(default_factory=Limits)
+    kept_in: Path | None = None
 
     def drift(self, service: Service) -> DriftConfig:
         """The levels at which a service's drift is decided."""
         step = service.timeframe.step
         window = round(timedelta(hours=self.decision_window_hours) / step)
         return DriftConfig(effect_threshold=self.drift_threshold, window_bars=window, step=step)
+
+    def watched(self, bundle: Bundle, service: Service) -> VersionDrift:
+        """A version's reference, ready to be looked at."""
+        return VersionDrift(bundle, self.drift(service), kept_in=self.kept_in)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +222,7 @@ class Monitor:
     def _drift_of(self, version: ModelVersion, service: Service) -> VersionDrift:
         if version.model_id not in self._watched:
             bundle = self.open_bundle(version)
-            self._watched[version.model_id] = VersionDrift(bundle, self.config.drift(service))
+            self._watched[version.model_id] = self.config.watched(bundle, service)
         return self._watched[version.model_id]
 
     def _performance(

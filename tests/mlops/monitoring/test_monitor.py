@@ -19,6 +19,7 @@ from mlops.features.dataset import Dataset
 from mlops.models.bundle import Bundle, open_bundle
 from mlops.models.signing import load_or_make_key
 from mlops.monitoring import monitor as module
+from mlops.monitoring import version_drift
 from mlops.monitoring.monitor import Looked, Monitor, MonitorConfig
 from mlops.registry import bundle_parts, write_bundle
 from mlops.service import Service
@@ -303,3 +304,18 @@ def test_a_watched_version_that_cannot_be_opened_leaves_the_others_alone(
     found = {one.model_id: one for one in monitor.look_watched(at(bars, TRAINED + WEEK))}
     assert "its files are gone" in found[CHALLENGER].why_not
     assert found["linear_BTC_3"].check
+
+
+def test_another_process_reads_what_the_first_one_fitted(
+    watching: Callable[..., Monitor],
+    bars: pd.DataFrame,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, kept = at(bars, TRAINED + WEEK + 50), tmp_path / "references"
+    fitted_anew = only(watching(kept_in=kept).look(now)).report
+    monkeypatch.delattr(version_drift, "fit_reference")
+    read = only(watching(kept_in=kept).look(now)).report
+    assert fitted_anew is not None
+    assert read is not None
+    assert [one.p_value for one in read.columns] == [one.p_value for one in fitted_anew.columns]
