@@ -1,8 +1,8 @@
 """One monitor run over five hundred services: bars read, outcomes matched, every champion watched.
 
-It is what the hourly flow does between its first and its last task, in a process that knows
-nothing yet: each run opens the bundles and fits their references. `benchmarks.watched` says
-what is watched.
+It is what the hourly flow does between its first and its last task, each time in a process of its
+own. The first look at a version fits its reference, later ones read it. `benchmarks.watched`
+says what is watched.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def over(watched: Watched, database: str) -> list[Figure]:
     return [
         figure_of(f"{n} services on {database}, an ordinary hour in a fresh process", quiet),
         figure_of(
-            f"{n} services on {database}, a fresh process and every window decides", deciding
+            f"{n} services on {database}, the first look: all are fitted, every window decides",
+            deciding,
         ),
         figure_of(f"{n} services on {database}, the next hour in the same process", next_hour),
     ]
