@@ -56,20 +56,25 @@ def main() -> None:
     parser.add_argument("--symbol", default="BTC/USD", help="BTC/USD, ETH/USD or EUR/USD")
     parser.add_argument("--home", type=Path, default=HOME, help="where everything is written")
     parser.add_argument(
-        "--until", type=day, default=None, help="where the third act ends; 2019-01-01 if not said"
+        "--until", type=day, default=day("2019-01-01"), help="where the third act ends"
     )
+    parser.add_argument("--only-past", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     console = Console()
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
     began = time.monotonic()
     surround(given.home)
-    console.print(f"[bold]{given.symbol} sample[/], everything under {given.home}; no network used")
     # Prefect and MLflow read the environment when they are imported.
-    from deployments.past import END
+    if given.only_past:
+        from deployments.past import tell_past
+
+        tell_past(given.symbol, console, until=given.until, path=given.only_past)
+        return
+    console.print(f"[bold]{given.symbol} sample[/], everything under {given.home}; no network used")
     from deployments.story import tell
 
-    report = tell(given.symbol, console, until=given.until or END)
+    report = tell(given.symbol, console, until=given.until)
     console.print(f"report  {report}")
     console.print(f"done in {time.monotonic() - began:.0f} s")
 

@@ -4,16 +4,18 @@ As of the morning of 14 October 2018 a model is trained on what was known then, 
 live; then every hour to the new year goes by: the forecast of the newest bar, outcomes, the look
 for drift and lost skill, and what these ask for. Nothing is injected: the alarms are those that
 the bars raise at the usual settings.
+
+It runs in a process of its own, while the first two acts train and serve.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 
 from flows.deploy import deploy
 from flows.retrain import retrain
@@ -28,6 +30,7 @@ from mlops.rollout.plan import Strategy
 from mlops.service import Service
 from mlops.serving.bars import RecentBars
 from mlops.serving.runtime import Options, headless_replica
+from mlops.settings import current_settings
 from mlops.store.forecasts import Role
 from mlops.store.outcomes import read_matched
 from mlops.store.triggers import get_trigger
@@ -35,7 +38,6 @@ from mlops.training.plan import ModelType, TrainingConfig
 from tasks.monitoring import dataset_of, open_monitor
 
 START = datetime(2018, 10, 14, tzinfo=UTC)
-END = datetime(2019, 1, 1, tzinfo=UTC)
 
 HORIZON = 6
 """Hours. Of 1, 6, 12, 24 and 48 it is the one at which a linear model of Bitcoin passed every gate
@@ -65,10 +67,17 @@ class Shown:
         return dataset
 
 
+def tell_past(symbol: str, console: Console, *, until: datetime, path: Path) -> None:
+    """Go through the past, and write what the report shows of it as JSON."""
+    section = go_through(MLOpsManager(current_settings()), symbol, console, until=until)
+    if section is not None:
+        path.write_text(section.to_json(), encoding="utf-8")
+
+
 def go_through(
-    manager: MLOpsManager, symbol: str, console: Console, *, until: datetime = END
-) -> list[PastSection]:
-    """Train as of then, and let the hours go by; empty where nothing had earned its place then."""
+    manager: MLOpsManager, symbol: str, console: Console, *, until: datetime
+) -> PastSection | None:
+    """Train as of then, and let the hours go by; None where nothing had earned its place then."""
     first = train(
         symbol,
         ModelType.LINEAR,
@@ -77,10 +86,12 @@ def go_through(
         training=TrainingConfig(end=START),
     )
     _say(console, f"as of {START:%Y-%m-%d} {first.model_id} is {_verdict(first)}")
-    if not first.passed:
-        return []
-    service, clock = Service.parse(first.service), RehearsalClock(START)
+    service, clock = Service.parse(first.service), RehearsalClock(until)
     bars = RecentBars(manager.config.bars_path, clock)
+    seen = bars.of(service, {})
+    if not first.passed or seen is None or seen.frame.index[-1] < START:
+        return None
+    clock.now = START
     moments: list[Moment] = []
     with headless_replica(
         manager.store,
@@ -91,17 +102,16 @@ def go_through(
         told=True,
     ) as replica:
         deploy(first.model_id, Strategy.BLUE_GREEN, plan=SWIFT)
-        hours = hours_between(START, until)
         lived = rehearse(
             first.service,
-            hours,
+            hours_between(START, until),
             store=manager.store,
             clock=clock,
             replica=replica,
             monitor=open_monitor(manager, Shown(bars, clock)),
             retrain=_retrain_and_roll_out,
         )
-        for hour in _shown(lived, len(hours), console):
+        for hour in lived:
             for moment in _moments(manager, hour):
                 _say(console, f"  {moment.at:%Y-%m-%d %H:%M}  {moment.kind:<11}  {moment.text}")
                 moments.append(moment)
@@ -111,9 +121,7 @@ def go_through(
         f"until {until:%Y-%m-%d} {len(scored):,} forecasts met their outcomes: squared error "
         f"{100 * mse_change(scored):+.1f} % of the baseline's on the same bars",
     )
-    seen = bars.of(service, {})
-    assert seen is not None
-    return [past_section(service, seen.frame[seen.frame.index >= START], scored, moments)]
+    return past_section(service, seen.frame[seen.frame.index >= START], scored, moments)
 
 
 def _retrain_and_roll_out(service: str) -> TrainResult | None:
@@ -137,13 +145,6 @@ def _moments(manager: MLOpsManager, hour: Hour[TrainResult]) -> Iterator[Moment]
 def _verdict(result: TrainResult) -> str:
     by = ", ".join(result.refused_by)
     return f"{result.status} by {by}" if by else result.status
-
-
-def _shown(
-    hours: Iterator[Hour[TrainResult]], total: int, console: Console
-) -> Iterable[Hour[TrainResult]]:
-    """The same hours, with a bar in a terminal."""
-    return track(hours, "hour by hour", total, console=console, disable=not console.is_terminal)
 
 
 def _say(console: Console, text: str) -> None:

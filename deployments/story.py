@@ -13,8 +13,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from deployments.beside import past_beside
 from deployments.golive import go_live
-from deployments.past import END, go_through
 from flows.train import TrainResult, train
 from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager
@@ -68,22 +68,24 @@ class Told:
     explanation: Explanation
 
 
-def tell(symbol: str, console: Console, *, until: datetime = END) -> Path:
+def tell(symbol: str, console: Console, *, until: datetime) -> Path:
     """Print all three acts, the last one up to a day of the past; returns the report's path."""
     manager = MLOpsManager(current_settings())
-    told = [_perform(act, symbol, manager) for act in ACTS]
-    console.print(verdict_table(symbol, told))
-    for one in told:
-        console.print(*lines(one), sep="\n", highlight=False, soft_wrap=True)
-    _forecast(manager, told, console)
-    rollouts = _second_act(manager, told, console)
+    with past_beside(symbol, manager.config.mlops_base_path / "past", until) as third:
+        told = [_perform(act, symbol, manager) for act in ACTS]
+        console.print(verdict_table(symbol, told))
+        for one in told:
+            console.print(*lines(one), sep="\n", highlight=False, soft_wrap=True)
+        _forecast(manager, told, console)
+        rollouts = _second_act(manager, told, console)
+        past = third.tell(console)
     return save_story(
         [Path(one.result.report) for one in told],
         manager.config.reports_path / "story.html",
         title=f"{symbol} sample",
         subtitle="Why versions passed or were refused, how they went live, what they lived through",
         rollouts=rollouts,
-        past=go_through(manager, symbol, console, until=until),
+        past=past,
     )
 
 

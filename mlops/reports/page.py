@@ -100,6 +100,21 @@ class PastSection:
     moments: Sequence[Moment]
     pictures: Sequence[Picture]
 
+    def to_json(self) -> str:
+        """Everything, so that another process can put the section on its page."""
+        return json.dumps(asdict(self), default=datetime.isoformat)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read `to_json` back."""
+        parts = json.loads(text)
+        parts["pictures"] = [Picture(**picture) for picture in parts["pictures"]]
+        parts["moments"] = [
+            Moment(**moment | {"at": datetime.fromisoformat(moment["at"])})
+            for moment in parts["moments"]
+        ]
+        return cls(**parts)
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
