@@ -127,7 +127,7 @@ class Pager:
         """Nobody is told in a test of settings."""
 
 
-def test_the_address_is_the_configured_one_unless_the_command_says(
+def test_address_and_log_are_as_configured_unless_the_command_says(
     environment: pytest.MonkeyPatch,
 ) -> None:
     served: list[tuple[str, int]] = []
@@ -135,10 +135,15 @@ def test_the_address_is_the_configured_one_unless_the_command_says(
     async def note(runtime: Runtime, *, host: str, port: int, drain_s: float) -> None:
         served.append((host, port))
 
+    looks: list[tuple[str, str]] = []
+    environment.setattr(replica.logs, "configure", lambda *given: looks.append(given))
     environment.setattr(replica, "serve", note)
     replica.main([])
     environment.setenv("API_HOST", "0.0.0.0")
     environment.setenv("API_PORT", "8123")
+    environment.setenv("LOG_FORMAT", "json")
+    environment.setenv("LOG_LEVEL", "DEBUG")
     replica.main([])
     replica.main(["--host", "127.0.0.2", "--port", "8124"])
     assert served == [("127.0.0.1", 8005), ("0.0.0.0", 8123), ("127.0.0.2", 8124)]
+    assert looks == [("text", "INFO"), ("json", "DEBUG"), ("json", "DEBUG")]
