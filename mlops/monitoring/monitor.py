@@ -20,6 +20,7 @@ from mlops.features.dataset import Dataset
 from mlops.logs import bound
 from mlops.models.bundle import Bundle
 from mlops.monitoring.data_quality import BarsSeen, tell_of_data, tell_of_unreadable
+from mlops.monitoring.degradation import SkillStatus
 from mlops.monitoring.drift import (
     DriftConfig,
     DriftReport,
@@ -31,6 +32,7 @@ from mlops.monitoring.drift import (
 from mlops.monitoring.outcomes import Matching, match_outcomes
 from mlops.monitoring.performance import LivePerformance, measure_performance
 from mlops.monitoring.promotion import Promotion, evaluation_at_promotion, reference_losses
+from mlops.monitoring.unwatched import end_unwatched
 from mlops.monitoring.version_drift import VersionDrift, current_frame
 from mlops.service import Service
 from mlops.store import ModelVersion, Route, Store, get_version, list_routes
@@ -122,7 +124,9 @@ class Monitor:
         """Look at the champion of each service, or of these, at market time ``now``."""
         routes = list_routes(self.store)
         wanted = [route for route in routes if services is None or route.service in services]
-        return tuple(self._look_safely(route, route.champion, now) for route in wanted)
+        looked = tuple(self._look_safely(route, route.champion, now) for route in wanted)
+        end_unwatched(self.store, now, services)
+        return looked
 
     def look_watched(
         self, now: datetime, services: Collection[str] | None = None
@@ -259,7 +263,7 @@ class Monitor:
                 assert performance is not None
                 assert performance.degradation is not None
                 found.append((Cause.PERFORMANCE, performance.degradation.reason))
-            _tell(connection, row, report, dict(found))
+            _tell(connection, row, report, dict(found), kept=_kept(performance))
             about = {Cause.DRIFT: report.behind}
             rung = [
                 (self._trigger(connection, row, cause, text, about.get(cause, ())), cause)
@@ -294,10 +298,19 @@ _TITLES = {
 
 
 def _tell(
-    connection: Connection, row: CheckRow, report: DriftReport, found: dict[Cause, str]
+    connection: Connection,
+    row: CheckRow,
+    report: DriftReport,
+    found: dict[Cause, str],
+    *,
+    kept: bool,
 ) -> None:
-    """Raise what was found; a window that decides and finds nothing ends it."""
+    """Raise what was found; a window that decides and finds nothing ends it.
+
+    ``kept`` says that the skill was judged and is there: too few outcomes say nothing of it.
+    """
     tell_of_data(connection, row, report)
+    over = {Cause.DRIFT: row.official, Cause.PERFORMANCE: kept}
     for cause, condition in _CONDITIONS.items():
         if cause in found:
             at_once = report.recommendation is Recommendation.RETRAIN_IMMEDIATELY
@@ -311,7 +324,7 @@ def _tell(
                 {"check": row.id, "score": report.score},
             )
             raise_alert(connection, trouble, at=row.at)
-        elif row.official:
+        elif over[cause]:
             recover_alert(
                 connection,
                 condition=condition,
@@ -328,6 +341,11 @@ def _lost(performance: LivePerformance | None) -> bool:
         and performance.degradation is not None
         and performance.degradation.degraded
     )
+
+
+def _kept(performance: LivePerformance | None) -> bool:
+    found = None if performance is None else performance.degradation
+    return found is not None and found.status is SkillStatus.KEPT
 
 
 def _known(frame: pd.DataFrame, service: Service, now: datetime) -> pd.DataFrame:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from mlops.models.bundle import Bundle, open_bundle
 from mlops.models.signing import load_or_make_key
 from mlops.monitoring import monitor as module
 from mlops.monitoring import version_drift
+from mlops.monitoring.degradation import SkillStatus
 from mlops.monitoring.monitor import Looked, Monitor, MonitorConfig
 from mlops.registry import bundle_parts, write_bundle
 from mlops.service import Service
@@ -242,6 +244,31 @@ def test_performance_counts_the_costs_of_the_services_own_symbol(
     monkeypatch.setattr(module, "measure_performance", measured)
     watching(fee_for={TRADED.symbol: 0.5}.__getitem__).look(at(bars, TRAINED + WEEK + 50))
     assert fees == [0.5]
+
+
+def test_lost_skill_lasts_until_a_window_shows_that_it_is_there(
+    watching: Callable[..., Monitor],
+    live: Store,
+    bars: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One with too few outcomes shows nothing."""
+    said = iter([SkillStatus.LOST, SkillStatus.INSUFFICIENT_DATA, SkillStatus.KEPT])
+
+    def judged(*_: Any, **__: Any) -> Any:
+        status = next(said)
+        verdict = SimpleNamespace(
+            status=status, degraded=status is SkillStatus.LOST, reason=str(status)
+        )
+        return SimpleNamespace(degradation=verdict, to_dict=dict)
+
+    monkeypatch.setattr(module, "measure_performance", judged)
+    monitor, lasting = watching(), []
+    for week in (1, 3, 5):
+        monitor.look(at(bars, TRAINED + week * WEEK))
+        lasting.append([one.condition for one in list_alerts(live, lasting_only=True)])
+    degraded = [Condition.PERFORMANCE_DEGRADED]
+    assert lasting == [degraded, degraded, []]
 
 
 CHALLENGER = "linear_BTC_2"
