@@ -15,23 +15,8 @@ from mlops.rollout.controller import Controller
 from mlops.rollout.lost_skill import return_to_baseline
 from mlops.rollout.plan import Strategy
 from mlops.store import Status, Store, get_version, history, list_reigns, open_store
-from mlops.store.alerts import (
-    Condition,
-    Severity,
-    Trouble,
-    list_alerts,
-    raise_alert,
-    recover_alert,
-)
-from mlops.store.triggers import (
-    Answer,
-    Cause,
-    Limits,
-    Reason,
-    answer_triggers,
-    claim_triggers,
-    raise_trigger,
-)
+from mlops.store.alerts import Condition, Severity, list_alerts, recover_alert
+from mlops.store.triggers import Answer
 
 from .rows import (
     BASELINE,
@@ -47,8 +32,7 @@ from .rows import (
     count,
     route_of,
 )
-
-OFTEN = Limits(cooldown=timedelta(0), per_day=100, deaf=timedelta(0))
+from .skill import lose_skill, retrain
 
 
 @pytest.fixture
@@ -57,25 +41,6 @@ def light(sqlite_template: Path, tmp_path: Path) -> Iterator[Store]:
     with closing(open_store(f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}")) as store:
         begin_service(store)
         yield store
-
-
-def lose_skill(store: Store, champion: str = CHAMPION, watermark: str = "week 1") -> None:
-    """The monitor's verdict: an alert, and a reason to retrain."""
-    reason = Reason(
-        service=SERVICE, cause=Cause.PERFORMANCE, watermark=watermark, champion=champion, text="-"
-    )
-    degraded = Trouble(Condition.PERFORMANCE_DEGRADED, SERVICE, champion, "it lost its skill", "-")
-    with store.write() as connection:
-        raise_trigger(connection, reason, at=NOW, limits=OFTEN)
-        raise_alert(connection, degraded, at=NOW)
-
-
-def retrain(store: Store, answer: Answer) -> None:
-    """What came of the training that was asked for."""
-    claim = claim_triggers(store, SERVICE, "run", at=NOW, seconds=60.0, limits=OFTEN)
-    assert claim is not None
-    with store.write() as connection:
-        answer_triggers(connection, claim, answer, at=NOW, model_id="refused_1")
 
 
 def lost_and_refused(store: Store) -> None:
@@ -149,7 +114,7 @@ def about_another(store: Store) -> None:
 
 def asked_anew(store: Store) -> None:
     lost_and_refused(store)
-    lose_skill(store, watermark="week 9")
+    lose_skill(store, week=9)
 
 
 def on_the_way(store: Store) -> None:

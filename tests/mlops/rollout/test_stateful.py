@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 from mlops.errors import RolloutError, RolloutRefused
 from mlops.rollout.controller import Controller
 from mlops.rollout.decide import DEPLOYABLE
+from mlops.rollout.lost_skill import return_to_baseline
 from mlops.rollout.plan import Strategy, plan_for
 from mlops.rollout.request import request_rollout, roll_back
 from mlops.store import (
@@ -43,6 +44,7 @@ from mlops.store.clock import db_now
 from mlops.store.rollouts import ask_abort
 from mlops.store.schema import lease
 from mlops.store.schema import replica as replica_table
+from mlops.store.triggers import Answer
 from tests.stores import _MIGRATED, DATABASES, _database
 
 from .books import check_books
@@ -60,6 +62,7 @@ from .rows import (
     count_champion,
     route_of,
 )
+from .skill import lose_skill, retrain
 from .world import Process
 
 SECOND = "second-challenger"
@@ -86,6 +89,7 @@ class Rollouts(RuleBasedStateMachine):
             one.follow()
         self.aborted: dict[str, int] = {}
         self.worse: dict[str, int] = {}
+        self.weeks = 0
 
     # People ---------------------------------------------------------------------------------
 
@@ -127,6 +131,17 @@ class Rollouts(RuleBasedStateMachine):
             assert route_of(self.store) == before
         else:
             assert after.champion in (before.previous_champion, before.baseline)
+
+    @precondition(lambda self: self.weeks < 2)
+    @rule()
+    def lose_skill(self) -> None:
+        """A training is refused, and the service goes back unless a rollout is open."""
+        before, busy = route_of(self.store), self.open is not None
+        self.weeks += 1
+        lose_skill(self.store, before.champion, week=self.weeks)
+        retrain(self.store, Answer.REFUSED)
+        moved = return_to_baseline(self.store, now=self.clock())
+        assert bool(moved) == (before.champion != before.baseline and not busy)
 
     # Time and evidence ----------------------------------------------------------------------
 
