@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
+import re
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
@@ -23,6 +26,7 @@ from mlops.errors import JobNotFound, MlopsError, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.settings import Settings
 
+README = Path(__file__).parents[2] / "README.md"
 BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
 SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
 
@@ -218,14 +222,23 @@ def test_without_a_server_it_says_what_to_start(url: str | None, named: str) -> 
         adding()
 
 
+def as_the_readme_says(manager: MLOpsManager) -> str:
+    """Run the README's lines as a notebook cell; the job they add."""
+    (cell,) = re.findall(r"```py\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    names: dict[str, Any] = {"mlops_config": SETTINGS, "manager": manager}
+    code = compile(cell, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    asyncio.run(eval(code, names))
+    return str(names["job_id"])
+
+
 def test_a_job_lives_in_the_server_until_it_is_removed(prefect_server: None) -> None:
     """The whole life, on the server that the quick tests share; `test_schedules` is thorough."""
     jobs = ModelScheduler(SETTINGS, MLOpsManager(SETTINGS))
     with get_client(sync_client=True) as client:
         flow_id = client.create_flow(train)
         deployment = client.create_deployment(flow_id=flow_id, name=DEPLOYMENT.partition("/")[2])
-        asyncio.run(jobs.start())
-        job_id = adding()
+        job_id = as_the_readme_says(jobs.manager)
+        assert job_id == adding()
         first = jobs.job_status(job_id).next_run
         assert first is not None
         assert first.strftime("%H:%M") == "02:00"
