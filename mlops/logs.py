@@ -17,8 +17,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, TextIO
 
-FIELDS = ("service", "model_id", "flow_run_id")
-"""What a line may be about, in the order it is written."""
+FIELDS = ("service", "model_id", "flow_run_id", "task_run_name")
+"""What a line may be about, in the order it is written; Prefect names the task run."""
 
 LIBRARY = "mlops"
 """The logger above all of the library's."""

@@ -69,5 +69,9 @@ def test_a_run_of_a_worker_is_written_as_the_settings_say(
     [fitted] = [one for one in lines if one["message"] == "fitted"]
     assert (fitted["service"], fitted["flow_run_id"]) == ("s", run_id)
     # Prefect's own lines name the run by themselves.
-    assert lines[-1]["logger"] == "prefect.flow_runs"
-    assert lines[-1]["flow_run_id"] == run_id
+    of_task, of_flow = (
+        next(one for one in lines if one["logger"] == f"prefect.{kind}_runs")
+        for kind in ("task", "flow")
+    )
+    assert of_task["task_run_name"].startswith("fit-")
+    assert of_task["flow_run_id"] == of_flow["flow_run_id"] == run_id
