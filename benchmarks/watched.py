@@ -1,8 +1,8 @@
 """Hundreds of services in a base path of their own, each with a real champion and its forecasts.
 
 All of them trade the embedded BTC sample: one linear model is trained on its first bars, and
-every service's version is that model. A run in a fresh process opens, reads and fits each for
-itself, as for five hundred different ones.
+every service's version is that model in a bundle of its own, which no run knows to be like the
+others.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mlops.features.targets import TargetSpec
 from mlops.models.base import FitContext, build_forecaster, default_recipe
 from mlops.models.bundle import Bundle, open_bundle
 from mlops.models.signing import load_or_make_key
-from mlops.registry import bundle_parts, write_bundle
+from mlops.registry import BundleParts, bundle_parts, write_bundle
 from mlops.registry.connection import key_file
 from mlops.registry.judgement import declared_baseline, walk_baseline
 from mlops.registry.records import evaluation_of, record
@@ -72,14 +72,19 @@ def make_watched(home: Path, store_url: str, services: int) -> Watched:
     home.mkdir(parents=True)
     known = load_bars(Service.parse("sample.btc-usd.1h.volatility.24"), cache_root=home)
     bars = known.frame
-    bundle = _trained(home, _dataset(bars[:-YOUNG_BARS]))
+    parts, key = _trained(_dataset(bars[:-YOUNG_BARS])), load_or_make_key(key_file(home))
     keep_bars(home, bars, services)
     begins = (bars.index[-COMING_BARS - 1] + HOUR).to_pydatetime()
-    made = bundle.predict(bars).iloc[-FORECAST_BARS - COMING_BARS :]["forecast"]
+    made: pd.Series | None = None
     with closing(open_store(store_url)) as store:
         for number in range(services):
-            _serve(store, service(number), bundle, begins)
-            _record(store, service(number), made)
+            of, place = service(number), home / "bundles" / str(number)
+            write_bundle(replace(parts, config={**parts.config, "service": of.key}), place, key)
+            bundle = open_bundle(place)
+            if made is None:
+                made = bundle.predict(bars).iloc[-FORECAST_BARS - COMING_BARS :]["forecast"]
+            _serve(store, of, bundle, begins)
+            _record(store, of, made)
     return Watched(home, store_url, begins)
 
 
@@ -95,7 +100,7 @@ def keep_bars(home: Path, bars: pd.DataFrame, services: int) -> None:
         shutil.copytree(first.folder, series.folder)
 
 
-def _trained(home: Path, dataset: Dataset) -> Bundle:
+def _trained(dataset: Dataset) -> BundleParts:
     """A linear model with its record on the holdout, as a training leaves it."""
     forecaster = build_forecaster(default_recipe("linear", TARGET), TARGET)
     slices = cut(dataset, TrainingConfig(refits=2, holdout_refits=1), min_bars=1_000)
@@ -105,15 +110,13 @@ def _trained(home: Path, dataset: Dataset) -> Bundle:
     forecasts[fold.test] = forecaster.predict(dataset, fold.test)
     naive = walk_baseline(declared_baseline(dataset), dataset, slices.holdout)
     held = record(dataset, fold.test, forecasts, naive, slices.fold_of_row(len(dataset)))
-    parts = bundle_parts(
+    return bundle_parts(
         forecaster,
         dataset,
         service(0),
         evaluation=evaluation_of(held, dataset, fee_bps=10.0).to_dict(),
         holdout=held,
     )
-    write_bundle(parts, home / "bundle", load_or_make_key(key_file(home)))
-    return open_bundle(home / "bundle")
 
 
 def _serve(store: Store, of: Service, bundle: Bundle, begins: datetime) -> None:
@@ -154,7 +157,12 @@ def _serve(store: Store, of: Service, bundle: Bundle, begins: datetime) -> None:
 
 def _record(store: Store, of: Service, made: pd.Series) -> None:
     """Put a forecast of each bar on record, the coming ones too: none is due before its outcome."""
-    fixed = {"service": of.key, "model_id": f"linear_{of.key}", "role": "record", "low": None}
+    fixed: dict[str, object] = {
+        "service": of.key,
+        "model_id": f"linear_{of.key}",
+        "role": "record",
+        "low": None,
+    }
     fixed |= {"high": None, "generation": 2, "replica_id": "r0", "bars_digest": "b" * 64}
     rows = [
         fixed | {"bar": bar, "made_at": bar + HOUR, "value": float(value)}
