@@ -35,7 +35,7 @@ from mlops.monitoring.promotion import Promotion, evaluation_at_promotion, refer
 from mlops.monitoring.unwatched import end_unwatched
 from mlops.monitoring.version_drift import VersionDrift, current_frame
 from mlops.service import Service
-from mlops.store import ModelVersion, Route, Store, get_version, list_routes
+from mlops.store import ModelVersion, Route, Store, get_route, get_version, list_routes
 from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recover_alert
 from mlops.store.checks import CheckRow, last_check, write_check
 from mlops.store.engine import Connection
@@ -140,17 +140,15 @@ class Monitor:
         A champion is looked at with the others, every hour. What is found of any other version
         is on record and told, but retrains nothing.
         """
-        routes = {route.service: route for route in list_routes(self.store)}
-        others = [
-            (routes[row.service], row)
-            for row in list_watches(self.store)
-            if row.service in routes and (services is None or row.service in services)
-        ]
-        return tuple(
-            self._look_safely(route, row.model_id, now)
-            for route, row in others
-            if row.model_id != route.champion and self._is_due(row, now)
-        )
+        found = []
+        for row in list_watches(self.store):
+            if services is not None and row.service not in services:
+                continue
+            route = get_route(self.store, row.service)
+            if route is None or row.model_id == route.champion or not self._is_due(row, now):
+                continue
+            found.append(self._look_safely(route, row.model_id, now))
+        return tuple(found)
 
     def _is_due(self, row: WatchRow, now: datetime) -> bool:
         before = last_check(self.store, row.service, row.model_id)
