@@ -8,6 +8,7 @@ from prefect import flow
 
 from tasks import rollout as step
 from tasks.announce import announce_repairs
+from tasks.crashes import run_again
 from tasks.logs import run_logs
 from tasks.triggers import ring_again
 
@@ -19,17 +20,19 @@ CARRY_S = 240.0
 class ReconcileResult:
     """What was done, in words: arrows of rollouts, repairs of MLflow and files, and who was rung.
 
-    ``rung`` are services whose retraining was asked for and had not begun.
+    ``rung`` are services whose retraining was asked for and had not begun, ``restarted``
+    trainings that had crashed.
     """
 
     moved: tuple[str, ...]
     repaired: tuple[str, ...]
     rung: tuple[str, ...] = ()
+    restarted: tuple[str, ...] = ()
 
 
 @flow(name="reconcile", validate_parameters=True)
 def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
-    """Ring for retrainings nobody came for, carry rollouts on whose process died, mend MLflow.
+    """Bring back what died: trainings, rollouts, retrainings nobody came for; and mend MLflow.
 
     Args:
         carry_s: Seconds to carry on what is open; less than the time to the next run.
@@ -37,8 +40,8 @@ def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
     with run_logs():
         manager = step.open_manager()
         # First: carrying a rollout on takes minutes.
-        rung = ring_again(manager)
+        rung, restarted = ring_again(manager), run_again()
         moved = step.carry_open(manager, carry_s)
         repaired = step.repair(manager)
-        announce_repairs((*rung, *moved, *repaired))
-        return ReconcileResult(moved, repaired, rung)
+        announce_repairs((*rung, *restarted, *moved, *repaired))
+        return ReconcileResult(moved, repaired, rung, restarted)
