@@ -7,8 +7,10 @@ versions of itself, and each of those must be found out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -79,7 +81,16 @@ SMALL_WORLDS = [
 """In this order a wrong rule shows soonest."""
 
 
-@pytest.mark.parametrize("mutant", list(all_mutants()), ids=str)
+def first_of_each_rule() -> Iterator[Any]:
+    """Every mutant; those of a rule after its first are `make test-slow`."""
+    seen: set[str] = set()
+    for mutant in all_mutants():
+        later = mutant.rule in seen
+        yield pytest.param(mutant, id=str(mutant), marks=[pytest.mark.slow] if later else [])
+        seen.add(mutant.rule)
+
+
+@pytest.mark.parametrize("mutant", first_of_each_rule())
 def test_a_wrong_rule_is_found_out(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant.install(monkeypatch)
     assert any(not explore(world, stop_at_first=True).sound for world in SMALL_WORLDS)
