@@ -90,7 +90,7 @@ def first_of_each_rule() -> Iterator[Any]:
         seen.add(mutant.rule)
 
 
-@pytest.mark.parametrize("mutant", first_of_each_rule())
+@pytest.mark.parametrize("mutant", list(first_of_each_rule()))
 def test_a_wrong_rule_is_found_out(mutant: Mutant, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant.install(monkeypatch)
     assert any(not explore(world, stop_at_first=True).sound for world in SMALL_WORLDS)
