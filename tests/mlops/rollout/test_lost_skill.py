@@ -15,7 +15,14 @@ from mlops.rollout.controller import Controller
 from mlops.rollout.lost_skill import return_to_baseline
 from mlops.rollout.plan import Strategy
 from mlops.store import Status, Store, get_version, history, list_reigns, open_store
-from mlops.store.alerts import Condition, Severity, list_alerts, recover_alert
+from mlops.store.alerts import (
+    Condition,
+    Severity,
+    Trouble,
+    list_alerts,
+    raise_alert,
+    recover_alert,
+)
 from mlops.store.triggers import Answer
 
 from .rows import (
@@ -130,6 +137,15 @@ def test_the_champion_keeps_its_place(light: Store, told: Callable[[Store], None
     told(light)
     assert return_to_baseline(light) == ()
     assert route_of(light).champion == CHAMPION
+
+
+def test_skill_that_is_lost_again_after_a_refusal_waits_for_no_second_one(light: Store) -> None:
+    """The alarm that led to a refusal is not heard again for a while, so none would come."""
+    back_again(light)
+    with light.write() as connection:
+        again = Trouble(Condition.PERFORMANCE_DEGRADED, SERVICE, CHAMPION, "lost again", "-")
+        raise_alert(connection, again, at=NOW)
+    assert len(return_to_baseline(light)) == 1
 
 
 def test_what_was_done_is_not_done_twice(light: Store) -> None:
