@@ -141,6 +141,9 @@ def _moments(manager: MLOpsManager, hour: Hour[TrainResult]) -> Iterator[Moment]
     if hour.trained is not None:
         yield Moment(hour.now, "retrained", f"{hour.trained.model_id} is {_verdict(hour.trained)}")
 
+    if hour.returned:
+        yield Moment(hour.now, "returned", hour.returned)
+
 
 def _verdict(result: TrainResult) -> str:
     by = ", ".join(result.refused_by)

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from mlops.monitoring.monitor import Looked, Monitor
 from mlops.monitoring.outcomes import Matching
+from mlops.rollout.lost_skill import return_to_baseline
 from mlops.serving.runtime import Headless
 from mlops.store import Store
 from mlops.store.triggers import unanswered
@@ -35,12 +36,16 @@ class RehearsalClock:
 
 @dataclass(frozen=True, slots=True)
 class Hour(Generic[Trained]):
-    """What came of one hour: outcomes that met their forecasts, the look, and what was trained."""
+    """What came of one hour: outcomes that met their forecasts, the look, and what was trained.
+
+    ``returned`` says why the service went back to its baseline, empty where it did not.
+    """
 
     now: datetime
     matched: Matching
     looked: Looked
     trained: Trained | None
+    returned: str
 
 
 def hours_between(start: datetime, end: datetime) -> list[datetime]:
@@ -72,7 +77,9 @@ def rehearse(
         [looked] = monitor.look(now, [service])
         waiting = unanswered(store, at=partial(_then, now))
         asked = any(one == service for one, _ in waiting)
-        yield Hour(now, matched, looked, retrain(service) if asked else None)
+        trained = retrain(service) if asked else None
+        back = return_to_baseline(store, service, now=now)
+        yield Hour(now, matched, looked, trained, "".join(one.reason for one in back))
 
 
 def _then(now: datetime, service: str) -> datetime:
