@@ -55,11 +55,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--symbol", default="BTC/USD", help="BTC/USD, ETH/USD or EUR/USD")
     parser.add_argument("--home", type=Path, default=HOME, help="where everything is written")
+    parser.add_argument("--quick", action="store_true", help="one model, and two days of the break")
     parser.add_argument(
-        "--until", type=day, default=day("2019-01-01"), help="where the third act ends"
+        "--until", type=day, help="the end of the third act; else 2019-01-01"
     )
     parser.add_argument("--only-past", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
+    until = given.until or day("2018-11-16" if given.quick else "2019-01-01")
     console = Console()
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
@@ -69,12 +71,12 @@ def main() -> None:
     if given.only_past:
         from deployments.past import tell_past
 
-        tell_past(given.symbol, console, until=given.until, path=given.only_past)
+        tell_past(given.symbol, console, until=until, path=given.only_past)
         return
     console.print(f"[bold]{given.symbol} sample[/], everything under {given.home}; no network used")
     from deployments.story import tell
 
-    report = tell(given.symbol, console, until=given.until)
+    report = tell(given.symbol, console, until=until, quick=given.quick)
     console.print(f"report  {report}")
     console.print(f"done in {time.monotonic() - began:.0f} s")
 

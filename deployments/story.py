@@ -68,11 +68,14 @@ class Told:
     explanation: Explanation
 
 
-def tell(symbol: str, console: Console, *, until: datetime) -> Path:
-    """Print all three acts, the last one up to a day of the past; returns the report's path."""
+def tell(symbol: str, console: Console, *, until: datetime, quick: bool = False) -> Path:
+    """Print all three acts, the last one up to a day of the past; returns the report's path.
+
+    ``quick`` trains only the first model of the first act.
+    """
     manager = MLOpsManager(current_settings())
     with past_beside(symbol, manager.config.mlops_base_path / "past", until) as third:
-        told = [_perform(act, symbol, manager) for act in ACTS]
+        told = [_perform(act, symbol, manager) for act in (ACTS[:1] if quick else ACTS)]
         console.print(verdict_table(symbol, told))
         for one in told:
             console.print(*lines(one), sep="\n", highlight=False, soft_wrap=True)
