@@ -56,9 +56,7 @@ def main() -> None:
     parser.add_argument("--symbol", default="BTC/USD", help="BTC/USD, ETH/USD or EUR/USD")
     parser.add_argument("--home", type=Path, default=HOME, help="where everything is written")
     parser.add_argument("--quick", action="store_true", help="one model, and two days of the break")
-    parser.add_argument(
-        "--until", type=day, help="the end of the third act; else 2019-01-01"
-    )
+    parser.add_argument("--until", type=day, help="the end of the third act; else 2019-01-01")
     parser.add_argument("--only-past", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
     until = given.until or day("2018-11-16" if given.quick else "2019-01-01")

@@ -27,20 +27,24 @@ def client(server: PrefectServer) -> Iterator[SyncPrefectClient]:
         yield opened
 
 
-def ring(server: PrefectServer, service: str, cause: Cause) -> None:
+RING = """
+import sys
+from mlops.store.triggers import Cause
+from tasks.triggers import ring
+for _ in range(int(sys.argv[3])):
+    ring(sys.argv[1], Cause(sys.argv[2]))
+"""
+
+
+def ring(server: PrefectServer, service: str, cause: Cause, times: int = 1) -> None:
     """From a process of its own, as the monitor does it: events leave when it ends."""
-    code = (
-        "import sys; from mlops.store.triggers import Cause; from tasks.triggers import ring; "
-        "ring(sys.argv[1], Cause(sys.argv[2]))"
-    )
-    server.run("-c", code, service, cause)
+    server.run("-c", RING, service, cause, str(times))
 
 
 def test_a_doorbell_starts_one_retraining_of_its_service(
     client: SyncPrefectClient, server: PrefectServer
 ) -> None:
-    for _ in range(5):
-        ring(server, SERVICE, Cause.DRIFT)
+    ring(server, SERVICE, Cause.DRIFT, times=5)
     [run] = until(lambda: runs(client, "retrain/on-event"))
     assert run.parameters == {"service": SERVICE}
     ring(server, SERVICE.replace("btc", "eth"), Cause.PERFORMANCE)
