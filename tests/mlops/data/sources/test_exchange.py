@@ -23,7 +23,7 @@ def naps() -> list[float]:
 @pytest.fixture
 def source(replay: Replay, naps: list[float]) -> ExchangeSource:
     return ExchangeSource(
-        "binance", base_url=replay.url, timeout_s=0.5, clock=lambda: replay.now, sleep=naps.append
+        "binance", base_url=replay.url, timeout_s=1.5, clock=lambda: replay.now, sleep=naps.append
     )
 
 
@@ -89,7 +89,7 @@ def test_a_hole_passes_through(source, replay):
         Fault(status=502),
         Fault(status=503),
         Fault(hang_up=True),
-        Fault(delay_s=0.8),
+        Fault(delay_s=2.0),
     ],
     ids=["429", "418", "502", "503", "hang-up", "time-out"],
 )
