@@ -26,8 +26,8 @@ IN_ORDER = (
 MID_ROLLOUT = ("leases.acquire", "controller._keep_house")
 """Points of every tick: the fault strikes at the third, when a rollout is under way."""
 
-ENDING = ("replicas.leave", "socket[")
-"""Points that a process comes by when it is told to end."""
+ENDING = ("replicas.leave", "socket[", "traffic.write_traffic")
+"""Points that a process comes by when it is told to end; traffic is written every 30 s as well."""
 
 
 def controller_faults(stage: Stage, scene: str) -> list[Fault]:
