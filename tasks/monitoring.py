@@ -121,10 +121,8 @@ def draw(watch: Watch, alarmed: Sequence[Looked]) -> None:
 
 
 def _draw(manager: MLOpsManager, watch: Watch, one: Looked) -> None:
-    check, dataset = (
-        get_check(manager.store, one.check),
-        watch.monitor.bars_of(Service.parse(one.service)),
-    )
+    check = get_check(manager.store, one.check)
+    dataset = watch.monitor.bars_of(Service.parse(one.service))
     assert check is not None
     assert dataset is not None
     assert one.report is not None

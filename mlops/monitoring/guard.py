@@ -18,6 +18,7 @@ from typing import Any
 from mlops.data.age import NewestBar
 from mlops.errors import StoreError
 from mlops.monitoring.system import Finding, Seen, SystemLimits, Word, judge_system
+from mlops.monitoring.unwatched import end_unwatched
 from mlops.service import Service
 from mlops.store.alerts import (
     AlertRow,
@@ -44,9 +45,6 @@ CONFIRM_S = 45.0
 """So long a trouble that a restart may show for a moment must be seen before anybody is told."""
 
 HOUR = timedelta(hours=1)
-
-OF_A_VERSION = (Condition.DATA_DRIFT, Condition.PERFORMANCE_DEGRADED, Condition.DATA_QUALITY)
-"""Alerts about a champion, which end when it serves no more."""
 
 
 class Guard:
@@ -104,7 +102,7 @@ class Guard:
             fence(connection, self.lease)
             forget_traffic(connection, before=now - timedelta(days=self.keep_days))
             self._tell(connection, found, lasting, now)
-            _end_of_former(connection, [one.route for one in seen], lasting, now)
+        end_unwatched(self.store, now)
         return found
 
     def look_in_passing(self, pause: Callable[[float], None] = time.sleep) -> tuple[Finding, ...]:
@@ -249,21 +247,3 @@ def _recover(
         at=now,
         text=one.text,
     )
-
-
-def _end_of_former(
-    connection: Connection, routes: Sequence[Route], lasting: Sequence[AlertRow], now: datetime
-) -> None:
-    """End the alerts about versions that nobody watches any more: others serve now."""
-    champions = {route.service: route.champion for route in routes}
-    for row in lasting:
-        champion = champions.get(row.service)
-        if row.condition in OF_A_VERSION and champion not in {None, row.subject}:
-            recover_alert(
-                connection,
-                condition=row.condition,
-                service=row.service,
-                subject=row.subject,
-                at=now,
-                text=f"{row.subject} does not serve any more; {champion} does",
-            )
