@@ -14,6 +14,7 @@ import pytest
 from mlops.data.age import NewestBar
 from mlops.monitoring import guard as module
 from mlops.monitoring.guard import CONFIRM_S, LOOK_S, Guard
+from mlops.rollout.notices import tell_of_return
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, Why
 from mlops.store.alerts import AlertRow, Condition, Trouble, list_alerts, raise_alert
@@ -261,6 +262,17 @@ def test_alerts_about_a_version_end_when_another_serves(
         change_route(connection, route, replace(route, champion=BASELINE), "back", Why(NOON))
     guard.look()
     assert only(live).recovered_at is not None
+
+
+def test_that_a_service_is_back_on_its_baseline_is_told_until_another_version_goes_live(
+    guard: Guard, live: Store
+) -> None:
+    with live.write() as connection:
+        route = read_route(connection, SERVICE)
+        assert route is not None
+        tell_of_return(connection, route, reason="linear_BTC_2 lost its skill", at=NOON)
+    guard.look()
+    assert only(live).recovered_at is None
 
 
 def test_old_traffic_is_forgotten(live: Store, clock: Minutes) -> None:
