@@ -105,7 +105,7 @@ def _evidence(study: Study, dataset: Dataset, *, alpha: float, fee_bps: float) -
         study,
         dataset,
         baseline=declared_baseline(dataset),
-        terms=Terms(fee_bps=fee_bps, thresholds=LIMITS, alpha=alpha),
+        terms=Terms(fee_bps=fee_bps, alpha=alpha),
         causality_proven=True,  # by the search, of the same features
     )
 

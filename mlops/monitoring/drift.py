@@ -29,6 +29,7 @@ from mlops.monitoring.recommendation import (
     fast_before,
     is_due,
     look,
+    news,
     reject,
 )
 from mlops.monitoring.reference import DriftReference, find_columns, fit_reference
@@ -185,7 +186,8 @@ def watch(
 
     ``current`` should hold the last `DriftConfig.history_bars` rows, those of the reference
     included. Returns the report and the state to keep in its place. Looking twice at the same bar
-    decides nothing twice.
+    decides nothing twice. What lies in the reference is no news: nothing asks for a retraining
+    by bars that the version was trained on.
 
     Raises:
         DataError: when the rows carry no ascending times, without which windows cannot be
@@ -196,6 +198,7 @@ def watch(
     times = _times(window)
     columns = _check(reference, current, config)
     found = _reject(reference, columns, config)
+    found = news(found, reference.ends_at, _times(current), config)
     if not len(times):
         return _report(columns, found, look(found, columns), config, 0, official=False), state
     due = is_due(state, times, config)

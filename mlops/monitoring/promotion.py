@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 from mlops.models import manifest
 from mlops.models.bundle import Bundle, read_tensors
 from mlops.monitoring.degradation import Losses
-from mlops.registry.bundles import HOLDOUT
+from mlops.registry.records import kept_record
 from mlops.service import Service
 from mlops.store import ModelVersion
 from mlops.store.outcomes import TimeArray
 from mlops.validation.evaluation import Evaluation
 from mlops.validation.forecasts import Forecasts
-
-_COLUMNS = ("y", "forecast", "persistence", "baseline", "next_return")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,13 +56,14 @@ def evaluation_at_promotion(bundle: Bundle) -> Evaluation | None:
 def reference_losses(bundle: Bundle, version: ModelVersion) -> Losses:
     """A version's losses out of sample, before it went live: what live ones are judged against.
 
-    Those of its holdout; where none was kept, those on the reference bars it was not fitted on.
+    Those of the record its bundle keeps; where none was kept, those on the reference bars it
+    was not fitted on.
     """
     table = read_tensors(bundle.path / manifest.REFERENCE)
-    if f"{HOLDOUT}y" in table:
-        columns = {name: table[f"{HOLDOUT}{name}"] for name in _COLUMNS}
-        made_at = table[f"{HOLDOUT}made_at"].astype("datetime64[ns]")
-        return _losses(bundle.service, made_at, columns)
+    kept = kept_record(table, bundle.service)
+    if kept is not None:
+        rows = kept.finite_or_none()
+        return Losses.none() if rows is None else Losses.of(rows)
     new = np.isfinite(table["y"]) & np.isfinite(table["forecast"])
     fitted = version.notes.get("fitted_until")
     if isinstance(fitted, str):

@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from mlops.monitoring.checks import ColumnDrift, ColumnStatus
 from mlops.monitoring.columns import Family, Role
 from mlops.monitoring.levels import DriftConfig
+from mlops.stats.change import RECENT
 from mlops.stats.multiplicity import benjamini_yekutieli
 
 FAST_EFFECT = 0.3
@@ -135,6 +137,23 @@ def reject(
         jumped=tuple(
             c.name for c in columns if c.name in watched_for_jumps and c.jump_p_value < jump
         ),
+    )
+
+
+def news(
+    found: Rejections, ends_at: str | None, times: pd.DatetimeIndex, config: DriftConfig
+) -> Rejections:
+    """Without the jumps and fast changes that a reference which ends then knows of itself.
+
+    ``times`` are those of the bars looked at: all that a change rests on must be younger.
+    """
+    if ends_at is None:
+        return found
+    young = int(np.sum(pd.to_datetime(times, utc=True) > _utc(ends_at)))
+    return replace(
+        found,
+        jumped=found.jumped if young >= RECENT else (),
+        fast=found.fast if young >= config.window_bars else (),
     )
 
 

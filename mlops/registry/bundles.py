@@ -30,18 +30,15 @@ from mlops.models.golden import GOLDEN_EXAMPLES, Golden, deviation, golden_tenso
 from mlops.models.manifest import Format, canonical_json, make_manifest
 from mlops.models.signing import SigningKey
 from mlops.registry.code import code_version
+from mlops.registry.records import record_table
 from mlops.service import Service
 from mlops.validation.forecasts import Forecasts
 
 VERIFY_TIMEOUT_S = 120.0
 REFERENCE_ROWS = 5000
-HOLDOUT_ROWS = 20_000
-HOLDOUT = "holdout."
-"""Before the names of the columns that hold a version's record on its holdout."""
 PARITY_TOLERANCE = 1e-4
 """Between a forecast from all bars and one from the last warm-up bars, in shares of the spread."""
 
-_HELD = ("y", "forecast", "persistence", "baseline", "next_return")
 _PASSED_ON = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "LANG")
 
 
@@ -71,12 +68,12 @@ def bundle_parts(
     *,
     proof: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, Any] | None = None,
-    holdout: Forecasts | None = None,
+    record: Forecasts | None = None,
     pickled: bytes | None = None,
 ) -> BundleParts:
     """Collect what a fitted forecaster needs to live on; ``dataset`` is what it was trained on.
 
-    ``holdout`` is its record out of sample, against which its live losses will be judged.
+    ``record`` is what it forecast out of sample, against which its live losses will be judged.
 
     Raises:
         BundleError: when the forecaster cannot forecast from a short window of bars what it
@@ -100,7 +97,7 @@ def bundle_parts(
         config=config,
         golden=_golden(forecaster, dataset, spread),
         tensors=tensors,
-        reference=reference_table(forecaster, dataset) | holdout_table(holdout),
+        reference=reference_table(forecaster, dataset) | record_table(record),
         proof=proof or {},
         evaluation=evaluation or {},
         pickled=pickled,
@@ -141,15 +138,6 @@ def reference_table(
         "realised": log_range(dataset.bars)[chosen],
         **columns,
     }
-
-
-def holdout_table(rows: Forecasts | None) -> dict[str, NDArray[Any]]:
-    """The last rows of a record as columns of the reference; none where there is no record."""
-    if rows is None:
-        return {}
-    columns = {name: getattr(rows, name)[-HOLDOUT_ROWS:] for name in _HELD}
-    times = rows.made_at[-HOLDOUT_ROWS:].astype("datetime64[ns]").astype(np.int64)
-    return {f"{HOLDOUT}{name}": column for name, column in (columns | {"made_at": times}).items()}
 
 
 def write_bundle(parts: BundleParts, directory: Path, key: SigningKey) -> str:

@@ -37,13 +37,12 @@ NAIVE: Mapping[Target, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What a judgement is held to: costs, limits, the level it may spend, a person's override.
+    """What evidence is counted at: costs, the level it may spend, a person's override.
 
     ``n_unkept`` counts trials of the service whose forecasts of these bars were not kept.
     """
 
     fee_bps: float
-    thresholds: Thresholds
     alpha: float
     n_unkept: int = 0
     require_better: bool = False
@@ -54,13 +53,15 @@ class Terms:
 class Judgement:
     """The verdict on one candidate, and the records it rests on.
 
-    ``baselines`` are all naive forecasts of the target on the holdout rows, the declared one
-    first.
+    ``record`` is what its bundle keeps: the holdout, and of a refit all that its recipe
+    forecast before. ``baselines`` are all naive forecasts of the target on the holdout rows,
+    the declared one first.
     """
 
     report: GateReport
     walk_forward: Forecasts
     holdout: Forecasts
+    record: Forecasts
     walk_forward_evaluation: Evaluation
     evaluation: Evaluation
     baselines: Mapping[str, Forecasts]
@@ -74,13 +75,15 @@ def evidence_of(
     terms: Terms,
     causality_proven: bool,
     earlier: Mapping[str, Floats] | None = None,
+    before: Forecasts | None = None,
     champion: Forecaster | None = None,
     champion_saw: np.datetime64 | None = None,
 ) -> Evidence:
     """What the winner of a study is judged by: the declared baseline and the champion beside it.
 
     ``earlier`` are other studies' trials on the same development rows: they enter G2 as if
-    they had been part of this search. The champion is met on forecasts made at or after
+    they had been part of this search. ``before`` is the record that a refit continues. The
+    champion is met on forecasts made at or after
     ``champion_saw``, when the last label it was fitted on was known; None where nobody knows.
     """
     naive = walk_baseline(baseline, dataset, (*study.slices.development, *study.slices.holdout))
@@ -110,6 +113,7 @@ def evidence_of(
         champion=_of_champion(champion, champion_saw, dataset, held_rows),
         require_better=terms.require_better,
         refit=study.is_refit,
+        record=held.after(before) if study.is_refit and before is not None else None,
         alpha=terms.alpha,
         leak_override=terms.leak_override,
     )
@@ -118,34 +122,22 @@ def evidence_of(
 def judge_study(
     study: Study,
     dataset: Dataset,
+    evidence: Evidence,
     *,
     baseline: Recipe,
-    terms: Terms,
-    causality_proven: bool,
-    earlier: Mapping[str, Floats] | None = None,
-    champion: Forecaster | None = None,
-    champion_saw: np.datetime64 | None = None,
+    thresholds: Thresholds,
 ) -> Judgement:
     """Judge the winner of a study by its `evidence_of`, and measure what it is worth."""
-    evidence = evidence_of(
-        study,
-        dataset,
-        baseline=baseline,
-        terms=terms,
-        causality_proven=causality_proven,
-        earlier=earlier,
-        champion=champion,
-        champion_saw=champion_saw,
-    )
     walked, held = evidence.walk_forward, evidence.holdout
-    evaluation = evaluation_of(held, dataset, fee_bps=terms.fee_bps)
+    evaluation = evaluation_of(held, dataset, fee_bps=evidence.fee_bps)
     return Judgement(
-        report=judge(evidence, terms.thresholds),
+        report=judge(evidence, thresholds),
         walk_forward=walked,
         holdout=held,
+        record=held if evidence.record is None else evidence.record,
         walk_forward_evaluation=evaluation
         if walked is held
-        else evaluation_of(walked, dataset, fee_bps=terms.fee_bps),
+        else evaluation_of(walked, dataset, fee_bps=evidence.fee_bps),
         evaluation=evaluation,
         baselines=_all_baselines(study, dataset, held, declared=baseline),
     )

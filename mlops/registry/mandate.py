@@ -3,8 +3,9 @@
 A request that a service has answered before, asked again by a schedule or an alarm, is not a
 new idea: its recipe is fitted again and judged only on bars after the champion's training
 cut and after the search that found the recipe, at the level that has accrued in the service's
-yearly budget. So a year of daily retrains on noise promotes nothing. A person's request is a
-search: every trial of it is counted.
+yearly budget. So a year of daily retrains on noise promotes nothing. What the recipe forecast
+before is its record, which the refit continues. A person's request is a search: every trial of
+it is counted.
 """
 
 from __future__ import annotations
@@ -33,10 +34,14 @@ MANUAL = "manual"
 
 @dataclass(frozen=True, slots=True)
 class Mandate:
-    """A recipe to refit and the training cut it is judged from; both None for a search."""
+    """A recipe to refit and the training cut it is judged from; all None for a search.
+
+    ``continues`` is the version that holds the recipe's record so far.
+    """
 
     recipe: Recipe | None = None
     since: datetime | None = None
+    continues: str | None = None
 
     @property
     def is_refit(self) -> bool:
@@ -54,9 +59,11 @@ def mandate_for(
     ]
     if reason == MANUAL or not searches or searches[0].watermark == watermark:
         return Mandate()
+    search, champion = searches[0], champion_of(store, service)
     return Mandate(
-        recipe=Recipe.from_dict(searches[0].notes["recipe"]),
-        since=_latest_cut(searches[0], champion_of(store, service)),
+        recipe=Recipe.from_dict(search.notes["recipe"]),
+        since=_latest_cut(search, champion),
+        continues=_latest_of_recipe(search, champion).model_id,
     )
 
 
@@ -92,6 +99,18 @@ def champion_of(store: Store, service: Service) -> ModelVersion | None:
     if route is None or route.champion == route.baseline:
         return None
     return get_version(store, route.champion)
+
+
+def _latest_of_recipe(search: ModelVersion, champion: ModelVersion | None) -> ModelVersion:
+    """The later fit of the search's recipe: its own, or the champion's where that is another."""
+    fits = {
+        version.trained_until: version
+        for version in (champion, search)
+        if version is not None
+        and version.recipe_digest == search.recipe_digest
+        and version.trained_until is not None
+    }
+    return fits[max(fits)]
 
 
 def _latest_cut(search: ModelVersion, champion: ModelVersion | None) -> datetime:

@@ -72,7 +72,7 @@ def publish(
                 service,
                 proof=proof.to_dict(),
                 evaluation=judgement.evaluation.to_dict(),
-                holdout=judgement.holdout,
+                record=judgement.record,
             ),
             status=Status.CHALLENGER if judgement.report.passed else Status.REFUSED,
             recipe_digest=winner.recipe.digest,

@@ -1,16 +1,26 @@
-"""Records of forecasts as the gates read them, cut from a dataset."""
+"""Records of forecasts as the gates read them: cut from a dataset, and kept in bundles."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlops.features.dataset import Dataset
+from mlops.service import Service
 from mlops.validation.evaluation import Evaluation, evaluate
 from mlops.validation.forecasts import Forecasts
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
+
+HELD = "holdout."
+"""Before the names of the columns by which a bundle keeps a record."""
+KEPT_ROWS = 20_000
+
+_COLUMNS = ("y", "forecast", "persistence", "baseline", "next_return")
 
 
 def record(
@@ -28,6 +38,29 @@ def record(
         baseline=baseline[rows],
         next_return=dataset.next_returns[rows],
         fold=folds[rows],
+    )
+
+
+def record_table(rows: Forecasts | None) -> dict[str, NDArray[Any]]:
+    """The last rows of a record as columns of a bundle's reference; none where there is none."""
+    if rows is None:
+        return {}
+    columns = {name: getattr(rows, name)[-KEPT_ROWS:] for name in _COLUMNS}
+    times = rows.made_at[-KEPT_ROWS:].astype("datetime64[ns]").astype(np.int64)
+    return {f"{HELD}{name}": column for name, column in (columns | {"made_at": times}).items()}
+
+
+def kept_record(table: Mapping[str, NDArray[Any]], service: Service) -> Forecasts | None:
+    """The record that a bundle's reference keeps, as one fold; None where it keeps none."""
+    if f"{HELD}y" not in table:
+        return None
+    columns = {name: table[f"{HELD}{name}"].astype(np.float64) for name in _COLUMNS}
+    return Forecasts(
+        target=service.target,
+        horizon=service.horizon,
+        made_at=table[f"{HELD}made_at"].astype("datetime64[ns]"),
+        fold=np.zeros(len(columns["y"]), dtype=np.int64),
+        **columns,
     )
 
 

@@ -13,8 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import pandas as pd
+
+from mlops.data.calendar import calendar_for
 from mlops.data.sources.samples import SAMPLE_VENUE
 from mlops.errors import StoreError
+from mlops.registry.mandate import mandate_for
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Store, get_route, list_versions
 from mlops.store.checks import last_looked
@@ -25,9 +29,12 @@ from mlops.store.triggers import (
     Limits,
     answer_triggers,
     claim_triggers,
+    put_off,
     renew_claim,
 )
+from mlops.training.agenda import request_digest
 from mlops.training.plan import ModelType, TrainingConfig
+from mlops.validation.evidence import Thresholds
 from mlops.validation.integrity import lacking_bars
 from mlops.validation.report import GateReport
 
@@ -60,16 +67,37 @@ def claim_retraining(
 
     ``now`` is market time, and what was known then is what will be trained on. A service that
     was never trained by a request has nothing that could be asked for again: its triggers wait
-    until it was.
+    until it was. Where too few bars came since to judge anything by, nothing is fitted: the
+    triggers wait for them.
     """
     last = last_requested(store, service)
     if last is None:
         return None
-    claim = claim_triggers(store, service, holder, at=now, seconds=CLAIM_S, limits=limits)
-    if claim is None:
-        return None
+    model_type = ModelType(last.notes["asked_for"])
     config = TrainingConfig.model_validate({**last.notes["config"], "end": now})
-    return Retraining(claim, ModelType(last.notes["asked_for"]), config)
+    ready = _judged_from(store, Service.parse(service), request_digest(model_type, config))
+    if ready is not None and ready > now:
+        if put_off(store, service, until=ready):
+            log.info("service=%s waits until %s for bars to judge a retraining by", service, ready)
+        return None
+    claim = claim_triggers(store, service, holder, at=now, seconds=CLAIM_S, limits=limits)
+    return None if claim is None else Retraining(claim, model_type, config)
+
+
+def _judged_from(store: Store, service: Service, request: str) -> datetime | None:
+    """When enough bars will have come to judge a refit by, as its market opens.
+
+    None for a search, which is judged on all bars.
+    """
+    mandate = mandate_for(store, service, request=request, reason="trigger", watermark="")
+    if mandate.since is None:
+        return None
+    needed = Thresholds().min_test_bars + service.horizon
+    calendar = calendar_for(service.venue, service.symbol)
+    since, years = pd.Timestamp(mandate.since), needed / calendar.bars_per_year(service.timeframe)
+    end = since + pd.Timedelta(days=2 * 365 * years + 14)
+    last: pd.Timestamp = calendar.expected_opens(since, end, service.timeframe)[needed - 1]
+    return (last + service.timeframe.step).to_pydatetime()
 
 
 def market_time(store: Store, service: str, wall: datetime) -> datetime:

@@ -14,19 +14,23 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from mlops.errors import TrainingTimeout
+from mlops.models import manifest
 from mlops.models.base import FitContext
+from mlops.models.bundle import read_tensors
 from mlops.registry.assignment import Assignment, naive_utc
 from mlops.registry.bundles import last_close
 from mlops.registry.connection import Registry, load
-from mlops.registry.judgement import Judgement, Terms, judge_study, ranker
-from mlops.registry.mandate import alpha_of, champion_of
+from mlops.registry.judgement import Judgement, Terms, evidence_of, judge_study, ranker
+from mlops.registry.mandate import Mandate, alpha_of, champion_of
 from mlops.registry.publication import log_trial
+from mlops.registry.records import kept_record
 from mlops.registry.tracking import RunLog
 from mlops.store import ModelVersion, count_trials, record_trials
 from mlops.training.plan import TrainingConfig
 from mlops.training.study import Bench, Report, Study, Trial, run_refit, run_study
 from mlops.training.trials import TrialArchive
 from mlops.validation.evidence import Override, Thresholds
+from mlops.validation.forecasts import Forecasts
 
 Floats = NDArray[np.float64]
 
@@ -77,7 +81,7 @@ def assess(
     """Judge the winner of a study.
 
     Trials of earlier studies on the same bars are judged with it; the others are allowed for
-    by their number.
+    by their number. A refit continues the record of its recipe.
     """
     service, dataset = assignment.service, assignment.dataset
     archive = TrialArchive(_home(registry, assignment))
@@ -97,22 +101,33 @@ def assess(
         now=now,
     )
     champion = champion_of(registry.store, service)
-    return judge_study(
+    evidence = evidence_of(
         study,
         dataset,
         baseline=assignment.baseline,
         terms=Terms(
             fee_bps=fee_bps,
-            thresholds=thresholds,
             alpha=alpha,
             n_unkept=unkept,
             leak_override=_override(assignment.config),
         ),
         causality_proven=True,  # assign() ends a training whose proof fails
         earlier=earlier,
+        before=_record_before(registry, assignment.mandate),
         champion=None if champion is None else load(registry, champion.model_id).forecaster,
         champion_saw=None if champion is None else _fitted_until(champion),
     )
+    return judge_study(
+        study, dataset, evidence, baseline=assignment.baseline, thresholds=thresholds
+    )
+
+
+def _record_before(registry: Registry, mandate: Mandate) -> Forecasts | None:
+    """What the recipe of a refit forecast out of sample so far."""
+    if mandate.continues is None:
+        return None
+    bundle = load(registry, mandate.continues)
+    return kept_record(read_tensors(bundle.path / manifest.REFERENCE), bundle.service)
 
 
 def _override(config: TrainingConfig) -> Override | None:

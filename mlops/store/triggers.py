@@ -209,6 +209,19 @@ def renew_claim(store: Store, claim: Claim, *, seconds: float) -> None:
         _refuse_unless(done.rowcount == len(claim.triggers), claim)
 
 
+def put_off(store: Store, service: str, *, until: datetime) -> int:
+    """Let what waits for a service wait until then (market time); how many triggers do.
+
+    Nothing was tried, so neither the cooldown nor the budget of a day counts it.
+    """
+    waits = (trigger.c.service == service, trigger.c.state == TriggerState.WAITING)
+    with store.write() as connection:
+        done = connection.execute(
+            trigger.update().where(*waits).values(answer=Answer.TOO_EARLY, not_before=until)
+        )
+    return int(done.rowcount)
+
+
 def answer_triggers(
     connection: Connection,
     claim: Claim,

@@ -78,8 +78,9 @@ class Evidence:
     outcome (None: nothing serves yet or the baseline does). ``alpha`` is what this judgement
     may spend of the yearly budget. ``refit`` says that an unchanged specification was fitted
     again: nothing was searched, and one slice after the champion's training serves as both
-    records. ``require_better`` is for going live without an A/B test; an unhealthy champion
-    need not be beaten.
+    records; ``record`` is then all that its recipe forecast out of sample so far, that slice
+    included (None: nothing else is known). ``require_better`` is for going live
+    without an A/B test; an unhealthy champion need not be beaten.
     """
 
     candidate: str
@@ -95,6 +96,7 @@ class Evidence:
     champion_healthy: bool = True
     require_better: bool = False
     refit: bool = False
+    record: Forecasts | None = None
     alpha: float = DEFAULT_ALPHA
     leak_override: Override | None = None
 

@@ -63,6 +63,24 @@ class Forecasts:
         """The same rows with another forecaster's forecasts."""
         return replace(self, forecast=np.asarray(forecast, dtype=np.float64))
 
+    def after(self, earlier: Forecasts) -> Forecasts:
+        """One record: ``earlier`` and then this, whose folds go on counting.
+
+        Raises:
+            GateError: when ``earlier`` does not end before this begins, or is of another target.
+        """
+        if (earlier.target, earlier.horizon) != (self.target, self.horizon):
+            raise GateError(
+                f"a record of {earlier.target}, {earlier.horizon} bars ahead, cannot be continued "
+                f"by one of {self.target}, {self.horizon} bars ahead"
+            )
+        arrays = {
+            f.name: np.concatenate([getattr(earlier, f.name), getattr(self, f.name)])
+            for f in fields(self)[2:]
+        }
+        arrays["fold"] = np.concatenate([earlier.fold, earlier.fold.max() + 1 + self.fold])
+        return Forecasts(target=self.target, horizon=self.horizon, **arrays)
+
     def of_baseline(self) -> Forecasts:
         """The same rows with the declared baseline's forecasts."""
         return self.of(self.baseline)

@@ -28,8 +28,14 @@ _LITERAL = {
 
 
 def judge_thresholds(evidence: Evidence, thresholds: Thresholds) -> list[GateResult]:
-    """MIN_MODEL_ACCURACY, MIN_R2_SCORE and MAX_MODEL_MSE on all walk-forward forecasts."""
-    rows = evidence.walk_forward.finite_or_none()
+    """MIN_MODEL_ACCURACY, MIN_R2_SCORE and MAX_MODEL_MSE on all walk-forward forecasts.
+
+    Those of a refit are its recipe's whole record: the R2 of the few weeks that are new says
+    more of how much the market moved in them than of the model. Whether it still has skill
+    there is asked by G2 and G3.
+    """
+    whole = evidence.walk_forward if evidence.record is None else evidence.record
+    rows = whole.finite_or_none()
     if rows is None:
         return []
     accuracy = direction_figures(*rows.moves()).accuracy

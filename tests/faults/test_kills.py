@@ -259,7 +259,8 @@ def ask_and_die(world: World, fault: Fault) -> None:
         assert process.wait() == -signal.SIGKILL, process.tail()
         [now] = [one for one in list_rollouts(world.store) if one.id == row.id]
         assert (now.abort_requested is not None) == asked
-        world.abort(row)
+        if not asked:
+            world.abort(row)
     elif fault.point == "request.roll_back":
         if route.previous_champion is None:
             world.rollout(other, "blue_green")

@@ -227,6 +227,29 @@ def test_a_jump_of_what_is_forecast_is_met_within_a_day_between_windows():
     assert np.isnan(short["f1"].jump)
 
 
+def test_a_jump_that_a_version_was_trained_on_is_no_news_to_it():
+    """It was retrained because of the jump: that it lasts is told a day later, not at once."""
+    frame = noise(5000 + 24)
+    frame.iloc[4990:, 1] += 3.0
+    reference = fit(frame[:5000], f1=Role.TARGET)
+    state, jumped = begin_watch(reference), []
+    for end in range(5001, len(frame) + 1):
+        report, state = watch(reference, frame[:end], state, settings())
+        jumped.append(report.drift_detected)
+    assert jumped == [False] * 23 + [True]
+    assert check_drift(reference, frame[:5012], settings()).rejections.jumped == ("f1",)
+
+
+def test_a_fast_change_is_one_of_bars_that_the_version_was_not_trained_on():
+    """The same bars are a fast change to a reference that ended before them."""
+    frame = noise(REFERENCE + WINDOW)
+    frame.iloc[REFERENCE - 20 :, 0] += 8.0
+    told, surprised = fit(frame[:REFERENCE]), fit(frame[: REFERENCE - 21])
+    for reference, found in ((told, ()), (surprised, ("f0",))):
+        _, state = watch(reference, frame[:-20], begin_watch(reference), settings())
+        assert state.fast == found
+
+
 def test_what_each_bar_realised_is_watched_for_jumps_in_the_targets_place():
     frame = noise(5000 + WINDOW)
     frame.iloc[-24:] += 3.0

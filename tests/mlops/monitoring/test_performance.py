@@ -299,7 +299,7 @@ def linear_bundle(tmp_path: Path, *, keep: bool = False) -> tuple[Bundle, Foreca
     evaluation = evaluate(made, bars_per_year=8760, fee_bps=0.0, reps=20)
     holdout = made if keep else None
     parts = bundle_parts(
-        model, dataset, VOLATILITY, evaluation=evaluation.to_dict(), holdout=holdout
+        model, dataset, VOLATILITY, evaluation=evaluation.to_dict(), record=holdout
     )
     write_bundle(parts, tmp_path / "bundle", load_or_make_key(tmp_path / "key"))
     return open_bundle(tmp_path / "bundle"), made

@@ -18,6 +18,7 @@ from mlops.registry.judgement import (
     Judgement,
     Terms,
     declared_baseline,
+    evidence_of,
     judge_study,
     ranker,
 )
@@ -63,13 +64,15 @@ def judged(study: Study, dataset: Dataset, **changes: Any) -> Judgement:
         for name in ("alpha", "n_unkept", "leak_override", "require_better")
         if name in changes
     }
-    return judge_study(
+    baseline, thresholds = declared_baseline(dataset), Thresholds(**changes.pop("limits", {}))
+    evidence = evidence_of(
         study,
         dataset,
-        baseline=declared_baseline(dataset),
-        terms=Terms(fee_bps=10.0, thresholds=Thresholds(), **{"alpha": 0.05, **terms}),
+        baseline=baseline,
+        terms=Terms(fee_bps=10.0, **{"alpha": 0.05, **terms}),
         **{"causality_proven": True, **changes},
     )
+    return judge_study(study, dataset, evidence, baseline=baseline, thresholds=thresholds)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +169,21 @@ def test_a_refit_is_judged_on_its_young_rows_alone(hourly: Dataset, study: Study
     assert found.holdout.made_at[0] == hourly.labels.made_at[1101]
     assert found.report.alpha == 0.001
     assert "Diebold-Mariano" in found.report["G2"].reason
+
+
+def test_a_refit_continues_the_record_of_its_recipe(hourly: Dataset, study: Study) -> None:
+    """The limits are held against all of it, the other gates against the young rows."""
+    before = judged(study, hourly).walk_forward
+    slices = cut_since(hourly, CONFIG, before.made_at[-1], min_bars=1000)
+    refit = run_refit(bench_of(hourly, slices), study.winner.recipe, key="k")
+    alone, found = judged(refit, hourly), judged(refit, hourly, before=before)
+    assert alone.record is alone.holdout
+    np.testing.assert_array_equal(
+        found.record.forecast, [*before.forecast, *found.holdout.forecast]
+    )
+    assert found.report["MIN_R2_SCORE"].n == len(before) + len(found.holdout)
+    assert found.report["test bars"].n == found.report["G3"].n == len(found.holdout)
+    assert judged(study, hourly).record is not before
 
 
 def test_a_refit_with_a_handful_of_rows_is_refused_and_not_an_error(

@@ -98,7 +98,7 @@ def test_a_request_that_was_never_answered_is_a_search(store: Store) -> None:
 
 def test_an_answered_request_is_a_refit_on_bars_after_its_search(store: Store) -> None:
     add(store, version(2, notes=answer()))
-    assert asked(store) == Mandate(RECIPE, AT)
+    assert asked(store) == Mandate(RECIPE, AT, continues="linear_BTC_2")
 
 
 def test_a_persons_request_is_always_a_search(store: Store) -> None:
@@ -115,14 +115,14 @@ def test_refits_do_not_move_the_bars_they_are_judged_from(store: Store) -> None:
     """Young bars are counted from the search: a refit has chosen nothing."""
     refit = version(3, watermark=SECOND, until=AT + 9 * DAY, notes=answer(refit=True))
     add(store, version(2, notes=answer()), refit)
-    assert asked(store, watermark="c" * 64) == Mandate(RECIPE, AT)
+    assert asked(store, watermark="c" * 64) == Mandate(RECIPE, AT, continues="linear_BTC_2")
 
 
 def test_a_later_search_replaces_recipe_and_bars(store: Store) -> None:
     other = Recipe("linear", ("har_24",))
     later = version(3, watermark=SECOND, until=AT + 9 * DAY, notes=answer(other))
     add(store, version(2, notes=answer()), later)
-    assert asked(store, watermark="c" * 64) == Mandate(other, AT + 9 * DAY)
+    assert asked(store, watermark="c" * 64) == Mandate(other, AT + 9 * DAY, "linear_BTC_3")
 
 
 @pytest.mark.parametrize(("champion_days", "since_days"), [(5, 5), (-5, 0)])
@@ -134,6 +134,19 @@ def test_no_judged_bar_was_seen_by_search_or_champion(
     add(store, version(2, notes=answer()))
     assert champion_of(store, SERVICE) == champion
     assert asked(store).since == AT + since_days * DAY
+
+
+@pytest.mark.parametrize(
+    ("champion_days", "of_the_recipe", "continued"), [(5, True, 9), (-5, True, 2), (5, False, 2)]
+)
+def test_a_refit_continues_the_record_of_the_last_fit_of_its_recipe(
+    store: Store, champion_days: int, of_the_recipe: bool, continued: int
+) -> None:
+    """The search's, or a champion's that is a refit of it; never one of another recipe."""
+    champion = version(9, until=AT + champion_days * DAY, status=Status.DEPLOYED)
+    serve(store, champion if of_the_recipe else replace(champion, recipe_digest="other"))
+    add(store, version(2, notes=answer()))
+    assert asked(store).continues == f"linear_BTC_{continued}"
 
 
 def test_a_champion_of_unknown_training_leaves_the_searchs_cut(store: Store) -> None:

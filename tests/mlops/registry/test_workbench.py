@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,8 +13,9 @@ from mlops.errors import TrainingTimeout
 from mlops.features.dataset import Dataset
 from mlops.registry import Registry
 from mlops.registry.bundles import last_close
+from mlops.registry.judgement import Judgement
 from mlops.registry.publication import Request, publish
-from mlops.store import Why, count_trials
+from mlops.store import ModelVersion, Why, count_trials
 
 from .conftest import SERVICE, dataset_of
 from .trainings import assessed, assigned, conducted
@@ -135,20 +137,49 @@ def test_a_champion_is_not_met_on_bars_it_was_fitted_on(
 ) -> None:
     """Only the last refit's own test rows are new to a champion that saw the same bars."""
     assignment = assigned(registry, dataset)
+    champion, judgement = registered(registry, dataset, reason="manual")
+    study, _ = conducted(registry, assignment)
+    monkeypatch.setattr("mlops.registry.workbench.champion_of", lambda *_: champion)
+    met = assessed(registry, assignment, study).report["G4"]
+    assert met.n == len(study.slices.holdout[-1].test)
+    assert met.n < len(judgement.holdout)
+
+
+def test_a_refit_of_a_refit_continues_the_record_since_the_search(
+    registry: Registry, bars: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [dataset_of(bars[:end]) for end in (-400, -200, None)]
+    search, _ = registered(registry, known[0], reason="manual")
+    champion, first = registered(registry, known[1], reason="schedule")
+    assert search.notes["recipe"] == champion.notes["recipe"]
+    monkeypatch.setattr("mlops.registry.mandate.champion_of", lambda *_: champion)
+    _, second = registered(registry, known[2], reason="schedule")
+
+    assert len(first.record) > len(first.holdout)
+    assert len(second.record) == len(first.record) + len(second.holdout)
+    np.testing.assert_array_equal(second.record.made_at[: len(first.record)], first.record.made_at)
+    assert second.report["MIN_R2_SCORE"].n == len(second.record)
+
+
+def registered(
+    registry: Registry, dataset: Dataset, *, reason: str
+) -> tuple[ModelVersion, Judgement]:
+    """A training carried out, judged and put on record."""
+    assignment = assigned(registry, dataset, reason=reason)
     study, run = conducted(registry, assignment)
     judgement = assessed(registry, assignment, study)
-    champion = publish(
+    request = Request(
+        model_type="linear", config={}, digest=assignment.request, reason=assignment.reason
+    )
+    version = publish(
         registry,
         SERVICE,
         dataset,
         study=study,
         judgement=judgement,
         proof=assignment.proof,
-        request=Request(model_type="linear", config={}, digest="d", reason="manual"),
+        request=request,
         run=run,
         why=Why(last_close(dataset).to_pydatetime()),
     )
-    monkeypatch.setattr("mlops.registry.workbench.champion_of", lambda *_: champion)
-    met = assessed(registry, assignment, study).report["G4"]
-    assert met.n == len(study.slices.holdout[-1].test)
-    assert met.n < len(judgement.holdout)
+    return version, judgement

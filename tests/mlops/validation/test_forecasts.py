@@ -93,3 +93,21 @@ def test_losses_of_prices_are_compared_in_units_of_known_volatility(record):
     assert_allclose(losses(10), losses(1))
     assert_allclose(losses(1)[20:], 1.0)
     assert np.isnan(losses(1)[:20]).all()
+
+
+def test_a_record_goes_on_where_an_earlier_one_ended(record):
+    earlier = record(Y, Y, target=Target.RETURN)
+    later = record(2 * Y, 3 * Y, target=Target.RETURN, start=10)
+    whole = later.after(earlier)
+    assert_array_equal(whole.y, [*Y, *2 * Y])
+    assert_array_equal(whole.forecast, [*Y, *3 * Y])
+    assert_array_equal(whole.fold, [0, 0, 0, 1, 1, 1])
+    assert whole.made_at[3] == later.made_at[0]
+
+
+def test_a_record_is_not_continued_by_rows_it_holds_or_of_another_target(record):
+    earlier = record(Y, Y, target=Target.RETURN)
+    with pytest.raises(GateError, match="ascending"):
+        record(Y, Y, target=Target.RETURN, start=2).after(earlier)
+    with pytest.raises(GateError, match="return, 1 bars ahead, cannot be continued by one of"):
+        record(Y, Y, target=Target.VOLATILITY, start=9).after(earlier)

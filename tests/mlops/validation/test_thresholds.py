@@ -74,3 +74,19 @@ def test_a_volatility_worse_than_its_baseline_is_noted_here_and_refused_elsewher
     found = verdicts(volatility_evidence(error=1.5))["MSE against naive"]
     assert not found.passed
     assert not found.refuses
+
+
+def test_a_refit_is_held_to_the_limits_by_its_recipes_whole_record(volatility_evidence):
+    """On bars where nothing moves no forecast has an R2, however close it comes."""
+    found = volatility_evidence()
+    quiet, still = found.holdout, np.mean(found.holdout.y)
+    calm = replace(
+        quiet,
+        y=still + 0.02 * (quiet.y - still),
+        forecast=still + 0.02 * (quiet.forecast - quiet.y),
+    )
+    refit = replace(found, walk_forward=calm, holdout=calm, trials=None, n_trials=1, refit=True)
+    assert "MIN_R2_SCORE" in refused(refit)
+    continued = replace(refit, record=calm.after(found.walk_forward))
+    assert not refused(continued)
+    assert verdicts(continued)["MIN_R2_SCORE"].n == len(found.walk_forward) + len(calm)

@@ -1,0 +1,127 @@
+"""A retraining is claimed where something asks for it and its result could be judged."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mlops.models.recipe import Recipe
+from mlops.registry.retraining import Retraining, claim_retraining
+from mlops.service import Service
+from mlops.store import ModelVersion, Status, Store, Why, open_store
+from mlops.store.triggers import (
+    Answer,
+    Cause,
+    Reason,
+    TriggerState,
+    list_triggers,
+    raise_trigger,
+)
+from mlops.store.versions import insert_version
+from mlops.training.agenda import request_digest
+from mlops.training.plan import ModelType, TrainingConfig
+
+from .conftest import AT, SERVICE
+
+HOUR = timedelta(hours=1)
+CONFIG = TrainingConfig()
+NEW_BARS = 500
+"""As many are asked for to judge a refit by."""
+
+
+@pytest.fixture
+def store(tmp_path: Path, sqlite_template: Path) -> Iterator[Store]:
+    with closing(open_store(f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}")) as opened:
+        yield opened
+
+
+def search(service: Service = SERVICE, **changes: object) -> ModelVersion:
+    """The version that answered a request on bars until `AT`."""
+    notes = {
+        "request": request_digest(ModelType.LINEAR, CONFIG),
+        "asked_for": "linear",
+        "config": CONFIG.model_dump(mode="json"),
+        "recipe": Recipe("linear", ("har_1",)).to_dict(),
+        "refit": False,
+    }
+    found = ModelVersion(
+        model_id="linear_BTC",
+        service=service.key,
+        mlflow_version=2,
+        run_id="r",
+        model_type="linear",
+        symbol=service.symbol,
+        status=Status.CHALLENGER,
+        digest="d",
+        bundle_uri="file:///nowhere",
+        watermark="a" * 64,
+        trained_until=AT,
+        recipe_digest="q",
+        claims_only=False,
+        code_version="0",
+        created_at=AT,
+        notes=notes,
+    )
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def asked(store: Store, version: ModelVersion, now: datetime) -> Retraining | None:
+    """What is claimed when drift asks for the service of a version to be trained anew."""
+    reason = Reason(
+        service=version.service,
+        cause=Cause.DRIFT,
+        watermark=now.isoformat(),
+        champion=version.model_id,
+        text="volume has drifted",
+    )
+    with store.write() as connection:
+        insert_version(connection, version, Why(AT))
+        raise_trigger(connection, reason, at=now)
+    return claim_retraining(store, version.service, "run", now=now)
+
+
+def test_what_could_not_be_judged_yet_is_not_trained_and_waits(store: Store) -> None:
+    """The last of 500 forecasts is judged when its own 24 hours have passed."""
+    ready = AT + (NEW_BARS + SERVICE.horizon) * HOUR
+    assert asked(store, search(), ready - HOUR) is None
+    [row] = list_triggers(store)
+    assert (row.state, row.answer, row.attempts) == (TriggerState.WAITING, Answer.TOO_EARLY, 0)
+    assert row.not_before == ready
+    assert claim_retraining(store, SERVICE.key, "run", now=ready - HOUR / 2) is None
+    assert claim_retraining(store, SERVICE.key, "run", now=ready) is not None
+
+
+def test_the_request_of_the_last_training_is_asked_for_again_as_of_now(store: Store) -> None:
+    now = AT + 600 * HOUR
+    found = asked(store, search(), now)
+    assert found is not None
+    assert (found.model_type, found.reason) == (ModelType.LINEAR, "drift")
+    assert found.config == CONFIG.model_copy(update={"end": now})
+    [row] = list_triggers(store)
+    assert (row.state, row.claimed_by) == (TriggerState.CLAIMED, "run")
+
+
+def test_a_market_that_closes_is_waited_for_by_its_own_hours(store: Store) -> None:
+    """A stock has seven bars a session, so that 501 of them take more than three months."""
+    stock = Service.of(venue="xnys", symbol="AAPL/USD", timeframe="1h", target="return", horizon=1)
+    assert asked(store, search(stock), AT + 600 * HOUR) is None
+    [row] = list_triggers(store)
+    assert row.not_before is not None
+    assert timedelta(days=95) < row.not_before - AT < timedelta(days=110)
+
+
+def test_a_request_that_no_search_answered_is_a_search_and_waits_for_nothing(store: Store) -> None:
+    other = search()
+    other = replace(other, notes={**other.notes, "request": "another"})
+    assert asked(store, other, AT + HOUR) is not None
+
+
+def test_a_service_that_no_request_trained_keeps_its_triggers(store: Store) -> None:
+    assert asked(store, search(notes={}), AT + 600 * HOUR) is None
+    assert [row.state for row in list_triggers(store)] == [TriggerState.WAITING]
