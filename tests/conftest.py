@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,7 +54,27 @@ def _shared(factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Iterator[None]:
+def prefect_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated, empty Prefect database, which takes a server ten seconds to make."""
+    root = _shared(tmp_path_factory)
+    database = root / "prefect-template.db"
+    with FileLock(f"{database}.lock"):
+        if not database.exists():
+            made = root / "prefect-making"
+            subprocess.run(
+                [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"],
+                env={**os.environ, "PREFECT_HOME": str(made)},
+                capture_output=True,
+                check=True,
+            )
+            (made / "prefect.db").rename(database)
+    return database
+
+
+@pytest.fixture(scope="session")
+def prefect_server(
+    prefect_template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """One temporary Prefect server for all tests that ask for it: it takes seconds to start."""
     from prefect import settings
     from prefect.testing.utilities import prefect_test_harness
@@ -64,8 +86,16 @@ def prefect_server() -> Iterator[None]:
         # It writes to the same SQLite file, where it waits for locks under load.
         settings.PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_ENABLED: False,
     }
-    with settings.temporary_settings(quiet), prefect_test_harness(server_startup_timeout=120):
-        yield
+
+    def seeded() -> str:
+        folder = tmp_path_factory.mktemp("prefect")
+        shutil.copy(prefect_template, folder / "prefect-test.db")
+        return str(folder)
+
+    with pytest.MonkeyPatch.context() as patch, settings.temporary_settings(quiet):
+        patch.setattr("prefect.testing.utilities.mkdtemp", seeded)
+        with prefect_test_harness(server_startup_timeout=120):
+            yield
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 What it knows lies in its folder and its port stays, so that it may be stopped and started again:
 
-    with running(tmp_path) as server, server.client() as client:
+    with running(tmp_path, prefect_template) as server, server.client() as client:
         server.deploy_all()
         server.stop()
         server.start()
@@ -11,6 +11,7 @@ What it knows lies in its folder and its port stays, so that it may be stopped a
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -101,9 +102,10 @@ class PrefectServer:
 
 
 @contextmanager
-def running(home: Path) -> Iterator[PrefectServer]:
-    """A started server that is stopped at the end."""
+def running(home: Path, template: Path) -> Iterator[PrefectServer]:
+    """A started server that is stopped at the end; ``template`` is a migrated, empty database."""
     server = PrefectServer(home)
+    shutil.copy(template, home / "prefect.db")
     try:
         server.start()
         yield server

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlops.monitoring.drift import Recommendation
+from tests.project import seeded
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -28,15 +30,17 @@ asyncio.run(run())
 """As a notebook runs its cells: in an event loop, where `await` needs no function."""
 
 
-def test_the_notebook_lines_run_as_written(tmp_path):
+def test_the_notebook_lines_run_as_written(tmp_path, prefect_template, mlflow_template):
     """All blocks in one fresh process, as cells: train, explain, forecast, take it live."""
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     shown = "print('STATUS', result.status, 'LIVE', live)\n"
     (tmp_path / "cells.py").write_text("\n".join(blocks) + shown)
+    (tmp_path / "prefect").mkdir()
+    shutil.copy(prefect_template, tmp_path / "prefect" / "prefect.db")
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "MLOPS_BASE_PATH": str(tmp_path / "mlops"),
+        "MLOPS_BASE_PATH": str(seeded(tmp_path / "mlops", mlflow_template)),
         "PREFECT_HOME": str(tmp_path / "prefect"),
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
     }

@@ -193,7 +193,13 @@ class Monitor:
         version = get_version(self.store, model_id)
         drift = self._drift_of(version, service)
         bars = _known(dataset.frame, service, now)
-        frame = current_frame(drift.bundle, bars[-_needed(drift) :])
+        recent = Dataset(
+            bars[-_needed(drift) :],
+            timeframe=service.timeframe,
+            target=dataset.target,
+            calendar=dataset.calendar,
+        )
+        frame = current_frame(drift.bundle, recent)
         before = last_check(self.store, route.service, model_id)
         state = DriftState.from_dict(before.state) if before else begin_watch(drift.reference)
         report, after = watch(drift.reference, frame, state, drift.config)

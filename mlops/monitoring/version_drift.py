@@ -68,7 +68,7 @@ class VersionDrift:
 def columns_of(bundle: Bundle, recent: pd.DataFrame) -> pd.DataFrame:
     """The reference's columns, made of plain bars; a frame of anything else as it is."""
     is_bars = set(COLUMNS) <= {str(name).lower() for name in recent.columns}
-    return current_frame(bundle, recent) if is_bars else recent
+    return current_frame(bundle, bundle.dataset(recent)) if is_bars else recent
 
 
 def reference_frame(bundle: Bundle) -> pd.DataFrame:
@@ -85,12 +85,11 @@ def reference_frame(bundle: Bundle) -> pd.DataFrame:
     )
 
 
-def current_frame(bundle: Bundle, bars: pd.DataFrame) -> pd.DataFrame:
-    """The same columns from plain bars.
+def current_frame(bundle: Bundle, dataset: Dataset) -> pd.DataFrame:
+    """The same columns from the bars of a dataset.
 
     The target of a bar is the one that had become known by then.
     """
-    dataset = bundle.dataset(bars)
     spec = reference_features(bundle.forecaster)
     features = dataset.matrix(spec)
     columns = {name: features[:, place] for place, name in enumerate(spec.names)}

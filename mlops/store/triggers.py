@@ -11,7 +11,7 @@ can be rehearsed; that a claim lasts is the database's clock.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -57,6 +57,9 @@ class Answer(StrEnum):
     REFUSED = "refused"
     TOO_EARLY = "too_early"
     FAILED = "failed"
+
+
+_ALARMS = (Cause.DRIFT, Cause.PERFORMANCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,10 +139,11 @@ def raise_trigger(
 ) -> str | None:
     """Put a reason into the queue, inside the caller's transaction; its id.
 
-    None where it was there before, or its cause led to a refusal lately.
+    None where it was there before, what waits asks for the same, or its cause led to a refusal
+    lately.
     """
     limits = limits or Limits()
-    if _deaf(connection, reason, since=at - limits.deaf):
+    if _waits(connection, reason) or _deaf(connection, reason, since=at - limits.deaf):
         return None
     row = {
         "id": str(uuid.uuid4()),
@@ -318,21 +322,38 @@ def _row(row: sa.Row[Any]) -> TriggerRow:
     return TriggerRow(**values)
 
 
+def _waits(connection: Connection, reason: Reason) -> bool:
+    """Whether all it is about waits already: an alarm that lasts asks once, not every hour."""
+    if reason.cause not in _ALARMS:
+        return False
+    waiting = _read(connection, *_of_kind(reason), trigger.c.state == TriggerState.WAITING)
+    return bool(waiting) and _columns(waiting).issuperset(reason.columns)
+
+
 def _deaf(connection: Connection, reason: Reason, *, since: datetime) -> bool:
     """Whether all it is about led to refusals since, and to nothing else after them."""
-    if reason.cause not in (Cause.DRIFT, Cause.PERFORMANCE):
+    if reason.cause not in _ALARMS:
         return False
     rows = _read(
         connection,
-        trigger.c.service == reason.service,
-        trigger.c.cause == reason.cause,
-        trigger.c.champion == reason.champion,
+        *_of_kind(reason),
         trigger.c.state == TriggerState.ANSWERED,
         trigger.c.claimed_at > since,
     )
     refused = list(takewhile(lambda row: row.answer is Answer.REFUSED, reversed(rows)))
-    known = frozenset[str]().union(*(row.columns for row in refused))
-    return bool(refused) and known.issuperset(reason.columns)
+    return bool(refused) and _columns(refused).issuperset(reason.columns)
+
+
+def _of_kind(reason: Reason) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        trigger.c.service == reason.service,
+        trigger.c.cause == reason.cause,
+        trigger.c.champion == reason.champion,
+    )
+
+
+def _columns(rows: Iterable[TriggerRow]) -> frozenset[str]:
+    return frozenset[str]().union(*(row.columns for row in rows))
 
 
 def _give_back_dead(connection: Connection, service: str) -> None:

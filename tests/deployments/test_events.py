@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
@@ -15,8 +16,10 @@ SERVICE = "sample.btc-usd.1h.volatility.24"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with running(tmp_path_factory.mktemp("prefect")) as started:
+def server(
+    tmp_path_factory: pytest.TempPathFactory, prefect_template: Path
+) -> Iterator[PrefectServer]:
+    with running(tmp_path_factory.mktemp("prefect"), prefect_template) as started:
         started.deploy_all()
         yield started
 

@@ -35,8 +35,10 @@ def project(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> 
 
 
 @pytest.fixture(scope="module")
-def server(project: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    with running(tmp_path_factory.mktemp("prefect")) as started:
+def server(
+    project: Place, tmp_path_factory: pytest.TempPathFactory, prefect_template: Path
+) -> Iterator[PrefectServer]:
+    with running(tmp_path_factory.mktemp("prefect"), prefect_template) as started:
         yield started
 
 

@@ -26,6 +26,7 @@ from mlops.data.sources.samples import SampleSource
 from mlops.registry.tracking import _import_quietly
 from mlops.service import Timeframe
 from tests.deployments.test_demo import processes_naming
+from tests.project import seeded
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -43,8 +44,9 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Served]:
     home, port = tmp_path_factory.mktemp("serve"), free_port()
+    seeded(home / "mlops", mlflow_template)
     with (home / "out.log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "deployments.serve", "--only-replica", "--port", str(port)],

@@ -101,15 +101,17 @@ def test_a_window_of_bars_gives_what_the_reference_keeps_of_them(
     bundle: Bundle, bars: pd.DataFrame
 ) -> None:
     kept = reference_frame(bundle)
-    again = current_frame(bundle, bars[bars.index <= kept.index[-1]][-HISTORY:])[-100:]
+    again = current_frame(bundle, bundle.dataset(bars[bars.index <= kept.index[-1]][-HISTORY:]))[
+        -100:
+    ]
     shown = kept.loc[again.index]
     for name in (*FEATURES, "forecast", "realised"):
         np.testing.assert_allclose(again[name], shown[name], rtol=1e-4, atol=1e-6)
 
 
 def test_the_target_of_a_bar_is_the_one_known_by_then(bundle: Bundle, recent: pd.DataFrame) -> None:
-    whole = current_frame(bundle, recent)
-    cut = current_frame(bundle, recent[:-24])
+    whole = current_frame(bundle, bundle.dataset(recent))
+    cut = current_frame(bundle, bundle.dataset(recent[:-24]))
     pd.testing.assert_series_equal(whole["target"][:-24], cut["target"])
     assert whole["target"].notna().to_numpy()[-168:].all()
 

@@ -80,11 +80,23 @@ def test_the_same_watermark_rings_once_for_ever(store):
     assert ring(store, at=NOW + 365 * DAY) is None
 
 
+def test_an_alarm_that_lasts_waits_once(store):
+    """One about another column, another cause or another version is another one."""
+    assert ring(store) is not None
+    assert ring(store, watermark="an hour later") is None
+    assert ring(store, watermark="an hour later", columns=("volume", "har_1"))
+    assert ring(store, watermark="two hours later", columns=("har_1",)) is None
+    assert ring(store, watermark="two hours later", champion="lstm_B")
+    assert ring(store, watermark="two hours later", cause=Cause.PERFORMANCE, columns=())
+    assert ring(store, watermark="three hours later", cause=Cause.PERFORMANCE, columns=()) is None
+
+
 def test_a_thousand_events_for_fifty_services_make_one_training_each(store):
     services = [f"sample.s{number}.1h.volatility.24" for number in range(50)]
     with store.write() as connection:
         for event in range(1000):
-            rung = replace(DRIFT, service=services[event % 50], watermark=f"mark-{event}")
+            about = {"watermark": f"mark-{event}", "columns": (f"column-{event}",)}
+            rung = replace(DRIFT, service=services[event % 50], **about)
             raise_trigger(connection, rung, at=NOW)
     claims = [
         claim(store, f"run-{event}", limits=EAGER, service=services[event % 50])
@@ -158,7 +170,7 @@ def test_what_came_too_early_waits_and_so_does_whatever_comes_meanwhile(store):
     ring(store)
     later = NOW + 3 * DAY
     answer(store, claim(store), Answer.TOO_EARLY, not_before=later)
-    ring(store, at=NOW + DAY, watermark="next")
+    ring(store, at=NOW + DAY, watermark="next", columns=("har_1",))
     assert claim(store, at=later - HOUR, limits=EAGER) is None
     assert unanswered(store, at=lambda _: later - HOUR) == ()
     held = claim(store, at=later, limits=EAGER)
