@@ -31,6 +31,7 @@ from mlops.service import Service
 from mlops.serving.bars import RecentBars
 from mlops.serving.runtime import Options, headless_replica
 from mlops.settings import current_settings
+from mlops.store import get_route
 from mlops.store.forecasts import Role
 from mlops.store.outcomes import read_matched
 from mlops.store.triggers import get_trigger
@@ -133,14 +134,17 @@ def _retrain_and_roll_out(service: str) -> TrainResult | None:
 
 
 def _moments(manager: MLOpsManager, hour: Hour[TrainResult]) -> Iterator[Moment]:
-    """The alarms of an hour, and what came of the retraining they asked for."""
+    """The alarms of an hour, and what came of the retraining and the rollout they asked for."""
     rows = [get_trigger(manager.store, one) for one, _ in hour.looked.triggers]
     for row in rows:
         if row is not None:
             yield Moment(hour.now, str(row.cause), row.text)
     if hour.trained is not None:
-        yield Moment(hour.now, "retrained", f"{hour.trained.model_id} is {_verdict(hour.trained)}")
-
+        made = hour.trained.model_id
+        yield Moment(hour.now, "retrained", f"{made} is {_verdict(hour.trained)}")
+        route = get_route(manager.store, hour.trained.service)
+        if route is not None and route.champion == made:
+            yield Moment(hour.now, "live", f"{made} serves instead of {route.previous_champion}")
     if hour.returned:
         yield Moment(hour.now, "returned", hour.returned)
 

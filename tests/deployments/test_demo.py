@@ -138,14 +138,15 @@ def test_what_passes_goes_live_and_a_sabotaged_version_is_undone_while_clients_a
     assert all(one.asked > 100 and one.failed == 0 for one in live.values())
 
 
-def test_the_break_of_november_2018_is_alarmed_within_a_day_and_retrained_on(demo):
+def test_the_break_of_november_2018_is_alarmed_within_a_day_retrained_on_and_rolled_out(demo):
     printed, shown = moments(demo.printed), moments((ROOT / "README.md").read_text())
     if demo.quick:
         shown = [one for one in shown if one.at < "2018-11-16"]
     assert [one[:2] for one in printed] == [one[:2] for one in shown]
-    [alarm, answer] = [one for one in printed if "2018-11-14 08:00" < one.at < "2018-11-16"]
-    assert (alarm.kind, answer.kind) == ("drift", "retrained")
+    alarm, answer, live = [one for one in printed if one.at > "2018-11-14 08:00"][:3]
+    assert (alarm.kind, answer.kind, live.kind) == ("drift", "retrained", "live")
     assert alarm.at <= "2018-11-15 08:00"
+    assert answer.text.endswith("is challenger")
     assert re.search(r"[\d,]+ forecasts met their outcomes: squared error -\d", demo.printed)
 
 
