@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from deployments.processes import end
 from mlops.reports.page import PastSection
 
 STOP_S = 10.0
@@ -54,9 +55,4 @@ def past_beside(symbol: str, home: Path, until: datetime) -> Iterator[Beside]:
     try:
         yield Beside(process, said, section)
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, within_s=STOP_S)

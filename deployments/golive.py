@@ -21,6 +21,7 @@ from urllib.request import urlopen
 from rich.console import Console
 
 from deployments.clients import Clients, windows_of
+from deployments.processes import end
 from deployments.sabotage import TimeBomb
 from flows.deploy import deploy
 from mlops.data.load import load_bars
@@ -142,12 +143,7 @@ def replica(home: Path) -> Iterator[int]:
         _wait_until_ready(port, process, log)
         yield port
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=STOP_S)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end(process, within_s=STOP_S)
 
 
 def _wait_until_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

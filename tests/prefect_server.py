@@ -29,6 +29,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import setup
 from deployments.golive import free_port
+from deployments.processes import end
 
 ROOT = Path(__file__).parents[1]
 START_S, STOP_S, SOON_S = 120.0, 20.0, 60.0
@@ -69,12 +70,7 @@ class PrefectServer:
         """Stop it, if it runs; what it knows stays in its folder."""
         if self._process is None:
             return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end(self._process, within_s=STOP_S)
         self._process = None
 
     @contextmanager

@@ -7,11 +7,11 @@ version, in one transaction.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import pandas as pd
 
@@ -23,6 +23,7 @@ from mlops.service import Service
 from mlops.store import ModelVersion, Status, Store, get_route, list_versions
 from mlops.store.checks import last_looked
 from mlops.store.engine import Connection
+from mlops.store.leases import renewing
 from mlops.store.triggers import (
     Answer,
     Claim,
@@ -140,28 +141,22 @@ def answer_with(
 @contextmanager
 def holding(store: Store, claim: Claim) -> Iterator[None]:
     """Keep a claim for as long as the block works; if it raises, leave its triggers to the next."""
-    over = threading.Event()
-    keeper = threading.Thread(target=_keep, args=(store, claim, over), daemon=True)
-    keeper.start()
     try:
-        yield
+        with renewing(partial(_renew, store, claim), every_s=RENEW_S):
+            yield
     except BaseException:
         _give_back(store, claim)
         raise
-    finally:
-        over.set()
-        keeper.join()
 
 
-def _keep(store: Store, claim: Claim, over: threading.Event) -> None:
-    while not over.wait(RENEW_S):
-        try:
-            renew_claim(store, claim, seconds=CLAIM_S)
-        except StoreError as error:
-            # Whether it is lost for good shows at the commit, which is fenced.
-            about = {"service": claim.service}
-            told = (claim.service, error)
-            log.warning("service=%s the claim was not renewed: %s", *told, extra=about)
+def _renew(store: Store, claim: Claim) -> bool:
+    try:
+        renew_claim(store, claim, seconds=CLAIM_S)
+    except StoreError as error:
+        # Whether it is lost for good shows at the commit, which is fenced.
+        about = {"service": claim.service}
+        log.warning("service=%s the claim was not renewed: %s", claim.service, error, extra=about)
+    return True
 
 
 def _give_back(store: Store, claim: Claim) -> None:

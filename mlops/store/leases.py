@@ -6,6 +6,9 @@ has come, however late the old one wakes up: a paused process cannot act on what
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -46,6 +49,24 @@ def acquire(store: Store, name: str, holder: str, *, seconds: float) -> Lease | 
             .values(holder=holder, term=term, until=db_now() + seconds)
         )
     return Lease(name, holder, term)
+
+
+@contextmanager
+def renewing(renew: Callable[[], bool], *, every_s: float) -> Iterator[None]:
+    """Call ``renew`` in a thread while the block works, until it says that there is no more to."""
+    over = threading.Event()
+
+    def keep() -> None:
+        while not over.wait(every_s) and renew():
+            pass
+
+    keeper = threading.Thread(target=keep, daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        over.set()
+        keeper.join()
 
 
 def is_known(store: Store, name: str) -> bool:

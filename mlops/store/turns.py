@@ -8,18 +8,18 @@ comes within `LEASE_S`. Who only slept, and wakes when another one had its turn,
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 
 import sqlalchemy as sa
 
 from mlops.errors import StoreError, TrainingTimeout
 from mlops.store.clock import db_now
 from mlops.store.engine import Connection, Store
-from mlops.store.leases import Lease, acquire, fence, release
+from mlops.store.leases import Lease, acquire, fence, release, renewing
 from mlops.store.schema import lease
 
 log = logging.getLogger(__name__)
@@ -55,14 +55,10 @@ def turn(
         StoreError: when the store is away while waiting.
     """
     held = Turn(_wait(store, name, holder, timeout_s=timeout_s, tell=tell))
-    over = threading.Event()
-    keeper = threading.Thread(target=_keep, args=(store, held, over), daemon=True)
-    keeper.start()
     try:
-        yield held
+        with renewing(partial(_renew, store, held), every_s=LEASE_S / 3):
+            yield held
     finally:
-        over.set()
-        keeper.join()
         # Where the store is away the lease runs out by itself.
         with suppress(StoreError):
             release(store, held.lease)
@@ -107,18 +103,19 @@ def _wait(
         time.sleep(LOOK_S)
 
 
-def _keep(store: Store, held: Turn, over: threading.Event) -> None:
-    while not over.wait(LEASE_S / 3):
-        old = held.lease
-        try:
-            new = acquire(store, old.name, old.holder, seconds=LEASE_S)
-        except StoreError as error:
-            log.warning("%s the turn was not renewed: %s", old.name, error)
-            continue
-        # Each holder's term is one more: where two were added, another one had its turn.
-        if new is None or new.term > old.term + 1:
-            log.warning("%s was silent too long: another run had its turn", old.name)
-            if new is not None:
-                release(store, new)
-            return
-        held.lease = new
+def _renew(store: Store, held: Turn) -> bool:
+    """Whether the turn goes on."""
+    old = held.lease
+    try:
+        new = acquire(store, old.name, old.holder, seconds=LEASE_S)
+    except StoreError as error:
+        log.warning("%s the turn was not renewed: %s", old.name, error)
+        return True
+    # Each holder's term is one more: where two were added, another one had its turn.
+    if new is None or new.term > old.term + 1:
+        log.warning("%s was silent too long: another run had its turn", old.name)
+        if new is not None:
+            release(store, new)
+        return False
+    held.lease = new
+    return True

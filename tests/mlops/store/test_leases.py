@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import closing
 
 import pytest
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 from mlops.errors import LeaseLost
 from mlops.store import Store, open_store
 from mlops.store.clock import db_now
-from mlops.store.leases import Lease, acquire, fence, release
+from mlops.store.leases import Lease, acquire, fence, release, renewing
 from mlops.store.schema import lease
 
 ROLE = "controller"
@@ -138,3 +139,30 @@ def test_of_many_that_ask_at_once_one_gets_it(url: str, store: Store, begun: boo
     assert len(found) == 4
     assert [one.term for one in held] == [2 if begun else 1]
     check(store, held[0])
+
+
+def test_a_lease_is_renewed_while_the_block_works_and_no_longer():
+    renewed = []
+
+    def renew():
+        renewed.append(True)
+        return True
+
+    with renewing(renew, every_s=0.01):
+        time.sleep(0.2)
+    during = len(renewed)
+    time.sleep(0.05)
+    assert during > 2
+    assert len(renewed) == during
+
+
+def test_what_is_lost_is_renewed_no_more():
+    renewed = []
+
+    def renew():
+        renewed.append(True)
+        return len(renewed) < 2
+
+    with renewing(renew, every_s=0.01):
+        time.sleep(0.2)
+    assert len(renewed) == 2

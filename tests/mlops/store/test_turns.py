@@ -117,7 +117,7 @@ def test_who_slept_through_its_lease_does_not_end_the_next_ones_turn(
 
     def oversleep() -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(turns, "_keep", lambda *_: None)
+            patch.setattr(turns, "_renew", lambda *_: False)
             with turn(store, NAME, "the sleeper", timeout_s=0) as mine:
                 asleep.set()
                 awake.wait(10)
