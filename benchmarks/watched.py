@@ -115,7 +115,7 @@ def _trained(dataset: Dataset) -> BundleParts:
         dataset,
         service(0),
         evaluation=evaluation_of(held, dataset, fee_bps=10.0).to_dict(),
-        holdout=held,
+        record=held,
     )
 
 
