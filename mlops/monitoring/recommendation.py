@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Self
 
-import numpy as np
 import pandas as pd
 
 from mlops.monitoring.checks import ColumnDrift, ColumnStatus
@@ -149,11 +148,14 @@ def news(
     """
     if ends_at is None:
         return found
-    young = int(np.sum(pd.to_datetime(times, utc=True) > _utc(ends_at)))
+
+    def new(bars: int) -> bool:
+        return len(times) >= bars and _utc(times[-bars]) > _utc(ends_at)
+
     return replace(
         found,
-        jumped=found.jumped if young >= RECENT else (),
-        fast=found.fast if young >= config.window_bars else (),
+        jumped=found.jumped if new(RECENT) else (),
+        fast=found.fast if new(config.window_bars) else (),
     )
 
 
