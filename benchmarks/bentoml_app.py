@@ -2,10 +2,10 @@
 
 from typing import Annotated
 
-import bentoml  # type: ignore[import-not-found]
+import bentoml
 import numpy as np
 import torch
-from bentoml.validators import DType  # type: ignore[import-not-found]
+from bentoml.validators import DType
 
 from benchmarks.served import bare_network
 

@@ -84,7 +84,7 @@ def hundred_thousand(store: Store, database: str, n: int = FORECASTS) -> Figure:
     """
     key, count = service().key, n // 2
     frame = random_bars(count + 2 * HORIZON, seed=1)
-    made = frame.index[HORIZON - 1 : HORIZON - 1 + count]
+    made = pd.DatetimeIndex(frame.index[HORIZON - 1 : HORIZON - 1 + count])
     record(store, key, made, "champion", "record")
     record(store, key, made, "challenger", "shadow")
     chosen = np.random.default_rng(2).permutation(np.arange(HORIZON, len(frame)))
@@ -147,7 +147,7 @@ def one_hour(store: Store, database: str, services: int = SERVICES) -> Figure:
     """A new outcome of every service, each with its last `BARS_KEPT` bars on record."""
     frame = random_bars(BARS_KEPT + HORIZON)
     keys = [service(1 + number) for number in range(services)]
-    made = frame.index[HORIZON - 1 : BARS_KEPT - 1]
+    made = pd.DatetimeIndex(frame.index[HORIZON - 1 : BARS_KEPT - 1])
     for one in keys:
         record(store, one.key, made, "champion", "record")
     closed = frame.index[BARS_KEPT - 1 + HORIZON - 1].to_pydatetime()

@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 
 from mlops.data.simulator import simulate_bars
+from mlops.service import Target
 from mlops.settings import Settings
 from mlops.stats.trading import net_returns, positions_from_edge, sharpe_per_bar
 
@@ -88,7 +89,7 @@ def search(job: Job, home: Path) -> Outcome:
         ModelType.LSTM,
         venue="simulator",
         timeframe="1h",
-        target="return",
+        target=Target.RETURN,
         horizon=1,
         training=TrainingConfig(
             bars_file=str(path),

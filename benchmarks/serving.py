@@ -12,13 +12,13 @@ import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 
 import numpy as np
 import orjson
+import pandas as pd
 import torch
 from rich.console import Console
 
@@ -180,7 +180,7 @@ def newest_ask(place: Place, served: Served) -> Ask:
     path = f"/services/{SERVICE}/forecast"
     answer = _first_forecast(served, path)
     opens = place.dataset.frame.index
-    first = int(opens.get_loc(datetime.fromisoformat(answer["bar"])))
+    first = int(opens.searchsorted(pd.Timestamp(answer["bar"])))
     rows = np.arange(first, min(first + BARS_AHEAD, len(opens)))
     return Ask.get(path, *place.forecaster.predict(place.dataset, rows).tolist())
 
