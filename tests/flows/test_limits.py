@@ -37,7 +37,8 @@ def statuses(place: Place) -> dict[str, str]:
 
 
 def assert_stopped(place: Place, name: str, *, began: float) -> None:
-    assert time.monotonic() - began < 15
+    # Beside other tests seconds go by before a training begins; without a limit it takes minutes.
+    assert time.monotonic() - began < 60
     assert statuses(place)[name] == "FAILED"
     assert [one.model_type for one in list_versions(place.registry.store)] == ["persistence"]
 
