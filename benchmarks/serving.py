@@ -180,7 +180,7 @@ def newest_ask(place: Place, served: Served) -> Ask:
     path = f"/services/{SERVICE}/forecast"
     answer = _first_forecast(served, path)
     opens = place.dataset.frame.index
-    first = int(opens.searchsorted(pd.Timestamp(answer["bar"])))
+    [first] = np.flatnonzero(opens == pd.Timestamp(answer["bar"])).tolist()
     rows = np.arange(first, min(first + BARS_AHEAD, len(opens)))
     return Ask.get(path, *place.forecaster.predict(place.dataset, rows).tolist())
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,15 +21,11 @@ def mlflow_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty MLflow database."""
     from mlops.registry.tracking import connect
 
-    root = _shared(tmp_path_factory)
-    database = root / "mlflow-template.db"
-    with FileLock(f"{database}.lock"):
-        if not database.exists():
-            made = root / "mlflow-making"
-            with mlflow_forgets():
-                connect(f"file://{made}", "template")
-            (made / "mlflow.db").rename(database)
-    return database
+    def make(folder: Path) -> None:
+        with mlflow_forgets():
+            connect(f"file://{folder}", "template")
+
+    return _made_once(tmp_path_factory, "mlflow.db", make)
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +44,18 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_sqlite_template(tmp_path_factory.mktemp("sqlite-template"))
 
 
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """The database ``name`` that ``make`` leaves in a folder; one worker makes it for all."""
+    root = _shared(factory)
+    database = root / f"template-{name}"
+    with FileLock(f"{database}.lock"):
+        if not database.exists():
+            folder = root / f"making-{name}"
+            make(folder)
+            (folder / name).rename(database)
+    return database
+
+
 def _shared(factory: pytest.TempPathFactory) -> Path:
     root = factory.getbasetemp()
     return root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
@@ -56,19 +64,16 @@ def _shared(factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prefect_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty Prefect database, which takes a server ten seconds to make."""
-    root = _shared(tmp_path_factory)
-    database = root / "prefect-template.db"
-    with FileLock(f"{database}.lock"):
-        if not database.exists():
-            made = root / "prefect-making"
-            subprocess.run(
-                [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"],
-                env={**os.environ, "PREFECT_HOME": str(made)},
-                capture_output=True,
-                check=True,
-            )
-            (made / "prefect.db").rename(database)
-    return database
+
+    def make(folder: Path) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"],
+            env={**os.environ, "PREFECT_HOME": str(folder)},
+            capture_output=True,
+            check=True,
+        )
+
+    return _made_once(tmp_path_factory, "prefect.db", make)
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlops.store import Store
 from mlops.store.evidence import Source, Tally, record_tallies
+from mlops.store.leases import renewing
 from mlops.store.live import Route, list_routes
 from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
 
@@ -25,24 +25,17 @@ def acknowledging(
 
     ``faults`` of a challenger's trials fail; models of ``unloadable`` cannot be loaded.
     """
-    stop = threading.Event()
 
-    def all_beat() -> None:
+    def all_beat() -> bool:
         for name in names or ("one",):
             beat(store, name, faults=faults, unloadable=unloadable)
-
-    def live() -> None:
-        while not stop.wait(BEAT_S):
-            all_beat()
+        return True
 
     all_beat()
-    thread = threading.Thread(target=live, daemon=True)
-    thread.start()
     try:
-        yield
+        with renewing(all_beat, every_s=BEAT_S):
+            yield
     finally:
-        stop.set()
-        thread.join()
         for name in names or ("one",):
             leave(store, name)
 

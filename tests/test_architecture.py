@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Iterator
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -142,3 +144,11 @@ def test_settings_are_read_at_the_top_and_handed_down() -> None:
         & {"current_settings", "load_settings"}
     }
     assert {path for path in readers if not path.startswith(READS_SETTINGS)} == set()
+
+
+@pytest.mark.parametrize("module", ["prefect.server.api.server", "evidently"])
+def test_the_pinned_versions_still_import(module: str) -> None:
+    """Newer FastAPI breaks Prefect's server, newer pandas breaks Evidently."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert import_module(module).__name__ == module

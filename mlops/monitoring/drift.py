@@ -194,11 +194,10 @@ def watch(
             told apart.
     """
     config = config or DriftConfig()
-    window = current.iloc[-config.window_bars :]
-    times = _times(window)
+    known = _times(current)
+    times = known[-config.window_bars :]
     columns = _check(reference, current, config)
-    found = _reject(reference, columns, config)
-    found = news(found, reference.ends_at, _times(current), config)
+    found = news(_reject(reference, columns, config), reference.ends_at, known, config)
     if not len(times):
         return _report(columns, found, look(found, columns), config, 0, official=False), state
     due = is_due(state, times, config)
@@ -206,7 +205,7 @@ def watch(
     latest = state.recent[-1] if state.recent else None
     judge = decide(found, columns, before=latest, fast_before=earlier)
     decision = judge if due else look(found, columns, latest=latest, fast_before=earlier)
-    report = _report(columns, found, decision, config, len(window), official=due)
+    report = _report(columns, found, decision, config, len(times), official=due)
     return report, advance(state, found, times, config, due=due)
 
 
@@ -232,8 +231,8 @@ def _reject(
     )
 
 
-def _times(window: pd.DataFrame) -> pd.DatetimeIndex:
-    times = window.index
+def _times(rows: pd.DataFrame) -> pd.DatetimeIndex:
+    times = rows.index
     if not len(times):
         return pd.DatetimeIndex([])
     if not isinstance(times, pd.DatetimeIndex) or not times.is_monotonic_increasing:

@@ -83,8 +83,8 @@ def evidence_of(
 
     ``earlier`` are other studies' trials on the same development rows: they enter G2 as if
     they had been part of this search. ``before`` is the record that a refit continues. The
-    champion is met on forecasts made at or after
-    ``champion_saw``, when the last label it was fitted on was known; None where nobody knows.
+    champion is met on forecasts made at or after ``champion_saw``, when the last label it was
+    fitted on was known; None where nobody knows.
     """
     naive = walk_baseline(baseline, dataset, (*study.slices.development, *study.slices.holdout))
     folds = study.slices.fold_of_row(len(dataset))

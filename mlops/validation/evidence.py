@@ -79,8 +79,8 @@ class Evidence:
     may spend of the yearly budget. ``refit`` says that an unchanged specification was fitted
     again: nothing was searched, and one slice after the champion's training serves as both
     records; ``record`` is then all that its recipe forecast out of sample so far, that slice
-    included (None: nothing else is known). ``require_better`` is for going live
-    without an A/B test; an unhealthy champion need not be beaten.
+    included (None: nothing else is known). ``require_better`` is for going live without an A/B
+    test; an unhealthy champion need not be beaten.
     """
 
     candidate: str

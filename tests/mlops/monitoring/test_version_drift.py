@@ -101,9 +101,8 @@ def test_a_window_of_bars_gives_what_the_reference_keeps_of_them(
     bundle: Bundle, bars: pd.DataFrame
 ) -> None:
     kept = reference_frame(bundle)
-    again = current_frame(bundle, bundle.dataset(bars[bars.index <= kept.index[-1]][-HISTORY:]))[
-        -100:
-    ]
+    history = bundle.dataset(bars[bars.index <= kept.index[-1]][-HISTORY:])
+    again = current_frame(bundle, history)[-100:]
     shown = kept.loc[again.index]
     for name in (*FEATURES, "forecast", "realised"):
         np.testing.assert_allclose(again[name], shown[name], rtol=1e-4, atol=1e-6)
