@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from deployments.scheduler import JobRun, JobStatus, ModelScheduler, TrainingJob
-    from deployments.timetable import ScheduleType
+    from deployments.schedules import ScheduleType
 
 __all__ = ["JobRun", "JobStatus", "ModelScheduler", "ScheduleType", "TrainingJob"]
 
@@ -15,7 +15,7 @@ __all__ = ["JobRun", "JobStatus", "ModelScheduler", "ScheduleType", "TrainingJob
 def __getattr__(name: str) -> Any:
     # Loaded on first use: Prefect's client takes a second.
     if name in __all__:
-        room = "deployments.timetable" if name == "ScheduleType" else "deployments.scheduler"
+        room = "deployments.schedules" if name == "ScheduleType" else "deployments.scheduler"
         return getattr(import_module(room), name)
     raise AttributeError(f"module 'deployments' has no attribute {name!r}")
 

@@ -37,7 +37,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 
-from deployments.timetable import Schedule
+from deployments.schedules import Schedule
 from mlops.errors import JobNotFound, ScheduleError
 
 DEPLOYMENT = "train/scheduled"

@@ -28,7 +28,7 @@ from prefect.client.schemas.objects import DeploymentSchedule, FlowRun
 from prefect.utilities.urls import url_for
 
 from deployments.jobs import due, is_emptied, open_jobs
-from deployments.timetable import Schedule, ScheduleType, checked, chosen, schedule_of
+from deployments.schedules import Schedule, ScheduleType, checked, chosen, schedule_of
 from mlops.errors import RolloutError, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.rollout.config import DeploymentConfig, plan_from

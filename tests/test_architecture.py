@@ -18,7 +18,7 @@ FLOW_LINES, TASK_LINES = 60, 15
 DOORS = {
     "prefect": ("tasks/", "flows/", "deployments/"),
     # The story forecasts as any notebook would.
-    "mlflow": ("mlops/registry/", "mlops/models/bundle.py", "deployments/story.py"),
+    "mlflow": ("mlops/registry/", "mlops/models/bundle.py", "deployments/demo/story.py"),
     "torch": ("mlops/models/", "mlops/training/trainer.py"),
     "optuna": ("mlops/training/tuning.py",),
     "ccxt": ("mlops/data/sources/",),
@@ -37,14 +37,14 @@ READS_ENVIRONMENT = {
     "mlops/registry/tracking.py": "sets MLflow's own switches before it is imported",
     "mlops/registry/bundles.py": "hands a clean process what it needs to start",
     "tasks/logs.py": "is told there whether a worker started this process",
-    "deployments/demo.py": "makes surroundings of its own",
-    "deployments/golive.py": "hands the demonstration's surroundings to a replica",
+    "deployments/demo/__main__.py": "makes surroundings of its own",
+    "deployments/demo/rollout_act.py": "hands the demonstration's surroundings to a replica",
     "deployments/replica.py": "tells MLflow's client where bundles lie",
     "deployments/serve.py": "hands its own to the processes it starts",
 }
 READS_SETTINGS = ("tasks/", "flows/", "deployments/", "mlops/settings.py", "mlops/__init__.py")
 HEAVY = ("torch", "mlflow", "optuna", "ccxt", "matplotlib", "exchange_calendars", "arch", "sklearn")
-EXISTS_FOR_IT = ("mlops/models/", "mlops/training/tuning.py", "deployments/story.py")
+EXISTS_FOR_IT = ("mlops/models/", "mlops/training/tuning.py", "deployments/demo/story.py")
 
 
 @lru_cache(maxsize=1)

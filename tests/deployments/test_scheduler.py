@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 import deployments
 from deployments import ModelScheduler, ScheduleType, scheduler
 from deployments.jobs import DEPLOYMENT, JOB_ID, PARAMETERS
-from deployments.timetable import schedule_of
+from deployments.schedules import schedule_of
 from flows.train import train
 from mlops.errors import JobNotFound, MlopsError, ScheduleError
 from mlops.manager import MLOpsManager

@@ -13,8 +13,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from deployments.beside import past_beside
-from deployments.golive import go_live
+from deployments.demo.beside import past_beside
+from deployments.demo.rollout_act import go_live
 from flows.train import TrainResult, train
 from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager

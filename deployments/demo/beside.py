@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deployments.processes import end
+from deployments.demo.processes import end
 from mlops.reports.page import PastSection
 
 STOP_S = 10.0

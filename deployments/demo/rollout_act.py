@@ -20,9 +20,9 @@ from urllib.request import urlopen
 
 from rich.console import Console
 
-from deployments.clients import Clients, windows_of
-from deployments.processes import end
-from deployments.sabotage import TimeBomb
+from deployments.demo.clients import Clients, windows_of
+from deployments.demo.failing_model import TimeBomb
+from deployments.demo.processes import end
 from flows.deploy import deploy
 from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager

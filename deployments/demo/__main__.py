@@ -41,7 +41,7 @@ def surround(home: Path) -> None:
     os.environ.update(SURROUNDINGS)
     os.environ["MLOPS_BASE_PATH"] = str(home)
     # The version that is rolled back by itself is a class of the demonstration's own.
-    os.environ["CUSTOM_MODEL_MODULES"] = "deployments.sabotage"
+    os.environ["CUSTOM_MODEL_MODULES"] = "deployments.demo.failing_model"
     os.environ["PREFECT_HOME"] = str(home.resolve() / "prefect")
 
 
@@ -67,12 +67,12 @@ def main() -> None:
     surround(given.home)
     # Prefect and MLflow read the environment when they are imported.
     if given.only_past:
-        from deployments.past import tell_past
+        from deployments.demo.history_act import tell_past
 
         tell_past(given.symbol, console, until=until, path=given.only_past)
         return
     console.print(f"[bold]{given.symbol} sample[/], everything under {given.home}; no network used")
-    from deployments.story import tell
+    from deployments.demo.story import tell
 
     report = tell(given.symbol, console, until=until, quick=given.quick)
     console.print(f"report  {report}")
