@@ -3,6 +3,8 @@ the machine has cores to spare; they share nothing but the store and the bars on
 
 SIGTERM drains: the replica says so (`/readyz`, and in the store), goes on answering while the
 balancer turns away, asks each connection to close, and then ends. No request is lost.
+
+[[Connections that clients have opened and this process has not accepted yet.]]
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ import gc
 import logging
 import os
 import signal
+import socket
+import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +25,6 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from deployments.backlog import waiting_connections
 from mlops import logs
 from mlops.models.bundle import Trust
 from mlops.models.signing import load_or_make_key
@@ -34,6 +37,22 @@ from mlops.serving.replica import Identity
 from mlops.serving.runtime import Options, Runtime
 from mlops.settings import Settings, current_settings
 from mlops.store import Store, open_store
+
+_UNACKED = struct.Struct("@8B5I")
+"""The beginning of Linux's ``tcp_info``; its last field here counts, at a socket that listens,
+the connections that wait."""
+
+
+def waiting_connections(descriptor: int) -> int:
+    """How many wait at a listening socket; 0 where the system does not say."""
+    if sys.platform != "linux":
+        return 0
+    with socket.socket(fileno=os.dup(descriptor)) as listening:
+        if listening.family not in (socket.AF_INET, socket.AF_INET6):
+            return 0
+        told = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size)
+    return int(_UNACKED.unpack(told)[-1])
+
 
 log = logging.getLogger("mlops.replica")
 

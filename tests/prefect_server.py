@@ -28,8 +28,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import setup
-from deployments.demo.processes import end
-from deployments.demo.rollout_act import free_port
+from deployments.demo.rollout_act import end, free_port
 
 ROOT = Path(__file__).parents[1]
 START_S, STOP_S, SOON_S = 120.0, 20.0, 60.0

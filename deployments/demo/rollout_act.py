@@ -1,39 +1,129 @@
 """The second act of the demonstration: a version goes live under requests, another is undone.
 
 A real replica process answers real windows of bars all the while.
+
+[[Live requests for the demonstration: real windows of bars at a steady rate, answers kept.]]
+
+[[Processes that one of ours starts, and that must be gone when it ends.]]
 """
 
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import pandas as pd
 from rich.console import Console
 
-from deployments.demo.clients import Clients, windows_of
 from deployments.demo.failing_model import TimeBomb
-from deployments.demo.processes import end
 from flows.deploy import deploy
+from mlops.data.bars import COLUMNS
 from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager
 from mlops.registry.connection import load
 from mlops.reports.page import RolloutSection
-from mlops.reports.rollouts import rollout_section
+from mlops.reports.rollouts import Answered, rollout_section
 from mlops.rollout.config import RolloutSettings
 from mlops.rollout.plan import Strategy
 from mlops.service import Service
 from mlops.stats.metrics import ModelMetrics
 from mlops.store import Rollout, RolloutEvent, list_events, list_rollouts
+
+
+def end(process: subprocess.Popen[bytes], *, within_s: float) -> None:
+    """Ask it to end, and end it where it does not within ``within_s``."""
+    process.terminate()
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+RATE = 50.0
+THREADS = 2
+BODIES = 200
+TIMEOUT_S = 10.0
+
+
+class Clients:
+    """Threads that ask a replica for forecasts; `answers` is what they got."""
+
+    def __init__(self, port: int, service: str, bodies: Sequence[bytes]) -> None:
+        self.port = port
+        self.path = f"/services/{service}/invocations"
+        self.bodies = bodies
+        self.answers: list[Answered] = []
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(number,), daemon=True)
+            for number in range(THREADS)
+        ]
+
+    @contextmanager
+    def asking(self) -> Iterator[Clients]:
+        """Ask for as long as the block lasts."""
+        for thread in self._threads:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            for thread in self._threads:
+                thread.join()
+
+    def since(self, moment: datetime) -> list[Answered]:
+        """What was answered from a moment on."""
+        return [one for one in self.answers if one.at >= moment]
+
+    def _ask(self, number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
+        turn, due = number, time.monotonic()
+        while not self._stop.is_set():
+            due += THREADS / RATE
+            self.answers.append(self._one(connection, self.bodies[turn % len(self.bodies)]))
+            turn += THREADS
+            self._stop.wait(max(0.0, due - time.monotonic()))
+        connection.close()
+
+    def _one(self, connection: http.client.HTTPConnection, body: bytes) -> Answered:
+        asked = datetime.now(UTC)
+        try:
+            connection.request("POST", self.path, body, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+        except (OSError, http.client.HTTPException):
+            connection.close()
+            return Answered(asked, "nobody", failed=True)
+        variant = answer.headers.get("x-variant", "nobody")
+        return Answered(asked, variant, failed=answer.status != 200)
+
+
+def windows_of(frame: pd.DataFrame, n_bars: int) -> list[bytes]:
+    """The newest windows of ``n_bars`` bars as bodies of MLflow's scoring protocol."""
+    bodies = []
+    for end in range(len(frame) - BODIES, len(frame)):
+        part = frame.iloc[end - n_bars + 1 : end + 1]
+        times = [stamp.isoformat() for stamp in part.index]
+        data = [[at, *row] for at, row in zip(times, part[list(COLUMNS)].to_numpy().tolist(),
+                                               strict=True)]  # fmt: skip
+        split = {"columns": ["open_time", *COLUMNS], "data": data}
+        bodies.append(json.dumps({"dataframe_split": split}).encode())
+    return bodies
+
 
 QUICK = RolloutSettings(dwell_s=2.0, bake_s=3.0, hold_s=60.0, gate_s=60.0)
 """The usual canary, with seconds where it has minutes."""

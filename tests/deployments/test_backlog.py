@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from contextlib import ExitStack
 
-from deployments.backlog import waiting_connections
+from deployments.replica import waiting_connections
 
 
 def test_connections_are_counted_until_they_are_accepted() -> None:

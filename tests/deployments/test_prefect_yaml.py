@@ -18,7 +18,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.server.schemas.schedules import CronSchedule as ServerCron
 from prefect.utilities.callables import parameter_schema
 
-from deployments.jobs import DEPLOYMENT
+from deployments.scheduler import DEPLOYMENT
 from deployments.setup import WORK_POOL
 from flows.reconcile import CARRY_S
 from mlops.registry.mandate import MANUAL

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import deployments
 from deployments import ModelScheduler, ScheduleType, scheduler
-from deployments.jobs import DEPLOYMENT, JOB_ID, PARAMETERS
+from deployments.scheduler import DEPLOYMENT, JOB_ID, PARAMETERS
 from deployments.schedules import schedule_of
 from flows.train import train
 from mlops.errors import JobNotFound, MlopsError, ScheduleError

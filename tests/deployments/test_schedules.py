@@ -16,7 +16,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 
 from deployments import ModelScheduler, ScheduleType
-from deployments.jobs import DEPLOYMENT, due, open_jobs
+from deployments.scheduler import DEPLOYMENT, due, open_jobs
 from mlops.errors import JobNotFound, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.settings import current_settings

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from deployments.demo.processes import end
+from deployments.demo.rollout_act import end
 
 WILLING = "import time; print('up', flush=True); time.sleep(60)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WILLING
