@@ -21,15 +21,15 @@ from mlops.models.recipe import Recipe
 from mlops.registry.assignment import naive_utc
 from mlops.registry.judgement import Terms, declared_baseline, evidence_of, ranker
 from mlops.registry.mandate import SEARCH_ALPHA, alpha_of, mandate_for
+from mlops.search.agenda import plan_agenda, prove_agenda, request_digest
+from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.slices import Slices, cut, cut_since
+from mlops.search.study import Bench, Study, run_refit, run_study
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ModelVersion, Status, Store, Why, record_trials
 from mlops.store.ledger import YEARLY_ALPHA
 from mlops.store.live import begin_route
 from mlops.store.versions import insert_version
-from mlops.training.agenda import plan_agenda, prove_agenda, request_digest
-from mlops.training.plan import ModelType, TrainingConfig
-from mlops.training.slices import Slices, cut, cut_since
-from mlops.training.study import Bench, Study, run_refit, run_study
 from mlops.validation.evidence import Evidence, Thresholds
 
 NEXT_BAR = TargetSpec(Target.RETURN, 1)

@@ -77,7 +77,7 @@ class Outcome:
 def search(job: Job, home: Path) -> Outcome:
     """Run the flow on one simulated market; the process's surroundings lie under ``home``."""
     from flows.train import train
-    from mlops.training.plan import ModelType, TrainingConfig
+    from mlops.search.config import ModelType, TrainingConfig
 
     began = time.monotonic()
     os.environ["FEE_BPS"] = str(job.fee_bps)

@@ -29,13 +29,13 @@ from mlops.registry import BundleParts, bundle_parts, write_bundle
 from mlops.registry.connection import key_file
 from mlops.registry.judgement import declared_baseline, walk_baseline
 from mlops.registry.records import evaluation_of, record
+from mlops.search.config import TrainingConfig
+from mlops.search.slices import cut
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ModelVersion, Status, Store, Why, open_store
 from mlops.store.live import begin_route, change_route
 from mlops.store.schema import forecast
 from mlops.store.versions import insert_version
-from mlops.training.plan import TrainingConfig
-from mlops.training.slices import cut
 
 HOUR = timedelta(hours=1)
 TARGET = TargetSpec(Target.VOLATILITY, 24)

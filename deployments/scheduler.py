@@ -60,9 +60,9 @@ from deployments.schedules import Schedule, ScheduleType, checked, chosen, sched
 from mlops.errors import JobNotFound, RolloutError, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.rollout.config import DeploymentConfig, plan_from
+from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
 from mlops.settings import Settings
-from mlops.training.plan import ModelType, TrainingConfig
 
 DEPLOYMENT = "train/scheduled"
 

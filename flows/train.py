@@ -14,10 +14,10 @@ from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from mlops.rollout.config import DeploymentConfig
+from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service, Target
 from mlops.settings import current_settings
 from mlops.store.triggers import Claim
-from mlops.training.plan import ModelType, TrainingConfig
 from mlops.validation.evaluation import Evaluation
 from tasks import training as step
 from tasks.announce import artifact_key, gate_table

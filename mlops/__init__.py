@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from mlops.manager import MLOpsManager
     from mlops.rollout.config import DeploymentConfig, RolloutSettings
     from mlops.rollout.plan import Strategy
+    from mlops.search.config import ModelType, TrainingConfig
     from mlops.service import Service, Target, Timeframe
     from mlops.settings import Settings
     from mlops.stats.metrics import ModelMetrics
     from mlops.store import ModelVersion
-    from mlops.training.plan import ModelType, TrainingConfig
     from mlops.validation.evaluation import Evaluation
     from mlops.validation.report import GateReport
 
@@ -62,7 +62,7 @@ _HOMES = {
     "mlops.settings": ("Settings",),
     "mlops.stats.metrics": ("ModelMetrics",),
     "mlops.store": ("ModelVersion",),
-    "mlops.training.plan": ("ModelType", "TrainingConfig"),
+    "mlops.search.config": ("ModelType", "TrainingConfig"),
     "mlops.validation.evaluation": ("Evaluation",),
     "mlops.validation.report": ("GateReport",),
 }

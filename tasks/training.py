@@ -25,13 +25,13 @@ from mlops.registry.retraining import Retraining, claim_retraining, market_time
 from mlops.registry.tracking import RunLog, open_run
 from mlops.registry.workbench import Effort, assess, conduct
 from mlops.reports.cards import card_section, save_card
+from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.study import Study
 from mlops.service import Service
 from mlops.settings import Settings, current_settings
 from mlops.store import ModelVersion, Why
 from mlops.store.triggers import Claim
 from mlops.store.turns import Turn
-from mlops.training.plan import ModelType, TrainingConfig
-from mlops.training.study import Study
 from mlops.validation.evidence import Thresholds
 from tasks.progress import shown_progress
 from tasks.project import Project, available_threads

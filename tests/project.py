@@ -14,8 +14,8 @@ import pytest
 
 from mlops.data.simulator import simulate_bars
 from mlops.registry.connection import Registry
+from mlops.search.config import TrainingConfig
 from mlops.settings import Settings
-from mlops.training.plan import TrainingConfig
 from tasks.project import open_project
 from tests.conftest import mlflow_forgets
 

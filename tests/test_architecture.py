@@ -20,7 +20,7 @@ DOORS = {
     # The story forecasts as any notebook would.
     "mlflow": ("mlops/registry/", "mlops/models/bundle.py", "deployments/demo/story.py"),
     "torch": ("mlops/models/", "mlops/training/trainer.py"),
-    "optuna": ("mlops/training/tuning.py",),
+    "optuna": ("mlops/search/tuning.py",),
     "ccxt": ("mlops/data/sources/",),
     "exchange_calendars": ("mlops/data/calendar.py",),
     "sqlalchemy": ("mlops/store/",),
@@ -44,7 +44,7 @@ READS_ENVIRONMENT = {
 }
 READS_SETTINGS = ("tasks/", "flows/", "deployments/", "mlops/settings.py", "mlops/__init__.py")
 HEAVY = ("torch", "mlflow", "optuna", "ccxt", "matplotlib", "exchange_calendars", "arch", "sklearn")
-EXISTS_FOR_IT = ("mlops/models/", "mlops/training/tuning.py", "deployments/demo/story.py")
+EXISTS_FOR_IT = ("mlops/models/", "mlops/search/tuning.py", "deployments/demo/story.py")
 
 
 @lru_cache(maxsize=1)

@@ -27,6 +27,7 @@ from mlops.reports.page import Moment, PastSection
 from mlops.reports.past import mse_change, past_section
 from mlops.rollout.config import RolloutSettings
 from mlops.rollout.plan import Strategy
+from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
 from mlops.serving.bars import RecentBars
 from mlops.serving.runtime import Options, headless_replica
@@ -35,7 +36,6 @@ from mlops.store import get_route
 from mlops.store.forecasts import Role
 from mlops.store.outcomes import read_matched
 from mlops.store.triggers import get_trigger
-from mlops.training.plan import ModelType, TrainingConfig
 from tasks.monitoring import dataset_of, open_monitor
 
 START = datetime(2018, 10, 14, tzinfo=UTC)

@@ -26,9 +26,9 @@ from mlops.manager import MLOpsManager
 from mlops.registry.explanation import Explanation
 from mlops.reports.cards import save_story
 from mlops.reports.page import PastSection, RolloutSection
+from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service, Target
 from mlops.settings import current_settings
-from mlops.training.plan import ModelType, TrainingConfig
 from mlops.validation.evaluation import Evaluation
 
 STOP_S = 10.0

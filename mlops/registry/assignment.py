@@ -15,16 +15,16 @@ from mlops.registry.code import code_of
 from mlops.registry.connection import Registry
 from mlops.registry.judgement import declared_baseline
 from mlops.registry.mandate import Mandate, mandate_for
-from mlops.service import Service
-from mlops.training.agenda import (
+from mlops.search.agenda import (
     Agenda,
     plan_agenda,
     prove_agenda,
     request_digest,
     study_key,
 )
-from mlops.training.plan import ModelType, TrainingConfig
-from mlops.training.slices import Slices, cut, cut_since
+from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.slices import Slices, cut, cut_since
+from mlops.service import Service
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -13,10 +13,10 @@ from mlops.features.dataset import Dataset
 from mlops.models.base import BASELINES, FitContext, Forecaster, default_recipe
 from mlops.models.recipe import Recipe
 from mlops.registry.records import bars_per_year, evaluation_of, record
+from mlops.search.slices import Slices
+from mlops.search.study import Study
+from mlops.search.walk_forward import run_walk_forward
 from mlops.service import Target
-from mlops.training.slices import Slices
-from mlops.training.study import Study
-from mlops.training.walk_forward import run_walk_forward
 from mlops.validation.evaluation import Evaluation
 from mlops.validation.evidence import Evidence, Integrity, Override, Thresholds
 from mlops.validation.forecasts import Forecasts

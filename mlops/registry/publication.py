@@ -21,11 +21,11 @@ from mlops.registry.connection import Registry
 from mlops.registry.judgement import Judgement
 from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog
+from mlops.search.study import Study, Trial
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Why
 from mlops.store.triggers import Claim
 from mlops.store.turns import Turn
-from mlops.training.study import Study, Trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

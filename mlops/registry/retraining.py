@@ -19,6 +19,8 @@ from mlops.data.calendar import calendar_for
 from mlops.data.sources.samples import SAMPLE_VENUE
 from mlops.errors import StoreError
 from mlops.registry.mandate import mandate_for
+from mlops.search.agenda import request_digest
+from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Store, get_route, list_versions
 from mlops.store.checks import last_looked
@@ -33,8 +35,6 @@ from mlops.store.triggers import (
     put_off,
     renew_claim,
 )
-from mlops.training.agenda import request_digest
-from mlops.training.plan import ModelType, TrainingConfig
 from mlops.validation.evidence import Thresholds
 from mlops.validation.integrity import lacking_bars
 from mlops.validation.report import GateReport

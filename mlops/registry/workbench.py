@@ -25,10 +25,10 @@ from mlops.registry.mandate import Mandate, alpha_of, champion_of
 from mlops.registry.publication import log_trial
 from mlops.registry.records import kept_record
 from mlops.registry.tracking import RunLog
+from mlops.search.config import TrainingConfig
+from mlops.search.study import Bench, Report, Study, Trial, run_refit, run_study
+from mlops.search.trial_archive import TrialArchive
 from mlops.store import ModelVersion, count_trials, record_trials
-from mlops.training.plan import TrainingConfig
-from mlops.training.study import Bench, Report, Study, Trial, run_refit, run_study
-from mlops.training.trials import TrialArchive
 from mlops.validation.evidence import Override, Thresholds
 from mlops.validation.forecasts import Forecasts
 

@@ -20,10 +20,10 @@ from mlops.reports.page import (
     Section,
     render,
 )
+from mlops.search.study import Study
 from mlops.service import Target
 from mlops.stats.trading import net_returns
 from mlops.store import ModelVersion
-from mlops.training.study import Study
 from mlops.validation.forecasts import Forecasts
 
 UNITS: Mapping[Target, str] = {

@@ -47,7 +47,7 @@ import asyncio
 from datetime import UTC, datetime
 from flows.train import train
 from mlops import MLOpsManager, mlops_config
-from mlops.training.plan import TrainingConfig
+from mlops.search.config import TrainingConfig
 known = TrainingConfig(end=datetime(2018, 10, 14, tzinfo=UTC))
 made = train("BTC/USD", "linear", venue="sample", horizon=6, training=known)
 assert asyncio.run(MLOpsManager(mlops_config).deploy_model(made.model_id, "blue_green"))

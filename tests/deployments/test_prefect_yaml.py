@@ -23,8 +23,8 @@ from deployments.setup import WORK_POOL
 from flows.reconcile import CARRY_S
 from mlops.registry.mandate import MANUAL
 from mlops.rollout.plan import Strategy
+from mlops.search.config import ModelType
 from mlops.settings import Settings
-from mlops.training.plan import ModelType
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())

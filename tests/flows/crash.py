@@ -19,11 +19,11 @@ from mlops.registry import registration
 from mlops.registry.code import code_version
 from mlops.registry.connection import load
 from mlops.registry.tracking import _import_quietly
+from mlops.search import study, tuning
+from mlops.search.config import TrainingConfig
 from mlops.store import count_trials, list_versions
 from mlops.store.live import aliases
 from mlops.store.schema import lease
-from mlops.training import study, tuning
-from mlops.training.plan import TrainingConfig
 from tasks.project import open_project
 from tests.forked import in_child
 

@@ -21,12 +21,12 @@ from mlops.monitoring.drift import DriftReport
 from mlops.monitoring.outcomes import Sighting, match_sightings
 from mlops.monitoring.performance import LivePerformance
 from mlops.registry.connection import load
+from mlops.search.config import TrainingConfig
 from mlops.service import Service
 from mlops.settings import Settings, current_settings
 from mlops.stats.metrics import ModelMetrics
 from mlops.store import get_route
 from mlops.store.forecasts import record_forecasts
-from mlops.training.plan import TrainingConfig
 from mlops.validation.report import GateResult
 from tasks import training as step
 from tasks.project import open_project

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mlops.errors import SourceError
+from mlops.search.config import TrainingConfig
 from mlops.settings import current_settings
 from mlops.store import get_route
-from mlops.training.plan import TrainingConfig
 from tasks import training as step
 from tasks.project import open_project
 from tests.project import BARS, Place

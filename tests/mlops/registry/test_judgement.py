@@ -22,11 +22,11 @@ from mlops.registry.judgement import (
     judge_study,
     ranker,
 )
+from mlops.search.agenda import plan_agenda
+from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.slices import cut, cut_since
+from mlops.search.study import Bench, Study, run_refit, run_study
 from mlops.service import Target, Timeframe
-from mlops.training.agenda import plan_agenda
-from mlops.training.plan import ModelType, TrainingConfig
-from mlops.training.slices import cut, cut_since
-from mlops.training.study import Bench, Study, run_refit, run_study
 from mlops.validation.evidence import Override, Thresholds
 
 CONFIG = TrainingConfig(refits=2, holdout_refits=2)

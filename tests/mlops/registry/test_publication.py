@@ -15,8 +15,8 @@ from mlops.registry.assignment import Assignment
 from mlops.registry.connection import load
 from mlops.registry.judgement import Judgement
 from mlops.registry.publication import Request, epoch_rows, log_trial, publish, recipe_params
+from mlops.search.study import Study, Trial
 from mlops.store import ModelVersion, Why
-from mlops.training.study import Study, Trial
 
 from .conftest import AT, SERVICE
 from .trainings import assessed, assigned, conducted

@@ -13,6 +13,8 @@ import pytest
 
 from mlops.models.recipe import Recipe
 from mlops.registry.retraining import Retraining, claim_retraining
+from mlops.search.agenda import request_digest
+from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Store, Why, open_store
 from mlops.store.triggers import (
@@ -24,8 +26,6 @@ from mlops.store.triggers import (
     raise_trigger,
 )
 from mlops.store.versions import insert_version
-from mlops.training.agenda import request_digest
-from mlops.training.plan import ModelType, TrainingConfig
 
 from .conftest import AT, SERVICE
 

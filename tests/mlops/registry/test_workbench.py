@@ -59,7 +59,7 @@ def test_a_count_that_died_before_its_file_is_not_counted_again(
 ) -> None:
     assignment = assigned(registry, dataset, **SEARCH)
     with monkeypatch.context() as patch:
-        patch.setattr("mlops.training.trials.TrialArchive.keep", died)
+        patch.setattr("mlops.search.trial_archive.TrialArchive.keep", died)
         with pytest.raises(KeyboardInterrupt):
             conducted(registry, assignment)
     assert count_trials(registry.store, SERVICE.key) == 1

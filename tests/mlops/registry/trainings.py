@@ -12,9 +12,9 @@ from mlops.registry.assignment import Assignment, assign
 from mlops.registry.bundles import last_close
 from mlops.registry.judgement import Judgement
 from mlops.registry.workbench import Effort, assess, conduct
+from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.study import Study
 from mlops.store import Why
-from mlops.training.plan import ModelType, TrainingConfig
-from mlops.training.study import Study
 from mlops.validation.evidence import Thresholds
 
 from .conftest import SERVICE

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from mlops.training.plan import ModelType, TrainingConfig
+from mlops.search.config import ModelType, TrainingConfig
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import pytest
 
 from mlops.errors import ModelError, TrainingError, TrainingTimeout
 from mlops.models.base import FitContext, default_recipe
-from mlops.training import tuning
-from mlops.training.spaces import Choices, SearchSpace, search_space
-from mlops.training.tuning import tune
+from mlops.search import tuning
+from mlops.search.spaces import Choices, SearchSpace, search_space
+from mlops.search.tuning import tune
 
 CONTEXT = FitContext(seed=2)
 ROOT = Path(__file__).parents[3]
@@ -112,8 +112,8 @@ KILLED = """
     from mlops.features.targets import TargetSpec
     from mlops.models.base import FitContext
     from mlops.service import Target, Timeframe
-    from mlops.training import tuning
-    from mlops.training.spaces import search_space
+    from mlops.search import tuning
+    from mlops.search.spaces import search_space
 
     data = Dataset(simulate_bars(1500, seed=5), timeframe=Timeframe("1h"),
                    target=TargetSpec(Target.RETURN, 1))

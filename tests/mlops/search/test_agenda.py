@@ -7,8 +7,8 @@ import pytest
 
 from mlops.errors import LookaheadError, ModelError
 from mlops.features.indicators import register_indicator, unregister_indicator
-from mlops.training.agenda import plan_agenda, prove_agenda, request_digest, study_key
-from mlops.training.plan import ModelType, TrainingConfig
+from mlops.search.agenda import plan_agenda, prove_agenda, request_digest, study_key
+from mlops.search.config import ModelType, TrainingConfig
 
 
 @pytest.fixture

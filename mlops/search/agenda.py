@@ -15,8 +15,8 @@ from mlops.features.dataset import Dataset
 from mlops.features.spec import FeatureSpec
 from mlops.models.base import default_recipe
 from mlops.models.recipe import Recipe
-from mlops.training.plan import ModelType, TrainingConfig
-from mlops.training.spaces import SearchSpace, features_of_space, search_space
+from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.spaces import SearchSpace, features_of_space, search_space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

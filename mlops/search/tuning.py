@@ -30,8 +30,8 @@ from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext
 from mlops.models.inputs import TargetTransform
 from mlops.models.recipe import Recipe
-from mlops.training.spaces import Choices, SearchSpace, Span
-from mlops.training.walk_forward import WalkForward, run_walk_forward
+from mlops.search.spaces import Choices, SearchSpace, Span
+from mlops.search.walk_forward import WalkForward, run_walk_forward
 
 POPULATION = 10
 """Optuna's 50 would spend a small search on its first generation."""

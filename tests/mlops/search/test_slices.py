@@ -12,9 +12,9 @@ from mlops.data.splits import Fold
 from mlops.errors import InsufficientData, SplitError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
+from mlops.search.config import TrainingConfig
+from mlops.search.slices import Slices, cut, cut_since
 from mlops.service import Target, Timeframe
-from mlops.training.plan import TrainingConfig
-from mlops.training.slices import Slices, cut, cut_since
 
 N, HORIZON = 1200, 24
 CONFIG = TrainingConfig(refits=3, holdout_refits=4)

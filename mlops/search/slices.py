@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mlops.data.splits import Fold, forward_folds, holdout_split, walk_forward
 from mlops.errors import InsufficientData, SplitError
 from mlops.features.dataset import Dataset
-from mlops.training.plan import TrainingConfig
+from mlops.search.config import TrainingConfig
 
 
 @dataclass(frozen=True, slots=True, eq=False)

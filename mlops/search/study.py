@@ -16,10 +16,10 @@ from mlops.errors import TrainingError
 from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext, History, default_recipe
 from mlops.models.recipe import Recipe
-from mlops.training.agenda import Agenda
-from mlops.training.slices import Slices
-from mlops.training.tuning import TrialRecord, tune
-from mlops.training.walk_forward import WalkForward, run_walk_forward
+from mlops.search.agenda import Agenda
+from mlops.search.slices import Slices
+from mlops.search.tuning import TrialRecord, tune
+from mlops.search.walk_forward import WalkForward, run_walk_forward
 
 Floats = NDArray[np.float64]
 

@@ -15,11 +15,11 @@ from mlops.errors import TrainingError, TrainingTimeout
 from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext, default_recipe
 from mlops.models.recipe import Recipe
-from mlops.training import study as module
-from mlops.training.agenda import Agenda, plan_agenda
-from mlops.training.plan import ModelType, TrainingConfig
-from mlops.training.slices import Slices, cut, cut_since
-from mlops.training.study import Bench, Trial, run_refit, run_study
+from mlops.search import study as module
+from mlops.search.agenda import Agenda, plan_agenda
+from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.slices import Slices, cut, cut_since
+from mlops.search.study import Bench, Trial, run_refit, run_study
 
 CONFIG = TrainingConfig(refits=2, holdout_refits=2, features=("har_1", "har_6"))
 SMALL_LSTM = {"epochs": 1, "lstm_units": [4], "batch_size": 256}
@@ -147,7 +147,7 @@ def test_a_search_in_which_nothing_fits_says_why(
     def fail(*_: Any, **__: Any) -> Any:
         raise TrainingError("the loss became nan")
 
-    monkeypatch.setattr("mlops.training.tuning.run_walk_forward", fail)
+    monkeypatch.setattr("mlops.search.tuning.run_walk_forward", fail)
     with pytest.raises(TrainingError, match=r"none of 2 .* the loss became nan"):
         run_study(bench, agenda_of(dataset, trials=2, features=None), key="k")
 

@@ -8,8 +8,8 @@ import pytest
 from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext, default_recipe
 from mlops.models.compact import compact_config
-from mlops.training.tuning import skill_over_baseline
-from mlops.training.walk_forward import NO_FOLD, run_walk_forward
+from mlops.search.tuning import skill_over_baseline
+from mlops.search.walk_forward import NO_FOLD, run_walk_forward
 
 CONTEXT = FitContext(seed=1)
 QUICK = {"epochs": 2, "batch_size": 128}

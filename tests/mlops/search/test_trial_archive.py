@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlops.training.trials import TrialArchive
+from mlops.search.trial_archive import TrialArchive
 
 MADE_AT = np.datetime64("2024-01-01", "ns") + np.arange(6) * np.timedelta64(1, "h")
 FORECASTS = np.array([np.nan, 0.1, 0.2, 0.3, 0.4, np.nan])

@@ -10,8 +10,8 @@ from mlops.errors import ModelError
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FORECASTERS, build_forecaster
 from mlops.models.compact import compact_config
+from mlops.search.spaces import Choices, search_space
 from mlops.service import Target
-from mlops.training.spaces import Choices, search_space
 
 TARGETS = [TargetSpec(Target.VOLATILITY, 24), TargetSpec(Target.RETURN, 1)]
 
