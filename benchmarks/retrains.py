@@ -18,9 +18,6 @@ from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FitContext
 from mlops.models.recipe import Recipe
-from mlops.registry.assignment import naive_utc
-from mlops.registry.judgement import Terms, declared_baseline, evidence_of, ranker
-from mlops.registry.mandate import SEARCH_ALPHA, alpha_of, mandate_for
 from mlops.search.agenda import plan_agenda, prove_agenda, request_digest
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.slices import Slices, cut, cut_since
@@ -30,6 +27,9 @@ from mlops.store import ModelVersion, Status, Store, Why, record_trials
 from mlops.store.ledger import YEARLY_ALPHA
 from mlops.store.live import begin_route
 from mlops.store.versions import insert_version
+from mlops.training.refit_policy import SEARCH_ALPHA, alpha_of, mandate_for
+from mlops.training.training_plan import naive_utc
+from mlops.training.verdict import Terms, declared_baseline, evidence_of, ranker
 from mlops.validation.evidence import Evidence, Thresholds
 
 NEXT_BAR = TargetSpec(Target.RETURN, 1)

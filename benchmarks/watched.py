@@ -27,8 +27,6 @@ from mlops.models.bundle import Bundle, open_bundle
 from mlops.models.signing import load_or_make_key
 from mlops.registry import BundleParts, bundle_parts, write_bundle
 from mlops.registry.connection import key_file
-from mlops.registry.judgement import declared_baseline, walk_baseline
-from mlops.registry.records import evaluation_of, record
 from mlops.search.config import TrainingConfig
 from mlops.search.slices import cut
 from mlops.service import Service, Target, Timeframe
@@ -36,6 +34,8 @@ from mlops.store import ModelVersion, Status, Store, Why, open_store
 from mlops.store.live import begin_route, change_route
 from mlops.store.schema import forecast
 from mlops.store.versions import insert_version
+from mlops.training.verdict import declared_baseline, walk_baseline
+from mlops.validation.records import evaluation_of, record
 
 HOUR = timedelta(hours=1)
 TARGET = TargetSpec(Target.VOLATILITY, 24)

@@ -27,9 +27,9 @@ from rich.progress import track
 from benchmarks.figure import Figure
 from benchmarks.retrains import LIMITS, hourly, retrain, search
 from mlops.data.simulator import simulate_bars
-from mlops.registry.mandate import SEARCH_ALPHA
 from mlops.service import Service
 from mlops.store import Store, open_store
+from mlops.training.refit_policy import SEARCH_ALPHA
 from mlops.validation.gates import judge
 
 DAYS, BARS_A_DAY = 365, 24

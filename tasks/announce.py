@@ -12,13 +12,13 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 
-from mlops.registry.judgement import Judgement
 from mlops.registry.tracking import Tracking
 from mlops.reports.drift import FOLDER
 from mlops.rollout.analysis import ALPHA_WORSE
 from mlops.rollout.carrier import Seen
 from mlops.service import Service
 from mlops.store import ModelVersion, RolloutEvent
+from mlops.training.verdict import Judgement
 from tasks.project import Project
 
 MLFLOW_UI = "http://127.0.0.1:5000"

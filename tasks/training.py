@@ -16,14 +16,9 @@ from mlops.data.load import load_bars, open_source
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
-from mlops.registry.assignment import Assignment, assign
 from mlops.registry.baseline import ensure_service
-from mlops.registry.judgement import Judgement
-from mlops.registry.publication import Request, publish
 from mlops.registry.reconcile import Reconciled, reconcile
-from mlops.registry.retraining import Retraining, claim_retraining, market_time
 from mlops.registry.tracking import RunLog, open_run
-from mlops.registry.workbench import Effort, assess, conduct
 from mlops.reports.cards import card_section, save_card
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
@@ -32,6 +27,11 @@ from mlops.settings import Settings, current_settings
 from mlops.store import ModelVersion, Why
 from mlops.store.triggers import Claim
 from mlops.store.turns import Turn
+from mlops.training.publish import Request, publish
+from mlops.training.retraining import Retraining, claim_retraining, market_time
+from mlops.training.run import Effort, assess, conduct
+from mlops.training.training_plan import Assignment, assign
+from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
 from tasks.progress import shown_progress
 from tasks.project import Project, available_threads

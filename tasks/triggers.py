@@ -9,8 +9,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from mlops.manager import MLOpsManager
-from mlops.registry.retraining import market_time
 from mlops.store.triggers import Cause, unanswered
+from mlops.training.retraining import market_time
 
 DRIFT_DETECTED = "mlops.drift.detected"
 PERFORMANCE_DEGRADED = "mlops.performance.degraded"

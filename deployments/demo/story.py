@@ -23,7 +23,7 @@ from deployments.demo.rollout_act import end, go_live
 from flows.train import TrainResult, train
 from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager
-from mlops.registry.explanation import Explanation
+from mlops.registry.version_history import Explanation
 from mlops.reports.cards import save_story
 from mlops.reports.page import PastSection, RolloutSection
 from mlops.search.config import ModelType, TrainingConfig

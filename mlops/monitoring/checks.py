@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlops.json_values import number
 from mlops.monitoring.columns import (
     ColumnReference,
     Family,
@@ -24,7 +25,6 @@ from mlops.monitoring.columns import (
 from mlops.monitoring.levels import MIN_WINDOW_BARS
 from mlops.stats.change import BARS, jump_p_values, jumps
 from mlops.stats.window_null import NumericNull, WindowNull
-from mlops.validation.jsonable import number
 
 MIN_REFERENCE_BARS = 1000
 MIN_WINDOWS = 10

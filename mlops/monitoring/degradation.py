@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops.errors import SettingsError
+from mlops.json_values import number, to_json
 from mlops.service import Target
 from mlops.stats.dependence import is_constant
 from mlops.stats.metrics import skill
 from mlops.stats.trading import trailing_volatility
 from mlops.stats.window_null import MeanNull
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.jsonable import number, to_json
 
 FloatArray = NDArray[np.float64]
 

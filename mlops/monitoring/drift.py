@@ -15,6 +15,7 @@ from typing import Any, Self
 import pandas as pd
 
 from mlops.errors import DataError
+from mlops.json_values import from_json, to_json
 from mlops.monitoring.advice import advise
 from mlops.monitoring.checks import ColumnDrift, ColumnStatus, check_column
 from mlops.monitoring.columns import Family, Role
@@ -33,7 +34,6 @@ from mlops.monitoring.recommendation import (
     reject,
 )
 from mlops.monitoring.reference import DriftReference, find_columns, fit_reference
-from mlops.validation.jsonable import from_json, to_json
 
 __all__ = [
     "ColumnDrift",

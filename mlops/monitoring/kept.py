@@ -13,9 +13,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from mlops.code_version import release
 from mlops.monitoring.levels import DriftConfig
 from mlops.monitoring.reference import FORMAT, DriftReference
-from mlops.registry.code import release
 
 log = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from mlops.data.calendar import MINUTES_PER_YEAR, calendar_for
 from mlops.errors import SettingsError
+from mlops.json_values import number, to_json
 from mlops.monitoring.degradation import (
     ALPHA,
     PERFORMANCE_THRESHOLD,
@@ -33,7 +34,6 @@ from mlops.stats.dependence import block_length
 from mlops.store import ModelVersion, Store
 from mlops.store.outcomes import Matched, OutcomeCounts, count_outcomes, read_matched
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.jsonable import number, to_json
 from mlops.validation.measures import Measure, Sampler, direction_measures, error_measures
 
 RUN_UP_BARS = 200

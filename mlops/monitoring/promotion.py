@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from mlops.models import manifest
 from mlops.models.bundle import Bundle, read_tensors
 from mlops.monitoring.degradation import Losses
-from mlops.registry.records import kept_record
 from mlops.service import Service
 from mlops.store import ModelVersion
 from mlops.store.outcomes import TimeArray
 from mlops.validation.evaluation import Evaluation
 from mlops.validation.forecasts import Forecasts
+from mlops.validation.records import kept_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,9 @@
 """Versions as MLflow and the store know them: registered, looked up, compared, explained."""
 
+from mlops.code_version import code_version
 from mlops.registry.baseline import baseline_candidate, ensure_service
 from mlops.registry.bundles import BundleParts, bundle_parts, verify_bundle, write_bundle
 from mlops.registry.claims import claimed_candidate
-from mlops.registry.code import code_version
 from mlops.registry.comparison import Comparison, Period, compare_versions, evaluate_version
 from mlops.registry.connection import (
     Registry,
@@ -13,11 +13,11 @@ from mlops.registry.connection import (
     open_registry,
     open_trust,
 )
-from mlops.registry.explanation import Explanation, explain
 from mlops.registry.fetching import fetch_bundle, lies_here
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog, Tracking, connect, knock, open_run
+from mlops.registry.version_history import Explanation, explain
 
 __all__ = [
     "BundleParts",

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlops.code_version import code_version
 from mlops.data.bars import content_hash
 from mlops.errors import BundleError
 from mlops.features.dataset import Dataset
@@ -29,10 +30,9 @@ from mlops.models.base import Forecaster
 from mlops.models.golden import GOLDEN_EXAMPLES, Golden, deviation, golden_tensors
 from mlops.models.manifest import Format, canonical_json, make_manifest
 from mlops.models.signing import SigningKey
-from mlops.registry.code import code_version
-from mlops.registry.records import record_table
 from mlops.service import Service
 from mlops.validation.forecasts import Forecasts
+from mlops.validation.records import record_table
 
 VERIFY_TIMEOUT_S = 120.0
 REFERENCE_ROWS = 5000

@@ -13,11 +13,11 @@ from mlops.errors import RegistryError
 from mlops.features.dataset import Dataset
 from mlops.models.bundle import Bundle
 from mlops.registry.connection import Registry, load
-from mlops.registry.records import evaluation_of, record
 from mlops.stats.comparison import TestResult, diebold_mariano
 from mlops.store import get_route
 from mlops.validation.evaluation import Evaluation
 from mlops.validation.forecasts import Forecasts
+from mlops.validation.records import evaluation_of, record
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlops.registry.code import DISTRIBUTION, release
+from mlops.code_version import DISTRIBUTION, release
 from mlops.registry.connection import BUNDLE_FOLDER
 from mlops.registry.mirror import (
     DIGEST_TAG,

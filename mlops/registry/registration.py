@@ -26,7 +26,6 @@ from mlops.registry.mirror import SERVICE_TAG, mirror
 from mlops.registry.pending import Draft, Logged
 from mlops.registry.pending import create_version as _create_version
 from mlops.registry.pending import log_model as _log_model
-from mlops.registry.retraining import answer_with
 from mlops.registry.tracking import open_run
 from mlops.service import Service, new_model_id
 from mlops.store import ModelVersion, Status, Why, get_route
@@ -34,6 +33,7 @@ from mlops.store.live import begin_route
 from mlops.store.triggers import Claim
 from mlops.store.turns import Turn, still
 from mlops.store.versions import get_version, insert_version, known_ids
+from mlops.training.retraining import answer_with
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from mlops.registry.assignment import Assignment
-from mlops.registry.judgement import Judgement
 from mlops.reports import figures
 from mlops.reports.page import (
     MetricRow,
@@ -24,6 +22,8 @@ from mlops.search.study import Study
 from mlops.service import Target
 from mlops.stats.trading import net_returns
 from mlops.store import ModelVersion
+from mlops.training.training_plan import Assignment
+from mlops.training.verdict import Judgement
 from mlops.validation.forecasts import Forecasts
 
 UNITS: Mapping[Target, str] = {

@@ -18,11 +18,11 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
+from mlops.code_version import DISTRIBUTION, release
 from mlops.data.bars import COLUMNS
 from mlops.errors import RequestRefused
 from mlops.features.bars import FloatArray
 from mlops.models.windows import Window
-from mlops.registry.code import DISTRIBUTION, release
 from mlops.serving.inputs import (
     BAD,
     OPEN_TIME,

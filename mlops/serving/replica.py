@@ -18,9 +18,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlops.code_version import code_version
 from mlops.errors import MlopsError, StoreError
 from mlops.models.bundle import Trust
-from mlops.registry.code import code_version
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load, wanted
 from mlops.serving.counts import Counts
 from mlops.serving.loaded import Shelf

@@ -13,12 +13,12 @@ from typing import Any, Self
 
 import numpy as np
 
+from mlops.json_values import from_json, number, to_json
 from mlops.service import Target
 from mlops.stats import metrics, trading
 from mlops.stats.dependence import block_length
 from mlops.stats.metrics import ModelMetrics
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.jsonable import from_json, number, to_json
 from mlops.validation.measures import (
     Measure,
     Sampler,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlops.json_values import number
 from mlops.service import Target
 from mlops.stats import metrics, trading
 from mlops.stats.dependence import (
@@ -17,7 +18,6 @@ from mlops.stats.dependence import (
     interval_from_draws,
 )
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.jsonable import number
 
 # Drawdowns are bootstrapped on whole paths: equity values held at once, and in all; a long
 # record draws fewer paths.

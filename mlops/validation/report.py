@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-from mlops.validation.jsonable import from_json, number, to_json
+from mlops.json_values import from_json, number, to_json
 
 
 class Severity(StrEnum):

@@ -21,10 +21,10 @@ from prefect.utilities.callables import parameter_schema
 from deployments.scheduler import DEPLOYMENT
 from deployments.setup import WORK_POOL
 from flows.reconcile import CARRY_S
-from mlops.registry.mandate import MANUAL
 from mlops.rollout.plan import Strategy
 from mlops.search.config import ModelType
 from mlops.settings import Settings
+from mlops.training.refit_policy import MANUAL
 
 ROOT = Path(__file__).parents[2]
 CONFIG: dict[str, Any] = yaml.safe_load((ROOT / "prefect.yaml").read_text())

@@ -15,8 +15,8 @@ from importlib import import_module
 from typing import Any
 
 from flows.train import train
+from mlops.code_version import code_version
 from mlops.registry import registration
-from mlops.registry.code import code_version
 from mlops.registry.connection import load
 from mlops.registry.tracking import _import_quietly
 from mlops.search import study, tuning

@@ -22,7 +22,6 @@ from flows.retrain import retrain
 from mlops.data.simulator import simulate_bars
 from mlops.errors import StoreError
 from mlops.logs import LIBRARY, JsonFormatter
-from mlops.registry import retraining
 from mlops.store import Status, Store, Why, get_route, get_version, list_versions
 from mlops.store.alerts import Condition, Trouble, raise_alert
 from mlops.store.live import change_route, read_route
@@ -37,6 +36,7 @@ from mlops.store.triggers import (
     list_triggers,
     raise_trigger,
 )
+from mlops.training import retraining
 from tasks import training, triggers
 from tests.flows.deployable import Deployable
 from tests.project import BARS, SEED, SERVICE

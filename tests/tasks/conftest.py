@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from mlops.registry.assignment import Assignment
-from mlops.registry.judgement import Judgement
 from mlops.registry.tracking import RunLog
 from mlops.search.config import ModelType
 from mlops.search.study import Study
 from mlops.settings import current_settings
 from mlops.store import ModelVersion
+from mlops.training.training_plan import Assignment
+from mlops.training.verdict import Judgement
 from tasks import training as step
 from tasks.project import Project, open_project
 from tests.project import SYMBOL, Place, made_place, skip_verification

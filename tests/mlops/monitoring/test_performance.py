@@ -29,7 +29,6 @@ from mlops.monitoring.performance import (
 )
 from mlops.monitoring.promotion import Promotion, evaluation_at_promotion, reference_losses
 from mlops.registry.bundles import bundle_parts, write_bundle
-from mlops.registry.records import record
 from mlops.service import Service, Target
 from mlops.stats import metrics, trading
 from mlops.store import ModelVersion, Store
@@ -37,6 +36,7 @@ from mlops.store.forecasts import Role, record_forecasts
 from mlops.store.outcomes import OutcomeCounts, read_matched
 from mlops.validation.evaluation import evaluate
 from mlops.validation.forecasts import Forecasts
+from mlops.validation.records import record
 from tests.mlops.data.conftest import make_bars
 
 from .ticker import HOUR, RETURNS, START, forecast_row, sighting_of

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlops.registry.judgement import NAIVE, Judgement
 from mlops.reports.cards import (
     UNITS,
     card_facts,
@@ -22,6 +21,7 @@ from mlops.reports.cards import (
 from mlops.reports.page import Section
 from mlops.service import Target
 from mlops.store import ModelVersion
+from mlops.training.verdict import NAIVE, Judgement
 from tests.project import BARS, made_place, skip_verification
 from tests.tasks.conftest import Studied
 

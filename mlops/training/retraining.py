@@ -18,7 +18,6 @@ import pandas as pd
 from mlops.data.calendar import calendar_for
 from mlops.data.sources.samples import SAMPLE_VENUE
 from mlops.errors import StoreError
-from mlops.registry.mandate import mandate_for
 from mlops.search.agenda import request_digest
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
@@ -35,6 +34,7 @@ from mlops.store.triggers import (
     put_off,
     renew_claim,
 )
+from mlops.training.refit_policy import mandate_for
 from mlops.validation.evidence import Thresholds
 from mlops.validation.integrity import lacking_bars
 from mlops.validation.report import GateReport

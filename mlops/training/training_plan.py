@@ -7,14 +7,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 
+from mlops.code_version import code_of
 from mlops.features.causality import CausalityProof
 from mlops.features.dataset import Dataset
 from mlops.models.base import build_forecaster
 from mlops.models.recipe import Recipe
-from mlops.registry.code import code_of
 from mlops.registry.connection import Registry
-from mlops.registry.judgement import declared_baseline
-from mlops.registry.mandate import Mandate, mandate_for
 from mlops.search.agenda import (
     Agenda,
     plan_agenda,
@@ -25,6 +23,8 @@ from mlops.search.agenda import (
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.slices import Slices, cut, cut_since
 from mlops.service import Service
+from mlops.training.refit_policy import Mandate, mandate_for
+from mlops.training.verdict import declared_baseline
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

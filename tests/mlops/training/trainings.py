@@ -8,16 +8,15 @@ from typing import Any
 
 from mlops.features.dataset import Dataset
 from mlops.registry import Registry, RunLog, ensure_service, open_run
-from mlops.registry.assignment import Assignment, assign
 from mlops.registry.bundles import last_close
-from mlops.registry.judgement import Judgement
-from mlops.registry.workbench import Effort, assess, conduct
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.store import Why
+from mlops.training.run import Effort, assess, conduct
+from mlops.training.training_plan import Assignment, assign
+from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
-
-from .conftest import SERVICE
+from tests.mlops.registry.conftest import SERVICE
 
 QUICK = TrainingConfig(
     refits=2, holdout_refits=2, features=("har_1", "har_24"), sequence_length=3, seed=3

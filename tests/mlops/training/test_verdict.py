@@ -13,7 +13,12 @@ from mlops.data.simulator import simulate_bars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import BASELINES, FitContext, build_forecaster
-from mlops.registry.judgement import (
+from mlops.search.agenda import plan_agenda
+from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.slices import cut, cut_since
+from mlops.search.study import Bench, Study, run_refit, run_study
+from mlops.service import Target, Timeframe
+from mlops.training.verdict import (
     NAIVE,
     Judgement,
     Terms,
@@ -22,11 +27,6 @@ from mlops.registry.judgement import (
     judge_study,
     ranker,
 )
-from mlops.search.agenda import plan_agenda
-from mlops.search.config import ModelType, TrainingConfig
-from mlops.search.slices import cut, cut_since
-from mlops.search.study import Bench, Study, run_refit, run_study
-from mlops.service import Target, Timeframe
 from mlops.validation.evidence import Override, Thresholds
 
 CONFIG = TrainingConfig(refits=2, holdout_refits=2)

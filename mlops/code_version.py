@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 DISTRIBUTION = "trading-mlops"
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[1]
 _GIT_TIMEOUT_S = 10
 
 

@@ -18,7 +18,6 @@ from mlops.models.base import History
 from mlops.models.recipe import Recipe
 from mlops.registry.bundles import bundle_parts
 from mlops.registry.connection import Registry
-from mlops.registry.judgement import Judgement
 from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog
 from mlops.search.study import Study, Trial
@@ -26,6 +25,7 @@ from mlops.service import Service
 from mlops.store import ModelVersion, Status, Why
 from mlops.store.triggers import Claim
 from mlops.store.turns import Turn
+from mlops.training.verdict import Judgement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

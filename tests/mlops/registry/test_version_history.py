@@ -10,8 +10,7 @@ from mlops.errors import VersionNotFound
 from mlops.registry import Candidate, Registry, code_version, explain, register
 from mlops.store import Status, Why, get_version
 from mlops.validation.report import GateReport, GateResult
-
-from .conftest import AT, Populated
+from tests.mlops.registry.conftest import AT, Populated
 
 REPORT = GateReport(
     candidate="linear",

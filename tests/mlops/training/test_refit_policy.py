@@ -13,7 +13,11 @@ from typing import Any
 import pytest
 
 from mlops.models.recipe import Recipe
-from mlops.registry.mandate import (
+from mlops.store import ModelVersion, Status, Store, Why, count_trials, open_store
+from mlops.store.live import begin_route
+from mlops.store.schema import route
+from mlops.store.versions import insert_version
+from mlops.training.refit_policy import (
     LEAST_ALPHA,
     SEARCH_ALPHA,
     Mandate,
@@ -21,12 +25,7 @@ from mlops.registry.mandate import (
     champion_of,
     mandate_for,
 )
-from mlops.store import ModelVersion, Status, Store, Why, count_trials, open_store
-from mlops.store.live import begin_route
-from mlops.store.schema import route
-from mlops.store.versions import insert_version
-
-from .conftest import AT, SERVICE
+from tests.mlops.registry.conftest import AT, SERVICE
 
 DAY = timedelta(days=1)
 RECIPE = Recipe("linear", ("har_1",))

@@ -12,9 +12,8 @@ from mlops.errors import InsufficientData, LookaheadError, ModelError
 from mlops.features.dataset import Dataset
 from mlops.features.indicators import register_indicator, unregister_indicator
 from mlops.registry import Registry
-
-from .conftest import opened_at
-from .trainings import assigned
+from tests.mlops.registry.conftest import opened_at
+from tests.mlops.training.trainings import assigned
 
 pytestmark = pytest.mark.usefixtures("unverified")
 

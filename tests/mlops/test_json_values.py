@@ -3,7 +3,7 @@
 import json
 import math
 
-from mlops.validation.jsonable import from_json, to_json
+from mlops.json_values import from_json, to_json
 
 
 def test_numbers_that_are_not_finite_come_back():

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 from mlops.models.recipe import Recipe
-from mlops.registry.retraining import Retraining, claim_retraining
 from mlops.search.agenda import request_digest
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
@@ -26,8 +25,8 @@ from mlops.store.triggers import (
     raise_trigger,
 )
 from mlops.store.versions import insert_version
-
-from .conftest import AT, SERVICE
+from mlops.training.retraining import Retraining, claim_retraining
+from tests.mlops.registry.conftest import AT, SERVICE
 
 HOUR = timedelta(hours=1)
 CONFIG = TrainingConfig()

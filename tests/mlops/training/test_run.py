@@ -13,12 +13,11 @@ from mlops.errors import TrainingTimeout
 from mlops.features.dataset import Dataset
 from mlops.registry import Registry
 from mlops.registry.bundles import last_close
-from mlops.registry.judgement import Judgement
-from mlops.registry.publication import Request, publish
 from mlops.store import ModelVersion, Why, count_trials
-
-from .conftest import SERVICE, dataset_of
-from .trainings import assessed, assigned, conducted
+from mlops.training.publish import Request, publish
+from mlops.training.verdict import Judgement
+from tests.mlops.registry.conftest import SERVICE, dataset_of
+from tests.mlops.training.trainings import assessed, assigned, conducted
 
 pytestmark = pytest.mark.usefixtures("unverified")
 
@@ -139,7 +138,7 @@ def test_a_champion_is_not_met_on_bars_it_was_fitted_on(
     assignment = assigned(registry, dataset)
     champion, judgement = registered(registry, dataset, reason="manual")
     study, _ = conducted(registry, assignment)
-    monkeypatch.setattr("mlops.registry.workbench.champion_of", lambda *_: champion)
+    monkeypatch.setattr("mlops.training.run.champion_of", lambda *_: champion)
     met = assessed(registry, assignment, study).report["G4"]
     assert met.n == len(study.slices.holdout[-1].test)
     assert met.n < len(judgement.holdout)
@@ -152,7 +151,7 @@ def test_a_refit_of_a_refit_continues_the_record_since_the_search(
     search, _ = registered(registry, known[0], reason="manual")
     champion, first = registered(registry, known[1], reason="schedule")
     assert search.notes["recipe"] == champion.notes["recipe"]
-    monkeypatch.setattr("mlops.registry.mandate.champion_of", lambda *_: champion)
+    monkeypatch.setattr("mlops.training.refit_policy.champion_of", lambda *_: champion)
     _, second = registered(registry, known[2], reason="schedule")
 
     assert len(first.record) > len(first.holdout)

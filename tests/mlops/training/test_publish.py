@@ -11,15 +11,14 @@ from mlops.features.dataset import Dataset
 from mlops.models.base import Epoch, History
 from mlops.models.recipe import Recipe
 from mlops.registry import Registry, open_run
-from mlops.registry.assignment import Assignment
 from mlops.registry.connection import load
-from mlops.registry.judgement import Judgement
-from mlops.registry.publication import Request, epoch_rows, log_trial, publish, recipe_params
 from mlops.search.study import Study, Trial
 from mlops.store import ModelVersion, Why
-
-from .conftest import AT, SERVICE
-from .trainings import assessed, assigned, conducted
+from mlops.training.publish import Request, epoch_rows, log_trial, publish, recipe_params
+from mlops.training.training_plan import Assignment
+from mlops.training.verdict import Judgement
+from tests.mlops.registry.conftest import AT, SERVICE
+from tests.mlops.training.trainings import assessed, assigned, conducted
 
 pytestmark = pytest.mark.usefixtures("unverified")
 

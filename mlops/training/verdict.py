@@ -12,7 +12,6 @@ from mlops.data.splits import Fold
 from mlops.features.dataset import Dataset
 from mlops.models.base import BASELINES, FitContext, Forecaster, default_recipe
 from mlops.models.recipe import Recipe
-from mlops.registry.records import bars_per_year, evaluation_of, record
 from mlops.search.slices import Slices
 from mlops.search.study import Study
 from mlops.search.walk_forward import run_walk_forward
@@ -21,6 +20,7 @@ from mlops.validation.evaluation import Evaluation
 from mlops.validation.evidence import Evidence, Integrity, Override, Thresholds
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.gates import judge, rank_trials
+from mlops.validation.records import bars_per_year, evaluation_of, record
 from mlops.validation.report import GateReport
 
 Floats = NDArray[np.float64]

@@ -17,20 +17,20 @@ from mlops.errors import TrainingTimeout
 from mlops.models import manifest
 from mlops.models.base import FitContext
 from mlops.models.bundle import read_tensors
-from mlops.registry.assignment import Assignment, naive_utc
 from mlops.registry.bundles import last_close
 from mlops.registry.connection import Registry, load
-from mlops.registry.judgement import Judgement, Terms, evidence_of, judge_study, ranker
-from mlops.registry.mandate import Mandate, alpha_of, champion_of
-from mlops.registry.publication import log_trial
-from mlops.registry.records import kept_record
 from mlops.registry.tracking import RunLog
 from mlops.search.config import TrainingConfig
 from mlops.search.study import Bench, Report, Study, Trial, run_refit, run_study
 from mlops.search.trial_archive import TrialArchive
 from mlops.store import ModelVersion, count_trials, record_trials
+from mlops.training.publish import log_trial
+from mlops.training.refit_policy import Mandate, alpha_of, champion_of
+from mlops.training.training_plan import Assignment, naive_utc
+from mlops.training.verdict import Judgement, Terms, evidence_of, judge_study, ranker
 from mlops.validation.evidence import Override, Thresholds
 from mlops.validation.forecasts import Forecasts
+from mlops.validation.records import kept_record
 
 Floats = NDArray[np.float64]
 

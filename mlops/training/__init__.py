@@ -1,0 +1,1 @@
+"""One training: planned, run, judged, published, and asked for again."""
