@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.figure import Figure, best_seconds
-from mlops.features.bars import BarArrays
+from mlops.features.bar_arrays import BarArrays
 from mlops.features.dataset import Dataset, windows
 from mlops.features.spec import FeatureSpec, compute_features
 from mlops.features.targets import TargetSpec

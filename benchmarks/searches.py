@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from benchmarks.figure import Figure
 from benchmarks.searching import Job, Outcome, run_jobs
-from mlops.data.market import Form, Market
+from mlops.data.simulated_market import Form, Market
 from mlops.data.simulator import SimulatedBars, simulate
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec

@@ -26,13 +26,13 @@ from benchmarks.load import Load, Report, Running, measure
 from benchmarks.peers import Served, serving
 from benchmarks.served import SERVICE, Place, add_version, make_place, questions
 from benchmarks.serving import CLIENT_CORE, CROWD, SERVER_CORE
+from mlops.data.market_clock import market_now
+from mlops.data.recent_bars import RecentBars
 from mlops.errors import RolloutRefused
 from mlops.registry import load
 from mlops.rollout.plan import Strategy, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.service import Service
-from mlops.serving.bars import RecentBars
-from mlops.serving.clock import market_now
 from mlops.store import Phase, Why, list_rollouts
 from mlops.store.forecasts import ForecastRow, list_forecasts
 

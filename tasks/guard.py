@@ -8,10 +8,10 @@ import socket
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from mlops.data.recent_bars import RecentBars
 from mlops.manager import MLOpsManager
 from mlops.monitoring.guard import Guard
 from mlops.monitoring.system import Finding, limits_of
-from mlops.serving.bars import RecentBars
 from mlops.settings import current_settings
 
 

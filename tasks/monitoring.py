@@ -13,6 +13,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
 from mlops.data.calendar import calendar_for
+from mlops.data.market_clock import Clock, market_clock
+from mlops.data.recent_bars import Recent, RecentBars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
@@ -21,8 +23,6 @@ from mlops.monitoring.outcomes import Matching
 from mlops.registry import bundle_cache, load_version
 from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
-from mlops.serving.bars import Recent, RecentBars
-from mlops.serving.clock import Clock, market_clock
 from mlops.settings import current_settings
 from mlops.store import get_version, list_routes
 from mlops.store.checks import get_check

@@ -20,6 +20,7 @@ from rich.console import Console
 from flows.deploy import deploy
 from flows.retrain import retrain
 from flows.train import TrainResult, train
+from mlops.data.recent_bars import RecentBars
 from mlops.features.dataset import Dataset
 from mlops.manager import MLOpsManager
 from mlops.rehearsal import Hour, RehearsalClock, hours_between, rehearse
@@ -29,7 +30,6 @@ from mlops.rollout.config import RolloutSettings
 from mlops.rollout.plan import Strategy
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
-from mlops.serving.bars import RecentBars
 from mlops.serving.runtime import Options, headless_replica
 from mlops.settings import current_settings
 from mlops.store import get_route

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops.data.stamps import parse_stamps, refuse
+from mlops.data.timestamps import parse_stamps, refuse
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 

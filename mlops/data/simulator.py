@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
-from mlops.data.market import (
+from mlops.data.simulated_market import (
     HOURLY_VOLATILITY,
     TAIL_DEGREES,
     FloatArray,

@@ -19,7 +19,7 @@ import pandas as pd
 from mlops.data.bars import content_hash
 from mlops.data.calendar import Calendar, hole_before
 from mlops.errors import InsufficientData, LookaheadError
-from mlops.features.bars import BarArrays, BoolArray
+from mlops.features.bar_arrays import BarArrays, BoolArray
 from mlops.features.spec import FeatureSpec, Matrix, compute_features
 from mlops.service import Timeframe
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mlops.data.bars import COLUMNS, Provenance, content_hash
 from mlops.data.calendar import Calendar, hole_before, load_calendar
 from mlops.errors import FeatureError
-from mlops.features.bars import BarArrays, BoolArray, FloatArray
+from mlops.features.bar_arrays import BarArrays, BoolArray, FloatArray
 from mlops.features.spec import FeatureSpec, Matrix, compute_features
 from mlops.features.targets import (
     Labels,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mlops.errors import FeatureError
-from mlops.features.bars import BarArrays, FloatArray
+from mlops.features.bar_arrays import BarArrays, FloatArray
 from mlops.features.rolling import (
     bars_to_forget,
     recursive_mean,

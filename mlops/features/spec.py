@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops.errors import FeatureError
-from mlops.features.bars import BarArrays
+from mlops.features.bar_arrays import BarArrays
 from mlops.features.indicators import find_indicator
 
 DEFAULT_FEATURES = ("open", "high", "low", "close", "volume", "rsi", "macd")

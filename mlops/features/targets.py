@@ -9,7 +9,7 @@ from datetime import timedelta
 import numpy as np
 
 from mlops.errors import FeatureError
-from mlops.features.bars import BarArrays, BoolArray, FloatArray, TimeArray
+from mlops.features.bar_arrays import BarArrays, BoolArray, FloatArray, TimeArray
 from mlops.features.indicators import log_range
 from mlops.features.rolling import trailing_mean, trailing_sum
 from mlops.service import Target

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mlops.data.bars import COLUMNS
 from mlops.data.calendar import Calendar, hole_before
-from mlops.features.bars import BarArrays, BoolArray, FloatArray, TimeArray, open_times
+from mlops.features.bar_arrays import BarArrays, BoolArray, FloatArray, TimeArray, open_times
 from mlops.service import Timeframe
 
 

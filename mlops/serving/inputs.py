@@ -19,7 +19,7 @@ from mlops.data.bars import COLUMNS
 from mlops.data.calendar import Calendar
 from mlops.data.cleaning import ROUNDING
 from mlops.errors import RequestRefused
-from mlops.features.bars import BoolArray, FloatArray, TimeArray
+from mlops.features.bar_arrays import BoolArray, FloatArray, TimeArray
 from mlops.models.recipe import Recipe
 from mlops.models.windows import Window
 from mlops.service import Timeframe

@@ -20,14 +20,14 @@ import pandas as pd
 
 from mlops.data.bars import content_hash
 from mlops.data.calendar import load_calendar
+from mlops.data.market_clock import market_speed
+from mlops.data.recent_bars import Recent, RecentBars
 from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
 from mlops.logs import bound
 from mlops.models.windows import Window, window_of
 from mlops.rollout.routing import ask_order
 from mlops.service import Service
-from mlops.serving.bars import Recent, RecentBars
 from mlops.serving.batching import Batcher
-from mlops.serving.clock import market_speed
 from mlops.serving.desk import last_of, variant_of
 from mlops.serving.interval import error_quantiles
 from mlops.serving.loaded import LoadedModel, Shelf

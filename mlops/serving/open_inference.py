@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mlops.code_version import DISTRIBUTION, release
 from mlops.data.bars import COLUMNS
 from mlops.errors import RequestRefused
-from mlops.features.bars import FloatArray
+from mlops.features.bar_arrays import FloatArray
 from mlops.models.windows import Window
 from mlops.serving.inputs import (
     BAD,

@@ -1,7 +1,7 @@
 """When the bars of a request opened: read, put on whole minutes, and looked through for holes.
 
 Requests that say nothing odd take the short ways here; everything else goes through
-`mlops.data.stamps`, which training reads times with.
+`mlops.data.timestamps`, which training reads times with.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from mlops.data.calendar import AlwaysOpen, Calendar
 from mlops.data.cleaning import NEAR_LIMIT, NEAR_SHARE
-from mlops.data.stamps import EARLIEST, parse_stamps
+from mlops.data.timestamps import EARLIEST, parse_stamps
 from mlops.errors import BarsError, RequestRefused
-from mlops.features.bars import BoolArray, TimeArray
+from mlops.features.bar_arrays import BoolArray, TimeArray
 from mlops.service import Timeframe
 
 Opens = NDArray[np.int64]

@@ -10,10 +10,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 
+from mlops.data.recent_bars import RecentBars
 from mlops.errors import MlopsError, ModelFault
 from mlops.models.windows import Window
 from mlops.service import Service
-from mlops.serving.bars import RecentBars
 from mlops.serving.batching import Batcher
 from mlops.serving.counts import Counts
 from mlops.serving.desk import last_of, newest_bars

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from mlops.data.market_clock import Clock, market_clock
+from mlops.data.recent_bars import RecentBars
 from mlops.errors import ServingError
 from mlops.models.bundle import Trust
 from mlops.rollout.controller import Controller, carry_role
 from mlops.serving.app import App
-from mlops.serving.bars import RecentBars
 from mlops.serving.batching import Batcher
-from mlops.serving.clock import Clock, market_clock
 from mlops.serving.counts import Counts
 from mlops.serving.desk import Desk
 from mlops.serving.feed import Feed

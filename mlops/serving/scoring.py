@@ -21,7 +21,7 @@ from msgspec import UNSET, UnsetType
 
 from mlops.data.bars import COLUMNS
 from mlops.errors import ModelError, RequestRefused
-from mlops.features.bars import FloatArray
+from mlops.features.bar_arrays import FloatArray
 from mlops.models.windows import Window
 from mlops.serving import payloads
 from mlops.serving.inputs import (

@@ -29,8 +29,9 @@ REPLAY_BARS = 150
 def hasten(exposure_s: float = EXPOSURE_S) -> None:
     """Shorten the clocks of this process."""
     import deployments.replica
+    from mlops.data import market_clock
     from mlops.rollout import controller
-    from mlops.serving import clock, newest, replay, replica
+    from mlops.serving import newest, replay, replica
 
     controller.LEASE_S = replica.LEASE_S = LEASE_S
     controller.EXPOSURE_S = exposure_s
@@ -41,7 +42,7 @@ def hasten(exposure_s: float = EXPOSURE_S) -> None:
     defaults["beat_s"] = BEAT_S
     replay.LOOK_S, newest.LOOK_S = 0.1, 0.2
     replay.REPLAY_BARS = REPLAY_BARS
-    clock.REPLAY_BAR_S = BAR_S
+    market_clock.REPLAY_BAR_S = BAR_S
     deployments.replica.STORE_PATIENCE_S = PATIENCE_S
 
 

@@ -13,7 +13,7 @@ from prefect.artifacts import Artifact
 from flows.train import train
 from mlops.data.simulator import simulate_bars
 from mlops.errors import LookaheadError
-from mlops.features.bars import BarArrays
+from mlops.features.bar_arrays import BarArrays
 from mlops.features.indicators import register_indicator, unregister_indicator
 from mlops.registry.connection import load
 from mlops.store import count_trials, get_route, get_version, list_versions

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mlops.errors import FeatureError
-from mlops.features.bars import BarArrays
+from mlops.features.bar_arrays import BarArrays
 from mlops.features.indicators import (
     INDICATORS,
     find_indicator,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mlops.data.calendar import load_calendar
 from mlops.data.simulator import Market, simulate
-from mlops.features.bars import BarArrays
+from mlops.features.bar_arrays import BarArrays
 from mlops.features.dataset import Dataset
 from mlops.features.indicators import INDICATORS
 from mlops.features.spec import FeatureSpec, compute_features

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mlops.errors import FeatureError
-from mlops.features.bars import BarArrays
+from mlops.features.bar_arrays import BarArrays
 from mlops.features.indicators import log_range
 from mlops.features.targets import TargetSpec, build_target, next_bar_returns
 from mlops.service import Target

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mlops.data.sources.samples import SampleSource
-from mlops.features.bars import BarArrays
+from mlops.features.bar_arrays import BarArrays
 from mlops.features.indicators import find_indicator
 from mlops.monitoring.drift import (
     DriftConfig,

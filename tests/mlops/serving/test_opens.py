@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlops.data.stamps import parse_stamps
+from mlops.data.timestamps import parse_stamps
 from mlops.errors import RequestRefused
 from mlops.serving.opens import from_epoch, read_opens
 

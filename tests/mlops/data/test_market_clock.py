@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mlops.serving.clock import REPLAY_BAR_S, REPLAY_DAYS, market_now, market_speed
+from mlops.data.market_clock import REPLAY_BAR_S, REPLAY_DAYS, market_now, market_speed
 
 LAST = datetime(2019, 10, 1, tzinfo=UTC)
 WALL = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)

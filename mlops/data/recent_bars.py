@@ -13,9 +13,9 @@ import pandas as pd
 from mlops.data.age import NewestBar
 from mlops.data.cache import BarCache
 from mlops.data.load import LOCAL_VENUES, load_bars, open_source
+from mlops.data.market_clock import Clock, market_clock, wall_clock
 from mlops.errors import DataError
 from mlops.service import Service
-from mlops.serving.clock import Clock, market_clock, wall_clock
 
 KEEP_BARS = 4000
 """Bars that are handed out at most: a long warm-up and the replayed ones before it."""

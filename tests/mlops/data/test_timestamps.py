@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlops.data.stamps import parse_stamps
+from mlops.data.timestamps import parse_stamps
 from mlops.errors import BarsError
 
 NOW = pd.Timestamp("2024-06-01", tz="UTC")

@@ -10,10 +10,10 @@ import pytest
 
 from mlops.data.age import NewestBar
 from mlops.data.cache import BarCache
+from mlops.data.recent_bars import KEEP_BARS, RecentBars
 from mlops.data.segments import Head
 from mlops.data.simulator import simulate_bars
 from mlops.service import Service, Timeframe
-from mlops.serving.bars import KEEP_BARS, RecentBars
 
 HOUR = timedelta(hours=1)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mlops.errors import BarsError
-from mlops.features.bars import BarArrays
+from mlops.features.bar_arrays import BarArrays
 
 
 def test_a_change_starts_at_the_previous_close(frame):
