@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mlops.features.targets import TargetSpec
 from mlops.models.base import Epoch, FitContext, History, default_recipe
-from mlops.models.learning import EVALUATION_BATCH, Plan, learn
 from mlops.models.lstm import Lstm
-from mlops.models.network import Network
+from mlops.models.networks import Network
 from mlops.models.recipe import Recipe
+from mlops.models.trainer import EVALUATION_BATCH, Plan, learn
 from mlops.service import Target
 from tasks.project import available_threads
 

@@ -25,8 +25,8 @@ from mlops.data.simulator import SimulatedBars, simulate
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FitContext, build_forecaster, default_recipe
-from mlops.models.compact import compact_config
 from mlops.models.recipe import Recipe
+from mlops.models.small_networks import compact_config
 from mlops.service import Target, Timeframe
 
 HOUR = Timeframe("1h")

@@ -27,9 +27,9 @@ from mlops.data.load import load_bars
 from mlops.features.dataset import Dataset, windows
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FitContext, Forecaster, build_forecaster, default_recipe
-from mlops.models.inputs import FeatureForecaster
+from mlops.models.feature_forecaster import FeatureForecaster
 from mlops.models.lstm import LstmNetwork
-from mlops.models.network import NetworkForecaster
+from mlops.models.networks import NetworkForecaster
 from mlops.registry import Candidate, Registry, bundle_parts, load, open_registry, register
 from mlops.service import Service
 from mlops.settings import Settings

@@ -36,7 +36,7 @@ from benchmarks.served import (
     make_place,
     questions,
 )
-from mlops.models.compute import one_thread_each
+from mlops.models.devices import one_thread_each
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 CROWD = 32

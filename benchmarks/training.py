@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from benchmarks.figure import Figure
 from benchmarks.loops import PlainLoop, Size, make_series, our_loop
 from mlops.models.base import Epoch
-from mlops.models.learning import Plan
+from mlops.models.trainer import Plan
 from tasks.project import available_threads
 
 IDLE_EPOCHS, BUSY_EPOCHS = 5, 10

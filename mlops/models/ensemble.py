@@ -23,9 +23,9 @@ from mlops.models.base import (
     default_recipe,
     forecaster_class,
 )
-from mlops.models.compact import compact_config
-from mlops.models.inputs import TargetTransform
+from mlops.models.feature_forecaster import TargetTransform
 from mlops.models.recipe import Param, Recipe
+from mlops.models.small_networks import compact_config
 
 REFIT = "refit_on_selection"
 

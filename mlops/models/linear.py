@@ -16,9 +16,9 @@ from mlops.features.dataset import Dataset, windows
 from mlops.features.targets import TargetSpec
 from mlops.models.algebra import linear_combination, one_blas_thread
 from mlops.models.base import FitContext, Floats, History, Rows, Tensors
-from mlops.models.compact import RETURN_FEATURES_WIDE, VOLATILITY_FEATURES
-from mlops.models.inputs import FeatureForecaster
+from mlops.models.feature_forecaster import FeatureForecaster
 from mlops.models.recipe import Param, Recipe
+from mlops.models.small_networks import RETURN_FEATURES_WIDE, VOLATILITY_FEATURES
 from mlops.service import Target
 
 SHARES = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mlops.features.targets import TargetSpec
-from mlops.models.network import NETWORK_PARAMS, Network, NetworkForecaster, dropout_mask
+from mlops.models.networks import NETWORK_PARAMS, Network, NetworkForecaster, dropout_mask
 from mlops.models.recipe import Param, Recipe
 
 LSTM_CONFIG = {

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mlops.errors import ModelError
 from mlops.features.targets import TargetSpec
-from mlops.models.network import NETWORK_PARAMS, Network, NetworkForecaster, dropout_mask
+from mlops.models.networks import NETWORK_PARAMS, Network, NetworkForecaster, dropout_mask
 from mlops.models.recipe import Param, Recipe
 
 TRANSFORMER_CONFIG = {

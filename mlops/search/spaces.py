@@ -12,7 +12,8 @@ from typing import Any
 
 from mlops.features.targets import TargetSpec
 from mlops.models.base import default_recipe
-from mlops.models.compact import (
+from mlops.models.recipe import Recipe
+from mlops.models.small_networks import (
     COMPACT_TYPES,
     RETURN_FEATURES,
     RETURN_FEATURES_WIDE,
@@ -20,7 +21,6 @@ from mlops.models.compact import (
     VOLATILITY_FEATURES_LEAN,
     compact_config,
 )
-from mlops.models.recipe import Recipe
 from mlops.service import Target
 
 Choice = Any

@@ -28,7 +28,7 @@ from mlops.data.splits import Fold
 from mlops.errors import ModelError, TrainingError, TrainingTimeout
 from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext
-from mlops.models.inputs import TargetTransform
+from mlops.models.feature_forecaster import TargetTransform
 from mlops.models.recipe import Recipe
 from mlops.search.spaces import Choices, SearchSpace, Span
 from mlops.search.walk_forward import WalkForward, run_walk_forward

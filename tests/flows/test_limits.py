@@ -35,7 +35,7 @@ LONG = {**SMALL_LSTM, "epochs": 10_000, "patience": 10_000}
 def _imported() -> None:
     """What the first training of a process imports takes longer than these limits allow."""
     import_module("mlops.models.lstm")
-    import_module("mlops.models.learning")
+    import_module("mlops.models.trainer")
 
 
 def statuses(place: Place) -> dict[str, str]:

@@ -9,7 +9,7 @@ import pytest
 from mlops.errors import ModelError
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FORECASTERS, build_forecaster
-from mlops.models.compact import compact_config
+from mlops.models.small_networks import compact_config
 from mlops.search.spaces import Choices, search_space
 from mlops.service import Target
 

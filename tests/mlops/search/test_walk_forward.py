@@ -7,7 +7,7 @@ import pytest
 
 from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext, default_recipe
-from mlops.models.compact import compact_config
+from mlops.models.small_networks import compact_config
 from mlops.search.tuning import skill_over_baseline
 from mlops.search.walk_forward import NO_FOLD, run_walk_forward
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from mlops.errors import ModelError
 from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext, Floats, History, Rows, Tensors
-from mlops.models.compute import choose_device, one_thread_each
-from mlops.models.inputs import FeatureForecaster
-from mlops.models.learning import Plan, cut, learn
+from mlops.models.devices import choose_device, one_thread_each
+from mlops.models.feature_forecaster import FeatureForecaster
 from mlops.models.recipe import Param
+from mlops.models.trainer import Plan, cut, learn
 
 PREDICT_BATCH = 2_048
 """Windows forecast at once."""

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from mlops.errors import TrainingError
 from mlops.models.base import Epoch, FitContext, History
-from mlops.models.compute import Crew, choose_precision, halves, one_thread_each
+from mlops.models.devices import Crew, choose_precision, halves, one_thread_each
 from mlops.models.recipe import Recipe
 
 if TYPE_CHECKING:
-    from mlops.models.network import Network
+    from mlops.models.networks import Network
 
 DEADLINE_BATCHES = 32
 """Batches between two looks at the clock."""

@@ -11,9 +11,9 @@ import torch
 
 from mlops.errors import ModelError, TrainingError, TrainingTimeout
 from mlops.models.base import FitContext
-from mlops.models.compute import Crew, choose_device, choose_precision, halves
-from mlops.models.learning import Plan, cut, learn
+from mlops.models.devices import Crew, choose_device, choose_precision, halves
 from mlops.models.lstm import LstmNetwork
+from mlops.models.trainer import Plan, cut, learn
 
 PLAN = Plan(
     sequence_length=4,
