@@ -23,9 +23,9 @@ from flows.train import TrainResult, train
 from mlops.data.recent_bars import RecentBars
 from mlops.features.dataset import Dataset
 from mlops.manager import MLOpsManager
-from mlops.rehearsal import Hour, RehearsalClock, hours_between, rehearse
+from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
+from mlops.reports.history import mse_change, past_section
 from mlops.reports.page import Moment, PastSection
-from mlops.reports.past import mse_change, past_section
 from mlops.rollout.config import RolloutSettings
 from mlops.rollout.plan import Strategy
 from mlops.search.config import ModelType, TrainingConfig

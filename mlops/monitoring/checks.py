@@ -23,7 +23,7 @@ from mlops.monitoring.columns import (
     trimmed,
 )
 from mlops.monitoring.levels import MIN_WINDOW_BARS
-from mlops.stats.change import BARS, jump_p_values, jumps
+from mlops.stats.jumps import BARS, jump_p_values, jumps
 from mlops.stats.window_null import NumericNull, WindowNull
 
 MIN_REFERENCE_BARS = 1000

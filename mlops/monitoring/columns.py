@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops.stats.change import fit_jumps
+from mlops.stats.jumps import fit_jumps
 from mlops.stats.statistic_null import StatisticNull
 from mlops.stats.window_null import (
     MAX_BARS,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from mlops.errors import SettingsError
-from mlops.stats.change import BARS
+from mlops.stats.jumps import BARS
 
 MIN_WINDOW_BARS = 24
 JUMP_SHARE = 2 / 3

@@ -18,7 +18,7 @@ import pandas as pd
 from mlops.monitoring.checks import ColumnDrift, ColumnStatus
 from mlops.monitoring.columns import Family, Role
 from mlops.monitoring.levels import DriftConfig
-from mlops.stats.change import RECENT
+from mlops.stats.jumps import RECENT
 from mlops.stats.multiplicity import benjamini_yekutieli
 
 FAST_EFFECT = 0.3

@@ -24,8 +24,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
 from mlops.stats.dependence import integrated_time
+from mlops.stats.ordered_reference import OrderedReference
 from mlops.stats.statistic_null import StatisticNull
-from mlops.stats.wasserstein import OrderedReference
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]

@@ -22,7 +22,7 @@ from mlops.monitoring.drift import (
 )
 from mlops.monitoring.recommendation import FAST_EFFECT
 from mlops.service import Timeframe
-from mlops.stats.change import jump_p_values, jumps
+from mlops.stats.jumps import jump_p_values, jumps
 from mlops.stats.window_null import NumericNull
 
 BREAK = pd.Timestamp("2018-11-14 08:00", tz="UTC")

@@ -9,8 +9,8 @@ from scipy.stats import ks_2samp, norm, wasserstein_distance
 from scipy.stats import t as student
 
 from mlops.stats.dependence import integrated_time
+from mlops.stats.ordered_reference import OrderedReference
 from mlops.stats.statistic_null import StatisticNull
-from mlops.stats.wasserstein import OrderedReference
 from mlops.stats.window_null import (
     NULLS,
     CategoricalNull,

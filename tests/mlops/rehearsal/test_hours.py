@@ -13,7 +13,7 @@ import pytest
 
 from mlops.monitoring.monitor import Looked
 from mlops.monitoring.outcomes import Matching
-from mlops.rehearsal import Hour, RehearsalClock, hours_between, rehearse
+from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
 from mlops.store import Store, open_store
 from mlops.store.triggers import Cause, Reason, raise_trigger
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from mlops.stats.change import BARS, BEFORE, RECENT, fit_jumps, jump_p_values, jumps
+from mlops.stats.jumps import BARS, BEFORE, RECENT, fit_jumps, jump_p_values, jumps
 from mlops.stats.window_null import NumericNull
 from tests.mlops.monitoring.series import autoregressive, market
 

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops.reports.history import mse_change, past_section, reigns
 from mlops.reports.page import Moment, Page, render
-from mlops.reports.past import mse_change, past_section, reigns
 from mlops.service import Service
 from mlops.store.outcomes import Matched
 
