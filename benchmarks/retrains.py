@@ -25,7 +25,7 @@ from mlops.search.study import Bench, Study, run_refit, run_study
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ModelVersion, Status, Store, Why, record_trials
 from mlops.store.ledger import YEARLY_ALPHA
-from mlops.store.live import begin_route
+from mlops.store.routes import begin_route
 from mlops.store.versions import insert_version
 from mlops.training.refit_policy import SEARCH_ALPHA, alpha_of, mandate_for
 from mlops.training.training_plan import naive_utc

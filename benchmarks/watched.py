@@ -31,7 +31,7 @@ from mlops.search.config import TrainingConfig
 from mlops.search.slices import cut
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ModelVersion, Status, Store, Why, open_store
-from mlops.store.live import begin_route, change_route
+from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import forecast
 from mlops.store.versions import insert_version
 from mlops.training.verdict import declared_baseline, walk_baseline

@@ -25,7 +25,7 @@ from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
 from mlops.settings import current_settings
 from mlops.store import get_version, list_routes
-from mlops.store.checks import get_check
+from mlops.store.monitor_runs import get_check
 from mlops.store.watches import list_watches
 from tasks.announce import announce_drift
 from tasks.triggers import ring

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from mlops.store import Store
 from mlops.store.evidence import Source, Tally, record_tallies
 from mlops.store.leases import renewing
-from mlops.store.live import Route, list_routes
 from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
+from mlops.store.routes import Route, list_routes
 
 BEAT_S = 0.05
 LEASE_S = 5.0

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from mlops.store import ModelVersion, Status, Store, Why, open_store
-from mlops.store.live import begin_route
+from mlops.store.routes import begin_route
 from mlops.store.versions import insert_version
 from tests.postgres import WITHOUT, Server, shared_server
 

@@ -28,12 +28,12 @@ from mlops.store.alerts import (
     raise_alert,
     recover_alert,
 )
-from mlops.store.clock import store_time
 from mlops.store.engine import Connection, Store
 from mlops.store.leases import Lease, acquire, fence, is_known, release
-from mlops.store.live import Route, read_routes
 from mlops.store.replicas import live_replicas
-from mlops.store.traffic import TrafficRow, forget_traffic, read_traffic, total
+from mlops.store.request_counts import TrafficRow, forget_traffic, read_traffic, total
+from mlops.store.routes import Route, read_routes
+from mlops.store.sql import store_time
 from mlops.store.versions import get_version
 
 log = logging.getLogger(__name__)

@@ -37,8 +37,8 @@ from mlops.monitoring.version_drift import VersionDrift, current_frame
 from mlops.service import Service
 from mlops.store import ModelVersion, Route, Store, get_route, get_version, list_routes
 from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recover_alert
-from mlops.store.checks import CheckRow, last_check, write_check
 from mlops.store.engine import Connection
+from mlops.store.monitor_runs import CheckRow, last_check, write_check
 from mlops.store.triggers import Cause, Limits, Reason, raise_trigger
 from mlops.store.watches import WatchRow, list_watches
 

@@ -29,8 +29,8 @@ from mlops.models.baselines import Baseline
 from mlops.models.recipe import Recipe
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, get_version, list_routes
+from mlops.store.outcome_writes import Changes, Labelled, Written, write_changes
 from mlops.store.outcomes import Standing, TimeArray, read_standing
-from mlops.store.settling import Changes, Labelled, Written, write_changes
 
 log = logging.getLogger(__name__)
 

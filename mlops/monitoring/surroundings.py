@@ -17,11 +17,11 @@ from mlops.monitoring.measure import LiveMeasure
 from mlops.service import Service
 from mlops.stats.binomial import share_interval
 from mlops.store import ModelVersion, Phase, Store, get_route
-from mlops.store.checks import last_check
-from mlops.store.clock import store_time
 from mlops.store.engine import Connection
+from mlops.store.monitor_runs import last_check
+from mlops.store.request_counts import TrafficRow, read_traffic, total
 from mlops.store.rollouts import list_rollouts
-from mlops.store.traffic import TrafficRow, read_traffic, total
+from mlops.store.sql import store_time
 
 HOUR = timedelta(hours=1)
 

@@ -19,9 +19,9 @@ from mlops.service import Service
 from mlops.settings import Settings
 from mlops.stats.binomial import is_surely_above
 from mlops.store.alerts import Severity
-from mlops.store.live import Route
 from mlops.store.replicas import Replica, ReplicaState
-from mlops.store.traffic import EDGES_S, Traffic
+from mlops.store.request_counts import EDGES_S, Traffic
+from mlops.store.routes import Route
 
 ALPHA = 1e-3
 """Chance that one look takes a share at the limit for one above it."""

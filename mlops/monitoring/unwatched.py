@@ -8,8 +8,8 @@ from datetime import datetime
 from mlops.rollout.notices import BASELINE
 from mlops.store.alerts import AlertRow, Condition, list_alerts, recover_alert
 from mlops.store.engine import Store
-from mlops.store.live import read_routes
 from mlops.store.rollouts import open_rollouts
+from mlops.store.routes import read_routes
 from mlops.store.watches import list_watches
 
 OF_LOOKS = (Condition.DATA_DRIFT, Condition.PERFORMANCE_DEGRADED, Condition.DATA_QUALITY)

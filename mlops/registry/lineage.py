@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from mlops.errors import StoreError
 from mlops.store import ModelVersion, Reign, Rollout, Store, get_version, list_events, list_reigns
-from mlops.store.checks import CheckRow, get_check
+from mlops.store.monitor_runs import CheckRow, get_check
 from mlops.store.rollouts import list_rollouts
 from mlops.store.schema import Phase
 from mlops.store.triggers import TriggerRow, get_trigger

@@ -13,7 +13,7 @@ from mlops.errors import RegistryError
 from mlops.registry.tracking import Tracking
 from mlops.store import ModelVersion, list_versions
 from mlops.store.engine import Store
-from mlops.store.live import aliases
+from mlops.store.routes import aliases
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion

@@ -29,7 +29,7 @@ from mlops.registry.pending import log_model as _log_model
 from mlops.registry.tracking import open_run
 from mlops.service import Service, new_model_id
 from mlops.store import ModelVersion, Status, Why, get_route
-from mlops.store.live import begin_route
+from mlops.store.routes import begin_route
 from mlops.store.triggers import Claim
 from mlops.store.turns import Turn, still
 from mlops.store.versions import get_version, insert_version, known_ids

@@ -15,11 +15,11 @@ from mlops.errors import StoreError
 from mlops.rollout.analysis import Verdict, judge_alone
 from mlops.rollout.controller import LEASE_S, TICK_S, Controller, Moved, snapshot_of
 from mlops.rollout.decide import Snapshot
-from mlops.store.clock import store_time
 from mlops.store.engine import Store
-from mlops.store.live import read_route
 from mlops.store.rollouts import Rollout, RolloutEvent, get_rollout, list_events, open_rollouts
+from mlops.store.routes import read_route
 from mlops.store.schema import Phase
+from mlops.store.sql import store_time
 
 log = logging.getLogger(__name__)
 

@@ -20,14 +20,14 @@ from mlops.rollout.health import WINDOW_S, Fallback, champion_failing, decide_fa
 from mlops.rollout.notices import tell_of_fallback, tell_of_move
 from mlops.rollout.plan import Plan
 from mlops.store import audit
-from mlops.store.clock import store_time
 from mlops.store.engine import Connection, Store
 from mlops.store.evidence import forget_tallies, read_tallies
 from mlops.store.leases import Lease, acquire, fence, release
-from mlops.store.live import Route, change_route, keep_exposed, read_route, read_routes
 from mlops.store.replicas import Replica, ReplicaState, forget_dead, live_replicas
 from mlops.store.rollouts import Arrow, Rollout, move_rollout, open_rollouts, status_of
+from mlops.store.routes import Route, change_route, keep_exposed, read_route, read_routes
 from mlops.store.schema import Phase, Status
+from mlops.store.sql import store_time
 from mlops.store.versions import change_status
 
 log = logging.getLogger(__name__)

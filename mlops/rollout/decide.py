@@ -19,9 +19,9 @@ from datetime import datetime, timedelta
 from mlops.rollout.analysis import Evidence, Verdict, Word, judge, judge_alone
 from mlops.rollout.plan import EVERYTHING_BP, Plan
 from mlops.rollout.routing import takes_part
-from mlops.store.live import Route
 from mlops.store.replicas import Replica, ReplicaState
 from mlops.store.rollouts import Arrow, Rollout
+from mlops.store.routes import Route
 from mlops.store.schema import Phase, Status
 
 DEPLOYABLE = (Status.CHALLENGER, Status.RETIRED, Status.DEPLOYED)

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from mlops.rollout.analysis import Counts, Word, judge_alone
-from mlops.store.live import Route
 from mlops.store.replicas import Replica
+from mlops.store.routes import Route
 from mlops.store.schema import Status
 
 MAX_FAULT_RATE = 0.05

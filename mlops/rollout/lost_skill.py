@@ -17,11 +17,11 @@ from mlops.rollout.health import Fallback
 from mlops.rollout.notices import tell_of_return
 from mlops.store import audit
 from mlops.store.alerts import Condition, is_lasting, list_alerts
-from mlops.store.clock import store_time
 from mlops.store.engine import Connection, Store
-from mlops.store.live import Route, change_route, list_routes, read_route
 from mlops.store.rollouts import open_rollouts
+from mlops.store.routes import Route, change_route, list_routes, read_route
 from mlops.store.schema import Status
+from mlops.store.sql import store_time
 from mlops.store.triggers import Answer, Cause, TriggerRow, TriggerState, read_triggers
 from mlops.store.versions import change_status
 

@@ -10,8 +10,8 @@ from datetime import datetime
 
 from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recover_alert
 from mlops.store.engine import Connection
-from mlops.store.live import Route
 from mlops.store.rollouts import Arrow, Rollout
+from mlops.store.routes import Route
 from mlops.store.schema import Phase
 
 ROLLOUT, CHAMPION, BASELINE = "rollout", "champion", "baseline"

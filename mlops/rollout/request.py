@@ -11,12 +11,12 @@ from mlops.errors import RolloutError, RolloutRefused
 from mlops.rollout.decide import DEPLOYABLE
 from mlops.rollout.plan import Plan
 from mlops.store import audit
-from mlops.store.clock import store_time
 from mlops.store.engine import Store
-from mlops.store.live import Route, change_route, get_route, read_route
 from mlops.store.replicas import list_replicas
 from mlops.store.rollouts import Rollout, insert_rollout, open_rollouts
+from mlops.store.routes import Route, change_route, get_route, read_route
 from mlops.store.schema import Phase, Status
+from mlops.store.sql import store_time
 from mlops.store.versions import ModelVersion, change_status, get_version
 
 PENDING_FOR = "asked for"

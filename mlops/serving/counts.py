@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mlops.store.evidence import Source, Tally
-from mlops.store.live import Route
+from mlops.store.routes import Route
 
 MINUTE_S = 60.0
 BUCKET_S = 300.0

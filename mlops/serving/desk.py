@@ -32,7 +32,7 @@ from mlops.serving.loaded import LoadedModel, Shelf
 from mlops.serving.sight import Sight, Sighted
 from mlops.serving.traffic import TrafficCounts
 from mlops.store.evidence import Source
-from mlops.store.live import Route
+from mlops.store.routes import Route
 
 Floats = NDArray[np.float64]
 

@@ -11,7 +11,7 @@ from mlops.errors import NotLoaded
 from mlops.serving.newest import Newest
 from mlops.serving.replica import Keeper
 from mlops.serving.sight import Sighted
-from mlops.store.live import Route
+from mlops.store.routes import Route
 
 
 def list_services(keeper: Keeper, newest: Newest) -> bytes:

@@ -35,7 +35,7 @@ from mlops.serving.sight import Sight
 from mlops.serving.spool import Spool
 from mlops.store.engine import Store
 from mlops.store.forecasts import ForecastRow, Role, list_forecasts
-from mlops.store.live import Route
+from mlops.store.routes import Route
 from mlops.store.versions import ModelVersion
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from mlops.serving.loaded import LoadedModel, Shelf
 from mlops.serving.newest import newest_window
 from mlops.serving.sight import Sight
 from mlops.store.evidence import Source
-from mlops.store.live import Route
+from mlops.store.routes import Route
 from mlops.store.versions import ModelVersion
 
 log = logging.getLogger(__name__)

@@ -37,7 +37,7 @@ from mlops.store.replicas import (
     heartbeat,
     leave,
 )
-from mlops.store.traffic import write_traffic
+from mlops.store.request_counts import write_traffic
 from mlops.store.versions import ModelVersion, get_version
 
 log = logging.getLogger(__name__)

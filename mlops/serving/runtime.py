@@ -32,7 +32,7 @@ from mlops.serving.specs import Specs
 from mlops.serving.spool import Spool
 from mlops.serving.traffic import TrafficCounts
 from mlops.store.engine import Store
-from mlops.store.live import get_route
+from mlops.store.routes import get_route
 
 MIB = 1024**2
 

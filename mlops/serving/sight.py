@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from mlops.store.clock import read_clock
 from mlops.store.engine import Connection, Store
-from mlops.store.live import Route, champion_since, read_routes
+from mlops.store.routes import Route, champion_since, read_routes
+from mlops.store.sql import read_clock
 
 
 @dataclass(frozen=True, slots=True)

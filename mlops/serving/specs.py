@@ -10,7 +10,7 @@ from mlops.rollout.routing import ask_order
 from mlops.service import Service
 from mlops.serving.inputs import InputSpec, unbroken_bars
 from mlops.serving.loaded import LoadedModel, Shelf
-from mlops.store.live import Route
+from mlops.store.routes import Route
 
 MAX_BARS = 20_000
 MAX_WINDOWS = 512

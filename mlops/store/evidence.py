@@ -12,10 +12,10 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mlops.store.clock import db_now
 from mlops.store.dialects import upsert
 from mlops.store.engine import Store
 from mlops.store.schema import evidence
+from mlops.store.sql import db_now
 
 
 class Source(StrEnum):

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from mlops.errors import LeaseLost
-from mlops.store.clock import db_now
 from mlops.store.dialects import insert_new
 from mlops.store.engine import Store
 from mlops.store.schema import lease
+from mlops.store.sql import db_now
 
 
 @dataclass(frozen=True, slots=True)

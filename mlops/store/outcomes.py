@@ -6,7 +6,7 @@ it comes after all. Naive forecasts are those of the first match: a revision of 
 the outcome, never what was said before.
 
 Everything travels in columns, because a year of hourly bars is nine thousand rows;
-`mlops.store.settling` writes them.
+`mlops.store.outcome_writes` writes them.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from mlops.store.clock import db_now, store_time
 from mlops.store.dialects import upsert
 from mlops.store.engine import Store
 from mlops.store.schema import replica, replica_model, replica_route
+from mlops.store.sql import db_now, store_time
 
 
 class ReplicaState(StrEnum):

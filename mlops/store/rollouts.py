@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from mlops.errors import RolloutError, StoreError
 from mlops.store import audit
 from mlops.store.engine import Store
-from mlops.store.live import Route, change_route
+from mlops.store.routes import Route, change_route
 from mlops.store.schema import OPEN, Phase, Status, rollout, rollout_event, version
 from mlops.store.versions import change_status
 

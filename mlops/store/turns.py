@@ -17,10 +17,10 @@ from functools import partial
 import sqlalchemy as sa
 
 from mlops.errors import StoreError, TrainingTimeout
-from mlops.store.clock import db_now
 from mlops.store.engine import Connection, Store
 from mlops.store.leases import Lease, acquire, fence, release, renewing
 from mlops.store.schema import lease
+from mlops.store.sql import db_now
 
 log = logging.getLogger(__name__)
 

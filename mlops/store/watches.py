@@ -18,7 +18,7 @@ from mlops.errors import SettingsError, StoreError
 from mlops.store import audit
 from mlops.store.dialects import insert_new
 from mlops.store.engine import Connection, Store
-from mlops.store.live import get_route
+from mlops.store.routes import get_route
 from mlops.store.schema import watch
 from mlops.store.versions import get_version
 

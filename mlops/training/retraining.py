@@ -22,9 +22,9 @@ from mlops.search.agenda import request_digest
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Store, get_route, list_versions
-from mlops.store.checks import last_looked
 from mlops.store.engine import Connection
 from mlops.store.leases import renewing
+from mlops.store.monitor_runs import last_looked
 from mlops.store.triggers import (
     Answer,
     Claim,

@@ -24,7 +24,7 @@ from mlops.registry.lineage import trace
 from mlops.serving.runtime import headless_replica
 from mlops.settings import Settings, load_settings
 from mlops.store import ModelVersion, Phase, Store, get_route, list_versions, open_store
-from mlops.store.checks import list_checks
+from mlops.store.monitor_runs import list_checks
 from mlops.store.schema import alert_notice, lease, trigger
 from mlops.store.triggers import Answer, Cause, TriggerRow, TriggerState, list_triggers
 from tests.prefect_server import ROOT, PrefectServer, running, runs, until

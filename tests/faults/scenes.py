@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from mlops.store import Phase, Why
-from mlops.store.live import change_route, read_route
+from mlops.store.routes import change_route, read_route
 from tests.faults.template import KEY, SOUND, UNLUCKY
 from tests.faults.world import QUICK, World
 

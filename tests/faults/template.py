@@ -33,7 +33,7 @@ from mlops.registry import BundleParts, bundle_parts, write_bundle
 from mlops.registry.connection import key_file
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Why, open_store
-from mlops.store.live import begin_route, change_route
+from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import metadata
 from mlops.store.versions import insert_version
 

@@ -18,10 +18,10 @@ import sqlalchemy as sa
 from mlops.rollout.plan import Plan, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.store import Phase, Rollout, Route, Store, Why, get_route, list_replicas, open_store
-from mlops.store.clock import db_now
 from mlops.store.replicas import Replica
 from mlops.store.rollouts import ask_abort, get_rollout, list_rollouts
 from mlops.store.schema import lease
+from mlops.store.sql import db_now
 from tests.faults import cast
 from tests.faults.armed import Fault
 from tests.faults.laws import (

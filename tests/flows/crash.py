@@ -22,7 +22,7 @@ from mlops.registry.tracking import _import_quietly
 from mlops.search import study, tuning
 from mlops.search.config import TrainingConfig
 from mlops.store import count_trials, list_versions
-from mlops.store.live import aliases
+from mlops.store.routes import aliases
 from mlops.store.schema import lease
 from tasks.project import open_project
 from tests.forked import in_child

@@ -21,9 +21,9 @@ from mlops.reports import drift as pages
 from mlops.settings import current_settings
 from mlops.store import Store, Why, get_version
 from mlops.store.alerts import Condition, list_alerts
-from mlops.store.checks import list_checks
 from mlops.store.leases import acquire
-from mlops.store.live import change_route, read_route
+from mlops.store.monitor_runs import list_checks
+from mlops.store.routes import change_route, read_route
 from mlops.store.triggers import list_triggers
 from tasks import announce, triggers
 from tests.flows.deployable import Deployable

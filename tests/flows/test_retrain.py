@@ -24,7 +24,7 @@ from mlops.errors import StoreError
 from mlops.logs import LIBRARY, JsonFormatter
 from mlops.store import Status, Store, Why, get_route, get_version, list_versions
 from mlops.store.alerts import Condition, Trouble, raise_alert
-from mlops.store.live import change_route, read_route
+from mlops.store.routes import change_route, read_route
 from mlops.store.schema import trigger
 from mlops.store.triggers import (
     Answer,

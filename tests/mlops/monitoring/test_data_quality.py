@@ -29,7 +29,7 @@ from mlops.monitoring.drift import (
 from mlops.service import Timeframe
 from mlops.store import Store
 from mlops.store.alerts import AlertRow, Condition, list_alerts
-from mlops.store.checks import CheckRow, last_check, write_check
+from mlops.store.monitor_runs import CheckRow, last_check, write_check
 
 SERVICE = "sample.btc-usd.1h.volatility.24"
 AT = datetime(2025, 1, 1, tzinfo=UTC)

@@ -18,9 +18,9 @@ from mlops.rollout.notices import tell_of_return
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, Why
 from mlops.store.alerts import AlertRow, Condition, Trouble, list_alerts, raise_alert
-from mlops.store.live import begin_route, change_route, read_route
 from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
-from mlops.store.traffic import Traffic, TrafficRow, read_traffic, write_traffic
+from mlops.store.request_counts import Traffic, TrafficRow, read_traffic, write_traffic
+from mlops.store.routes import begin_route, change_route, read_route
 
 SERVICE = "binance.btc-usdt.1h.volatility.24"
 BASELINE = "persistence_BTC_1"

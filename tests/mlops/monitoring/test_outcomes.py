@@ -25,8 +25,8 @@ from mlops.monitoring.outcomes import (
 from mlops.service import Service, Timeframe
 from mlops.store import ModelVersion, Store, Why, open_store
 from mlops.store.forecasts import Role, record_forecasts
-from mlops.store.live import begin_route
 from mlops.store.outcomes import OutcomeCounts, count_outcomes, read_matched, read_standing
+from mlops.store.routes import begin_route
 from tests.mlops.data.conftest import make_bars
 
 from .ticker import HOUR, RETURNS, START, Clerk, Ticker, forecast_row, sighting_of

@@ -20,11 +20,11 @@ from mlops.monitoring.performance import measure_performance
 from mlops.monitoring.surroundings import data_measures, system_measures
 from mlops.stats.binomial import share_interval
 from mlops.store import ModelVersion, Phase, Store, Why
-from mlops.store.checks import CheckRow, write_check
-from mlops.store.clock import store_time
-from mlops.store.live import begin_route
+from mlops.store.monitor_runs import CheckRow, write_check
+from mlops.store.request_counts import BUCKETS, EDGES_S, RATIO, Traffic, TrafficRow, write_traffic
 from mlops.store.rollouts import Rollout, insert_rollout
-from mlops.store.traffic import BUCKETS, EDGES_S, RATIO, Traffic, TrafficRow, write_traffic
+from mlops.store.routes import begin_route
+from mlops.store.sql import store_time
 
 SERVICE = "binance.btc-usdt.1h.return.3"
 REPLAYED = "sample.btc-usd.1h.return.3"

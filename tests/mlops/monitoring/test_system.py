@@ -17,9 +17,9 @@ from mlops.monitoring.system import (
 )
 from mlops.service import Service
 from mlops.store.alerts import Severity
-from mlops.store.live import Route
 from mlops.store.replicas import HeldModel, Replica, ReplicaState
-from mlops.store.traffic import BUCKETS, EDGES_S, Traffic
+from mlops.store.request_counts import BUCKETS, EDGES_S, Traffic
+from mlops.store.routes import Route
 
 AT = datetime(2025, 1, 6, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

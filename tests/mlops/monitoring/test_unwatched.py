@@ -13,7 +13,7 @@ from mlops.rollout.plan import Strategy, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.store import Status, Store, Why
 from mlops.store.alerts import Condition, Trouble, list_alerts, raise_alert
-from mlops.store.live import change_route, read_route
+from mlops.store.routes import change_route, read_route
 from mlops.store.watches import start_watch
 
 from .conftest import NOW, SERVICE

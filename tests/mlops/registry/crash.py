@@ -33,7 +33,7 @@ from mlops.registry.connection import load
 from mlops.registry.tracking import _import_quietly
 from mlops.service import Service
 from mlops.store import Status, Why, list_versions
-from mlops.store.live import aliases
+from mlops.store.routes import aliases
 from tests.forked import in_child
 
 POINTS = [

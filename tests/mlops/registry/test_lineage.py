@@ -14,7 +14,7 @@ from mlops.registry.lineage import trace
 from mlops.rollout.plan import plan_for
 from mlops.rollout.request import request_rollout
 from mlops.store import ModelVersion, Phase, Status, Store, Why, get_route
-from mlops.store.checks import CheckRow, write_check
+from mlops.store.monitor_runs import CheckRow, write_check
 from mlops.store.rollouts import Arrow, move_rollout
 from mlops.store.schema import check, trigger
 from mlops.store.triggers import (

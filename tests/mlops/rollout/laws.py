@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from mlops.errors import StoreError
 from mlops.rollout import routing
 from mlops.rollout.plan import EVERYTHING_BP, Strategy
-from mlops.store.live import Route
 from mlops.store.rollouts import Arrow
+from mlops.store.routes import Route
 from mlops.store.schema import Phase, Status, metadata
 from mlops.store.schema import route as route_table
 

@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from mlops.rollout.routing import FAILED
-from mlops.store.live import Route
+from mlops.store.routes import Route
 from mlops.store.schema import Phase
 
 from . import laws

@@ -13,8 +13,8 @@ from mlops.rollout.request import request_rollout
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load
 from mlops.store import ModelVersion, Rollout, Route, Status, Store, Why, get_route
 from mlops.store.evidence import Source, Tally, record_tallies
-from mlops.store.live import begin_route, change_route
 from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
+from mlops.store.routes import begin_route, change_route
 from mlops.store.versions import insert_version
 
 SERVICE = "sample.btc-usd.1h.volatility.24"

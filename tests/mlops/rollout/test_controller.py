@@ -30,11 +30,11 @@ from mlops.store import (
     list_replicas,
     live_at,
 )
-from mlops.store.clock import db_now
-from mlops.store.live import begin_route, change_route
 from mlops.store.rollouts import ask_abort
+from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import evidence, lease
 from mlops.store.schema import replica as replica_table
+from mlops.store.sql import db_now
 
 from .rows import (
     ASKED,

@@ -18,9 +18,9 @@ from mlops.rollout import controller as controlling
 from mlops.rollout.controller import Controller
 from mlops.rollout.plan import Strategy, plan_for
 from mlops.store import Phase, Store, Why, get_rollout, list_events, open_store
-from mlops.store.clock import db_now
 from mlops.store.rollouts import ask_abort
 from mlops.store.schema import lease
+from mlops.store.sql import db_now
 from tests.forked import in_child
 
 from .books import check_books, kept, read_books

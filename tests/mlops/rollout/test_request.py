@@ -24,8 +24,8 @@ from mlops.store import (
     list_rollouts,
 )
 from mlops.store.audit import SYSTEM
-from mlops.store.live import change_route
 from mlops.store.rollouts import insert_rollout
+from mlops.store.routes import change_route
 from mlops.store.versions import change_status
 
 from .rows import (

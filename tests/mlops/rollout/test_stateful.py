@@ -40,10 +40,10 @@ from mlops.store import (
     list_rollouts,
     open_store,
 )
-from mlops.store.clock import db_now
 from mlops.store.rollouts import ask_abort
 from mlops.store.schema import lease
 from mlops.store.schema import replica as replica_table
+from mlops.store.sql import db_now
 from mlops.store.triggers import Answer
 from tests.stores import _MIGRATED, DATABASES, _database
 

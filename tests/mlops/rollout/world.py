@@ -19,9 +19,9 @@ from mlops.rollout import decide as deciding
 from mlops.rollout import routing
 from mlops.rollout.analysis import Counts, Evidence, Paired
 from mlops.rollout.plan import Plan, Strategy, plan_for
-from mlops.store.live import Route
 from mlops.store.replicas import HeldModel, Replica, ReplicaState
 from mlops.store.rollouts import Arrow, Rollout
+from mlops.store.routes import Route
 from mlops.store.schema import Phase, Status
 
 SERVICE, ROLLOUT = "service", "rollout"

@@ -18,7 +18,7 @@ from mlops.registry import Candidate, Registry, bundle_parts, ensure_service, re
 from mlops.serving.replica import Identity
 from mlops.serving.runtime import Options, Runtime
 from mlops.store import ModelVersion, Status, Store, Why, get_version
-from mlops.store.live import change_route, keep_exposed, read_route
+from mlops.store.routes import change_route, keep_exposed, read_route
 from tests.mlops.registry.conftest import AT, SERVICE, dataset_of, fitted, mlflow_on, opened_at
 
 N_BARS = 1500

@@ -9,7 +9,7 @@ import pytest
 
 from mlops.serving.counts import Counts
 from mlops.store.evidence import Source, Tally
-from mlops.store.live import Route
+from mlops.store.routes import Route
 
 AT = datetime(2025, 1, 1, tzinfo=UTC)
 ROUTE = Route("svc", 7, "champ", None, "base", AT, AT, "chall", 1000, 0, "rollout-1")

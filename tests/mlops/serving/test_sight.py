@@ -10,7 +10,7 @@ import pytest
 from mlops.serving import sight as sight_module
 from mlops.serving.sight import look
 from mlops.store import ModelVersion, Status, Store, Why
-from mlops.store.live import change_route, keep_exposed, read_route
+from mlops.store.routes import change_route, keep_exposed, read_route
 from tests.mlops.store.conftest import SERVICE, add, began, store, url  # noqa: F401
 
 AT = datetime(2025, 1, 1, tzinfo=UTC)

@@ -15,7 +15,7 @@ from mlops.serving.loaded import LoadedModel
 from mlops.serving.runtime import Runtime
 from mlops.serving.traffic import HOUR_S, TrafficCounts
 from mlops.store import Store
-from mlops.store.traffic import Traffic, TrafficRow, read_traffic, total
+from mlops.store.request_counts import Traffic, TrafficRow, read_traffic, total
 
 from .conftest import KEY, SERVICE, Library
 from .test_desk import window

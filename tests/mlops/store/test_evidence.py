@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from mlops.store import Store
-from mlops.store.clock import db_now
 from mlops.store.evidence import Source, Tally, forget_tallies, read_tallies, record_tallies
 from mlops.store.schema import evidence
+from mlops.store.sql import db_now
 
 ONE = Tally(
     scope="rollout-1",

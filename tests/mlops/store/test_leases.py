@@ -11,9 +11,9 @@ import sqlalchemy as sa
 
 from mlops.errors import LeaseLost
 from mlops.store import Store, open_store
-from mlops.store.clock import db_now
 from mlops.store.leases import Lease, acquire, fence, release, renewing
 from mlops.store.schema import lease
+from mlops.store.sql import db_now
 
 ROLE = "controller"
 

@@ -10,10 +10,10 @@ import pytest
 
 from mlops.errors import StoreError
 from mlops.store import ForecastRow, Store
-from mlops.store import settling as room
+from mlops.store import outcome_writes as room
 from mlops.store.forecasts import Role, record_forecasts
+from mlops.store.outcome_writes import Changes, Labelled, Written, write_changes
 from mlops.store.outcomes import OutcomeCounts, count_outcomes, read_matched, read_standing
-from mlops.store.settling import Changes, Labelled, Written, write_changes
 
 from .conftest import NOW, SERVICE
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import sqlalchemy as sa
 
 from mlops.store import Replica, Store, list_replicas
-from mlops.store.clock import db_now
 from mlops.store.replicas import (
     HeldModel,
     ReplicaState,
@@ -17,6 +16,7 @@ from mlops.store.replicas import (
     leave,
 )
 from mlops.store.schema import replica, replica_model, replica_route
+from mlops.store.sql import db_now
 
 READY = HeldModel("a", "ready", digest="d" * 64, bytes=10, load_ms=1.5, inflight=2)
 FAILED = HeldModel("b", "failed", error="no such file")

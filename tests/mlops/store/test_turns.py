@@ -12,8 +12,8 @@ import pytest
 
 from mlops.errors import LeaseLost, TrainingTimeout
 from mlops.store import Store, open_store, turns
-from mlops.store.clock import db_now
 from mlops.store.schema import lease
+from mlops.store.sql import db_now
 from mlops.store.turns import Turn, holder_of, still, turn
 from tests.forked import in_child
 

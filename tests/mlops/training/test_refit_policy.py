@@ -14,7 +14,7 @@ import pytest
 
 from mlops.models.recipe import Recipe
 from mlops.store import ModelVersion, Status, Store, Why, count_trials, open_store
-from mlops.store.live import begin_route
+from mlops.store.routes import begin_route
 from mlops.store.schema import route
 from mlops.store.versions import insert_version
 from mlops.training.refit_policy import (

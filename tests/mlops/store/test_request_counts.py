@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlops.store import Store
-from mlops.store.traffic import (
+from mlops.store.request_counts import (
     BUCKETS,
     EDGES_S,
     RATIO,
@@ -22,8 +22,7 @@ from mlops.store.traffic import (
     total,
     write_traffic,
 )
-
-from .conftest import NOW
+from tests.mlops.store.conftest import NOW
 
 HOUR = timedelta(hours=1)
 

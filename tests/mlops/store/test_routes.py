@@ -22,9 +22,8 @@ from mlops.store import (
     list_routes,
     live_at,
 )
-from mlops.store.live import aliases, begin_route, change_route, keep_exposed
-
-from .conftest import NOW, SERVICE
+from mlops.store.routes import aliases, begin_route, change_route, keep_exposed
+from tests.mlops.store.conftest import NOW, SERVICE
 
 Add = Callable[..., ModelVersion]
 

@@ -16,9 +16,9 @@ import sqlalchemy as sa
 
 from mlops.errors import StoreError
 from mlops.store import audit
-from mlops.store.clock import db_now
 from mlops.store.engine import Store
 from mlops.store.schema import route, route_history, version
+from mlops.store.sql import db_now
 
 
 @dataclass(frozen=True, slots=True)
