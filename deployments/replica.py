@@ -26,10 +26,10 @@ import uvicorn
 import uvloop
 
 from mlops import logs
+from mlops.alerts.channels import channels_of
+from mlops.alerts.delivery import Courier
 from mlops.models.bundle import Trust
 from mlops.models.signing import load_or_make_key
-from mlops.monitoring.alerts import Courier
-from mlops.monitoring.channels import channels_of
 from mlops.monitoring.guard import Guard
 from mlops.monitoring.system import limits_of
 from mlops.registry.connection import key_file

@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from mlops.alerts.channels import Handler
+from mlops.alerts.delivery import Courier
 from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars
 from mlops.data.simulator import simulate_bars
@@ -20,8 +22,6 @@ from mlops.deployer import Deployer, is_champion
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.bundle import Trust
-from mlops.monitoring.alerts import Courier
-from mlops.monitoring.channels import Handler
 from mlops.monitoring.degradation import Losses
 from mlops.monitoring.drift import DriftReport
 from mlops.monitoring.monitor import MonitorConfig

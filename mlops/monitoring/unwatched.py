@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from mlops.rollout.notices import BASELINE
+from mlops.alerts.conditions import BASELINE
 from mlops.store.alerts import AlertRow, Condition, list_alerts, recover_alert
 from mlops.store.engine import Store
 from mlops.store.rollouts import open_rollouts

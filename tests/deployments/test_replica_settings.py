@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deployments import replica
-from mlops.monitoring.channels import Email, Slack, channels_of
+from mlops.alerts.channels import Email, Slack, channels_of
 from mlops.monitoring.guard import Guard
 from mlops.serving.replica import Identity
 from mlops.serving.runtime import MIB, Runtime

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from mlops.alerts.conditions import tell_of_return
 from mlops.data.age import NewestBar
 from mlops.monitoring import guard as module
 from mlops.monitoring.guard import CONFIRM_S, LOOK_S, Guard
-from mlops.rollout.notices import tell_of_return
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, Why
 from mlops.store.alerts import AlertRow, Condition, Trouble, list_alerts, raise_alert

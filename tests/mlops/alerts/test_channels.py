@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 from aiosmtpd.controller import Controller
 
-from mlops.errors import AlertNotSent, SettingsError
-from mlops.monitoring.alerts import Courier, deliver
-from mlops.monitoring.channels import (
+from mlops.alerts.channels import (
     AppriseChannel,
     Email,
     Handler,
     Slack,
     channels_of,
 )
+from mlops.alerts.delivery import Courier, deliver
+from mlops.errors import AlertNotSent, SettingsError
 from mlops.settings import Settings
 from mlops.store.alerts import (
     Condition,
@@ -36,8 +36,7 @@ from mlops.store.alerts import (
     raise_alert,
     recover_alert,
 )
-
-from .conftest import NOW, SERVICE
+from tests.mlops.monitoring.conftest import NOW, SERVICE
 
 SOON_S = 5.0
 knows_apprise = pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
+from mlops.alerts.delivery import Channel, compose
 from mlops.errors import AlertNotSent, SettingsError
-from mlops.monitoring.alerts import Channel, compose
 from mlops.settings import Settings
 from mlops.store.alerts import Notice
 

@@ -9,8 +9,7 @@ from mlops.rollout.plan import Strategy
 from mlops.store import Store, Why
 from mlops.store.alerts import AlertRow, Severity, list_alerts
 from mlops.store.rollouts import ask_abort
-
-from .rows import (
+from tests.mlops.rollout.rows import (
     BASELINE,
     CHALLENGER,
     CHAMPION,
