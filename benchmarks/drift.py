@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import wasserstein_distance
 
 from benchmarks.figure import Figure, best_seconds
-from mlops.monitoring.drift import DriftConfig, Role, check_drift, fit_reference
+from mlops.monitoring.drift.report import DriftConfig, Role, check_drift, fit_reference
 from mlops.stats.window_null import NumericNull
 
 BARS = 1_000_000

@@ -17,7 +17,7 @@ from benchmarks.figure import Figure
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import default_recipe
-from mlops.monitoring.outcomes import Matching, Sighting, match_sightings
+from mlops.monitoring.performance.outcomes import Matching, Sighting, match_sightings
 from mlops.service import Service, Target, Timeframe
 from mlops.store import Store, open_store
 from mlops.store.outcomes import read_matched

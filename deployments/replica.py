@@ -31,7 +31,7 @@ from mlops.alerts.delivery import Courier
 from mlops.models.bundle import Trust
 from mlops.models.signing import load_or_make_key
 from mlops.monitoring.guard import Guard
-from mlops.monitoring.system import limits_of
+from mlops.monitoring.system_health import limits_of
 from mlops.registry.connection import key_file
 from mlops.serving.replica import Identity
 from mlops.serving.runtime import Options, Runtime

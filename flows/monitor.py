@@ -11,7 +11,7 @@ from datetime import datetime
 from prefect import flow
 
 from mlops.monitoring.monitor import Looked
-from mlops.monitoring.outcomes import Matching
+from mlops.monitoring.performance.outcomes import Matching
 from tasks import guard
 from tasks import monitoring as step
 from tasks.logs import run_logs

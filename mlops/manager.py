@@ -22,12 +22,16 @@ from mlops.deployer import Deployer, is_champion
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.bundle import Trust
-from mlops.monitoring.degradation import Losses
-from mlops.monitoring.drift import DriftReport
+from mlops.monitoring.drift.report import DriftReport
+from mlops.monitoring.drift.version_drift import VersionDrift
 from mlops.monitoring.monitor import MonitorConfig
-from mlops.monitoring.performance import LivePerformance, measure_performance
-from mlops.monitoring.promotion import Promotion, evaluation_at_promotion, reference_losses
-from mlops.monitoring.version_drift import VersionDrift
+from mlops.monitoring.performance.degradation import Losses
+from mlops.monitoring.performance.live import LivePerformance, measure_performance
+from mlops.monitoring.performance.promotion import (
+    Promotion,
+    evaluation_at_promotion,
+    reference_losses,
+)
 from mlops.registry import (
     Comparison,
     Explanation,

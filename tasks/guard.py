@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from mlops.data.recent_bars import RecentBars
 from mlops.manager import MLOpsManager
 from mlops.monitoring.guard import Guard
-from mlops.monitoring.system import Finding, limits_of
+from mlops.monitoring.system_health import Finding, limits_of
 from mlops.settings import current_settings
 
 

@@ -19,7 +19,7 @@ from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
 from mlops.monitoring.monitor import Looked, Monitor
-from mlops.monitoring.outcomes import Matching
+from mlops.monitoring.performance.outcomes import Matching
 from mlops.registry import bundle_cache, load_version
 from mlops.reports.drift import keep_drift_report
 from mlops.service import Service

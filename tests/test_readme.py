@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops.monitoring.drift import Recommendation
+from mlops.monitoring.drift.report import Recommendation
 from tests.project import seeded
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ from typing import Any, Self
 import pandas as pd
 
 from mlops.data.calendar import Calendar, missing_before
-from mlops.monitoring.drift import DriftReport
+from mlops.monitoring.drift.report import DriftReport
 from mlops.service import Timeframe
 from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recover_alert
 from mlops.store.engine import Connection

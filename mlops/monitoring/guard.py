@@ -17,7 +17,7 @@ from typing import Any
 
 from mlops.data.age import NewestBar
 from mlops.errors import StoreError
-from mlops.monitoring.system import Finding, Seen, SystemLimits, Word, judge_system
+from mlops.monitoring.system_health import Finding, Seen, SystemLimits, Word, judge_system
 from mlops.monitoring.unwatched import end_unwatched
 from mlops.service import Service
 from mlops.store.alerts import (

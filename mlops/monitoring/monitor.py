@@ -20,8 +20,7 @@ from mlops.features.dataset import Dataset
 from mlops.logs import bound
 from mlops.models.bundle import Bundle
 from mlops.monitoring.data_quality import BarsSeen, tell_of_data, tell_of_unreadable
-from mlops.monitoring.degradation import SkillStatus
-from mlops.monitoring.drift import (
+from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReport,
     DriftState,
@@ -29,11 +28,16 @@ from mlops.monitoring.drift import (
     begin_watch,
     watch,
 )
-from mlops.monitoring.outcomes import Matching, match_outcomes
-from mlops.monitoring.performance import LivePerformance, measure_performance
-from mlops.monitoring.promotion import Promotion, evaluation_at_promotion, reference_losses
+from mlops.monitoring.drift.version_drift import VersionDrift, current_frame
+from mlops.monitoring.performance.degradation import SkillStatus
+from mlops.monitoring.performance.live import LivePerformance, measure_performance
+from mlops.monitoring.performance.outcomes import Matching, match_outcomes
+from mlops.monitoring.performance.promotion import (
+    Promotion,
+    evaluation_at_promotion,
+    reference_losses,
+)
 from mlops.monitoring.unwatched import end_unwatched
-from mlops.monitoring.version_drift import VersionDrift, current_frame
 from mlops.service import Service
 from mlops.store import ModelVersion, Route, Store, get_route, get_version, list_routes
 from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recover_alert

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from mlops.monitoring.monitor import Looked, Monitor
-from mlops.monitoring.outcomes import Matching
+from mlops.monitoring.performance.outcomes import Matching
 from mlops.rollout.lost_skill import return_to_baseline
 from mlops.serving.runtime import Headless
 from mlops.store import Store

@@ -1,7 +1,7 @@
 """The drift report as a page: Evidently draws the columns; the p-values and the verdict are ours.
 
 Evidently's own tests take bars for independent draws and call nearly every window of a market
-drifted. So it is given a test that looks up what `mlops.monitoring.drift` found.
+drifted. So it is given a test that looks up what `mlops.monitoring.drift.report` found.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from mlops.models.bundle import Bundle
-from mlops.monitoring.checks import ColumnStatus
-from mlops.monitoring.drift import DriftReport
-from mlops.monitoring.version_drift import columns_of, reference_frame
+from mlops.monitoring.drift.column_test import ColumnStatus
+from mlops.monitoring.drift.report import DriftReport
+from mlops.monitoring.drift.version_drift import columns_of, reference_frame
 from mlops.registry.connection import Registry
 from mlops.registry.tracking import RunLog
 from mlops.reports.page import fill

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pandas as pd
 
-from mlops.monitoring.drift import DriftConfig, DriftReference, Role, fit_reference
+from mlops.monitoring.drift.report import DriftConfig, DriftReference, Role, fit_reference
 from tests.mlops.monitoring.series import FloatArray, iid
 
 START = pd.Timestamp("2020-01-01", tz="UTC")

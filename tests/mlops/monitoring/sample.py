@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from mlops.data.sources.samples import SampleSource
 from mlops.features.bar_arrays import BarArrays
 from mlops.features.indicators import find_indicator
-from mlops.monitoring.drift import (
+from mlops.monitoring.drift.recommendation import FAST_EFFECT
+from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,
     Role,
@@ -20,7 +21,6 @@ from mlops.monitoring.drift import (
     fit_reference,
     watch,
 )
-from mlops.monitoring.recommendation import FAST_EFFECT
 from mlops.service import Timeframe
 from mlops.stats.jumps import jump_p_values, jumps
 from mlops.stats.window_null import NumericNull

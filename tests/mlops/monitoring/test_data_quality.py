@@ -18,7 +18,7 @@ from mlops.monitoring.data_quality import (
     tell_of_data,
     tell_of_unreadable,
 )
-from mlops.monitoring.drift import (
+from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,
     DriftReport,

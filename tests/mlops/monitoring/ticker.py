@@ -1,7 +1,7 @@
 """A market whose bars come late, twice, corrected or never, and what a slow clerk would note.
 
 The clerk keeps one entry a bar and goes through them one by one, in plain Python, by the words
-of the policy in `mlops.monitoring.outcomes`; the tests hold the library to his book.
+of the policy in `mlops.monitoring.performance.outcomes`; the tests hold the library to his book.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import default_recipe
-from mlops.monitoring.outcomes import Sighting
+from mlops.monitoring.performance.outcomes import Sighting
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ForecastRow
 from mlops.store.forecasts import Role

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mlops.monitoring.monitor import Looked
-from mlops.monitoring.outcomes import Matching
+from mlops.monitoring.performance.outcomes import Matching
 from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
 from mlops.store import Store, open_store
 from mlops.store.triggers import Cause, Reason, raise_trigger

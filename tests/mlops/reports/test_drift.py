@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.drift import DriftConfig, DriftReport, Role, check_drift, fit_reference
+from mlops.monitoring.drift.report import DriftConfig, DriftReport, Role, check_drift, fit_reference
 from mlops.reports import drift
 from mlops.reports.drift import save_drift_report
 

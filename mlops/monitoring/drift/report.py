@@ -16,11 +16,11 @@ import pandas as pd
 
 from mlops.errors import DataError
 from mlops.json_values import from_json, to_json
-from mlops.monitoring.advice import advise
-from mlops.monitoring.checks import ColumnDrift, ColumnStatus, check_column
-from mlops.monitoring.columns import Family, Role
-from mlops.monitoring.levels import DriftConfig
-from mlops.monitoring.recommendation import (
+from mlops.monitoring.drift.advice import advise
+from mlops.monitoring.drift.column_test import ColumnDrift, ColumnStatus, check_column
+from mlops.monitoring.drift.columns import Family, Role
+from mlops.monitoring.drift.config import DriftConfig
+from mlops.monitoring.drift.recommendation import (
     Decision,
     DriftState,
     Recommendation,
@@ -33,7 +33,7 @@ from mlops.monitoring.recommendation import (
     news,
     reject,
 )
-from mlops.monitoring.reference import DriftReference, find_columns, fit_reference
+from mlops.monitoring.drift.reference import DriftReference, find_columns, fit_reference
 
 __all__ = [
     "ColumnDrift",

@@ -18,16 +18,16 @@ import pandas as pd
 from mlops.data.calendar import MINUTES_PER_YEAR, calendar_for
 from mlops.errors import SettingsError
 from mlops.json_values import number, to_json
-from mlops.monitoring.degradation import (
+from mlops.monitoring.performance.degradation import (
     ALPHA,
     PERFORMANCE_THRESHOLD,
     Degradation,
     Losses,
     judge_degradation,
 )
-from mlops.monitoring.measure import LiveMeasure
-from mlops.monitoring.promotion import Promotion
-from mlops.monitoring.surroundings import data_measures, system_measures
+from mlops.monitoring.performance.measure import LiveMeasure
+from mlops.monitoring.performance.operations import data_measures, system_measures
+from mlops.monitoring.performance.promotion import Promotion
 from mlops.service import Service, Target
 from mlops.stats import trading
 from mlops.stats.dependence import block_length

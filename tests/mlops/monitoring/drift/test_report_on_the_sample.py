@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlops.monitoring.drift import begin_watch, fit_reference, watch
+from mlops.monitoring.drift.report import begin_watch, fit_reference, watch
 from tests.mlops.monitoring.sample import (
     BREAK,
     CONFIG,

@@ -15,9 +15,9 @@ from typing import Any, Self
 
 import pandas as pd
 
-from mlops.monitoring.checks import ColumnDrift, ColumnStatus
-from mlops.monitoring.columns import Family, Role
-from mlops.monitoring.levels import DriftConfig
+from mlops.monitoring.drift.column_test import ColumnDrift, ColumnStatus
+from mlops.monitoring.drift.columns import Family, Role
+from mlops.monitoring.drift.config import DriftConfig
 from mlops.stats.jumps import RECENT
 from mlops.stats.multiplicity import benjamini_yekutieli
 

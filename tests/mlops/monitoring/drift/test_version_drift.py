@@ -12,8 +12,8 @@ from mlops.data.simulator import simulate_bars
 from mlops.errors import BarsError
 from mlops.models.bundle import Bundle, open_bundle
 from mlops.models.signing import load_or_make_key
-from mlops.monitoring.drift import DriftConfig, Family, Recommendation, ReportStatus
-from mlops.monitoring.version_drift import VersionDrift, current_frame, reference_frame
+from mlops.monitoring.drift.report import DriftConfig, Family, Recommendation, ReportStatus
+from mlops.monitoring.drift.version_drift import VersionDrift, current_frame, reference_frame
 from mlops.registry import bundle_parts, write_bundle
 from tests.mlops.registry.conftest import SERVICE, dataset_of, fitted
 

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from mlops.errors import SettingsError
-from mlops.monitoring.degradation import Degradation, Losses, SkillStatus, judge_degradation
+from mlops.monitoring.performance.degradation import (
+    Degradation,
+    Losses,
+    SkillStatus,
+    judge_degradation,
+)
 from mlops.service import Target
 from mlops.stats.window_null import MeanNull
 from mlops.validation.forecasts import Forecasts

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mlops.json_values import number
-from mlops.monitoring.columns import (
+from mlops.monitoring.drift.columns import (
     ColumnReference,
     Family,
     FloatArray,
@@ -22,7 +22,7 @@ from mlops.monitoring.columns import (
     raw_values,
     trimmed,
 )
-from mlops.monitoring.levels import MIN_WINDOW_BARS
+from mlops.monitoring.drift.config import MIN_WINDOW_BARS
 from mlops.stats.jumps import BARS, jump_p_values, jumps
 from mlops.stats.window_null import NumericNull, WindowNull
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlops.models import manifest
 from mlops.models.bundle import Bundle, read_tensors
-from mlops.monitoring.degradation import Losses
+from mlops.monitoring.performance.degradation import Losses
 from mlops.service import Service
 from mlops.store import ModelVersion
 from mlops.store.outcomes import TimeArray

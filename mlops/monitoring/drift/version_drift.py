@@ -13,7 +13,8 @@ from mlops.features.dataset import Dataset
 from mlops.features.indicators import follows_clock, log_range
 from mlops.models import manifest
 from mlops.models.bundle import Bundle, read_tensors
-from mlops.monitoring.drift import (
+from mlops.monitoring.drift.kept import kept_reference, place_of
+from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,
     DriftReport,
@@ -21,7 +22,6 @@ from mlops.monitoring.drift import (
     check_drift,
     fit_reference,
 )
-from mlops.monitoring.kept import kept_reference, place_of
 from mlops.registry.bundles import reference_features
 
 FEATURE = "feature."

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.checks import ColumnStatus
-from mlops.monitoring.drift import (
+from mlops.monitoring.drift.column_test import ColumnStatus
+from mlops.monitoring.drift.report import (
     DriftState,
     Recommendation,
     ReportStatus,
@@ -232,7 +232,7 @@ def test_any_type_of_column_gives_a_verdict(values):
 
 
 def test_a_column_that_the_reference_lacks_is_never_judged(frame, window):
-    from mlops.monitoring.drift import fit_reference
+    from mlops.monitoring.drift.report import fit_reference
 
     reference = fit_reference(frame[:REFERENCE], {"later": Role.FEATURE}, window_bars=WINDOW)
     window["later"] = 1.0

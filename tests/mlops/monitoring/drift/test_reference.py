@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.drift import (
+from mlops.monitoring.drift.kept import kept_reference, place_of
+from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,
     Role,
     check_drift,
     fit_reference,
 )
-from mlops.monitoring.kept import kept_reference, place_of
 
 CONFIG = DriftConfig(window_bars=48)
 ROLES = {

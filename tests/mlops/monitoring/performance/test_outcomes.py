@@ -15,7 +15,7 @@ from mlops.errors import ModelError, StoreError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import default_recipe
-from mlops.monitoring.outcomes import (
+from mlops.monitoring.performance.outcomes import (
     Matching,
     Sighting,
     match_outcomes,
@@ -28,8 +28,15 @@ from mlops.store.forecasts import Role, record_forecasts
 from mlops.store.outcomes import OutcomeCounts, count_outcomes, read_matched, read_standing
 from mlops.store.routes import begin_route
 from tests.mlops.data.conftest import make_bars
-
-from .ticker import HOUR, RETURNS, START, Clerk, Ticker, forecast_row, sighting_of
+from tests.mlops.monitoring.ticker import (
+    HOUR,
+    RETURNS,
+    START,
+    Clerk,
+    Ticker,
+    forecast_row,
+    sighting_of,
+)
 
 VOLATILITY = Service.of(
     venue="sample", symbol="BTC/USD", timeframe="1h", target="volatility", horizon=4

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlops.monitoring.checks import (
+from mlops.monitoring.drift.column_test import (
     MIN_INDEPENDENT,
     MIN_REFERENCE_BARS,
     MIN_WINDOWS,
     ColumnDrift,
     ColumnStatus,
 )
-from mlops.monitoring.levels import MIN_WINDOW_BARS, DriftConfig
-from mlops.monitoring.recommendation import Rejections
+from mlops.monitoring.drift.config import MIN_WINDOW_BARS, DriftConfig
+from mlops.monitoring.drift.recommendation import Rejections
 
 THIN = 2.0
 """A reference worth fewer than twice the least number of independent windows is thin."""

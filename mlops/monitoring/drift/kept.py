@@ -14,8 +14,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from mlops.code_version import release
-from mlops.monitoring.levels import DriftConfig
-from mlops.monitoring.reference import FORMAT, DriftReference
+from mlops.monitoring.drift.config import DriftConfig
+from mlops.monitoring.drift.reference import FORMAT, DriftReference
 
 log = logging.getLogger(__name__)
 

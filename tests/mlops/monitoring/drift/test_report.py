@@ -11,8 +11,9 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from mlops.errors import DataError, SettingsError
-from mlops.monitoring.checks import ColumnDrift, ColumnStatus
-from mlops.monitoring.drift import (
+from mlops.monitoring.drift.column_test import ColumnDrift, ColumnStatus
+from mlops.monitoring.drift.recommendation import Rejections, decide, reject
+from mlops.monitoring.drift.report import (
     DriftReference,
     DriftReport,
     DriftState,
@@ -22,7 +23,6 @@ from mlops.monitoring.drift import (
     check_drift,
     watch,
 )
-from mlops.monitoring.recommendation import Rejections, decide, reject
 from tests.mlops.monitoring.frames import WINDOW, fit, hourly, noise, settings
 from tests.mlops.monitoring.series import autoregressive
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops.monitoring.columns import ColumnReference, Role, fit_column
+from mlops.monitoring.drift.columns import ColumnReference, Role, fit_column
 from mlops.stats.window_null import MAX_BARS
 
 FORMAT = 1

@@ -19,15 +19,19 @@ from mlops.features.targets import TargetSpec
 from mlops.models.base import FitContext, build_forecaster, default_recipe
 from mlops.models.bundle import Bundle, open_bundle
 from mlops.models.signing import load_or_make_key
-from mlops.monitoring.degradation import Losses, SkillStatus
-from mlops.monitoring.outcomes import match_sightings
-from mlops.monitoring.performance import (
+from mlops.monitoring.performance.degradation import Losses, SkillStatus
+from mlops.monitoring.performance.live import (
     RUN_UP_BARS,
     LivePerformance,
     due_bars,
     measure_performance,
 )
-from mlops.monitoring.promotion import Promotion, evaluation_at_promotion, reference_losses
+from mlops.monitoring.performance.outcomes import match_sightings
+from mlops.monitoring.performance.promotion import (
+    Promotion,
+    evaluation_at_promotion,
+    reference_losses,
+)
 from mlops.registry.bundles import bundle_parts, write_bundle
 from mlops.service import Service, Target
 from mlops.stats import metrics, trading
@@ -38,8 +42,7 @@ from mlops.validation.evaluation import evaluate
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.records import record
 from tests.mlops.data.conftest import make_bars
-
-from .ticker import HOUR, RETURNS, START, forecast_row, sighting_of
+from tests.mlops.monitoring.ticker import HOUR, RETURNS, START, forecast_row, sighting_of
 
 BARS = make_bars(400)
 NOW = START + 400 * HOUR

@@ -12,8 +12,8 @@ from itertools import groupby
 
 from mlops.data.load import LOCAL_VENUES
 from mlops.monitoring.data_quality import BarsSeen
-from mlops.monitoring.drift import DriftReport, Family
-from mlops.monitoring.measure import LiveMeasure
+from mlops.monitoring.drift.report import DriftReport, Family
+from mlops.monitoring.performance.measure import LiveMeasure
 from mlops.service import Service
 from mlops.stats.binomial import share_interval
 from mlops.store import ModelVersion, Phase, Store, get_route

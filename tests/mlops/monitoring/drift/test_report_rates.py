@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.drift import Recommendation, Role, begin_watch, check_drift, watch
+from mlops.monitoring.drift.report import Recommendation, Role, begin_watch, check_drift, watch
 from tests.mlops.monitoring.frames import MONTH, WINDOW, each_path, fit, settings
 from tests.mlops.monitoring.sample import alarms
 from tests.mlops.monitoring.series import (
