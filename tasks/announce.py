@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from mlops.registry.tracking import Tracking
 from mlops.reports.drift import FOLDER
 from mlops.rollout.analysis import ALPHA_WORSE
-from mlops.rollout.carrier import Seen
+from mlops.rollout.runner import Seen
 from mlops.service import Service
 from mlops.store import ModelVersion, RolloutEvent
 from mlops.training.verdict import Judgement

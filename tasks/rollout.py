@@ -13,9 +13,9 @@ from mlops.errors import RolloutError, RolloutFailed
 from mlops.manager import MLOpsManager
 from mlops.registry.reconcile import reconcile
 from mlops.rollout import lost_skill
-from mlops.rollout.carrier import unfinished
 from mlops.rollout.config import DeploymentConfig, RolloutSettings
 from mlops.rollout.plan import Strategy
+from mlops.rollout.runner import unfinished
 from mlops.settings import current_settings
 from mlops.store import ModelVersion, Phase, Rollout, Status, Why
 from mlops.store.audit import SYSTEM

@@ -17,7 +17,7 @@ from mlops.alerts.conditions import tell_of_fallback, tell_of_move
 from mlops.errors import LeaseLost, StoreError
 from mlops.rollout.analysis import Counts, gather, of_champion
 from mlops.rollout.decide import Snapshot, decide
-from mlops.rollout.health import WINDOW_S, Fallback, champion_failing, decide_fallback
+from mlops.rollout.fallback import WINDOW_S, Fallback, champion_failing, decide_fallback
 from mlops.rollout.plan import Plan
 from mlops.store import audit
 from mlops.store.engine import Connection, Store

@@ -14,7 +14,7 @@ from datetime import datetime
 from mlops.alerts.conditions import tell_of_return
 from mlops.errors import StoreError
 from mlops.rollout.controller import Moved
-from mlops.rollout.health import Fallback
+from mlops.rollout.fallback import Fallback
 from mlops.store import audit
 from mlops.store.alerts import Condition, is_lasting, list_alerts
 from mlops.store.engine import Connection, Store

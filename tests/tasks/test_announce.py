@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlops.rollout.analysis import Counts, judge_alone
-from mlops.rollout.carrier import Seen
+from mlops.rollout.runner import Seen
 from mlops.service import Service
 from mlops.store import Phase, Rollout, RolloutEvent
 from tasks.announce import artifact_key, deploy_key, gate_table, rollout_table, run_url

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 from mlops.errors import RolloutError, StoreError
-from mlops.rollout import carrier as carrying
-from mlops.rollout.carrier import Carrier, Seen, look, unfinished, unique
+from mlops.rollout import runner as carrying
 from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.plan import Strategy, plan_for
+from mlops.rollout.runner import Carrier, Seen, look, unfinished, unique
 from mlops.store import Phase, Store
 from mlops.store.leases import acquire
+from tests.mlops.rollout.rows import CHALLENGER, ask, route_of
 from tests.replicas import ENOUGH, acknowledging
-
-from .rows import CHALLENGER, ask, route_of
 
 QUICK = plan_for(Strategy.CANARY, dwell_s=0, bake_s=0)
 

@@ -7,11 +7,10 @@ from dataclasses import replace
 import pytest
 
 from mlops.rollout.analysis import Counts
-from mlops.rollout.health import champion_failing, decide_fallback
+from mlops.rollout.fallback import champion_failing, decide_fallback
 from mlops.store import Route, Status
-
-from .rows import BASELINE, CHAMPION, NOW, SERVICE
-from .snapshots import a_replica
+from tests.mlops.rollout.rows import BASELINE, CHAMPION, NOW, SERVICE
+from tests.mlops.rollout.snapshots import a_replica
 
 ROUTE = Route(SERVICE, 7, CHAMPION, "previous", BASELINE, NOW, NOW)
 HEALTHY, FAILING = Counts(1000, 1), Counts(1000, 200)
