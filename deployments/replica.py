@@ -33,8 +33,8 @@ from mlops.models.signing import load_or_make_key
 from mlops.monitoring.guard import Guard
 from mlops.monitoring.system_health import limits_of
 from mlops.registry.connection import key_file
-from mlops.serving.replica import Identity
 from mlops.serving.runtime import Options, Runtime
+from mlops.serving.store_sync import Identity
 from mlops.settings import Settings, current_settings
 from mlops.store import Store, open_store
 

@@ -28,8 +28,7 @@ from mlops.errors import (
     ServingError,
     TimedOut,
 )
-from mlops.serving import open_inference, scoring
-from mlops.serving.desk import Answer, Desk
+from mlops.serving.dispatcher import Answer, Desk
 from mlops.serving.http import (
     JSON,
     TEXT,
@@ -42,13 +41,14 @@ from mlops.serving.http import (
     read_body,
     send_reply,
 )
-from mlops.serving.inputs import InputSpec
-from mlops.serving.listing import list_services
 from mlops.serving.metrics import Metrics
-from mlops.serving.newest import Newest
-from mlops.serving.replica import Keeper
+from mlops.serving.newest_forecast import Newest
+from mlops.serving.protocol import mlflow_scoring, open_inference
+from mlops.serving.protocol.request_bars import InputSpec
 from mlops.serving.request_log import RequestLog
+from mlops.serving.services import list_services
 from mlops.serving.specs import Specs
+from mlops.serving.store_sync import Keeper
 
 log = logging.getLogger(__name__)
 
@@ -168,11 +168,11 @@ class App:
         service = service or self._the_service(request)
         spec = self._spec(service)
         content_type = request.header(b"content-type")
-        windows = await self._read(request, scoring.parse, request.body, content_type, spec)
+        windows = await self._read(request, mlflow_scoring.parse, request.body, content_type, spec)
         answer = await self.desk.answer(
             service, windows, key=request.header(b"x-session-id"), pinned=_pinned(request)
         )
-        return self._replied(service, answer, scoring.render(_arrays(answer)))
+        return self._replied(service, answer, mlflow_scoring.render(_arrays(answer)))
 
     async def _read(self, request: Request, parse: Callable[..., T], *given: object) -> T:
         """Read a body; a large one beside the event loop, so that the others need not wait."""
@@ -369,7 +369,9 @@ def _trouble(
 ) -> Reply:
     if _speaks_open_inference(request.path):
         return Reply(status, open_inference.error_body(message), headers=headers)
-    return Reply(status, scoring.error_body(status, code, message, request.id), headers=headers)
+    return Reply(
+        status, mlflow_scoring.error_body(status, code, message, request.id), headers=headers
+    )
 
 
 def _refusal(path: str, refused: RequestRefused, request_id: str) -> Reply:
@@ -377,5 +379,5 @@ def _refusal(path: str, refused: RequestRefused, request_id: str) -> Reply:
         return Reply(refused.status, open_inference.error_body(str(refused)))
     if refused.status == 415:
         return Reply(415, str(refused).encode(), TEXT)
-    body = scoring.error_body(refused.status, refused.code, str(refused), request_id)
+    body = mlflow_scoring.error_body(refused.status, refused.code, str(refused), request_id)
     return Reply(refused.status, body)

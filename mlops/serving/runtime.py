@@ -17,19 +17,19 @@ from mlops.errors import ServingError
 from mlops.models.bundle import Trust
 from mlops.rollout.controller import Controller, carry_role
 from mlops.serving.app import App
-from mlops.serving.batching import Batcher
-from mlops.serving.counts import Counts
-from mlops.serving.desk import Desk
-from mlops.serving.feed import Feed
+from mlops.serving.dispatcher import Desk
+from mlops.serving.engine.batcher import Batcher
+from mlops.serving.engine.model_pool import Shelf
+from mlops.serving.forecast_spool import Spool
 from mlops.serving.gauges import read_gauges
-from mlops.serving.loaded import Shelf
+from mlops.serving.market_feed import Feed
 from mlops.serving.metrics import Metrics
-from mlops.serving.newest import Newest
-from mlops.serving.replay import Replay
-from mlops.serving.replica import LOADER_S, Identity, Keeper
+from mlops.serving.newest_forecast import Newest
+from mlops.serving.replay_trials import Replay
+from mlops.serving.request_counters import Counts
 from mlops.serving.request_log import RequestLog
 from mlops.serving.specs import Specs
-from mlops.serving.spool import Spool
+from mlops.serving.store_sync import LOADER_S, Identity, Keeper
 from mlops.serving.traffic import TrafficCounts
 from mlops.store.engine import Store
 from mlops.store.routes import get_route

@@ -8,8 +8,8 @@ from mlops.features.indicators import reads_clock
 from mlops.models.recipe import Recipe
 from mlops.rollout.routing import ask_order
 from mlops.service import Service
-from mlops.serving.inputs import InputSpec, unbroken_bars
-from mlops.serving.loaded import LoadedModel, Shelf
+from mlops.serving.engine.model_pool import LoadedModel, Shelf
+from mlops.serving.protocol.request_bars import InputSpec, unbroken_bars
 from mlops.store.routes import Route
 
 MAX_BARS = 20_000

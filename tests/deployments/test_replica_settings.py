@@ -12,8 +12,8 @@ import pytest
 from deployments import replica
 from mlops.alerts.channels import Email, Slack, channels_of
 from mlops.monitoring.guard import Guard
-from mlops.serving.replica import Identity
 from mlops.serving.runtime import MIB, Runtime
+from mlops.serving.store_sync import Identity
 from mlops.settings import Settings, current_settings
 from mlops.store import open_store
 

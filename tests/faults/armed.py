@@ -167,7 +167,7 @@ def _arrow(arrow: Any) -> str:
 
 def _arm_loads(recorder: Recorder) -> None:
     """The stages of a load follow one another, so each one's end is the next one's beginning."""
-    from mlops.serving import loaded
+    from mlops.serving.engine import model_pool
 
     last: list[str] = []
 
@@ -178,21 +178,21 @@ def _arm_loads(recorder: Recorder) -> None:
         recorder.stages.setdefault(model_id, []).append(name)
         recorder.visit(last[0], BEFORE)
 
-    real = loaded.Shelf.load
+    real = model_pool.Shelf.load
 
-    def load(self: loaded.Shelf, version: Any) -> None:
+    def load(self: model_pool.Shelf, version: Any) -> None:
         last.clear()
         recorder.stages.pop(version.model_id, None)
         real(self, version)
         if last:
             recorder.visit(last.pop(), AFTER)
 
-    loaded.stage = stage
-    loaded.Shelf.load = load  # type: ignore[method-assign]
+    model_pool.stage = stage
+    model_pool.Shelf.load = load  # type: ignore[method-assign]
 
 
 def _arm_spool(recorder: Recorder) -> None:
-    from mlops.serving.spool import Spool
+    from mlops.serving.forecast_spool import Spool
 
     real = Spool.put
 
@@ -223,7 +223,7 @@ def _arm_sockets(recorder: Recorder) -> None:
 
 def _assert_readiness(recorder: Recorder) -> None:
     """No forecast is asked of a model that has not passed every stage in this process."""
-    from mlops.serving.batching import Batcher
+    from mlops.serving.engine.batcher import Batcher
 
     asked, shown = Batcher.forecast, Batcher.shadow
 

@@ -31,17 +31,17 @@ def hasten(exposure_s: float = EXPOSURE_S) -> None:
     import deployments.replica
     from mlops.data import market_clock
     from mlops.rollout import controller
-    from mlops.serving import newest, replay, replica
+    from mlops.serving import newest_forecast, replay_trials, store_sync
 
-    controller.LEASE_S = replica.LEASE_S = LEASE_S
+    controller.LEASE_S = store_sync.LEASE_S = LEASE_S
     controller.EXPOSURE_S = exposure_s
     controller.TICK_S = TICK_S
-    replica.LOADER_S = 0.02
-    defaults = replica.Keeper.__init__.__kwdefaults__
+    store_sync.LOADER_S = 0.02
+    defaults = store_sync.Keeper.__init__.__kwdefaults__
     assert "beat_s" in defaults
     defaults["beat_s"] = BEAT_S
-    replay.LOOK_S, newest.LOOK_S = 0.1, 0.2
-    replay.REPLAY_BARS = REPLAY_BARS
+    replay_trials.LOOK_S, newest_forecast.LOOK_S = 0.1, 0.2
+    replay_trials.REPLAY_BARS = REPLAY_BARS
     market_clock.REPLAY_BAR_S = BAR_S
     deployments.replica.STORE_PATIENCE_S = PATIENCE_S
 
@@ -49,12 +49,13 @@ def hasten(exposure_s: float = EXPOSURE_S) -> None:
 def replica(given: Mapping[str, Any]) -> None:
     """A serving process; it may stand by as controller or not."""
     import deployments.replica
-    from mlops.serving import loaded, runtime
+    from mlops.serving import runtime
+    from mlops.serving.engine import model_pool
 
     if not given["stands_by"]:
         runtime.carry_role = lambda controller, stop: stop.wait()
     if given["no_memory_for"]:
-        _refuse_memory(loaded, tuple(given["no_memory_for"]))
+        _refuse_memory(model_pool, tuple(given["no_memory_for"]))
     port = str(given["port"])
     deployments.replica.main(
         ["--port", port, "--name", given["who"], "--drain-seconds", str(given["drain_s"])]
@@ -63,14 +64,14 @@ def replica(given: Mapping[str, Any]) -> None:
 
 def _refuse_memory(loaded: Any, models: tuple[str, ...]) -> None:
     """The system says that it has nothing left, whenever one of these is about to be opened."""
-    real = loaded.Shelf._check_memory
+    real = model_pool.Shelf._check_memory
 
     def check(self: Any, model_id: str, n_bytes: int) -> None:
         if model_id in models:
             self._free_memory = lambda: 0
         real(self, model_id, n_bytes)
 
-    loaded.Shelf._check_memory = check
+    model_pool.Shelf._check_memory = check
 
 
 def controller(given: Mapping[str, Any]) -> None:
@@ -119,7 +120,7 @@ def crowd(given: Mapping[str, Any]) -> None:
 
 
 ROLES: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
-    "replica": replica,
+    "replica": store_sync,
     "controller": controller,
     "asker": asker,
     "prober": prober,

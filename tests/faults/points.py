@@ -28,7 +28,7 @@ def commits_in_source() -> set[str]:
 
 
 def stages_in_source() -> set[str]:
-    """The stages that `mlops.serving.loaded` announces."""
+    """The stages that `mlops.serving.engine.model_pool` announces."""
     tree = ast.parse((ROOT / "serving" / "loaded.py").read_text())
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     return {

@@ -12,7 +12,7 @@ from mlops.data.bars import COLUMNS
 from mlops.data.calendar import load_calendar
 from mlops.data.simulator import simulate_bars
 from mlops.service import Timeframe
-from mlops.serving.inputs import InputSpec
+from mlops.serving.protocol.request_bars import InputSpec
 
 MIN_BARS = 5
 SPEC = InputSpec(

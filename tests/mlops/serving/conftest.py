@@ -15,8 +15,8 @@ from mlops.data.simulator import simulate_bars
 from mlops.features.dataset import Dataset
 from mlops.models.bundle import Trust, trust_in_process
 from mlops.registry import Candidate, Registry, bundle_parts, ensure_service, register
-from mlops.serving.replica import Identity
 from mlops.serving.runtime import Options, Runtime
+from mlops.serving.store_sync import Identity
 from mlops.store import ModelVersion, Status, Store, Why, get_version
 from mlops.store.routes import change_route, keep_exposed, read_route
 from tests.mlops.registry.conftest import AT, SERVICE, dataset_of, fitted, mlflow_on, opened_at

@@ -15,7 +15,7 @@ import pytest
 
 from mlops.data.bars import COLUMNS
 from mlops.errors import ModelFault, QueueFull
-from mlops.serving import scoring
+from mlops.serving.protocol import mlflow_scoring
 from mlops.serving.runtime import Runtime
 
 from .conftest import KEY, Library
@@ -204,7 +204,9 @@ def test_the_forecast_of_record_is_served_from_memory_and_abstained_from_when_ol
     assert (old.status_code, old.json()["error_code"]) == (503, "STALE_DATA")
     published = live.newest.of(KEY)
     assert published is not None
-    monkeypatch.setattr("mlops.serving.newest.time.time", lambda: published.fresh_until - 1)
+    monkeypatch.setattr(
+        "mlops.serving.newest_forecast.time.time", lambda: published.fresh_until - 1
+    )
     fresh = ask("GET", path)
     assert fresh.status_code == 200
     assert fresh.json()["forecast"] == published.row.value
@@ -238,9 +240,11 @@ def test_a_large_body_is_read_beside_the_event_loop(
     ask: Ask, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[str] = []
-    parse = scoring.parse
+    parse = mlflow_scoring.parse
     monkeypatch.setattr(
-        scoring, "parse", lambda *a: (threads.append(threading.current_thread().name), parse(*a))[1]
+        mlflow_scoring,
+        "parse",
+        lambda *a: (threads.append(threading.current_thread().name), parse(*a))[1],
     )
     values = frame[list(COLUMNS)].iloc[-BARS:].to_numpy().tolist()
     for copies in (1, 60):

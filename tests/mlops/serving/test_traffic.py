@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from mlops.errors import ModelFault, NotReady, QueueFull, StoreError
-from mlops.serving import replica
-from mlops.serving.loaded import LoadedModel
+from mlops.serving import store_sync
+from mlops.serving.engine.model_pool import LoadedModel
 from mlops.serving.runtime import Runtime
 from mlops.serving.traffic import HOUR_S, TrafficCounts
 from mlops.store import Store
@@ -183,7 +183,7 @@ def test_it_is_written_every_half_minute_and_at_the_end(
     runtime.traffic.took(KEY, champion, 0.001)
     runtime.keeper.beat()
     assert on_record(store) == ()
-    monkeypatch.setattr(replica, "FLUSH_S", 0.0)
+    monkeypatch.setattr(store_sync, "FLUSH_S", 0.0)
     runtime.keeper.beat()
     assert total(on_record(store)).requests == 1
     monkeypatch.undo()
@@ -200,10 +200,10 @@ def test_what_a_store_that_is_away_does_not_take_is_written_once_it_is_back(
     def away(*_: object) -> None:
         raise StoreError("away")
 
-    monkeypatch.setattr(replica, "FLUSH_S", 0.0)
+    monkeypatch.setattr(store_sync, "FLUSH_S", 0.0)
     runtime.traffic.took(KEY, champion, 0.001)
     with monkeypatch.context() as patch:
-        patch.setattr(replica, "write_traffic", away)
+        patch.setattr(store_sync, "write_traffic", away)
         runtime.keeper.beat()
         runtime.traffic.took(KEY, champion, 0.002, fault=True)
         runtime.keeper.beat()

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mlops.serving import sight as sight_module
-from mlops.serving.sight import look
+from mlops.serving import route_view as sight_module
+from mlops.serving.route_view import look
 from mlops.store import ModelVersion, Status, Store, Why
 from mlops.store.routes import change_route, keep_exposed, read_route
 from tests.mlops.store.conftest import SERVICE, add, began, store, url  # noqa: F401

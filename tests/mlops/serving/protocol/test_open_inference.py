@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from mlops.data.bars import COLUMNS
 from mlops.errors import RequestRefused
-from mlops.serving import open_inference
-from mlops.serving.open_inference import (
+from mlops.serving.protocol import open_inference
+from mlops.serving.protocol.open_inference import (
     error_body,
     model_metadata,
     parse_infer,

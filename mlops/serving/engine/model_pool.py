@@ -24,7 +24,7 @@ from mlops.models.bundle import Bundle, Trust, open_bundle
 from mlops.models.manifest import read_manifest
 from mlops.models.windows import Window, window_of
 from mlops.registry.fetching import fetch_bundle
-from mlops.serving.memory import available_memory
+from mlops.serving.engine.memory import available_memory
 from mlops.store.versions import ModelVersion
 
 WARM_BATCHES = (1, 2, 4, 8, 16)

@@ -12,12 +12,11 @@ import pytest
 from mlops.data.calendar import load_calendar
 from mlops.errors import ModelFault, NotReady, RequestRefused
 from mlops.models.windows import Window, window_of
-from mlops.serving.desk import Answer
-from mlops.serving.loaded import LoadedModel
+from mlops.serving.dispatcher import Answer
+from mlops.serving.engine.model_pool import LoadedModel
 from mlops.serving.runtime import Runtime
 from mlops.store.evidence import Source, Tally
-
-from .conftest import KEY, SERVICE, Library
+from tests.mlops.serving.conftest import KEY, SERVICE, Library
 
 Settle = Callable[[], None]
 SetRoute = Callable[..., None]
@@ -135,7 +134,7 @@ def test_a_share_that_has_run_out_gives_the_challenger_nothing(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     valid_until = runtime.keeper.sight().routes[KEY].valid_until
-    monkeypatch.setattr("mlops.serving.sight.time.monotonic", lambda: valid_until + 1)
+    monkeypatch.setattr("mlops.serving.route_view.time.monotonic", lambda: valid_until + 1)
     assert ask(runtime, frame).variant == "champion"
 
 

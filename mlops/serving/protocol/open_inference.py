@@ -23,7 +23,9 @@ from mlops.data.bars import COLUMNS
 from mlops.errors import RequestRefused
 from mlops.features.bar_arrays import FloatArray
 from mlops.models.windows import Window
-from mlops.serving.inputs import (
+from mlops.serving.protocol.mlflow_scoring import decoded, made
+from mlops.serving.protocol.payloads import BARS
+from mlops.serving.protocol.request_bars import (
     BAD,
     OPEN_TIME,
     InputSpec,
@@ -33,9 +35,7 @@ from mlops.serving.inputs import (
     shown,
     tensor_windows,
 )
-from mlops.serving.opens import INVALID
-from mlops.serving.payloads import BARS
-from mlops.serving.scoring import decoded, made
+from mlops.serving.protocol.request_times import INVALID
 
 FORECAST = "forecast"
 _BAR_TYPES = {"FP64": "<f8", "FP32": "<f4"}

@@ -15,7 +15,7 @@ from mlops.data.calendar import hole_before, load_calendar
 from mlops.errors import RequestRefused
 from mlops.models.recipe import Recipe
 from mlops.models.windows import window_of
-from mlops.serving.inputs import (
+from mlops.serving.protocol.request_bars import (
     batch_windows,
     columns_window,
     frame_window,

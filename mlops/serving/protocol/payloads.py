@@ -1,7 +1,7 @@
 """Requests read the thorough way: every form of JSON, CSV and Parquet that MLflow's clients send.
 
 What comes as a frame is one symbol's bars; what comes as rows of rows of rows is a batch. The
-short way, for plain numbers, is in `mlops.serving.scoring`; it leaves all it does not know, and
+short way, for plain numbers, is in `mlops.serving.protocol.mlflow_scoring`; it leaves all it does not know, and
 all that is wrong, to this one.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 from mlops.data.bars import COLUMNS
 from mlops.errors import RequestRefused
 from mlops.models.windows import Window
-from mlops.serving.inputs import (
+from mlops.serving.protocol.request_bars import (
     BAD,
     OPEN_TIME,
     InputSpec,
@@ -24,7 +24,7 @@ from mlops.serving.inputs import (
     refused,
     shown,
 )
-from mlops.serving.opens import INVALID
+from mlops.serving.protocol.request_times import INVALID
 
 SPLIT, RECORDS, INSTANCES, INPUTS = "dataframe_split", "dataframe_records", "instances", "inputs"
 FORMS = (SPLIT, RECORDS, INSTANCES, INPUTS)

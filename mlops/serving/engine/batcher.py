@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from mlops.errors import ModelFault, NotFinite, QueueFull, ServingError, TimedOut
 from mlops.models.windows import Window
-from mlops.serving.loaded import LoadedModel
-from mlops.serving.pace import SIZES, Pace
+from mlops.serving.engine.batch_size import SIZES, Pace
+from mlops.serving.engine.model_pool import LoadedModel
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ from mlops.errors import RequestRefused
 from mlops.models.bundle import open_bundle
 from mlops.models.signing import load_or_make_key
 from mlops.registry import bundle_parts, write_bundle
-from mlops.serving.inputs import InputSpec
-from mlops.serving.scoring import error_body, parse, render
+from mlops.serving.protocol.mlflow_scoring import error_body, parse, render
+from mlops.serving.protocol.request_bars import InputSpec
 from tests.mlops.registry.conftest import SERVICE, dataset_of, fitted
 
 # MLflow warns of its own type hints and of whole numbers in a schema; ours are heard elsewhere.

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mlops.serving.counts import Counts
+from mlops.serving.request_counters import Counts
 from mlops.store.evidence import Source, Tally
 from mlops.store.routes import Route
 

@@ -9,12 +9,11 @@ import pytest
 
 from mlops.errors import ModelFault
 from mlops.rollout.analysis import Word, gather, judge
-from mlops.serving.loaded import LoadedModel
-from mlops.serving.replay import REPLAY_BARS
+from mlops.serving.engine.model_pool import LoadedModel
+from mlops.serving.replay_trials import REPLAY_BARS
 from mlops.serving.runtime import Runtime
 from mlops.store.evidence import Source, Tally
-
-from .conftest import KEY, Library
+from tests.mlops.serving.conftest import KEY, Library
 
 Settle = Callable[[], None]
 SetRoute = Callable[..., None]

@@ -17,8 +17,8 @@ from mlops.errors import BundleError, MlopsError, NotLoaded
 from mlops.models.bundle import Bundle, Trust
 from mlops.models.manifest import WEIGHTS
 from mlops.models.signing import SigningKey
-from mlops.serving import loaded
-from mlops.serving.loaded import Shelf, State
+from mlops.serving.engine import model_pool
+from mlops.serving.engine.model_pool import Shelf, State
 from mlops.store import ModelVersion, Store, get_version
 
 STAGES = ["fetching", "verifying", "opening", "golden", "warming", "ready"]
@@ -37,7 +37,7 @@ def shelf(library, tmp_path: Path) -> Shelf:
 @pytest.fixture
 def at_stage(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str, str], None]], None]:
     """Have something called before each stage of a load."""
-    return lambda call: monkeypatch.setattr(loaded, "stage", call)
+    return lambda call: monkeypatch.setattr(model_pool, "stage", call)
 
 
 @pytest.fixture
@@ -297,7 +297,7 @@ def test_a_bundle_from_elsewhere_lies_in_the_cache(library, version, tmp_path, m
         asked.append((uri, digest, cache))
         return Path(version.bundle_uri.removeprefix("file://"))
 
-    monkeypatch.setattr(loaded, "fetch_bundle", fetch)
+    monkeypatch.setattr(model_pool, "fetch_bundle", fetch)
     shelf = Shelf(cache=tmp_path / "bundles", trust=library.registry.trust)
     shelf.load(replace(version, bundle_uri="s3://models/1"))
     assert asked == [("s3://models/1", version.digest, tmp_path / "bundles")]

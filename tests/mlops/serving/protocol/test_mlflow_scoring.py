@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from mlops.data.bars import COLUMNS
 from mlops.errors import ModelError, RequestRefused
 from mlops.models.windows import window_of
-from mlops.serving.payloads import FORMS
-from mlops.serving.scoring import error_body, parse, render
+from mlops.serving.protocol.mlflow_scoring import error_body, parse, render
+from mlops.serving.protocol.payloads import FORMS
 from tests.mlops.serving.asked import CLOCKED, MIN_BARS, SPEC, batch_of, frame_of, values_of
 
 FRAME = frame_of()

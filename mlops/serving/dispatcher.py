@@ -26,10 +26,10 @@ from mlops.errors import (
 )
 from mlops.models.windows import Window
 from mlops.rollout.routing import ask_order, deal, goes_to_challenger
-from mlops.serving.batching import Batcher
-from mlops.serving.counts import Counts
-from mlops.serving.loaded import LoadedModel, Shelf
-from mlops.serving.sight import Sight, Sighted
+from mlops.serving.engine.batcher import Batcher
+from mlops.serving.engine.model_pool import LoadedModel, Shelf
+from mlops.serving.request_counters import Counts
+from mlops.serving.route_view import Sight, Sighted
 from mlops.serving.traffic import TrafficCounts
 from mlops.store.evidence import Source
 from mlops.store.routes import Route

@@ -13,8 +13,7 @@ from mlops.errors import MlopsError
 from mlops.serving.runtime import Runtime
 from mlops.store import Store, list_forecasts
 from mlops.store.forecasts import Role
-
-from .conftest import KEY, N_BARS, Library, made_runtime
+from tests.mlops.serving.conftest import KEY, N_BARS, Library, made_runtime
 
 Settle = Callable[[], None]
 SetRoute = Callable[..., None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mlops.serving.pace import NEWEST, PROBE_EVERY, SIZES, Pace
+from mlops.serving.engine.batch_size import NEWEST, PROBE_EVERY, SIZES, Pace
 
 MS = 1e-3
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlops.data.timestamps import parse_stamps
 from mlops.errors import RequestRefused
-from mlops.serving.opens import from_epoch, read_opens
+from mlops.serving.protocol.request_times import from_epoch, read_opens
 
 FIRST = pd.Timestamp("2024-03-05T13:00", tz="UTC")
 STAMPS = [FIRST + pd.Timedelta(hours=hour) for hour in range(3)]

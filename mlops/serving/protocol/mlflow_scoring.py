@@ -23,8 +23,8 @@ from mlops.data.bars import COLUMNS
 from mlops.errors import ModelError, RequestRefused
 from mlops.features.bar_arrays import FloatArray
 from mlops.models.windows import Window
-from mlops.serving import payloads
-from mlops.serving.inputs import (
+from mlops.serving.protocol import payloads
+from mlops.serving.protocol.request_bars import (
     BAD,
     OPEN_TIME,
     InputSpec,

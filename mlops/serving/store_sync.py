@@ -22,10 +22,10 @@ from mlops.code_version import code_version
 from mlops.errors import MlopsError, StoreError
 from mlops.models.bundle import Trust
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load, wanted
-from mlops.serving.counts import Counts
-from mlops.serving.loaded import Shelf
-from mlops.serving.sight import Sight, look
-from mlops.serving.spool import Spool
+from mlops.serving.engine.model_pool import Shelf
+from mlops.serving.forecast_spool import Spool
+from mlops.serving.request_counters import Counts
+from mlops.serving.route_view import Sight, look
 from mlops.serving.traffic import FLUSH_S, TrafficCounts
 from mlops.store.engine import Store
 from mlops.store.evidence import record_tallies

@@ -8,13 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from mlops.errors import BundleError, StoreError
-from mlops.serving import loaded
-from mlops.serving.replica import LOAD_TRIES
+from mlops.serving.engine import model_pool
 from mlops.serving.runtime import Runtime
+from mlops.serving.store_sync import LOAD_TRIES
 from mlops.store import Store, list_replicas
 from mlops.store.replicas import ReplicaState
-
-from .conftest import KEY, Library
+from tests.mlops.serving.conftest import KEY, Library
 
 Settle = Callable[[], None]
 SetRoute = Callable[..., None]
@@ -51,7 +50,7 @@ def test_a_challenger_is_not_loaded_while_its_champion_is_not_ready(
     champion, challenger = library.versions
     set_route(champion=champion, challenger=challenger)
     fail_to_load(monkeypatch, champion)
-    monkeypatch.setattr("mlops.serving.replica.RETRY_S", 1e9)
+    monkeypatch.setattr("mlops.serving.store_sync.RETRY_S", 1e9)
     settle()
     assert runtime.shelf.ready() == {library.baseline}
 
@@ -63,7 +62,7 @@ def test_a_model_has_failed_only_after_its_last_try(
     champion = library.versions[0]
     set_route(champion=champion)
     fail_to_load(monkeypatch, champion)
-    monkeypatch.setattr("mlops.serving.replica.RETRY_S", 1e9)
+    monkeypatch.setattr("mlops.serving.store_sync.RETRY_S", 1e9)
     runtime.keeper.beat()
     runtime.keeper._load_one(library.baseline)
     states = []
@@ -85,7 +84,7 @@ def test_routes_stay_when_the_store_goes(
         raise StoreError("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlops.serving.replica.look", away)
+        patch.setattr("mlops.serving.store_sync.look", away)
         runtime.keeper.beat()
         assert runtime.keeper.sight() is before
         assert runtime.keeper.store_away_since is not None
@@ -108,7 +107,7 @@ def fail_to_load(patch: pytest.MonkeyPatch, unlucky: str) -> None:
         if name == "golden" and model_id == unlucky:
             raise BundleError("not today")
 
-    patch.setattr(loaded, "stage", stage)
+    patch.setattr(model_pool, "stage", stage)
 
 
 def test_a_round_that_fails_is_not_the_last(

@@ -27,12 +27,12 @@ from mlops.logs import bound
 from mlops.models.windows import Window, window_of
 from mlops.rollout.routing import ask_order
 from mlops.service import Service
-from mlops.serving.batching import Batcher
-from mlops.serving.desk import last_of, variant_of
+from mlops.serving.dispatcher import last_of, variant_of
+from mlops.serving.engine.batcher import Batcher
+from mlops.serving.engine.model_pool import LoadedModel, Shelf
+from mlops.serving.forecast_spool import Spool
 from mlops.serving.interval import error_quantiles
-from mlops.serving.loaded import LoadedModel, Shelf
-from mlops.serving.sight import Sight
-from mlops.serving.spool import Spool
+from mlops.serving.route_view import Sight
 from mlops.store.engine import Store
 from mlops.store.forecasts import ForecastRow, Role, list_forecasts
 from mlops.store.routes import Route

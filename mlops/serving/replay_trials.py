@@ -14,12 +14,12 @@ from mlops.data.recent_bars import RecentBars
 from mlops.errors import MlopsError, ModelFault
 from mlops.models.windows import Window
 from mlops.service import Service
-from mlops.serving.batching import Batcher
-from mlops.serving.counts import Counts
-from mlops.serving.desk import last_of, newest_bars
-from mlops.serving.loaded import LoadedModel, Shelf
-from mlops.serving.newest import newest_window
-from mlops.serving.sight import Sight
+from mlops.serving.dispatcher import last_of, newest_bars
+from mlops.serving.engine.batcher import Batcher
+from mlops.serving.engine.model_pool import LoadedModel, Shelf
+from mlops.serving.newest_forecast import newest_window
+from mlops.serving.request_counters import Counts
+from mlops.serving.route_view import Sight
 from mlops.store.evidence import Source
 from mlops.store.routes import Route
 from mlops.store.versions import ModelVersion

@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 
 from mlops.errors import NotLoaded
-from mlops.serving.newest import Newest
-from mlops.serving.replica import Keeper
-from mlops.serving.sight import Sighted
+from mlops.serving.newest_forecast import Newest
+from mlops.serving.route_view import Sighted
+from mlops.serving.store_sync import Keeper
 from mlops.store.routes import Route
 
 

@@ -23,7 +23,14 @@ from mlops.features.bar_arrays import BoolArray, FloatArray, TimeArray
 from mlops.models.recipe import Recipe
 from mlops.models.windows import Window
 from mlops.service import Timeframe
-from mlops.serving.opens import INVALID, from_epoch, holes_of, on_minutes, read_opens, utc_text
+from mlops.serving.protocol.request_times import (
+    INVALID,
+    from_epoch,
+    holes_of,
+    on_minutes,
+    read_opens,
+    utc_text,
+)
 
 BAD = "BAD_REQUEST"
 OPEN_TIME = "open_time"

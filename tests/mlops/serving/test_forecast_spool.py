@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlops.errors import StoreError
-from mlops.serving.spool import Spool
+from mlops.serving.forecast_spool import Spool
 from mlops.store import Store, list_forecasts, open_store
 from mlops.store.forecasts import ForecastRow, Role
 from tests.forked import in_child
@@ -56,7 +56,7 @@ def test_forecasts_are_kept_while_the_store_takes_its_time(
 
     spool.put([ROW])
     with monkeypatch.context() as patch:
-        patch.setattr("mlops.serving.spool.record_forecasts", record_slowly)
+        patch.setattr("mlops.serving.forecast_spool.record_forecasts", record_slowly)
         assert spool.drain(store) == 1
     assert spool.drain(store) == 2
     assert [row.bar for row in list_forecasts(store, "svc")] == [row.bar for row in bars(3)[1:]]
@@ -86,7 +86,7 @@ def test_what_a_store_that_is_away_refused_waits(
 
     spool.put(bars(3))
     with monkeypatch.context() as patch:
-        patch.setattr("mlops.serving.spool.record_forecasts", away)
+        patch.setattr("mlops.serving.forecast_spool.record_forecasts", away)
         with pytest.raises(StoreError):
             spool.drain(store)
     spool.put(bars(5)[3:])
@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_no_half_line(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlops.serving.spool.os.fsync", full)
+        patch.setattr("mlops.serving.forecast_spool.os.fsync", full)
         assert not spool.put([ROW])
     assert spool.put(bars(2))
     spool.drain(store)
