@@ -24,7 +24,7 @@ from mlops.models.networks import Network
 from mlops.models.recipe import Recipe
 from mlops.models.trainer import EVALUATION_BATCH, Plan, learn
 from mlops.service import Target
-from tasks.project import available_threads
+from tasks.context import available_threads
 
 TARGET = TargetSpec(Target.RETURN, 1)
 FEATURES = 5

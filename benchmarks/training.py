@@ -14,7 +14,7 @@ from benchmarks.figure import Figure
 from benchmarks.loops import PlainLoop, Size, make_series, our_loop
 from mlops.models.base import Epoch
 from mlops.models.trainer import Plan
-from tasks.project import available_threads
+from tasks.context import available_threads
 
 IDLE_EPOCHS, BUSY_EPOCHS = 5, 10
 NEIGHBOUR_ROWS = 2_500

@@ -14,7 +14,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
 from mlops.settings import current_settings
-from tasks.slots import limit_trainings
+from tasks.concurrency import limit_trainings
 
 WORK_POOL = "mlops-pool"
 CRASH_AUTOMATION = "crash-zombie-flow-runs"

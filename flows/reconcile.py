@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from prefect import flow
 
 from tasks import rollout as step
-from tasks.announce import announce_repairs
-from tasks.crashes import run_again
+from tasks.artifacts import announce_repairs
+from tasks.events import ring_again
 from tasks.logs import run_logs
-from tasks.triggers import ring_again
+from tasks.recovery import run_again
 
 CARRY_S = 240.0
 """A little less than the schedule's five minutes: the next run goes on."""

@@ -20,11 +20,11 @@ from mlops.settings import current_settings
 from mlops.store.triggers import Claim
 from mlops.validation.evaluation import Evaluation
 from tasks import training as step
-from tasks.announce import artifact_key, gate_table
+from tasks.artifacts import artifact_key, gate_table
+from tasks.concurrency import training_turn
+from tasks.context import open_project
 from tasks.logs import run_logs
-from tasks.project import open_project
 from tasks.rollout import ask_for_rollout
-from tasks.slots import training_turn
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from mlops.settings import current_settings
 from mlops.store import get_version, list_routes
 from mlops.store.monitor_runs import get_check
 from mlops.store.watches import list_watches
-from tasks.announce import announce_drift
-from tasks.triggers import ring
+from tasks.artifacts import announce_drift
+from tasks.events import ring
 
 MONITOR_KEY = "monitor"
 

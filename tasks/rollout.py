@@ -20,7 +20,7 @@ from mlops.settings import current_settings
 from mlops.store import ModelVersion, Phase, Rollout, Status, Why
 from mlops.store.audit import SYSTEM
 from mlops.store.rollouts import ask_abort
-from tasks.announce import Announcer, deploy_key
+from tasks.artifacts import Announcer, deploy_key
 
 HOLDER = "flow"
 

@@ -33,8 +33,8 @@ from mlops.training.run import Effort, assess, conduct
 from mlops.training.training_plan import Assignment, assign
 from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
+from tasks.context import Project, available_threads
 from tasks.progress import shown_progress
-from tasks.project import Project, available_threads
 
 
 @task(cache_policy=NO_CACHE)

@@ -16,7 +16,7 @@ from mlops.data.simulator import simulate_bars
 from mlops.registry.connection import Registry
 from mlops.search.config import TrainingConfig
 from mlops.settings import Settings
-from tasks.project import open_project
+from tasks.context import open_project
 from tests.conftest import mlflow_forgets
 
 SYMBOL = "BTC/USD"

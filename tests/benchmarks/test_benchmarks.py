@@ -15,7 +15,7 @@ from benchmarks import features, loops, searches, training
 from benchmarks.figure import Figure
 from benchmarks.searching import Job, Outcome, best_backtest, run_jobs
 from mlops.data.simulator import simulate_bars
-from tasks.project import available_threads
+from tasks.context import available_threads
 
 TINY = {"lstm_units": [4], "sequence_length": 3}
 

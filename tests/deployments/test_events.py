@@ -33,7 +33,7 @@ def client(server: PrefectServer) -> Iterator[SyncPrefectClient]:
 RING = """
 import sys
 from mlops.store.triggers import Cause
-from tasks.triggers import ring
+from tasks.events import ring
 for _ in range(int(sys.argv[3])):
     ring(sys.argv[1], Cause(sys.argv[2]))
 """

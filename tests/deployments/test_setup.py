@@ -17,7 +17,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.workers.process import ProcessJobConfiguration
 
 from deployments import setup
-from tasks.slots import TRAINING_LIMIT
+from tasks.concurrency import TRAINING_LIMIT
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from mlops.search.config import TrainingConfig
 from mlops.store import count_trials, list_versions
 from mlops.store.routes import aliases
 from mlops.store.schema import lease
-from tasks.project import open_project
+from tasks.context import open_project
 from tests.forked import in_child
 
 POINTS = [

@@ -15,7 +15,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
-from tasks.slots import TRAINING_LIMIT
+from tasks.concurrency import TRAINING_LIMIT
 from tests.project import made_place
 
 ROOT = Path(__file__).parents[2]

@@ -18,10 +18,10 @@ from mlops.service import Service
 from mlops.store import list_versions, turns
 from mlops.store.schema import lease
 from mlops.store.turns import holder_of
-from tasks import slots, training
-from tasks.project import Project
+from tasks import concurrency, training
+from tasks.concurrency import training_slot, training_turn
+from tasks.context import Project
 from tasks.rollout import open_manager
-from tasks.slots import training_slot, training_turn
 from tests.prefect_server import until
 from tests.project import SMALL_LSTM, Place
 
@@ -112,7 +112,7 @@ def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
     project.patch.setattr(turns, "LOOK_S", 0.02)
     waits = threading.Event()
     project.patch.setattr(
-        slots, "get_run_logger", lambda: SimpleNamespace(info=lambda _: waits.set())
+        concurrency, "get_run_logger", lambda: SimpleNamespace(info=lambda _: waits.set())
     )
     btc, eth = Service.parse(BTC), Service.parse(ETH)
     ended: list[str] = []

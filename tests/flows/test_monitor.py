@@ -25,7 +25,7 @@ from mlops.store.leases import acquire
 from mlops.store.monitor_runs import list_checks
 from mlops.store.routes import change_route, read_route
 from mlops.store.triggers import list_triggers
-from tasks import announce, triggers
+from tasks import artifacts, events
 from tests.flows.deployable import Deployable
 from tests.project import BARS, SEED, SERVICE
 
@@ -48,7 +48,7 @@ def store(deployable: Deployable) -> Store:
 @pytest.fixture
 def rung(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     heard: list[dict[str, Any]] = []
-    monkeypatch.setattr(triggers, "emit_event", lambda **event: heard.append(event))
+    monkeypatch.setattr(events, "emit_event", lambda **event: heard.append(event))
     return heard
 
 
@@ -81,7 +81,7 @@ def test_a_storm_is_a_verdict_a_trigger_and_an_event_once(
     [check], [trigger] = list_checks(store, SERVICE), list_triggers(store)
     assert (check.model_id, check.id) == (deployable.challenger, looked.check)
     assert (trigger.verdict, trigger.service) == (check.id, SERVICE)
-    assert [event["event"] for event in rung] == [triggers.DRIFT_DETECTED]
+    assert [event["event"] for event in rung] == [events.DRIFT_DETECTED]
     [again] = monitor(now=stormy).looked
     assert again.why_not == "this bar was looked at before"
     assert len(rung) == len(list_triggers(store)) == 1
@@ -118,7 +118,7 @@ def test_an_alarm_is_drawn_once_kept_with_the_run_and_linked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     linked: list[dict[str, Any]] = []
-    monkeypatch.setattr(announce, "create_markdown_artifact", lambda **made: linked.append(made))
+    monkeypatch.setattr(artifacts, "create_markdown_artifact", lambda **made: linked.append(made))
     monitor(now=stormy)
     monitor(now=stormy)
     version = get_version(store, deployable.challenger)

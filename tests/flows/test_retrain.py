@@ -37,7 +37,7 @@ from mlops.store.triggers import (
     raise_trigger,
 )
 from mlops.training import retraining
-from tasks import training, triggers
+from tasks import events, training
 from tests.flows.deployable import Deployable
 from tests.project import BARS, SEED, SERVICE
 
@@ -67,7 +67,7 @@ def store(deployable: Deployable) -> Store:
 def rung(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """The events that would be emitted."""
     heard: list[dict[str, Any]] = []
-    monkeypatch.setattr(triggers, "emit_event", lambda **event: heard.append(event))
+    monkeypatch.setattr(events, "emit_event", lambda **event: heard.append(event))
     return heard
 
 
@@ -211,7 +211,7 @@ def test_a_training_that_fails_leaves_its_triggers_and_is_rung_for_again(
     assert reconcile(carry_s=1.0).rung == (f"{SERVICE} rung for again: drift",)
     assert rung == [
         {
-            "event": triggers.DRIFT_DETECTED,
+            "event": events.DRIFT_DETECTED,
             "resource": {"prefect.resource.id": f"mlops.service.{SERVICE}"},
             "payload": {"service": SERVICE},
         }
@@ -260,5 +260,5 @@ def test_the_events_are_those_that_the_deployment_listens_to() -> None:
     deployments = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]
     [listening] = [one for one in deployments if one["entrypoint"] == "flows/retrain.py:retrain"]
     [event] = listening["triggers"]
-    assert set(event["expect"]) == set(triggers.EVENTS.values())
+    assert set(event["expect"]) == set(events.EVENTS.values())
     assert set(event["parameters"]) == {"service"}

@@ -17,7 +17,7 @@ from mlops.store import ModelVersion
 from mlops.training.training_plan import Assignment
 from mlops.training.verdict import Judgement
 from tasks import training as step
-from tasks.project import Project, open_project
+from tasks.context import Project, open_project
 from tests.project import SYMBOL, Place, made_place, skip_verification
 
 

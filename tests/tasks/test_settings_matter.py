@@ -28,7 +28,7 @@ from mlops.store import get_route
 from mlops.store.forecasts import record_forecasts
 from mlops.validation.report import GateResult
 from tasks import training as step
-from tasks.project import open_project
+from tasks.context import open_project
 from tests.mlops.data.conftest import make_bars
 from tests.mlops.data.exchange_replay import Replay, klines, serving
 from tests.mlops.monitoring.ticker import forecast_row

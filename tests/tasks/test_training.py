@@ -11,7 +11,7 @@ from mlops.search.config import TrainingConfig
 from mlops.settings import current_settings
 from mlops.store import get_route
 from tasks import training as step
-from tasks.project import open_project
+from tasks.context import open_project
 from tests.project import BARS, Place
 
 from .conftest import Studied, assigned

@@ -19,7 +19,7 @@ from mlops.rollout.runner import Seen
 from mlops.service import Service
 from mlops.store import ModelVersion, RolloutEvent
 from mlops.training.verdict import Judgement
-from tasks.project import Project
+from tasks.context import Project
 
 MLFLOW_UI = "http://127.0.0.1:5000"
 RECONCILE_KEY = "reconcile"

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Running
 
 from flows.train import train
-from tasks.crashes import MOST_RUNS, run_again
+from tasks.recovery import MOST_RUNS, run_again
 
 ASKED = {"symbol": "BTC/USDT", "model_type": "linear", "reason": "schedule"}
 Crash = Callable[[int], FlowRun]

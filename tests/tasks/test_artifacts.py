@@ -13,9 +13,8 @@ from mlops.rollout.analysis import Counts, judge_alone
 from mlops.rollout.runner import Seen
 from mlops.service import Service
 from mlops.store import Phase, Rollout, RolloutEvent
-from tasks.announce import artifact_key, deploy_key, gate_table, rollout_table, run_url
-
-from .conftest import Studied
+from tasks.artifacts import artifact_key, deploy_key, gate_table, rollout_table, run_url
+from tests.tasks.conftest import Studied
 
 
 @pytest.mark.parametrize(
