@@ -62,7 +62,7 @@ def replica(given: Mapping[str, Any]) -> None:
     )
 
 
-def _refuse_memory(loaded: Any, models: tuple[str, ...]) -> None:
+def _refuse_memory(model_pool: Any, models: tuple[str, ...]) -> None:
     """The system says that it has nothing left, whenever one of these is about to be opened."""
     real = model_pool.Shelf._check_memory
 
@@ -120,7 +120,7 @@ def crowd(given: Mapping[str, Any]) -> None:
 
 
 ROLES: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
-    "replica": store_sync,
+    "replica": replica,
     "controller": controller,
     "asker": asker,
     "prober": prober,

@@ -1,7 +1,7 @@
 """Requests read the thorough way: every form of JSON, CSV and Parquet that MLflow's clients send.
 
 What comes as a frame is one symbol's bars; what comes as rows of rows of rows is a batch. The
-short way, for plain numbers, is in `mlops.serving.protocol.mlflow_scoring`; it leaves all it does not know, and
+short way, for plain numbers, is in `mlflow_scoring`; it leaves all it does not know, and
 all that is wrong, to this one.
 """
 

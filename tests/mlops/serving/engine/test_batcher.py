@@ -13,7 +13,7 @@ import pytest
 
 from mlops.errors import ModelFault, NotFinite, QueueFull, ServingError, TimedOut
 from mlops.models.windows import Window
-from mlops.serving.engine import batcher
+from mlops.serving.engine import batcher as batcher_module
 from mlops.serving.engine.batch_size import Pace
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel
@@ -332,7 +332,7 @@ def test_a_model_that_does_not_come_back_leaves_the_others_a_thread(bundle, mode
 
 
 def test_a_shadow_that_does_not_come_back_leaves_requests_a_thread(bundle, model, monkeypatch):
-    monkeypatch.setattr(batcher, "SHADOW_BUDGET_S", 0.2)
+    monkeypatch.setattr(batcher_module, "SHADOW_BUDGET_S", 0.2)
     healthy = model_of(Doubler(), "lstm_b")
 
     async def story() -> None:
@@ -398,7 +398,7 @@ def test_a_batch_is_handed_back_by_one_call(bundle, model, monkeypatch):
         monkeypatch.undo()
 
     play(story, bundle, model)
-    assert calls == [batcher._settle] * 2
+    assert calls == [batcher_module._settle] * 2
 
 
 def test_after_a_storm_of_cancels_and_errors_a_thousand_are_answered(bundle, model):
@@ -453,7 +453,7 @@ def test_a_dead_thread_is_replaced_by_the_next_request(bundle, model, monkeypatc
             await batcher.forecast(model, window(1), timeout_s=0.05)
         assert (await batcher.forecast(model, window(2), timeout_s=LONG_S))[-1] == 4.0
 
-    monkeypatch.setattr(batcher, "_hand_over", broken)
+    monkeypatch.setattr(batcher_module, "_hand_over", broken)
     with running() as batcher:
         asyncio.run(story())
 
@@ -475,7 +475,7 @@ def test_an_event_loop_that_ended_is_no_trouble(bundle, model):
 
 
 def test_whoever_waits_when_it_stops_is_told(bundle, model, monkeypatch):
-    monkeypatch.setattr(batcher, "STOP_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(batcher_module, "STOP_TIMEOUT_S", 0.01)
 
     async def story(crowd: Crowd) -> None:
         [waiting] = await crowd.ask(1)
