@@ -210,7 +210,7 @@ def surroundings() -> dict[str, str]:
 
 def main(home: Path) -> None:
     """Answer jobs on stdin; whatever libraries print goes to the log."""
-    from deployments.demo import surround
+    from deployments.demo.__main__ import surround
 
     surround(home)
     with os.fdopen(os.dup(1), "w") as replies:

@@ -59,7 +59,7 @@ from prefect.utilities.urls import url_for
 from deployments.schedules import Schedule, ScheduleType, checked, chosen, schedule_of
 from mlops.errors import JobNotFound, RolloutError, ScheduleError
 from mlops.manager import MLOpsManager
-from mlops.rollout.config import DeploymentConfig, plan_from
+from mlops.rollout.plan import DeploymentConfig, plan_from
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
 from mlops.settings import Settings

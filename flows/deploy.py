@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from prefect import Flow, State, flow
 from prefect.client.schemas.objects import FlowRun
 
-from mlops.rollout.config import RolloutSettings
-from mlops.rollout.plan import Strategy
+from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.store import Phase, Rollout, RolloutEvent, Store, get_route, list_events
 from tasks import rollout as step
-from tasks.logs import run_logs
+from tasks.context import run_logs
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,8 @@ from prefect import flow
 
 from mlops.monitoring.monitor import Looked
 from mlops.monitoring.performance.outcomes import Matching
-from tasks import guard
 from tasks import monitoring as step
-from tasks.logs import run_logs
+from tasks.context import run_logs
 from tasks.rollout import open_manager, return_to_baseline
 
 
@@ -46,7 +45,7 @@ def monitor(now: datetime | None = None) -> MonitorResult:
         looked = step.look(watch)
         returned = return_to_baseline(open_manager())
         step.announce(looked)
-        guard.look_for_trouble()
+        step.look_for_trouble()
         if alarmed := [one for one in looked if one.triggers]:
             step.draw(watch, alarmed)
         return MonitorResult(matched, looked, returned)

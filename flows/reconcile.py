@@ -8,8 +8,8 @@ from prefect import flow
 
 from tasks import rollout as step
 from tasks.artifacts import announce_repairs
+from tasks.context import run_logs
 from tasks.events import ring_again
-from tasks.logs import run_logs
 from tasks.recovery import run_again
 
 CARRY_S = 240.0

@@ -10,11 +10,11 @@ from __future__ import annotations
 from prefect import flow
 
 from flows.train import TrainResult, trained
-from mlops.rollout.config import DeploymentConfig
+from mlops.rollout.plan import DeploymentConfig
 from mlops.service import Service
 from mlops.training.retraining import holding
 from tasks import training as step
-from tasks.logs import run_logs
+from tasks.context import run_logs
 from tasks.rollout import open_manager, return_to_baseline
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
-from mlops.rollout.config import DeploymentConfig
+from mlops.rollout.plan import DeploymentConfig
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service, Target
 from mlops.settings import current_settings
@@ -22,8 +22,7 @@ from mlops.validation.evaluation import Evaluation
 from tasks import training as step
 from tasks.artifacts import artifact_key, gate_table
 from tasks.concurrency import training_turn
-from tasks.context import open_project
-from tasks.logs import run_logs
+from tasks.context import open_project, run_logs
 from tasks.rollout import ask_for_rollout
 
 

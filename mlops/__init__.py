@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from mlops.errors import MlopsError
     from mlops.features.indicators import register_indicator
     from mlops.manager import MLOpsManager
-    from mlops.rollout.config import DeploymentConfig, RolloutSettings
-    from mlops.rollout.plan import Strategy
+    from mlops.rollout.plan import DeploymentConfig, RolloutSettings, Strategy
     from mlops.search.config import ModelType, TrainingConfig
     from mlops.service import Service, Target, Timeframe
     from mlops.settings import Settings
@@ -56,8 +55,7 @@ _HOMES = {
     "mlops.errors": ("MlopsError",),
     "mlops.features.indicators": ("register_indicator",),
     "mlops.manager": ("MLOpsManager",),
-    "mlops.rollout.config": ("DeploymentConfig", "RolloutSettings"),
-    "mlops.rollout.plan": ("Strategy",),
+    "mlops.rollout.plan": ("DeploymentConfig", "RolloutSettings", "Strategy"),
     "mlops.service": ("Service", "Target", "Timeframe"),
     "mlops.settings": ("Settings",),
     "mlops.stats.metrics": ("ModelMetrics",),

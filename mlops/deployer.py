@@ -16,9 +16,8 @@ from mlops.errors import RegistryError, RolloutError, VersionNotFound
 from mlops.models.bundle import Trust
 from mlops.registry import Registry, bundle_cache, knock, lies_here, load, load_version
 from mlops.registry.mirror import mirror
-from mlops.rollout.config import plan_from
 from mlops.rollout.controller import Moved
-from mlops.rollout.plan import Strategy
+from mlops.rollout.plan import Strategy, plan_from
 from mlops.rollout.request import request_rollout, roll_back
 from mlops.rollout.runner import Carrier, Seen, nothing, unfinished
 from mlops.settings import Settings

@@ -47,7 +47,7 @@ from mlops.registry import (
     open_trust,
     register,
 )
-from mlops.registry.lineage import Lineage, trace
+from mlops.registry.version_history import Lineage, trace
 from mlops.reports.drift import keep_drift_report
 from mlops.rollout.plan import Strategy
 from mlops.service import Service
@@ -68,7 +68,7 @@ from mlops.store import (
 )
 from mlops.store.alerts import AlertRow, list_alerts
 from mlops.store.audit import SYSTEM
-from mlops.store.watches import WatchRow, list_watches, start_watch, stop_watch
+from mlops.store.monitor_runs import WatchRow, list_watches, start_watch, stop_watch
 from mlops.validation.evaluation import Evaluation
 
 log = logging.getLogger(__name__)

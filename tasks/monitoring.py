@@ -1,7 +1,12 @@
-"""The steps of watching: outcomes, one look at every service, the doorbell."""
+"""The steps of watching: outcomes, one look at every service, the doorbell.
+
+[[The step of looking whether the system is in trouble, for when no replica is left to look.]]
+"""
 
 from __future__ import annotations
 
+import os
+import socket
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,15 +23,16 @@ from mlops.data.recent_bars import Recent, RecentBars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
+from mlops.monitoring.guard import Guard
 from mlops.monitoring.monitor import Looked, Monitor
 from mlops.monitoring.performance.outcomes import Matching
+from mlops.monitoring.system_health import Finding, limits_of
 from mlops.registry import bundle_cache, load_version
 from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
 from mlops.settings import current_settings
 from mlops.store import get_version, list_routes
-from mlops.store.monitor_runs import get_check
-from mlops.store.watches import list_watches
+from mlops.store.monitor_runs import get_check, list_watches
 from tasks.artifacts import announce_drift
 from tasks.events import ring
 
@@ -159,3 +165,21 @@ def dataset_of(service: Service, recent: Recent) -> Dataset:
         target=TargetSpec(service.target, service.horizon),
         calendar=calendar_for(service.venue, service.symbol),
     )
+
+
+def open_guard() -> Guard:
+    """The guard of this installation, looking from this process."""
+    settings = current_settings()
+    return Guard(
+        MLOpsManager(settings).store,
+        f"monitor@{socket.gethostname()}:{os.getpid()}",
+        newest_bar=RecentBars(settings.bars_path).newest,
+        limits=limits_of(settings),
+        keep_days=settings.forecast_log_days,
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def look_for_trouble() -> tuple[Finding, ...]:
+    """Look in the place of the replicas, where none of them does it any more."""
+    return open_guard().look_in_passing()

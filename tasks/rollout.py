@@ -12,9 +12,8 @@ from prefect.runtime import flow_run
 from mlops.errors import RolloutError, RolloutFailed
 from mlops.manager import MLOpsManager
 from mlops.registry.reconcile import reconcile
-from mlops.rollout import lost_skill
-from mlops.rollout.config import DeploymentConfig, RolloutSettings
-from mlops.rollout.plan import Strategy
+from mlops.rollout import fallback
+from mlops.rollout.plan import DeploymentConfig, RolloutSettings, Strategy
 from mlops.rollout.runner import unfinished
 from mlops.settings import current_settings
 from mlops.store import ModelVersion, Phase, Rollout, Status, Why
@@ -74,7 +73,7 @@ def carry_open(manager: MLOpsManager, seconds: float) -> tuple[str, ...]:
 @task(cache_policy=NO_CACHE)
 def return_to_baseline(manager: MLOpsManager, service: str | None = None) -> tuple[str, ...]:
     """Take back every service, or this one, whose champion lost its skill for good."""
-    moved = lost_skill.return_to_baseline(manager.store, service)
+    moved = fallback.return_to_baseline(manager.store, service)
     for one in moved:
         manager.deployer.show(one.service)
     return tuple(f"{one.service} {one.what}: {one.reason}" for one in moved)

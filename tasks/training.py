@@ -25,16 +25,16 @@ from mlops.search.study import Study
 from mlops.service import Service
 from mlops.settings import Settings, current_settings
 from mlops.store import ModelVersion, Why
+from mlops.store.leases import Turn
 from mlops.store.triggers import Claim
-from mlops.store.turns import Turn
 from mlops.training.publish import Request, publish
 from mlops.training.retraining import Retraining, claim_retraining, market_time
 from mlops.training.run import Effort, assess, conduct
 from mlops.training.training_plan import Assignment, assign
 from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
+from tasks.artifacts import shown_progress
 from tasks.context import Project, available_threads
-from tasks.progress import shown_progress
 
 
 @task(cache_policy=NO_CACHE)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from mlops.store import Store
-from mlops.store.evidence import Source, Tally, record_tallies
 from mlops.store.leases import renewing
 from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
+from mlops.store.request_counts import Source, Tally, record_tallies
 from mlops.store.routes import Route, list_routes
 
 BEAT_S = 0.05

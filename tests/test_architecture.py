@@ -36,7 +36,7 @@ READS_ENVIRONMENT = {
     "mlops/settings.py": "the one place that reads it",
     "mlops/registry/tracking.py": "sets MLflow's own switches before it is imported",
     "mlops/registry/bundles.py": "hands a clean process what it needs to start",
-    "tasks/logs.py": "is told there whether a worker started this process",
+    "tasks/context.py": "is told there whether a worker started this process",
     "deployments/demo/__main__.py": "makes surroundings of its own",
     "deployments/demo/rollout_act.py": "hands the demonstration's surroundings to a replica",
     "deployments/replica.py": "tells MLflow's client where bundles lie",

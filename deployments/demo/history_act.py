@@ -26,8 +26,7 @@ from mlops.manager import MLOpsManager
 from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
 from mlops.reports.history import mse_change, past_section
 from mlops.reports.page import Moment, PastSection
-from mlops.rollout.config import RolloutSettings
-from mlops.rollout.plan import Strategy
+from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
 from mlops.serving.runtime import Options, headless_replica

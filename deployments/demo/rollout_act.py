@@ -36,8 +36,7 @@ from mlops.manager import MLOpsManager
 from mlops.registry.connection import load
 from mlops.reports.page import RolloutSection
 from mlops.reports.rollouts import Answered, rollout_section
-from mlops.rollout.config import RolloutSettings
-from mlops.rollout.plan import Strategy
+from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.service import Service
 from mlops.stats.metrics import ModelMetrics
 from mlops.store import Rollout, RolloutEvent, list_events, list_rollouts

@@ -1,18 +1,21 @@
 """What is odd in clean bars: holes, flat bars, steps that look like splits, single bad prints.
 
 Everything here is flagged and nothing is repaired: a crash of 48 % is a fact, not an error.
+
+[[How old the newest bar of a market is, by the bars it could have traded since.]]
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops.data.calendar import Calendar, missing_before
-from mlops.service import Timeframe
+from mlops.data.calendar import Calendar, calendar_for, missing_before
+from mlops.service import Service, Timeframe
 
 # A split moves the price by 30 % or more at once, but not the money that changes hands.
 SPLIT_STEP = float(np.log(1.4))
@@ -119,3 +122,34 @@ def _usual(turnover: Values) -> Values:
     """Median turnover of the bars before each bar; infinite where there are none."""
     before = pd.Series(turnover).shift().rolling(TURNOVER_BARS, min_periods=1).median()
     return before.fillna(np.inf).to_numpy()
+
+
+_INSTANT = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class NewestBar:
+    """When the newest complete bar closed, None where there is none; ``now`` is market time."""
+
+    closed_at: datetime | None
+    now: datetime
+
+    def is_stale(self, service: Service, *, max_age_bars: float) -> bool:
+        """Whether it is older than so many bars, and the market has traded since.
+
+        A market that is closed makes nothing stale: after a weekend the count begins anew.
+        """
+        if self.closed_at is None:
+            return True
+        if self.now - self.closed_at <= max_age_bars * service.timeframe.step:
+            return False
+        return self.missed(service) >= max(1, int(max_age_bars))
+
+    def missed(self, service: Service) -> int:
+        """Bars that the market could trade and that have closed since the newest one."""
+        if self.closed_at is None:
+            return 0
+        calendar = calendar_for(service.venue, service.symbol)
+        opened = pd.Timestamp(self.closed_at)
+        last = pd.Timestamp(self.now - service.timeframe.step)
+        return len(calendar.expected_opens(opened, last + _INSTANT, service.timeframe))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from mlops.data.age import NewestBar
 from mlops.data.cache import BarCache
 from mlops.data.load import LOCAL_VENUES, load_bars, open_source
 from mlops.data.market_clock import Clock, market_clock, wall_clock
+from mlops.data.quality import NewestBar
 from mlops.errors import DataError
 from mlops.service import Service
 

@@ -31,8 +31,8 @@ from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models import golden, manifest
 from mlops.models.base import Floats, Forecaster, restore_forecaster
+from mlops.models.custom import Pickled
 from mlops.models.manifest import Format, Manifest
-from mlops.models.pickled import Pickled
 from mlops.models.recipe import Recipe
 from mlops.models.signing import SigningKey, load_key
 from mlops.models.windows import Window, join

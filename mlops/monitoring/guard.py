@@ -15,10 +15,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from mlops.data.age import NewestBar
+from mlops.alerts.conditions import end_unwatched
+from mlops.data.quality import NewestBar
 from mlops.errors import StoreError
 from mlops.monitoring.system_health import Finding, Seen, SystemLimits, Word, judge_system
-from mlops.monitoring.unwatched import end_unwatched
 from mlops.service import Service
 from mlops.store.alerts import (
     AlertRow,

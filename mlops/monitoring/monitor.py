@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mlops.alerts.conditions import end_unwatched
 from mlops.errors import DataError, StoreError
 from mlops.features.dataset import Dataset
 from mlops.logs import bound
@@ -37,14 +38,12 @@ from mlops.monitoring.performance.promotion import (
     evaluation_at_promotion,
     reference_losses,
 )
-from mlops.monitoring.unwatched import end_unwatched
 from mlops.service import Service
 from mlops.store import ModelVersion, Route, Store, get_route, get_version, list_routes
 from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recover_alert
 from mlops.store.engine import Connection
-from mlops.store.monitor_runs import CheckRow, last_check, write_check
+from mlops.store.monitor_runs import CheckRow, WatchRow, last_check, list_watches, write_check
 from mlops.store.triggers import Cause, Limits, Reason, raise_trigger
-from mlops.store.watches import WatchRow, list_watches
 
 log = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from mlops.data.age import NewestBar
+from mlops.data.quality import NewestBar
 from mlops.service import Service
 from mlops.settings import Settings
-from mlops.stats.binomial import is_surely_above
+from mlops.stats.comparison import is_surely_above
 from mlops.store.alerts import Severity
 from mlops.store.replicas import Replica, ReplicaState
 from mlops.store.request_counts import EDGES_S, Traffic

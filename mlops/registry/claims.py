@@ -18,8 +18,7 @@ from mlops.features.dataset import Dataset
 from mlops.features.spec import DEFAULT_FEATURES
 from mlops.models.base import FORECASTERS, Forecaster, default_recipe
 from mlops.models.bundle import Trust
-from mlops.models.custom import CLASS_PATH, Custom
-from mlops.models.pickled import Pickled
+from mlops.models.custom import CLASS_PATH, Custom, Pickled
 from mlops.models.recipe import Recipe
 from mlops.registry.bundles import bundle_parts
 from mlops.registry.registration import Candidate

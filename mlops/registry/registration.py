@@ -5,35 +5,122 @@
 
 Before the commit nothing that reads the store or an alias sees the version, and the next
 registration (or `reconcile`) removes what is left; after it, they finish what is missing.
+
+[[A version as MLflow holds it before the commit: logged, numbered, and tagged pending.]]
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mlops.code_version import DISTRIBUTION, release
 from mlops.errors import MlopsError, RegistryError
 from mlops.models.manifest import MAX_BYTES
 from mlops.registry import reconcile
 from mlops.registry.bundles import BundleParts, verify_bundle, write_bundle
 from mlops.registry.connection import BUNDLE_FOLDER, Registry, fetch
-from mlops.registry.mirror import SERVICE_TAG, mirror
-from mlops.registry.pending import Draft, Logged
-from mlops.registry.pending import create_version as _create_version
-from mlops.registry.pending import log_model as _log_model
-from mlops.registry.tracking import open_run
+from mlops.registry.mirror import (
+    DIGEST_TAG,
+    LOGGED_TAG,
+    MODEL_ID_TAG,
+    PENDING,
+    SERVICE_TAG,
+    STATUS_TAG,
+    mirror,
+)
+from mlops.registry.tracking import HOST_TAG, Tracking, open_run
 from mlops.service import Service, new_model_id
 from mlops.store import ModelVersion, Status, Why, get_route
+from mlops.store.leases import Turn, still
 from mlops.store.routes import begin_route
 from mlops.store.triggers import Claim
-from mlops.store.turns import Turn, still
 from mlops.store.versions import get_version, insert_version, known_ids
 from mlops.training.retraining import answer_with
+
+LOADER = "mlops.models.bundle"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A bundle that was written and is to become a version of a service."""
+
+    service: str
+    model_id: str
+    run_id: str
+    staged: Path
+    digest: str
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {
+            MODEL_ID_TAG: self.model_id,
+            SERVICE_TAG: self.service,
+            DIGEST_TAG: self.digest,
+            HOST_TAG: socket.gethostname(),
+            STATUS_TAG: PENDING,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A draft whose files MLflow keeps."""
+
+    draft: Draft
+    logged_model_id: str
+    model_uri: str
+    bundle_uri: str
+
+
+def log_model(tracking: Tracking, draft: Draft) -> Logged:
+    """Hand the bundle to MLflow; the logged model names our loader and ships no code."""
+    import mlflow
+
+    before = tracking.client.get_run(draft.run_id).info.status
+    with mlflow.start_run(run_id=draft.run_id, nested=True):
+        info = mlflow.pyfunc.log_model(
+            name=draft.model_id,
+            loader_module=LOADER,
+            data_path=str(draft.staged),
+            pip_requirements=[f"{DISTRIBUTION}=={release()}"],
+            tags=draft.tags,
+        )
+    if before == "RUNNING":
+        # Leaving the block ended the run, which may be a training that goes on.
+        tracking.client.update_run(draft.run_id, status=before)
+    logged = tracking.client.get_logged_model(info.model_id)
+    return Logged(
+        draft=draft,
+        logged_model_id=str(info.model_id),
+        model_uri=str(info.model_uri),
+        bundle_uri=f"{logged.artifact_location}/data/{BUNDLE_FOLDER}",
+    )
+
+
+def create_version(tracking: Tracking, logged: Logged) -> int:
+    """Number the logged model within its service's registered model, made where missing."""
+    from mlflow.exceptions import MlflowException
+
+    client, draft = tracking.client, logged.draft
+    try:
+        client.get_registered_model(draft.service)
+    except MlflowException:
+        client.create_registered_model(draft.service, tags={SERVICE_TAG: draft.service})
+    created = client.create_model_version(
+        draft.service,
+        source=logged.model_uri,
+        run_id=draft.run_id,
+        tags=draft.tags | {LOGGED_TAG: logged.logged_model_id},
+        model_id=logged.logged_model_id,
+    )
+    return int(created.version)
+
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +208,8 @@ def _make(
     staged = registry.staging / model_id / BUNDLE_FOLDER
     digest = _write(registry, candidate, staged)
     draft = Draft(candidate.service.key, model_id, run_id, staged, digest)
-    logged = _log_model(registry.tracking, draft)
-    number = _create_version(registry.tracking, logged)
+    logged = log_model(registry.tracking, draft)
+    number = create_version(registry.tracking, logged)
     _verify(registry, logged)
     row = _row(candidate, logged, number, why.at)
     _commit(registry, candidate, row, why)

@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from mlops.monitoring.monitor import Looked, Monitor
 from mlops.monitoring.performance.outcomes import Matching
-from mlops.rollout.lost_skill import return_to_baseline
+from mlops.rollout.fallback import return_to_baseline
 from mlops.serving.runtime import Headless
 from mlops.store import Store
 from mlops.store.triggers import unanswered

@@ -21,9 +21,9 @@ from mlops.rollout.fallback import WINDOW_S, Fallback, champion_failing, decide_
 from mlops.rollout.plan import Plan
 from mlops.store import audit
 from mlops.store.engine import Connection, Store
-from mlops.store.evidence import forget_tallies, read_tallies
 from mlops.store.leases import Lease, acquire, fence, release
 from mlops.store.replicas import Replica, ReplicaState, forget_dead, live_replicas
+from mlops.store.request_counts import forget_tallies, read_tallies
 from mlops.store.rollouts import Arrow, Rollout, move_rollout, open_rollouts, status_of
 from mlops.store.routes import Route, change_route, keep_exposed, read_route, read_routes
 from mlops.store.schema import Phase, Status

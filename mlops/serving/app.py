@@ -46,8 +46,7 @@ from mlops.serving.newest_forecast import Newest
 from mlops.serving.protocol import mlflow_scoring, open_inference
 from mlops.serving.protocol.request_bars import InputSpec
 from mlops.serving.request_log import RequestLog
-from mlops.serving.services import list_services
-from mlops.serving.specs import Specs
+from mlops.serving.services import Specs, list_services
 from mlops.serving.store_sync import Keeper
 
 log = logging.getLogger(__name__)

@@ -31,7 +31,7 @@ from mlops.serving.engine.model_pool import LoadedModel, Shelf
 from mlops.serving.request_counters import Counts
 from mlops.serving.route_view import Sight, Sighted
 from mlops.serving.traffic import TrafficCounts
-from mlops.store.evidence import Source
+from mlops.store.request_counts import Source
 from mlops.store.routes import Route
 
 Floats = NDArray[np.float64]

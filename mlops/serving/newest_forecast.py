@@ -4,6 +4,8 @@
 
 The first forecast of record of a bar stands, whichever replica made it; a replica that comes
 later publishes that one.
+
+[[The interval beside a forecast: where nine in ten of the version's errors have lain.]]
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+import numpy as np
 import orjson
 import pandas as pd
 
@@ -24,19 +27,47 @@ from mlops.data.market_clock import market_speed
 from mlops.data.recent_bars import Recent, RecentBars
 from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
 from mlops.logs import bound
+from mlops.models import manifest
+from mlops.models.bundle import Bundle, read_tensors
 from mlops.models.windows import Window, window_of
 from mlops.rollout.routing import ask_order
-from mlops.service import Service
+from mlops.service import Service, Target
 from mlops.serving.dispatcher import last_of, variant_of
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, Shelf
 from mlops.serving.forecast_spool import Spool
-from mlops.serving.interval import error_quantiles
 from mlops.serving.route_view import Sight
 from mlops.store.engine import Store
 from mlops.store.forecasts import ForecastRow, Role, list_forecasts
 from mlops.store.routes import Route
 from mlops.store.versions import ModelVersion
+
+COVERED = 0.9
+MIN_ERRORS = 100
+"""Errors below which no interval is given."""
+
+
+def error_quantiles(bundle: Bundle, notes: Mapping[str, object]) -> tuple[float, float] | None:
+    """The 5 % and 95 % quantiles of outcome less forecast on the bundle's reference bars.
+
+    Only bars the version was not fitted on count, where enough are there: errors of fitted bars
+    are too small. None for a direction, whose forecast is a probability already.
+    """
+    if bundle.service.target is Target.DIRECTION:
+        return None
+    table = read_tensors(bundle.path / manifest.REFERENCE)
+    errors = table["y"] - table["forecast"]
+    fitted = notes.get("fitted_until")
+    if isinstance(fitted, str):
+        new = table["open_time"] > int(datetime.fromisoformat(fitted).timestamp() * 1e9)
+        if new.sum() >= MIN_ERRORS:
+            errors = errors[new]
+    errors = errors[np.isfinite(errors)]
+    if len(errors) < MIN_ERRORS:
+        return None
+    low, high = np.quantile(errors, [(1 - COVERED) / 2, (1 + COVERED) / 2])
+    return float(low), float(high)
+
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from mlops.serving.engine.model_pool import LoadedModel, Shelf
 from mlops.serving.newest_forecast import newest_window
 from mlops.serving.request_counters import Counts
 from mlops.serving.route_view import Sight
-from mlops.store.evidence import Source
+from mlops.store.request_counts import Source
 from mlops.store.routes import Route
 from mlops.store.versions import ModelVersion
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mlops.store.evidence import Source, Tally
+from mlops.store.request_counts import Source, Tally
 from mlops.store.routes import Route
 
 MINUTE_S = 60.0

@@ -21,14 +21,13 @@ from mlops.serving.dispatcher import Desk
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import Shelf
 from mlops.serving.forecast_spool import Spool
-from mlops.serving.gauges import read_gauges
 from mlops.serving.market_feed import Feed
-from mlops.serving.metrics import Metrics
+from mlops.serving.metrics import Metrics, read_gauges
 from mlops.serving.newest_forecast import Newest
 from mlops.serving.replay_trials import Replay
 from mlops.serving.request_counters import Counts
 from mlops.serving.request_log import RequestLog
-from mlops.serving.specs import Specs
+from mlops.serving.services import Specs
 from mlops.serving.store_sync import LOADER_S, Identity, Keeper
 from mlops.serving.traffic import TrafficCounts
 from mlops.store.engine import Store

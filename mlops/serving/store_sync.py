@@ -28,7 +28,6 @@ from mlops.serving.request_counters import Counts
 from mlops.serving.route_view import Sight, look
 from mlops.serving.traffic import FLUSH_S, TrafficCounts
 from mlops.store.engine import Store
-from mlops.store.evidence import record_tallies
 from mlops.store.replicas import (
     HeldModel,
     Replica,
@@ -37,7 +36,7 @@ from mlops.store.replicas import (
     heartbeat,
     leave,
 )
-from mlops.store.request_counts import write_traffic
+from mlops.store.request_counts import record_tallies, write_traffic
 from mlops.store.versions import ModelVersion, get_version
 
 log = logging.getLogger(__name__)

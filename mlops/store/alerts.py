@@ -18,10 +18,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mlops.store.dialects import insert_new
 from mlops.store.engine import Connection, Store
 from mlops.store.schema import alert, alert_delivery, alert_notice
-from mlops.store.sql import db_now
+from mlops.store.sql import db_now, insert_new
 
 REMIND_AFTER = timedelta(hours=24)
 """A trouble that lasts is told again after so long."""

@@ -13,9 +13,9 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from mlops.store.dialects import insert_new
 from mlops.store.engine import Store
 from mlops.store.schema import forecast
+from mlops.store.sql import insert_new
 
 
 class Role(StrEnum):

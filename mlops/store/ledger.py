@@ -25,9 +25,9 @@ from enum import StrEnum
 import sqlalchemy as sa
 
 from mlops.errors import StoreError
-from mlops.store.dialects import insert_new
 from mlops.store.engine import Store
 from mlops.store.schema import ledger, route
+from mlops.store.sql import insert_new
 
 YEAR = timedelta(days=365)
 YEARLY_ALPHA = 0.05

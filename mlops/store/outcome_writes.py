@@ -16,10 +16,10 @@ import sqlalchemy as sa
 from numpy.typing import NDArray
 
 from mlops.errors import StoreError
-from mlops.store.dialects import insert_for
 from mlops.store.engine import Store
 from mlops.store.outcomes import FloatArray, TimeArray
 from mlops.store.schema import outcome
+from mlops.store.sql import insert_for
 
 ROWS_AT_ONCE = 20_000
 """Rows of one transaction: on SQLite nobody else writes meanwhile."""

@@ -9,10 +9,9 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
-from mlops.store.dialects import upsert
 from mlops.store.engine import Store
 from mlops.store.schema import replica, replica_model, replica_route
-from mlops.store.sql import db_now, store_time
+from mlops.store.sql import db_now, store_time, upsert
 
 
 class ReplicaState(StrEnum):

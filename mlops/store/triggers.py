@@ -21,10 +21,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from mlops.errors import StoreError
-from mlops.store.dialects import insert_new
 from mlops.store.engine import Connection, Store
 from mlops.store.schema import trigger
-from mlops.store.sql import db_now
+from mlops.store.sql import db_now, insert_new
 
 MAX_ATTEMPTS = 3
 """Trainings that may die over a trigger before it is dropped."""

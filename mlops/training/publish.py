@@ -23,8 +23,8 @@ from mlops.registry.tracking import RunLog
 from mlops.search.study import Study, Trial
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Why
+from mlops.store.leases import Turn
 from mlops.store.triggers import Claim
-from mlops.store.turns import Turn
 from mlops.training.verdict import Judgement
 
 

@@ -7,11 +7,10 @@ from functools import partial
 
 import numpy as np
 
-from mlops.stats import metrics, sharpe
+from mlops.stats import metrics, trading
 from mlops.stats.comparison import TestResult, clark_west, diebold_mariano, pesaran_timmermann
 from mlops.stats.dependence import FloatArray
-from mlops.stats.sharpe import SharpeMoments
-from mlops.stats.trading import net_returns, sharpe_per_bar, trading_figures
+from mlops.stats.trading import SharpeMoments, net_returns, sharpe_per_bar, trading_figures
 from mlops.validation.evidence import Evidence, Thresholds
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.report import GateResult, Severity
@@ -88,7 +87,7 @@ def _p_values(rows: Forecasts, evidence: Evidence) -> list[GateResult]:
 def _psr(moments: SharpeMoments | None, n: int) -> TestResult:
     if moments is None:
         return TestResult(math.nan, 1.0, n)
-    return TestResult(moments.sharpe, 1.0 - sharpe.probabilistic_sharpe(moments), n)
+    return TestResult(moments.sharpe, 1.0 - trading.probabilistic_sharpe(moments), n)
 
 
 def judge_against_champion(evidence: Evidence, thresholds: Thresholds) -> list[GateResult]:

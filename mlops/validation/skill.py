@@ -12,11 +12,10 @@ from functools import partial
 
 import numpy as np
 
-from mlops.stats import selection, sharpe
+from mlops.stats import selection, trading
 from mlops.stats.comparison import diebold_mariano
 from mlops.stats.dependence import FloatArray
-from mlops.stats.sharpe import SharpeMoments
-from mlops.stats.trading import net_returns, trailing_volatility
+from mlops.stats.trading import SharpeMoments, net_returns, trailing_volatility
 from mlops.validation.evidence import Evidence
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.report import GateResult, Severity
@@ -100,7 +99,7 @@ def _searched(evidence: Evidence, gains: FloatArray, winner: int) -> GateResult:
 
 def _single(evidence: Evidence, own: FloatArray, moments: SharpeMoments) -> GateResult:
     if evidence.walk_forward.takes_sides:
-        chance = 1.0 - sharpe.probabilistic_sharpe(moments)
+        chance = 1.0 - trading.probabilistic_sharpe(moments)
         test = "probabilistic Sharpe ratio"
     else:
         chance = diebold_mariano(own, horizon=evidence.walk_forward.horizon).p_value
@@ -116,7 +115,7 @@ def _missing_trials(evidence: Evidence, own: FloatArray, moments: SharpeMoments)
     """Without every trial's record the number of trials has to do: valid, with less power."""
     n_trials = evidence.n_trials
     if evidence.walk_forward.takes_sides:
-        chance = 1.0 - sharpe.deflated_sharpe(moments, n_trials=n_trials)
+        chance = 1.0 - trading.deflated_sharpe(moments, n_trials=n_trials)
         test = "deflated Sharpe ratio"
     else:
         single = diebold_mariano(own, horizon=evidence.walk_forward.horizon).p_value
@@ -144,11 +143,11 @@ def _benchmark(evidence: Evidence) -> str:
 def _advice(evidence: Evidence, gains: FloatArray, moments: SharpeMoments) -> list[GateResult]:
     n, n_trials = len(gains), evidence.n_trials
     level = 1.0 - evidence.alpha
-    independent = max(1.0, sharpe.effective_trials(gains))
-    psr = sharpe.probabilistic_sharpe(moments)
-    dsr = sharpe.deflated_sharpe(moments, n_trials=n_trials)
-    dsr_effective = sharpe.deflated_sharpe(moments, n_trials=independent)
-    needed = sharpe.minimum_track_record(moments, confidence_level=level)
+    independent = max(1.0, trading.effective_trials(gains))
+    psr = trading.probabilistic_sharpe(moments)
+    dsr = trading.deflated_sharpe(moments, n_trials=n_trials)
+    dsr_effective = trading.deflated_sharpe(moments, n_trials=independent)
+    needed = trading.minimum_track_record(moments, confidence_level=level)
     overfit = selection.overfitting_probability(gains)
     notes = (
         ("PSR", psr, level, psr > level, "probability that the Sharpe ratio is above 0"),

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from prefect.client.schemas.objects import FlowRun
 
 from mlops.manager import MLOpsManager
-from mlops.registry.lineage import trace
+from mlops.registry.version_history import trace
 from mlops.serving.runtime import headless_replica
 from mlops.settings import Settings, load_settings
 from mlops.store import ModelVersion, Phase, Store, get_route, list_versions, open_store

@@ -31,8 +31,8 @@ POINTS = [
     ("the search begins", study, "tune", "before", 1),
     ("two trials are done", tuning, "run_walk_forward", "before", 3),
     ("the holdout begins", study, "run_walk_forward", "before", 1),
-    ("MLflow has the files", registration, "_log_model", "after", 1),
-    ("MLflow has the version", registration, "_create_version", "after", 1),
+    ("MLflow has the files", registration, "log_model", "after", 1),
+    ("MLflow has the version", registration, "create_version", "after", 1),
     ("the store is about to commit", registration, "_commit", "before", 1),
     ("the store has committed", registration, "_commit", "after", 1),
 ]

@@ -18,8 +18,7 @@ from prefect.utilities.callables import parameter_schema
 from flows.deploy import DeployResult, deploy, undo
 from mlops.errors import RolloutError, RolloutFailed, RolloutRefused
 from mlops.manager import MLOpsManager
-from mlops.rollout.config import RolloutSettings
-from mlops.rollout.plan import Strategy
+from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.settings import current_settings
 from mlops.store import (
     Phase,

@@ -15,9 +15,9 @@ from prefect import flow
 
 from mlops.errors import LeaseLost, TrainingTimeout
 from mlops.service import Service
-from mlops.store import list_versions, turns
+from mlops.store import leases, list_versions
+from mlops.store.leases import holder_of
 from mlops.store.schema import lease
-from mlops.store.turns import holder_of
 from tasks import concurrency, training
 from tasks.concurrency import training_slot, training_turn
 from tasks.context import Project
@@ -109,7 +109,7 @@ def test_a_run_whose_turn_another_one_had_registers_nothing(project: Place) -> N
 def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
     """With two slots: a second run of one service leaves the other slot to another service."""
     project.set(MAX_CONCURRENT_TRAINING_JOBS=2)
-    project.patch.setattr(turns, "LOOK_S", 0.02)
+    project.patch.setattr(leases, "LOOK_S", 0.02)
     waits = threading.Event()
     project.patch.setattr(
         concurrency, "get_run_logger", lambda: SimpleNamespace(info=lambda _: waits.set())

@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from prefect.settings import PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
 from mlops.logs import LIBRARY
-from tasks.logs import OWN_PROCESS, run_logs
+from tasks.context import OWN_PROCESS, run_logs
 
 log = logging.getLogger("mlops.somewhere")
 

@@ -16,9 +16,8 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.deploy import deploy
 from flows.reconcile import reconcile
-from mlops.rollout.config import DeploymentConfig, RolloutSettings
 from mlops.rollout.controller import LEASE, LEASE_S
-from mlops.rollout.plan import Strategy
+from mlops.rollout.plan import DeploymentConfig, RolloutSettings, Strategy
 from mlops.store import (
     Phase,
     Store,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tasks.progress import shown_progress
+from tasks.artifacts import shown_progress
 
 
 def test_each_stage_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:

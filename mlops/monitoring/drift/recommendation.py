@@ -19,7 +19,7 @@ from mlops.monitoring.drift.column_test import ColumnDrift, ColumnStatus
 from mlops.monitoring.drift.columns import Family, Role
 from mlops.monitoring.drift.config import DriftConfig
 from mlops.stats.jumps import RECENT
-from mlops.stats.multiplicity import benjamini_yekutieli
+from mlops.stats.selection import benjamini_yekutieli
 
 FAST_EFFECT = 0.3
 """Kolmogorov distance beyond the usual one that the fast path asks for."""

@@ -13,7 +13,7 @@ from mlops.features.dataset import Dataset
 from mlops.features.indicators import follows_clock, log_range
 from mlops.models import manifest
 from mlops.models.bundle import Bundle, read_tensors
-from mlops.monitoring.drift.kept import kept_reference, place_of
+from mlops.monitoring.drift.reference import kept_reference, place_of
 from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,

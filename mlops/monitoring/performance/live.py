@@ -25,8 +25,7 @@ from mlops.monitoring.performance.degradation import (
     Losses,
     judge_degradation,
 )
-from mlops.monitoring.performance.measure import LiveMeasure
-from mlops.monitoring.performance.operations import data_measures, system_measures
+from mlops.monitoring.performance.operations import LiveMeasure, data_measures, system_measures
 from mlops.monitoring.performance.promotion import Promotion
 from mlops.service import Service, Target
 from mlops.stats import trading

@@ -1,27 +1,43 @@
 """The live figures beside the forecasts themselves: the system that answers, the data it reads.
 
 What is not on record has no figure: nothing here is estimated from something else.
+
+[[One live figure, in the form that all of them have.]]
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 
 from mlops.data.load import LOCAL_VENUES
 from mlops.monitoring.data_quality import BarsSeen
 from mlops.monitoring.drift.report import DriftReport, Family
-from mlops.monitoring.performance.measure import LiveMeasure
 from mlops.service import Service
-from mlops.stats.binomial import share_interval
+from mlops.stats.comparison import share_interval
 from mlops.store import ModelVersion, Phase, Store, get_route
 from mlops.store.engine import Connection
 from mlops.store.monitor_runs import last_check
 from mlops.store.request_counts import TrafficRow, read_traffic, total
 from mlops.store.rollouts import list_rollouts
 from mlops.store.sql import store_time
+
+
+@dataclass(frozen=True, slots=True)
+class LiveMeasure:
+    """One metric on the window: its value and interval, the baseline's value on the same bars,
+    or in the same hours, and what it was at promotion; None where nobody knows."""
+
+    name: str
+    value: float
+    low: float | None
+    high: float | None
+    baseline: float | None
+    at_promotion: float | None
+
 
 HOUR = timedelta(hours=1)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mlops.data.age import NewestBar
 from mlops.data.cache import BarCache
+from mlops.data.quality import NewestBar
 from mlops.data.recent_bars import KEEP_BARS, RecentBars
 from mlops.data.segments import Head
 from mlops.data.simulator import simulate_bars

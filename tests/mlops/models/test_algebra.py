@@ -8,8 +8,8 @@ from threadpoolctl import threadpool_limits
 from mlops.data.simulator import simulate_bars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
-from mlops.models.algebra import linear_combination
 from mlops.models.base import FitContext, build_forecaster, default_recipe
+from mlops.models.linear import linear_combination
 from mlops.service import Target, Timeframe
 
 

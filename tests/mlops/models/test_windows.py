@@ -19,8 +19,8 @@ from mlops.features.targets import TargetSpec
 from mlops.models.base import Forecaster, default_recipe
 from mlops.models.baselines import Persistence
 from mlops.models.bundle import FORECAST, Bundle
+from mlops.models.custom import Pickled
 from mlops.models.ensemble import Ensemble
-from mlops.models.pickled import Pickled
 from mlops.models.recipe import Recipe
 from mlops.models.windows import Joined, Window, join, window_of
 from mlops.service import Target, Timeframe

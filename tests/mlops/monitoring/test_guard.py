@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlops.alerts.conditions import tell_of_return
-from mlops.data.age import NewestBar
+from mlops.data.quality import NewestBar
 from mlops.monitoring import guard as module
 from mlops.monitoring.guard import CONFIRM_S, LOOK_S, Guard
 from mlops.service import Service

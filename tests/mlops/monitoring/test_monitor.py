@@ -27,10 +27,9 @@ from mlops.registry import bundle_parts, write_bundle
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, Why
 from mlops.store.alerts import Condition, list_alerts
-from mlops.store.monitor_runs import list_checks
+from mlops.store.monitor_runs import list_checks, start_watch, stop_watch
 from mlops.store.routes import begin_route, change_route, read_route
 from mlops.store.triggers import Cause, list_triggers
-from mlops.store.watches import start_watch, stop_watch
 from tests.mlops.registry.conftest import SERVICE as TRADED
 from tests.mlops.registry.conftest import dataset_of, fitted
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mlops.data.age import NewestBar
+from mlops.data.quality import NewestBar
 from mlops.monitoring.system_health import (
     Finding,
     Seen,

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from mlops.monitoring.unwatched import end_unwatched
+from mlops.alerts.conditions import end_unwatched
 from mlops.rollout.plan import Strategy, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.store import Status, Store, Why
 from mlops.store.alerts import Condition, Trouble, list_alerts, raise_alert
+from mlops.store.monitor_runs import start_watch
 from mlops.store.routes import change_route, read_route
-from mlops.store.watches import start_watch
 
 from .conftest import NOW, SERVICE
 

@@ -38,8 +38,8 @@ from tests.forked import in_child
 
 POINTS = [
     (registration, "_write", "after"),
-    (registration, "_log_model", "after"),
-    (registration, "_create_version", "after"),
+    (registration, "log_model", "after"),
+    (registration, "create_version", "after"),
     (registration, "_verify", "after"),
     (registration, "_commit", "after"),
     (mirror_module, "_mirror_aliases", "before"),

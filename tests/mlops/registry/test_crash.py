@@ -68,8 +68,8 @@ def test_only_what_was_committed_is_kept(crashes: list[dict[str, object]]) -> No
         earlier = len(crash["after"]["rows"]) + 1
     assert kept == {
         "_write": 0,
-        "_log_model": 0,
-        "_create_version": 0,
+        "log_model": 0,
+        "create_version": 0,
         "_verify": 0,
         "_commit": 1,
         "_mirror_aliases": 1,

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from mlops.errors import StoreError
-from mlops.registry.lineage import trace
+from mlops.registry.version_history import trace
 from mlops.rollout.plan import plan_for
 from mlops.rollout.request import request_rollout
 from mlops.store import ModelVersion, Phase, Status, Store, Why, get_route

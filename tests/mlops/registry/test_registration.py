@@ -124,7 +124,7 @@ def test_a_model_that_a_clean_process_cannot_load_leaves_nothing(
     assert nothing_is_left(registry)
 
 
-@pytest.mark.parametrize("step", ["_log_model", "_create_version", "_commit"])
+@pytest.mark.parametrize("step", ["log_model", "create_version", "_commit"])
 @pytest.mark.usefixtures("unverified")
 def test_a_disk_that_fills_up_leaves_nothing_and_is_named(
     registry: Registry, candidate: Candidate, step: str, monkeypatch: pytest.MonkeyPatch

@@ -12,8 +12,8 @@ from mlops.rollout.plan import Plan, Strategy, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load
 from mlops.store import ModelVersion, Rollout, Route, Status, Store, Why, get_route
-from mlops.store.evidence import Source, Tally, record_tallies
 from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
+from mlops.store.request_counts import Source, Tally, record_tallies
 from mlops.store.routes import begin_route, change_route
 from mlops.store.versions import insert_version
 

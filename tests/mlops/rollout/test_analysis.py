@@ -26,7 +26,7 @@ from mlops.rollout.analysis import (
     of_champion,
     upper_bound,
 )
-from mlops.store.evidence import Source
+from mlops.store.request_counts import Source
 
 from .rows import tally
 

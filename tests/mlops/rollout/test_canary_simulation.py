@@ -15,7 +15,7 @@ from mlops.rollout.controller import Controller
 from mlops.rollout.plan import plan_for
 from mlops.rollout.routing import deal, goes_to_challenger
 from mlops.store import Phase, Rollout, Store, get_rollout, list_events
-from mlops.store.evidence import Source, Tally, record_tallies
+from mlops.store.request_counts import Source, Tally, record_tallies
 
 from .rows import SERVICE, Clock, RowReplica, ask, begin_service, follow_all, route_of, tally
 

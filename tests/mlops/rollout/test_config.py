@@ -8,8 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from mlops.errors import RolloutError
-from mlops.rollout.config import DeploymentConfig, RolloutSettings, plan_from
-from mlops.rollout.plan import Strategy, plan_for
+from mlops.rollout.plan import DeploymentConfig, RolloutSettings, Strategy, plan_for, plan_from
 from mlops.settings import Settings
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mlops.rollout import lost_skill
+from mlops.rollout import fallback
 from mlops.rollout.controller import Controller
-from mlops.rollout.lost_skill import return_to_baseline
+from mlops.rollout.fallback import return_to_baseline
 from mlops.rollout.plan import Strategy
 from mlops.store import Status, Store, get_version, history, list_reigns, open_store
 from mlops.store.alerts import (
@@ -164,7 +164,7 @@ def test_a_return_that_cannot_be_told_never_was(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no room")
 
-    monkeypatch.setattr(lost_skill, "tell_of_return", fail)
+    monkeypatch.setattr(fallback, "tell_of_return", fail)
     with pytest.raises(RuntimeError, match="no room"):
         return_to_baseline(light)
     assert route_of(light).champion == CHAMPION

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 from mlops.errors import RolloutError, RolloutRefused
 from mlops.rollout.controller import Controller
 from mlops.rollout.decide import DEPLOYABLE
-from mlops.rollout.lost_skill import return_to_baseline
+from mlops.rollout.fallback import return_to_baseline
 from mlops.rollout.plan import Strategy, plan_for
 from mlops.rollout.request import request_rollout, roll_back
 from mlops.store import (

@@ -15,7 +15,7 @@ from mlops.models.windows import Window, window_of
 from mlops.serving.dispatcher import Answer
 from mlops.serving.engine.model_pool import LoadedModel
 from mlops.serving.runtime import Runtime
-from mlops.store.evidence import Source, Tally
+from mlops.store.request_counts import Source, Tally
 from tests.mlops.serving.conftest import KEY, SERVICE, Library
 
 Settle = Callable[[], None]

@@ -12,7 +12,7 @@ from mlops.rollout.analysis import Word, gather, judge
 from mlops.serving.engine.model_pool import LoadedModel
 from mlops.serving.replay_trials import REPLAY_BARS
 from mlops.serving.runtime import Runtime
-from mlops.store.evidence import Source, Tally
+from mlops.store.request_counts import Source, Tally
 from tests.mlops.serving.conftest import KEY, Library
 
 Settle = Callable[[], None]

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from mlops.serving.request_counters import Counts
-from mlops.store.evidence import Source, Tally
+from mlops.store.request_counts import Source, Tally
 from mlops.store.routes import Route
 
 AT = datetime(2025, 1, 1, tzinfo=UTC)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scipy import stats
 
-from mlops.stats.binomial import is_surely_above, share_interval
+from mlops.stats.comparison import is_surely_above, share_interval
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from numpy.testing import assert_array_equal
 from statsmodels.stats.multitest import multipletests
 
 from mlops.errors import MlopsError
-from mlops.stats.multiplicity import benjamini_yekutieli
+from mlops.stats.selection import benjamini_yekutieli
 
 
 @pytest.mark.parametrize("level", [0.001, 0.05, 0.2])

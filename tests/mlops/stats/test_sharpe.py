@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from mlops.stats.sharpe import (
+from mlops.stats.trading import (
     SharpeMoments,
     deflated_sharpe,
     effective_trials,

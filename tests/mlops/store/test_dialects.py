@@ -7,8 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from mlops.store import Store
-from mlops.store.dialects import insert_new, upsert
 from mlops.store.schema import audit, lease
+from mlops.store.sql import insert_new, upsert
 
 from .conftest import NOW
 

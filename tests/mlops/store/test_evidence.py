@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from mlops.store import Store
-from mlops.store.evidence import Source, Tally, forget_tallies, read_tallies, record_tallies
+from mlops.store.request_counts import Source, Tally, forget_tallies, read_tallies, record_tallies
 from mlops.store.schema import evidence
 from mlops.store.sql import db_now
 

@@ -11,10 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mlops.errors import LeaseLost, TrainingTimeout
-from mlops.store import Store, open_store, turns
+from mlops.store import Store, leases, open_store
+from mlops.store.leases import Turn, holder_of, still, turn
 from mlops.store.schema import lease
 from mlops.store.sql import db_now
-from mlops.store.turns import Turn, holder_of, still, turn
 from tests.forked import in_child
 
 NAME = "training:sample.btc-usd.1h.volatility.24"
@@ -23,8 +23,8 @@ OTHER = "training:sample.eth-usd.1h.volatility.24"
 
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "LEASE_S", 1.0)
-    monkeypatch.setattr(turns, "LOOK_S", 0.02)
+    monkeypatch.setattr(leases, "LEASE_S", 1.0)
+    monkeypatch.setattr(leases, "LOOK_S", 0.02)
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_who_slept_through_its_lease_does_not_end_the_next_ones_turn(
 
     def oversleep() -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(turns, "_renew", lambda *_: False)
+            patch.setattr(leases, "_renew", lambda *_: False)
             with turn(store, NAME, "the sleeper", timeout_s=0) as mine:
                 asleep.set()
                 awake.wait(10)

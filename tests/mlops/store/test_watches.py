@@ -11,7 +11,7 @@ import pytest
 
 from mlops.errors import SettingsError, StoreError, VersionNotFound
 from mlops.store import Store, Why, history, open_store
-from mlops.store.watches import WatchRow, list_watches, start_watch, stop_watch
+from mlops.store.monitor_runs import WatchRow, list_watches, start_watch, stop_watch
 
 from .conftest import NOW
 

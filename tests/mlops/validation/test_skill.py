@@ -143,7 +143,7 @@ def test_gains_leave_out_rows_without_a_known_volatility(return_evidence):
 def test_single_return_trials_on_noise_pass_as_often_as_they_may(record, horizon):
     """300 records of 1,000 bars, forecasts as slow as their labels: error .013 at .05."""
     from mlops.service import Target
-    from mlops.stats.sharpe import SharpeMoments, probabilistic_sharpe
+    from mlops.stats.trading import SharpeMoments, probabilistic_sharpe
 
     rng = np.random.default_rng(11)
     passed = 0

@@ -7,7 +7,7 @@ import pytest
 
 from mlops.service import Target
 from mlops.validation.evidence import ThresholdMode, Thresholds
-from mlops.validation.thresholds import judge_thresholds
+from mlops.validation.gates import judge_thresholds
 
 STRICT = Thresholds(mode=ThresholdMode.STRICT)
 

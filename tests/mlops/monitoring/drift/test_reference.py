@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.drift.kept import kept_reference, place_of
+from mlops.monitoring.drift.reference import kept_reference, place_of
 from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,

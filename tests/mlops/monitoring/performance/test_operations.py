@@ -16,9 +16,8 @@ import pytest
 from mlops.monitoring.data_quality import BarsSeen
 from mlops.monitoring.drift.report import DriftConfig, DriftReport, Role, check_drift, fit_reference
 from mlops.monitoring.performance.live import measure_performance
-from mlops.monitoring.performance.measure import LiveMeasure
-from mlops.monitoring.performance.operations import data_measures, system_measures
-from mlops.stats.binomial import share_interval
+from mlops.monitoring.performance.operations import LiveMeasure, data_measures, system_measures
+from mlops.stats.comparison import share_interval
 from mlops.store import ModelVersion, Phase, Store, Why
 from mlops.store.monitor_runs import CheckRow, write_check
 from mlops.store.request_counts import BUCKETS, EDGES_S, RATIO, Traffic, TrafficRow, write_traffic

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops.serving.engine.memory import available_memory
+from mlops.serving.engine.model_pool import available_memory
 
 
 @pytest.fixture
