@@ -29,7 +29,7 @@ from mlops.rollout.routing import ask_order, deal, goes_to_challenger
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, Shelf
 from mlops.serving.request_counters import Counts
-from mlops.serving.route_view import Sight, Sighted
+from mlops.serving.route_view import RouteState, Sight
 from mlops.serving.traffic import TrafficCounts
 from mlops.store.request_counts import Source
 from mlops.store.routes import Route
@@ -84,7 +84,7 @@ class Desk:
         self.on_fault = on_fault
         self._mirrors: set[asyncio.Task[None]] = set()
 
-    def sighted(self, service: str) -> Sighted:
+    def sighted(self, service: str) -> RouteState:
         """Raises: RequestRefused: when there is no such service."""
         found = self.sight().routes.get(service)
         if found is None:

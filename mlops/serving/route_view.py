@@ -17,7 +17,7 @@ from mlops.store.sql import read_clock
 
 
 @dataclass(frozen=True, slots=True)
-class Sighted:
+class RouteState:
     """A route, since when its champion serves, and how long its challenger's share counts.
 
     ``valid_until`` is a `time.monotonic` second.
@@ -36,7 +36,7 @@ class Sighted:
 class Sight:
     """Every route as of one reading; ``taken_at`` is a `time.monotonic` second."""
 
-    routes: Mapping[str, Sighted] = field(default_factory=dict)
+    routes: Mapping[str, RouteState] = field(default_factory=dict)
     taken_at: float = 0.0
 
 
@@ -51,7 +51,7 @@ def look(store: Store, before: Sight | None = None) -> Sight:
     with store.read() as connection:
         now = read_clock(connection)
         routes = {
-            route.service: Sighted(
+            route.service: RouteState(
                 route,
                 _since(connection, route, before),
                 began + max(0.0, (route.valid_until or 0.0) - now),

@@ -19,7 +19,7 @@ from mlops.service import Service
 from mlops.serving.engine.model_pool import LoadedModel, Shelf
 from mlops.serving.newest_forecast import Newest
 from mlops.serving.protocol.request_bars import InputSpec, unbroken_bars
-from mlops.serving.route_view import Sighted
+from mlops.serving.route_view import RouteState
 from mlops.serving.store_sync import Keeper
 from mlops.store.routes import Route
 
@@ -85,7 +85,7 @@ def bars_to_send(route: Route, keeper: Keeper) -> int | None:
     return max(needs, default=None)
 
 
-def _described(sighted: Sighted, keeper: Keeper, newest: Newest) -> dict[str, Any]:
+def _described(sighted: RouteState, keeper: Keeper, newest: Newest) -> dict[str, Any]:
     route = sighted.route
     published = newest.of(route.service)
     return {
