@@ -29,7 +29,7 @@ from mlops.rollout.routing import ask_order, deal, goes_to_challenger
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, Shelf
 from mlops.serving.request_counters import Counts
-from mlops.serving.route_view import RouteState, Sight
+from mlops.serving.route_view import RouteState, RouteView
 from mlops.serving.traffic import TrafficCounts
 from mlops.store.request_counts import Source
 from mlops.store.routes import Route
@@ -70,7 +70,7 @@ class Desk:
         batcher: Batcher,
         counts: Counts,
         traffic: TrafficCounts,
-        sight: Callable[[], Sight],
+        sight: Callable[[], RouteView],
         budget_s: float,
         on_fault: Callable[[str, ModelFault], None] = _unheard,
     ) -> None:

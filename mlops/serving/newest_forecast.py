@@ -36,7 +36,7 @@ from mlops.serving.dispatcher import last_of, variant_of
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, Shelf
 from mlops.serving.forecast_spool import Spool
-from mlops.serving.route_view import Sight
+from mlops.serving.route_view import RouteView
 from mlops.store.engine import Store
 from mlops.store.forecasts import ForecastRow, Role, list_forecasts
 from mlops.store.routes import Route
@@ -107,7 +107,7 @@ class Newest:
         batcher: Batcher,
         bars: RecentBars,
         spool: Spool,
-        sight: Callable[[], Sight],
+        sight: Callable[[], RouteView],
         versions: Mapping[str, ModelVersion],
         budget_s: float,
         max_age_bars: float,

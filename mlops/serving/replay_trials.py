@@ -19,7 +19,7 @@ from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, Shelf
 from mlops.serving.newest_forecast import newest_window
 from mlops.serving.request_counters import Counts
-from mlops.serving.route_view import Sight
+from mlops.serving.route_view import RouteView
 from mlops.store.request_counts import Source
 from mlops.store.routes import Route
 from mlops.store.versions import ModelVersion
@@ -43,7 +43,7 @@ class Replay:
         batcher: Batcher,
         counts: Counts,
         bars: RecentBars,
-        sight: Callable[[], Sight],
+        sight: Callable[[], RouteView],
         versions: Mapping[str, ModelVersion],
     ) -> None:
         self.shelf = shelf

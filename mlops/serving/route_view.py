@@ -33,14 +33,14 @@ class RouteState:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class RouteView:
     """Every route as of one reading; ``taken_at`` is a `time.monotonic` second."""
 
     routes: Mapping[str, RouteState] = field(default_factory=dict)
     taken_at: float = 0.0
 
 
-def look(store: Store, before: Sight | None = None) -> Sight:
+def look(store: Store, before: RouteView | None = None) -> RouteView:
     """Read all routes; of those that ``before`` has seen, only what may have changed.
 
     Raises:
@@ -58,10 +58,10 @@ def look(store: Store, before: Sight | None = None) -> Sight:
             )
             for route in read_routes(connection)
         }
-    return Sight(routes, began)
+    return RouteView(routes, began)
 
 
-def _since(connection: Connection, route: Route, before: Sight | None) -> datetime:
+def _since(connection: Connection, route: Route, before: RouteView | None) -> datetime:
     known = None if before is None else before.routes.get(route.service)
     if known is not None and known.route.champion == route.champion:
         return known.since

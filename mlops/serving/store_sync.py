@@ -25,7 +25,7 @@ from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load, wanted
 from mlops.serving.engine.model_pool import Shelf
 from mlops.serving.forecast_spool import Spool
 from mlops.serving.request_counters import Counts
-from mlops.serving.route_view import Sight, look
+from mlops.serving.route_view import RouteView, look
 from mlops.serving.traffic import FLUSH_S, TrafficCounts
 from mlops.store.engine import Store
 from mlops.store.replicas import (
@@ -92,7 +92,7 @@ class Keeper:
         self.state = ReplicaState.STARTING
         self.versions: dict[str, ModelVersion] = {}
         self.store_away_since: float | None = None
-        self._sight = Sight()
+        self._sight = RouteView()
         self._flushed_at = time.monotonic()
         self._acknowledged: Replica | None = None
         self._tries: dict[str, int] = {}
@@ -102,7 +102,7 @@ class Keeper:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def sight(self) -> Sight:
+    def sight(self) -> RouteView:
         """What was last seen; the same object until something new is."""
         return self._sight
 
