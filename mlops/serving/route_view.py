@@ -40,7 +40,7 @@ class RouteView:
     taken_at: float = 0.0
 
 
-def look(store: Store, before: RouteView | None = None) -> RouteView:
+def read_route_view(store: Store, before: RouteView | None = None) -> RouteView:
     """Read all routes; of those that ``before`` has seen, only what may have changed.
 
     Raises:

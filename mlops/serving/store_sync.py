@@ -25,7 +25,7 @@ from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load, wanted
 from mlops.serving.engine.model_pool import Shelf
 from mlops.serving.forecast_spool import Spool
 from mlops.serving.request_counters import Counts
-from mlops.serving.route_view import RouteView, look
+from mlops.serving.route_view import RouteView, read_route_view
 from mlops.serving.traffic import FLUSH_S, TrafficCounts
 from mlops.store.engine import Store
 from mlops.store.replicas import (
@@ -153,7 +153,7 @@ class Keeper:
     def beat(self) -> None:
         """One round: look, let go, acknowledge, write. A store that is away ends it early."""
         try:
-            self._sight = look(self.store, self._sight)
+            self._sight = read_route_view(self.store, self._sight)
             self._let_go()
             self._grow_ready()
             self.acknowledge()

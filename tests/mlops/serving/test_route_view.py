@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from mlops.serving import route_view as sight_module
-from mlops.serving.route_view import look
+from mlops.serving.route_view import read_route_view
 from mlops.store import ModelVersion, Status, Store, Why
 from mlops.store.routes import change_route, keep_exposed, read_route
 from tests.mlops.store.conftest import SERVICE, add, began, store, url  # noqa: F401
@@ -30,7 +30,7 @@ def exposed(began: Store, add: Callable[..., ModelVersion]) -> Store:  # noqa: F
 
 
 def test_a_share_that_nobody_renewed_does_not_count(exposed: Store) -> None:
-    assert not look(exposed).routes[SERVICE].valid
+    assert not read_route_view(exposed).routes[SERVICE].valid
 
 
 def test_a_renewed_share_counts_until_it_runs_out(
@@ -38,7 +38,7 @@ def test_a_renewed_share_counts_until_it_runs_out(
 ) -> None:
     with exposed.write() as connection:
         keep_exposed(connection, SERVICE, seconds=5.0)
-    seen = look(exposed).routes[SERVICE]
+    seen = read_route_view(exposed).routes[SERVICE]
     assert seen.valid
     later = seen.valid_until + 0.001
     monkeypatch.setattr(sight_module.time, "monotonic", lambda: later)
@@ -51,7 +51,7 @@ def test_looking_never_stretches_a_share(exposed: Store, monkeypatch: pytest.Mon
         keep_exposed(connection, SERVICE, seconds=5.0)
     ticks = iter([100.0, 200.0, 300.0])
     monkeypatch.setattr(sight_module.time, "monotonic", lambda: next(ticks))
-    assert look(exposed).routes[SERVICE].valid_until <= 105.0
+    assert read_route_view(exposed).routes[SERVICE].valid_until <= 105.0
 
 
 def test_a_champion_serves_since_its_own_promotion_whatever_challengers_come(
@@ -68,6 +68,6 @@ def test_a_champion_serves_since_its_own_promotion_whatever_challengers_come(
         route = change_route(connection, route, after, "promote", Why(promoted))
         later = replace(route, previous_champion=None)
         change_route(connection, route, later, "retire", Why(promoted + timedelta(days=1)))
-    first = look(exposed)
+    first = read_route_view(exposed)
     assert first.routes[SERVICE].since == promoted
-    assert look(exposed, first).routes[SERVICE].since == promoted
+    assert read_route_view(exposed, first).routes[SERVICE].since == promoted
