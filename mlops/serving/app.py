@@ -28,7 +28,7 @@ from mlops.errors import (
     ServingError,
     TimedOut,
 )
-from mlops.serving.dispatcher import Answer, Desk
+from mlops.serving.dispatcher import Answer, Dispatcher
 from mlops.serving.http import (
     JSON,
     TEXT,
@@ -66,7 +66,7 @@ class App:
     def __init__(
         self,
         *,
-        desk: Desk,
+        desk: Dispatcher,
         newest: Newest,
         keeper: Keeper,
         specs: Specs,

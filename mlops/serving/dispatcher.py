@@ -55,7 +55,7 @@ class Answer:
     generation: int
 
 
-class Desk:
+class Dispatcher:
     """The one place where requests meet models.
 
     ``sight`` gives what the replica last saw; ``budget_s`` is how long a version may take;

@@ -17,7 +17,7 @@ from mlops.errors import ServingError
 from mlops.models.bundle import Trust
 from mlops.rollout.controller import Controller, carry_role
 from mlops.serving.app import App
-from mlops.serving.dispatcher import Desk
+from mlops.serving.dispatcher import Dispatcher
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import Shelf
 from mlops.serving.forecast_spool import Spool
@@ -86,7 +86,7 @@ class Runtime:
         self.batcher = Batcher(limit=options.queue_limit, batching=options.batching)
         bars = RecentBars(bars_root, options.clock)
         self.metrics = Metrics()
-        self.desk = Desk(
+        self.desk = Dispatcher(
             replica_id=name,
             shelf=self.shelf,
             batcher=self.batcher,
