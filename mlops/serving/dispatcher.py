@@ -27,7 +27,7 @@ from mlops.errors import (
 from mlops.models.windows import Window
 from mlops.rollout.routing import ask_order, deal, goes_to_challenger
 from mlops.serving.engine.batcher import Batcher
-from mlops.serving.engine.model_pool import LoadedModel, Shelf
+from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.request_counters import Counts
 from mlops.serving.route_view import RouteState, RouteView
 from mlops.serving.traffic import TrafficCounts
@@ -66,7 +66,7 @@ class Dispatcher:
         self,
         *,
         replica_id: str,
-        shelf: Shelf,
+        shelf: ModelPool,
         batcher: Batcher,
         counts: Counts,
         traffic: TrafficCounts,

@@ -34,7 +34,7 @@ from mlops.rollout.routing import ask_order
 from mlops.service import Service, Target
 from mlops.serving.dispatcher import last_of, variant_of
 from mlops.serving.engine.batcher import Batcher
-from mlops.serving.engine.model_pool import LoadedModel, Shelf
+from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.forecast_spool import Spool
 from mlops.serving.route_view import RouteView
 from mlops.store.engine import Store
@@ -103,7 +103,7 @@ class Newest:
         *,
         replica_id: str,
         store: Store,
-        shelf: Shelf,
+        shelf: ModelPool,
         batcher: Batcher,
         bars: RecentBars,
         spool: Spool,

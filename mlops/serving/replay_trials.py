@@ -16,7 +16,7 @@ from mlops.models.windows import Window
 from mlops.service import Service
 from mlops.serving.dispatcher import last_of, newest_bars
 from mlops.serving.engine.batcher import Batcher
-from mlops.serving.engine.model_pool import LoadedModel, Shelf
+from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.newest_forecast import newest_window
 from mlops.serving.request_counters import Counts
 from mlops.serving.route_view import RouteView
@@ -39,7 +39,7 @@ class Replay:
     def __init__(
         self,
         *,
-        shelf: Shelf,
+        shelf: ModelPool,
         batcher: Batcher,
         counts: Counts,
         bars: RecentBars,

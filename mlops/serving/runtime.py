@@ -19,7 +19,7 @@ from mlops.rollout.controller import Controller, carry_role
 from mlops.serving.app import App
 from mlops.serving.dispatcher import Dispatcher
 from mlops.serving.engine.batcher import Batcher
-from mlops.serving.engine.model_pool import Shelf
+from mlops.serving.engine.model_pool import ModelPool
 from mlops.serving.forecast_spool import Spool
 from mlops.serving.market_feed import Feed
 from mlops.serving.metrics import Metrics, read_gauges
@@ -69,7 +69,7 @@ class Runtime:
     ) -> None:
         name = identity.name
         self.store = store
-        self.shelf = Shelf(cache=home / "bundles", trust=trust)
+        self.shelf = ModelPool(cache=home / "bundles", trust=trust)
         self.counts = Counts(name, identity.incarnation)
         self.traffic = TrafficCounts(name, identity.incarnation)
         self.spool = Spool(

@@ -16,7 +16,7 @@ from mlops.features.indicators import reads_clock
 from mlops.models.recipe import Recipe
 from mlops.rollout.routing import ask_order
 from mlops.service import Service
-from mlops.serving.engine.model_pool import LoadedModel, Shelf
+from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.newest_forecast import Newest
 from mlops.serving.protocol.request_bars import InputSpec, unbroken_bars
 from mlops.serving.route_view import RouteState
@@ -30,7 +30,7 @@ MAX_WINDOWS = 512
 class Specs:
     """Specifications by version, made once."""
 
-    def __init__(self, shelf: Shelf) -> None:
+    def __init__(self, shelf: ModelPool) -> None:
         self.shelf = shelf
         self._made: dict[str, InputSpec] = {}
 

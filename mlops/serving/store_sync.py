@@ -22,7 +22,7 @@ from mlops.code_version import code_version
 from mlops.errors import MlopsError, StoreError
 from mlops.models.bundle import Trust
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load, wanted
-from mlops.serving.engine.model_pool import Shelf
+from mlops.serving.engine.model_pool import ModelPool
 from mlops.serving.forecast_spool import Spool
 from mlops.serving.request_counters import Counts
 from mlops.serving.route_view import RouteView, read_route_view
@@ -76,7 +76,7 @@ class Keeper:
         *,
         identity: Identity,
         store: Store,
-        shelf: Shelf,
+        shelf: ModelPool,
         counts: Counts,
         traffic: TrafficCounts,
         spool: Spool,
@@ -312,7 +312,7 @@ class Parts:
     """What every replica is made of, with or without HTTP."""
 
     keeper: Keeper
-    shelf: Shelf
+    shelf: ModelPool
     counts: Counts
     traffic: TrafficCounts
     spool: Spool
@@ -326,7 +326,7 @@ def make_parts(
     trust: Trust,
     spool_bytes: int,
     beat_s: float = BEAT_S,
-    make_shelf: Callable[..., Shelf] = Shelf,
+    make_shelf: Callable[..., ModelPool] = ModelPool,
 ) -> Parts:
     """Put the background half together."""
     shelf = make_shelf(cache=home / "bundles", trust=trust)

@@ -178,9 +178,9 @@ def _arm_loads(recorder: Recorder) -> None:
         recorder.stages.setdefault(model_id, []).append(name)
         recorder.visit(last[0], BEFORE)
 
-    real = model_pool.Shelf.load
+    real = model_pool.ModelPool.load
 
-    def load(self: model_pool.Shelf, version: Any) -> None:
+    def load(self: model_pool.ModelPool, version: Any) -> None:
         last.clear()
         recorder.stages.pop(version.model_id, None)
         real(self, version)
@@ -188,7 +188,7 @@ def _arm_loads(recorder: Recorder) -> None:
             recorder.visit(last.pop(), AFTER)
 
     model_pool.stage = stage
-    model_pool.Shelf.load = load  # type: ignore[method-assign]
+    model_pool.ModelPool.load = load  # type: ignore[method-assign]
 
 
 def _arm_spool(recorder: Recorder) -> None:

@@ -64,14 +64,14 @@ def replica(given: Mapping[str, Any]) -> None:
 
 def _refuse_memory(model_pool: Any, models: tuple[str, ...]) -> None:
     """The system says that it has nothing left, whenever one of these is about to be opened."""
-    real = model_pool.Shelf._check_memory
+    real = model_pool.ModelPool._check_memory
 
     def check(self: Any, model_id: str, n_bytes: int) -> None:
         if model_id in models:
             self._free_memory = lambda: 0
         real(self, model_id, n_bytes)
 
-    model_pool.Shelf._check_memory = check
+    model_pool.ModelPool._check_memory = check
 
 
 def controller(given: Mapping[str, Any]) -> None:

@@ -135,7 +135,7 @@ def stage(name: str, model_id: str) -> None:
     """
 
 
-class Shelf:
+class ModelPool:
     """Thread-safe. Bundles that lie elsewhere are kept in ``cache``."""
 
     def __init__(

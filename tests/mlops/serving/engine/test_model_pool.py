@@ -18,7 +18,7 @@ from mlops.models.bundle import Bundle, Trust
 from mlops.models.manifest import WEIGHTS
 from mlops.models.signing import SigningKey
 from mlops.serving.engine import model_pool
-from mlops.serving.engine.model_pool import Shelf, State
+from mlops.serving.engine.model_pool import ModelPool, State
 from mlops.store import ModelVersion, Store, get_version
 
 STAGES = ["fetching", "verifying", "opening", "golden", "warming", "ready"]
@@ -30,8 +30,8 @@ def version(store: Store, library) -> ModelVersion:
 
 
 @pytest.fixture
-def shelf(library, tmp_path: Path) -> Shelf:
-    return Shelf(cache=tmp_path / "bundles", trust=library.registry.trust)
+def shelf(library, tmp_path: Path) -> ModelPool:
+    return ModelPool(cache=tmp_path / "bundles", trust=library.registry.trust)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def damaged(version: ModelVersion, tmp_path: Path) -> ModelVersion:
     return replace(version, bundle_uri=copy.as_uri())
 
 
-def state(shelf: Shelf, version: ModelVersion) -> State | None:
+def state(shelf: ModelPool, version: ModelVersion) -> State | None:
     found = shelf.states().get(version.model_id)
     return None if found is None else found.state
 
@@ -127,7 +127,7 @@ def test_a_bundle_that_is_not_what_was_registered_fails(shelf, damaged, tmp_path
 
 
 def test_a_bundle_signed_elsewhere_fails(version, tmp_path):
-    shelf = Shelf(cache=tmp_path, trust=Trust(SigningKey(b"other key of 32 bytes or more ..")))
+    shelf = ModelPool(cache=tmp_path, trust=Trust(SigningKey(b"other key of 32 bytes or more ..")))
     with pytest.raises(BundleError, match="was not signed with this installation's key"):
         shelf.load(version)
 
@@ -173,14 +173,14 @@ def test_warming_tries_every_usual_batch(shelf, version, monkeypatch):
 
 
 def test_a_load_that_memory_cannot_hold_is_refused(version, library, tmp_path):
-    shelf = Shelf(cache=tmp_path, trust=library.registry.trust, free_memory=lambda: 10**6)
+    shelf = ModelPool(cache=tmp_path, trust=library.registry.trust, free_memory=lambda: 10**6)
     with pytest.raises(BundleError, match="bytes of free memory and there are 1,000,000"):
         shelf.load(version)
     assert state(shelf, version) is State.FAILED
 
 
 def test_where_memory_is_unknown_a_load_is_tried(version, library, tmp_path):
-    shelf = Shelf(cache=tmp_path, trust=library.registry.trust, free_memory=lambda: None)
+    shelf = ModelPool(cache=tmp_path, trust=library.registry.trust, free_memory=lambda: None)
     shelf.load(version)
     assert version.model_id in shelf.ready()
 
@@ -298,6 +298,6 @@ def test_a_bundle_from_elsewhere_lies_in_the_cache(library, version, tmp_path, m
         return Path(version.bundle_uri.removeprefix("file://"))
 
     monkeypatch.setattr(model_pool, "fetch_bundle", fetch)
-    shelf = Shelf(cache=tmp_path / "bundles", trust=library.registry.trust)
+    shelf = ModelPool(cache=tmp_path / "bundles", trust=library.registry.trust)
     shelf.load(replace(version, bundle_uri="s3://models/1"))
     assert asked == [("s3://models/1", version.digest, tmp_path / "bundles")]
