@@ -22,7 +22,7 @@ LONGEST_S = 0.1
 """No batch of several rows is meant to take longer: other models' requests wait for it."""
 
 
-class Pace:
+class BatchSizer:
     """Seconds a row for each size of batch, and the size that follows from them.
 
     The first row goes alone. Then what is not measured yet is tried, largest first: only a

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from mlops.errors import ModelFault, NotFinite, QueueFull, ServingError, TimedOut
 from mlops.models.windows import Window
-from mlops.serving.engine.batch_size import SIZES, Pace
+from mlops.serving.engine.batch_size import SIZES, BatchSizer
 from mlops.serving.engine.model_pool import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -183,7 +183,7 @@ class Batcher:
         self._numbers = count()
         self._changed = threading.Condition(threading.Lock())
         self._main, self._shadow = _Lane(), _Lane()
-        self._paces: WeakKeyDictionary[LoadedModel, Pace] = WeakKeyDictionary()
+        self._paces: WeakKeyDictionary[LoadedModel, BatchSizer] = WeakKeyDictionary()
         self._stuck: WeakKeyDictionary[LoadedModel, threading.Thread] = WeakKeyDictionary()
         self._tally = _Tally()
         self._thread: threading.Thread | None = None
@@ -401,7 +401,7 @@ class Batcher:
     def _rows(self, lane: _Lane, model: LoadedModel) -> int:
         pace = self._paces.get(model)
         if pace is None:
-            pace = self._paces[model] = Pace(self.cap)
+            pace = self._paces[model] = BatchSizer(self.cap)
         cap = pace.cap()
         return cap if lane is self._main else min(cap, pace.within(SHADOW_SLICE_S))
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from mlops.serving.engine.batch_size import NEWEST, PROBE_EVERY, SIZES, Pace
+from mlops.serving.engine.batch_size import NEWEST, PROBE_EVERY, SIZES, BatchSizer
 
 MS = 1e-3
 
 
-def paced(cost, limit: int = 32) -> Pace:
+def paced(cost, limit: int = 32) -> BatchSizer:
     """A pace that measured every size; ``cost(rows)`` is milliseconds a batch."""
-    pace = Pace(limit)
+    pace = BatchSizer(limit)
     for size in reversed(SIZES):
         pace.measured(size, MS * cost(size))
     return pace
@@ -33,7 +33,7 @@ def test_the_smallest_batch_that_none_beats_is_best(name, cost, best):
 
 
 def test_the_first_row_goes_alone_then_the_largest_unknown_is_tried():
-    pace, tried = Pace(), []
+    pace, tried = BatchSizer(), []
     for _ in SIZES:
         tried.append(pace.cap())
         pace.measured(pace.cap(), 1e-4)
@@ -42,27 +42,27 @@ def test_the_first_row_goes_alone_then_the_largest_unknown_is_tried():
 
 @pytest.mark.parametrize(("each", "cap"), [(1e-3, 32), (8e-3, 8), (0.04, 2), (0.3, 1)])
 def test_a_slow_model_is_not_tried_in_batches_that_block_the_others(each, cap):
-    pace = Pace()
+    pace = BatchSizer()
     pace.measured(1, each)
     assert pace.cap() == cap
 
 
 def test_rows_within_a_time_are_at_least_one():
-    pace = Pace()
+    pace = BatchSizer()
     assert pace.within(1.0) == 1
     pace.measured(1, 0.01)
     assert (pace.within(0.05), pace.within(0.001)) == (5, 1)
 
 
 def test_a_lone_client_leaves_the_crowds_batch_open():
-    pace = Pace()
+    pace = BatchSizer()
     for _ in range(10):
         pace.measured(1, MS)
     assert pace.cap() == 32
 
 
 def test_a_batch_counts_for_the_largest_size_it_reaches():
-    pace = Pace()
+    pace = BatchSizer()
     pace.measured(31, 31.0)
     pace.measured(500, 1000.0)
     assert pace.seconds == {16: 1.0, 32: 2.0}

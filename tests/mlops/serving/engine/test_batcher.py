@@ -14,7 +14,7 @@ import pytest
 from mlops.errors import ModelFault, NotFinite, QueueFull, ServingError, TimedOut
 from mlops.models.windows import Window
 from mlops.serving.engine import batcher as batcher_module
-from mlops.serving.engine.batch_size import Pace
+from mlops.serving.engine.batch_size import BatchSizer
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel
 
@@ -116,7 +116,7 @@ class Crowd:
 
 def know(batcher: Batcher, model: LoadedModel) -> None:
     """Let the batcher know what batches of a model cost: the more in one, the better."""
-    pace = batcher._paces[model] = Pace(batcher.cap)
+    pace = batcher._paces[model] = BatchSizer(batcher.cap)
     for size in pace.sizes:
         pace.measured(size, 1e-4)
 
