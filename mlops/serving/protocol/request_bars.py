@@ -28,7 +28,7 @@ from mlops.serving.protocol.request_times import (
     from_epoch,
     holes_of,
     on_minutes,
-    read_opens,
+    parse_open_times,
     utc_text,
 )
 
@@ -168,7 +168,7 @@ def columns_window(
     values = np.empty((bars, len(COLUMNS)))
     for number, name in enumerate(COLUMNS):
         values[:, number] = _numbers(named[name], name, place)
-    opens = None if times is None else read_opens(times, place)
+    opens = None if times is None else parse_open_times(times, place)
     kept = slice(bars - spec.min_bars, None) if one_of_batch else _WHOLE
     return _window(_checked(values, place=place), opens, spec, place, kept)
 

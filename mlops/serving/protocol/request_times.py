@@ -38,7 +38,7 @@ _ISO_UTC = re.compile(
 _HOW = "write ISO 8601 with its zone, such as 2024-01-31T13:00:00Z, or Unix time"
 
 
-def read_opens(cells: Sequence[object], place: str = "") -> Opens:
+def parse_open_times(cells: Sequence[object], place: str = "") -> Opens:
     """Times (n,) in any of the forms a client may send, as epoch nanoseconds.
 
     Raises:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mlops.data.timestamps import parse_stamps
 from mlops.errors import RequestRefused
-from mlops.serving.protocol.request_times import from_epoch, read_opens
+from mlops.serving.protocol.request_times import from_epoch, parse_open_times
 
 FIRST = pd.Timestamp("2024-03-05T13:00", tz="UTC")
 STAMPS = [FIRST + pd.Timedelta(hours=hour) for hour in range(3)]
@@ -24,7 +24,7 @@ EXPECTED = [stamp.value for stamp in STAMPS]
 def test_unix_time_is_told_by_its_magnitude(factor, kind):
     cells = [kind(value // factor) for value in EXPECTED]
 
-    assert np.allclose(read_opens(cells), EXPECTED, rtol=0, atol=256)
+    assert np.allclose(parse_open_times(cells), EXPECTED, rtol=0, atol=256)
 
 
 @pytest.mark.parametrize(
@@ -38,18 +38,18 @@ def test_unix_time_is_told_by_its_magnitude(factor, kind):
     ],
 )
 def test_text_with_a_zone_is_read(written):
-    assert read_opens([stamp.strftime(written) for stamp in STAMPS]).tolist() == EXPECTED
+    assert parse_open_times([stamp.strftime(written) for stamp in STAMPS]).tolist() == EXPECTED
 
 
 def test_an_offset_is_taken_into_account():
     cells = [stamp.tz_convert("Asia/Kolkata").isoformat() for stamp in STAMPS]
 
     assert cells[0].endswith("+05:30")
-    assert read_opens(cells).tolist() == EXPECTED
+    assert parse_open_times(cells).tolist() == EXPECTED
 
 
 def test_units_may_be_mixed_as_in_training():
-    assert read_opens([EXPECTED[0] // 10**9, EXPECTED[1] // 10**6]).tolist() == EXPECTED[:2]
+    assert parse_open_times([EXPECTED[0] // 10**9, EXPECTED[1] // 10**6]).tolist() == EXPECTED[:2]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_is_no_time_is_refused_by_row(cell):
     cells = [other, other, cell]
 
     with pytest.raises(RequestRefused, match=r"row [02], column 'open_time'") as caught:
-        read_opens(cells)
+        parse_open_times(cells)
 
     assert caught.value.status == 400
     assert len(str(caught.value)) < 250
@@ -74,7 +74,7 @@ def test_what_is_no_time_is_refused_by_row(cell):
 
 def test_numbers_and_text_do_not_mix():
     with pytest.raises(RequestRefused, match="row 1"):
-        read_opens([EXPECTED[0], STAMPS[1].isoformat()])
+        parse_open_times([EXPECTED[0], STAMPS[1].isoformat()])
 
 
 @settings(deadline=None, max_examples=30)
@@ -83,14 +83,14 @@ def test_text_is_read_as_training_reads_it(moment):
     text = [moment.isoformat() + "Z"]
     expected = parse_stamps(pd.Series(text), now=pd.Timestamp("2200", tz="UTC"), timezone=None)
 
-    assert read_opens(text).tolist() == expected.asi8.tolist()
+    assert parse_open_times(text).tolist() == expected.asi8.tolist()
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=3))
 def test_no_text_raises_anything_but_a_refusal(cells):
     with suppress(RequestRefused):
-        assert len(read_opens(cells)) == len(cells)
+        assert len(parse_open_times(cells)) == len(cells)
 
 
 def test_no_times_are_no_error():
