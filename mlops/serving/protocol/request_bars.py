@@ -25,8 +25,8 @@ from mlops.models.windows import Window
 from mlops.service import Timeframe
 from mlops.serving.protocol.request_times import (
     INVALID,
+    find_gaps,
     from_epoch,
-    holes_of,
     on_minutes,
     parse_open_times,
     utc_text,
@@ -209,7 +209,7 @@ def _window(
             )
         return Window(values[kept], *_consecutive(spec.timeframe, len(values[kept])))
     opens = on_minutes(opens, spec.timeframe, place)
-    holes = holes_of(opens, spec.timeframe, spec.calendar, place)
+    holes = find_gaps(opens, spec.timeframe, spec.calendar, place)
     if holes.any():
         _refuse_broken(opens, holes, spec, place, 0 if kept == _WHOLE else len(holes) - 1)
     return Window(values[kept], opens[kept].view("datetime64[ns]"), holes[kept])

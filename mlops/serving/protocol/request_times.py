@@ -91,7 +91,7 @@ def on_minutes(opens: Opens, timeframe: Timeframe, place: str) -> Opens:
     return minutes
 
 
-def holes_of(opens: Opens, timeframe: Timeframe, calendar: Calendar, place: str) -> BoolArray:
+def find_gaps(opens: Opens, timeframe: Timeframe, calendar: Calendar, place: str) -> BoolArray:
     """Whether each bar (n,) fails to follow its predecessor in the calendar; the first does not.
 
     Raises:
