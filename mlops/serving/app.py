@@ -47,7 +47,7 @@ from mlops.serving.protocol import mlflow_scoring, open_inference
 from mlops.serving.protocol.request_bars import InputSpec
 from mlops.serving.request_log import RequestLog
 from mlops.serving.services import Specs, list_services
-from mlops.serving.store_sync import Keeper
+from mlops.serving.store_sync import StoreSync
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class App:
         *,
         desk: Dispatcher,
         newest: Newest,
-        keeper: Keeper,
+        keeper: StoreSync,
         specs: Specs,
         metrics: Metrics,
         request_log: RequestLog,

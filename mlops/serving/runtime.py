@@ -28,7 +28,7 @@ from mlops.serving.replay_trials import Replay
 from mlops.serving.request_counters import Counts
 from mlops.serving.request_log import RequestLog
 from mlops.serving.services import Specs
-from mlops.serving.store_sync import LOADER_S, Identity, Keeper
+from mlops.serving.store_sync import LOADER_S, Identity, StoreSync
 from mlops.serving.traffic import TrafficCounts
 from mlops.store.engine import Store
 from mlops.store.routes import get_route
@@ -75,7 +75,7 @@ class Runtime:
         self.spool = Spool(
             home / "spool", identity.incarnation, max_bytes=int(options.spool_mb * MIB)
         )
-        self.keeper = Keeper(
+        self.keeper = StoreSync(
             identity=identity,
             store=store,
             shelf=self.shelf,
@@ -241,4 +241,4 @@ def headless_replica(
             thread.join()
 
 
-__all__ = ["Headless", "Keeper", "Options", "Runtime", "headless_replica"]
+__all__ = ["Headless", "Options", "Runtime", "StoreSync", "headless_replica"]

@@ -20,7 +20,7 @@ from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.newest_forecast import Newest
 from mlops.serving.protocol.request_bars import InputSpec, unbroken_bars
 from mlops.serving.route_view import RouteState
-from mlops.serving.store_sync import Keeper
+from mlops.serving.store_sync import StoreSync
 from mlops.store.routes import Route
 
 MAX_BARS = 20_000
@@ -65,7 +65,7 @@ def spec_of(model: LoadedModel, service: Service) -> InputSpec:
     )
 
 
-def list_services(keeper: Keeper, newest: Newest) -> bytes:
+def list_services(keeper: StoreSync, newest: Newest) -> bytes:
     """Every service as JSON."""
     services = [
         _described(sighted, keeper, newest) for _, sighted in sorted(keeper.sight().routes.items())
@@ -74,7 +74,7 @@ def list_services(keeper: Keeper, newest: Newest) -> bytes:
     return orjson.dumps(body)
 
 
-def bars_to_send(route: Route, keeper: Keeper) -> int | None:
+def bars_to_send(route: Route, keeper: StoreSync) -> int | None:
     """So many bars let whoever a request is dealt to answer it; None where nothing is ready."""
     names = (route.champion, route.challenger, route.previous_champion, route.baseline)
     needs = []
@@ -85,7 +85,7 @@ def bars_to_send(route: Route, keeper: Keeper) -> int | None:
     return max(needs, default=None)
 
 
-def _described(sighted: RouteState, keeper: Keeper, newest: Newest) -> dict[str, Any]:
+def _described(sighted: RouteState, keeper: StoreSync, newest: Newest) -> dict[str, Any]:
     route = sighted.route
     published = newest.of(route.service)
     return {

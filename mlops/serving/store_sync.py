@@ -68,7 +68,7 @@ class Identity:
         return cls(known, secrets.token_hex(8), address)
 
 
-class Keeper:
+class StoreSync:
     """The background half of a replica; `start` and `stop` run its two threads."""
 
     def __init__(
@@ -311,7 +311,7 @@ class Keeper:
 class Parts:
     """What every replica is made of, with or without HTTP."""
 
-    keeper: Keeper
+    keeper: StoreSync
     shelf: ModelPool
     counts: Counts
     traffic: TrafficCounts
@@ -333,7 +333,7 @@ def make_parts(
     counts = Counts(identity.name, identity.incarnation)
     traffic = TrafficCounts(identity.name, identity.incarnation)
     spool = Spool(home / "spool", identity.incarnation, max_bytes=spool_bytes)
-    keeper = Keeper(
+    keeper = StoreSync(
         identity=identity,
         store=store,
         shelf=shelf,
@@ -345,4 +345,4 @@ def make_parts(
     return Parts(keeper, shelf, counts, traffic, spool)
 
 
-__all__ = ["READY", "Identity", "Keeper", "Parts", "make_parts"]
+__all__ = ["READY", "Identity", "Parts", "StoreSync", "make_parts"]

@@ -37,7 +37,7 @@ def hasten(exposure_s: float = EXPOSURE_S) -> None:
     controller.EXPOSURE_S = exposure_s
     controller.TICK_S = TICK_S
     store_sync.LOADER_S = 0.02
-    defaults = store_sync.Keeper.__init__.__kwdefaults__
+    defaults = store_sync.StoreSync.__init__.__kwdefaults__
     assert "beat_s" in defaults
     defaults["beat_s"] = BEAT_S
     replay_trials.LOOK_S, newest_forecast.LOOK_S = 0.1, 0.2
