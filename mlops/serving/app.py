@@ -42,7 +42,7 @@ from mlops.serving.http import (
     send_reply,
 )
 from mlops.serving.metrics import Metrics
-from mlops.serving.newest_forecast import Newest
+from mlops.serving.newest_forecast import ForecastPublisher
 from mlops.serving.protocol import mlflow_scoring, open_inference
 from mlops.serving.protocol.request_bars import InputSpec
 from mlops.serving.request_log import RequestLog
@@ -67,7 +67,7 @@ class App:
         self,
         *,
         desk: Dispatcher,
-        newest: Newest,
+        newest: ForecastPublisher,
         keeper: StoreSync,
         specs: Specs,
         metrics: Metrics,

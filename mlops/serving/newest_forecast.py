@@ -91,7 +91,7 @@ class Published:
         return time.time() < self.fresh_until
 
 
-class Newest:
+class ForecastPublisher:
     """Looks for new bars and forecasts from them; `of` is what requests read.
 
     ``versions`` gives the store's row of a loaded version; a bar older than ``max_age_bars``

@@ -23,7 +23,7 @@ from mlops.serving.engine.model_pool import ModelPool
 from mlops.serving.forecast_spool import Spool
 from mlops.serving.market_feed import Feed
 from mlops.serving.metrics import Metrics, read_gauges
-from mlops.serving.newest_forecast import Newest
+from mlops.serving.newest_forecast import ForecastPublisher
 from mlops.serving.replay_trials import Replay
 from mlops.serving.request_counters import Counts
 from mlops.serving.request_log import RequestLog
@@ -96,7 +96,7 @@ class Runtime:
             budget_s=options.budget_s,
             on_fault=self.metrics.fault,
         )
-        self.newest = Newest(
+        self.newest = ForecastPublisher(
             replica_id=name,
             store=store,
             shelf=self.shelf,

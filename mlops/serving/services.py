@@ -17,7 +17,7 @@ from mlops.models.recipe import Recipe
 from mlops.rollout.routing import ask_order
 from mlops.service import Service
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
-from mlops.serving.newest_forecast import Newest
+from mlops.serving.newest_forecast import ForecastPublisher
 from mlops.serving.protocol.request_bars import InputSpec, unbroken_bars
 from mlops.serving.route_view import RouteState
 from mlops.serving.store_sync import StoreSync
@@ -65,7 +65,7 @@ def spec_of(model: LoadedModel, service: Service) -> InputSpec:
     )
 
 
-def list_services(keeper: StoreSync, newest: Newest) -> bytes:
+def list_services(keeper: StoreSync, newest: ForecastPublisher) -> bytes:
     """Every service as JSON."""
     services = [
         _described(sighted, keeper, newest) for _, sighted in sorted(keeper.sight().routes.items())
@@ -85,7 +85,7 @@ def bars_to_send(route: Route, keeper: StoreSync) -> int | None:
     return max(needs, default=None)
 
 
-def _described(sighted: RouteState, keeper: StoreSync, newest: Newest) -> dict[str, Any]:
+def _described(sighted: RouteState, keeper: StoreSync, newest: ForecastPublisher) -> dict[str, Any]:
     route = sighted.route
     published = newest.of(route.service)
     return {
