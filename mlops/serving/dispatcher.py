@@ -28,7 +28,7 @@ from mlops.models.windows import Window
 from mlops.rollout.routing import ask_order, deal, goes_to_challenger
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
-from mlops.serving.request_counters import Counts
+from mlops.serving.request_counters import RequestCounters
 from mlops.serving.route_view import RouteState, RouteView
 from mlops.serving.traffic import TrafficCounts
 from mlops.store.request_counts import Source
@@ -68,7 +68,7 @@ class Dispatcher:
         replica_id: str,
         shelf: ModelPool,
         batcher: Batcher,
-        counts: Counts,
+        counts: RequestCounters,
         traffic: TrafficCounts,
         sight: Callable[[], RouteView],
         budget_s: float,

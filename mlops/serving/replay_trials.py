@@ -18,7 +18,7 @@ from mlops.serving.dispatcher import last_of, newest_bars
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.newest_forecast import newest_window
-from mlops.serving.request_counters import Counts
+from mlops.serving.request_counters import RequestCounters
 from mlops.serving.route_view import RouteView
 from mlops.store.request_counts import Source
 from mlops.store.routes import Route
@@ -41,7 +41,7 @@ class Replay:
         *,
         shelf: ModelPool,
         batcher: Batcher,
-        counts: Counts,
+        counts: RequestCounters,
         bars: RecentBars,
         sight: Callable[[], RouteView],
         versions: Mapping[str, ModelVersion],

@@ -32,7 +32,7 @@ class _Totals:
 _Place = tuple[str, str, int, Source]
 
 
-class Counts:
+class RequestCounters:
     """Thread-safe; `changed` hands out what has to be written."""
 
     def __init__(

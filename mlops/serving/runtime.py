@@ -25,7 +25,7 @@ from mlops.serving.market_feed import Feed
 from mlops.serving.metrics import Metrics, read_gauges
 from mlops.serving.newest_forecast import ForecastPublisher
 from mlops.serving.replay_trials import Replay
-from mlops.serving.request_counters import Counts
+from mlops.serving.request_counters import RequestCounters
 from mlops.serving.request_log import RequestLog
 from mlops.serving.services import Specs
 from mlops.serving.store_sync import LOADER_S, Identity, StoreSync
@@ -70,7 +70,7 @@ class Runtime:
         name = identity.name
         self.store = store
         self.shelf = ModelPool(cache=home / "bundles", trust=trust)
-        self.counts = Counts(name, identity.incarnation)
+        self.counts = RequestCounters(name, identity.incarnation)
         self.traffic = TrafficCounts(name, identity.incarnation)
         self.spool = Spool(
             home / "spool", identity.incarnation, max_bytes=int(options.spool_mb * MIB)

@@ -24,7 +24,7 @@ from mlops.models.bundle import Trust
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load, wanted
 from mlops.serving.engine.model_pool import ModelPool
 from mlops.serving.forecast_spool import Spool
-from mlops.serving.request_counters import Counts
+from mlops.serving.request_counters import RequestCounters
 from mlops.serving.route_view import RouteView, read_route_view
 from mlops.serving.traffic import FLUSH_S, TrafficCounts
 from mlops.store.engine import Store
@@ -77,7 +77,7 @@ class StoreSync:
         identity: Identity,
         store: Store,
         shelf: ModelPool,
-        counts: Counts,
+        counts: RequestCounters,
         traffic: TrafficCounts,
         spool: Spool,
         beat_s: float = BEAT_S,
@@ -313,7 +313,7 @@ class Parts:
 
     keeper: StoreSync
     shelf: ModelPool
-    counts: Counts
+    counts: RequestCounters
     traffic: TrafficCounts
     spool: Spool
 
@@ -330,7 +330,7 @@ def make_parts(
 ) -> Parts:
     """Put the background half together."""
     shelf = make_shelf(cache=home / "bundles", trust=trust)
-    counts = Counts(identity.name, identity.incarnation)
+    counts = RequestCounters(identity.name, identity.incarnation)
     traffic = TrafficCounts(identity.name, identity.incarnation)
     spool = Spool(home / "spool", identity.incarnation, max_bytes=spool_bytes)
     keeper = StoreSync(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mlops.serving.request_counters import Counts
+from mlops.serving.request_counters import RequestCounters
 from mlops.store.request_counts import Source, Tally
 from mlops.store.routes import Route
 
@@ -29,17 +29,17 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def counts(clock: Clock) -> Counts:
-    return Counts("r1", "life", clock)
+def counts(clock: Clock) -> RequestCounters:
+    return RequestCounters("r1", "life", clock)
 
 
-def of_rollout(counts: Counts, source: Source = Source.LIVE) -> Tally:
+def of_rollout(counts: RequestCounters, source: Source = Source.LIVE) -> Tally:
     tallies = counts.changed()["svc"]
     (found,) = [one for one in tallies if one.scope == "rollout-1" and one.source is source]
     return found
 
 
-def test_requests_without_a_key_are_a_trial_each(counts: Counts) -> None:
+def test_requests_without_a_key_are_a_trial_each(counts: RequestCounters) -> None:
     for fault in (None, "error", None):
         counts.live(ROUTE, challenger=True, fault=fault)
     tally = of_rollout(counts)
@@ -47,7 +47,9 @@ def test_requests_without_a_key_are_a_trial_each(counts: Counts) -> None:
     assert (tally.weight_bp, tally.step, tally.detail) == (1000, 7, {"error": 1})
 
 
-def test_one_key_is_one_trial_a_minute_however_often_it_fails(counts: Counts, clock: Clock) -> None:
+def test_one_key_is_one_trial_a_minute_however_often_it_fails(
+    counts: RequestCounters, clock: Clock
+) -> None:
     for _ in range(5):
         counts.live(ROUTE, challenger=True, fault="error", key="BTC")
     clock.now += 60
@@ -57,20 +59,22 @@ def test_one_key_is_one_trial_a_minute_however_often_it_fails(counts: Counts, cl
     assert (tally.challenger_trials, tally.challenger_faults) == (2, 2)
 
 
-def test_a_champion_is_counted_for_the_rollout_and_for_its_own_health(counts: Counts) -> None:
+def test_a_champion_is_counted_for_the_rollout_and_for_its_own_health(
+    counts: RequestCounters,
+) -> None:
     counts.live(ROUTE, challenger=False, fault="error")
     scopes = {one.scope: one for one in counts.changed()["svc"]}
     assert set(scopes) == {"rollout-1", "champion:champ"}
     assert all(one.champion_faults == 1 for one in scopes.values())
 
 
-def test_without_a_rollout_only_health_is_counted(counts: Counts) -> None:
+def test_without_a_rollout_only_health_is_counted(counts: RequestCounters) -> None:
     alone = replace(ROUTE, challenger=None, weight_bp=0, salt="")
     counts.live(alone, challenger=False, fault=None)
     assert [one.scope for one in counts.changed()["svc"]] == ["champion:champ"]
 
 
-def test_what_neither_answers_counts_against_none(counts: Counts) -> None:
+def test_what_neither_answers_counts_against_none(counts: RequestCounters) -> None:
     counts.paired(ROUTE, Source.REPLAY, champion="error", challenger="error")
     counts.paired(ROUTE, Source.REPLAY, champion=None, challenger="non_finite")
     tally = of_rollout(counts, Source.REPLAY)
@@ -78,14 +82,14 @@ def test_what_neither_answers_counts_against_none(counts: Counts) -> None:
     assert (tally.champion_faults, tally.challenger_faults) == (0, 1)
 
 
-def test_pairs_of_all_steps_are_one_row(counts: Counts) -> None:
+def test_pairs_of_all_steps_are_one_row(counts: RequestCounters) -> None:
     counts.paired(ROUTE, Source.REPLAY, champion=None, challenger=None)
     counts.paired(replace(ROUTE, generation=8), Source.REPLAY, champion=None, challenger=None)
     assert of_rollout(counts, Source.REPLAY).challenger_trials == 2
 
 
 def test_totals_are_handed_out_when_they_change_and_again_after_a_failed_write(
-    counts: Counts,
+    counts: RequestCounters,
 ) -> None:
     counts.live(ROUTE, challenger=True, fault=None)
     handed = counts.changed()
@@ -94,7 +98,7 @@ def test_totals_are_handed_out_when_they_change_and_again_after_a_failed_write(
     assert counts.changed() == handed
 
 
-def test_what_is_over_is_forgotten_once_it_is_written(counts: Counts) -> None:
+def test_what_is_over_is_forgotten_once_it_is_written(counts: RequestCounters) -> None:
     counts.live(ROUTE, challenger=True, fault=None)
     counts.keep_only(set())
     assert of_rollout(counts).challenger_trials == 1
