@@ -25,7 +25,7 @@ SETTLE = timedelta(seconds=1)
 """After its close a venue may still be finishing a bar."""
 
 
-class Feed:
+class MarketFeed:
     """Polls the exchanges of the services that are live, for as long as it holds their leases."""
 
     def __init__(

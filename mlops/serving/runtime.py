@@ -21,7 +21,7 @@ from mlops.serving.dispatcher import Dispatcher
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import ModelPool
 from mlops.serving.forecast_spool import Spool
-from mlops.serving.market_feed import Feed
+from mlops.serving.market_feed import MarketFeed
 from mlops.serving.metrics import Metrics, read_gauges
 from mlops.serving.newest_forecast import ForecastPublisher
 from mlops.serving.replay_trials import Replay
@@ -129,7 +129,7 @@ class Runtime:
             max_body_bytes=int(options.max_body_mb * MIB),
         )
         self.metrics.gauges(partial(read_gauges, self))
-        self.feed = Feed(
+        self.feed = MarketFeed(
             store,
             name,
             bars_root=bars_root,
