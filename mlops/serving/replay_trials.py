@@ -33,7 +33,7 @@ TOGETHER = 16
 LOOK_S = 0.5
 
 
-class Replay:
+class ReplayTrials:
     """Tries each challenger once in this process, as soon as it is ready."""
 
     def __init__(

@@ -24,7 +24,7 @@ from mlops.serving.forecast_spool import Spool
 from mlops.serving.market_feed import MarketFeed
 from mlops.serving.metrics import Metrics, read_gauges
 from mlops.serving.newest_forecast import ForecastPublisher
-from mlops.serving.replay_trials import Replay
+from mlops.serving.replay_trials import ReplayTrials
 from mlops.serving.request_counters import RequestCounters
 from mlops.serving.request_log import RequestLog
 from mlops.serving.services import Specs
@@ -108,7 +108,7 @@ class Runtime:
             budget_s=options.budget_s,
             max_age_bars=options.max_age_bars,
         )
-        self.replay = Replay(
+        self.replay = ReplayTrials(
             shelf=self.shelf,
             batcher=self.batcher,
             counts=self.counts,
