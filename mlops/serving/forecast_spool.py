@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 BATCH_ROWS = 500
 
 
-class Spool:
+class ForecastSpool:
     """One process's queue; ``max_bytes`` bounds what may wait on disk."""
 
     def __init__(self, folder: Path, owner: str, *, max_bytes: int) -> None:

@@ -35,7 +35,7 @@ from mlops.service import Service, Target
 from mlops.serving.dispatcher import last_of, variant_of
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
-from mlops.serving.forecast_spool import Spool
+from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.route_view import RouteView
 from mlops.store.engine import Store
 from mlops.store.forecasts import ForecastRow, Role, list_forecasts
@@ -106,7 +106,7 @@ class ForecastPublisher:
         shelf: ModelPool,
         batcher: Batcher,
         bars: RecentBars,
-        spool: Spool,
+        spool: ForecastSpool,
         sight: Callable[[], RouteView],
         versions: Mapping[str, ModelVersion],
         budget_s: float,

@@ -20,7 +20,7 @@ from mlops.serving.app import App
 from mlops.serving.dispatcher import Dispatcher
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import ModelPool
-from mlops.serving.forecast_spool import Spool
+from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.market_feed import MarketFeed
 from mlops.serving.metrics import Metrics, read_gauges
 from mlops.serving.newest_forecast import ForecastPublisher
@@ -72,7 +72,7 @@ class Runtime:
         self.shelf = ModelPool(cache=home / "bundles", trust=trust)
         self.counts = RequestCounters(name, identity.incarnation)
         self.traffic = TrafficCounts(name, identity.incarnation)
-        self.spool = Spool(
+        self.spool = ForecastSpool(
             home / "spool", identity.incarnation, max_bytes=int(options.spool_mb * MIB)
         )
         self.keeper = StoreSync(

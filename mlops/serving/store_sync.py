@@ -23,7 +23,7 @@ from mlops.errors import MlopsError, StoreError
 from mlops.models.bundle import Trust
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load, wanted
 from mlops.serving.engine.model_pool import ModelPool
-from mlops.serving.forecast_spool import Spool
+from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.request_counters import RequestCounters
 from mlops.serving.route_view import RouteView, read_route_view
 from mlops.serving.traffic import FLUSH_S, TrafficCounts
@@ -79,7 +79,7 @@ class StoreSync:
         shelf: ModelPool,
         counts: RequestCounters,
         traffic: TrafficCounts,
-        spool: Spool,
+        spool: ForecastSpool,
         beat_s: float = BEAT_S,
     ) -> None:
         self.identity = identity
@@ -315,7 +315,7 @@ class Parts:
     shelf: ModelPool
     counts: RequestCounters
     traffic: TrafficCounts
-    spool: Spool
+    spool: ForecastSpool
 
 
 def make_parts(
@@ -332,7 +332,7 @@ def make_parts(
     shelf = make_shelf(cache=home / "bundles", trust=trust)
     counts = RequestCounters(identity.name, identity.incarnation)
     traffic = TrafficCounts(identity.name, identity.incarnation)
-    spool = Spool(home / "spool", identity.incarnation, max_bytes=spool_bytes)
+    spool = ForecastSpool(home / "spool", identity.incarnation, max_bytes=spool_bytes)
     keeper = StoreSync(
         identity=identity,
         store=store,

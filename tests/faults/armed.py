@@ -192,15 +192,15 @@ def _arm_loads(recorder: Recorder) -> None:
 
 
 def _arm_spool(recorder: Recorder) -> None:
-    from mlops.serving.forecast_spool import Spool
+    from mlops.serving.forecast_spool import ForecastSpool
 
-    real = Spool.put
+    real = ForecastSpool.put
 
-    def put(self: Spool, rows: Any) -> bool:
+    def put(self: ForecastSpool, rows: Any) -> bool:
         with recorder.around("spool.put"):
             return real(self, rows)
 
-    Spool.put = put  # type: ignore[method-assign]
+    ForecastSpool.put = put  # type: ignore[method-assign]
 
 
 def _arm_sockets(recorder: Recorder) -> None:

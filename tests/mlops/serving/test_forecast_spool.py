@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlops.errors import StoreError
-from mlops.serving.forecast_spool import Spool
+from mlops.serving.forecast_spool import ForecastSpool
 from mlops.store import Store, list_forecasts, open_store
 from mlops.store.forecasts import ForecastRow, Role
 from tests.forked import in_child
@@ -29,8 +29,8 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 @pytest.fixture
-def spool(tmp_path: Path) -> Iterator[Spool]:
-    made = Spool(tmp_path / "spool", "me", max_bytes=MIB)
+def spool(tmp_path: Path) -> Iterator[ForecastSpool]:
+    made = ForecastSpool(tmp_path / "spool", "me", max_bytes=MIB)
     yield made
     made.close()
 
@@ -39,7 +39,7 @@ def bars(n: int) -> list[ForecastRow]:
     return [replace(ROW, bar=AT + timedelta(hours=hour)) for hour in range(n)]
 
 
-def test_a_row_is_stored_as_it_was_made(spool: Spool, store: Store) -> None:
+def test_a_row_is_stored_as_it_was_made(spool: ForecastSpool, store: Store) -> None:
     assert spool.put([ROW])
     assert spool.drain(store) == 1
     assert list_forecasts(store, "svc") == (ROW,)
@@ -47,7 +47,7 @@ def test_a_row_is_stored_as_it_was_made(spool: Spool, store: Store) -> None:
 
 
 def test_forecasts_are_kept_while_the_store_takes_its_time(
-    spool: Spool, store: Store, monkeypatch: pytest.MonkeyPatch
+    spool: ForecastSpool, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def record_slowly(*_: object) -> int:
         assert spool.put(bars(3)[1:])
@@ -63,14 +63,16 @@ def test_forecasts_are_kept_while_the_store_takes_its_time(
     assert not spool.waiting()
 
 
-def test_writing_twice_keeps_one(spool: Spool, store: Store) -> None:
+def test_writing_twice_keeps_one(spool: ForecastSpool, store: Store) -> None:
     for value in (0.25, 0.75):
         spool.put([replace(ROW, value=value)])
         spool.drain(store)
     assert [row.value for row in list_forecasts(store, "svc")] == [0.25]
 
 
-def test_a_bar_has_one_forecast_of_record_and_any_shadow(spool: Spool, store: Store) -> None:
+def test_a_bar_has_one_forecast_of_record_and_any_shadow(
+    spool: ForecastSpool, store: Store
+) -> None:
     other = replace(ROW, model_id="other")
     spool.put([ROW, other, replace(other, role=Role.SHADOW)])
     spool.drain(store)
@@ -79,7 +81,7 @@ def test_a_bar_has_one_forecast_of_record_and_any_shadow(spool: Spool, store: St
 
 
 def test_what_a_store_that_is_away_refused_waits(
-    spool: Spool, store: Store, monkeypatch: pytest.MonkeyPatch
+    spool: ForecastSpool, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> int:
         raise StoreError("away")
@@ -95,14 +97,14 @@ def test_what_a_store_that_is_away_refused_waits(
 
 
 def test_a_dead_process_is_adopted_and_a_living_one_left_alone(
-    tmp_path: Path, spool: Spool, store: Store
+    tmp_path: Path, spool: ForecastSpool, store: Store
 ) -> None:
     def die() -> None:
-        other = Spool(tmp_path / "spool", "other", max_bytes=MIB)
+        other = ForecastSpool(tmp_path / "spool", "other", max_bytes=MIB)
         other.put(bars(2))
         os._exit(9)
 
-    living = Spool(tmp_path / "spool", "living", max_bytes=MIB)
+    living = ForecastSpool(tmp_path / "spool", "living", max_bytes=MIB)
     living.put([replace(ROW, bar=AT + timedelta(days=9))])
     in_child(die)
     spool.drain(store)
@@ -113,7 +115,7 @@ def test_a_dead_process_is_adopted_and_a_living_one_left_alone(
 
 
 def test_a_line_that_a_kill_left_half_costs_only_itself(
-    tmp_path: Path, spool: Spool, store: Store
+    tmp_path: Path, spool: ForecastSpool, store: Store
 ) -> None:
     spool.put([ROW])
     with (tmp_path / "spool" / "me.jsonl").open("ab") as file:
@@ -123,14 +125,14 @@ def test_a_line_that_a_kill_left_half_costs_only_itself(
 
 
 def test_a_full_spool_refuses_and_says_so(tmp_path: Path) -> None:
-    small = Spool(tmp_path / "small", "me", max_bytes=400)
+    small = ForecastSpool(tmp_path / "small", "me", max_bytes=400)
     assert [small.put([ROW]) for _ in range(3)] == [True, False, False]
     assert small.refused == 2
     small.close()
 
 
 def test_a_full_disk_leaves_no_half_line(
-    spool: Spool, store: Store, monkeypatch: pytest.MonkeyPatch
+    spool: ForecastSpool, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(_: int) -> None:
         raise OSError(28, "No space left on device")
