@@ -33,9 +33,9 @@ from mlops.serving.http import (
     JSON,
     TEXT,
     Headers,
+    HttpRequest,
     Receive,
     Reply,
-    Request,
     RequestIds,
     Send,
     read_body,
@@ -107,7 +107,7 @@ class App:
             body = b""
             if scope["method"] == "POST":
                 body = await read_body(receive, headers, self.max_body_bytes)
-            request = Request(scope["method"], scope["path"], headers, body, request_id)
+            request = HttpRequest(scope["method"], scope["path"], headers, body, request_id)
             reply = await self._answered(request)
         except RequestRefused as refused:
             reply = _refusal(scope["path"], refused, request_id)
@@ -116,7 +116,7 @@ class App:
         await send_reply(send, reply, request_id=request_id, closing=self.draining)
         self._note(reply, request_id, time.perf_counter() - began)
 
-    async def _answered(self, request: Request) -> Reply:
+    async def _answered(self, request: HttpRequest) -> Reply:
         try:
             return await self._routed(request)
         except RequestRefused:
@@ -134,7 +134,7 @@ class App:
             log.exception("request=%s failed", request.id)
             return _trouble(request, 500, "INTERNAL_ERROR", _OUR_FAULT)
 
-    async def _routed(self, request: Request) -> Reply:
+    async def _routed(self, request: HttpRequest) -> Reply:
         path = request.path.rstrip("/") or "/"
         if request.method == "GET":
             plain = self._plain.get(path)
@@ -161,7 +161,7 @@ class App:
 
     # MLflow scoring --------------------------------------------------------------------------
 
-    async def _invoke(self, request: Request, service: str | None) -> Reply:
+    async def _invoke(self, request: HttpRequest, service: str | None) -> Reply:
         if request.method != "POST":
             return _not_allowed()
         service = service or self._the_service(request)
@@ -173,13 +173,13 @@ class App:
         )
         return self._replied(service, answer, mlflow_scoring.render(_arrays(answer)))
 
-    async def _read(self, request: Request, parse: Callable[..., T], *given: object) -> T:
+    async def _read(self, request: HttpRequest, parse: Callable[..., T], *given: object) -> T:
         """Read a body; a large one beside the event loop, so that the others need not wait."""
         if len(request.body) <= READ_AT_ONCE:
             return parse(*given)
         return await asyncio.to_thread(parse, *given)
 
-    def _the_service(self, request: Request) -> str:
+    def _the_service(self, request: HttpRequest) -> str:
         named = request.header(b"x-service")
         if named is not None:
             return named
@@ -196,7 +196,7 @@ class App:
     # Open Inference --------------------------------------------------------------------------
 
     async def _open_inference(
-        self, request: Request, service: str, version: str | None, rest: list[str]
+        self, request: HttpRequest, service: str, version: str | None, rest: list[str]
     ) -> Reply:
         match rest:
             case []:
@@ -207,7 +207,7 @@ class App:
                 return self._only("POST", request) or await self._infer(request, service, version)
         return Reply(404, b'{"error":"no such path of the Open Inference protocol"}')
 
-    async def _infer(self, request: Request, service: str, version: str | None) -> Reply:
+    async def _infer(self, request: HttpRequest, service: str, version: str | None) -> Reply:
         parse = partial(
             open_inference.parse_infer,
             header_length=request.header(b"inference-header-content-length"),
@@ -317,7 +317,7 @@ class App:
             )
         return known
 
-    def _only(self, method: str, request: Request) -> Reply | None:
+    def _only(self, method: str, request: HttpRequest) -> Reply | None:
         return None if request.method == method else _not_allowed()
 
     def _note(self, reply: Reply, request_id: str, seconds: float) -> None:
@@ -343,7 +343,7 @@ def _arrays(answer: Answer) -> list[NDArray[np.float64]]:
     return list(np.asarray(answer.forecasts, dtype=np.float64).reshape(-1, 1))
 
 
-def _pinned(request: Request) -> str | None:
+def _pinned(request: HttpRequest) -> str | None:
     """A preview, or one version; it takes no part in the split."""
     return request.header(b"x-model-version") or (
         "challenger" if request.header(b"x-variant") == "challenger" else None
@@ -364,7 +364,7 @@ def _speaks_open_inference(path: str) -> bool:
 
 
 def _trouble(
-    request: Request, status: int, code: str, message: str, headers: Headers = ()
+    request: HttpRequest, status: int, code: str, message: str, headers: Headers = ()
 ) -> Reply:
     if _speaks_open_inference(request.path):
         return Reply(status, open_inference.error_body(message), headers=headers)

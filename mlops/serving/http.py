@@ -21,7 +21,7 @@ JSON, TEXT = b"application/json", b"text/plain; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """One request, its body read; header names are lower case."""
 
     method: str
