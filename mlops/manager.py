@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from mlops.alerts.channels import Handler
-from mlops.alerts.delivery import Courier
+from mlops.alerts.delivery import AlertSender
 from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars
 from mlops.data.simulator import simulate_bars
@@ -132,9 +132,9 @@ class MLOpsManager:
         )
 
     @cached_property
-    def courier(self) -> Courier:
+    def courier(self) -> AlertSender:
         """What tells the handlers of this process."""
-        courier = Courier(self.store, messages_per_hour=self.config.alert_messages_per_hour)
+        courier = AlertSender(self.store, messages_per_hour=self.config.alert_messages_per_hour)
         courier.start()
         return courier
 

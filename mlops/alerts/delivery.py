@@ -84,7 +84,7 @@ def deliver(
     return tuple(told)
 
 
-class Courier:
+class AlertSender:
     """Carries notices to channels from `start` to `stop`."""
 
     def __init__(

@@ -24,7 +24,7 @@ from mlops.alerts.channels import (
     Slack,
     channels_of,
 )
-from mlops.alerts.delivery import Courier, deliver
+from mlops.alerts.delivery import AlertSender, deliver
 from mlops.errors import AlertNotSent, SettingsError
 from mlops.settings import Settings
 from mlops.store.alerts import (
@@ -246,7 +246,7 @@ def test_a_channel_that_hangs_keeps_nobody_waiting(store, webhook):
     port = free_port()
     with mail_server(port) as inbox, silent_server() as silent:
         lost = Email(to="lost@example.com", sender="a@b.c", host="127.0.0.1", port=silent)
-        courier = Courier(store, [lost, Slack(url), mail_to(port)], look_s=0.05)
+        courier = AlertSender(store, [lost, Slack(url), mail_to(port)], look_s=0.05)
         courier.start()
         see(store)
         until(lambda: inbox.mails and state.got)
@@ -260,7 +260,7 @@ def test_a_channel_that_hangs_keeps_nobody_waiting(store, webhook):
 
 def test_a_channel_added_later_tells_what_still_matters(store):
     handler = Notes()
-    courier = Courier(store, look_s=0.05)
+    courier = AlertSender(store, look_s=0.05)
     courier.start()
     see(store)
     courier.add(Handler(handler))
