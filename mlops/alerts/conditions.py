@@ -106,7 +106,9 @@ OF_LOOKS = (Condition.DATA_DRIFT, Condition.PERFORMANCE_DEGRADED, Condition.DATA
 """What looks at a version raise, and only a look could end."""
 
 
-def end_unwatched(store: Store, now: datetime, services: Collection[str] | None = None) -> None:
+def close_alerts_of_replaced(
+    store: Store, now: datetime, services: Collection[str] | None = None
+) -> None:
     """End the alerts about versions that neither serve nor are watched, of these services.
 
     While a rollout is open nothing is settled: it may still be undone.

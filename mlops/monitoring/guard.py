@@ -15,7 +15,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from mlops.alerts.conditions import end_unwatched
+from mlops.alerts.conditions import close_alerts_of_replaced
 from mlops.data.quality import NewestBar
 from mlops.errors import StoreError
 from mlops.monitoring.system_health import Finding, Seen, SystemLimits, Word, judge_system
@@ -102,7 +102,7 @@ class Guard:
             fence(connection, self.lease)
             forget_traffic(connection, before=now - timedelta(days=self.keep_days))
             self._tell(connection, found, lasting, now)
-        end_unwatched(self.store, now)
+        close_alerts_of_replaced(self.store, now)
         return found
 
     def look_in_passing(self, pause: Callable[[float], None] = time.sleep) -> tuple[Finding, ...]:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mlops.alerts.conditions import end_unwatched
+from mlops.alerts.conditions import close_alerts_of_replaced
 from mlops.errors import DataError, StoreError
 from mlops.features.dataset import Dataset
 from mlops.logs import bound
@@ -129,7 +129,7 @@ class Monitor:
         wanted = [route for route in routes if services is None or route.service in services]
         looked = tuple(self._look_safely(route, route.champion, now) for route in wanted)
         try:
-            end_unwatched(self.store, now, services)
+            close_alerts_of_replaced(self.store, now, services)
         except StoreError as error:
             # What was looked at stands; the next look ends them.
             log.warning("alerts of versions that were replaced go on: %s", error)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlops.alerts.conditions import end_unwatched
+from mlops.alerts.conditions import close_alerts_of_replaced
 from mlops.rollout.plan import Strategy, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.store import Status, Store, Why
@@ -45,7 +45,7 @@ def promote(store: Store, model_id: str) -> None:
 
 
 def lasting(store: Store) -> set[str]:
-    end_unwatched(store, NOW)
+    close_alerts_of_replaced(store, NOW)
     return {row.subject for row in list_alerts(store, lasting_only=True)}
 
 
