@@ -156,7 +156,7 @@ def naive_recipe(baseline: ModelVersion, dataset: Dataset) -> Recipe:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class OutcomeChanges:
     """What a look would change, and how many bars are overdue and still waited for."""
 
     changes: Changes
@@ -165,7 +165,7 @@ class Plan:
 
 def plan_matching(
     standing: Standing, sighting: Sighting, *, now: datetime, patience_bars: int
-) -> Plan:
+) -> OutcomeChanges:
     """Compare what is on record with what the bars say now; pure."""
     dataset = sighting.dataset
     labels, opened = dataset.labels, dataset.bars.open_time.astype("datetime64[us]")
@@ -193,7 +193,7 @@ def plan_matching(
     overdue = _bars_overdue(standing.bar, sighting, moment)
     late = ~known & ~standing.recorded & (overdue >= 0)
     given_up = late & (overdue >= patience_bars)
-    return Plan(
+    return OutcomeChanges(
         Changes(
             service=sighting.service.key,
             new=labelled(known & ~standing.recorded),
@@ -213,10 +213,10 @@ def _plan(
     now: datetime,
     patience_bars: int,
     lookback_bars: int | None,
-) -> Plan:
+) -> OutcomeChanges:
     since = _first_bar(sighting, now, lookback_bars)
     if since is None:
-        return Plan(_nothing(sighting.service))
+        return OutcomeChanges(_nothing(sighting.service))
     standing = read_standing(store, sighting.service.key, since=since, until=now)
     return plan_matching(standing, sighting, now=now, patience_bars=patience_bars)
 
@@ -246,7 +246,7 @@ def _bars_overdue(bar: TimeArray, sighting: Sighting, now: np.datetime64) -> NDA
     return overdue
 
 
-def _counted(plan: Plan, done: Written) -> Matching:
+def _counted(plan: OutcomeChanges, done: Written) -> Matching:
     matching = Matching(
         service=plan.changes.service,
         new=done.new,
