@@ -163,7 +163,7 @@ class OutcomeChanges:
     waiting: int = 0
 
 
-def plan_matching(
+def plan_changes(
     standing: Standing, sighting: Sighting, *, now: datetime, patience_bars: int
 ) -> OutcomeChanges:
     """Compare what is on record with what the bars say now; pure."""
@@ -218,7 +218,7 @@ def _plan(
     if since is None:
         return OutcomeChanges(_nothing(sighting.service))
     standing = read_standing(store, sighting.service.key, since=since, until=now)
-    return plan_matching(standing, sighting, now=now, patience_bars=patience_bars)
+    return plan_changes(standing, sighting, now=now, patience_bars=patience_bars)
 
 
 def _first_bar(sighting: Sighting, now: datetime, lookback_bars: int | None) -> datetime | None:
