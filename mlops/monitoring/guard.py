@@ -18,7 +18,7 @@ from typing import Any
 from mlops.alerts.conditions import close_alerts_of_replaced
 from mlops.data.quality import NewestBar
 from mlops.errors import StoreError
-from mlops.monitoring.system_health import Finding, Seen, SystemLimits, Word, judge_system
+from mlops.monitoring.system_health import Finding, HealthState, Seen, SystemLimits, judge_system
 from mlops.service import Service
 from mlops.store.alerts import (
     AlertRow,
@@ -202,15 +202,15 @@ class Guard:
         }
         for one in found:
             key = (one.service, str(one.subject))
-            if one.word is Word.TROUBLE and (key in known or self._is_confirmed(one)):
+            if one.word is HealthState.TROUBLE and (key in known or self._is_confirmed(one)):
                 self._first_seen.pop(key, None)
                 if raise_alert(connection, _trouble(one), at=now):
                     about = {"service": one.service}
                     told = (one.service, one.subject, one.text)
                     log.warning("service=%s %s: %s", *told, extra=about)
-            elif one.word is not Word.TROUBLE:
+            elif one.word is not HealthState.TROUBLE:
                 self._first_seen.pop(key, None)
-            if one.word is Word.QUIET and key in known:
+            if one.word is HealthState.QUIET and key in known:
                 _recover(connection, one, known, now)
 
     def _is_confirmed(self, one: Finding) -> bool:

@@ -48,7 +48,7 @@ class Subject(StrEnum):
     LOADING = "loading"
 
 
-class Word(StrEnum):
+class HealthState(StrEnum):
     """What was found of a subject."""
 
     TROUBLE = "trouble"
@@ -99,7 +99,7 @@ class Finding:
 
     service: str
     subject: Subject
-    word: Word
+    word: HealthState
     title: str
     text: str
     severity: Severity = Severity.WARNING
@@ -179,7 +179,7 @@ def _stale(seen: Seen, limits: SystemLimits) -> Finding | None:
     return Finding(
         service=seen.route.service,
         subject=Subject.STALE_DATA,
-        word=Word.TROUBLE if stale else Word.QUIET,
+        word=HealthState.TROUBLE if stale else HealthState.QUIET,
         title=f"{service.symbol} on {service.venue} has no new bars",
         text=f"{text}. Check the feed" if stale else text,
         detail={"closed_at": None if newest.closed_at is None else newest.closed_at.isoformat()},
@@ -198,7 +198,7 @@ def _replicas(seen: Seen, _: SystemLimits) -> Finding:
     return Finding(
         service=seen.route.service,
         subject=Subject.REPLICAS,
-        word=Word.QUIET if answering else Word.TROUBLE,
+        word=HealthState.QUIET if answering else HealthState.TROUBLE,
         title=f"Nothing answers for {seen.route.service}",
         text=f"{len(answering)} replicas answer" if answering else text,
         severity=Severity.CRITICAL,
@@ -219,7 +219,7 @@ def _loading(seen: Seen, _: SystemLimits) -> Finding:
     return Finding(
         service=seen.route.service,
         subject=Subject.LOADING,
-        word=Word.TROUBLE if failed else Word.QUIET,
+        word=HealthState.TROUBLE if failed else HealthState.QUIET,
         title=f"A version of {seen.route.service} does not load everywhere",
         text=f"{said}. It tries again every minute, and answers from what it holds"
         if failed
@@ -246,14 +246,14 @@ def _counted(
     count: Callable[[Traffic], int],
     trials: Callable[[Traffic], int],
     limit: float,
-) -> tuple[Traffic, Word]:
+) -> tuple[Traffic, HealthState]:
     """Trouble where the hour under way shows it, or both; quiet where both are well below."""
     for judged in (seen.this_hour, seen.two_hours):
         if is_surely_above(limit, count=count(judged), trials=trials(judged), alpha=ALPHA):
-            return judged, Word.TROUBLE
+            return judged, HealthState.TROUBLE
     both = seen.two_hours
     quiet = count(both) <= CLEARLY_BELOW * limit * trials(both)
-    return both, Word.QUIET if quiet else Word.NEITHER
+    return both, HealthState.QUIET if quiet else HealthState.NEITHER
 
 
 def _requests(traffic: Traffic) -> int:

@@ -9,10 +9,10 @@ import pytest
 from mlops.data.quality import NewestBar
 from mlops.monitoring.system_health import (
     Finding,
+    HealthState,
     Seen,
     Subject,
     SystemLimits,
-    Word,
     judge_system,
 )
 from mlops.service import Service
@@ -49,21 +49,21 @@ def of_both(now: Traffic, before: Traffic = Traffic()) -> dict[str, Traffic]:  #
 @pytest.mark.parametrize(
     ("asked", "failed", "word"),
     [
-        (0, 0, Word.QUIET),
-        (1, 1, Word.NEITHER),
-        (2, 2, Word.NEITHER),
-        (3, 3, Word.TROUBLE),
-        (100, 5, Word.NEITHER),
-        (100, 11, Word.NEITHER),
-        (100, 14, Word.TROUBLE),
-        (100_000, 5_000, Word.NEITHER),
-        (100_000, 5_300, Word.TROUBLE),
-        (100_000, 2_501, Word.NEITHER),
-        (100_000, 2_500, Word.QUIET),
+        (0, 0, HealthState.QUIET),
+        (1, 1, HealthState.NEITHER),
+        (2, 2, HealthState.NEITHER),
+        (3, 3, HealthState.TROUBLE),
+        (100, 5, HealthState.NEITHER),
+        (100, 11, HealthState.NEITHER),
+        (100, 14, HealthState.TROUBLE),
+        (100_000, 5_000, HealthState.NEITHER),
+        (100_000, 5_300, HealthState.TROUBLE),
+        (100_000, 2_501, HealthState.NEITHER),
+        (100_000, 2_500, HealthState.QUIET),
     ],
 )
 def test_errors_are_trouble_where_the_count_makes_it_sure(
-    asked: int, failed: int, word: Word
+    asked: int, failed: int, word: HealthState
 ) -> None:
     both = of_both(traffic(fast=asked, faults=failed))
     assert found(Subject.ERROR_RATE, **both).word is word
@@ -72,18 +72,18 @@ def test_errors_are_trouble_where_the_count_makes_it_sure(
 def test_an_hour_that_just_went_bad_is_seen_beside_a_good_one() -> None:
     both = of_both(traffic(fast=100, faults=90), traffic(fast=100_000))
     bad = found(Subject.ERROR_RATE, **both)
-    assert bad.word is Word.TROUBLE
+    assert bad.word is HealthState.TROUBLE
     assert "90 of 100 requests" in bad.text
 
 
 def test_an_hour_that_was_bad_is_not_over_while_it_is_one_of_two() -> None:
     both = of_both(traffic(fast=1000), traffic(fast=1000, faults=200))
-    assert found(Subject.ERROR_RATE, **both).word is Word.TROUBLE
+    assert found(Subject.ERROR_RATE, **both).word is HealthState.TROUBLE
 
 
 def test_requests_turned_away_are_errors_too() -> None:
     bad = found(Subject.ERROR_RATE, **of_both(traffic(fast=50, turned_away=50)))
-    assert bad.word is Word.TROUBLE
+    assert bad.word is HealthState.TROUBLE
     assert "50 because it had no turn" in bad.text
 
 
@@ -96,17 +96,17 @@ def test_more_than_half_is_grave() -> None:
 @pytest.mark.parametrize(
     ("fast", "slow", "word"),
     [
-        (0, 0, Word.QUIET),
-        (0, 1, Word.NEITHER),
-        (0, 2, Word.TROUBLE),
-        (98, 2, Word.NEITHER),
-        (90, 10, Word.TROUBLE),
-        (9_900, 100, Word.NEITHER),
-        (9_950, 50, Word.QUIET),
+        (0, 0, HealthState.QUIET),
+        (0, 1, HealthState.NEITHER),
+        (0, 2, HealthState.TROUBLE),
+        (98, 2, HealthState.NEITHER),
+        (90, 10, HealthState.TROUBLE),
+        (9_900, 100, HealthState.NEITHER),
+        (9_950, 50, HealthState.QUIET),
     ],
 )
 def test_slow_is_surely_more_than_one_in_a_hundred_beyond_the_limit(
-    fast: int, slow: int, word: Word
+    fast: int, slow: int, word: HealthState
 ) -> None:
     assert found(Subject.LATENCY, **of_both(traffic(fast, slow))).word is word
 
@@ -115,15 +115,15 @@ def test_limits_are_the_ones_given() -> None:
     asked = of_both(traffic(fast=900, slow=100, faults=100))
     lax = SystemLimits(error_rate=0.5, latency_ms=9_000.0)
     for subject in (Subject.ERROR_RATE, Subject.LATENCY):
-        assert found(subject, **asked).word is Word.TROUBLE
-        assert found(subject, lax, **asked).word is not Word.TROUBLE
+        assert found(subject, **asked).word is HealthState.TROUBLE
+        assert found(subject, lax, **asked).word is not HealthState.TROUBLE
 
 
 def test_a_limit_beyond_what_is_told_apart_is_still_one() -> None:
     latencies = (*[0] * (BUCKETS - 1), 10)
     asked = of_both(Traffic(requests=10, latencies=latencies))
     limits = SystemLimits(latency_ms=30_000.0)
-    assert found(Subject.LATENCY, limits, **asked).word is Word.TROUBLE
+    assert found(Subject.LATENCY, limits, **asked).word is HealthState.TROUBLE
 
 
 @pytest.mark.parametrize(
@@ -151,12 +151,15 @@ def test_bars_are_stale_where_the_market_has_traded_since(
 
 def test_stale_bars_are_trouble_and_bars_that_nothing_feeds_are_not_judged() -> None:
     late = found(Subject.STALE_DATA, newest=NewestBar(AT - 5 * HOUR, AT))
-    assert late.word is Word.TROUBLE
+    assert late.word is HealthState.TROUBLE
     assert "2025-01-06 07:00 UTC" in late.text
-    assert found(Subject.STALE_DATA, newest=NewestBar(None, AT)).word is Word.TROUBLE
-    assert found(Subject.STALE_DATA, newest=NewestBar(AT, AT)).word is Word.QUIET
+    assert found(Subject.STALE_DATA, newest=NewestBar(None, AT)).word is HealthState.TROUBLE
+    assert found(Subject.STALE_DATA, newest=NewestBar(AT, AT)).word is HealthState.QUIET
     lax = SystemLimits(max_age_bars=9.0)
-    assert found(Subject.STALE_DATA, lax, newest=NewestBar(AT - 5 * HOUR, AT)).word is Word.QUIET
+    assert (
+        found(Subject.STALE_DATA, lax, newest=NewestBar(AT - 5 * HOUR, AT)).word
+        is HealthState.QUIET
+    )
     assert Subject.STALE_DATA not in {one.subject for one in judge_system(Seen(route=ROUTE), lax)}
 
 
@@ -168,24 +171,26 @@ def replica(name: str, state: ReplicaState = ReplicaState.READY, **models: str) 
 @pytest.mark.parametrize(
     ("replicas", "word"),
     [
-        ((), Word.TROUBLE),
-        ((replica("a", base="ready"),), Word.QUIET),
-        ((replica("a", before="ready"), replica("b")), Word.QUIET),
-        ((replica("a", champ="loading"),), Word.TROUBLE),
-        ((replica("a", other="ready"),), Word.TROUBLE),
-        ((replica("a", ReplicaState.DRAINING, champ="ready"),), Word.TROUBLE),
+        ((), HealthState.TROUBLE),
+        ((replica("a", base="ready"),), HealthState.QUIET),
+        ((replica("a", before="ready"), replica("b")), HealthState.QUIET),
+        ((replica("a", champ="loading"),), HealthState.TROUBLE),
+        ((replica("a", other="ready"),), HealthState.TROUBLE),
+        ((replica("a", ReplicaState.DRAINING, champ="ready"),), HealthState.TROUBLE),
     ],
 )
-def test_something_must_answer_for_a_service(replicas: tuple[Replica, ...], word: Word) -> None:
+def test_something_must_answer_for_a_service(
+    replicas: tuple[Replica, ...], word: HealthState
+) -> None:
     one = found(Subject.REPLICAS, replicas=replicas)
     assert (one.word, one.at_once) == (word, False)
 
 
 def test_a_version_that_one_replica_cannot_load_is_told_with_the_reason() -> None:
     well, ill = replica("a", champ="ready"), replica("b", champ="failed", base="ready")
-    assert found(Subject.LOADING, replicas=(well,)).word is Word.QUIET
+    assert found(Subject.LOADING, replicas=(well,)).word is HealthState.QUIET
     one = found(Subject.LOADING, replicas=(well, ill))
-    assert one.word is Word.TROUBLE
+    assert one.word is HealthState.TROUBLE
     assert "b cannot load champ (no)" in one.text
     challenger = replica("b", champ="ready", other="failed")
-    assert found(Subject.LOADING, replicas=(well, challenger)).word is Word.QUIET
+    assert found(Subject.LOADING, replicas=(well, challenger)).word is HealthState.QUIET
