@@ -18,7 +18,13 @@ from typing import Any
 from mlops.alerts.conditions import close_alerts_of_replaced
 from mlops.data.quality import NewestBar
 from mlops.errors import StoreError
-from mlops.monitoring.system_health import Finding, HealthState, Seen, SystemLimits, judge_system
+from mlops.monitoring.system_health import (
+    Finding,
+    HealthState,
+    ServiceSnapshot,
+    SystemLimits,
+    judge_system,
+)
 from mlops.service import Service
 from mlops.store.alerts import (
     AlertRow,
@@ -153,7 +159,7 @@ class Guard:
         except StoreError as error:
             log.warning("the guard's lease runs out by itself: %s", error)
 
-    def _seen(self, connection: Connection, now: datetime) -> list[Seen]:
+    def _seen(self, connection: Connection, now: datetime) -> list[ServiceSnapshot]:
         hour = now.replace(minute=0, second=0, microsecond=0)
         replicas = live_replicas(connection)
         asked: dict[tuple[str, str], list[TrafficRow]] = {}
@@ -163,7 +169,7 @@ class Guard:
         for route in read_routes(connection):
             rows = asked.get((route.service, route.champion), [])
             found.append(
-                Seen(
+                ServiceSnapshot(
                     route=route,
                     this_hour=total([row for row in rows if row.hour >= hour]),
                     two_hours=total(rows),

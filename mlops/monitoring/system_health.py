@@ -75,7 +75,7 @@ def limits_of(settings: Settings) -> SystemLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class ServiceSnapshot:
     """What is known of a service at one moment.
 
     ``this_hour`` and ``two_hours`` are what its champion was asked in the hour under way, and in
@@ -108,13 +108,13 @@ class Finding:
     at_once: bool = True
 
 
-def judge_system(seen: Seen, limits: SystemLimits) -> tuple[Finding, ...]:
+def judge_system(seen: ServiceSnapshot, limits: SystemLimits) -> tuple[Finding, ...]:
     """What is found of each subject that something is known of."""
     found = (rule(seen, limits) for rule in _RULES)
     return tuple(one for one in found if one is not None)
 
 
-def _errors(seen: Seen, limits: SystemLimits) -> Finding:
+def _errors(seen: ServiceSnapshot, limits: SystemLimits) -> Finding:
     champion, limit = seen.route.champion, limits.error_rate
     judged, word = _counted(seen, lambda traffic: traffic.failed, _requests, limit)
     rate = judged.failed / judged.requests if judged.requests else 0.0
@@ -136,7 +136,7 @@ def _errors(seen: Seen, limits: SystemLimits) -> Finding:
     )
 
 
-def _latency(seen: Seen, limits: SystemLimits) -> Finding:
+def _latency(seen: ServiceSnapshot, limits: SystemLimits) -> Finding:
     # What took longer than the last edge is not told apart.
     champion, limit_s = seen.route.champion, min(limits.latency_ms / 1e3, EDGES_S[-1])
     judged, word = _counted(
@@ -162,7 +162,7 @@ def _latency(seen: Seen, limits: SystemLimits) -> Finding:
     )
 
 
-def _stale(seen: Seen, limits: SystemLimits) -> Finding | None:
+def _stale(seen: ServiceSnapshot, limits: SystemLimits) -> Finding | None:
     newest = seen.newest
     if newest is None:
         return None
@@ -189,7 +189,7 @@ def _stale(seen: Seen, limits: SystemLimits) -> Finding | None:
     )
 
 
-def _replicas(seen: Seen, _: SystemLimits) -> Finding:
+def _replicas(seen: ServiceSnapshot, _: SystemLimits) -> Finding:
     serving = _serving(seen)
     answering = [one for one in serving if any(one.holds(name) for name in _wanted(seen.route))]
     text = (
@@ -207,7 +207,7 @@ def _replicas(seen: Seen, _: SystemLimits) -> Finding:
     )
 
 
-def _loading(seen: Seen, _: SystemLimits) -> Finding:
+def _loading(seen: ServiceSnapshot, _: SystemLimits) -> Finding:
     """Outside a rollout nobody else would say so: a replica goes on with another version."""
     failed = {
         one.id: f"{name} ({one.models[name].error})"
@@ -229,7 +229,7 @@ def _loading(seen: Seen, _: SystemLimits) -> Finding:
     )
 
 
-_RULES: tuple[Callable[[Seen, SystemLimits], Finding | None], ...] = (
+_RULES: tuple[Callable[[ServiceSnapshot, SystemLimits], Finding | None], ...] = (
     _errors,
     _latency,
     _stale,
@@ -242,7 +242,7 @@ _RULES: tuple[Callable[[Seen, SystemLimits], Finding | None], ...] = (
 
 
 def _counted(
-    seen: Seen,
+    seen: ServiceSnapshot,
     count: Callable[[Traffic], int],
     trials: Callable[[Traffic], int],
     limit: float,
@@ -271,7 +271,7 @@ def _figures(traffic: Traffic) -> dict[str, Any]:
     }
 
 
-def _serving(seen: Seen) -> list[Replica]:
+def _serving(seen: ServiceSnapshot) -> list[Replica]:
     return [one for one in seen.replicas if one.state is not ReplicaState.DRAINING]
 
 

@@ -10,7 +10,7 @@ from mlops.data.quality import NewestBar
 from mlops.monitoring.system_health import (
     Finding,
     HealthState,
-    Seen,
+    ServiceSnapshot,
     Subject,
     SystemLimits,
     judge_system,
@@ -38,7 +38,7 @@ def traffic(fast: int = 0, slow: int = 0, **counts: int) -> Traffic:
 
 
 def found(subject: Subject, limits: SystemLimits = LIMITS, **seen: object) -> Finding:
-    judged = judge_system(Seen(**{"route": ROUTE} | seen), limits)  # type: ignore[arg-type]
+    judged = judge_system(ServiceSnapshot(**{"route": ROUTE} | seen), limits)  # type: ignore[arg-type]
     return next(one for one in judged if one.subject is subject)
 
 
@@ -160,7 +160,9 @@ def test_stale_bars_are_trouble_and_bars_that_nothing_feeds_are_not_judged() -> 
         found(Subject.STALE_DATA, lax, newest=NewestBar(AT - 5 * HOUR, AT)).word
         is HealthState.QUIET
     )
-    assert Subject.STALE_DATA not in {one.subject for one in judge_system(Seen(route=ROUTE), lax)}
+    assert Subject.STALE_DATA not in {
+        one.subject for one in judge_system(ServiceSnapshot(route=ROUTE), lax)
+    }
 
 
 def replica(name: str, state: ReplicaState = ReplicaState.READY, **models: str) -> Replica:
