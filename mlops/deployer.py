@@ -14,7 +14,7 @@ from typing import Any
 
 from mlops.errors import RegistryError, RolloutError, VersionNotFound
 from mlops.models.bundle import Trust
-from mlops.registry import Registry, bundle_cache, knock, lies_here, load, load_version
+from mlops.registry import Registry, bundle_cache, check_reachable, lies_here, load, load_version
 from mlops.registry.mirror import mirror
 from mlops.rollout.controller import Moved
 from mlops.rollout.plan import Strategy, plan_from
@@ -124,7 +124,7 @@ class Deployer:
     def show(self, service: str) -> None:
         """Put MLflow's aliases where the store says; while MLflow is down that waits."""
         try:
-            knock(self.config.tracking_uri)
+            check_reachable(self.config.tracking_uri)
             mirror(self.store, self.open_registry().tracking, service)
         except RegistryError as error:
             log.warning("service=%s %s", service, error, extra={"service": service})

@@ -16,7 +16,7 @@ from mlops.registry.connection import (
 from mlops.registry.fetching import fetch_bundle, lies_here
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.registration import Candidate, register
-from mlops.registry.tracking import RunLog, Tracking, connect, knock, open_run
+from mlops.registry.tracking import RunLog, Tracking, check_reachable, connect, open_run
 from mlops.registry.version_history import Explanation, explain
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "baseline_candidate",
     "bundle_cache",
     "bundle_parts",
+    "check_reachable",
     "claimed_candidate",
     "code_version",
     "compare_versions",
@@ -40,7 +41,6 @@ __all__ = [
     "evaluate_version",
     "explain",
     "fetch_bundle",
-    "knock",
     "lies_here",
     "load",
     "load_version",

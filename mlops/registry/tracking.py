@@ -107,7 +107,7 @@ def connect(uri: str, experiment: str) -> Tracking:
     return Tracking(location.uri, experiment, opened, client)
 
 
-def knock(uri: str, *, seconds: float = KNOCK_S) -> None:
+def check_reachable(uri: str, *, seconds: float = KNOCK_S) -> None:
     """Ask whether a server listens there at all; its own client would ask for minutes.
 
     Raises:
