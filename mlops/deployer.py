@@ -14,7 +14,7 @@ from typing import Any
 
 from mlops.errors import RegistryError, RolloutError, VersionNotFound
 from mlops.models.bundle import Trust
-from mlops.registry import Registry, bundle_cache, check_reachable, lies_here, load, load_version
+from mlops.registry import Registry, bundle_cache, check_reachable, is_local, load, load_version
 from mlops.registry.mirror import mirror
 from mlops.rollout.controller import Moved
 from mlops.rollout.plan import Strategy, plan_from
@@ -133,7 +133,7 @@ class Deployer:
         cache = bundle_cache(self.config.mlops_base_path.resolve())
         bundle = (
             load_version(version, self.trust, cache)
-            if lies_here(version.bundle_uri)
+            if is_local(version.bundle_uri)
             else load(self.open_registry(), version.model_id)
         )
         bundle.check_examples()

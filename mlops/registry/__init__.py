@@ -13,7 +13,7 @@ from mlops.registry.connection import (
     open_registry,
     open_trust,
 )
-from mlops.registry.fetching import fetch_bundle, lies_here
+from mlops.registry.fetching import fetch_bundle, is_local
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog, Tracking, check_reachable, connect, open_run
@@ -41,7 +41,7 @@ __all__ = [
     "evaluate_version",
     "explain",
     "fetch_bundle",
-    "lies_here",
+    "is_local",
     "load",
     "load_version",
     "open_registry",

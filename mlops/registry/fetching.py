@@ -29,7 +29,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 Download = Callable[[str, Path], Path]
 
 
-def lies_here(bundle_uri: str) -> bool:
+def is_local(bundle_uri: str) -> bool:
     """Whether the bundle is read where it lies, without MLflow."""
     return urlparse(bundle_uri).scheme == "file"
 
@@ -44,7 +44,7 @@ def fetch_bundle(uri: str, digest: str, cache: Path, download: Download | None =
     Raises:
         BundleError: when it cannot be downloaded, or is not what ``digest`` says.
     """
-    if lies_here(uri):
+    if is_local(uri):
         return Path(url2pathname(urlparse(uri).path))
     if not _SHA256.fullmatch(digest):
         raise BundleError(f"{digest!r} is no digest of a bundle; nothing was downloaded")
