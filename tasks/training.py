@@ -29,7 +29,7 @@ from mlops.store.leases import Turn
 from mlops.store.triggers import Claim
 from mlops.training.publish import Request, publish
 from mlops.training.retraining import Retraining, claim_retraining, market_time
-from mlops.training.run import Effort, assess, conduct
+from mlops.training.run import Effort, assess, run_search
 from mlops.training.training_plan import Assignment, assign
 from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
@@ -111,7 +111,7 @@ def plan(
 def search(project: Project, assignment: Assignment, run: RunLog) -> Study:
     """Try every recipe forward in time and carry the best through the holdout."""
     with shown_progress(assignment.service.key) as report:
-        return conduct(
+        return run_search(
             project.registry,
             assignment,
             effort=Effort(

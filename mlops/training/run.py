@@ -45,7 +45,7 @@ class Effort:
     fee_bps: float
 
 
-def conduct(
+def run_search(
     registry: Registry, assignment: Assignment, *, effort: Effort, run: RunLog, report: Report
 ) -> Study:
     """Try what is assigned and carry the best through the holdout.

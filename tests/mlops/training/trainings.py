@@ -12,7 +12,7 @@ from mlops.registry.bundles import last_close
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.store import Why
-from mlops.training.run import Effort, assess, conduct
+from mlops.training.run import Effort, assess, run_search
 from mlops.training.training_plan import Assignment, assign
 from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
@@ -51,7 +51,7 @@ def conducted(
 ) -> tuple[Study, RunLog]:
     """Carried out in a run of its own."""
     with open_run(registry.tracking, "training") as run:
-        study = conduct(
+        study = run_search(
             registry,
             assignment,
             effort=Effort(
