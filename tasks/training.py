@@ -29,7 +29,7 @@ from mlops.store.leases import Turn
 from mlops.store.triggers import Claim
 from mlops.training.publish import Request, publish
 from mlops.training.retraining import Retraining, claim_retraining, market_time
-from mlops.training.run import Effort, assess, run_search
+from mlops.training.run import Effort, judge_training, run_search
 from mlops.training.training_plan import Assignment, assign
 from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
@@ -129,7 +129,7 @@ def search(project: Project, assignment: Assignment, run: RunLog) -> Study:
 def judge(project: Project, assignment: Assignment, study: Study) -> Judgement:
     """Put the winner before the gates."""
     settings = project.settings
-    return assess(
+    return judge_training(
         project.registry,
         assignment,
         study,

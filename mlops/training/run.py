@@ -68,7 +68,7 @@ def run_search(
         )
 
 
-def assess(
+def judge_training(
     registry: Registry,
     assignment: Assignment,
     study: Study,

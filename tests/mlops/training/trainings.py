@@ -12,7 +12,7 @@ from mlops.registry.bundles import last_close
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.store import Why
-from mlops.training.run import Effort, assess, run_search
+from mlops.training.run import Effort, judge_training, run_search
 from mlops.training.training_plan import Assignment, assign
 from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
@@ -72,7 +72,7 @@ def assessed(
     **limits: Any,
 ) -> Judgement:
     """Judged at the usual limits, or others."""
-    return assess(
+    return judge_training(
         registry,
         assignment,
         study,
