@@ -33,7 +33,7 @@ MANUAL = "manual"
 
 
 @dataclass(frozen=True, slots=True)
-class Mandate:
+class RefitPolicy:
     """A recipe to refit and the training cut it is judged from; all None for a search.
 
     ``continues`` is the version that holds the recipe's record so far.
@@ -50,7 +50,7 @@ class Mandate:
 
 def mandate_for(
     store: Store, service: Service, *, request: str, reason: str, watermark: str
-) -> Mandate:
+) -> RefitPolicy:
     """Decide between search and refit; ``request`` is the request's digest."""
     searches = [
         version
@@ -58,9 +58,9 @@ def mandate_for(
         if version.notes.get("request") == request and not version.notes["refit"]
     ]
     if reason == MANUAL or not searches or searches[0].watermark == watermark:
-        return Mandate()
+        return RefitPolicy()
     search, champion = searches[0], champion_of(store, service)
-    return Mandate(
+    return RefitPolicy(
         recipe=Recipe.from_dict(search.notes["recipe"]),
         since=_latest_cut(search, champion),
         continues=_latest_of_recipe(search, champion).model_id,
@@ -70,7 +70,7 @@ def mandate_for(
 def alpha_of(
     store: Store,
     service: Service,
-    mandate: Mandate,
+    mandate: RefitPolicy,
     *,
     watermark: str,
     testable: bool,

@@ -25,7 +25,7 @@ from mlops.search.study import Bench, Report, Study, Trial, run_refit, run_study
 from mlops.search.trial_archive import TrialArchive
 from mlops.store import ModelVersion, count_trials, record_trials
 from mlops.training.publish import log_trial
-from mlops.training.refit_policy import Mandate, alpha_of, champion_of
+from mlops.training.refit_policy import RefitPolicy, alpha_of, champion_of
 from mlops.training.training_plan import Assignment, naive_utc
 from mlops.training.verdict import Judgement, Terms, evidence_of, judge_study, ranker
 from mlops.validation.evidence import Override, Thresholds
@@ -122,7 +122,7 @@ def judge_training(
     )
 
 
-def _record_before(registry: Registry, mandate: Mandate) -> Forecasts | None:
+def _record_before(registry: Registry, mandate: RefitPolicy) -> Forecasts | None:
     """What the recipe of a refit forecast out of sample so far."""
     if mandate.continues is None:
         return None

@@ -23,7 +23,7 @@ from mlops.search.agenda import (
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.slices import Slices, cut, cut_since
 from mlops.service import Service
-from mlops.training.refit_policy import Mandate, mandate_for
+from mlops.training.refit_policy import RefitPolicy, mandate_for
 from mlops.training.verdict import declared_baseline
 
 
@@ -40,7 +40,7 @@ class Assignment:
     config: TrainingConfig
     reason: str
     request: str
-    mandate: Mandate
+    mandate: RefitPolicy
     agenda: Agenda
     slices: Slices
     baseline: Recipe
@@ -105,7 +105,9 @@ def _allowed_classes(registry: Registry, agenda: Agenda, dataset: Dataset) -> fr
     return allowed
 
 
-def _slices(dataset: Dataset, config: TrainingConfig, mandate: Mandate, *, min_bars: int) -> Slices:
+def _slices(
+    dataset: Dataset, config: TrainingConfig, mandate: RefitPolicy, *, min_bars: int
+) -> Slices:
     if mandate.since is None:
         return cut(dataset, config, min_bars=min_bars)
     return cut_since(dataset, config, naive_utc(mandate.since), min_bars=min_bars)

@@ -20,7 +20,7 @@ from mlops.store.versions import insert_version
 from mlops.training.refit_policy import (
     LEAST_ALPHA,
     SEARCH_ALPHA,
-    Mandate,
+    RefitPolicy,
     alpha_of,
     champion_of,
     mandate_for,
@@ -85,43 +85,43 @@ def serve(store: Store, champion: ModelVersion) -> None:
         connection.execute(route.update().values(champion=champion.model_id))
 
 
-def asked(store: Store, *, reason: str = "schedule", watermark: str = SECOND) -> Mandate:
+def asked(store: Store, *, reason: str = "schedule", watermark: str = SECOND) -> RefitPolicy:
     return mandate_for(store, SERVICE, request="q", reason=reason, watermark=watermark)
 
 
 def test_a_request_that_was_never_answered_is_a_search(store: Store) -> None:
-    assert asked(store) == Mandate()
+    assert asked(store) == RefitPolicy()
     add(store, version(2, notes=answer(request="another")))
     assert not asked(store).is_refit
 
 
 def test_an_answered_request_is_a_refit_on_bars_after_its_search(store: Store) -> None:
     add(store, version(2, notes=answer()))
-    assert asked(store) == Mandate(RECIPE, AT, continues="linear_BTC_2")
+    assert asked(store) == RefitPolicy(RECIPE, AT, continues="linear_BTC_2")
 
 
 def test_a_persons_request_is_always_a_search(store: Store) -> None:
     add(store, version(2, notes=answer()))
-    assert asked(store, reason="manual") == Mandate()
+    assert asked(store, reason="manual") == RefitPolicy()
 
 
 def test_a_search_on_the_same_bars_is_taken_up_again(store: Store) -> None:
     add(store, version(2, notes=answer()))
-    assert asked(store, watermark=FIRST) == Mandate()
+    assert asked(store, watermark=FIRST) == RefitPolicy()
 
 
 def test_refits_do_not_move_the_bars_they_are_judged_from(store: Store) -> None:
     """Young bars are counted from the search: a refit has chosen nothing."""
     refit = version(3, watermark=SECOND, until=AT + 9 * DAY, notes=answer(refit=True))
     add(store, version(2, notes=answer()), refit)
-    assert asked(store, watermark="c" * 64) == Mandate(RECIPE, AT, continues="linear_BTC_2")
+    assert asked(store, watermark="c" * 64) == RefitPolicy(RECIPE, AT, continues="linear_BTC_2")
 
 
 def test_a_later_search_replaces_recipe_and_bars(store: Store) -> None:
     other = Recipe("linear", ("har_24",))
     later = version(3, watermark=SECOND, until=AT + 9 * DAY, notes=answer(other))
     add(store, version(2, notes=answer()), later)
-    assert asked(store, watermark="c" * 64) == Mandate(other, AT + 9 * DAY, "linear_BTC_3")
+    assert asked(store, watermark="c" * 64) == RefitPolicy(other, AT + 9 * DAY, "linear_BTC_3")
 
 
 @pytest.mark.parametrize(("champion_days", "since_days"), [(5, 5), (-5, 0)])
@@ -160,7 +160,7 @@ def test_a_baseline_that_serves_is_no_champion(store: Store) -> None:
     assert champion_of(store, SERVICE) is None
 
 
-def level(store: Store, mandate: Mandate, *, days: float, testable: bool = True) -> float:
+def level(store: Store, mandate: RefitPolicy, *, days: float, testable: bool = True) -> float:
     return alpha_of(
         store,
         SERVICE,
@@ -173,13 +173,13 @@ def level(store: Store, mandate: Mandate, *, days: float, testable: bool = True)
 
 
 def test_a_search_has_its_usual_level_and_spends_nothing(store: Store) -> None:
-    assert level(store, Mandate(), days=1) == SEARCH_ALPHA
+    assert level(store, RefitPolicy(), days=1) == SEARCH_ALPHA
     assert count_trials(store, SERVICE.key) == 0
 
 
 def test_refits_spend_what_accrued_once_for_each_watermark(store: Store) -> None:
     serve(store, version(1))
-    refit = Mandate(RECIPE, AT)
+    refit = RefitPolicy(RECIPE, AT)
     assert level(store, refit, days=10, testable=False) == pytest.approx(0.05 * 10 / 365)
     assert level(store, refit, days=10) == pytest.approx(0.05 * 10 / 365)
     assert level(store, refit, days=10) == pytest.approx(0.05 * 10 / 365)
@@ -191,5 +191,5 @@ def test_a_refit_with_nothing_to_spend_is_judged_at_a_level_nothing_reaches(
 ) -> None:
     serve(store, version(1))
     other = replace(RECIPE, sequence_length=2)
-    level(store, Mandate(RECIPE, AT), days=10)
-    assert level(store, Mandate(other, AT), days=10) == LEAST_ALPHA
+    level(store, RefitPolicy(RECIPE, AT), days=10)
+    assert level(store, RefitPolicy(other, AT), days=10) == LEAST_ALPHA
