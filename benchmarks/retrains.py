@@ -27,7 +27,7 @@ from mlops.store import ModelVersion, Status, Store, Why, record_trials
 from mlops.store.ledger import YEARLY_ALPHA
 from mlops.store.routes import begin_route
 from mlops.store.versions import insert_version
-from mlops.training.refit_policy import SEARCH_ALPHA, alpha_of, mandate_for
+from mlops.training.refit_policy import SEARCH_ALPHA, alpha_of, refit_policy_for
 from mlops.training.training_plan import naive_utc
 from mlops.training.verdict import Terms, declared_baseline, evidence_of, ranker
 from mlops.validation.evidence import Evidence, Thresholds
@@ -60,7 +60,7 @@ def search(store: Store, service: Service, dataset: Dataset, *, fee_bps: float) 
 
 def retrain(store: Store, service: Service, dataset: Dataset, *, fee_bps: float) -> Evidence:
     """The same request asked by a schedule: its evidence, at the level it could spend."""
-    mandate = mandate_for(
+    mandate = refit_policy_for(
         store,
         service,
         request=REQUEST,

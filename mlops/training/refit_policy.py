@@ -48,7 +48,7 @@ class RefitPolicy:
         return self.recipe is not None
 
 
-def mandate_for(
+def refit_policy_for(
     store: Store, service: Service, *, request: str, reason: str, watermark: str
 ) -> RefitPolicy:
     """Decide between search and refit; ``request`` is the request's digest."""

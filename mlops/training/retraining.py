@@ -34,7 +34,7 @@ from mlops.store.triggers import (
     put_off,
     renew_claim,
 )
-from mlops.training.refit_policy import mandate_for
+from mlops.training.refit_policy import refit_policy_for
 from mlops.validation.evidence import Thresholds
 from mlops.validation.integrity import lacking_bars
 from mlops.validation.report import GateReport
@@ -90,7 +90,7 @@ def _judged_from(store: Store, service: Service, request: str) -> datetime | Non
 
     None for a search, which is judged on all bars.
     """
-    mandate = mandate_for(store, service, request=request, reason="trigger", watermark="")
+    mandate = refit_policy_for(store, service, request=request, reason="trigger", watermark="")
     if mandate.since is None:
         return None
     needed = Thresholds().min_test_bars + service.horizon

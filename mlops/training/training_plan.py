@@ -23,7 +23,7 @@ from mlops.search.agenda import (
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.slices import Slices, cut, cut_since
 from mlops.service import Service
-from mlops.training.refit_policy import RefitPolicy, mandate_for
+from mlops.training.refit_policy import RefitPolicy, refit_policy_for
 from mlops.training.verdict import declared_baseline
 
 
@@ -68,7 +68,7 @@ def assign(
             class outside the trusted modules.
     """
     request = request_digest(model_type, config)
-    mandate = mandate_for(
+    mandate = refit_policy_for(
         registry.store, service, request=request, reason=reason, watermark=dataset.content_hash
     )
     agenda = plan_agenda(dataset, model_type, config)

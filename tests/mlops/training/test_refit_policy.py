@@ -23,7 +23,7 @@ from mlops.training.refit_policy import (
     RefitPolicy,
     alpha_of,
     champion_of,
-    mandate_for,
+    refit_policy_for,
 )
 from tests.mlops.registry.conftest import AT, SERVICE
 
@@ -86,7 +86,7 @@ def serve(store: Store, champion: ModelVersion) -> None:
 
 
 def asked(store: Store, *, reason: str = "schedule", watermark: str = SECOND) -> RefitPolicy:
-    return mandate_for(store, SERVICE, request="q", reason=reason, watermark=watermark)
+    return refit_policy_for(store, SERVICE, request="q", reason=reason, watermark=watermark)
 
 
 def test_a_request_that_was_never_answered_is_a_search(store: Store) -> None:
