@@ -30,7 +30,7 @@ from mlops.store.triggers import Claim
 from mlops.training.publish import Request, publish
 from mlops.training.retraining import Retraining, claim_retraining, market_time
 from mlops.training.run import Effort, judge_training, run_search
-from mlops.training.training_plan import Assignment, assign
+from mlops.training.training_plan import TrainingPlan, assign
 from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
 from tasks.artifacts import shown_progress
@@ -94,7 +94,7 @@ def plan(
     model_type: ModelType,
     config: TrainingConfig,
     reason: str,
-) -> Assignment:
+) -> TrainingPlan:
     """Decide slices, recipes and mandate, and prove that no feature looks ahead."""
     return assign(
         project.registry,
@@ -108,7 +108,7 @@ def plan(
 
 
 @task(cache_policy=NO_CACHE)
-def search(project: Project, assignment: Assignment, run: RunLog) -> Study:
+def search(project: Project, assignment: TrainingPlan, run: RunLog) -> Study:
     """Try every recipe forward in time and carry the best through the holdout."""
     with shown_progress(assignment.service.key) as report:
         return run_search(
@@ -126,7 +126,7 @@ def search(project: Project, assignment: Assignment, run: RunLog) -> Study:
 
 
 @task(cache_policy=NO_CACHE)
-def judge(project: Project, assignment: Assignment, study: Study) -> Judgement:
+def judge(project: Project, assignment: TrainingPlan, study: Study) -> Judgement:
     """Put the winner before the gates."""
     settings = project.settings
     return judge_training(
@@ -143,7 +143,7 @@ def judge(project: Project, assignment: Assignment, study: Study) -> Judgement:
 @task(cache_policy=NO_CACHE)
 def register(
     project: Project,
-    assignment: Assignment,
+    assignment: TrainingPlan,
     *,
     study: Study,
     judgement: Judgement,
@@ -168,7 +168,7 @@ def register(
 @task(cache_policy=NO_CACHE)
 def draw_card(
     project: Project,
-    assignment: Assignment,
+    assignment: TrainingPlan,
     *,
     study: Study,
     judgement: Judgement,
@@ -203,7 +203,7 @@ def _thresholds(settings: Settings) -> Thresholds:
     )
 
 
-def _request(assignment: Assignment, turn: Turn | None, answers: Claim | None) -> Request:
+def _request(assignment: TrainingPlan, turn: Turn | None, answers: Claim | None) -> Request:
     return Request(
         model_type=str(assignment.model_type),
         config=assignment.config.model_dump(mode="json"),

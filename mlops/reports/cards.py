@@ -22,7 +22,7 @@ from mlops.search.study import Study
 from mlops.service import Target
 from mlops.stats.trading import net_returns
 from mlops.store import ModelVersion
-from mlops.training.training_plan import Assignment
+from mlops.training.training_plan import TrainingPlan
 from mlops.training.verdict import Judgement
 from mlops.validation.forecasts import Forecasts
 
@@ -42,7 +42,7 @@ def verdict_sentence(judgement: Judgement) -> str:
 
 
 def card_section(
-    assignment: Assignment, study: Study, judgement: Judgement, version: ModelVersion
+    assignment: TrainingPlan, study: Study, judgement: Judgement, version: ModelVersion
 ) -> Section:
     """One version as a section of a page."""
     return Section(
@@ -59,7 +59,7 @@ def card_section(
     )
 
 
-def card_facts(assignment: Assignment, study: Study, version: ModelVersion) -> dict[str, str]:
+def card_facts(assignment: TrainingPlan, study: Study, version: ModelVersion) -> dict[str, str]:
     """What the version is, on what data and by which code."""
     frame = assignment.dataset.frame
     slices, known = study.slices, assignment.dataset.provenance

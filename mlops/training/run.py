@@ -26,7 +26,7 @@ from mlops.search.trial_archive import TrialArchive
 from mlops.store import ModelVersion, count_trials, record_trials
 from mlops.training.publish import log_trial
 from mlops.training.refit_policy import RefitPolicy, alpha_of, champion_of
-from mlops.training.training_plan import Assignment, naive_utc
+from mlops.training.training_plan import TrainingPlan, naive_utc
 from mlops.training.verdict import Judgement, Terms, evidence_of, judge_study, ranker
 from mlops.validation.evidence import Override, Thresholds
 from mlops.validation.forecasts import Forecasts
@@ -46,7 +46,7 @@ class Effort:
 
 
 def run_search(
-    registry: Registry, assignment: Assignment, *, effort: Effort, run: RunLog, report: Report
+    registry: Registry, assignment: TrainingPlan, *, effort: Effort, run: RunLog, report: Report
 ) -> Study:
     """Try what is assigned and carry the best through the holdout.
 
@@ -70,7 +70,7 @@ def run_search(
 
 def judge_training(
     registry: Registry,
-    assignment: Assignment,
+    assignment: TrainingPlan,
     study: Study,
     *,
     thresholds: Thresholds,
@@ -142,7 +142,7 @@ def _fitted_until(version: ModelVersion) -> np.datetime64 | None:
     return None if until is None else naive_utc(until)
 
 
-def _describe(assignment: Assignment, run: RunLog) -> None:
+def _describe(assignment: TrainingPlan, run: RunLog) -> None:
     """What was asked and on which bars, in MLflow's words, before anything can fail."""
     dataset = assignment.dataset
     asked = {
@@ -161,7 +161,7 @@ def _describe(assignment: Assignment, run: RunLog) -> None:
 
 
 def _bench(
-    registry: Registry, assignment: Assignment, *, effort: Effort, run: RunLog, report: Report
+    registry: Registry, assignment: TrainingPlan, *, effort: Effort, run: RunLog, report: Report
 ) -> Bench:
     service, dataset, slices = assignment.service, assignment.dataset, assignment.slices
     key, at = assignment.study_key, last_close(dataset).to_pydatetime()
@@ -216,5 +216,5 @@ def _alone(folder: Path, effort: Effort) -> Iterator[Path]:
         lock.release()
 
 
-def _home(registry: Registry, assignment: Assignment) -> Path:
+def _home(registry: Registry, assignment: TrainingPlan) -> Path:
     return registry.home / "studies" / assignment.service.key

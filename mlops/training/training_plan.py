@@ -28,7 +28,7 @@ from mlops.training.verdict import declared_baseline
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Assignment:
+class TrainingPlan:
     """What a training will do; ``request`` is the digest by which it is asked for again.
 
     ``allowed_classes`` are the custom models it may build.
@@ -58,7 +58,7 @@ def assign(
     config: TrainingConfig,
     reason: str,
     min_bars: int,
-) -> Assignment:
+) -> TrainingPlan:
     """Decide what a request means on these bars, and prove its features causal.
 
     Raises:
@@ -80,7 +80,7 @@ def assign(
             ensemble=False,
         )
     allowed = _allowed_classes(registry, agenda, dataset)
-    return Assignment(
+    return TrainingPlan(
         service=service,
         dataset=dataset,
         model_type=model_type,

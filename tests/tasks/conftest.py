@@ -14,7 +14,7 @@ from mlops.search.config import ModelType
 from mlops.search.study import Study
 from mlops.settings import current_settings
 from mlops.store import ModelVersion
-from mlops.training.training_plan import Assignment
+from mlops.training.training_plan import TrainingPlan
 from mlops.training.verdict import Judgement
 from tasks import training as step
 from tasks.context import Project, open_project
@@ -37,7 +37,7 @@ def assigned(
     horizon: int = 24,
     reason: str = "manual",
     **changes: Any,
-) -> tuple[Project, Assignment]:
+) -> tuple[Project, TrainingPlan]:
     """The steps of the flow up to the decision what to do."""
     opened = open_project()
     service = current_settings().service(SYMBOL, venue="simulator", target=target, horizon=horizon)
@@ -56,7 +56,7 @@ class Studied:
 
     place: Place
     project: Project
-    assignment: Assignment
+    assignment: TrainingPlan
     study: Study
     run: RunLog
 

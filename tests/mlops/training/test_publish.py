@@ -15,7 +15,7 @@ from mlops.registry.connection import load
 from mlops.search.study import Study, Trial
 from mlops.store import ModelVersion, Why
 from mlops.training.publish import Request, epoch_rows, log_trial, publish, recipe_params
-from mlops.training.training_plan import Assignment
+from mlops.training.training_plan import TrainingPlan
 from mlops.training.verdict import Judgement
 from tests.mlops.registry.conftest import AT, SERVICE
 from tests.mlops.training.trainings import assessed, assigned, conducted
@@ -28,7 +28,7 @@ class Work:
     """A judged study, ready to be published."""
 
     registry: Registry
-    assignment: Assignment
+    assignment: TrainingPlan
     study: Study
 
     def judged(self, **limits: float) -> Judgement:

@@ -13,7 +13,7 @@ from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.store import Why
 from mlops.training.run import Effort, judge_training, run_search
-from mlops.training.training_plan import Assignment, assign
+from mlops.training.training_plan import TrainingPlan, assign
 from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
 from tests.mlops.registry.conftest import SERVICE
@@ -32,7 +32,7 @@ def assigned(
     reason: str = "manual",
     min_bars: int = 1000,
     **changes: Any,
-) -> Assignment:
+) -> TrainingPlan:
     """A quick request on a service that has begun."""
     ensure_service(registry, SERVICE, dataset, Why(last_close(dataset).to_pydatetime()))
     return assign(
@@ -47,7 +47,7 @@ def assigned(
 
 
 def conducted(
-    registry: Registry, assignment: Assignment, *, seconds: float = 3600
+    registry: Registry, assignment: TrainingPlan, *, seconds: float = 3600
 ) -> tuple[Study, RunLog]:
     """Carried out in a run of its own."""
     with open_run(registry.tracking, "training") as run:
@@ -65,7 +65,7 @@ def conducted(
 
 def assessed(
     registry: Registry,
-    assignment: Assignment,
+    assignment: TrainingPlan,
     study: Study,
     *,
     now: datetime | None = None,
