@@ -30,7 +30,7 @@ from mlops.store.triggers import Claim
 from mlops.training.publish import Request, publish
 from mlops.training.retraining import Retraining, claim_retraining, market_time
 from mlops.training.run import Effort, judge_training, run_search
-from mlops.training.training_plan import TrainingPlan, assign
+from mlops.training.training_plan import TrainingPlan, plan_training
 from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
 from tasks.artifacts import shown_progress
@@ -96,7 +96,7 @@ def plan(
     reason: str,
 ) -> TrainingPlan:
     """Decide slices, recipes and mandate, and prove that no feature looks ahead."""
-    return assign(
+    return plan_training(
         project.registry,
         service,
         dataset,

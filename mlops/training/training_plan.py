@@ -49,7 +49,7 @@ class TrainingPlan:
     study_key: str
 
 
-def assign(
+def plan_training(
     registry: Registry,
     service: Service,
     dataset: Dataset,

@@ -13,7 +13,7 @@ from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.store import Why
 from mlops.training.run import Effort, judge_training, run_search
-from mlops.training.training_plan import TrainingPlan, assign
+from mlops.training.training_plan import TrainingPlan, plan_training
 from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
 from tests.mlops.registry.conftest import SERVICE
@@ -35,7 +35,7 @@ def assigned(
 ) -> TrainingPlan:
     """A quick request on a service that has begun."""
     ensure_service(registry, SERVICE, dataset, Why(last_close(dataset).to_pydatetime()))
-    return assign(
+    return plan_training(
         registry,
         SERVICE,
         dataset,
