@@ -20,7 +20,7 @@ from mlops.search.spaces import SearchSpace, features_of_space, search_space
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Agenda:
+class SearchPlan:
     """What a study will try: recipes as they are, spaces to search, an ensemble of the best."""
 
     recipes: Mapping[str, Recipe]
@@ -45,7 +45,7 @@ class Agenda:
         return len(self.recipes) + self.n_searched + self.ensemble
 
 
-def plan_agenda(dataset: Dataset, model_type: ModelType, config: TrainingConfig) -> Agenda:
+def plan_agenda(dataset: Dataset, model_type: ModelType, config: TrainingConfig) -> SearchPlan:
     """What a request means: its recipe and the linear yardstick, or a search over families."""
     network = ModelType.LSTM if model_type is ModelType.ENSEMBLE else model_type
     families = config.families or tuple(dict.fromkeys([ModelType.LINEAR, network]))
@@ -57,7 +57,7 @@ def plan_agenda(dataset: Dataset, model_type: ModelType, config: TrainingConfig)
             spaces = (*spaces, search_space(family, dataset.target, own))
         else:
             recipes[str(family)] = default_recipe(family, dataset.target, own)
-    return Agenda(
+    return SearchPlan(
         recipes=recipes,
         spaces=spaces,
         n_searched=config.trials,
@@ -65,7 +65,7 @@ def plan_agenda(dataset: Dataset, model_type: ModelType, config: TrainingConfig)
     )
 
 
-def prove_agenda(agenda: Agenda, dataset: Dataset, *, seed: int) -> CausalityProof:
+def prove_agenda(agenda: SearchPlan, dataset: Dataset, *, seed: int) -> CausalityProof:
     """The leakage proof of every feature a study may read, before anything is fitted.
 
     Raises:

@@ -16,7 +16,7 @@ from mlops.errors import TrainingError
 from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext, History, default_recipe
 from mlops.models.recipe import Recipe
-from mlops.search.agenda import Agenda
+from mlops.search.agenda import SearchPlan
 from mlops.search.slices import Slices
 from mlops.search.tuning import TrialRecord, tune
 from mlops.search.walk_forward import WalkForward, run_walk_forward
@@ -119,7 +119,7 @@ class Bench:
         return self.rank({"trial": walk.forecasts})["trial"]
 
 
-def run_study(bench: Bench, agenda: Agenda, *, key: str, journal: Path | None = None) -> Study:
+def run_study(bench: Bench, agenda: SearchPlan, *, key: str, journal: Path | None = None) -> Study:
     """Try everything on the agenda and carry the best through the holdout.
 
     Raises:
@@ -156,7 +156,7 @@ def run_refit(bench: Bench, recipe: Recipe, *, key: str) -> Study:
     )
 
 
-def _searched(bench: Bench, agenda: Agenda, *, key: str, journal: Path | None) -> list[Trial]:
+def _searched(bench: Bench, agenda: SearchPlan, *, key: str, journal: Path | None) -> list[Trial]:
     if not agenda.n_searched:
         return []
 

@@ -14,7 +14,7 @@ from mlops.models.base import build_forecaster
 from mlops.models.recipe import Recipe
 from mlops.registry.connection import Registry
 from mlops.search.agenda import (
-    Agenda,
+    SearchPlan,
     plan_agenda,
     prove_agenda,
     request_digest,
@@ -41,7 +41,7 @@ class TrainingPlan:
     reason: str
     request: str
     mandate: RefitPolicy
-    agenda: Agenda
+    agenda: SearchPlan
     slices: Slices
     baseline: Recipe
     proof: CausalityProof
@@ -73,7 +73,7 @@ def plan_training(
     )
     agenda = plan_agenda(dataset, model_type, config)
     if mandate.recipe is not None:
-        agenda = Agenda(
+        agenda = SearchPlan(
             recipes={mandate.recipe.model_type: mandate.recipe},
             spaces=(),
             n_searched=0,
@@ -97,7 +97,7 @@ def plan_training(
     )
 
 
-def _allowed_classes(registry: Registry, agenda: Agenda, dataset: Dataset) -> frozenset[str]:
+def _allowed_classes(registry: Registry, agenda: SearchPlan, dataset: Dataset) -> frozenset[str]:
     trusted = (registry.trust.classes(recipe.to_dict()) for recipe in agenda.bases)
     allowed = frozenset[str]().union(*trusted)
     for recipe in agenda.bases:
