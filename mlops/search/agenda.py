@@ -45,7 +45,7 @@ class SearchPlan:
         return len(self.recipes) + self.n_searched + self.ensemble
 
 
-def plan_agenda(dataset: Dataset, model_type: ModelType, config: TrainingConfig) -> SearchPlan:
+def plan_search(dataset: Dataset, model_type: ModelType, config: TrainingConfig) -> SearchPlan:
     """What a request means: its recipe and the linear yardstick, or a search over families."""
     network = ModelType.LSTM if model_type is ModelType.ENSEMBLE else model_type
     families = config.families or tuple(dict.fromkeys([ModelType.LINEAR, network]))

@@ -15,7 +15,7 @@ from mlops.models.recipe import Recipe
 from mlops.registry.connection import Registry
 from mlops.search.agenda import (
     SearchPlan,
-    plan_agenda,
+    plan_search,
     prove_agenda,
     request_digest,
     study_key,
@@ -71,7 +71,7 @@ def plan_training(
     mandate = refit_policy_for(
         registry.store, service, request=request, reason=reason, watermark=dataset.content_hash
     )
-    agenda = plan_agenda(dataset, model_type, config)
+    agenda = plan_search(dataset, model_type, config)
     if mandate.recipe is not None:
         agenda = SearchPlan(
             recipes={mandate.recipe.model_type: mandate.recipe},

@@ -7,7 +7,7 @@ import pytest
 
 from mlops.errors import LookaheadError, ModelError
 from mlops.features.indicators import register_indicator, unregister_indicator
-from mlops.search.agenda import plan_agenda, prove_agenda, request_digest, study_key
+from mlops.search.agenda import plan_search, prove_agenda, request_digest, study_key
 from mlops.search.config import ModelType, TrainingConfig
 
 
@@ -24,43 +24,43 @@ def tomorrow():
 
 
 def test_a_linear_model_is_the_yardstick_of_every_network(dataset):
-    agenda = plan_agenda(dataset, ModelType.LSTM, TrainingConfig())
+    agenda = plan_search(dataset, ModelType.LSTM, TrainingConfig())
     assert list(agenda.recipes) == ["linear", "lstm"]
 
 
 def test_named_families_replace_the_yardstick(dataset):
-    agenda = plan_agenda(dataset, ModelType.LSTM, TrainingConfig(families=(ModelType.LSTM,)))
+    agenda = plan_search(dataset, ModelType.LSTM, TrainingConfig(families=(ModelType.LSTM,)))
     assert list(agenda.recipes) == ["lstm"]
 
 
 def test_overrides_go_to_the_type_asked_for_and_no_other(dataset):
     config = TrainingConfig(features=("log_range", "volume"), sequence_length=7)
-    recipes = plan_agenda(dataset, ModelType.LSTM, config).recipes
+    recipes = plan_search(dataset, ModelType.LSTM, config).recipes
     assert recipes["lstm"].features == ("log_range", "volume")
     assert recipes["lstm"].sequence_length == 7
     assert recipes["linear"].sequence_length != 7
 
 
 def test_trials_turn_recipes_into_spaces_to_search(dataset):
-    agenda = plan_agenda(dataset, ModelType.ENSEMBLE, TrainingConfig(trials=6))
+    agenda = plan_search(dataset, ModelType.ENSEMBLE, TrainingConfig(trials=6))
     assert [space.model_type for space in agenda.spaces] == ["linear", "lstm"]
     assert (agenda.recipes, agenda.n_trials) == ({}, 7)
 
 
 def test_an_unknown_parameter_is_refused_by_name(dataset):
     with pytest.raises(ModelError, match="lstm_unit"):
-        plan_agenda(dataset, ModelType.LSTM, TrainingConfig(params={"lstm_unit": [4]}))
+        plan_search(dataset, ModelType.LSTM, TrainingConfig(params={"lstm_unit": [4]}))
 
 
 def test_a_feature_that_looks_ahead_is_refused_and_named(dataset, tomorrow):
     config = TrainingConfig(features=("log_return", tomorrow))
-    agenda = plan_agenda(dataset, ModelType.LINEAR, config)
+    agenda = plan_search(dataset, ModelType.LINEAR, config)
     with pytest.raises(LookaheadError, match="'tomorrow' looks ahead"):
         prove_agenda(agenda, dataset, seed=0)
 
 
 def test_the_proof_covers_every_feature_a_search_may_draw(dataset):
-    agenda = plan_agenda(dataset, ModelType.LSTM, TrainingConfig(trials=4))
+    agenda = plan_search(dataset, ModelType.LSTM, TrainingConfig(trials=4))
     proof = prove_agenda(agenda, dataset, seed=0)
     drawn = {name for space in agenda.spaces for name in space.base.features}
     assert drawn <= set(proof.features)

@@ -16,7 +16,7 @@ from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext, default_recipe
 from mlops.models.recipe import Recipe
 from mlops.search import study as module
-from mlops.search.agenda import SearchPlan, plan_agenda
+from mlops.search.agenda import SearchPlan, plan_search
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.slices import Slices, cut, cut_since
 from mlops.search.study import Bench, Trial, run_refit, run_study
@@ -62,7 +62,7 @@ def bench_of(dataset: Dataset, kept: Kept, slices: Slices | None = None) -> Benc
 
 
 def agenda_of(dataset: Dataset, model_type: str = "linear", **changes: Any) -> SearchPlan:
-    return plan_agenda(dataset, ModelType(model_type), CONFIG.model_copy(update=changes))
+    return plan_search(dataset, ModelType(model_type), CONFIG.model_copy(update=changes))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from mlops.data.simulator import simulate_bars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import BASELINES, FitContext, build_forecaster
-from mlops.search.agenda import plan_agenda
+from mlops.search.agenda import plan_search
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.slices import cut, cut_since
 from mlops.search.study import Bench, Study, run_refit, run_study
@@ -54,7 +54,7 @@ def bench_of(dataset: Dataset, slices: Any) -> Bench:
 def searched(dataset: Dataset, **changes: Any) -> Study:
     config = CONFIG.model_copy(update=changes)
     slices = cut(dataset, config, min_bars=1000)
-    agenda = plan_agenda(dataset, ModelType.LINEAR, config)
+    agenda = plan_search(dataset, ModelType.LINEAR, config)
     return run_study(bench_of(dataset, slices), agenda, key="k")
 
 
