@@ -18,7 +18,7 @@ from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FitContext
 from mlops.models.recipe import Recipe
-from mlops.search.agenda import plan_search, prove_agenda, request_digest
+from mlops.search.agenda import plan_search, prove_search_causal, request_digest
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.slices import Slices, cut, cut_since
 from mlops.search.study import Bench, Study, run_refit, run_study
@@ -49,7 +49,7 @@ def hourly(bars: pd.DataFrame) -> Dataset:
 def search(store: Store, service: Service, dataset: Dataset, *, fee_bps: float) -> Evidence:
     """The service's first training, put on record as refused; its winner's evidence."""
     agenda = plan_search(dataset, ModelType.LINEAR, CONFIG)
-    prove_agenda(agenda, dataset, seed=CONFIG.seed)
+    prove_search_causal(agenda, dataset, seed=CONFIG.seed)
     slices = cut(dataset, CONFIG, min_bars=MIN_BARS)
     study = run_study(_bench(dataset, slices, fee_bps=fee_bps), agenda, key=service.key)
     at = _closed(dataset)

@@ -65,7 +65,7 @@ def plan_search(dataset: Dataset, model_type: ModelType, config: TrainingConfig)
     )
 
 
-def prove_agenda(agenda: SearchPlan, dataset: Dataset, *, seed: int) -> CausalityProof:
+def prove_search_causal(agenda: SearchPlan, dataset: Dataset, *, seed: int) -> CausalityProof:
     """The leakage proof of every feature a study may read, before anything is fitted.
 
     Raises:

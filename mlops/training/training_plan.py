@@ -16,7 +16,7 @@ from mlops.registry.connection import Registry
 from mlops.search.agenda import (
     SearchPlan,
     plan_search,
-    prove_agenda,
+    prove_search_causal,
     request_digest,
     study_key,
 )
@@ -91,7 +91,7 @@ def plan_training(
         agenda=agenda,
         slices=_slices(dataset, config, mandate, min_bars=min_bars),
         baseline=declared_baseline(dataset),
-        proof=prove_agenda(agenda, dataset, seed=config.seed),
+        proof=prove_search_causal(agenda, dataset, seed=config.seed),
         allowed_classes=allowed,
         study_key=study_key(service.key, dataset.content_hash, request, code_of(allowed)),
     )

@@ -7,7 +7,7 @@ import pytest
 
 from mlops.errors import LookaheadError, ModelError
 from mlops.features.indicators import register_indicator, unregister_indicator
-from mlops.search.agenda import plan_search, prove_agenda, request_digest, study_key
+from mlops.search.agenda import plan_search, prove_search_causal, request_digest, study_key
 from mlops.search.config import ModelType, TrainingConfig
 
 
@@ -56,12 +56,12 @@ def test_a_feature_that_looks_ahead_is_refused_and_named(dataset, tomorrow):
     config = TrainingConfig(features=("log_return", tomorrow))
     agenda = plan_search(dataset, ModelType.LINEAR, config)
     with pytest.raises(LookaheadError, match="'tomorrow' looks ahead"):
-        prove_agenda(agenda, dataset, seed=0)
+        prove_search_causal(agenda, dataset, seed=0)
 
 
 def test_the_proof_covers_every_feature_a_search_may_draw(dataset):
     agenda = plan_search(dataset, ModelType.LSTM, TrainingConfig(trials=4))
-    proof = prove_agenda(agenda, dataset, seed=0)
+    proof = prove_search_causal(agenda, dataset, seed=0)
     drawn = {name for space in agenda.spaces for name in space.base.features}
     assert drawn <= set(proof.features)
 
