@@ -21,7 +21,7 @@ from mlops.models.recipe import Recipe
 from mlops.search.agenda import plan_search, prove_search_causal, request_digest
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.slices import Slices, cut, cut_since
-from mlops.search.study import Bench, Study, run_refit, run_study
+from mlops.search.study import Study, StudyContext, run_refit, run_study
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ModelVersion, Status, Store, Why, record_trials
 from mlops.store.ledger import YEARLY_ALPHA
@@ -88,8 +88,8 @@ def _closed(dataset: Dataset) -> datetime:
     return close
 
 
-def _bench(dataset: Dataset, slices: Slices, *, fee_bps: float) -> Bench:
-    return Bench(
+def _bench(dataset: Dataset, slices: Slices, *, fee_bps: float) -> StudyContext:
+    return StudyContext(
         dataset=dataset,
         slices=slices,
         context=FitContext(seed=CONFIG.seed),

@@ -66,7 +66,7 @@ class Study:
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
-class Bench:
+class StudyContext:
     """Where recipes are tried: data, slices, budget, and who is told.
 
     ``keep`` gets every finished trial at once and ``recall`` gives a kept one's forecasts (N,)
@@ -119,7 +119,9 @@ class Bench:
         return self.rank({"trial": walk.forecasts})["trial"]
 
 
-def run_study(bench: Bench, agenda: SearchPlan, *, key: str, journal: Path | None = None) -> Study:
+def run_study(
+    bench: StudyContext, agenda: SearchPlan, *, key: str, journal: Path | None = None
+) -> Study:
     """Try everything on the agenda and carry the best through the holdout.
 
     Raises:
@@ -142,7 +144,7 @@ def run_study(bench: Bench, agenda: SearchPlan, *, key: str, journal: Path | Non
     )
 
 
-def run_refit(bench: Bench, recipe: Recipe, *, key: str) -> Study:
+def run_refit(bench: StudyContext, recipe: Recipe, *, key: str) -> Study:
     """Fit a known recipe again and walk it through bars that came since: no search, one trial."""
     walk = bench.walk(recipe.model_type, recipe, bench.slices.holdout)
     trial = Trial(recipe.model_type, recipe, walk.forecasts, 0.0)
@@ -156,7 +158,9 @@ def run_refit(bench: Bench, recipe: Recipe, *, key: str) -> Study:
     )
 
 
-def _searched(bench: Bench, agenda: SearchPlan, *, key: str, journal: Path | None) -> list[Trial]:
+def _searched(
+    bench: StudyContext, agenda: SearchPlan, *, key: str, journal: Path | None
+) -> list[Trial]:
     if not agenda.n_searched:
         return []
 
@@ -193,14 +197,14 @@ def trial_name(record: TrialRecord) -> str:
     return f"{record.recipe.model_type}-{record.number}"
 
 
-def _as_trial(bench: Bench, record: TrialRecord) -> Trial:
+def _as_trial(bench: StudyContext, record: TrialRecord) -> Trial:
     name = trial_name(record)
     if record.walk is None:
         return bench.attempt(name, record.recipe)
     return Trial(name, record.recipe, record.walk.forecasts, record.seconds)
 
 
-def _ensemble_of(bench: Bench, trials: Sequence[Trial]) -> Recipe:
+def _ensemble_of(bench: StudyContext, trials: Sequence[Trial]) -> Recipe:
     """The best recipe of each family, averaged."""
     ranks = _ranked(bench, trials)
     best: dict[str, Recipe] = {}
@@ -212,5 +216,5 @@ def _ensemble_of(bench: Bench, trials: Sequence[Trial]) -> Recipe:
     )
 
 
-def _ranked(bench: Bench, trials: Sequence[Trial]) -> Mapping[str, float]:
+def _ranked(bench: StudyContext, trials: Sequence[Trial]) -> Mapping[str, float]:
     return bench.rank({trial.name: trial.forecasts for trial in trials})

@@ -21,7 +21,7 @@ from mlops.registry.bundles import last_close
 from mlops.registry.connection import Registry, load
 from mlops.registry.tracking import RunLog
 from mlops.search.config import TrainingConfig
-from mlops.search.study import Bench, Report, Study, Trial, run_refit, run_study
+from mlops.search.study import Report, Study, StudyContext, Trial, run_refit, run_study
 from mlops.search.trial_archive import TrialArchive
 from mlops.store import ModelVersion, count_trials, record_trials
 from mlops.training.publish import log_trial
@@ -162,7 +162,7 @@ def _describe(assignment: TrainingPlan, run: RunLog) -> None:
 
 def _bench(
     registry: Registry, assignment: TrainingPlan, *, effort: Effort, run: RunLog, report: Report
-) -> Bench:
+) -> StudyContext:
     service, dataset, slices = assignment.service, assignment.dataset, assignment.slices
     key, at = assignment.study_key, last_close(dataset).to_pydatetime()
     archive = TrialArchive(_home(registry, assignment))
@@ -180,7 +180,7 @@ def _bench(
     def recall(name: str) -> Floats | None:
         return archive.recall(key, name, made_at)
 
-    return Bench(
+    return StudyContext(
         dataset=dataset,
         slices=slices,
         context=FitContext(

@@ -19,7 +19,7 @@ from mlops.search import study as module
 from mlops.search.agenda import SearchPlan, plan_search
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.slices import Slices, cut, cut_since
-from mlops.search.study import Bench, Trial, run_refit, run_study
+from mlops.search.study import StudyContext, Trial, run_refit, run_study
 
 CONFIG = TrainingConfig(refits=2, holdout_refits=2, features=("har_1", "har_6"))
 SMALL_LSTM = {"epochs": 1, "lstm_units": [4], "batch_size": 256}
@@ -48,8 +48,8 @@ class Kept(dict[str, np.ndarray]):
         self[trial.name] = trial.forecasts
 
 
-def bench_of(dataset: Dataset, kept: Kept, slices: Slices | None = None) -> Bench:
-    return Bench(
+def bench_of(dataset: Dataset, kept: Kept, slices: Slices | None = None) -> StudyContext:
+    return StudyContext(
         dataset=dataset,
         slices=slices or cut(dataset, CONFIG, min_bars=1000),
         context=FitContext(seed=1),
@@ -71,12 +71,12 @@ def kept() -> Kept:
 
 
 @pytest.fixture
-def bench(dataset: Dataset, kept: Kept) -> Bench:
+def bench(dataset: Dataset, kept: Kept) -> StudyContext:
     return bench_of(dataset, kept)
 
 
 def test_the_best_trial_alone_forecasts_the_holdout(
-    bench: Bench, dataset: Dataset, kept: Kept
+    bench: StudyContext, dataset: Dataset, kept: Kept
 ) -> None:
     study = run_study(bench, agenda_of(dataset, "lstm", params=SMALL_LSTM), key="k")
     held = np.concatenate([fold.test for fold in study.slices.holdout])
@@ -89,7 +89,9 @@ def test_the_best_trial_alone_forecasts_the_holdout(
     assert not study.is_refit
 
 
-def test_compared_rows_are_those_that_every_trial_forecast(bench: Bench, dataset: Dataset) -> None:
+def test_compared_rows_are_those_that_every_trial_forecast(
+    bench: StudyContext, dataset: Dataset
+) -> None:
     study = run_study(bench, agenda_of(dataset), key="k")
     late = study.winner.forecasts.copy()
     late[study.compared_rows[:5]] = np.nan
@@ -97,13 +99,15 @@ def test_compared_rows_are_those_that_every_trial_forecast(bench: Bench, dataset
     np.testing.assert_array_equal(other.compared_rows, study.compared_rows[5:])
 
 
-def test_an_ensemble_averages_the_best_of_each_family(bench: Bench, dataset: Dataset) -> None:
+def test_an_ensemble_averages_the_best_of_each_family(
+    bench: StudyContext, dataset: Dataset
+) -> None:
     study = run_study(bench, agenda_of(dataset, "ensemble", params=SMALL_LSTM), key="k")
     ensemble = next(trial for trial in study.trials if trial.name == "ensemble")
     assert sorted(one.model_type for one in ensemble.recipe.members) == ["linear", "lstm"]
 
 
-def test_progress_is_told_fold_by_fold(bench: Bench, dataset: Dataset, kept: Kept) -> None:
+def test_progress_is_told_fold_by_fold(bench: StudyContext, dataset: Dataset, kept: Kept) -> None:
     run_study(bench, agenda_of(dataset), key="k")
     assert kept.told == [
         ("linear, refit 1", 1, 6),
@@ -114,7 +118,7 @@ def test_progress_is_told_fold_by_fold(bench: Bench, dataset: Dataset, kept: Kep
 
 
 def test_a_kept_trial_is_recalled_and_not_walked(
-    bench: Bench, dataset: Dataset, kept: Kept, monkeypatch: pytest.MonkeyPatch
+    bench: StudyContext, dataset: Dataset, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run_study(bench, agenda_of(dataset), key="k")
     kept.told.clear()
@@ -127,7 +131,7 @@ def test_a_kept_trial_is_recalled_and_not_walked(
 
 
 def test_a_search_goes_on_from_its_journal(
-    dataset: Dataset, kept: Kept, tmp_path: Path, bench: Bench
+    dataset: Dataset, kept: Kept, tmp_path: Path, bench: StudyContext
 ) -> None:
     """A trial that was finished but not kept is walked again under its name."""
     asked = {"trials": 2, "features": None}
@@ -142,7 +146,7 @@ def test_a_search_goes_on_from_its_journal(
 
 
 def test_a_search_in_which_nothing_fits_says_why(
-    bench: Bench, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    bench: StudyContext, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise TrainingError("the loss became nan")
@@ -153,7 +157,7 @@ def test_a_search_in_which_nothing_fits_says_why(
 
 
 def test_a_passed_deadline_keeps_what_was_finished(
-    dataset: Dataset, kept: Kept, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, kept: Kept, bench: StudyContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late = replace(bench, context=FitContext(deadline=time.monotonic() + 3600))
     whole = module.run_walk_forward

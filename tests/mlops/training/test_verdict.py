@@ -16,7 +16,7 @@ from mlops.models.base import BASELINES, FitContext, build_forecaster
 from mlops.search.agenda import plan_search
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.slices import cut, cut_since
-from mlops.search.study import Bench, Study, run_refit, run_study
+from mlops.search.study import Study, StudyContext, run_refit, run_study
 from mlops.service import Target, Timeframe
 from mlops.training.verdict import (
     NAIVE,
@@ -38,9 +38,9 @@ def make(kind: Target) -> Dataset:
     return Dataset(simulate_bars(1800, seed=4), timeframe=Timeframe("1h"), target=target)
 
 
-def bench_of(dataset: Dataset, slices: Any) -> Bench:
+def bench_of(dataset: Dataset, slices: Any) -> StudyContext:
     baseline = declared_baseline(dataset)
-    return Bench(
+    return StudyContext(
         dataset=dataset,
         slices=slices,
         context=FitContext(),
