@@ -53,8 +53,8 @@ from mlops.rollout.plan import Strategy
 from mlops.service import Service
 from mlops.settings import Settings
 from mlops.store import (
+    LivePeriod,
     ModelVersion,
-    Reign,
     Rollout,
     Route,
     Store,
@@ -322,11 +322,11 @@ class MLOpsManager:
         """Every rollout, of one service or of all, newest first."""
         return list_rollouts(self.store, service=service)
 
-    def who_was_live(self, service: str, at: datetime) -> Reign | None:
+    def who_was_live(self, service: str, at: datetime) -> LivePeriod | None:
         """What served at that moment, since when, by whom and why; None before it began."""
         return live_at(self.store, service, at)
 
-    def live_history(self, service: str) -> tuple[Reign, ...]:
+    def live_history(self, service: str) -> tuple[LivePeriod, ...]:
         """Every change of what was live, oldest first."""
         return list_reigns(self.store, service)
 

@@ -16,8 +16,8 @@ from mlops.errors import StoreError
 from mlops.registry.connection import Registry
 from mlops.store import (
     AuditEntry,
+    LivePeriod,
     ModelVersion,
-    Reign,
     Rollout,
     Status,
     Store,
@@ -113,7 +113,7 @@ class Lineage:
     triggers: tuple[TriggerRow, ...]
     version: ModelVersion
     rollout: Rollout | None
-    reign: Reign | None
+    reign: LivePeriod | None
 
     @property
     def flow_run(self) -> str | None:
@@ -175,7 +175,7 @@ def _look(store: Store, trigger: TriggerRow) -> CheckRow:
     return found
 
 
-def _reign(store: Store, rollout: Rollout) -> Reign | None:
+def _reign(store: Store, rollout: Rollout) -> LivePeriod | None:
     """What a rollout made live, by the route's generation that its promotion wrote."""
     promoted = [one for one in list_events(store, rollout.id) if one.to_phase is Phase.PROMOTED]
     if not promoted:

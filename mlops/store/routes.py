@@ -47,7 +47,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Reign:
+class LivePeriod:
     """From ``at`` on, until the next one, this was live, by this person, for this reason."""
 
     service: str
@@ -156,7 +156,7 @@ def read_routes(connection: sa.Connection) -> tuple[Route, ...]:
     return tuple(_built(row) for row in rows)
 
 
-def live_at(store: Store, service: str, at: datetime) -> Reign | None:
+def live_at(store: Store, service: str, at: datetime) -> LivePeriod | None:
     """Who was live at a moment, since when, by whom and why; None before the service began."""
     query = (
         sa.select(route_history)
@@ -186,15 +186,15 @@ def champion_since(connection: sa.Connection, service: str) -> datetime | None:
     return found
 
 
-def list_reigns(store: Store, service: str) -> tuple[Reign, ...]:
+def list_reigns(store: Store, service: str) -> tuple[LivePeriod, ...]:
     """Everything that was ever live, oldest first."""
     query = sa.select(route_history).where(route_history.c.service == service)
     return _reigns(store, query.order_by(route_history.c.generation))
 
 
-def _reigns(store: Store, query: sa.Select[Any]) -> tuple[Reign, ...]:
+def _reigns(store: Store, query: sa.Select[Any]) -> tuple[LivePeriod, ...]:
     with store.read() as connection:
-        return tuple(Reign(**row._mapping) for row in connection.execute(query))
+        return tuple(LivePeriod(**row._mapping) for row in connection.execute(query))
 
 
 def aliases(store: Store, service: str) -> dict[str, int]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mlops.store import Phase, Reign, RolloutEvent, Store, get_route, history, list_reigns
+from mlops.store import LivePeriod, Phase, RolloutEvent, Store, get_route, history, list_reigns
 from mlops.store.rollouts import list_events, list_rollouts
 from tests.faults.notes import Note
 from tests.faults.results import Change, Results, Tried
@@ -60,7 +60,7 @@ def broken_in_store(store: Store) -> Iterator[str]:
             yield f"{reign.champion} reigned without having passed a gate"
 
 
-def _broken_reigns(reigns: Sequence[Reign]) -> Iterator[str]:
+def _broken_reigns(reigns: Sequence[LivePeriod]) -> Iterator[str]:
     if [reign.generation for reign in reigns] != list(range(1, len(reigns) + 1)):
         yield f"generations {[reign.generation for reign in reigns]} do not count up by one"
     for reign in reigns:

@@ -12,7 +12,7 @@ from alembic.config import Config
 
 from mlops.errors import StoreError
 from mlops.store import (
-    Reign,
+    LivePeriod,
     Status,
     Store,
     get_route,
@@ -93,7 +93,7 @@ def test_a_route_goes_on_without_a_challenger(upgraded: Store) -> None:
 def test_the_history_begins_with_what_is_live(upgraded: Store) -> None:
     (reign,) = list_reigns(upgraded, SERVICE)
     assert (reign.champion, reign.at, reign.action) == ("persistence_BTC_1", NOW, "begin_service")
-    assert isinstance(live_at(upgraded, SERVICE, NOW), Reign)
+    assert isinstance(live_at(upgraded, SERVICE, NOW), LivePeriod)
 
 
 def test_new_rules_hold_for_old_rows(upgraded: Store) -> None:
