@@ -60,7 +60,7 @@ from mlops.store import (
     Store,
     Why,
     get_version,
-    list_reigns,
+    list_live_periods,
     list_rollouts,
     list_versions,
     live_at,
@@ -328,7 +328,7 @@ class MLOpsManager:
 
     def live_history(self, service: str) -> tuple[LivePeriod, ...]:
         """Every change of what was live, oldest first."""
-        return list_reigns(self.store, service)
+        return list_live_periods(self.store, service)
 
     def trace(self, model_id: str) -> Lineage:
         """Follow a version from the look that asked for it to the route it became.

@@ -25,7 +25,7 @@ from mlops.store import (
     get_version,
     history,
     list_events,
-    list_reigns,
+    list_live_periods,
 )
 from mlops.store.monitor_runs import CheckRow, get_check
 from mlops.store.rollouts import list_rollouts
@@ -181,7 +181,7 @@ def _reign(store: Store, rollout: Rollout) -> LivePeriod | None:
     if not promoted:
         return None
     generation = promoted[0].generation
-    for reign in list_reigns(store, rollout.service):
+    for reign in list_live_periods(store, rollout.service):
         if reign.generation == generation and reign.champion == rollout.to_version:
             return reign
     raise StoreError(

@@ -6,7 +6,7 @@ from mlops.store.forecasts import ForecastRow, list_forecasts
 from mlops.store.ledger import alpha_for_refit, count_trials, record_trials, spend_alpha
 from mlops.store.replicas import Replica, list_replicas
 from mlops.store.rollouts import Rollout, RolloutEvent, get_rollout, list_events, list_rollouts
-from mlops.store.routes import LivePeriod, Route, get_route, list_reigns, list_routes, live_at
+from mlops.store.routes import LivePeriod, Route, get_route, list_live_periods, list_routes, live_at
 from mlops.store.schema import Phase, Status
 from mlops.store.versions import ModelVersion, get_version, list_versions
 
@@ -31,7 +31,7 @@ __all__ = [
     "history",
     "list_events",
     "list_forecasts",
-    "list_reigns",
+    "list_live_periods",
     "list_replicas",
     "list_rollouts",
     "list_routes",

@@ -186,7 +186,7 @@ def champion_since(connection: sa.Connection, service: str) -> datetime | None:
     return found
 
 
-def list_reigns(store: Store, service: str) -> tuple[LivePeriod, ...]:
+def list_live_periods(store: Store, service: str) -> tuple[LivePeriod, ...]:
     """Everything that was ever live, oldest first."""
     query = sa.select(route_history).where(route_history.c.service == service)
     return _reigns(store, query.order_by(route_history.c.generation))

@@ -7,7 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from mlops.store import LivePeriod, Phase, RolloutEvent, Store, get_route, history, list_reigns
+from mlops.store import (
+    LivePeriod,
+    Phase,
+    RolloutEvent,
+    Store,
+    get_route,
+    history,
+    list_live_periods,
+)
 from mlops.store.rollouts import list_events, list_rollouts
 from tests.faults.notes import Note
 from tests.faults.results import Change, Results, Tried
@@ -35,7 +43,7 @@ def legal(path: Sequence[Phase | None]) -> bool:
 
 def broken_in_store(store: Store) -> Iterator[str]:
     """Every law that the rows of the service break."""
-    reigns = list_reigns(store, KEY)
+    reigns = list_live_periods(store, KEY)
     yield from _broken_reigns(reigns)
     route = get_route(store, KEY)
     if route is None or route.generation != reigns[-1].generation:

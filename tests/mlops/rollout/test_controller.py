@@ -26,7 +26,7 @@ from mlops.store import (
     get_version,
     history,
     list_events,
-    list_reigns,
+    list_live_periods,
     list_replicas,
     live_at,
 )
@@ -115,7 +115,7 @@ def test_a_shadow_leaves_everything_as_it_was(service: Store) -> None:
 
 def test_every_change_of_the_route_is_remembered_with_its_reason(service: Store) -> None:
     rollout_id = promoted_by(service, Strategy.CANARY, [RowReplica(service)])
-    reigns = list_reigns(service, SERVICE)
+    reigns = list_live_periods(service, SERVICE)
     assert [reign.generation for reign in reigns] == list(range(1, len(reigns) + 1))
     assert [reign.weight_bp for reign in reigns if reign.action == "rollout_step"] == [
         1000,
@@ -133,7 +133,7 @@ def test_every_change_of_the_route_is_remembered_with_its_reason(service: Store)
 
 def test_who_was_live_when_and_why_is_one_call(service: Store) -> None:
     promoted_by(service, Strategy.BLUE_GREEN, [RowReplica(service)])
-    last = list_reigns(service, SERVICE)[-1]
+    last = list_live_periods(service, SERVICE)[-1]
     at_the_change = live_at(service, SERVICE, last.at)
     before = live_at(service, SERVICE, last.at - timedelta(microseconds=1))
     assert at_the_change is not None

@@ -14,7 +14,7 @@ from mlops.rollout import fallback
 from mlops.rollout.controller import Controller
 from mlops.rollout.fallback import return_to_baseline
 from mlops.rollout.plan import Strategy
-from mlops.store import Status, Store, get_version, history, list_reigns, open_store
+from mlops.store import Status, Store, get_version, history, list_live_periods, open_store
 from mlops.store.alerts import (
     Condition,
     Severity,
@@ -76,7 +76,7 @@ def test_the_baseline_serves_and_the_champion_is_retired(service: Store) -> None
     assert (route.champion, route.previous_champion) == (BASELINE, None)
     assert get_version(service, BASELINE).status is Status.DEPLOYED
     assert get_version(service, CHAMPION).status is Status.RETIRED
-    last = list_reigns(service, SERVICE)[-1]
+    last = list_live_periods(service, SERVICE)[-1]
     assert (last.action, last.reason) == ("return_to_baseline", moved.reason)
     [entry] = [one for one in history(service) if one.action == "return_to_baseline"]
     assert (entry.before or {})["champion"] == CHAMPION

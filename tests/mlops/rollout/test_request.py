@@ -20,7 +20,7 @@ from mlops.store import (
     get_version,
     history,
     list_events,
-    list_reigns,
+    list_live_periods,
     list_rollouts,
 )
 from mlops.store.audit import SYSTEM
@@ -193,7 +193,7 @@ def test_rolling_back_proves_the_previous_champion_before_the_pointer_moves(
     assert after.generation == before.generation + 1
     assert get_version(promoted, CHAMPION).status is Status.DEPLOYED
     assert get_version(promoted, CHALLENGER).status is Status.RETIRED
-    reign = list_reigns(promoted, SERVICE)[-1]
+    reign = list_live_periods(promoted, SERVICE)[-1]
     assert (reign.action, reign.actor, reign.reason) == ("roll_back", "anna", "it looks odd")
 
 

@@ -18,7 +18,7 @@ from mlops.store import (
     get_route,
     get_version,
     history,
-    list_reigns,
+    list_live_periods,
     live_at,
     open_store,
 )
@@ -91,7 +91,7 @@ def test_a_route_goes_on_without_a_challenger(upgraded: Store) -> None:
 
 
 def test_the_history_begins_with_what_is_live(upgraded: Store) -> None:
-    (reign,) = list_reigns(upgraded, SERVICE)
+    (reign,) = list_live_periods(upgraded, SERVICE)
     assert (reign.champion, reign.at, reign.action) == ("persistence_BTC_1", NOW, "begin_service")
     assert isinstance(live_at(upgraded, SERVICE, NOW), LivePeriod)
 
@@ -111,4 +111,4 @@ def test_the_audit_stays_append_only(upgraded: Store, statement: str) -> None:
 def test_opening_again_changes_nothing(upgraded: Store, first_release: str) -> None:
     with closing(open_store(first_release)) as again:
         assert get_route(again, SERVICE) == get_route(upgraded, SERVICE)
-        assert len(list_reigns(again, SERVICE)) == 1
+        assert len(list_live_periods(again, SERVICE)) == 1

@@ -19,7 +19,7 @@ from mlops.store import (
     get_version,
     history,
     list_events,
-    list_reigns,
+    list_live_periods,
     list_rollouts,
 )
 from mlops.store.rollouts import (
@@ -114,7 +114,7 @@ def test_a_move_writes_row_event_route_statuses_and_audit_together(asked: Store)
     assert (event.at, event.generation, event.term) == (LATER, 2, 4)
     assert event.detail == {"verdict": "unknown", "e_value": 0.5}
     assert get_version(asked, "lstm_BTC_2").status is Status.FAILED
-    assert list_reigns(asked, SERVICE)[-1].action == "rollout_loading"
+    assert list_live_periods(asked, SERVICE)[-1].action == "rollout_loading"
     actions = [(one.action, one.actor) for one in history(asked)][-2:]
     assert actions == [("rollout_loading", "controller"), ("change_status", "controller")]
 

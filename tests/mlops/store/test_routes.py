@@ -18,7 +18,7 @@ from mlops.store import (
     Why,
     get_route,
     history,
-    list_reigns,
+    list_live_periods,
     list_routes,
     live_at,
 )
@@ -81,7 +81,7 @@ def test_a_change_is_the_next_generation_with_history_and_audit(began: Store, ad
     changed = change(began, current(began), champion="lstm", previous_champion="persistence_BTC_1")
     assert changed == current(began)
     assert (changed.generation, changed.updated_at) == (2, NOW + timedelta(hours=1))
-    reign = list_reigns(began, SERVICE)[-1]
+    reign = list_live_periods(began, SERVICE)[-1]
     assert (reign.generation, reign.champion, reign.action) == (2, "lstm", "promote")
     assert (reign.actor, reign.reason) == ("anna", "it is better")
     entry = history(began, service=SERVICE)[-1]
@@ -106,7 +106,7 @@ def test_a_route_that_has_changed_meanwhile_is_not_changed_by_who_did_not_know(
     change(began, known, champion="lstm")
     with pytest.raises(StoreError, match="no longer at generation 1; nothing was changed"):
         change(began, known, previous_champion="lstm")
-    assert len(list_reigns(began, SERVICE)) == 2
+    assert len(list_live_periods(began, SERVICE)) == 2
 
 
 def test_baseline_and_beginning_never_change(began: Store, add: Add) -> None:
@@ -138,7 +138,7 @@ def test_no_invalid_route_is_ever_committed(
     with pytest.raises(StoreError, match="breaks its rules"):
         change(began, before, **wrong)
     assert current(began) == before
-    assert len(list_reigns(began, SERVICE)) == 1
+    assert len(list_live_periods(began, SERVICE)) == 1
 
 
 def test_who_takes_part_is_kept(began: Store, add: Add) -> None:
@@ -192,4 +192,4 @@ def test_two_changes_at_one_moment_end_with_the_later_one(began: Store, add: Add
 
 def test_a_service_that_never_was_has_no_past(began: Store) -> None:
     assert live_at(began, "other", NOW) is None
-    assert list_reigns(began, "other") == ()
+    assert list_live_periods(began, "other") == ()
