@@ -32,7 +32,7 @@ _BOUND = "given_"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Labelled:
+class OutcomeBatch:
     """Outcomes (n,) as the bars give them; times are naive UTC, a value that is none is NaN.
 
     ``persistence`` and ``baseline`` are what the target's last value and the service's declared
@@ -59,9 +59,9 @@ class Changes:
     """
 
     service: str
-    new: Labelled
-    arrived: Labelled
-    revised: Labelled
+    new: OutcomeBatch
+    arrived: OutcomeBatch
+    revised: OutcomeBatch
     revisions: NDArray[np.int64]
     missing: TimeArray
 
@@ -153,7 +153,7 @@ def _parts(number: int, changes: Changes, at: datetime) -> Iterable[_Part]:
     now = np.datetime64(at.astimezone(UTC).replace(tzinfo=None), "us")
     labelled = {"new": changes.new, "arrived": changes.arrived, "revised": changes.revised}
     kinds: dict[str, dict[str, NDArray[Any]]] = {
-        kind: {column.name: getattr(rows, column.name) for column in fields(Labelled)}
+        kind: {column.name: getattr(rows, column.name) for column in fields(OutcomeBatch)}
         for kind, rows in labelled.items()
     }
     kinds["revised"]["revisions"] = changes.revisions

@@ -29,7 +29,7 @@ from mlops.models.baselines import Baseline
 from mlops.models.recipe import Recipe
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, get_version, list_routes
-from mlops.store.outcome_writes import Changes, Labelled, Written, write_changes
+from mlops.store.outcome_writes import Changes, OutcomeBatch, Written, write_changes
 from mlops.store.outcomes import Standing, TimeArray, read_standing
 
 log = logging.getLogger(__name__)
@@ -176,9 +176,9 @@ def plan_changes(
     value = np.where(known, labels.y[rows], np.nan)
     known &= np.isfinite(value)
 
-    def labelled(which: BoolArray) -> Labelled:
+    def labelled(which: BoolArray) -> OutcomeBatch:
         chosen = rows[which]
-        return Labelled(
+        return OutcomeBatch(
             bar=standing.bar[which],
             known_at=labels.known_at[chosen],
             value=value[which],
@@ -272,7 +272,7 @@ def _counted(plan: OutcomeChanges, done: Written) -> Matching:
 def _nothing(service: Service) -> Changes:
     none = np.empty(0)
     never = np.empty(0, dtype="datetime64[us]")
-    empty = Labelled(never, never, none, none, none, none)
+    empty = OutcomeBatch(never, never, none, none, none, none)
     return Changes(service.key, empty, empty, empty, np.empty(0, dtype=np.int64), never)
 
 

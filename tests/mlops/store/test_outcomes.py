@@ -12,7 +12,7 @@ from mlops.errors import StoreError
 from mlops.store import ForecastRow, Store
 from mlops.store import outcome_writes as room
 from mlops.store.forecasts import Role, record_forecasts
-from mlops.store.outcome_writes import Changes, Labelled, Written, write_changes
+from mlops.store.outcome_writes import Changes, OutcomeBatch, Written, write_changes
 from mlops.store.outcomes import OutcomeCounts, count_outcomes, read_matched, read_standing
 
 from .conftest import NOW, SERVICE
@@ -26,7 +26,7 @@ def bars(*numbers: int) -> np.ndarray:
     return START + np.array(numbers, dtype=int) * np.timedelta64(1, "h")
 
 
-def labelled(*numbers: int, value: float = 1.0, **columns: float) -> Labelled:
+def labelled(*numbers: int, value: float = 1.0, **columns: float) -> OutcomeBatch:
     """Outcomes of those hours: the value is the hour times ``value`` plus a half."""
     hours = np.array(numbers, dtype=np.float64)
     found = {
@@ -37,7 +37,7 @@ def labelled(*numbers: int, value: float = 1.0, **columns: float) -> Labelled:
         "baseline": hours + 0.25,
         "next_return": hours / 100,
     }
-    return Labelled(**found | {name: np.full(len(hours), x) for name, x in columns.items()})
+    return OutcomeBatch(**found | {name: np.full(len(hours), x) for name, x in columns.items()})
 
 
 def changes(service: str = SERVICE, **kinds: object) -> Changes:
@@ -81,7 +81,7 @@ def test_what_is_written_is_what_is_read_beside_its_forecast(store: Store) -> No
     assert write(store, new=labelled(0, 2)) == Written(new=2)
     found = read_matched(store, SERVICE)
     wanted = labelled(0, 2)
-    for column in fields(Labelled):
+    for column in fields(OutcomeBatch):
         assert np.array_equal(getattr(found, column.name), getattr(wanted, column.name))
     assert found.forecast.tolist() == [0.0, 2 / 7]
     assert found.first_value.tolist() == found.value.tolist()
