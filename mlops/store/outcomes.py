@@ -32,7 +32,7 @@ TimeArray = NDArray[np.datetime64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Standing:
+class RecordedOutcomes:
     """Bars (n,) that a service has forecasts of, oldest first, and what is on record of each.
 
     ``bar`` is naive UTC ``datetime64[us]``; ``recorded`` says that there is a row, ``value`` is
@@ -92,7 +92,9 @@ class OutcomeCounts:
     waiting: int = 0
 
 
-def read_standing(store: Store, service: str, *, since: datetime, until: datetime) -> Standing:
+def read_standing(
+    store: Store, service: str, *, since: datetime, until: datetime
+) -> RecordedOutcomes:
     """Every bar opened in ``[since, until)`` that the service has a forecast of."""
     made = (
         sa.select(forecast.c.bar)
@@ -109,7 +111,7 @@ def read_standing(store: Store, service: str, *, since: datetime, until: datetim
     )
     with store.read() as connection:
         bar, revisions, value = _columns(connection.execute(query), 3)
-    return Standing(
+    return RecordedOutcomes(
         bar=_times(bar),
         recorded=np.array([count is not None for count in revisions], dtype=bool),
         value=_floats(value),

@@ -30,7 +30,7 @@ from mlops.models.recipe import Recipe
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, get_version, list_routes
 from mlops.store.outcome_writes import Changes, OutcomeBatch, Written, write_changes
-from mlops.store.outcomes import Standing, TimeArray, read_standing
+from mlops.store.outcomes import RecordedOutcomes, TimeArray, read_standing
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,7 @@ class OutcomeChanges:
 
 
 def plan_changes(
-    standing: Standing, sighting: Sighting, *, now: datetime, patience_bars: int
+    standing: RecordedOutcomes, sighting: Sighting, *, now: datetime, patience_bars: int
 ) -> OutcomeChanges:
     """Compare what is on record with what the bars say now; pure."""
     dataset = sighting.dataset
