@@ -92,7 +92,7 @@ class OutcomeCounts:
     waiting: int = 0
 
 
-def read_standing(
+def read_recorded(
     store: Store, service: str, *, since: datetime, until: datetime
 ) -> RecordedOutcomes:
     """Every bar opened in ``[since, until)`` that the service has a forecast of."""

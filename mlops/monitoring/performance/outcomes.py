@@ -30,7 +30,7 @@ from mlops.models.recipe import Recipe
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, get_version, list_routes
 from mlops.store.outcome_writes import Changes, OutcomeBatch, Written, write_changes
-from mlops.store.outcomes import RecordedOutcomes, TimeArray, read_standing
+from mlops.store.outcomes import RecordedOutcomes, TimeArray, read_recorded
 
 log = logging.getLogger(__name__)
 
@@ -217,7 +217,7 @@ def _plan(
     since = _first_bar(sighting, now, lookback_bars)
     if since is None:
         return OutcomeChanges(_nothing(sighting.service))
-    standing = read_standing(store, sighting.service.key, since=since, until=now)
+    standing = read_recorded(store, sighting.service.key, since=since, until=now)
     return plan_changes(standing, sighting, now=now, patience_bars=patience_bars)
 
 

@@ -13,7 +13,7 @@ from mlops.store import ForecastRow, Store
 from mlops.store import outcome_writes as room
 from mlops.store.forecasts import Role, record_forecasts
 from mlops.store.outcome_writes import Changes, OutcomeBatch, Written, write_changes
-from mlops.store.outcomes import OutcomeCounts, count_outcomes, read_matched, read_standing
+from mlops.store.outcomes import OutcomeCounts, count_outcomes, read_matched, read_recorded
 
 from .conftest import NOW, SERVICE
 
@@ -156,7 +156,7 @@ def test_a_bar_stands_once_however_many_versions_forecast_it(store: Store) -> No
     forecast(store, 2, 0)
     forecast(store, 0, 1, model_id="challenger", role=Role.SHADOW)
     write(store, new=labelled(0), missing=bars(1))
-    standing = read_standing(store, SERVICE, since=NOW, until=LATER)
+    standing = read_recorded(store, SERVICE, since=NOW, until=LATER)
     assert np.array_equal(standing.bar, bars(0, 1, 2))
     assert standing.recorded.tolist() == [True, True, False]
     assert np.array_equal(standing.value, [0.5, np.nan, np.nan], equal_nan=True)
@@ -166,7 +166,7 @@ def test_a_stretch_begins_with_its_first_bar_and_ends_before_its_last(store: Sto
     forecast(store, 0, 1, 2, 3)
     write(store, new=labelled(0, 1, 2, 3))
     span = {"since": NOW + HOUR, "until": NOW + 3 * HOUR}
-    assert np.array_equal(read_standing(store, SERVICE, **span).bar, bars(1, 2))
+    assert np.array_equal(read_recorded(store, SERVICE, **span).bar, bars(1, 2))
     assert np.array_equal(read_matched(store, SERVICE, **span).bar, bars(1, 2))
     assert count_outcomes(store, SERVICE, **span).forecasts == 2
 
@@ -207,7 +207,7 @@ def test_many_rows_are_written_in_several_transactions(
 
 
 def test_nothing_is_read_of_a_service_without_forecasts(store: Store) -> None:
-    assert len(read_standing(store, SERVICE, since=NOW, until=LATER)) == 0
+    assert len(read_recorded(store, SERVICE, since=NOW, until=LATER)) == 0
     assert len(read_matched(store, SERVICE)) == 0
     assert count_outcomes(store, SERVICE) == OutcomeCounts()
 

@@ -25,7 +25,7 @@ from mlops.monitoring.performance.outcomes import (
 from mlops.service import Service, Timeframe
 from mlops.store import ModelVersion, Store, Why, open_store
 from mlops.store.forecasts import Role, record_forecasts
-from mlops.store.outcomes import OutcomeCounts, count_outcomes, read_matched, read_standing
+from mlops.store.outcomes import OutcomeCounts, count_outcomes, read_matched, read_recorded
 from mlops.store.routes import begin_route
 from tests.mlops.data.conftest import make_bars
 from tests.mlops.monitoring.ticker import (
@@ -258,7 +258,7 @@ def test_any_order_of_events_ends_in_the_book_of_a_slow_clerk(
 
 
 def _compare(store: Store, service: Service, clerk: Clerk) -> None:
-    standing = read_standing(store, service.key, since=START, until=EVER)
+    standing = read_recorded(store, service.key, since=START, until=EVER)
     noted = [clerk.book.get(_aware(bar)) for bar in standing.bar]
     assert standing.recorded.tolist() == [entry is not None for entry in noted]
     values = [np.nan if entry is None or entry.value is None else entry.value for entry in noted]
