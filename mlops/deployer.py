@@ -19,7 +19,7 @@ from mlops.registry.mirror import mirror
 from mlops.rollout.controller import Moved
 from mlops.rollout.plan import Strategy, plan_from
 from mlops.rollout.request import request_rollout, roll_back
-from mlops.rollout.runner import Carrier, Seen, nothing, unfinished
+from mlops.rollout.runner import RolloutRunner, Seen, nothing, unfinished
 from mlops.settings import Settings
 from mlops.store import (
     ModelVersion,
@@ -85,7 +85,7 @@ class Deployer:
         """
         with self._some_replica() as bring:
             stopping = stop or threading.Event()
-            carrier = Carrier(self.store, holder, stop=stopping, before=bring)
+            carrier = RolloutRunner(self.store, holder, stop=stopping, before=bring)
             row = carrier.follow(rollout_id, tell)
         if row.phase.final:
             self.show(row.service)
@@ -94,7 +94,7 @@ class Deployer:
     def carry_open(self, *, holder: str, seconds: float) -> tuple[Moved, ...]:
         """Carry on every open rollout that nobody else does, for so long at most."""
         with self._some_replica() as bring:
-            carrier = Carrier(
+            carrier = RolloutRunner(
                 self.store, holder, before=bring if unfinished(self.store) else nothing
             )
             return carrier.carry_open(seconds=seconds)

@@ -41,7 +41,7 @@ def nothing() -> None:
 
 
 @dataclass
-class Carrier:
+class RolloutRunner:
     """Ticks; ``holder`` says who it is, ``stop`` ends it between two ticks.
 
     ``before`` is called before each tick. Where another process holds the role, that one acts

@@ -12,7 +12,7 @@ from mlops.errors import RolloutError, StoreError
 from mlops.rollout import runner as carrying
 from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.plan import Strategy, plan_for
-from mlops.rollout.runner import Carrier, Seen, look, unfinished, unique
+from mlops.rollout.runner import RolloutRunner, Seen, look, unfinished, unique
 from mlops.store import Phase, Store
 from mlops.store.leases import acquire
 from tests.mlops.rollout.rows import CHALLENGER, ask, route_of
@@ -21,8 +21,8 @@ from tests.replicas import ENOUGH, acknowledging
 QUICK = plan_for(Strategy.CANARY, dwell_s=0, bake_s=0)
 
 
-def carrier(store: Store, **options: Any) -> Carrier:
-    return Carrier(store, "test", tick_s=0.05, **options)
+def carrier(store: Store, **options: Any) -> RolloutRunner:
+    return RolloutRunner(store, "test", tick_s=0.05, **options)
 
 
 def free(store: Store) -> bool:
