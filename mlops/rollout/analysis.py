@@ -45,7 +45,7 @@ _OF_THE_BOUND = ((0.0, 0.5), (0.25, 0.25), (0.5, 0.25))
 _BISECTIONS = 40
 
 
-class Word(StrEnum):
+class Conclusion(StrEnum):
     """What the evidence says."""
 
     WORSE = "worse"
@@ -105,7 +105,7 @@ class Verdict:
     largest fault rate that is not refuted.
     """
 
-    word: Word
+    word: Conclusion
     e_value: float
     upper_bound: float
     trials: int
@@ -209,11 +209,11 @@ def _refuted(seen: Counts, bound: float, alpha: float) -> bool:
 def _verdict(seen: Counts, e_value: float, max_fault_rate: float) -> Verdict:
     bound = upper_bound(seen)
     if e_value >= 1 / ALPHA_WORSE:
-        word = Word.WORSE
+        word = Conclusion.WORSE
     elif bound <= max_fault_rate:
-        word = Word.GOOD
+        word = Conclusion.GOOD
     else:
-        word = Word.UNKNOWN
+        word = Conclusion.UNKNOWN
     return Verdict(word, e_value, bound, seen.trials, seen.faults)
 
 

@@ -13,11 +13,11 @@ from mlops.rollout.analysis import (
     ALPHA_WORSE,
     COMPARED_SHARE,
     ODDS,
+    Conclusion,
     Counts,
     Dealt,
     Evidence,
     Paired,
-    Word,
     compared_e_value,
     gather,
     judge,
@@ -129,8 +129,8 @@ def test_the_bound_is_where_the_evidence_against_it_reaches_its_price(seen: Coun
 
 def test_nothing_seen_bounds_nothing() -> None:
     assert upper_bound(NOBODY) == 1.0
-    assert judge(Evidence(), max_fault_rate=0.01).word is Word.UNKNOWN
-    assert judge_alone(NOBODY, max_fault_rate=0.01).word is Word.UNKNOWN
+    assert judge(Evidence(), max_fault_rate=0.01).word is Conclusion.UNKNOWN
+    assert judge_alone(NOBODY, max_fault_rate=0.01).word is Conclusion.UNKNOWN
 
 
 # Fair bets: what is expected under the null is one, exactly -----------------------------------
@@ -190,7 +190,7 @@ def test_good_is_said_exactly_where_the_bound_is_within_the_limit() -> None:
     for faults in range(4):
         for trials in range(10, 1500, 70):
             seen = Counts(trials, faults)
-            good = judge_alone(seen, max_fault_rate=0.01).word is Word.GOOD
+            good = judge_alone(seen, max_fault_rate=0.01).word is Conclusion.GOOD
             assert good == (upper_bound(seen) <= 0.01)
 
 
@@ -204,7 +204,7 @@ def test_worse_weighs_both_parts() -> None:
     assert verdict.e_value == pytest.approx(
         COMPARED_SHARE * compared + (1 - COMPARED_SHARE) * limited, rel=1e-12
     )
-    assert verdict.word is Word.WORSE
+    assert verdict.word is Conclusion.WORSE
     assert (verdict.trials, verdict.faults) == (100, 9)
 
 
@@ -219,21 +219,21 @@ def test_where_nothing_is_compared_the_limit_judges_alone() -> None:
     """At a share of one the champion is asked nothing."""
     everything = (Dealt(10_000, NOBODY, Counts(100, 30)),)
     assert compared_e_value(everything, Paired()) == pytest.approx(1.0, rel=1e-12)
-    assert judge(Evidence(everything), max_fault_rate=0.01).word is Word.WORSE
+    assert judge(Evidence(everything), max_fault_rate=0.01).word is Conclusion.WORSE
 
 
 def test_worse_is_said_before_good() -> None:
     seen = Evidence((Dealt(1000, Counts(100_000, 0), Counts(10_000, 50)),))
     verdict = judge(seen, max_fault_rate=0.01)
     assert verdict.upper_bound < 0.01
-    assert verdict.word is Word.WORSE
+    assert verdict.word is Conclusion.WORSE
 
 
 def test_huge_counts_do_not_overflow() -> None:
-    assert judge_alone(Counts(10**7, 10**6), max_fault_rate=0.01).word is Word.WORSE
-    assert judge_alone(Counts(10**7, 0), max_fault_rate=0.01).word is Word.GOOD
+    assert judge_alone(Counts(10**7, 10**6), max_fault_rate=0.01).word is Conclusion.WORSE
+    assert judge_alone(Counts(10**7, 0), max_fault_rate=0.01).word is Conclusion.GOOD
     paired = Evidence(paired=Paired(10**6, 10**5, 0))
-    assert judge(paired, max_fault_rate=0.01).word is Word.WORSE
+    assert judge(paired, max_fault_rate=0.01).word is Conclusion.WORSE
 
 
 def test_a_verdict_reads_as_a_sentence() -> None:

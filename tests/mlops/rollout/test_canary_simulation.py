@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlops.rollout.analysis import Counts, Dealt, Evidence, Word, judge
+from mlops.rollout.analysis import Conclusion, Counts, Dealt, Evidence, judge
 from mlops.rollout.controller import Controller
 from mlops.rollout.plan import plan_for
 from mlops.rollout.routing import deal, goes_to_challenger
@@ -23,7 +23,7 @@ LIMIT = 0.01
 CHAMPION_RATE = 0.005
 
 
-def word_of(dealt: Dealt) -> Word:
+def word_of(dealt: Dealt) -> Conclusion:
     return judge(Evidence((dealt,)), max_fault_rate=LIMIT).word
 
 
@@ -38,7 +38,7 @@ def ever_worse(
         faults = int(draw.binomial(mine, rate))
         challenger += Counts(mine, faults)
         # Only a fault of its own can make it look worse.
-        if faults and word_of(Dealt(weight, champion, challenger)) is Word.WORSE:
+        if faults and word_of(Dealt(weight, champion, challenger)) is Conclusion.WORSE:
             return True
     return False
 
@@ -79,7 +79,7 @@ def requests_until_worse(rate: float, *, runs: int, seed: int) -> list[int]:
             fault = bool(draw.random() < rate)
             challenger += Counts(1, fault)
             # Only a fault of its own can make it look worse.
-            if fault and word_of(Dealt(1000, champion, challenger)) is Word.WORSE:
+            if fault and word_of(Dealt(1000, champion, challenger)) is Conclusion.WORSE:
                 break
         found.append(challenger.trials)
     return found
