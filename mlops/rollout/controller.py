@@ -18,7 +18,7 @@ from mlops.errors import LeaseLost, StoreError
 from mlops.rollout.analysis import Counts, gather, of_champion
 from mlops.rollout.decide import Snapshot, decide
 from mlops.rollout.fallback import WINDOW_S, Fallback, champion_failing, decide_fallback
-from mlops.rollout.plan import Plan
+from mlops.rollout.plan import RolloutPlan
 from mlops.store import audit
 from mlops.store.engine import Connection, Store
 from mlops.store.leases import Lease, acquire, fence, release
@@ -225,7 +225,7 @@ def snapshot_of(connection: Connection, row: Rollout, route: Route, now: datetim
         failing = champion_failing(route, _knowing(route, _serving(replicas)), seen)
     return Snapshot(
         rollout=row,
-        plan=Plan.from_dict(row.plan),
+        plan=RolloutPlan.from_dict(row.plan),
         route=route,
         replicas=replicas,
         evidence=gather(read_tallies(connection, row.service, row.id), recent if promoted else ()),

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from mlops.rollout.analysis import Conclusion, Evidence, Verdict, judge, judge_alone
-from mlops.rollout.plan import EVERYTHING_BP, Plan
+from mlops.rollout.plan import EVERYTHING_BP, RolloutPlan
 from mlops.rollout.routing import takes_part
 from mlops.store.replicas import Replica, ReplicaState
 from mlops.store.rollouts import Arrow, Rollout
@@ -37,7 +37,7 @@ class Snapshot:
     """
 
     rollout: Rollout
-    plan: Plan
+    plan: RolloutPlan
     route: Route
     replicas: tuple[Replica, ...]
     evidence: Evidence

@@ -39,7 +39,7 @@ class Strategy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class RolloutPlan:
     """A strategy spelled out; times in seconds.
 
     ``weights_bp`` are the shares of its steps in basis points. ``load_s`` is how long replicas
@@ -132,7 +132,7 @@ def plan_for(
     canary_share: float = 0.1,
     load_s: float = 30.0,
     **changes: Any,
-) -> Plan:
+) -> RolloutPlan:
     """The usual plan of a strategy; ``changes`` replace its fields.
 
     ``canary_share`` is the first share of a canary (0 to 1).
@@ -146,14 +146,14 @@ def plan_for(
         raise RolloutError(
             f"deployment_strategy={strategy!r} is not one of {', '.join(Strategy)}"
         ) from error
-    unknown = sorted(set(changes) - {field.name for field in fields(Plan)})
+    unknown = sorted(set(changes) - {field.name for field in fields(RolloutPlan)})
     if unknown:
         raise RolloutError(
             f"a rollout has no setting {unknown[0]!r}; it has "
-            f"{', '.join(field.name for field in fields(Plan) if field.name != 'strategy')}"
+            f"{', '.join(field.name for field in fields(RolloutPlan) if field.name != 'strategy')}"
         )
     usual = {"weights_bp": _weights(chosen, canary_share), "load_s": load_s, **_TIMES[chosen]}
-    return Plan(strategy=chosen, **{**usual, **changes})
+    return RolloutPlan(strategy=chosen, **{**usual, **changes})
 
 
 def _weights(strategy: Strategy, canary_share: float) -> tuple[int, ...]:
@@ -226,7 +226,7 @@ class DeploymentConfig(RolloutSettings):
 
 def plan_from(
     settings: Settings, strategy: Strategy | str | None, changes: Mapping[str, Any]
-) -> Plan:
+) -> RolloutPlan:
     """The plan of a strategy by this configuration; ``changes`` win.
 
     Raises:

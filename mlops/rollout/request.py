@@ -9,7 +9,7 @@ from datetime import datetime
 
 from mlops.errors import RolloutError, RolloutRefused
 from mlops.rollout.decide import DEPLOYABLE
-from mlops.rollout.plan import Plan
+from mlops.rollout.plan import RolloutPlan
 from mlops.store import audit
 from mlops.store.engine import Store
 from mlops.store.replicas import list_replicas
@@ -25,7 +25,7 @@ PENDING_FOR = "asked for"
 def request_rollout(
     store: Store,
     model_id: str,
-    plan: Plan,
+    plan: RolloutPlan,
     why: audit.Why,
     *,
     force: bool = False,

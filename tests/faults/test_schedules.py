@@ -14,7 +14,7 @@ from datetime import timedelta
 import pytest
 
 from mlops.errors import RolloutError
-from mlops.rollout.plan import Plan
+from mlops.rollout.plan import RolloutPlan
 from mlops.store import Phase, Rollout
 from mlops.store.rollouts import list_rollouts
 from tests.faults.outage import locked_file, locked_tables
@@ -59,7 +59,7 @@ def test_every_rollout_ends_within_its_deadlines_whatever_three_faults_befall_it
         world.check()
 
 
-def longest(plan: Plan) -> float:
+def longest(plan: RolloutPlan) -> float:
     """The sum of every deadline on the longest path, and a lease for each fault."""
     phases = [Phase.PENDING, Phase.LOADING, Phase.GATE, Phase.PROMOTED, Phase.REVERTED]
     steps = [Phase.STEP] * (len(plan.weights_bp) + 1)

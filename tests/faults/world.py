@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mlops.rollout.plan import Plan, plan_for
+from mlops.rollout.plan import RolloutPlan, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.store import Phase, Rollout, Route, Store, Why, get_route, list_replicas, open_store
 from mlops.store.replicas import Replica
@@ -340,7 +340,7 @@ class World:
         return "\n".join(["", *rows, *logs])
 
 
-def quick_plan(strategy: str, **changes: Any) -> Plan:
+def quick_plan(strategy: str, **changes: Any) -> RolloutPlan:
     """A plan of a few seconds."""
     return plan_for(strategy, **{"canary_share": 0.25, **QUICK, **changes})
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mlops.rollout.controller import Controller, champion_scope
-from mlops.rollout.plan import Plan, Strategy, plan_for
+from mlops.rollout.plan import RolloutPlan, Strategy, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load
 from mlops.store import ModelVersion, Rollout, Route, Status, Store, Why, get_route
@@ -60,9 +60,11 @@ def begin_service(store: Store) -> Route:
         return change_route(connection, begun, after, "promote", Why(NOW))
 
 
-def ask(store: Store, strategy: Strategy | Plan = Strategy.CANARY, **options: Any) -> Rollout:
+def ask(
+    store: Store, strategy: Strategy | RolloutPlan = Strategy.CANARY, **options: Any
+) -> Rollout:
     """Ask for a rollout of the challenger."""
-    plan = strategy if isinstance(strategy, Plan) else plan_for(strategy)
+    plan = strategy if isinstance(strategy, RolloutPlan) else plan_for(strategy)
     return request_rollout(store, CHALLENGER, plan, ASKED, **options)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mlops.rollout.analysis import Counts, Evidence, Paired
 from mlops.rollout.decide import Snapshot
-from mlops.rollout.plan import EVERYTHING_BP, Plan, Strategy, plan_for
+from mlops.rollout.plan import EVERYTHING_BP, RolloutPlan, Strategy, plan_for
 from mlops.store import Phase, Replica, Rollout, Route, Status
 from mlops.store.replicas import HeldModel, ReplicaState
 
@@ -36,7 +36,7 @@ def a_replica(
     return Replica(name, "1", "", state, generations=generations, models=models)
 
 
-def a_route(phase: Phase, step: int, plan: Plan) -> Route:
+def a_route(phase: Phase, step: int, plan: RolloutPlan) -> Route:
     """The route that a rollout has made by then."""
     route = Route(SERVICE, GENERATION, CHAMPION, None, BASELINE, NOW, NOW)
     if phase is Phase.PENDING:

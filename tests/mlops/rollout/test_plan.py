@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from mlops.errors import RolloutError
-from mlops.rollout.plan import EVERYTHING_BP, Plan, Strategy, plan_for
+from mlops.rollout.plan import EVERYTHING_BP, RolloutPlan, Strategy, plan_for
 from mlops.store import Phase
 
 
@@ -88,7 +88,7 @@ def test_a_shadow_never_gets_a_share() -> None:
 @pytest.mark.parametrize("strategy", list(Strategy))
 def test_a_plan_survives_the_store(strategy: Strategy) -> None:
     plan = plan_for(strategy, max_fault_rate=0.02)
-    assert Plan.from_dict(plan.to_dict()) == plan
+    assert RolloutPlan.from_dict(plan.to_dict()) == plan
 
 
 def test_each_phase_waits_for_what_it_needs() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mlops.errors import RolloutError, RolloutRefused, StoreError, VersionNotFound
-from mlops.rollout.plan import Plan, plan_for
+from mlops.rollout.plan import RolloutPlan, plan_for
 from mlops.rollout.request import request_rollout, roll_back
 from mlops.store import (
     ModelVersion,
@@ -50,7 +50,7 @@ def test_a_request_is_a_pending_row_with_its_event_and_its_audit_entry(service: 
     assert row == asked
     assert (row.phase, row.from_version, row.to_version) == (Phase.PENDING, CHAMPION, CHALLENGER)
     assert (row.since, row.deadline) == (NOW, NOW + PLAN.patience(Phase.PENDING))
-    assert Plan.from_dict(row.plan) == PLAN
+    assert RolloutPlan.from_dict(row.plan) == PLAN
     assert (row.requested_by, row.requested_why) == ("anna", "it is better")
     assert [(e.seq, e.from_phase, e.to_phase) for e in list_events(service, row.id)] == [
         (0, None, Phase.PENDING)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from mlops.rollout import decide as deciding
 from mlops.rollout import routing
 from mlops.rollout.analysis import Counts, Evidence, Paired
-from mlops.rollout.plan import Plan, Strategy, plan_for
+from mlops.rollout.plan import RolloutPlan, Strategy, plan_for
 from mlops.store.replicas import HeldModel, Replica, ReplicaState
 from mlops.store.rollouts import Arrow, Rollout
 from mlops.store.routes import Route
@@ -52,7 +52,7 @@ class World:
     slow_controller: bool = False
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> RolloutPlan:
         return _PLANS[self.strategy]
 
     @property
@@ -308,7 +308,7 @@ def followed(row: Row, arrow: Arrow) -> Decided:
 
 
 @cache
-def _lasted(plan: Plan, phase: Phase, clock: Clock) -> timedelta:
+def _lasted(plan: RolloutPlan, phase: Phase, clock: Clock) -> timedelta:
     shortest = {Phase.STEP: plan.dwell_s, Phase.PROMOTED: plan.bake_s}.get(phase, 0.0)
     if clock is Clock.LATE:
         return plan.patience(phase)
