@@ -22,7 +22,7 @@ from mlops.models.base import Epoch, FitContext, History, default_recipe
 from mlops.models.lstm import Lstm
 from mlops.models.networks import Network
 from mlops.models.recipe import Recipe
-from mlops.models.trainer import EVALUATION_BATCH, Plan, learn
+from mlops.models.trainer import EVALUATION_BATCH, TrainingHyperparameters, learn
 from mlops.service import Target
 from tasks.context import available_threads
 
@@ -94,7 +94,7 @@ class PlainLoop:
 
     def __init__(self, series: Series, size: Size) -> None:
         torch.manual_seed(0)
-        self.plan, self.network = Plan.of(size.recipe), size.network()
+        self.plan, self.network = TrainingHyperparameters.of(size.recipe), size.network()
         self.optimiser = torch.optim.AdamW(
             self.network.parameters(),
             lr=self.plan.learning_rate,
@@ -164,6 +164,6 @@ def our_loop(
         series.learned,
         fit_rows=series.fit,
         selection_rows=series.selection,
-        plan=Plan.of(size.recipe),
+        plan=TrainingHyperparameters.of(size.recipe),
         context=FitContext(seed=0, threads=threads, on_epoch=on_epoch),
     )

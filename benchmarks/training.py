@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from benchmarks.figure import Figure
 from benchmarks.loops import PlainLoop, Size, make_series, our_loop
 from mlops.models.base import Epoch
-from mlops.models.trainer import Plan
+from mlops.models.trainer import TrainingHyperparameters
 from tasks.context import available_threads
 
 IDLE_EPOCHS, BUSY_EPOCHS = 5, 10
@@ -31,7 +31,7 @@ def against_plain_loop(size: Size | None = None) -> list[Figure]:
     ratio = ours.samples_per_second / plain.samples_per_second
     loss = min(epoch.selection_loss for epoch in ours.epochs)
     peer = min(plain.losses)
-    plan, units = Plan.of(size.recipe), size.recipe.params["lstm_units"]
+    plan, units = TrainingHyperparameters.of(size.recipe), size.recipe.params["lstm_units"]
     return [
         Figure(
             f"training an LSTM of {units}, T={plan.sequence_length}, batch {plan.batch_size}",

@@ -16,7 +16,7 @@ from mlops.models.base import FitContext, Floats, History, Rows, Tensors
 from mlops.models.devices import choose_device, one_thread_each
 from mlops.models.feature_forecaster import FeatureForecaster
 from mlops.models.recipe import Param
-from mlops.models.trainer import Plan, cut, learn
+from mlops.models.trainer import TrainingHyperparameters, cut, learn
 
 PREDICT_BATCH = 2_048
 """Windows forecast at once."""
@@ -76,7 +76,7 @@ class NetworkForecaster(FeatureForecaster):
         learned = np.full(len(dataset), np.nan, dtype=np.float32)
         for rows in (fit_rows, selection_rows):
             learned[rows] = self.learned(dataset, rows)
-        plan = Plan.of(self.recipe)
+        plan = TrainingHyperparameters.of(self.recipe)
         history = learn(
             network,
             torch.from_numpy(self.inputs(dataset)).to(device),

@@ -30,7 +30,7 @@ BETTER = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TrainingHyperparameters:
     """How a network learns; ``sequence_length`` in bars, ``patience`` in epochs.
 
     ``averaging`` above zero forecasts with the exponential mean of the weights over
@@ -47,7 +47,7 @@ class Plan:
     averaging: float
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Plan:
+    def of(cls, recipe: Recipe) -> TrainingHyperparameters:
         """Read a checked recipe."""
         names = [name for name in cls.__slots__ if name != "sequence_length"]
         return cls(recipe.sequence_length, **{name: recipe.params[name] for name in names})  # type: ignore[arg-type]
@@ -66,7 +66,7 @@ def learn(
     *,
     fit_rows: Tensor,
     selection_rows: Tensor,
-    plan: Plan,
+    plan: TrainingHyperparameters,
     context: FitContext,
 ) -> History:
     """Fit ``network`` in place; it ends with the weights of its best epoch.
@@ -109,7 +109,12 @@ class _Lesson:
     """One network, its data and its optimiser while it learns."""
 
     def __init__(
-        self, network: Network, features: Tensor, learned: Tensor, plan: Plan, context: FitContext
+        self,
+        network: Network,
+        features: Tensor,
+        learned: Tensor,
+        plan: TrainingHyperparameters,
+        context: FitContext,
     ) -> None:
         self.network, self.features, self.learned = network, features, learned
         self.plan, self.context = plan, context

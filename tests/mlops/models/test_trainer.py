@@ -13,9 +13,9 @@ from mlops.errors import ModelError, TrainingError, TrainingTimeout
 from mlops.models.base import FitContext
 from mlops.models.devices import Crew, choose_device, choose_precision, halves
 from mlops.models.lstm import LstmNetwork
-from mlops.models.trainer import Plan, cut, learn
+from mlops.models.trainer import TrainingHyperparameters, cut, learn
 
-PLAN = Plan(
+PLAN = TrainingHyperparameters(
     sequence_length=4,
     learning_rate=0.01,
     batch_size=64,
