@@ -22,7 +22,7 @@ from mlops.models.base import Epoch, FitContext, History, default_recipe
 from mlops.models.lstm import Lstm
 from mlops.models.networks import Network
 from mlops.models.recipe import Recipe
-from mlops.models.trainer import EVALUATION_BATCH, TrainingHyperparameters, learn
+from mlops.models.trainer import EVALUATION_BATCH, TrainingHyperparameters, train_network
 from mlops.service import Target
 from tasks.context import available_threads
 
@@ -158,7 +158,7 @@ class PlainLoop:
 def our_loop(
     series: Series, size: Size, *, threads: int, on_epoch: Callable[[Epoch], None]
 ) -> History:
-    return learn(
+    return train_network(
         size.network(),
         series.inputs,
         series.learned,

@@ -16,7 +16,7 @@ from mlops.models.base import FitContext, Floats, History, Rows, Tensors
 from mlops.models.devices import choose_device, one_thread_each
 from mlops.models.feature_forecaster import FeatureForecaster
 from mlops.models.recipe import Param
-from mlops.models.trainer import TrainingHyperparameters, cut, learn
+from mlops.models.trainer import TrainingHyperparameters, cut, train_network
 
 PREDICT_BATCH = 2_048
 """Windows forecast at once."""
@@ -77,7 +77,7 @@ class NetworkForecaster(FeatureForecaster):
         for rows in (fit_rows, selection_rows):
             learned[rows] = self.learned(dataset, rows)
         plan = TrainingHyperparameters.of(self.recipe)
-        history = learn(
+        history = train_network(
             network,
             torch.from_numpy(self.inputs(dataset)).to(device),
             torch.from_numpy(learned).to(device),

@@ -59,7 +59,7 @@ def cut(features: Tensor, rows: Tensor, sequence_length: int) -> Tensor:
     return features[(rows + back).to(features.device)]
 
 
-def learn(
+def train_network(
     network: Network,
     features: Tensor,
     learned: Tensor,

@@ -13,7 +13,7 @@ from mlops.errors import ModelError, TrainingError, TrainingTimeout
 from mlops.models.base import FitContext
 from mlops.models.devices import Crew, choose_device, choose_precision, halves
 from mlops.models.lstm import LstmNetwork
-from mlops.models.trainer import TrainingHyperparameters, cut, learn
+from mlops.models.trainer import TrainingHyperparameters, cut, train_network
 
 PLAN = TrainingHyperparameters(
     sequence_length=4,
@@ -41,7 +41,7 @@ def _learn(series, *, plan=PLAN, units=(8,), context=FitContext(seed=5), dropout
     network = LstmNetwork(2, units, dropout)
     network.initialise(torch.Generator().manual_seed(context.seed))
     fit_rows, selection_rows = ROWS
-    history = learn(
+    history = train_network(
         network, *series, fit_rows=fit_rows, selection_rows=selection_rows, plan=plan,
         context=context,
     )  # fmt: skip
