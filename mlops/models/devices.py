@@ -82,7 +82,7 @@ def one_thread_each() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Crew:
+class GradientWorkers:
     """Runs the parts of a batch, in turn or side by side, whichever is faster just now.
 
     Both give the same result; the choice is measured on real batches and again every
@@ -97,7 +97,7 @@ class Crew:
         self._spent = {True: 0.0, False: 0.0}
         self.side_by_side = workers > 1
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> GradientWorkers:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mlops.errors import TrainingError
 from mlops.models.base import Epoch, FitContext, History
-from mlops.models.devices import Crew, choose_precision, halves, one_thread_each
+from mlops.models.devices import GradientWorkers, choose_precision, halves, one_thread_each
 from mlops.models.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def train_network(
     lesson = _Lesson(network, features, learned, plan, context)
     epochs: list[Epoch] = []
     best, best_loss, waited = lesson.weights(), float("inf"), 0
-    with one_thread_each(), Crew(min(context.threads, lesson.parts)) as crew:
+    with one_thread_each(), GradientWorkers(min(context.threads, lesson.parts)) as crew:
         for number in range(1, plan.epochs + 1):
             fit_loss = lesson.epoch(fit_rows, crew)
             loss = lesson.evaluate(selection_rows)
@@ -131,7 +131,7 @@ class _Lesson:
         self.steps = self.samples = 0
         self.seconds = 0.0
 
-    def epoch(self, rows: Tensor, crew: Crew) -> float:
+    def epoch(self, rows: Tensor, crew: GradientWorkers) -> float:
         """One pass over ``rows`` in a new order; the mean loss."""
         started = perf_counter()
         self.network.train()
@@ -151,7 +151,7 @@ class _Lesson:
             )
         return mean
 
-    def _step(self, batch: Tensor, crew: Crew) -> Tensor:
+    def _step(self, batch: Tensor, crew: GradientWorkers) -> Tensor:
         masks = self.network.masks(len(batch), self.generator)
         sections = [mask.chunk(self.parts) for mask in masks]
         parts = [

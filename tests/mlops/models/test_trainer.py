@@ -11,7 +11,7 @@ import torch
 
 from mlops.errors import ModelError, TrainingError, TrainingTimeout
 from mlops.models.base import FitContext
-from mlops.models.devices import Crew, choose_device, choose_precision, halves
+from mlops.models.devices import GradientWorkers, choose_device, choose_precision, halves
 from mlops.models.lstm import LstmNetwork
 from mlops.models.trainer import TrainingHyperparameters, cut, train_network
 
@@ -155,7 +155,7 @@ def test_a_crew_keeps_the_order_of_parts_and_settles_on_the_faster_way():
         time.sleep(0.01)
         return part * 10
 
-    with Crew(2) as crew:
+    with GradientWorkers(2) as crew:
         for _ in range(12):
             assert crew.run(work, [1, 2]) == [10, 20]
         assert crew.side_by_side
