@@ -61,7 +61,7 @@ def choose_precision(device: torch.device, n_parameters: int) -> torch.dtype:
     return torch.bfloat16 if _multiplies_bfloat16() else torch.float32
 
 
-def halves(device: torch.device, n_parameters: int, batch_size: int) -> int:
+def parts_of_batch(device: torch.device, n_parameters: int, batch_size: int) -> int:
     """Parts that each batch of a fit is cut into."""
     worth_it = n_parameters >= LARGE_PARAMETERS and batch_size >= HALVES * SMALLEST_HALF
     return HALVES if device.type == "cpu" and worth_it else 1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mlops.errors import TrainingError
 from mlops.models.base import Epoch, FitContext, History
-from mlops.models.devices import GradientWorkers, choose_precision, halves, one_thread_each
+from mlops.models.devices import GradientWorkers, choose_precision, one_thread_each, parts_of_batch
 from mlops.models.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class _Lesson:
         size = sum(parameter.numel() for parameter in self.parameters)
         self.device = features.device
         self.precision = choose_precision(self.device, size)
-        self.parts = halves(self.device, size, plan.batch_size)
+        self.parts = parts_of_batch(self.device, size, plan.batch_size)
         self.generator = torch.Generator().manual_seed(context.seed)
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=plan.learning_rate, weight_decay=plan.weight_decay, fused=True

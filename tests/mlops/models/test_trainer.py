@@ -11,7 +11,7 @@ import torch
 
 from mlops.errors import ModelError, TrainingError, TrainingTimeout
 from mlops.models.base import FitContext
-from mlops.models.devices import GradientWorkers, choose_device, choose_precision, halves
+from mlops.models.devices import GradientWorkers, choose_device, choose_precision, parts_of_batch
 from mlops.models.lstm import LstmNetwork
 from mlops.models.trainer import TrainingHyperparameters, cut, train_network
 
@@ -145,9 +145,9 @@ def test_windows_end_at_their_row():
 def test_small_networks_stay_in_float32_and_in_one_part():
     cpu = torch.device("cpu")
     assert choose_precision(cpu, 5_000) is torch.float32
-    assert halves(cpu, 5_000, 256) == 1
-    assert halves(cpu, 150_000, 32) == 2
-    assert halves(cpu, 150_000, 16) == 1
+    assert parts_of_batch(cpu, 5_000, 256) == 1
+    assert parts_of_batch(cpu, 150_000, 32) == 2
+    assert parts_of_batch(cpu, 150_000, 16) == 1
 
 
 def test_a_crew_keeps_the_order_of_parts_and_settles_on_the_faster_way():
