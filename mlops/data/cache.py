@@ -29,7 +29,7 @@ _TICK = pd.Timedelta(1, "ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class BarRequest:
     """What is asked for: bars opened in ``[start, end)`` and closed by ``now``."""
 
     symbol: str
@@ -80,7 +80,7 @@ class BarCache:
             SourceError: when the source cannot be read; what it sent until then is kept.
             BarsError: when its bars break the contract; nothing of the offending page is kept.
         """
-        request = Request(symbol=symbol, timeframe=timeframe, now=now, start=start, end=end)
+        request = BarRequest(symbol=symbol, timeframe=timeframe, now=now, start=start, end=end)
         hours = calendar or calendar_for(source.venue, symbol)
         if not isinstance(source, PagedSource):
             report = _local_report(source, request, hours)
@@ -95,7 +95,7 @@ class BarCache:
         name = quote(symbol.lower().replace("/", "-"), safe="-")
         return Series(Path(self.root) / "bars" / venue / name / timeframe.name)
 
-    def _fill(self, series: Series, source: PagedSource, request: Request) -> None:
+    def _fill(self, series: Series, source: PagedSource, request: BarRequest) -> None:
         if not _gaps(series.head(), source, request):
             return
         source.check(request.symbol, request.timeframe)
@@ -104,7 +104,7 @@ class BarCache:
                 _fetch_gap(series, source, request, gap)
 
 
-def _gaps(head: Head, source: PagedSource, request: Request) -> tuple[Interval, ...]:
+def _gaps(head: Head, source: PagedSource, request: BarRequest) -> tuple[Interval, ...]:
     start = request.start
     if start is None and head.coverage:
         start = head.coverage[0][0]
@@ -113,7 +113,7 @@ def _gaps(head: Head, source: PagedSource, request: Request) -> tuple[Interval, 
     return head.gaps(pd.Timestamp(start), request.bound)
 
 
-def _fetch_gap(series: Series, source: PagedSource, request: Request, gap: Interval) -> None:
+def _fetch_gap(series: Series, source: PagedSource, request: BarRequest, gap: Interval) -> None:
     """Fetch one gap, storing each page as it comes."""
     step = request.timeframe.step
     begin, end = gap
@@ -137,7 +137,7 @@ def _fetch_gap(series: Series, source: PagedSource, request: Request, gap: Inter
         series.commit(head.covering(begin, end))
 
 
-def _clean_page(raw: pd.DataFrame, source: BarSource, request: Request) -> Cleaned:
+def _clean_page(raw: pd.DataFrame, source: BarSource, request: BarRequest) -> Cleaned:
     try:
         return clean(raw, timeframe=request.timeframe, now=pd.Timestamp(request.now))
     except BarsError as error:
@@ -148,7 +148,7 @@ def _clean_page(raw: pd.DataFrame, source: BarSource, request: Request) -> Clean
         ) from error
 
 
-def _local_report(source: BarSource, request: Request, calendar: Calendar) -> QualityReport:
+def _local_report(source: BarSource, request: BarRequest, calendar: Calendar) -> QualityReport:
     """Validate all there is, so that row numbers are the file's, then cut."""
     raw = source.fetch(request.symbol, request.timeframe)
     report = validate_bars(
@@ -161,7 +161,7 @@ def _local_report(source: BarSource, request: Request, calendar: Calendar) -> Qu
     return replace(cut, dropped=report.dropped, warnings=report.warnings)
 
 
-def _validate(frame: pd.DataFrame, request: Request, calendar: Calendar) -> QualityReport:
+def _validate(frame: pd.DataFrame, request: BarRequest, calendar: Calendar) -> QualityReport:
     if frame.empty:
         begin = request.start or "the beginning"
         raise BarsError(
@@ -171,7 +171,7 @@ def _validate(frame: pd.DataFrame, request: Request, calendar: Calendar) -> Qual
     return validate_bars(frame, timeframe=request.timeframe, calendar=calendar, now=request.now)
 
 
-def _stored(series: Series, source: BarSource, request: Request, calendar: Calendar) -> Bars:
+def _stored(series: Series, source: BarSource, request: BarRequest, calendar: Calendar) -> Bars:
     head, frame = series.read()
     report = _validate(request.cut(frame), request, calendar)
     notes = list(report.warnings)
@@ -191,7 +191,7 @@ def _last_close(report: QualityReport, timeframe: Timeframe) -> datetime:
     return last
 
 
-def _bars(source: BarSource, request: Request, report: QualityReport, known: datetime) -> Bars:
+def _bars(source: BarSource, request: BarRequest, report: QualityReport, known: datetime) -> Bars:
     return Bars(
         frame=report.bars,
         symbol=request.symbol,
