@@ -19,7 +19,7 @@ from mlops.registry.mirror import mirror
 from mlops.rollout.controller import Moved
 from mlops.rollout.plan import Strategy, plan_from
 from mlops.rollout.request import request_rollout, roll_back
-from mlops.rollout.runner import Progress, RolloutRunner, nothing, unfinished
+from mlops.rollout.runner import RolloutProgress, RolloutRunner, nothing, unfinished
 from mlops.settings import Settings
 from mlops.store import (
     ModelVersion,
@@ -38,7 +38,7 @@ from mlops.store.rollouts import ask_abort
 log = logging.getLogger(__name__)
 
 
-def quietly(seen: Progress) -> None:
+def quietly(seen: RolloutProgress) -> None:
     """Tell nobody how a rollout stands."""
 
 
@@ -75,7 +75,7 @@ class Deployer:
         rollout_id: str,
         *,
         holder: str,
-        tell: Callable[[Progress], object] = quietly,
+        tell: Callable[[RolloutProgress], object] = quietly,
         stop: threading.Event | None = None,
     ) -> Rollout:
         """Carry a rollout to its end, or until ``stop``, and show in MLflow what became of it.

@@ -194,8 +194,8 @@ class MLOpsManager:
         HTTP comes along, and recent bars are its trials. A rollout that was undone returns False
         and logs why. Without ``wait`` it is asked for and False is returned at once: whoever
         carries rollouts on does so. ``plan`` changes what the strategy spells out (``dwell_s``,
-        ``bake_s``, `mlops.rollout.plan.RolloutPlan`); ``force`` overrides the gates, with a person as
-        ``actor`` and a ``reason``.
+        ``bake_s``, `mlops.rollout.plan.RolloutPlan`); ``force`` overrides the gates, with a
+        person as ``actor`` and a ``reason``.
 
         Raises:
             RolloutRefused: when the version may not go live, with what to do.

@@ -27,7 +27,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from mlops.registry.tracking import Tracking
 from mlops.reports.drift import FOLDER
 from mlops.rollout.analysis import ALPHA_WORSE
-from mlops.rollout.runner import Progress
+from mlops.rollout.runner import RolloutProgress
 from mlops.service import Service
 from mlops.store import ModelVersion, RolloutEvent
 from mlops.training.verdict import Judgement
@@ -140,7 +140,7 @@ class Announcer:
         self.shown: list[dict[str, Any]] = []
         self.fresh_until = 0.0
 
-    def __call__(self, seen: Progress) -> None:
+    def __call__(self, seen: RolloutProgress) -> None:
         if not (FlowRunContext.get() or TaskRunContext.get()):
             return
         for event in seen.events[self.told :]:
@@ -151,7 +151,7 @@ class Announcer:
             self.fresh_until = now + REFRESH_S
         self.told = len(seen.events)
 
-    def _draw(self, seen: Progress, table: list[dict[str, Any]]) -> None:
+    def _draw(self, seen: RolloutProgress, table: list[dict[str, Any]]) -> None:
         row = seen.rollout
         title = f"{row.to_version} going live by {row.strategy} on {row.service}: {row.phase}"
         try:
@@ -162,7 +162,7 @@ class Announcer:
             get_run_logger().warning("the table could not be shown: %s", error)
 
 
-def rollout_table(seen: Progress) -> list[dict[str, Any]]:
+def rollout_table(seen: RolloutProgress) -> list[dict[str, Any]]:
     """One row an arrow, with the evidence it was taken on; the last one is how it stands now."""
     rows = [_event_row(event) for event in seen.events]
     if seen.verdict is None:

@@ -28,7 +28,7 @@ STORE_AWAY_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class RolloutProgress:
     """A rollout while it is followed: its path so far, and what the evidence says now."""
 
     rollout: Rollout
@@ -55,7 +55,7 @@ class RolloutRunner:
     tick_s: float = TICK_S
 
     def follow(
-        self, rollout_id: str, tell: Callable[[Progress], object] = lambda seen: None
+        self, rollout_id: str, tell: Callable[[RolloutProgress], object] = lambda seen: None
     ) -> Rollout:
         """Carry on until this rollout has ended, or ``stop``; ``tell`` hears of it at each tick.
 
@@ -116,7 +116,7 @@ class RolloutRunner:
             _step_down(controller)
 
 
-def look(store: Store, rollout_id: str) -> Progress:
+def look(store: Store, rollout_id: str) -> RolloutProgress:
     """A rollout as it stands; the verdict is None once it has ended.
 
     Raises:
@@ -129,7 +129,7 @@ def look(store: Store, rollout_id: str) -> Progress:
             route = read_route(connection, row.service)
             if route is not None:
                 verdict = _verdict(snapshot_of(connection, row, route, store_time(connection)))
-    return Progress(row, list_events(store, rollout_id), verdict)
+    return RolloutProgress(row, list_events(store, rollout_id), verdict)
 
 
 def _verdict(s: Snapshot) -> Verdict:

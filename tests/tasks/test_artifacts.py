@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlops.rollout.analysis import Counts, judge_alone
-from mlops.rollout.runner import Progress
+from mlops.rollout.runner import RolloutProgress
 from mlops.service import Service
 from mlops.store import Phase, Rollout, RolloutEvent
 from tasks.artifacts import artifact_key, deploy_key, gate_table, rollout_table, run_url
@@ -35,7 +35,7 @@ def arrow(seq: int, phase: Phase, **detail: Any) -> RolloutEvent:
     return RolloutEvent("rollout-1", seq, NOW, None, phase, 0, 7, 1, f"because {phase}", detail)
 
 
-def seen(*events: RolloutEvent, **more: Any) -> Progress:
+def seen(*events: RolloutEvent, **more: Any) -> RolloutProgress:
     row = Rollout(
         id="rollout-1",
         service="gate_io.btc-usdt.1h.return.1",
@@ -54,7 +54,7 @@ def seen(*events: RolloutEvent, **more: Any) -> Progress:
         requested_why="",
         requested_at=NOW,
     )
-    return Progress(row, events, more.get("verdict"))
+    return RolloutProgress(row, events, more.get("verdict"))
 
 
 FIGURES = {

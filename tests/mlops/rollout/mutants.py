@@ -364,9 +364,9 @@ _SNAPSHOT: Mapping[str, Mapping[str, Wrong]] = {
         "one": lambda right: lambda s: right(s)[:1],
     },
     "verdict": {
-        "always good": lambda right: lambda s: replace(right(s), word=deciding.Word.GOOD),
-        "never good": lambda right: lambda s: replace(right(s), word=deciding.Word.UNKNOWN),
-        "always worse": lambda right: lambda s: replace(right(s), word=deciding.Word.WORSE),
+        "always good": lambda right: lambda s: replace(right(s), word=deciding.Conclusion.GOOD),
+        "never good": lambda right: lambda s: replace(right(s), word=deciding.Conclusion.UNKNOWN),
+        "always worse": lambda right: lambda s: replace(right(s), word=deciding.Conclusion.WORSE),
     },
 }
 

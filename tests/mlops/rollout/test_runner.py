@@ -12,7 +12,7 @@ from mlops.errors import RolloutError, StoreError
 from mlops.rollout import runner as carrying
 from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.plan import Strategy, plan_for
-from mlops.rollout.runner import Progress, RolloutRunner, look, unfinished, unique
+from mlops.rollout.runner import RolloutProgress, RolloutRunner, look, unfinished, unique
 from mlops.store import Phase, Store
 from mlops.store.leases import acquire
 from tests.mlops.rollout.rows import CHALLENGER, ask, route_of
@@ -31,7 +31,7 @@ def free(store: Store) -> bool:
 
 
 def test_a_followed_rollout_is_carried_to_its_end_and_told_step_by_step(service: Store) -> None:
-    seen: list[Progress] = []
+    seen: list[RolloutProgress] = []
     asked = ask(service, QUICK)
     with acknowledging(service):
         ended = carrier(service).follow(asked.id, seen.append)
@@ -46,7 +46,7 @@ def test_one_that_has_ended_is_told_once(service: Store) -> None:
     asked = ask(service, QUICK)
     with acknowledging(service):
         carrier(service).follow(asked.id)
-    seen: list[Progress] = []
+    seen: list[RolloutProgress] = []
     assert carrier(service).follow(asked.id, seen.append).phase is Phase.DONE
     assert len(seen) == 1
 
@@ -128,9 +128,9 @@ def test_what_is_open_for_longer_is_left_at_the_end_of_the_time(service: Store) 
 
 def test_after_the_promotion_the_new_champion_alone_is_judged(service: Store) -> None:
     asked, stop = ask(service, plan_for(Strategy.CANARY, dwell_s=0, bake_s=3600)), Event()
-    seen: list[Progress] = []
+    seen: list[RolloutProgress] = []
 
-    def until_promoted(one: Progress) -> None:
+    def until_promoted(one: RolloutProgress) -> None:
         seen.append(one)
         if one.rollout.phase is Phase.PROMOTED:
             stop.set()
