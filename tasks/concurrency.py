@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 
 from mlops.service import Service
 from mlops.settings import current_settings
-from mlops.store.leases import Turn, turn
+from mlops.store.leases import Turn, exclusive
 from tasks.context import SECONDS_PER_HOUR
 from tasks.rollout import open_manager
 
@@ -36,7 +36,7 @@ def training_turn(service: Service) -> Iterator[Turn]:
     """
     hours = current_settings().training_job_timeout_hours
     with (
-        turn(
+        exclusive(
             open_manager().store,
             f"training:{service}",
             f"{flow_run.name} ({flow_run.id}, attempt {flow_run.run_count})",

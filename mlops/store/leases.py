@@ -132,7 +132,7 @@ class Turn:
 
 
 @contextmanager
-def turn(
+def exclusive(
     store: Store,
     name: str,
     holder: str,

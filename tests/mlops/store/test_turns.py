@@ -12,7 +12,7 @@ import pytest
 
 from mlops.errors import LeaseLost, TrainingTimeout
 from mlops.store import Store, leases, open_store
-from mlops.store.leases import Turn, holder_of, still, turn
+from mlops.store.leases import Turn, exclusive, holder_of, still
 from mlops.store.schema import lease
 from mlops.store.sql import db_now
 from tests.forked import in_child
@@ -63,7 +63,7 @@ def test_runs_of_one_name_never_overlap(store: Store) -> None:
 
     def work(number: int) -> None:
         nonlocal inside, most
-        with turn(store, NAME, f"run {number}", timeout_s=30):
+        with exclusive(store, NAME, f"run {number}", timeout_s=30):
             inside += 1
             most = max(most, inside)
             # Longer than the lease lasts: it is renewed.
@@ -77,21 +77,21 @@ def test_runs_of_one_name_never_overlap(store: Store) -> None:
 
 
 def test_other_names_do_not_wait(store: Store) -> None:
-    with turn(store, NAME, "one", timeout_s=0), turn(store, OTHER, "two", timeout_s=0):
+    with exclusive(store, NAME, "one", timeout_s=0), exclusive(store, OTHER, "two", timeout_s=0):
         assert (holder_of(store, NAME), holder_of(store, OTHER)) == ("one", "two")
 
 
 def test_a_run_that_fails_frees_its_turn_at_once(store: Store) -> None:
-    with pytest.raises(KeyError), turn(store, NAME, "one", timeout_s=0):
+    with pytest.raises(KeyError), exclusive(store, NAME, "one", timeout_s=0):
         raise KeyError
     assert holder_of(store, NAME) is None
 
 
 def test_who_waits_says_for_whom_and_not_for_ever(store: Store, told: list[str]) -> None:
     with (
-        turn(store, NAME, "train-lstm-BTC/USD", timeout_s=0),
+        exclusive(store, NAME, "train-lstm-BTC/USD", timeout_s=0),
         pytest.raises(TrainingTimeout, match="TRAINING_JOB_TIMEOUT_HOURS"),
-        turn(store, NAME, "two", timeout_s=0.1, tell=told.append),
+        exclusive(store, NAME, "two", timeout_s=0.1, tell=told.append),
     ):
         pytest.fail("two runs have one turn")
     assert told == [f"{NAME} waits for train-lstm-BTC/USD"]
@@ -101,11 +101,11 @@ def test_a_holder_killed_at_work_is_followed_when_its_lease_ends(
     store: Store, url: str, told: list[str]
 ) -> None:
     def die() -> None:
-        with turn(open_store(url), NAME, "the killed", timeout_s=0):
+        with exclusive(open_store(url), NAME, "the killed", timeout_s=0):
             os.kill(os.getpid(), signal.SIGKILL)
 
     assert os.WTERMSIG(in_child(die)) == signal.SIGKILL
-    with turn(store, NAME, "the next", timeout_s=10, tell=told.append):
+    with exclusive(store, NAME, "the next", timeout_s=10, tell=told.append):
         assert holder_of(store, NAME) == "the next"
     assert told == [f"{NAME} waits for the killed"]
 
@@ -118,7 +118,7 @@ def test_who_slept_through_its_lease_does_not_end_the_next_ones_turn(
     def oversleep() -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(leases, "_renew", lambda *_: False)
-            with turn(store, NAME, "the sleeper", timeout_s=0) as mine:
+            with exclusive(store, NAME, "the sleeper", timeout_s=0) as mine:
                 asleep.set()
                 awake.wait(10)
                 write(store, mine)
@@ -126,7 +126,7 @@ def test_who_slept_through_its_lease_does_not_end_the_next_ones_turn(
     with ThreadPoolExecutor(1) as pool:
         sleeper = pool.submit(oversleep)
         asleep.wait(10)
-        with turn(store, NAME, "the next", timeout_s=10):
+        with exclusive(store, NAME, "the next", timeout_s=10):
             awake.set()
             with pytest.raises(LeaseLost):
                 sleeper.result()
@@ -135,7 +135,7 @@ def test_who_slept_through_its_lease_does_not_end_the_next_ones_turn(
 
 def test_who_slept_while_another_came_and_went_may_not_write(store: Store) -> None:
     """Its lease could be had again, but what it knows is old."""
-    with turn(store, NAME, "the sleeper", timeout_s=0) as mine:
+    with exclusive(store, NAME, "the sleeper", timeout_s=0) as mine:
         pass_on(store, "the other")
         until(lambda: holder_of(store, NAME) is None)
         with pytest.raises(LeaseLost):
@@ -143,7 +143,7 @@ def test_who_slept_while_another_came_and_went_may_not_write(store: Store) -> No
 
 
 def test_who_slept_alone_may_write(store: Store) -> None:
-    with turn(store, NAME, "the sleeper", timeout_s=0) as mine:
+    with exclusive(store, NAME, "the sleeper", timeout_s=0) as mine:
         first = mine.lease
         end(store)
         until(lambda: mine.lease != first)
