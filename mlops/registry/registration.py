@@ -38,7 +38,7 @@ from mlops.registry.mirror import (
 from mlops.registry.tracking import HOST_TAG, Tracking, open_run
 from mlops.service import Service, new_model_id
 from mlops.store import ModelVersion, Status, Why, get_route
-from mlops.store.leases import Turn, still
+from mlops.store.leases import Turn, require_held
 from mlops.store.routes import begin_route
 from mlops.store.triggers import Claim
 from mlops.store.versions import get_version, insert_version, known_ids
@@ -239,7 +239,7 @@ def _verify(registry: Registry, logged: Logged) -> None:
 def _commit(registry: Registry, candidate: Candidate, row: ModelVersion, why: Why) -> None:
     with registry.store.write() as connection:
         if candidate.turn is not None:
-            still(connection, candidate.turn)
+            require_held(connection, candidate.turn)
         insert_version(connection, row, why)
         if candidate.begins_service:
             begin_route(connection, row.service, row.model_id, why)

@@ -7,7 +7,7 @@ has come, however late the old one wakes up: a paused process cannot act on what
 
 A turn is a lease that a thread renews. Who is killed can renew no more, and the next one's turn
 comes within `LEASE_S`. Who only slept, and wakes when another one had its turn, is refused by
-`still` when it wants to write what it made.]]
+`require_held` when it wants to write what it made.]]
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def exclusive(
             release(store, held.lease)
 
 
-def still(connection: Connection, held: Turn) -> None:
+def require_held(connection: Connection, held: Turn) -> None:
     """Refuse the caller's transaction where another one had its turn meanwhile.
 
     Raises:

@@ -12,7 +12,7 @@ import pytest
 
 from mlops.errors import LeaseLost, TrainingTimeout
 from mlops.store import Store, leases, open_store
-from mlops.store.leases import Turn, exclusive, holder_of, still
+from mlops.store.leases import Turn, exclusive, holder_of, require_held
 from mlops.store.schema import lease
 from mlops.store.sql import db_now
 from tests.forked import in_child
@@ -55,7 +55,7 @@ def until(seen: Callable[[], bool]) -> None:
 
 def write(store: Store, held: Turn) -> None:
     with store.write() as connection:
-        still(connection, held)
+        require_held(connection, held)
 
 
 def test_runs_of_one_name_never_overlap(store: Store) -> None:
