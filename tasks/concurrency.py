@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 
 from mlops.service import Service
 from mlops.settings import current_settings
-from mlops.store.leases import Turn, exclusive
+from mlops.store.leases import HeldLease, exclusive
 from tasks.context import SECONDS_PER_HOUR
 from tasks.rollout import open_manager
 
@@ -29,7 +29,7 @@ def limit_trainings(client: SyncPrefectClient, limit: int) -> int:
 
 
 @contextmanager
-def training_turn(service: Service) -> Iterator[Turn]:
+def training_turn(service: Service) -> Iterator[HeldLease]:
     """Wait until no other run trains the service, as long as a training may last; then a slot.
 
     Who waits for its turn occupies no slot: other services need not wait for it.

@@ -25,7 +25,7 @@ from mlops.search.study import Study
 from mlops.service import Service
 from mlops.settings import Settings, current_settings
 from mlops.store import ModelVersion, Why
-from mlops.store.leases import Turn
+from mlops.store.leases import HeldLease
 from mlops.store.triggers import Claim
 from mlops.training.publish import Request, publish
 from mlops.training.retraining import Retraining, claim_retraining, market_time
@@ -148,7 +148,7 @@ def register(
     study: Study,
     judgement: Judgement,
     run: RunLog,
-    turn: Turn | None = None,
+    turn: HeldLease | None = None,
     answers: Claim | None = None,
 ) -> ModelVersion:
     """Register the winner, as challenger or as refused; that answers what asked for it."""
@@ -203,7 +203,7 @@ def _thresholds(settings: Settings) -> Thresholds:
     )
 
 
-def _request(assignment: TrainingPlan, turn: Turn | None, answers: Claim | None) -> Request:
+def _request(assignment: TrainingPlan, turn: HeldLease | None, answers: Claim | None) -> Request:
     return Request(
         model_type=str(assignment.model_type),
         config=assignment.config.model_dump(mode="json"),

@@ -38,7 +38,7 @@ from mlops.registry.mirror import (
 from mlops.registry.tracking import HOST_TAG, Tracking, open_run
 from mlops.service import Service, new_model_id
 from mlops.store import ModelVersion, Status, Why, get_route
-from mlops.store.leases import Turn, require_held
+from mlops.store.leases import HeldLease, require_held
 from mlops.store.routes import begin_route
 from mlops.store.triggers import Claim
 from mlops.store.versions import get_version, insert_version, known_ids
@@ -149,7 +149,7 @@ class Candidate:
     run_id: str | None = None
     begins_service: bool = False
     answers: Claim | None = None
-    turn: Turn | None = None
+    turn: HeldLease | None = None
 
 
 def register(registry: Registry, candidate: Candidate, why: Why) -> ModelVersion:

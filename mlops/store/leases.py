@@ -125,7 +125,7 @@ LOOK_S = 2.0
 
 
 @dataclass(slots=True)
-class Turn:
+class HeldLease:
     """A turn that is held for now; its lease gets a new term where it ran out unnoticed."""
 
     lease: Lease
@@ -139,7 +139,7 @@ def exclusive(
     *,
     timeout_s: float,
     tell: Callable[[str], object] = log.info,
-) -> Iterator[Turn]:
+) -> Iterator[HeldLease]:
     """Wait until nobody holds ``name``, and hold it for as long as the block works.
 
     ``holder`` is what the others are told they wait for; it must differ between runs.
@@ -148,7 +148,7 @@ def exclusive(
         TrainingTimeout: when the turn has not come after ``timeout_s``.
         StoreError: when the store is away while waiting.
     """
-    held = Turn(_wait(store, name, holder, timeout_s=timeout_s, tell=tell))
+    held = HeldLease(_wait(store, name, holder, timeout_s=timeout_s, tell=tell))
     try:
         with renewing(partial(_renew, store, held), every_s=LEASE_S / 3):
             yield held
@@ -158,7 +158,7 @@ def exclusive(
             release(store, held.lease)
 
 
-def require_held(connection: Connection, held: Turn) -> None:
+def require_held(connection: Connection, held: HeldLease) -> None:
     """Refuse the caller's transaction where another one had its turn meanwhile.
 
     Raises:
@@ -197,7 +197,7 @@ def _wait(
         time.sleep(LOOK_S)
 
 
-def _renew(store: Store, held: Turn) -> bool:
+def _renew(store: Store, held: HeldLease) -> bool:
     """Whether the turn goes on."""
     old = held.lease
     try:

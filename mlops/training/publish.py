@@ -23,7 +23,7 @@ from mlops.registry.tracking import RunLog
 from mlops.search.study import Study, Trial
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Why
-from mlops.store.leases import Turn
+from mlops.store.leases import HeldLease
 from mlops.store.triggers import Claim
 from mlops.training.verdict import Judgement
 
@@ -41,7 +41,7 @@ class Request:
     digest: str
     reason: str
     answers: Claim | None = None
-    turn: Turn | None = None
+    turn: HeldLease | None = None
 
 
 def publish(

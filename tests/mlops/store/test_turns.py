@@ -12,7 +12,7 @@ import pytest
 
 from mlops.errors import LeaseLost, TrainingTimeout
 from mlops.store import Store, leases, open_store
-from mlops.store.leases import Turn, exclusive, holder_of, require_held
+from mlops.store.leases import HeldLease, exclusive, holder_of, require_held
 from mlops.store.schema import lease
 from mlops.store.sql import db_now
 from tests.forked import in_child
@@ -53,7 +53,7 @@ def until(seen: Callable[[], bool]) -> None:
     pytest.fail("not within 10 s")
 
 
-def write(store: Store, held: Turn) -> None:
+def write(store: Store, held: HeldLease) -> None:
     with store.write() as connection:
         require_held(connection, held)
 
