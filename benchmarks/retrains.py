@@ -18,8 +18,8 @@ from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FitContext
 from mlops.models.recipe import Recipe
-from mlops.search.agenda import plan_search, prove_search_causal, request_digest
 from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.search_plan import plan_search, prove_search_causal, request_digest
 from mlops.search.slices import Slices, cut, cut_since
 from mlops.search.study import Study, StudyContext, run_refit, run_study
 from mlops.service import Service, Target, Timeframe

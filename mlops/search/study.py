@@ -16,7 +16,7 @@ from mlops.errors import TrainingError
 from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext, History, default_recipe
 from mlops.models.recipe import Recipe
-from mlops.search.agenda import SearchPlan
+from mlops.search.search_plan import SearchPlan
 from mlops.search.slices import Slices
 from mlops.search.tuning import TrialRecord, tune
 from mlops.search.walk_forward import WalkForward, run_walk_forward

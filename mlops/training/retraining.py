@@ -18,8 +18,8 @@ import pandas as pd
 from mlops.data.calendar import calendar_for
 from mlops.data.sources.samples import SAMPLE_VENUE
 from mlops.errors import StoreError
-from mlops.search.agenda import request_digest
 from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.search_plan import request_digest
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Store, get_route, list_versions
 from mlops.store.engine import Connection

@@ -13,14 +13,14 @@ from mlops.features.dataset import Dataset
 from mlops.models.base import build_forecaster
 from mlops.models.recipe import Recipe
 from mlops.registry.connection import Registry
-from mlops.search.agenda import (
+from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.search_plan import (
     SearchPlan,
     plan_search,
     prove_search_causal,
     request_digest,
     study_key,
 )
-from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.slices import Slices, cut, cut_since
 from mlops.service import Service
 from mlops.training.refit_policy import RefitPolicy, refit_policy_for

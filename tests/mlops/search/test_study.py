@@ -16,8 +16,8 @@ from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext, default_recipe
 from mlops.models.recipe import Recipe
 from mlops.search import study as module
-from mlops.search.agenda import SearchPlan, plan_search
 from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.search_plan import SearchPlan, plan_search
 from mlops.search.slices import Slices, cut, cut_since
 from mlops.search.study import StudyContext, Trial, run_refit, run_study
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from mlops.models.recipe import Recipe
-from mlops.search.agenda import request_digest
 from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.search_plan import request_digest
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Store, Why, open_store
 from mlops.store.triggers import (

@@ -13,8 +13,8 @@ from mlops.data.simulator import simulate_bars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import BASELINES, FitContext, build_forecaster
-from mlops.search.agenda import plan_search
 from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.search_plan import plan_search
 from mlops.search.slices import cut, cut_since
 from mlops.search.study import Study, StudyContext, run_refit, run_study
 from mlops.service import Target, Timeframe

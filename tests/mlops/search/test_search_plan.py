@@ -7,8 +7,8 @@ import pytest
 
 from mlops.errors import LookaheadError, ModelError
 from mlops.features.indicators import register_indicator, unregister_indicator
-from mlops.search.agenda import plan_search, prove_search_causal, request_digest, study_key
 from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.search_plan import plan_search, prove_search_causal, request_digest, study_key
 
 
 @pytest.fixture
