@@ -16,7 +16,7 @@ from mlops.errors import RegistryError, RolloutError, VersionNotFound
 from mlops.models.bundle import Trust
 from mlops.registry import Registry, bundle_cache, check_reachable, is_local, load, load_version
 from mlops.registry.mirror import mirror
-from mlops.rollout.controller import Moved
+from mlops.rollout.fallback import Moved
 from mlops.rollout.plan import Strategy, plan_from
 from mlops.rollout.request import request_rollout, roll_back
 from mlops.rollout.runner import RolloutProgress, RolloutRunner, nothing, unfinished

@@ -19,7 +19,7 @@ DOORS = {
     "prefect": ("tasks/", "flows/", "deployments/"),
     # The story forecasts as any notebook would.
     "mlflow": ("mlops/registry/", "mlops/models/bundle.py", "deployments/demo/story.py"),
-    "torch": ("mlops/models/", "mlops/training/trainer.py"),
+    "torch": ("mlops/models/",),
     "optuna": ("mlops/search/tuning.py",),
     "ccxt": ("mlops/data/sources/",),
     "exchange_calendars": ("mlops/data/calendar.py",),

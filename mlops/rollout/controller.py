@@ -10,14 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 
 from mlops.alerts.conditions import tell_of_fallback, tell_of_move
 from mlops.errors import LeaseLost, StoreError
 from mlops.rollout.analysis import Counts, gather, of_champion
 from mlops.rollout.decide import Snapshot, decide
-from mlops.rollout.fallback import WINDOW_S, Fallback, champion_failing, decide_fallback
+from mlops.rollout.fallback import WINDOW_S, Fallback, Moved, champion_failing, decide_fallback
 from mlops.rollout.plan import RolloutPlan
 from mlops.store import audit
 from mlops.store.engine import Connection, Store
@@ -43,21 +42,6 @@ MAX_ARROWS = 4
 
 FORGET_REPLICA_S = 3600.0
 FORGET_EVIDENCE_S = 7 * 86_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    """One thing a tick did, and the version it did it to."""
-
-    service: str
-    what: str
-    reason: str
-    model_id: str
-
-    def log(self, level: int = logging.INFO) -> None:
-        """Say it in the log."""
-        about = {"service": self.service, "model_id": self.model_id}
-        log.log(level, "service=%s %s: %s", self.service, self.what, self.reason, extra=about)
 
 
 class Controller:

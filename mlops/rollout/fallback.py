@@ -16,7 +16,6 @@ from datetime import datetime
 from mlops.alerts.conditions import tell_of_return
 from mlops.errors import StoreError
 from mlops.rollout.analysis import Conclusion, Counts, judge_alone
-from mlops.rollout.controller import Moved
 from mlops.store import audit
 from mlops.store.alerts import Condition, is_lasting, list_alerts
 from mlops.store.engine import Connection, Store
@@ -33,6 +32,21 @@ MAX_FAULT_RATE = 0.05
 
 WINDOW_S = 600.0
 """Trials of this many seconds are judged together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One thing a tick did, and the version it did it to."""
+
+    service: str
+    what: str
+    reason: str
+    model_id: str
+
+    def log(self, level: int = logging.INFO) -> None:
+        """Say it in the log."""
+        about = {"service": self.service, "model_id": self.model_id}
+        log.log(level, "service=%s %s: %s", self.service, self.what, self.reason, extra=about)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from mlops.errors import StoreError
 from mlops.rollout.analysis import Verdict, judge_alone
-from mlops.rollout.controller import LEASE_S, TICK_S, Controller, Moved, snapshot_of
+from mlops.rollout.controller import LEASE_S, TICK_S, Controller, snapshot_of
 from mlops.rollout.decide import Snapshot
+from mlops.rollout.fallback import Moved
 from mlops.store.engine import Store
 from mlops.store.rollouts import Rollout, RolloutEvent, get_rollout, list_events, open_rollouts
 from mlops.store.routes import read_route

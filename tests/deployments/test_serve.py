@@ -19,13 +19,13 @@ from urllib.request import urlopen
 import numpy as np
 import pandas as pd
 import pytest
-from tests.deployments.test_demo import processes_naming
 
 from deployments.demo.rollout_act import free_port
 from mlops.data.bars import COLUMNS
 from mlops.data.sources.samples import SampleSource
 from mlops.registry.tracking import _import_quietly
 from mlops.service import Timeframe
+from tests.deployments.demo.test_main import processes_naming
 from tests.project import seeded
 
 ROOT = Path(__file__).parents[2]

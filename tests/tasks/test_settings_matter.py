@@ -17,7 +17,8 @@ from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
 from mlops.models.base import default_recipe
 from mlops.monitoring.drift.report import DriftReport
-from mlops.monitoring.performance.live import LivePerformance, degradation
+from mlops.monitoring.performance import degradation
+from mlops.monitoring.performance.live import LivePerformance
 from mlops.monitoring.performance.outcomes import Sighting, match_sightings
 from mlops.registry.connection import load
 from mlops.search.config import TrainingConfig

@@ -20,7 +20,7 @@ from mlops.features.dataset import Dataset
 from mlops.models.bundle import Bundle, open_bundle
 from mlops.models.signing import load_or_make_key
 from mlops.monitoring import monitor as module
-from mlops.monitoring.drift.report import version_drift
+from mlops.monitoring.drift import version_drift
 from mlops.monitoring.monitor import Looked, Monitor, MonitorConfig
 from mlops.monitoring.performance.degradation import SkillStatus
 from mlops.registry import bundle_parts, write_bundle

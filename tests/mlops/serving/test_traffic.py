@@ -16,9 +16,9 @@ from mlops.serving.runtime import Runtime
 from mlops.serving.traffic import HOUR_S, TrafficCounts
 from mlops.store import Store
 from mlops.store.request_counts import Traffic, TrafficRow, read_traffic, total
+from tests.mlops.serving.test_dispatcher import window
 
 from .conftest import KEY, SERVICE, Library
-from .test_desk import window
 
 Settle = Callable[[], None]
 SetRoute = Callable[..., None]

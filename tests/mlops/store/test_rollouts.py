@@ -30,9 +30,9 @@ from mlops.store.rollouts import (
     open_rollouts,
     status_of,
 )
+from tests.mlops.store.test_routes import Add
 
 from .conftest import NOW, SERVICE
-from .test_live import Add
 
 ANNA = Why(NOW, actor="anna", reason="it is better")
 ROLLOUT = Rollout(
