@@ -11,6 +11,9 @@ from mlops.errors import StoreError
 
 VERSION_TABLE = "mlops_schema_version"
 HEAD = "0009"
+BEFORE_BASELINE = tuple(f"{number:04}" for number in range(1, 9))
+"""Revisions of stores from before the first release; their migrations are no longer here."""
+LAST_COMMIT_THAT_MIGRATES_THEM = "9ae3cdf"
 _HERE = Path(__file__).parent
 _one_at_a_time = threading.Lock()
 """Alembic keeps what it works on in its module: two threads would share it."""
@@ -28,8 +31,10 @@ def upgrade(connection: sa.Connection) -> None:
     """Run every missing migration inside the caller's transaction.
 
     Raises:
-        StoreError: when the database is at a revision this release does not know.
+        StoreError: when the database is at a revision that this release does not know, or at one
+            from before the baseline migration.
     """
+    _refuse_before_baseline(current_revision(connection))
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -45,3 +50,15 @@ def upgrade(connection: sa.Connection) -> None:
             f"the store is at schema {current_revision(connection)!r}, which this release "
             f"(schema {HEAD!r}) does not know; install the release that wrote it, or a newer one"
         ) from error
+
+
+def _refuse_before_baseline(revision: str | None) -> None:
+    if revision in BEFORE_BASELINE:
+        commit = LAST_COMMIT_THAT_MIGRATES_THEM
+        raise StoreError(
+            f"the store is at schema {revision!r}, which this release cannot migrate: it takes an "
+            f"empty database or a store at schema {HEAD!r}; commit {commit} migrates it: back up "
+            f'the database, check out {commit}, open the store once there (python -c "from '
+            "mlops.store import open_store; open_store('<URL of the store>')\"), and come back "
+            "to this release"
+        )
