@@ -28,8 +28,8 @@ from mlops.settings import Settings
 from mlops.store import Phase, Status, get_route, list_forecasts
 from mlops.store.alerts import list_alerts
 from mlops.store.migrations import HEAD, current_revision
+from mlops.store.monitor_runs import list_watches
 from mlops.store.triggers import Cause, list_triggers
-from mlops.store.watches import list_watches
 from tests.conftest import mlflow_forgets
 
 ARCHIVE = Path(__file__).parent / "store-9ae3cdf.tar.xz"
