@@ -45,7 +45,7 @@ def write_page(example: str) -> str:
     groups = re.split(r"^# --- (.+?) -+$", example, flags=re.MULTILINE)
     for title, lines in zip(groups[1::2], groups[2::2], strict=True):
         parts.append(f"\n## {title}\n\n| variable | default | meaning |\n|---|---|---|\n")
-        variables = re.findall(r"((?:^# .*\n)+)^([A-Z_]+)=(.*)$", lines, flags=re.MULTILINE)
+        variables = re.findall(r"((?:^# .*\n)+)^([A-Z0-9_]+)=(.*)$", lines, flags=re.MULTILINE)
         for comment, name, default in variables:
             meaning = " ".join(line.removeprefix("# ") for line in comment.splitlines())
             shown = f"`{default}`" if default else "empty"
