@@ -31,8 +31,8 @@ print(mlops_config.min_r2_score, mlops_config.mlops_base_path)
 ```
 
 Replicas, workers and notebooks of one installation must have the same values; a process reads them
-when it starts, so start it again after a change. Prefect and MLflow read variables of their own. The
-three that you may need are `PREFECT_API_URL` (the Prefect server that commands and notebooks use),
+when it starts, so start it again after a change. Prefect and MLflow read variables of their own.
+Three that you may need: `PREFECT_API_URL` (the Prefect server of commands and notebooks),
 `PREFECT_HOME` (the folder of a server's own database) and
 `PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS` (how long a notebook waits for a temporary
 server); see [Troubleshooting](troubleshooting.md).
