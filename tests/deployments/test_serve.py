@@ -68,8 +68,9 @@ def wait_for_a_forecast(process: subprocess.Popen[str], port: int, home: Path) -
     until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
         try:
-            with urlopen(f"http://127.0.0.1:{port}/services/{SERVICE}/forecast", timeout=2):
-                return
+            for path in (f"/services/{SERVICE}/forecast", "/readyz"):
+                urlopen(f"http://127.0.0.1:{port}{path}", timeout=2).close()
+            return
         except (URLError, OSError):
             time.sleep(0.2)
     pytest.fail((home / "out.log").read_text()[-3000:])
