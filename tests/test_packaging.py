@@ -1,22 +1,24 @@
 """The wheel holds the library only; flows, tasks and deployments run from a checkout."""
 
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
-from setuptools import find_packages
-
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 
 
-def test_the_wheel_holds_mlops_and_every_package_of_it():
-    chosen = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
-    packages = set(find_packages(str(ROOT), include=chosen))
-    folders = {path.parent.relative_to(ROOT) for path in (ROOT / "mlops").rglob("*.py")}
-    assert packages == {".".join(folder.parts) for folder in folders}
+def test_the_wheel_holds_mlops_and_no_other_top_level_package():
+    packages = {path.parent.name for path in ROOT.glob("*/__init__.py")}
+    patterns = SETUPTOOLS["packages"]["find"]["include"]
+    assert {name for name in packages if any(fnmatch(name, one) for one in patterns)} == {"mlops"}
+
+
+def test_every_folder_of_the_library_is_a_package_that_the_wheel_finds():
+    folders = {path.parent for path in (ROOT / "mlops").rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
 def test_the_wheel_tells_type_checkers_that_it_is_typed():
-    data = PROJECT["tool"]["setuptools"]["package-data"]["mlops"]
-    assert "py.typed" in data
+    assert "py.typed" in SETUPTOOLS["package-data"]["mlops"]
     assert (ROOT / "mlops" / "py.typed").is_file()
