@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from mlops import MLOpsManager, TrainingConfig
-from mlops.monitoring.drift import Recommendation
+from mlops.monitoring.drift.recommendation import Recommendation
 from tests.project import seeded
 
 ROOT = Path(__file__).parents[1]
