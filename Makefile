@@ -4,7 +4,7 @@ BIN := .venv/bin
 export DO_NOT_TRACK := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install demo serve test test-slow check bench deploy clean
+.PHONY: install demo serve test test-slow test-faults check bench deploy clean
 
 install: .venv/.installed
 
@@ -25,21 +25,27 @@ demo: install
 serve: install
 	$(BIN)/python -m deployments.serve
 
-# Two at a time, file by file; then the faults, which need the machine to themselves. Beside others
-# a test may miss its time: what failed is run once more, by itself, and what fails twice fails.
+# Three workers on two cores, because many tests wait; tests/grouping.py says who gets what.
 test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore=tests/faults \
-		|| $(BIN)/python -m pytest --ignore=tests/faults --last-failed --last-failed-no-failures none
-	$(BIN)/python -m pytest tests/faults || $(BIN)/python -m pytest tests/faults --last-failed
+	$(BIN)/python -m pytest -n 3 --dist loadgroup --no-loadscope-reorder \
+		--ignore=tests/test_architecture.py --durations=15
 
+# Proofs that take minutes: neither the quick run nor .ci/run has them.
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "slow and not faults" \
+		--durations=15
+
+test-faults: install
+	$(BIN)/python -m pytest -m faults --durations=15
 
 check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/test_architecture.py
+	# A newer FastAPI breaks Prefect's server, a newer pandas Evidently.
+	$(BIN)/python -W ignore -c "import evidently, prefect.server.api.server"
 
 bench: install
 	$(BIN)/python -m benchmarks

@@ -6,14 +6,57 @@ import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings as hypothesis_settings
 
+from tests.grouping import check_timing, group_of, rank_of
 from tests.postgres import Server
+
+# No property is about time, and the first example of a process may import for seconds.
+hypothesis_settings.register_profile("no deadline", deadline=None)
+hypothesis_settings.load_profile("no deadline")
+
+REPEATS = 2
+"""So often a test marked ``timing`` may be repeated."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test its group and its place, and tests marked ``timing`` their repeats."""
+    timing = {}
+    for item in items:
+        path = item.path.relative_to(config.rootpath).as_posix()
+        group = group_of(path, _scopes(item))
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+        if item.get_closest_marker("timing"):
+            item.add_marker(pytest.mark.flaky(reruns=REPEATS))
+            timing[f"{path}::{item.name.partition('[')[0]}"] = None
+    try:
+        check_timing(list(timing))
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
+    items.sort(key=lambda item: rank_of(item.path.relative_to(config.rootpath).as_posix()))
+
+
+def _scopes(item: pytest.Item) -> dict[str, str]:
+    """The scope of each fixture that a test uses, those of its fixtures included."""
+    known = item._fixtureinfo.name2fixturedefs if isinstance(item, pytest.Function) else {}
+    return {name: definitions[-1].scope for name, definitions in known.items()}
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print how often each test marked ``timing`` was repeated."""
+    repeated = Counter(report.nodeid for report in terminalreporter.stats.get("rerun", ()))
+    times = ", ".join(f"{test} {count} of {REPEATS}" for test, count in repeated.items())
+    terminalreporter.write_line(f"repeats of tests marked `timing`: {times or 'none'}")
 
 
 @pytest.fixture(scope="session")

@@ -18,9 +18,9 @@ from tests.faults.stage import Stage
 from tests.faults.template import CHAMPION, GOOD
 from tests.faults.world import World
 
-both = pytest.mark.parametrize(
-    "database", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)]
-)
+pytestmark = pytest.mark.faults
+
+both = pytest.mark.parametrize("database", ["sqlite", "postgres"])
 LOST = "is no longer held here"
 
 

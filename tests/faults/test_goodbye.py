@@ -10,6 +10,8 @@ import pytest
 from tests.faults.stage import Stage
 from tests.faults.world import REPLICAS, World
 
+pytestmark = pytest.mark.faults
+
 CONNECTIONS = 500
 
 

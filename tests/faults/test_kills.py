@@ -27,9 +27,8 @@ from tests.faults.world import LOOK_S, QUICK, REPLICAS, World
 from tests.faults.zygote import Process
 
 on_both = pytest.mark.parametrize(
-    "database", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)]
+    "database", ["sqlite", pytest.param("postgres", marks=pytest.mark.faults)]
 )
-QUICKLY, SLOWLY = ("canary", "blue_green"), ("rolling", "shadow")
 VICTIM, SURVIVOR = REPLICAS
 
 
@@ -37,9 +36,13 @@ VICTIM, SURVIVOR = REPLICAS
 @pytest.mark.parametrize(
     ("strategy", "database"),
     [
-        *((strategy, "sqlite") for strategy in QUICKLY),
-        *(pytest.param(one, "sqlite", marks=pytest.mark.slow) for one in SLOWLY),
-        *(pytest.param(one, "postgres", marks=pytest.mark.slow) for one in STRATEGIES),
+        ("canary", "sqlite"),
+        *(
+            pytest.param(strategy, database, marks=pytest.mark.faults)
+            for database in ("sqlite", "postgres")
+            for strategy in STRATEGIES
+            if (strategy, database) != ("canary", "sqlite")
+        ),
     ],
 )
 def test_a_controller_that_dies_at_any_commit_of_a_rollout_costs_no_request_and_no_rollout(
@@ -127,6 +130,7 @@ def test_a_controller_that_dies_while_it_steps_down_leaves_the_role_to_the_next(
         finish(world, faults)
 
 
+@pytest.mark.faults
 @pytest.mark.beside
 @on_both
 def test_who_asks_and_dies_has_asked_once_or_not_at_all(stage: Stage, database: str) -> None:
@@ -159,6 +163,7 @@ def test_a_replica_that_dies_in_any_stage_of_loading_a_challenger_does_not_stop_
         finish(world, faults)
 
 
+@pytest.mark.faults
 @pytest.mark.beside
 @on_both
 def test_a_replica_that_dies_at_any_of_its_commits_costs_only_what_was_in_flight_in_it(
@@ -177,6 +182,7 @@ def test_a_replica_that_dies_at_any_of_its_commits_costs_only_what_was_in_flight
         finish(world, faults)
 
 
+@pytest.mark.faults
 @pytest.mark.beside
 @on_both
 def test_a_replica_that_is_killed_while_it_ends_costs_nothing(stage: Stage, database: str) -> None:
@@ -193,7 +199,7 @@ def test_a_replica_that_is_killed_while_it_ends_costs_nothing(stage: Stage, data
         finish(world, faults)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.beside
 @on_both
 def test_a_replica_that_dies_as_controller_at_any_commit_is_replaced(

@@ -10,6 +10,8 @@ from tests.faults.stage import Stage
 from tests.faults.template import CHAMPION, GOOD, UNLOADABLE
 from tests.faults.world import World
 
+pytestmark = pytest.mark.faults
+
 WORDS = {
     "golden": "golden example",
     "corrupt": "sha256|digest|altered|changed",
@@ -20,7 +22,7 @@ WORDS = {
 
 
 @pytest.mark.beside
-@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_a_version_that_does_not_load_whole_is_never_asked(stage: Stage, database: str) -> None:
     assert set(WORDS) == set(UNLOADABLE)
     with stage.world("unloadable", database) as world:

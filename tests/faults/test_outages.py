@@ -7,28 +7,39 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.faults.outage import LOCKED, SILENT, away
+from tests.faults.outage import GONE, LOCKED, SILENT, away
 from tests.faults.outages import kinds_of, settle, sit_out
 from tests.faults.stage import Stage
 from tests.lines import line_to
 
 SECONDS = float(os.environ.get("OUTAGE_SECONDS", "60"))
-SILENCE_S = 20.0
+SILENCE_S = min(SECONDS, 20.0)
 """A server that does not answer is given up after a few seconds, and from then on it is gone."""
+SHORT_S = min(SECONDS, 20.0)
+"""In the quick run."""
+
+faults = pytest.mark.faults
 
 
 @pytest.mark.beside(waits=True)
 @pytest.mark.parametrize(
-    ("database", "kind"),
-    [(database, kind) for database in ("sqlite", "postgres") for kind in kinds_of(database)],
+    ("database", "kind", "seconds"),
+    [
+        ("sqlite", GONE, SHORT_S),
+        *(
+            pytest.param(database, kind, SILENCE_S if kind == SILENT else SECONDS, marks=faults)
+            for database in ("sqlite", "postgres")
+            for kind in kinds_of(database)
+        ),
+    ],
 )
 def test_while_the_store_is_away_replicas_serve_the_champion_and_keep_every_forecast(
-    stage: Stage, database: str, kind: str
+    stage: Stage, database: str, kind: str, seconds: float
 ) -> None:
-    seconds = min(SECONDS, SILENCE_S) if kind == SILENT else SECONDS
     sit_out(stage, database, kind, seconds=seconds)
 
 
+@faults
 @pytest.mark.beside(waits=True)
 @pytest.mark.parametrize(("database", "kind"), [("sqlite", LOCKED), ("postgres", SILENT)])
 def test_a_replica_may_be_ended_and_its_forecasts_arrive_though_the_store_is_away(

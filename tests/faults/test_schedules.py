@@ -24,6 +24,8 @@ from tests.faults.template import BETTER, GOOD
 from tests.faults.world import World, quick_plan
 from tests.faults.zygote import Process
 
+pytestmark = pytest.mark.faults
+
 BUDGET = 3
 VERSIONS = (GOOD, GOOD, BETTER, "raises_5_percent", "golden", "load_raises")
 PLAN = {"load_s": 10.0, "gate_s": 5.0, "hold_s": 10.0, "dwell_s": 0.3, "bake_s": 0.5}
@@ -39,12 +41,8 @@ MORE = int(os.environ.get("FAULTS_SCHEDULES", "20"))
     [
         ("sqlite", 0),
         ("postgres", 2),
-        pytest.param("sqlite", 1, marks=pytest.mark.slow),
-        *(
-            pytest.param(database, seed, marks=pytest.mark.slow)
-            for seed in range(3, 3 + MORE)
-            for database in ("sqlite", "postgres")
-        ),
+        ("sqlite", 1),
+        *((database, seed) for seed in range(3, 3 + MORE) for database in ("sqlite", "postgres")),
     ],
 )
 def test_every_rollout_ends_within_its_deadlines_whatever_three_faults_befall_it(

@@ -13,6 +13,8 @@ from tests.faults.results import Results
 from tests.faults.stage import Stage
 from tests.faults.template import GOOD
 
+pytestmark = pytest.mark.faults
+
 KEYS = 300
 SHARES = (1000, 2500, 5000, 10_000)
 DWELL_S = 4.0

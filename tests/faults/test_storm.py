@@ -14,6 +14,8 @@ from tests.faults.stage import Stage
 from tests.faults.template import CHAMPION, KEY
 from tests.faults.world import REPLICAS
 
+pytestmark = pytest.mark.faults
+
 FRAGILE = "raises_5_percent"
 CANCELLED, GOOD_ONES, TOGETHER = 400, 1000, 64
 PATH = f"/services/{KEY}/invocations"
