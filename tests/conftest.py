@@ -14,6 +14,7 @@ import pytest
 from filelock import FileLock
 
 from tests.postgres import Server
+from tests.templates import *  # noqa: F403
 
 
 @pytest.fixture(scope="session")
