@@ -79,8 +79,23 @@ def made_place(folder: Path, mlflow_template: Path) -> Iterator[Place]:
     base = seeded(folder / "base", mlflow_template)
     bars = folder / "bars.parquet"
     simulate_bars(BARS, seed=SEED).to_parquet(bars)
+    with entered_place(base, bars) as place:
+        yield place
+
+
+@contextmanager
+def copied_place(folder: Path, template: Path) -> Iterator[Place]:
+    """A copy of a project in an empty folder; what MLflow has kept is read from the original."""
+    shutil.copytree(template, folder, dirs_exist_ok=True)
+    with entered_place(folder / "base", folder / "bars.parquet") as place:
+        yield place
+
+
+@contextmanager
+def entered_place(base: Path, bars: Path) -> Iterator[Place]:
+    """Let the environment point at a project that exists already."""
     with mlflow_forgets(), pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+        patch.chdir(base.parent)
         for name in Settings.model_fields:
             patch.delenv(name.upper(), raising=False)
         patch.setenv("MLOPS_BASE_PATH", str(base))

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 PR_SET_PDEATHSIG = 1
+ROOT = Path(__file__).parents[1]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 Named = Callable[..., Any]
@@ -92,7 +93,7 @@ class Zygote:
                 stderr=output,
                 text=True,
                 start_new_session=True,
-                env=os.environ | ONE_THREAD | {"PYTHONPATH": str(Path(__file__).parents[1])},
+                env=os.environ | ONE_THREAD | {"PYTHONPATH": str(ROOT)},
             )
         self._log = log
 
@@ -118,7 +119,7 @@ class Zygote:
         asked = {
             "function": _name_of(function),
             "arguments": arguments,
-            "env": os.environ | ONE_THREAD | (env or {}),
+            "env": {"PYTHONPATH": str(ROOT), **os.environ, **ONE_THREAD, **(env or {})},
             "cwd": str(cwd or log.parent),
             "log": str(log),
         }

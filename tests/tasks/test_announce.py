@@ -14,8 +14,7 @@ from mlops.rollout.carrier import Seen
 from mlops.service import Service
 from mlops.store import Phase, Rollout, RolloutEvent
 from tasks.announce import artifact_key, deploy_key, gate_table, rollout_table, run_url
-
-from .conftest import Studied
+from tests.studied import Studied
 
 
 @pytest.mark.parametrize(
