@@ -18,6 +18,7 @@ from hypothesis import settings as hypothesis_settings
 
 from tests.grouping import check_timing, group_of, rank_of
 from tests.postgres import Server
+from tests.templates import *  # noqa: F403
 
 # No property is about time, and the first example of a process may import for seconds.
 hypothesis_settings.register_profile("no deadline", deadline=None)

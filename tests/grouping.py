@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-SHARED = {"stage": "faults", "prefect_server": "prefect"}
+SHARED = {"stage": "faults", "prefect_server": "prefect", "zygote": "zygote"}
 """Fixtures of the whole session that one worker makes for all tests that use them."""
 
 FIRST = (

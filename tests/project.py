@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,30 @@ def made_place(folder: Path, mlflow_template: Path) -> Iterator[Place]:
     base = seeded(folder / "base", mlflow_template)
     bars = folder / "bars.parquet"
     simulate_bars(BARS, seed=SEED).to_parquet(bars)
+    with entered_place(base, bars) as place:
+        yield place
+
+
+@contextmanager
+def copied_place(folder: Path, template: Path) -> Iterator[Place]:
+    """A copy of a project in an empty folder; what MLflow has kept is read from the original.
+
+    Its versions are said to come from the copied bars, which a test may change.
+    """
+    shutil.copytree(template, folder, dirs_exist_ok=True)
+    base, bars = folder / "base", folder / "bars.parquet"
+    with closing(sqlite3.connect(base / "store.db")) as database, database:
+        moved = (str(template / bars.name), str(bars))
+        database.execute("UPDATE version SET notes = replace(notes, ?, ?)", moved)
+    with entered_place(base, bars) as place:
+        yield place
+
+
+@contextmanager
+def entered_place(base: Path, bars: Path) -> Iterator[Place]:
+    """Let the environment point at a project that exists already."""
     with mlflow_forgets(), pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+        patch.chdir(base.parent)
         for name in Settings.model_fields:
             patch.delenv(name.upper(), raising=False)
         patch.setenv("MLOPS_BASE_PATH", str(base))

@@ -1,6 +1,8 @@
 """README and docs: their code runs, their commands, names, settings and links exist."""
 
 import ast
+import asyncio
+import inspect
 import os
 import re
 import runpy
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from prefect.context import root_settings_context
+from prefect.settings import PREFECT_API_URL
 
 from mlops import MLOpsManager, TrainingConfig
 from mlops.monitoring.drift.recommendation import Recommendation
@@ -58,25 +62,49 @@ MESSAGES_OF_OTHERS = (
 )
 """Quoted in the troubleshooting page, and raised by Prefect, Python or scikit-learn."""
 
-NOTEBOOK = """
-import ast, asyncio, inspect
-cells = compile(open("cells.py").read(), "cells.py", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-
-async def run():
-    found = eval(cells, globals())
-    if inspect.iscoroutine(found):
-        await found
-
-asyncio.run(run())
-"""
-"""As a notebook runs its cells: in an event loop, where `await` needs no function."""
+SHOWN = "print('STATUS', result.status, 'LIVE', live)\n"
 
 
-def test_the_notebook_lines_run_as_written(tmp_path, prefect_template, mlflow_template):
-    """All blocks in one fresh process, as cells: train, explain, forecast, take it live."""
+def run_cells(path: str) -> None:
+    """Run a file as a notebook runs its cells: in an event loop, `await` outside of functions."""
+    with root_settings_context():
+        asyncio.run(_run_cells(Path(path)))
+
+
+async def _run_cells(path: Path) -> None:
+    cells = compile(path.read_text(), path.name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    awaitable = eval(cells, {"__name__": "__main__"})
+    if inspect.iscoroutine(awaitable):
+        await awaitable
+
+
+@pytest.fixture
+def cells(tmp_path: Path) -> Path:
+    """All blocks of the README in one file: train, explain, forecast, take it live."""
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    shown = "print('STATUS', result.status, 'LIVE', live)\n"
-    (tmp_path / "cells.py").write_text("\n".join(blocks) + shown)
+    path = tmp_path / "cells.py"
+    path.write_text("\n".join(blocks) + SHOWN)
+    return path
+
+
+def test_the_notebook_lines_run_as_written(
+    cells, tmp_path, zygote, prefect_server, mlflow_template
+):
+    """In one process, on the whole sample: fewer than 8,000 bars pass no gate, and cost as much."""
+    environment = {
+        "MLOPS_BASE_PATH": str(seeded(tmp_path / "mlops", mlflow_template)),
+        "PREFECT_API_URL": PREFECT_API_URL.value(),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "600",
+    }
+    process = zygote.spawn(run_cells, str(cells), log=tmp_path / "cells.log", env=environment)
+    assert "STATUS challenger LIVE True" in process.output(240)
+
+
+@pytest.mark.slow
+def test_the_notebook_lines_need_nothing_that_runs_already(
+    cells, tmp_path, prefect_template, mlflow_template
+):
+    """A fresh interpreter, which starts a Prefect server of its own."""
     (tmp_path / "prefect").mkdir()
     shutil.copy(prefect_template, tmp_path / "prefect" / "prefect.db")
     environment = {
@@ -87,8 +115,9 @@ def test_the_notebook_lines_run_as_written(tmp_path, prefect_template, mlflow_te
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
     }
     environment.pop("PREFECT_API_URL", None)
+    run = f"from {__name__} import run_cells; run_cells({str(cells)!r})"
     done = subprocess.run(
-        [sys.executable, "-c", NOTEBOOK],
+        [sys.executable, "-c", run],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -74,6 +74,7 @@ def _sqlite(url: sa.URL, patience_s: float) -> sa.Engine:
     )
     sa.event.listen(engine, "connect", _on_sqlite_connect)
     sa.event.listen(engine, "begin", _on_sqlite_begin)
+    _engines.add(engine)
     return engine
 
 
@@ -126,7 +127,7 @@ def _postgres(url: sa.URL, patience_s: float) -> sa.Engine:
 
     sa.event.listen(engine, "do_connect", _connect_postgres)
     sa.event.listen(engine, "connect", limit_session)
-    _pools.add(engine)
+    _engines.add(engine)
     return engine
 
 
@@ -172,12 +173,19 @@ def _postgres_connection() -> type[psycopg.Connection[Any]]:
     return Impatient
 
 
-_pools: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
+_engines: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
+_inherited_pools: list[sa.Pool] = []
 
 
 def _forget_the_parents_connections() -> None:
-    """A forked process has copies of its parent's sockets, and must not speak on them."""
-    for engine in _pools:
+    """Give every engine of a forked process an empty pool.
+
+    The child has copies of its parent's sockets and must not use them. A SQLite connection must
+    not even be closed in the child (sqlite.org/howtocorrupt.html, section 2.6), so the old pools
+    are kept, where the garbage collector does not find them.
+    """
+    for engine in list(_engines):
+        _inherited_pools.append(engine.pool)
         engine.dispose(close=False)
 
 

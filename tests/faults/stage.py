@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
+from tests.faults.cast import import_everything
 from tests.faults.notes import Note, Visit, visits_of
 from tests.faults.scenes import SCENES, begin
 from tests.faults.template import Template, make_template
 from tests.faults.world import World, open_world
-from tests.faults.zygote import Zygote
 from tests.postgres import Server
+from tests.zygote import Zygote
 
 MIGRATED = "migrated"
 ROLES = ("controller", "replica", "asker")
@@ -28,7 +29,7 @@ class Stage:
 
     def __init__(self, root: Path, postgres: Server | None) -> None:
         self.root = root
-        self.zygote = Zygote(root / "zygote.log")
+        self.zygote = Zygote(root / "zygote.log", import_everything)
         folder = root / "template"
         folder.mkdir()
         self.template: Template = make_template(folder)

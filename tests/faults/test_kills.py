@@ -24,7 +24,7 @@ from tests.faults.scenes import STRATEGIES, another, begin, enthrone, idle_conne
 from tests.faults.stage import Stage
 from tests.faults.template import CHAMPION, GOOD
 from tests.faults.world import LOOK_S, QUICK, REPLICAS, World
-from tests.faults.zygote import Process
+from tests.zygote import Process
 
 on_both = pytest.mark.parametrize(
     "database", ["sqlite", pytest.param("postgres", marks=pytest.mark.faults)]

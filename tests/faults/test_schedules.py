@@ -22,7 +22,7 @@ from tests.faults.scenes import STRATEGIES, begin
 from tests.faults.stage import Stage
 from tests.faults.template import BETTER, GOOD
 from tests.faults.world import World, quick_plan
-from tests.faults.zygote import Process
+from tests.zygote import Process
 
 pytestmark = pytest.mark.faults
 

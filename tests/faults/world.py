@@ -35,7 +35,7 @@ from tests.faults.laws import (
 from tests.faults.notes import Note, Visit, read_notes, visits_of
 from tests.faults.results import Reader, Results
 from tests.faults.template import KEY, MODULE, Template
-from tests.faults.zygote import Process, Zygote
+from tests.zygote import Process, Zygote
 
 RATE = 200
 REPLICAS = ("replica-1", "replica-2")
@@ -186,8 +186,10 @@ class World:
             "drag": str(self.drag),
         }
         process = self.zygote.spawn(
+            cast.play,
             role,
             known | given | {"faults": [fault.to_dict() for fault in faults]},
+            who=who,
             env={
                 "MLOPS_BASE_PATH": str(self.folder),
                 "STORE_URL": url or self.url,

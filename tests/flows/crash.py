@@ -1,8 +1,8 @@
-"""Kills trainings with SIGKILL at named points, each in a process of its own.
+"""Trainings that are killed with SIGKILL at named points, each in a process of its own.
 
-Run as a script with a file of bars: every process asks for the same training and dies one
-point later than the one before it; the last one finishes. Prints one JSON line a process: what
-it found when it began, and, as it goes, each trial it walked.
+Every process asks for the same training and dies one point later than the one before it; the
+last one finishes. Each prints JSON lines: what it found when it began, each trial it walked, and
+what it left if it finished.
 """
 
 from __future__ import annotations
@@ -10,22 +10,19 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
-from importlib import import_module
 from typing import Any
 
+from prefect.context import root_settings_context
+
 from flows.train import train
-from mlops.code_version import code_version
 from mlops.registry import registration
 from mlops.registry.connection import load
-from mlops.registry.tracking import _import_quietly
 from mlops.search import study, tuning
 from mlops.search.config import TrainingConfig
 from mlops.store import count_trials, list_versions
 from mlops.store.routes import aliases
 from mlops.store.schema import lease
 from tasks.context import open_project
-from tests.forked import in_child
 
 POINTS = [
     ("the search begins", study, "tune", "before", 1),
@@ -36,19 +33,10 @@ POINTS = [
     ("the store is about to commit", registration, "_commit", "before", 1),
     ("the store has committed", registration, "_commit", "after", 1),
 ]
-IMPORTED_LATE = (
-    "mlflow.store.tracking.sqlalchemy_store",
-    "mlflow.store.model_registry.sqlalchemy_store",
-    "mlops.models.linear",
-    "mlops.models.baselines",
-    "arch.bootstrap",
-    "pyarrow.parquet",
-)
 SERVICE = "simulator.btc-usd.1h.volatility.24"
-BARS = sys.argv[1]
 
 
-def live(turn: int) -> None:
+def live(bars: str, turn: int) -> None:
     """Tell what the process before this one left, then train until the point, or to the end."""
     say(turn=turn, found=seen())
     end_lease_of_the_dead()
@@ -58,12 +46,13 @@ def live(turn: int) -> None:
         # The clean process is proven once, at the end; before, it would only cost seconds.
         registration._verify = lambda *_: None
         arm(*POINTS[turn][1:])
-    result = train(
-        symbol="BTC/USD",
-        model_type="linear",
-        venue="simulator",
-        training=TrainingConfig(bars_file=BARS, refits=2, holdout_refits=2, trials=4),
-    )
+    with root_settings_context():
+        result = train(
+            symbol="BTC/USD",
+            model_type="linear",
+            venue="simulator",
+            training=TrainingConfig(bars_file=bars, refits=2, holdout_refits=2, trials=4),
+        )
     assert registration._verify is registering, "a point was never reached"
     load(open_project().registry, result.model_id)
     say(turn=turn, left=seen(), model_id=result.model_id)
@@ -126,16 +115,3 @@ def seen() -> dict[str, Any]:
 
 def say(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
-
-
-if __name__ == "__main__":
-    _import_quietly()
-    for heavy in IMPORTED_LATE:
-        # Imported here, each child need not do it again.
-        import_module(heavy)
-    code_version()  # asked once: the working tree may change while the processes run
-    for turn in range(len(POINTS) + 1):
-        status = in_child(lambda turn=turn: live(turn))  # type: ignore[misc]
-        killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
-        if not (killed if turn < len(POINTS) else status == 0):
-            sys.exit(f"process {turn} ended with status {status}")

@@ -1,4 +1,4 @@
-"""A project with one challenger, trained once for a file of tests; each finds it as it was.
+"""A project with one challenger, copied once for a file of tests; each finds it as it was.
 
 The fixtures are the whole folder's: its conftest imports them.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mlops.store import Status
-from tests.project import Place, made_place, skip_verification
+from mlops.store import Status, list_versions
+from tests.project import SERVICE, Place, copied_place, skip_verification
 
 
 @dataclass
@@ -26,17 +26,15 @@ class Deployable:
 
 @pytest.fixture(scope="module")
 def trained(
-    tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path
+    tmp_path_factory: pytest.TempPathFactory, trained_template: Path
 ) -> Iterator[Deployable]:
-    with made_place(tmp_path_factory.mktemp("deployable"), mlflow_template) as place:
+    with copied_place(tmp_path_factory.mktemp("deployable"), trained_template) as place:
         skip_verification(place.patch)
-        result = place.train()
-        assert result.status == Status.CHALLENGER
-        with place.registry.store.engine.connect() as connection:
-            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        place.registry.store.close()
+        store = place.registry.store
+        (challenger,) = list_versions(store, service=SERVICE, status=Status.CHALLENGER)
+        store.close()
         shutil.copy(place.base / "store.db", place.base / "as-trained.db")
-        yield Deployable(place, result.model_id)
+        yield Deployable(place, challenger.model_id)
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
-"""A deploy flow in a process of its own, to be killed: the version and seconds a step lasts."""
+"""A deploy flow in a process of its own, to be killed."""
 
 from __future__ import annotations
 
-import sys
+from prefect.context import root_settings_context
 
 from flows.deploy import deploy
 from mlops.rollout.plan import RolloutSettings
 
-if __name__ == "__main__":
-    deploy(sys.argv[1], plan=RolloutSettings(dwell_s=float(sys.argv[2]), bake_s=0, load_s=60))
+
+def deploy_slowly(model_id: str, dwell_s: float) -> None:
+    """Roll out by a plan whose steps last so many seconds."""
+    with root_settings_context():
+        deploy(model_id, plan=RolloutSettings(dwell_s=dwell_s, bake_s=0, load_s=60))

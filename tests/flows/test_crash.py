@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +14,9 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 
 from tasks.concurrency import TRAINING_LIMIT
+from tests.flows.crash import POINTS, live
 from tests.project import made_place
-
-ROOT = Path(__file__).parents[2]
+from tests.zygote import Zygote
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +35,20 @@ class Life:
 
 
 @pytest.fixture(scope="module")
-def lives(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[list[Life]]:
-    """What each process said; the script runs once, for it costs seconds."""
+def lives(
+    tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path, zygote: Zygote
+) -> Iterator[list[Life]]:
+    """What each process said; they run once, for they cost seconds."""
     with made_place(tmp_path_factory.mktemp("killed"), mlflow_template) as place:
         # A killed training holds its slot until the lease runs out, a minute later.
         place.set(MAX_CONCURRENT_TRAINING_JOBS=20, PREFECT_API_URL=PREFECT_API_URL.value())
         place.set(PREFECT_LOGGING_LEVEL="ERROR", PREFECT_FLOWS_HEARTBEAT_FREQUENCY=600)
-        done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("crash.py")), str(place.bars)],
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        facts = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+        log = place.base / "processes.log"
+        for turn in range(len(POINTS) + 1):
+            process = zygote.spawn(live, str(place.bars), turn, log=log)
+            expected = -signal.SIGKILL if turn < len(POINTS) else 0
+            assert process.wait(240) == expected, process.tail()
+        facts = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
         yield [Life.of([fact for fact in facts if fact["turn"] == turn]) for turn in range(8)]
     with get_client(sync_client=True) as client:
         # The server of the tests frees no leases: the dead would hold their slots for ever.

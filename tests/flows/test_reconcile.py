@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL
@@ -29,10 +24,11 @@ from mlops.store import (
 )
 from mlops.store.leases import acquire, release
 from tests.flows.deployable import Deployable
+from tests.flows.killed import deploy_slowly
 from tests.project import SERVICE, Place
 from tests.replicas import acknowledging
+from tests.zygote import Process, Zygote
 
-ROOT = Path(__file__).parents[2]
 QUICK = RolloutSettings(dwell_s=0, bake_s=0, load_s=30)
 
 
@@ -48,29 +44,28 @@ def alias(place: Place) -> str:
 
 
 @contextmanager
-def deploying(place: Place, model_id: str, dwell_s: float) -> Iterator[subprocess.Popen[bytes]]:
+def deploying(zygote: Zygote, place: Place, model_id: str, dwell_s: float) -> Iterator[Process]:
     """A deploy flow in another process; whatever happens it is dead at the end."""
     place.set(PREFECT_API_URL=PREFECT_API_URL.value(), PREFECT_LOGGING_LEVEL="ERROR")
-    process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("killed.py")), model_id, str(dwell_s)],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "600"},
-    )
+    place.set(PREFECT_FLOWS_HEARTBEAT_FREQUENCY=600)
+    process = zygote.spawn(deploy_slowly, model_id, dwell_s, log=place.base / "deploying.log")
     try:
         yield process
     finally:
         process.kill()
-        process.wait()
 
 
-def wait_until(seen: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+def wait_until(seen: Callable[[], bool], process: Process) -> None:
     deadline = time.monotonic() + 90
     while not seen():
-        assert process.poll() is None, "the flow ended before it could be killed"
+        assert process.alive, f"the flow ended before it could be killed:\n{process.tail()}"
         assert time.monotonic() < deadline, "the rollout never came so far"
         time.sleep(0.05)
 
 
-def test_a_rollout_whose_flow_was_killed_is_carried_on_to_its_end(deployable: Deployable) -> None:
+def test_a_rollout_whose_flow_was_killed_is_carried_on_to_its_end(
+    deployable: Deployable, zygote: Zygote
+) -> None:
     place, challenger = deployable.place, deployable.challenger
     store = place.registry.store
 
@@ -78,10 +73,9 @@ def test_a_rollout_whose_flow_was_killed_is_carried_on_to_its_end(deployable: De
         return any(row.phase is Phase.STEP for row in list_rollouts(store))
 
     with acknowledging(store):
-        with deploying(place, challenger, dwell_s=8) as process:
+        with deploying(zygote, place, challenger, dwell_s=8) as process:
             wait_until(halfway, process)
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+            process.kill()
         assert champion(store) != challenger
         result = reconcile()
     (row,) = list_rollouts(store)

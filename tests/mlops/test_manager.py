@@ -94,6 +94,7 @@ def linear() -> Any:
     return forecaster
 
 
+@pytest.mark.usefixtures("unverified")
 def test_a_model_of_ours_is_registered_by_the_platforms_call(manager: MLOpsManager) -> None:
     version = asyncio.run(
         manager.register_model(

@@ -14,7 +14,7 @@ from mlops.rollout.runner import RolloutProgress
 from mlops.service import Service
 from mlops.store import Phase, Rollout, RolloutEvent
 from tasks.artifacts import artifact_key, deploy_key, gate_table, rollout_table, run_url
-from tests.tasks.conftest import Studied
+from tests.studied import Studied
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,7 @@ from tests.mlops.data.conftest import make_bars
 from tests.mlops.data.exchange_replay import Replay, klines, serving
 from tests.mlops.monitoring.ticker import forecast_row
 from tests.project import BARS, SMALL_LSTM, Place
-
-from .conftest import Studied, assigned
+from tests.studied import Studied, assigned
 
 SET_IN = ("tasks", "flows", "deployments")
 OWN = {"class_path": "own.models:Mine"}

@@ -13,8 +13,7 @@ from mlops.store import get_route
 from tasks import training as step
 from tasks.context import open_project
 from tests.project import BARS, Place
-
-from .conftest import Studied, assigned
+from tests.studied import Studied, assigned
 
 
 def test_bars_known_by_the_end_are_loaded(project: Place) -> None:

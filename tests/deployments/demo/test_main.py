@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 OFFLINE = """
 import socket, sys
@@ -89,7 +91,7 @@ class Demo(NamedTuple):
     place: Path
 
 
-@pytest.fixture(scope="module", params=["quick", pytest.param("whole", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["quick", "whole"])
 def demo(request, tmp_path_factory):
     place = tmp_path_factory.mktemp("demo")
     (place / "sitecustomize.py").write_text(OFFLINE)

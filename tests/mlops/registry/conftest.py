@@ -23,6 +23,7 @@ from mlops.registry import Candidate, Registry, bundle_parts, open_registry
 from mlops.registry.connection import key_file
 from mlops.service import Service
 from mlops.store import Status, Why
+from tests.project import skip_verification
 
 AT = datetime(2025, 1, 1, tzinfo=UTC)
 SERVICE = Service.of(
@@ -114,7 +115,8 @@ def populated_once(
     folder = tmp_path_factory.mktemp("populated")
     (folder / "mlruns").mkdir()
     shutil.copy(mlflow_template, folder / "mlruns" / "mlflow.db")
-    with mlflow_on(None):
+    with mlflow_on(None), pytest.MonkeyPatch.context() as patch:
+        skip_verification(patch)
         opened = opened_at(folder, f"file://{folder / 'mlruns'}")
         route = ensure_service(opened, SERVICE, dataset, Why(AT))
         challenger = register(opened, candidate, Why(AT, actor="ann", reason="nightly"))
@@ -146,7 +148,7 @@ def mlflow_on(uri: str | None) -> Iterator[None]:
 @pytest.fixture
 def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the clean process out where a test is about something else."""
-    monkeypatch.setattr("mlops.registry.registration._verify", lambda registry, logged: None)
+    skip_verification(monkeypatch)
 
 
 @pytest.fixture

@@ -3,34 +3,30 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
 
+from tests.mlops.registry.crash import POINTS, live
+from tests.zygote import Zygote
+
 
 @pytest.fixture(scope="module")
 def crashes(
-    tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path
+    tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path, zygote: Zygote
 ) -> list[dict[str, object]]:
-    """The script runs once, for it costs seconds."""
+    """What each process found; they run once, for they cost seconds."""
     folder = tmp_path_factory.mktemp("crashes")
     (folder / "mlruns").mkdir()
     shutil.copy(mlflow_template, folder / "mlruns" / "mlflow.db")
-    script = Path(__file__).with_name("crash.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder), f"file://{folder / 'mlruns'}"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    log = folder / "processes.log"
+    for turn in range(len(POINTS) + 1):
+        process = zygote.spawn(live, str(folder), turn, log=log)
+        expected = -signal.SIGKILL if turn < len(POINTS) else 0
+        assert process.wait(120) == expected, process.tail()
+    return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
 
 
 def test_a_killed_registration_leaves_nothing_half(crashes: list[dict[str, object]]) -> None:

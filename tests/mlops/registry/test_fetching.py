@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +17,7 @@ from mlops.models.manifest import WEIGHTS, read_manifest
 from mlops.registry import Candidate, Registry, register
 from mlops.registry.fetching import fetch_bundle
 from mlops.store import Why
+from tests.zygote import Process, Zygote
 
 from .conftest import AT
 
@@ -81,23 +82,38 @@ def test_a_bundle_from_elsewhere_is_downloaded_once(
     assert copies.count == 1
 
 
-def test_of_many_processes_one_downloads(digest: str, cache: Path, copies: Copies) -> None:
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(4) as pool:
-        asked = [(URI, digest, cache, copies)] * 8
-        assert set(pool.starmap(fetch_bundle, asked, chunksize=1)) == {cache / digest}
+def fetch_by(kind: str, digest: str, cache: str, source: str, counter: str) -> None:
+    """Fetch in a process of its own and print the folder."""
+    download = {"Copies": Copies, "Killed": Killed}[kind](Path(source), Path(counter))
+    print(fetch_bundle(URI, digest, Path(cache), download))
+
+
+Fetch = Callable[[str, str], Process]
+
+
+@pytest.fixture
+def start_fetch(zygote: Zygote, digest: str, cache: Path, copies: Copies, tmp_path: Path) -> Fetch:
+    """Starts a process that fetches by a kind of download and writes to the log of its name."""
+
+    def start(kind: str, who: str) -> Process:
+        asked = (kind, digest, str(cache), str(copies.source), str(copies.counter))
+        return zygote.spawn(fetch_by, *asked, log=tmp_path / f"{who}.log", who=who)
+
+    return start
+
+
+def test_of_many_processes_one_downloads(
+    digest: str, cache: Path, copies: Copies, start_fetch: Fetch
+) -> None:
+    processes = [start_fetch("Copies", f"process {number}") for number in range(8)]
+    assert {process.output().strip() for process in processes} == {str(cache / digest)}
     assert copies.count == 1
 
 
 def test_a_killed_download_leaves_nothing_half(
-    digest: str, cache: Path, copies: Copies, written: Path
+    digest: str, cache: Path, copies: Copies, start_fetch: Fetch
 ) -> None:
-    killed = Killed(written, copies.counter)
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(target=fetch_bundle, args=(URI, digest, cache, killed))
-    process.start()
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
+    assert start_fetch("Killed", "killed").wait() == -signal.SIGKILL
     assert not (cache / digest).exists()
     assert fetch_bundle(URI, digest, cache, copies) == cache / digest
     assert {path.name for path in cache.iterdir()} == {digest, f"{digest}.lock"}

@@ -22,8 +22,8 @@ from mlops.reports.page import Section
 from mlops.service import Target
 from mlops.store import ModelVersion
 from mlops.training.verdict import NAIVE, Judgement
-from tests.project import BARS, made_place, skip_verification
-from tests.tasks.conftest import Studied
+from tests.project import BARS
+from tests.studied import Studied
 
 
 class Card:
@@ -42,18 +42,15 @@ class Card:
 
 
 @pytest.fixture(scope="module")
-def passed(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Card]:
-    with made_place(tmp_path_factory.mktemp("passed"), mlflow_template) as place:
-        skip_verification(place.patch)
-        yield Card(Studied.of(place))
+def passed(volatility_once: Studied) -> Iterator[Card]:
+    with volatility_once.entered() as studied:
+        yield Card(studied)
 
 
 @pytest.fixture(scope="module")
-def refused(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[Card]:
-    with made_place(tmp_path_factory.mktemp("refused"), mlflow_template) as place:
-        skip_verification(place.patch)
-        asked = {"target": "return", "horizon": 1, "features": ("log_return",)}
-        yield Card(Studied.of(place, **asked))
+def refused(returns_once: Studied) -> Iterator[Card]:
+    with returns_once.entered() as studied:
+        yield Card(studied)
 
 
 def test_the_verdict_is_a_sentence_with_every_reason(passed: Card, refused: Card) -> None:

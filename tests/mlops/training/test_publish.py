@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from mlops.features.dataset import Dataset
 from mlops.models.base import Epoch, History
+from mlops.models.bundle import Trust, trust_in_process
 from mlops.models.recipe import Recipe
 from mlops.registry import Registry, open_run
 from mlops.registry.connection import load
@@ -17,10 +19,9 @@ from mlops.store import ModelVersion, Why
 from mlops.training.publish import Request, epoch_rows, log_trial, publish, recipe_params
 from mlops.training.training_plan import TrainingPlan
 from mlops.training.verdict import Judgement
-from tests.mlops.registry.conftest import AT, SERVICE
+from tests.mlops.registry.conftest import AT, SERVICE, mlflow_on, opened_at
 from tests.mlops.training.trainings import assessed, assigned, conducted
-
-pytestmark = pytest.mark.usefixtures("unverified")
+from tests.project import seeded, skip_verification
 
 
 @dataclass
@@ -49,10 +50,19 @@ class Work:
             )
 
 
-@pytest.fixture
-def work(registry: Registry, dataset: Dataset) -> Work:
-    assignment = assigned(registry, dataset)
-    return Work(registry, assignment, conducted(registry, assignment)[0])
+@pytest.fixture(scope="module")
+def work(
+    tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path, dataset: Dataset
+) -> Iterator[Work]:
+    """Studied once; each test publishes a version of its own."""
+    folder = seeded(tmp_path_factory.mktemp("work"), mlflow_template)
+    with mlflow_on(None), pytest.MonkeyPatch.context() as patch:
+        skip_verification(patch)
+        registry = opened_at(folder, f"file://{folder / 'mlruns'}")
+        assignment = assigned(registry, dataset)
+        yield Work(registry, assignment, conducted(registry, assignment)[0])
+        registry.store.close()
+        trust_in_process(Trust())
 
 
 def test_status_and_report_are_the_verdict(work: Work) -> None:
