@@ -50,6 +50,7 @@ def assert_stopped(place: Place, name: str, *, began: float) -> None:
     assert [one.model_type for one in list_versions(place.registry.store)] == ["persistence"]
 
 
+@pytest.mark.timing
 def test_a_loop_that_never_asks_for_the_time_is_interrupted(project: Place) -> None:
     project.patch.syspath_prepend(str(Path(__file__).parent))
     # The first training of a process imports much before its loop begins.
@@ -60,6 +61,7 @@ def test_a_loop_that_never_asks_for_the_time_is_interrupted(project: Place) -> N
     assert_stopped(project, "train custom BTC/USD", began=began)
 
 
+@pytest.mark.timing
 def test_a_long_network_ends_by_its_own_clock(project: Place) -> None:
     """In a thread Prefect may not be able to interrupt it; here it never tries."""
     project.set(TRAINING_JOB_TIMEOUT_HOURS=TWO_SECONDS)
@@ -138,6 +140,7 @@ def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
     assert ended == [ETH, BTC, BTC]
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(("limit", "together"), [(1, False), (2, True)])
 def test_as_many_trainings_overlap_as_there_are_slots(
     project: Place, limit: int, together: bool

@@ -226,6 +226,7 @@ def test_who_was_live_is_a_question_of_time(manager: MLOpsManager, library: Libr
     assert now.champion == library.versions[0]
 
 
+@pytest.mark.timing
 def test_an_mlflow_that_is_down_costs_no_minutes(
     manager: MLOpsManager, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -112,6 +112,7 @@ def test_a_passed_deadline_stops_the_fit(series):
         _learn(series, context=FitContext(deadline=time.monotonic() - 1))
 
 
+@pytest.mark.timing
 def test_a_deadline_is_looked_at_while_an_epoch_runs(series):
     """One endless epoch of single rows still stops within a fraction of it."""
     slow = replace(PLAN, batch_size=1, epochs=10_000, patience=10_000)

@@ -331,6 +331,7 @@ def test_a_model_that_does_not_come_back_leaves_the_others_a_thread(bundle, mode
         asyncio.run(held())
 
 
+@pytest.mark.timing
 def test_a_shadow_that_does_not_come_back_leaves_requests_a_thread(bundle, model, monkeypatch):
     monkeypatch.setattr(batching, "SHADOW_BUDGET_S", 0.2)
     healthy = model_of(Doubler(), "lstm_b")

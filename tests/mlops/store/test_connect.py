@@ -72,6 +72,7 @@ def test_a_patient_caller_may_have_a_statement_run_for_a_minute(store: Store) ->
         assert connection.execute(sa.text("SHOW statement_timeout")).scalar_one() == "1min"
 
 
+@pytest.mark.timing
 @on_postgres
 def test_a_server_that_falls_silent_is_given_up_and_found_again(
     url: str, monkeypatch: pytest.MonkeyPatch

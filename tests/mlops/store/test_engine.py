@@ -141,6 +141,7 @@ def test_processes_that_open_and_write_at_once_all_succeed(empty_url: str) -> No
         assert len(history(opened)) == 60
 
 
+@pytest.mark.timing
 def test_a_writer_waits_for_a_locked_row_no_longer_than_its_patience(
     began: Store, url: str
 ) -> None:

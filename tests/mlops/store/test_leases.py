@@ -141,6 +141,7 @@ def test_of_many_that_ask_at_once_one_gets_it(url: str, store: Store, begun: boo
     check(store, held[0])
 
 
+@pytest.mark.timing
 def test_a_lease_is_renewed_while_the_block_works_and_no_longer():
     renewed = []
 
