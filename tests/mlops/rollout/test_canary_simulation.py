@@ -167,10 +167,17 @@ class Hourly:
             record_tallies(self.store, {SERVICE: [said]})
 
 
+quick_on_sqlite = pytest.mark.parametrize(
+    "url", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)], indirect=True
+)
+"""How a canary ends is a matter of counts; the rows are tested on both databases elsewhere."""
+
+
 def phases(store: Store, row: Rollout) -> set[Phase]:
     return {event.to_phase for event in list_events(store, row.id)}
 
 
+@quick_on_sqlite
 def test_a_good_challenger_is_promoted_within_a_day(store: Store) -> None:
     hourly = Hourly(store, rate=0.0)
     row = hourly.roll_out(hours=24)
@@ -181,6 +188,7 @@ def test_a_good_challenger_is_promoted_within_a_day(store: Store) -> None:
     assert row.ended_at - row.requested_at < timedelta(hours=24)
 
 
+@quick_on_sqlite
 @pytest.mark.parametrize("rate", [0.05, 1.0])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_broken_one_never_is(store: Store, rate: float, seed: int) -> None:
@@ -198,6 +206,7 @@ def test_no_broken_one_is_ever_called_good() -> None:
     assert stats.binom.cdf(most, BARS, 0.05) < 1e-9
 
 
+@quick_on_sqlite
 def test_one_that_nobody_saw_is_held_and_then_undone(store: Store) -> None:
     row = Hourly(store, rate=0.0, bars=0, traffic=False).roll_out(hours=24)
     assert row.phase is Phase.FAILED
@@ -208,6 +217,7 @@ def test_one_that_nobody_saw_is_held_and_then_undone(store: Store) -> None:
     assert timedelta(seconds=plan_for("canary").gate_s) < waited < timedelta(hours=2)
 
 
+@quick_on_sqlite
 def test_one_that_few_saw_is_held_for_a_day_and_then_undone(store: Store) -> None:
     """100 bars pass the gate; they do not show that it fails less than once in a hundred."""
     row = Hourly(store, rate=0.0, bars=100).roll_out(hours=48)

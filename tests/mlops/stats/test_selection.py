@@ -80,11 +80,12 @@ def test_no_p_value_is_finer_than_the_resamples_allow():
     assert best_of_trials(good, alpha=0.002).consistent == pytest.approx(1 / 5001)
 
 
-def test_overlapping_labels_do_not_pass_worthless_trials():
-    """100 searches at .05: Monte-Carlo error .022; resampling single rows shows the fault."""
+@pytest.mark.parametrize("searches", [40, pytest.param(100, marks=pytest.mark.slow)])
+def test_overlapping_labels_do_not_pass_worthless_trials(searches):
+    """Searches at .05, with three Monte-Carlo errors; resampling single rows shows the fault."""
     rng = np.random.default_rng(8)
     p_values = []
-    for _ in range(100):
+    for _ in range(searches):
         total = np.cumsum(rng.standard_normal((6, 812)), axis=1)
         y, *forecasts = (total[:, 12:] - total[:, :-12]) * [[1], [0.5], [0.5], [0.5], [0.5], [0.5]]
         losses = np.stack([(y - forecast) ** 2 for forecast in forecasts], axis=1)
@@ -92,7 +93,7 @@ def test_overlapping_labels_do_not_pass_worthless_trials():
         gains = losses[:, :1] - losses[:, 1:]
         p_values.append((best_of_trials(gains, horizon=12, reps=200).consistent, rows.consistent))
     ours, naive = np.mean(np.array(p_values) < 0.05, axis=0)
-    assert ours <= 0.05 + 3 * 0.022
+    assert ours <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / searches)
     assert naive > 0.3
 
 
