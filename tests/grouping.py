@@ -14,10 +14,10 @@ SHARED = {"stage": "faults", "prefect_server": "prefect"}
 
 FIRST = (
     "tests/faults",
-    "tests/deployments/test_demo.py",
-    "tests/test_readme.py",
-    "tests/deployments/test_closed_loop.py",
     "tests/flows",
+    "tests/deployments/test_demo.py",
+    "tests/deployments/test_closed_loop.py",
+    "tests/test_readme.py",
     "tests/deployments",
     "tests/mlops/registry/test_crash.py",
     "tests/tasks",
