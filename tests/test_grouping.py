@@ -26,6 +26,20 @@ def test_tests_of_one_expensive_fixture_share_a_worker(
     assert group_of(HERE, scopes) == group
 
 
+@pytest.fixture(scope="module")
+def made_once() -> object:
+    return object()
+
+
+def test_a_worker_reports_a_test_under_its_group(
+    request: pytest.FixtureRequest, made_once: object
+) -> None:
+    """A pytest that pytest-xdist does not know makes it ignore groups, and it says nothing."""
+    if not request.config.getoption("loadgroup", False):
+        pytest.skip("not a worker of a run by groups")
+    assert request.node.nodeid.endswith("@tests/test_grouping.py")
+
+
 def test_what_waits_long_is_begun_first() -> None:
     paths = [HERE, "tests/flows/test_train.py", "tests/faults/test_kills.py", "tests/flows_two.py"]
     assert sorted(paths, key=rank_of) == [paths[2], paths[1], paths[0], paths[3]]

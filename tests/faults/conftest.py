@@ -41,7 +41,8 @@ def stage(
     with pytest.MonkeyPatch.context() as patch:
         for name in Settings.model_fields:
             patch.delenv(name.upper(), raising=False)
-        needed = any("postgres" in item.nodeid for item in request.session.items)
+        mine = (item for item in request.session.items if item.get_closest_marker("beside"))
+        needed = any("postgres" in item.name for item in mine)
         server = request.getfixturevalue("postgres") if needed else None
         made = Stage(tmp_path_factory.mktemp("faults"), server)
         request.config.stash[_STAGE] = made
