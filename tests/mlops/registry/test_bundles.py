@@ -23,7 +23,7 @@ from mlops.registry import Candidate, bundle_parts, verify_bundle, write_bundle
 
 from .conftest import SERVICE, dataset_of, fitted
 
-SMALL_LSTM = {"lstm_units": [4], "epochs": 2, "sequence_length": 5, "batch_size": 256}
+SMALL_LSTM = {"lstm_units": [8], "epochs": 2, "sequence_length": 10}
 
 
 @pytest.mark.parametrize(("model_type", "config"), [("linear", {}), ("lstm", SMALL_LSTM)])
