@@ -14,13 +14,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlops.code_version import code_version
 from mlops.errors import MlopsError, StoreError
-from mlops.models.bundle import Trust
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load, wanted
 from mlops.serving.engine.model_pool import ModelPool
 from mlops.serving.forecast_spool import ForecastSpool
@@ -307,42 +304,4 @@ class StoreSync:
         return {model_id: str(state.state) for model_id, state in self.shelf.states().items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What every replica is made of, with or without HTTP."""
-
-    keeper: StoreSync
-    shelf: ModelPool
-    counts: RequestCounters
-    traffic: TrafficCounts
-    spool: ForecastSpool
-
-
-def make_parts(
-    store: Store,
-    *,
-    identity: Identity,
-    home: Path,
-    trust: Trust,
-    spool_bytes: int,
-    beat_s: float = BEAT_S,
-    make_shelf: Callable[..., ModelPool] = ModelPool,
-) -> Parts:
-    """Put the background half together."""
-    shelf = make_shelf(cache=home / "bundles", trust=trust)
-    counts = RequestCounters(identity.name, identity.incarnation)
-    traffic = TrafficCounts(identity.name, identity.incarnation)
-    spool = ForecastSpool(home / "spool", identity.incarnation, max_bytes=spool_bytes)
-    keeper = StoreSync(
-        identity=identity,
-        store=store,
-        shelf=shelf,
-        counts=counts,
-        traffic=traffic,
-        spool=spool,
-        beat_s=beat_s,
-    )
-    return Parts(keeper, shelf, counts, traffic, spool)
-
-
-__all__ = ["READY", "Identity", "Parts", "StoreSync", "make_parts"]
+__all__ = ["READY", "Identity", "StoreSync"]

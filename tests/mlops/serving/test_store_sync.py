@@ -84,7 +84,7 @@ def test_routes_stay_when_the_store_goes(
         raise StoreError("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlops.serving.store_sync.look", away)
+        patch.setattr("mlops.serving.store_sync.read_route_view", away)
         runtime.keeper.beat()
         assert runtime.keeper.sight() is before
         assert runtime.keeper.store_away_since is not None
