@@ -230,14 +230,14 @@ class App:
 
     def _model_metadata(self, service: str) -> Reply:
         route = self.desk.sighted(service).route
-        ready = self.desk.shelf.ready()
+        ready = self.desk.pool.ready()
         versions = [m for m in (route.champion, route.challenger, route.previous_champion) if m]
         held = [model_id for model_id in dict.fromkeys(versions) if model_id in ready]
         return Reply(200, open_inference.model_metadata(service, held, self._spec(service)))
 
     def _model_ready(self, service: str, version: str | None) -> Reply:
         wanted = version or self.desk.sighted(service).route.champion
-        ready = wanted in self.desk.shelf.ready()
+        ready = wanted in self.desk.pool.ready()
         body = orjson.dumps({"name": service, "ready": ready})
         return Reply(200 if ready else 503, body, headers=() if ready else RETRY_LATER)
 

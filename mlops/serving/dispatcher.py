@@ -66,7 +66,7 @@ class Dispatcher:
         self,
         *,
         replica_id: str,
-        shelf: ModelPool,
+        pool: ModelPool,
         batcher: Batcher,
         counts: RequestCounters,
         traffic: TrafficCounts,
@@ -75,7 +75,7 @@ class Dispatcher:
         on_fault: Callable[[str, ModelFault], None] = _unheard,
     ) -> None:
         self.replica_id = replica_id
-        self.shelf = shelf
+        self.pool = pool
         self.batcher = batcher
         self.counts = counts
         self.traffic = traffic
@@ -119,7 +119,7 @@ class Dispatcher:
             return await self._pinned(route, windows, pinned)
         drawn = deal(route.salt, key or uuid.uuid4().hex) if route.challenger else 0
         first = goes_to_challenger(route, self.replica_id, drawn, valid=sighted.valid)
-        order = ask_order(route, self.shelf.ready(), challenger_first=first)
+        order = ask_order(route, self.pool.ready(), challenger_first=first)
         if not order:
             self.traffic.turned_away(service, route.champion)
             raise NotReady(service)
@@ -167,7 +167,7 @@ class Dispatcher:
             self.counts.live(route, challenger=False, fault=faults[route.champion], key=key)
 
     async def _ask(self, model_id: str, windows: Sequence[Window]) -> list[float]:
-        with self.shelf.borrow(model_id) as model:
+        with self.pool.borrow(model_id) as model:
             if len(windows) == 1:
                 return [await self._forecast(model, windows[0])]
             return await self._ask_all(model, windows)
@@ -189,19 +189,19 @@ class Dispatcher:
 
     async def _pinned(self, route: Route, windows: Sequence[Window], pinned: str) -> Answer:
         model_id = route.challenger if pinned == CHALLENGER else pinned
-        if model_id is None or model_id not in self.shelf.ready():
+        if model_id is None or model_id not in self.pool.ready():
             raise RequestRefused(
                 404,
                 "RESOURCE_DOES_NOT_EXIST",
                 f"version {pinned!r} of {route.service} is not loaded in this replica; loaded: "
-                f"{', '.join(sorted(self.shelf.ready())) or 'none'}",
+                f"{', '.join(sorted(self.pool.ready())) or 'none'}",
             )
         forecasts = await self._ask(model_id, windows)
         return Answer(forecasts, model_id, variant_of(route, model_id), route.generation)
 
     def _mirror(self, route: Route, windows: Sequence[Window]) -> None:
         """Show the request to the challenger as well; nobody waits for it."""
-        if route.challenger not in self.shelf.ready() or len(self._mirrors) >= MIRROR_TASKS:
+        if route.challenger not in self.pool.ready() or len(self._mirrors) >= MIRROR_TASKS:
             return
         task = asyncio.get_running_loop().create_task(self._shadowed(route, windows))
         self._mirrors.add(task)
@@ -211,7 +211,7 @@ class Dispatcher:
         assert route.challenger is not None
         fault: str | None = None
         try:
-            with self.shelf.borrow(route.challenger) as model:
+            with self.pool.borrow(route.challenger) as model:
                 for window in windows:
                     forecasts = await self.batcher.shadow(model, newest_bars(model, window))
                     if forecasts is None:

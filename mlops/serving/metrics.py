@@ -110,7 +110,7 @@ def _queue(runtime: Runtime) -> Iterator[Gauge]:
 
 
 def _models(runtime: Runtime) -> Iterator[Gauge]:
-    for model_id, state in runtime.shelf.states().items():
+    for model_id, state in runtime.pool.states().items():
         labels = {"model_id": model_id, "state": str(state.state)}
         yield "mlops_loaded_bytes", "Size of each model held.", labels, state.bytes
         yield "mlops_model_inflight", "Requests at each model.", labels, state.inflight

@@ -103,7 +103,7 @@ class ForecastPublisher:
         *,
         replica_id: str,
         store: Store,
-        shelf: ModelPool,
+        pool: ModelPool,
         batcher: Batcher,
         bars: RecentBars,
         spool: ForecastSpool,
@@ -114,7 +114,7 @@ class ForecastPublisher:
     ) -> None:
         self.replica_id = replica_id
         self.store = store
-        self.shelf = shelf
+        self.pool = pool
         self.batcher = batcher
         self.bars = bars
         self.spool = spool
@@ -205,7 +205,7 @@ class ForecastPublisher:
 
     async def _champion_row(self, route: Route, service: Service, recent: Recent) -> ForecastRow:
         last: ServingError | None = None
-        for model_id in ask_order(route, self.shelf.ready(), challenger_first=False):
+        for model_id in ask_order(route, self.pool.ready(), challenger_first=False):
             try:
                 return await self._row(route, service, recent, model_id, Role.RECORD)
             except (ModelFault, NotLoaded) as error:
@@ -215,7 +215,7 @@ class ForecastPublisher:
     async def _shadow(self, route: Route, service: Service, recent: Recent) -> None:
         """What the challenger would have said of the same bar."""
         challenger, bar = route.challenger, recent.frame.index[-1]
-        if challenger is None or challenger not in self.shelf.ready():
+        if challenger is None or challenger not in self.pool.ready():
             return
         if self._shadowed.get(route.service) == (challenger, bar):
             return
@@ -230,7 +230,7 @@ class ForecastPublisher:
     async def _row(
         self, route: Route, service: Service, recent: Recent, model_id: str, role: Role
     ) -> ForecastRow:
-        with self.shelf.borrow(model_id) as model:
+        with self.pool.borrow(model_id) as model:
             frame = recent.frame.iloc[-model.warm_up :]
             window = newest_window(model, service, frame)
             forecasts = await self.batcher.forecast(model, window, timeout_s=self.budget_s)

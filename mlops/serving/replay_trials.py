@@ -39,14 +39,14 @@ class ReplayTrials:
     def __init__(
         self,
         *,
-        shelf: ModelPool,
+        pool: ModelPool,
         batcher: Batcher,
         counts: RequestCounters,
         bars: RecentBars,
         sight: Callable[[], RouteView],
         versions: Mapping[str, ModelVersion],
     ) -> None:
-        self.shelf = shelf
+        self.pool = pool
         self.batcher = batcher
         self.counts = counts
         self.bars = bars
@@ -63,7 +63,7 @@ class ReplayTrials:
 
     async def attend(self, route: Route) -> None:
         """Try the challenger of a route, unless that was done in this rollout."""
-        ready = self.shelf.ready()
+        ready = self.pool.ready()
         if route.challenger not in ready or route.champion not in ready:
             return
         if self._done.get(route.service) == route.salt:
@@ -96,8 +96,8 @@ class ReplayTrials:
         self.counts.restart(route, Source.REPLAY)
         tried = 0
         with (
-            self.shelf.borrow(route.champion) as champion,
-            self.shelf.borrow(route.challenger) as challenger,
+            self.pool.borrow(route.champion) as champion,
+            self.pool.borrow(route.challenger) as challenger,
         ):
             size = max(champion.warm_up, challenger.warm_up)
             whole = newest_window(challenger, service, recent.frame.iloc[-(REPLAY_BARS + size) :])

@@ -69,7 +69,7 @@ class Runtime:
     ) -> None:
         name = identity.name
         self.store = store
-        self.shelf = ModelPool(cache=home / "bundles", trust=trust)
+        self.pool = ModelPool(cache=home / "bundles", trust=trust)
         self.counts = RequestCounters(name, identity.incarnation)
         self.traffic = TrafficCounts(name, identity.incarnation)
         self.spool = ForecastSpool(
@@ -78,7 +78,7 @@ class Runtime:
         self.keeper = StoreSync(
             identity=identity,
             store=store,
-            shelf=self.shelf,
+            pool=self.pool,
             counts=self.counts,
             traffic=self.traffic,
             spool=self.spool,
@@ -88,7 +88,7 @@ class Runtime:
         self.metrics = Metrics()
         self.desk = Dispatcher(
             replica_id=name,
-            shelf=self.shelf,
+            pool=self.pool,
             batcher=self.batcher,
             counts=self.counts,
             traffic=self.traffic,
@@ -99,7 +99,7 @@ class Runtime:
         self.newest = ForecastPublisher(
             replica_id=name,
             store=store,
-            shelf=self.shelf,
+            pool=self.pool,
             batcher=self.batcher,
             bars=bars,
             spool=self.spool,
@@ -109,7 +109,7 @@ class Runtime:
             max_age_bars=options.max_age_bars,
         )
         self.replay = ReplayTrials(
-            shelf=self.shelf,
+            pool=self.pool,
             batcher=self.batcher,
             counts=self.counts,
             bars=bars,
@@ -123,7 +123,7 @@ class Runtime:
             desk=self.desk,
             newest=self.newest,
             keeper=self.keeper,
-            specs=Specs(self.shelf),
+            specs=Specs(self.pool),
             metrics=self.metrics,
             request_log=self.request_log,
             max_body_bytes=int(options.max_body_mb * MIB),
@@ -193,7 +193,7 @@ class Headless:
 
     def _wait_for(self, model_id: str) -> None:
         until = time.monotonic() + LOAD_S
-        while model_id not in self.runtime.shelf.ready():
+        while model_id not in self.runtime.pool.ready():
             if time.monotonic() > until:
                 raise ServingError(f"{model_id} did not load within {LOAD_S:g} s; see the log")
             time.sleep(LOADER_S)

@@ -30,8 +30,8 @@ MAX_WINDOWS = 512
 class Specs:
     """Specifications by version, made once."""
 
-    def __init__(self, shelf: ModelPool) -> None:
-        self.shelf = shelf
+    def __init__(self, pool: ModelPool) -> None:
+        self.pool = pool
         self._made: dict[str, InputSpec] = {}
 
     def of(self, route: Route) -> InputSpec:
@@ -40,12 +40,12 @@ class Specs:
         Raises:
             NotReady: when nothing is ready.
         """
-        order = ask_order(route, self.shelf.ready(), challenger_first=False)
+        order = ask_order(route, self.pool.ready(), challenger_first=False)
         if not order:
             raise NotReady(route.service)
         made = self._made.get(order[0])
         if made is None:
-            with self.shelf.borrow(order[0]) as model:
+            with self.pool.borrow(order[0]) as model:
                 made = self._made[order[0]] = spec_of(model, Service.parse(route.service))
         return made
 
@@ -81,7 +81,7 @@ def bars_to_send(route: Route, keeper: StoreSync) -> int | None:
     for name in names:
         # One that is let go between two looks is asked for no more.
         with suppress(NotLoaded):
-            needs += [] if name is None else [keeper.shelf.warm_up(name)]
+            needs += [] if name is None else [keeper.pool.warm_up(name)]
     return max(needs, default=None)
 
 
@@ -100,7 +100,7 @@ def _described(sighted: RouteState, keeper: StoreSync, newest: ForecastPublisher
         "ready": sorted(
             model_id
             for model_id in {route.champion, route.previous_champion, route.challenger}
-            if model_id in keeper.shelf.ready()
+            if model_id in keeper.pool.ready()
         ),
         "bars": bars_to_send(route, keeper),
         "newest_bar": None if published is None else published.row.bar,

@@ -73,7 +73,7 @@ class StoreSync:
         *,
         identity: Identity,
         store: Store,
-        shelf: ModelPool,
+        pool: ModelPool,
         counts: RequestCounters,
         traffic: TrafficCounts,
         spool: ForecastSpool,
@@ -81,7 +81,7 @@ class StoreSync:
     ) -> None:
         self.identity = identity
         self.store = store
-        self.shelf = shelf
+        self.pool = pool
         self.counts = counts
         self.traffic = traffic
         self.spool = spool
@@ -210,9 +210,9 @@ class StoreSync:
         )
 
     def _held(self) -> dict[str, HeldModel]:
-        """What is on the shelf; a model that will be tried again at once has not failed yet."""
+        """What is on the pool; a model that will be tried again at once has not failed yet."""
         held = {}
-        for model_id, state in self.shelf.states().items():
+        for model_id, state in self.pool.states().items():
             failed = state.state == FAILED
             again = failed and self._tries.get(model_id, 0) < LOAD_TRIES
             held[model_id] = HeldModel(
@@ -237,14 +237,14 @@ class StoreSync:
             version = self.versions.get(model_id)
             mine = [r for r in routes if version is None or r.service == version.service]
             if all(may_drop(route, name, model_id, states) for route in mine):
-                self.shelf.drop(model_id)
+                self.pool.drop(model_id)
                 self._tries.pop(model_id, None)
 
     def _grow_ready(self) -> None:
         """Ready once every service it has seen is answered by something; then for ever."""
         if self.state is not ReplicaState.STARTING:
             return
-        ready, name = self.shelf.ready(), self.identity.name
+        ready, name = self.pool.ready(), self.identity.name
         routes = [sighted.route for sighted in self._sight.routes.values()]
         if routes and all(any(m in ready for m in wanted(route, name)) for route in routes):
             self.state = ReplicaState.READY
@@ -285,8 +285,8 @@ class StoreSync:
             version = self.versions.get(model_id) or get_version(self.store, model_id)
             self.versions[model_id] = version
             about["service"] = version.service
-            self.shelf.forget(model_id)
-            self.shelf.load(version)
+            self.pool.forget(model_id)
+            self.pool.load(version)
             self._tries.pop(model_id, None)
             log.info("service=%s model_id=%s is ready", version.service, model_id, extra=about)
         except StoreError:
@@ -301,7 +301,7 @@ class StoreSync:
             )  # fmt: skip
 
     def _states(self) -> dict[str, str]:
-        return {model_id: str(state.state) for model_id, state in self.shelf.states().items()}
+        return {model_id: str(state.state) for model_id, state in self.pool.states().items()}
 
 
 __all__ = ["READY", "Identity", "StoreSync"]

@@ -54,7 +54,7 @@ def window(frame: pd.DataFrame) -> list[list[float]]:
 
 
 def expected(live: Runtime, library: Library, frame: pd.DataFrame) -> float:
-    with live.shelf.borrow(library.versions[0]) as model:
+    with live.pool.borrow(library.versions[0]) as model:
         return float(model.bundle.predict(frame.iloc[-BARS:])["forecast"].iloc[-1])
 
 

@@ -78,7 +78,7 @@ def port(
 @pytest.fixture
 def windows(runtime: Runtime, network: str, frame: pd.DataFrame, port: int) -> np.ndarray:
     """(DIFFERENT, bars, 5) the newest windows that the network needs."""
-    values, size = frame[list(COLUMNS)].to_numpy(), runtime.shelf.warm_up(network)
+    values, size = frame[list(COLUMNS)].to_numpy(), runtime.pool.warm_up(network)
     ends = range(len(values) - DIFFERENT + 1, len(values) + 1)
     return np.stack([values[end - size : end] for end in ends])
 
@@ -147,7 +147,7 @@ def test_a_live_window_a_batch_and_all_bars_agree(
         await writer.wait_closed()
         return found
 
-    with runtime.shelf.borrow(network) as model:
+    with runtime.pool.borrow(network) as model:
         every = model.bundle.predict(frame)["forecast"].to_numpy()[-DIFFERENT:]
     assert np.abs(np.array(asyncio.run(batch())) - alone).max() <= 1e-6
     assert np.abs(every - alone).max() <= 1e-6

@@ -68,7 +68,7 @@ def test_the_forecast_is_the_bundles_own_for_the_last_bar(
     runtime: Runtime, alone: str, frame: pd.DataFrame
 ) -> None:
     answer = ask(runtime, frame)
-    with runtime.shelf.borrow(alone) as model:
+    with runtime.pool.borrow(alone) as model:
         expected = model.bundle.predict(frame.iloc[-BARS:])["forecast"].iloc[-1]
     assert answer.forecasts == [pytest.approx(expected, abs=1e-6)]
     assert (answer.model_id, answer.variant) == (alone, "champion")
@@ -114,8 +114,8 @@ def test_what_nobody_can_answer_counts_against_nobody(
 def test_a_challenger_that_needs_more_bars_than_clients_send_is_at_fault(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame
 ) -> None:
-    enough_for_the_champion = runtime.shelf.warm_up(exposed[0])
-    assert enough_for_the_champion < runtime.shelf.warm_up(exposed[1])
+    enough_for_the_champion = runtime.pool.warm_up(exposed[0])
+    assert enough_for_the_champion < runtime.pool.warm_up(exposed[1])
     assert ask(runtime, frame, enough_for_the_champion).variant == "champion"
     assert tallies(runtime)["rollout-1", Source.LIVE].detail == {"too_few_bars": 1}
 
@@ -184,7 +184,7 @@ def test_many_windows_are_answered_in_their_order(
         for end in ends
     ]
     answer = asyncio.run(runtime.desk.answer(KEY, windows))
-    with runtime.shelf.borrow(alone) as model:
+    with runtime.pool.borrow(alone) as model:
         every = model.bundle.predict(frame)["forecast"]
     expected = [every.loc[frame.index[end - 1]] for end in ends]
     assert np.allclose(answer.forecasts, expected, atol=1e-6)

@@ -37,7 +37,7 @@ def test_it_is_the_champions_forecast_of_the_last_bar_with_an_interval(
     update(live)
     published = live.newest.of(KEY)
     assert published is not None
-    with live.shelf.borrow(library.versions[0]) as model:
+    with live.pool.borrow(library.versions[0]) as model:
         expected = model.bundle.predict(frame)["forecast"].iloc[-1]
     row = published.row
     assert row.value == pytest.approx(expected, abs=1e-6)

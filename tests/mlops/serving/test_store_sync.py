@@ -34,13 +34,13 @@ def test_it_loads_the_challenger_last_and_lets_it_go_when_nobody_wants_it(
     champion, challenger = library.versions
     set_route(champion=champion, challenger=challenger)
     order: list[str] = []
-    load = runtime.shelf.load
-    runtime.shelf.load = lambda version: (order.append(version.model_id), load(version))[1]  # type: ignore[method-assign]
+    load = runtime.pool.load
+    runtime.pool.load = lambda version: (order.append(version.model_id), load(version))[1]  # type: ignore[method-assign]
     settle()
     assert order == [library.baseline, champion, challenger]
     set_route(challenger=None)
     settle()
-    assert runtime.shelf.ready() == {library.baseline, champion}
+    assert runtime.pool.ready() == {library.baseline, champion}
 
 
 def test_a_challenger_is_not_loaded_while_its_champion_is_not_ready(
@@ -52,7 +52,7 @@ def test_a_challenger_is_not_loaded_while_its_champion_is_not_ready(
     fail_to_load(monkeypatch, champion)
     monkeypatch.setattr("mlops.serving.store_sync.RETRY_S", 1e9)
     settle()
-    assert runtime.shelf.ready() == {library.baseline}
+    assert runtime.pool.ready() == {library.baseline}
 
 
 def test_a_model_has_failed_only_after_its_last_try(
