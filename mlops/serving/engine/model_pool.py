@@ -115,7 +115,7 @@ class ModelState:
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
+class _Slot:
     digest: str
     state: State = State.FETCHING
     n_bytes: int = 0
@@ -150,7 +150,7 @@ class ModelPool:
         self._free_memory = free_memory
         self._lock = threading.Lock()
         self._one_load = threading.Lock()
-        self._places: dict[str, _Place] = {}
+        self._slots: dict[str, _Slot] = {}
         self._ready: frozenset[str] = frozenset()
 
     def ready(self) -> frozenset[str]:
@@ -160,7 +160,7 @@ class ModelPool:
     def states(self) -> Mapping[str, ModelState]:
         """Everything that is here, was asked for, or failed."""
         with self._lock:
-            return {model_id: place.seen() for model_id, place in self._places.items()}
+            return {model_id: slot.seen() for model_id, slot in self._slots.items()}
 
     def warm_up(self, model_id: str) -> int:
         """Bars that one forecast of a model needs.
@@ -168,10 +168,10 @@ class ModelPool:
         Raises:
             NotLoaded: when it is not here.
         """
-        place = self._places.get(model_id)
-        if place is None or place.model is None:
+        slot = self._slots.get(model_id)
+        if slot is None or slot.model is None:
             raise NotLoaded(model_id)
-        return place.model.warm_up
+        return slot.model.warm_up
 
     def load(self, version: ModelVersion) -> None:
         """Take a version up to ready, after any other load; one that is ready stays so.
@@ -181,22 +181,22 @@ class ModelPool:
                 was dropped meanwhile, or has failed before, is `NotLoaded`.
         """
         with self._one_load:
-            place = self._placed(version)
-            if place is None:
+            slot = self._placed(version)
+            if slot is None:
                 return
             try:
-                self._show(version.model_id, place, self._loaded(version, place))
+                self._show(version.model_id, slot, self._loaded(version, slot))
             except NotLoaded:
                 raise
             except Exception as error:
-                raise self._failed(version.model_id, place, error) from error
+                raise self._failed(version.model_id, slot, error) from error
 
     def forget(self, model_id: str) -> None:
         """Let a failed version be loaded again; what has not failed stays."""
         with self._lock:
-            place = self._places.get(model_id)
-            if place is not None and place.state is State.FAILED:
-                del self._places[model_id]
+            slot = self._slots.get(model_id)
+            if slot is not None and slot.state is State.FAILED:
+                del self._slots[model_id]
 
     def drop(self, model_id: str) -> None:
         """Lend a model no more; it is freed when the last borrower gives it back.
@@ -204,13 +204,13 @@ class ModelPool:
         A load that is under way ends before its next stage.
         """
         with self._lock:
-            place = self._places.get(model_id)
-            if place is None:
+            slot = self._slots.get(model_id)
+            if slot is None:
                 return
-            if place.borrowed:
-                place.state = State.DRAINING
+            if slot.borrowed:
+                slot.state = State.DRAINING
             else:
-                del self._places[model_id]
+                del self._slots[model_id]
             self._count_ready()
 
     @contextmanager
@@ -220,75 +220,75 @@ class ModelPool:
         Raises:
             NotLoaded: when it is not ready here.
         """
-        place, model = self._lend(model_id)
+        slot, model = self._acquire(model_id)
         try:
             yield model
         finally:
-            self._take_back(model_id, place)
+            self._release(model_id, slot)
 
-    def _lend(self, model_id: str) -> tuple[_Place, LoadedModel]:
+    def _acquire(self, model_id: str) -> tuple[_Slot, LoadedModel]:
         with self._lock:
-            place = self._places.get(model_id)
-            if place is None or place.state is not State.READY or place.model is None:
+            slot = self._slots.get(model_id)
+            if slot is None or slot.state is not State.READY or slot.model is None:
                 raise NotLoaded(model_id)
-            place.borrowed += 1
-            return place, place.model
+            slot.borrowed += 1
+            return slot, slot.model
 
-    def _take_back(self, model_id: str, place: _Place) -> None:
+    def _release(self, model_id: str, slot: _Slot) -> None:
         with self._lock:
-            place.borrowed -= 1
-            if place.state is State.DRAINING and not place.borrowed:
-                del self._places[model_id]
+            slot.borrowed -= 1
+            if slot.state is State.DRAINING and not slot.borrowed:
+                del self._slots[model_id]
 
-    def _placed(self, version: ModelVersion) -> _Place | None:
-        """A new place for a version; None where it is ready, or is again."""
+    def _placed(self, version: ModelVersion) -> _Slot | None:
+        """A new slot for a version; None where it is ready, or is again."""
         with self._lock:
-            place = self._places.get(version.model_id)
-            if place is None:
-                return self._places.setdefault(version.model_id, _Place(version.digest))
-            if place.state is State.FAILED:
+            slot = self._slots.get(version.model_id)
+            if slot is None:
+                return self._slots.setdefault(version.model_id, _Slot(version.digest))
+            if slot.state is State.FAILED:
                 raise NotLoaded(version.model_id)
             # Wanted again while its last borrowers were at it.
-            place.state = State.READY
+            slot.state = State.READY
             self._count_ready()
             return None
 
-    def _loaded(self, version: ModelVersion, place: _Place) -> LoadedModel:
+    def _loaded(self, version: ModelVersion, slot: _Slot) -> LoadedModel:
         started = perf_counter()
         model_id = version.model_id
-        self._enter("fetching", model_id, place, State.FETCHING)
+        self._enter("fetching", model_id, slot, State.FETCHING)
         path = fetch_bundle(version.bundle_uri, version.digest, self.cache)
-        self._enter("verifying", model_id, place, State.LOADING)
+        self._enter("verifying", model_id, slot, State.LOADING)
         _check_digest(read_manifest(path).digest, version)
-        place.n_bytes = sum(file.stat().st_size for file in path.iterdir())
-        self._check_memory(model_id, place.n_bytes)
-        self._enter("opening", model_id, place, State.LOADING)
+        slot.n_bytes = sum(file.stat().st_size for file in path.iterdir())
+        self._check_memory(model_id, slot.n_bytes)
+        self._enter("opening", model_id, slot, State.LOADING)
         bundle = open_bundle(path, self.trust)
         # The files may have changed since they were verified.
         _check_digest(bundle.digest, version)
-        self._enter("golden", model_id, place, State.LOADING)
+        self._enter("golden", model_id, slot, State.LOADING)
         bundle.check_examples()
-        self._enter("warming", model_id, place, State.WARMING)
+        self._enter("warming", model_id, slot, State.WARMING)
         warm(bundle)
         load_ms = (perf_counter() - started) * 1e3
-        return LoadedModel(model_id, version.digest, place.n_bytes, load_ms, bundle)
+        return LoadedModel(model_id, version.digest, slot.n_bytes, load_ms, bundle)
 
-    def _enter(self, name: str, model_id: str, place: _Place, state: State) -> None:
+    def _enter(self, name: str, model_id: str, slot: _Slot, state: State) -> None:
         stage(name, model_id)
         with self._lock:
-            if self._places.get(model_id) is not place:
+            if self._slots.get(model_id) is not slot:
                 raise NotLoaded(model_id)
-            place.state = state
+            slot.state = state
 
-    def _show(self, model_id: str, place: _Place, model: LoadedModel) -> None:
+    def _show(self, model_id: str, slot: _Slot, model: LoadedModel) -> None:
         stage("ready", model_id)
         with self._lock:
-            if self._places.get(model_id) is not place:
+            if self._slots.get(model_id) is not slot:
                 raise NotLoaded(model_id)
-            place.model, place.state = model, State.READY
+            slot.model, slot.state = model, State.READY
             self._count_ready()
 
-    def _failed(self, model_id: str, place: _Place, error: Exception) -> MlopsError:
+    def _failed(self, model_id: str, slot: _Slot, error: Exception) -> MlopsError:
         """Keep why; what no room of ours raised is put into words."""
         told = error
         if not isinstance(told, MlopsError):
@@ -297,7 +297,7 @@ class ModelPool:
                 "the release that trained it"
             )
         with self._lock:
-            place.state, place.error = State.FAILED, str(told)
+            slot.state, slot.error = State.FAILED, str(told)
         return told
 
     def _check_memory(self, model_id: str, n_bytes: int) -> None:
@@ -310,7 +310,7 @@ class ModelPool:
 
     def _count_ready(self) -> None:
         self._ready = frozenset(
-            model_id for model_id, place in self._places.items() if place.state is State.READY
+            model_id for model_id, slot in self._slots.items() if slot.state is State.READY
         )
 
 
