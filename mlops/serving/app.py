@@ -61,12 +61,12 @@ _FAILED_IN_TIME = "timeout"
 
 
 class App:
-    """An ASGI application over one desk."""
+    """An ASGI application over one dispatcher."""
 
     def __init__(
         self,
         *,
-        desk: Dispatcher,
+        dispatcher: Dispatcher,
         newest: ForecastPublisher,
         keeper: StoreSync,
         specs: Specs,
@@ -74,7 +74,7 @@ class App:
         request_log: RequestLog,
         max_body_bytes: int,
     ) -> None:
-        self.desk = desk
+        self.dispatcher = dispatcher
         self.newest = newest
         self.keeper = keeper
         self.specs = specs
@@ -168,7 +168,7 @@ class App:
         spec = self._spec(service)
         content_type = request.header(b"content-type")
         windows = await self._read(request, mlflow_scoring.parse, request.body, content_type, spec)
-        answer = await self.desk.answer(
+        answer = await self.dispatcher.answer(
             service, windows, key=request.header(b"x-session-id"), pinned=_pinned(request)
         )
         return self._replied(service, answer, mlflow_scoring.render(_arrays(answer)))
@@ -213,7 +213,7 @@ class App:
             header_length=request.header(b"inference-header-content-length"),
         )
         asked = await self._read(request, parse, request.body, self._spec(service), service)
-        answer = await self.desk.answer(
+        answer = await self.dispatcher.answer(
             service,
             asked.windows,
             key=request.header(b"x-session-id"),
@@ -229,15 +229,15 @@ class App:
         return self._replied(service, answer, body)
 
     def _model_metadata(self, service: str) -> Reply:
-        route = self.desk.sighted(service).route
-        ready = self.desk.pool.ready()
+        route = self.dispatcher.sighted(service).route
+        ready = self.dispatcher.pool.ready()
         versions = [m for m in (route.champion, route.challenger, route.previous_champion) if m]
         held = [model_id for model_id in dict.fromkeys(versions) if model_id in ready]
         return Reply(200, open_inference.model_metadata(service, held, self._spec(service)))
 
     def _model_ready(self, service: str, version: str | None) -> Reply:
-        wanted = version or self.desk.sighted(service).route.champion
-        ready = wanted in self.desk.pool.ready()
+        wanted = version or self.dispatcher.sighted(service).route.champion
+        ready = wanted in self.dispatcher.pool.ready()
         body = orjson.dumps({"name": service, "ready": ready})
         return Reply(200 if ready else 503, body, headers=() if ready else RETRY_LATER)
 
@@ -256,7 +256,7 @@ class App:
     def _forecast(self, service: str) -> Reply:
         published = self.newest.of(service)
         if published is None:
-            self.desk.sighted(service)
+            self.dispatcher.sighted(service)
             why = self.newest.waiting_for.get(service, "the first bar is being forecast")
             return _abstained(service, f"no forecast yet: {why}")
         if not published.fresh:
@@ -297,7 +297,7 @@ class App:
     # Replies ---------------------------------------------------------------------------------
 
     def _spec(self, service: str) -> InputSpec:
-        return self.specs.of(self.desk.sighted(service).route)
+        return self.specs.of(self.dispatcher.sighted(service).route)
 
     def _replied(self, service: str, answer: Answer, body: bytes) -> Reply:
         headers = self._headers(answer.model_id, answer.variant, answer.generation)

@@ -86,7 +86,7 @@ class Runtime:
         self.batcher = Batcher(limit=options.queue_limit, batching=options.batching)
         bars = RecentBars(bars_root, options.clock)
         self.metrics = Metrics()
-        self.desk = Dispatcher(
+        self.dispatcher = Dispatcher(
             replica_id=name,
             pool=self.pool,
             batcher=self.batcher,
@@ -120,7 +120,7 @@ class Runtime:
             home / "request-log", identity.incarnation, keep_days=options.log_days
         )
         self.app = App(
-            desk=self.desk,
+            dispatcher=self.dispatcher,
             newest=self.newest,
             keeper=self.keeper,
             specs=Specs(self.pool),

@@ -147,7 +147,7 @@ def test_a_bug_of_ours_tells_the_request_and_nothing_else(
     async def buggy(*_: object, **__: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr(live.desk, "answer", buggy)
+    monkeypatch.setattr(live.dispatcher, "answer", buggy)
     answer = ask("POST", INVOKE, json={"instances": window}, headers={"x-request-id": "r-1"})
     assert answer.status_code == 500
     assert "secret" not in answer.text

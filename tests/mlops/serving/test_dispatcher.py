@@ -28,7 +28,7 @@ def window(frame: pd.DataFrame, n: int = BARS) -> Window:
 
 
 def ask(runtime: Runtime, frame: pd.DataFrame, n: int = BARS, **how: str) -> Answer:
-    return asyncio.run(runtime.desk.answer(KEY, [window(frame, n)], **how))
+    return asyncio.run(runtime.dispatcher.answer(KEY, [window(frame, n)], **how))
 
 
 def tallies(runtime: Runtime) -> dict[tuple[str, Source], Tally]:
@@ -146,8 +146,8 @@ def test_a_mirrored_request_is_shown_to_the_challenger_beside_the_answer(
     settle()
 
     async def mirrored() -> Answer:
-        answer = await runtime.desk.answer(KEY, [window(frame)])
-        await asyncio.gather(*runtime.desk._mirrors)
+        answer = await runtime.dispatcher.answer(KEY, [window(frame)])
+        await asyncio.gather(*runtime.dispatcher._mirrors)
         return answer
 
     assert asyncio.run(mirrored()).variant == "champion"
@@ -172,7 +172,7 @@ def test_nothing_ready_is_said(runtime: Runtime, frame: pd.DataFrame) -> None:
     with pytest.raises(NotReady):
         ask(runtime, frame)
     with pytest.raises(RequestRefused, match="no service 'other' is live"):
-        asyncio.run(runtime.desk.answer("other", [window(frame)]))
+        asyncio.run(runtime.dispatcher.answer("other", [window(frame)]))
 
 
 def test_many_windows_are_answered_in_their_order(
@@ -183,7 +183,7 @@ def test_many_windows_are_answered_in_their_order(
         window_of(frame.iloc[end - BARS : end], SERVICE.timeframe, load_calendar("24/7"))
         for end in ends
     ]
-    answer = asyncio.run(runtime.desk.answer(KEY, windows))
+    answer = asyncio.run(runtime.dispatcher.answer(KEY, windows))
     with runtime.pool.borrow(alone) as model:
         every = model.bundle.predict(frame)["forecast"]
     expected = [every.loc[frame.index[end - 1]] for end in ends]

@@ -106,7 +106,7 @@ def champion(library: Library, set_route: SetRoute, settle: Settle) -> str:
 
 
 def ask(runtime: Runtime, frame: pd.DataFrame) -> None:
-    asyncio.run(runtime.desk.answer(KEY, [window(frame)]))
+    asyncio.run(runtime.dispatcher.answer(KEY, [window(frame)]))
 
 
 def fail_with(patch: pytest.MonkeyPatch, runtime: Runtime, error: Exception, model_id: str) -> None:
@@ -173,7 +173,7 @@ def test_where_nothing_is_loaded_the_champion_had_no_turn(
 
 
 def test_a_preview_is_not_traffic(runtime: Runtime, frame: pd.DataFrame, champion: str) -> None:
-    asyncio.run(runtime.desk.answer(KEY, [window(frame)], pinned=champion))
+    asyncio.run(runtime.dispatcher.answer(KEY, [window(frame)], pinned=champion))
     assert counted(runtime) == {}
 
 
