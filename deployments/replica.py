@@ -118,7 +118,7 @@ def courier_of(store: Store, settings: Settings) -> AlertSender:
 
 def guard_of(runtime: Runtime, settings: Settings) -> Guard:
     """What looks whether the system is in trouble, by the limits that the settings name."""
-    me = runtime.keeper.identity
+    me = runtime.store_sync.identity
     return Guard(
         runtime.store,
         f"guard@{me.name}:{me.incarnation}",
@@ -178,7 +178,7 @@ async def _leave(runtime: Runtime, server: Server, told: asyncio.Event, drain_s:
     log.info("draining for %g s", drain_s)
     runtime.app.draining = True
     # A store that is silent does not hold up the end.
-    telling = asyncio.create_task(asyncio.to_thread(runtime.keeper.drain))
+    telling = asyncio.create_task(asyncio.to_thread(runtime.store_sync.drain))
     await asyncio.sleep(drain_s)
     await _take_in(server)
     server.should_exit = True

@@ -68,7 +68,7 @@ class App:
         *,
         dispatcher: Dispatcher,
         newest: ForecastPublisher,
-        keeper: StoreSync,
+        store_sync: StoreSync,
         specs: Specs,
         metrics: Metrics,
         request_log: RequestLog,
@@ -76,13 +76,13 @@ class App:
     ) -> None:
         self.dispatcher = dispatcher
         self.newest = newest
-        self.keeper = keeper
+        self.store_sync = store_sync
         self.specs = specs
         self.metrics = metrics
         self.request_log = request_log
         self.max_body_bytes = max_body_bytes
         self.draining = False
-        self._ids = RequestIds(keeper.identity.incarnation[:8])
+        self._ids = RequestIds(store_sync.identity.incarnation[:8])
         self._variant_headers: dict[tuple[str, str, int], Headers] = {}
         self._plain: dict[str, Callable[[], Reply]] = {
             "/livez": self._livez,
@@ -183,7 +183,7 @@ class App:
         named = request.header(b"x-service")
         if named is not None:
             return named
-        known = sorted(self.keeper.sight().routes)
+        known = sorted(self.store_sync.sight().routes)
         if len(known) != 1:
             raise RequestRefused(
                 400,
@@ -270,7 +270,7 @@ class App:
         return Reply(200, published.body, headers=headers, service=service, variant="forecast")
 
     def _services(self) -> Reply:
-        return Reply(200, list_services(self.keeper, self.newest))
+        return Reply(200, list_services(self.store_sync, self.newest))
 
     # Health ----------------------------------------------------------------------------------
 
@@ -292,7 +292,7 @@ class App:
         return Reply(200, self.metrics.render(), b"text/plain; version=0.0.4; charset=utf-8")
 
     def _takes_requests(self) -> bool:
-        return self.keeper.ready() and not self.draining
+        return self.store_sync.ready() and not self.draining
 
     # Replies ---------------------------------------------------------------------------------
 

@@ -117,10 +117,10 @@ def _models(runtime: Runtime) -> Iterator[Gauge]:
 
 
 def _routes(runtime: Runtime) -> Iterator[Gauge]:
-    sight = runtime.keeper.sight()
+    sight = runtime.store_sync.sight()
     age = time.monotonic() - sight.taken_at
     yield "mlops_route_age_seconds", "Since the store was last read.", {}, age
-    away = runtime.keeper.store_away_since
+    away = runtime.store_sync.store_away_since
     gone = 0.0 if away is None else time.monotonic() - away
     yield "mlops_store_away_seconds", "For how long the store has been away.", {}, gone
     for service, sighted in sight.routes.items():
@@ -131,7 +131,7 @@ def _routes(runtime: Runtime) -> Iterator[Gauge]:
 
 
 def _forecasts(runtime: Runtime) -> Iterator[Gauge]:
-    for service in runtime.keeper.sight().routes:
+    for service in runtime.store_sync.sight().routes:
         published = runtime.newest.of(service)
         late = 1.0 if published is None or not published.fresh else 0.0
         yield (

@@ -75,7 +75,7 @@ class Runtime:
         self.spool = ForecastSpool(
             home / "spool", identity.incarnation, max_bytes=int(options.spool_mb * MIB)
         )
-        self.keeper = StoreSync(
+        self.store_sync = StoreSync(
             identity=identity,
             store=store,
             pool=self.pool,
@@ -92,7 +92,7 @@ class Runtime:
             batcher=self.batcher,
             counts=self.counts,
             traffic=self.traffic,
-            sight=self.keeper.sight,
+            sight=self.store_sync.sight,
             budget_s=options.budget_s,
             on_fault=self.metrics.fault,
         )
@@ -103,8 +103,8 @@ class Runtime:
             batcher=self.batcher,
             bars=bars,
             spool=self.spool,
-            sight=self.keeper.sight,
-            versions=self.keeper.versions,
+            sight=self.store_sync.sight,
+            versions=self.store_sync.versions,
             budget_s=options.budget_s,
             max_age_bars=options.max_age_bars,
         )
@@ -113,8 +113,8 @@ class Runtime:
             batcher=self.batcher,
             counts=self.counts,
             bars=bars,
-            sight=self.keeper.sight,
-            versions=self.keeper.versions,
+            sight=self.store_sync.sight,
+            versions=self.store_sync.versions,
         )
         self.request_log = RequestLog(
             home / "request-log", identity.incarnation, keep_days=options.log_days
@@ -122,7 +122,7 @@ class Runtime:
         self.app = App(
             dispatcher=self.dispatcher,
             newest=self.newest,
-            keeper=self.keeper,
+            store_sync=self.store_sync,
             specs=Specs(self.pool),
             metrics=self.metrics,
             request_log=self.request_log,
@@ -133,7 +133,7 @@ class Runtime:
             store,
             name,
             bars_root=bars_root,
-            services=lambda: self.keeper.sight().routes,
+            services=lambda: self.store_sync.sight().routes,
             exchange_base_url=options.exchange_base_url,
         )
 
@@ -141,12 +141,12 @@ class Runtime:
     def roles(self) -> Iterator[None]:
         """Keep up with the store, and stand by as controller and as feed."""
         stop = threading.Event()
-        me = self.keeper.identity
+        me = self.store_sync.identity
         # A restarted process of the same name is another holder.
         controller = Controller(self.store, f"controller@{me.name}:{me.incarnation}")
         works = (partial(carry_role, controller, stop), partial(self.feed.run, stop))
         threads = [threading.Thread(target=work, daemon=True) for work in works]
-        self.keeper.start()
+        self.store_sync.start()
         for thread in threads:
             thread.start()
         try:
@@ -155,7 +155,7 @@ class Runtime:
             stop.set()
             for thread in threads:
                 thread.join(timeout=5.0)
-            self.keeper.stop()
+            self.store_sync.stop()
             self.request_log.close()
 
     async def attend(self, *, told: bool = False) -> None:

@@ -65,27 +65,30 @@ def spec_of(model: LoadedModel, service: Service) -> InputSpec:
     )
 
 
-def list_services(keeper: StoreSync, newest: ForecastPublisher) -> bytes:
+def list_services(store_sync: StoreSync, newest: ForecastPublisher) -> bytes:
     """Every service as JSON."""
     services = [
-        _described(sighted, keeper, newest) for _, sighted in sorted(keeper.sight().routes.items())
+        _described(sighted, store_sync, newest)
+        for _, sighted in sorted(store_sync.sight().routes.items())
     ]
-    body = {"replica": keeper.identity.name, "services": services}
+    body = {"replica": store_sync.identity.name, "services": services}
     return orjson.dumps(body)
 
 
-def bars_to_send(route: Route, keeper: StoreSync) -> int | None:
+def bars_to_send(route: Route, store_sync: StoreSync) -> int | None:
     """So many bars let whoever a request is dealt to answer it; None where nothing is ready."""
     names = (route.champion, route.challenger, route.previous_champion, route.baseline)
     needs = []
     for name in names:
         # One that is let go between two looks is asked for no more.
         with suppress(NotLoaded):
-            needs += [] if name is None else [keeper.pool.warm_up(name)]
+            needs += [] if name is None else [store_sync.pool.warm_up(name)]
     return max(needs, default=None)
 
 
-def _described(sighted: RouteState, keeper: StoreSync, newest: ForecastPublisher) -> dict[str, Any]:
+def _described(
+    sighted: RouteState, store_sync: StoreSync, newest: ForecastPublisher
+) -> dict[str, Any]:
     route = sighted.route
     published = newest.of(route.service)
     return {
@@ -100,9 +103,9 @@ def _described(sighted: RouteState, keeper: StoreSync, newest: ForecastPublisher
         "ready": sorted(
             model_id
             for model_id in {route.champion, route.previous_champion, route.challenger}
-            if model_id in keeper.pool.ready()
+            if model_id in store_sync.pool.ready()
         ),
-        "bars": bars_to_send(route, keeper),
+        "bars": bars_to_send(route, store_sync),
         "newest_bar": None if published is None else published.row.bar,
         "fresh": published is not None and published.fresh,
     }

@@ -1,6 +1,6 @@
 """One process is one replica: it brings what it holds in line with the store, again and again.
 
-Three threads share little: the keeper reads routes, acknowledges and writes what was counted;
+Three threads share little: the sync thread reads routes, acknowledges and writes what was counted;
 the loader loads one model at a time; the event loop answers. None of them waits for another, and
 none needs the store to go on answering.
 """
@@ -105,7 +105,7 @@ class StoreSync:
 
     def start(self) -> None:
         """Begin to keep up, and to load."""
-        for name, work in (("keeper", self._keep), ("loader", self._load)):
+        for name, work in (("store-sync", self._keep), ("loader", self._load)):
             thread = threading.Thread(target=work, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -136,7 +136,7 @@ class StoreSync:
         """Whether some version of every service it has seen answers here."""
         return self.state is ReplicaState.READY
 
-    # The keeper ------------------------------------------------------------------------------
+    # The sync thread -----------------------------------------------------------------------------
 
     def _keep(self) -> None:
         while not self._stop.is_set():
@@ -144,7 +144,7 @@ class StoreSync:
                 self.beat()
             except Exception:
                 # A replica that stops saying that it lives is waited for by nobody.
-                log.exception("a round of the keeper failed")
+                log.exception("a round with the store failed")
             self._stop.wait(self.beat_s * self._jitter.uniform(1 - JITTER, 1 + JITTER))
 
     def beat(self) -> None:

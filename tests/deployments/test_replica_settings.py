@@ -35,7 +35,7 @@ def opened() -> Iterator[Runtime]:
     try:
         yield made
     finally:
-        made.keeper.stop()
+        made.store_sync.stop()
         made.request_log.close()
         made.store.close()
 

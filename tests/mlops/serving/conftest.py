@@ -129,19 +129,19 @@ def made_runtime(
         yield made
     finally:
         made.batcher.stop()
-        made.keeper.stop()
+        made.store_sync.stop()
         made.request_log.close()
 
 
 @pytest.fixture
 def settle(runtime: Runtime) -> Callable[[], None]:
-    """Have the keeper look and load until there is nothing left to load."""
+    """Have the store_sync look and load until there is nothing left to load."""
 
     def until_settled() -> None:
-        runtime.keeper.beat()
-        while (model_id := runtime.keeper._next()) is not None:
-            runtime.keeper._load_one(model_id)
-        runtime.keeper.beat()
+        runtime.store_sync.beat()
+        while (model_id := runtime.store_sync._next()) is not None:
+            runtime.store_sync._load_one(model_id)
+        runtime.store_sync.beat()
 
     return until_settled
 

@@ -133,7 +133,7 @@ def test_a_preview_is_asked_alone_and_not_counted(
 def test_a_share_that_has_run_out_gives_the_challenger_nothing(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    valid_until = runtime.keeper.sight().routes[KEY].valid_until
+    valid_until = runtime.store_sync.sight().routes[KEY].valid_until
     monkeypatch.setattr("mlops.serving.route_view.time.monotonic", lambda: valid_until + 1)
     assert ask(runtime, frame).variant == "champion"
 
@@ -168,7 +168,7 @@ def test_one_key_stays_with_one_version(
 
 
 def test_nothing_ready_is_said(runtime: Runtime, frame: pd.DataFrame) -> None:
-    runtime.keeper.beat()
+    runtime.store_sync.beat()
     with pytest.raises(NotReady):
         ask(runtime, frame)
     with pytest.raises(RequestRefused, match="no service 'other' is live"):

@@ -20,7 +20,7 @@ SetRoute = Callable[..., None]
 
 
 def update(runtime: Runtime) -> None:
-    asyncio.run(runtime.newest.update(runtime.keeper.sight().routes[KEY].route))
+    asyncio.run(runtime.newest.update(runtime.store_sync.sight().routes[KEY].route))
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_record_and_shadow_reach_the_store_once_however_often_it_looks(
 ) -> None:
     for _ in range(3):
         update(live)
-        live.keeper.write()
+        live.store_sync.write()
     rows = list_forecasts(store, KEY, role=None)
     assert {(row.model_id, row.role) for row in rows} == {
         (library.versions[0], Role.RECORD),
@@ -64,12 +64,12 @@ def test_a_second_replica_publishes_what_is_on_record(
     live: Runtime, store: Store, library: Library, set_route: SetRoute, tmp_path: object
 ) -> None:
     update(live)
-    live.keeper.write()
+    live.store_sync.write()
     set_route(champion=library.versions[1], challenger=None, weight_bp=0)
     with made_runtime(library, store, library.folder / "second", name="r2") as second:
-        second.keeper.beat()
-        while (model_id := second.keeper._next()) is not None:
-            second.keeper._load_one(model_id)
+        second.store_sync.beat()
+        while (model_id := second.store_sync._next()) is not None:
+            second.store_sync._load_one(model_id)
         update(second)
         published, first = second.newest.of(KEY), live.newest.of(KEY)
         assert published is not None
@@ -82,15 +82,15 @@ def test_of_two_replicas_that_forecast_at_once_both_hand_out_what_stands(
     live: Runtime, store: Store, library: Library, set_route: SetRoute
 ) -> None:
     with made_runtime(library, store, library.folder / "second", name="r2") as second:
-        second.keeper.beat()
-        while (model_id := second.keeper._next()) is not None:
-            second.keeper._load_one(model_id)
+        second.store_sync.beat()
+        while (model_id := second.store_sync._next()) is not None:
+            second.store_sync._load_one(model_id)
         set_route(champion=library.versions[1], challenger=None, weight_bp=0)
-        second.keeper.beat()
+        second.store_sync.beat()
         for runtime in (live, second):
             update(runtime)
         for runtime in (live, second):
-            runtime.keeper.write()
+            runtime.store_sync.write()
             update(runtime)
         [row] = list_forecasts(store, KEY)
         published = [runtime.newest.of(KEY) for runtime in (live, second)]

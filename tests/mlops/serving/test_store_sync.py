@@ -22,7 +22,7 @@ SetRoute = Callable[..., None]
 def test_it_holds_the_champion_and_says_so(runtime: Runtime, settle: Settle, store: Store) -> None:
     settle()
     (seen,) = list_replicas(store)
-    route = runtime.keeper.sight().routes[KEY].route
+    route = runtime.store_sync.sight().routes[KEY].route
     assert seen.state is ReplicaState.READY
     assert seen.generations == {KEY: route.generation}
     assert seen.holds(route.champion)
@@ -63,12 +63,12 @@ def test_a_model_has_failed_only_after_its_last_try(
     set_route(champion=champion)
     fail_to_load(monkeypatch, champion)
     monkeypatch.setattr("mlops.serving.store_sync.RETRY_S", 1e9)
-    runtime.keeper.beat()
-    runtime.keeper._load_one(library.baseline)
+    runtime.store_sync.beat()
+    runtime.store_sync._load_one(library.baseline)
     states = []
     for _ in range(LOAD_TRIES):
-        runtime.keeper._load_one(champion)
-        runtime.keeper.beat()
+        runtime.store_sync._load_one(champion)
+        runtime.store_sync.beat()
         states.append(list_replicas(store)[0].models[champion].state)
     assert states == ["loading"] * (LOAD_TRIES - 1) + ["failed"]
     assert "not today" in str(list_replicas(store)[0].models[champion].error)
@@ -78,27 +78,27 @@ def test_routes_stay_when_the_store_goes(
     runtime: Runtime, settle: Settle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle()
-    before = runtime.keeper.sight()
+    before = runtime.store_sync.sight()
 
     def away(*_: object) -> None:
         raise StoreError("away")
 
     with monkeypatch.context() as patch:
         patch.setattr("mlops.serving.store_sync.read_route_view", away)
-        runtime.keeper.beat()
-        assert runtime.keeper.sight() is before
-        assert runtime.keeper.store_away_since is not None
-    runtime.keeper.beat()
-    assert runtime.keeper.store_away_since is None
+        runtime.store_sync.beat()
+        assert runtime.store_sync.sight() is before
+        assert runtime.store_sync.store_away_since is not None
+    runtime.store_sync.beat()
+    assert runtime.store_sync.store_away_since is None
 
 
 def test_a_draining_replica_is_waited_for_no_more_and_goes(
     runtime: Runtime, settle: Settle, store: Store
 ) -> None:
     settle()
-    runtime.keeper.drain()
+    runtime.store_sync.drain()
     assert [one.state for one in list_replicas(store)] == [ReplicaState.DRAINING]
-    runtime.keeper.stop()
+    runtime.store_sync.stop()
     assert list_replicas(store) == ()
 
 
@@ -120,9 +120,9 @@ def test_a_round_that_fails_is_not_the_last(
         rounds.release()
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(runtime.keeper, "beat", broken)
-    monkeypatch.setattr(runtime.keeper, "_next", broken)
-    monkeypatch.setattr(runtime.keeper, "beat_s", 0.01)
-    runtime.keeper.start()
+    monkeypatch.setattr(runtime.store_sync, "beat", broken)
+    monkeypatch.setattr(runtime.store_sync, "_next", broken)
+    monkeypatch.setattr(runtime.store_sync, "beat_s", 0.01)
+    runtime.store_sync.start()
     for _ in range(6):
         assert rounds.acquire(timeout=10)

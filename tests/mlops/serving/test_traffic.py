@@ -166,7 +166,7 @@ def test_where_nothing_is_loaded_the_champion_had_no_turn(
     runtime: Runtime, frame: pd.DataFrame, library: Library, set_route: SetRoute
 ) -> None:
     set_route(champion=library.versions[0])
-    runtime.keeper.beat()
+    runtime.store_sync.beat()
     with pytest.raises(NotReady):
         ask(runtime, frame)
     assert counted(runtime) == {library.versions[0]: Traffic(requests=1, turned_away=1)}
@@ -181,16 +181,16 @@ def test_it_is_written_every_half_minute_and_at_the_end(
     runtime: Runtime, store: Store, champion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime.traffic.took(KEY, champion, 0.001)
-    runtime.keeper.beat()
+    runtime.store_sync.beat()
     assert on_record(store) == ()
     monkeypatch.setattr(store_sync, "FLUSH_S", 0.0)
-    runtime.keeper.beat()
+    runtime.store_sync.beat()
     assert total(on_record(store)).requests == 1
     monkeypatch.undo()
     runtime.traffic.took(KEY, champion, 0.001)
-    runtime.keeper.beat()
+    runtime.store_sync.beat()
     assert total(on_record(store)).requests == 1
-    runtime.keeper.stop()
+    runtime.store_sync.stop()
     assert total(on_record(store)).requests == 2
 
 
@@ -204,11 +204,11 @@ def test_what_a_store_that_is_away_does_not_take_is_written_once_it_is_back(
     runtime.traffic.took(KEY, champion, 0.001)
     with monkeypatch.context() as patch:
         patch.setattr(store_sync, "write_traffic", away)
-        runtime.keeper.beat()
+        runtime.store_sync.beat()
         runtime.traffic.took(KEY, champion, 0.002, fault=True)
-        runtime.keeper.beat()
+        runtime.store_sync.beat()
     assert on_record(store) == ()
-    runtime.keeper.beat()
+    runtime.store_sync.beat()
     found = total(on_record(store))
     assert (found.requests, found.faults) == (2, 1)
 
@@ -217,10 +217,10 @@ def test_a_process_that_comes_again_adds_to_what_the_one_before_it_wrote(
     runtime: Runtime, store: Store, champion: str
 ) -> None:
     runtime.traffic.took(KEY, champion, 0.001)
-    runtime.keeper.write_traffic()
+    runtime.store_sync.write_traffic()
     again = TrafficCounts("r1", "another life")
     again.took(KEY, champion, 0.001)
-    runtime.keeper.traffic = again
-    runtime.keeper.write_traffic()
+    runtime.store_sync.traffic = again
+    runtime.store_sync.write_traffic()
     assert total(on_record(store)).requests == 2
     assert {row.service for row in on_record(store)} == {SERVICE.key}
