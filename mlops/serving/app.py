@@ -67,7 +67,7 @@ class App:
         self,
         *,
         dispatcher: Dispatcher,
-        newest: ForecastPublisher,
+        publisher: ForecastPublisher,
         store_sync: StoreSync,
         specs: Specs,
         metrics: Metrics,
@@ -75,7 +75,7 @@ class App:
         max_body_bytes: int,
     ) -> None:
         self.dispatcher = dispatcher
-        self.newest = newest
+        self.publisher = publisher
         self.store_sync = store_sync
         self.specs = specs
         self.metrics = metrics
@@ -254,10 +254,10 @@ class App:
     # Services --------------------------------------------------------------------------------
 
     def _forecast(self, service: str) -> Reply:
-        published = self.newest.of(service)
+        published = self.publisher.of(service)
         if published is None:
             self.dispatcher.sighted(service)
-            why = self.newest.waiting_for.get(service, "the first bar is being forecast")
+            why = self.publisher.waiting_for.get(service, "the first bar is being forecast")
             return _abstained(service, f"no forecast yet: {why}")
         if not published.fresh:
             return _abstained(
@@ -270,7 +270,7 @@ class App:
         return Reply(200, published.body, headers=headers, service=service, variant="forecast")
 
     def _services(self) -> Reply:
-        return Reply(200, list_services(self.store_sync, self.newest))
+        return Reply(200, list_services(self.store_sync, self.publisher))
 
     # Health ----------------------------------------------------------------------------------
 

@@ -132,7 +132,7 @@ def _routes(runtime: Runtime) -> Iterator[Gauge]:
 
 def _forecasts(runtime: Runtime) -> Iterator[Gauge]:
     for service in runtime.store_sync.sight().routes:
-        published = runtime.newest.of(service)
+        published = runtime.publisher.of(service)
         late = 1.0 if published is None or not published.fresh else 0.0
         yield (
             "mlops_forecast_stale",

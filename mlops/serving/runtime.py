@@ -96,7 +96,7 @@ class Runtime:
             budget_s=options.budget_s,
             on_fault=self.metrics.fault,
         )
-        self.newest = ForecastPublisher(
+        self.publisher = ForecastPublisher(
             replica_id=name,
             store=store,
             pool=self.pool,
@@ -121,7 +121,7 @@ class Runtime:
         )
         self.app = App(
             dispatcher=self.dispatcher,
-            newest=self.newest,
+            publisher=self.publisher,
             store_sync=self.store_sync,
             specs=Specs(self.pool),
             metrics=self.metrics,
@@ -165,7 +165,7 @@ class Runtime:
         """
         self.batcher.start()
         try:
-            await asyncio.gather(self.replay.run(), *([] if told else [self.newest.run()]))
+            await asyncio.gather(self.replay.run(), *([] if told else [self.publisher.run()]))
         finally:
             self.batcher.stop()
 
@@ -187,7 +187,7 @@ class Headless:
         if route is None:
             raise ServingError(f"nothing serves {service}; train it, or register a model for it")
         self._wait_for(route.champion)
-        updating = self.runtime.newest.update(route)
+        updating = self.runtime.publisher.update(route)
         asyncio.run_coroutine_threadsafe(updating, self.loop).result()
         self.runtime.spool.drain(self.runtime.store)
 

@@ -65,10 +65,10 @@ def spec_of(model: LoadedModel, service: Service) -> InputSpec:
     )
 
 
-def list_services(store_sync: StoreSync, newest: ForecastPublisher) -> bytes:
+def list_services(store_sync: StoreSync, publisher: ForecastPublisher) -> bytes:
     """Every service as JSON."""
     services = [
-        _described(sighted, store_sync, newest)
+        _described(sighted, store_sync, publisher)
         for _, sighted in sorted(store_sync.sight().routes.items())
     ]
     body = {"replica": store_sync.identity.name, "services": services}
@@ -87,10 +87,10 @@ def bars_to_send(route: Route, store_sync: StoreSync) -> int | None:
 
 
 def _described(
-    sighted: RouteState, store_sync: StoreSync, newest: ForecastPublisher
+    sighted: RouteState, store_sync: StoreSync, publisher: ForecastPublisher
 ) -> dict[str, Any]:
     route = sighted.route
-    published = newest.of(route.service)
+    published = publisher.of(route.service)
     return {
         "service": route.service,
         "champion": route.champion,
