@@ -68,7 +68,7 @@ class Dispatcher:
         replica_id: str,
         pool: ModelPool,
         batcher: Batcher,
-        counts: RequestCounters,
+        counters: RequestCounters,
         traffic: TrafficCounts,
         sight: Callable[[], RouteView],
         budget_s: float,
@@ -77,7 +77,7 @@ class Dispatcher:
         self.replica_id = replica_id
         self.pool = pool
         self.batcher = batcher
-        self.counts = counts
+        self.counters = counters
         self.traffic = traffic
         self.sight = sight
         self.budget_s = budget_s
@@ -160,11 +160,11 @@ class Dispatcher:
     ) -> None:
         """The version that was dealt the request answers for it; others only for faults."""
         dealt = order[0]
-        self.counts.live(
+        self.counters.live(
             route, challenger=dealt == route.challenger, fault=faults.get(dealt), key=key
         )
         if dealt != route.champion and route.champion in faults:
-            self.counts.live(route, challenger=False, fault=faults[route.champion], key=key)
+            self.counters.live(route, challenger=False, fault=faults[route.champion], key=key)
 
     async def _ask(self, model_id: str, windows: Sequence[Window]) -> list[float]:
         with self.pool.borrow(model_id) as model:
@@ -223,7 +223,7 @@ class Dispatcher:
         except ModelFault as error:
             fault = error.kind
             self.on_fault(route.service, error)
-        self.counts.paired(route, Source.MIRROR, champion=None, challenger=fault)
+        self.counters.paired(route, Source.MIRROR, champion=None, challenger=fault)
 
 
 def newest_bars(model: LoadedModel, window: Window) -> Window:

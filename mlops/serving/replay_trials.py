@@ -41,14 +41,14 @@ class ReplayTrials:
         *,
         pool: ModelPool,
         batcher: Batcher,
-        counts: RequestCounters,
+        counters: RequestCounters,
         bars: RecentBars,
         sight: Callable[[], RouteView],
         versions: Mapping[str, ModelVersion],
     ) -> None:
         self.pool = pool
         self.batcher = batcher
-        self.counts = counts
+        self.counters = counters
         self.bars = bars
         self.sight = sight
         self.versions = versions
@@ -93,7 +93,7 @@ class ReplayTrials:
         recent = await asyncio.to_thread(self.bars.of, service, version.notes)
         if recent is None:
             return 0
-        self.counts.restart(route, Source.REPLAY)
+        self.counters.restart(route, Source.REPLAY)
         tried = 0
         with (
             self.pool.borrow(route.champion) as champion,
@@ -116,7 +116,7 @@ class ReplayTrials:
         second = await self._fault(challenger, window)
         if _DROPPED in (first, second):
             return False
-        self.counts.paired(route, Source.REPLAY, champion=first, challenger=second)
+        self.counters.paired(route, Source.REPLAY, champion=first, challenger=second)
         return True
 
     async def _fault(self, model: LoadedModel, window: Window) -> str | None:

@@ -70,7 +70,7 @@ class Runtime:
         name = identity.name
         self.store = store
         self.pool = ModelPool(cache=home / "bundles", trust=trust)
-        self.counts = RequestCounters(name, identity.incarnation)
+        self.counters = RequestCounters(name, identity.incarnation)
         self.traffic = TrafficCounts(name, identity.incarnation)
         self.spool = ForecastSpool(
             home / "spool", identity.incarnation, max_bytes=int(options.spool_mb * MIB)
@@ -79,7 +79,7 @@ class Runtime:
             identity=identity,
             store=store,
             pool=self.pool,
-            counts=self.counts,
+            counters=self.counters,
             traffic=self.traffic,
             spool=self.spool,
         )
@@ -90,7 +90,7 @@ class Runtime:
             replica_id=name,
             pool=self.pool,
             batcher=self.batcher,
-            counts=self.counts,
+            counters=self.counters,
             traffic=self.traffic,
             sight=self.store_sync.sight,
             budget_s=options.budget_s,
@@ -111,7 +111,7 @@ class Runtime:
         self.replay = ReplayTrials(
             pool=self.pool,
             batcher=self.batcher,
-            counts=self.counts,
+            counters=self.counters,
             bars=bars,
             sight=self.store_sync.sight,
             versions=self.store_sync.versions,

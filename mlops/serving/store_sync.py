@@ -74,7 +74,7 @@ class StoreSync:
         identity: Identity,
         store: Store,
         pool: ModelPool,
-        counts: RequestCounters,
+        counters: RequestCounters,
         traffic: TrafficCounts,
         spool: ForecastSpool,
         beat_s: float = BEAT_S,
@@ -82,7 +82,7 @@ class StoreSync:
         self.identity = identity
         self.store = store
         self.pool = pool
-        self.counts = counts
+        self.counters = counters
         self.traffic = traffic
         self.spool = spool
         self.beat_s = beat_s
@@ -175,14 +175,14 @@ class StoreSync:
 
     def write(self) -> None:
         """Hand over what was counted, and the forecasts that wait."""
-        tallies = self.counts.changed()
+        tallies = self.counters.changed()
         try:
             record_tallies(self.store, tallies)
         except StoreError:
-            self.counts.not_written(tallies)
+            self.counters.not_written(tallies)
             raise
         self.spool.drain(self.store)
-        self.counts.keep_only(self._scopes())
+        self.counters.keep_only(self._scopes())
 
     def write_traffic(self) -> None:
         """Write what was asked of each version; what a store that is away does not take waits."""

@@ -30,7 +30,7 @@ def loading(runtime: Runtime, settle: Settle, library: Library, set_route: SetRo
 def replayed(runtime: Runtime) -> list[Tally]:
     route = runtime.store_sync.sight().routes[KEY].route
     asyncio.run(runtime.replay.attend(route))
-    found = runtime.counts.changed().get(KEY, [])
+    found = runtime.counters.changed().get(KEY, [])
     return [one for one in found if one.source is Source.REPLAY]
 
 

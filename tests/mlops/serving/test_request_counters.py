@@ -29,79 +29,79 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def counts(clock: Clock) -> RequestCounters:
+def counters(clock: Clock) -> RequestCounters:
     return RequestCounters("r1", "life", clock)
 
 
-def of_rollout(counts: RequestCounters, source: Source = Source.LIVE) -> Tally:
-    tallies = counts.changed()["svc"]
+def of_rollout(counters: RequestCounters, source: Source = Source.LIVE) -> Tally:
+    tallies = counters.changed()["svc"]
     (found,) = [one for one in tallies if one.scope == "rollout-1" and one.source is source]
     return found
 
 
-def test_requests_without_a_key_are_a_trial_each(counts: RequestCounters) -> None:
+def test_requests_without_a_key_are_a_trial_each(counters: RequestCounters) -> None:
     for fault in (None, "error", None):
-        counts.live(ROUTE, challenger=True, fault=fault)
-    tally = of_rollout(counts)
+        counters.live(ROUTE, challenger=True, fault=fault)
+    tally = of_rollout(counters)
     assert (tally.challenger_trials, tally.challenger_faults) == (3, 1)
     assert (tally.weight_bp, tally.step, tally.detail) == (1000, 7, {"error": 1})
 
 
 def test_one_key_is_one_trial_a_minute_however_often_it_fails(
-    counts: RequestCounters, clock: Clock
+    counters: RequestCounters, clock: Clock
 ) -> None:
     for _ in range(5):
-        counts.live(ROUTE, challenger=True, fault="error", key="BTC")
+        counters.live(ROUTE, challenger=True, fault="error", key="BTC")
     clock.now += 60
-    counts.live(ROUTE, challenger=True, fault=None, key="BTC")
-    counts.live(ROUTE, challenger=True, fault="timeout", key="BTC")
-    tally = of_rollout(counts)
+    counters.live(ROUTE, challenger=True, fault=None, key="BTC")
+    counters.live(ROUTE, challenger=True, fault="timeout", key="BTC")
+    tally = of_rollout(counters)
     assert (tally.challenger_trials, tally.challenger_faults) == (2, 2)
 
 
 def test_a_champion_is_counted_for_the_rollout_and_for_its_own_health(
-    counts: RequestCounters,
+    counters: RequestCounters,
 ) -> None:
-    counts.live(ROUTE, challenger=False, fault="error")
-    scopes = {one.scope: one for one in counts.changed()["svc"]}
+    counters.live(ROUTE, challenger=False, fault="error")
+    scopes = {one.scope: one for one in counters.changed()["svc"]}
     assert set(scopes) == {"rollout-1", "champion:champ"}
     assert all(one.champion_faults == 1 for one in scopes.values())
 
 
-def test_without_a_rollout_only_health_is_counted(counts: RequestCounters) -> None:
+def test_without_a_rollout_only_health_is_counted(counters: RequestCounters) -> None:
     alone = replace(ROUTE, challenger=None, weight_bp=0, salt="")
-    counts.live(alone, challenger=False, fault=None)
-    assert [one.scope for one in counts.changed()["svc"]] == ["champion:champ"]
+    counters.live(alone, challenger=False, fault=None)
+    assert [one.scope for one in counters.changed()["svc"]] == ["champion:champ"]
 
 
-def test_what_neither_answers_counts_against_none(counts: RequestCounters) -> None:
-    counts.paired(ROUTE, Source.REPLAY, champion="error", challenger="error")
-    counts.paired(ROUTE, Source.REPLAY, champion=None, challenger="non_finite")
-    tally = of_rollout(counts, Source.REPLAY)
+def test_what_neither_answers_counts_against_none(counters: RequestCounters) -> None:
+    counters.paired(ROUTE, Source.REPLAY, champion="error", challenger="error")
+    counters.paired(ROUTE, Source.REPLAY, champion=None, challenger="non_finite")
+    tally = of_rollout(counters, Source.REPLAY)
     assert (tally.champion_trials, tally.challenger_trials) == (2, 2)
     assert (tally.champion_faults, tally.challenger_faults) == (0, 1)
 
 
-def test_pairs_of_all_steps_are_one_row(counts: RequestCounters) -> None:
-    counts.paired(ROUTE, Source.REPLAY, champion=None, challenger=None)
-    counts.paired(replace(ROUTE, generation=8), Source.REPLAY, champion=None, challenger=None)
-    assert of_rollout(counts, Source.REPLAY).challenger_trials == 2
+def test_pairs_of_all_steps_are_one_row(counters: RequestCounters) -> None:
+    counters.paired(ROUTE, Source.REPLAY, champion=None, challenger=None)
+    counters.paired(replace(ROUTE, generation=8), Source.REPLAY, champion=None, challenger=None)
+    assert of_rollout(counters, Source.REPLAY).challenger_trials == 2
 
 
 def test_totals_are_handed_out_when_they_change_and_again_after_a_failed_write(
-    counts: RequestCounters,
+    counters: RequestCounters,
 ) -> None:
-    counts.live(ROUTE, challenger=True, fault=None)
-    handed = counts.changed()
-    assert counts.changed() == {}
-    counts.not_written(handed)
-    assert counts.changed() == handed
+    counters.live(ROUTE, challenger=True, fault=None)
+    handed = counters.changed()
+    assert counters.changed() == {}
+    counters.not_written(handed)
+    assert counters.changed() == handed
 
 
-def test_what_is_over_is_forgotten_once_it_is_written(counts: RequestCounters) -> None:
-    counts.live(ROUTE, challenger=True, fault=None)
-    counts.keep_only(set())
-    assert of_rollout(counts).challenger_trials == 1
-    counts.keep_only(set())
-    counts.live(ROUTE, challenger=True, fault=None)
-    assert of_rollout(counts).challenger_trials == 1
+def test_what_is_over_is_forgotten_once_it_is_written(counters: RequestCounters) -> None:
+    counters.live(ROUTE, challenger=True, fault=None)
+    counters.keep_only(set())
+    assert of_rollout(counters).challenger_trials == 1
+    counters.keep_only(set())
+    counters.live(ROUTE, challenger=True, fault=None)
+    assert of_rollout(counters).challenger_trials == 1
