@@ -183,7 +183,7 @@ class App:
         named = request.header(b"x-service")
         if named is not None:
             return named
-        known = sorted(self.store_sync.sight().routes)
+        known = sorted(self.store_sync.route_view().routes)
         if len(known) != 1:
             raise RequestRefused(
                 400,
@@ -229,14 +229,14 @@ class App:
         return self._replied(service, answer, body)
 
     def _model_metadata(self, service: str) -> Reply:
-        route = self.dispatcher.sighted(service).route
+        route = self.dispatcher.route_state(service).route
         ready = self.dispatcher.pool.ready()
         versions = [m for m in (route.champion, route.challenger, route.previous_champion) if m]
         held = [model_id for model_id in dict.fromkeys(versions) if model_id in ready]
         return Reply(200, open_inference.model_metadata(service, held, self._spec(service)))
 
     def _model_ready(self, service: str, version: str | None) -> Reply:
-        wanted = version or self.dispatcher.sighted(service).route.champion
+        wanted = version or self.dispatcher.route_state(service).route.champion
         ready = wanted in self.dispatcher.pool.ready()
         body = orjson.dumps({"name": service, "ready": ready})
         return Reply(200 if ready else 503, body, headers=() if ready else RETRY_LATER)
@@ -256,7 +256,7 @@ class App:
     def _forecast(self, service: str) -> Reply:
         published = self.publisher.of(service)
         if published is None:
-            self.dispatcher.sighted(service)
+            self.dispatcher.route_state(service)
             why = self.publisher.waiting_for.get(service, "the first bar is being forecast")
             return _abstained(service, f"no forecast yet: {why}")
         if not published.fresh:
@@ -297,7 +297,7 @@ class App:
     # Replies ---------------------------------------------------------------------------------
 
     def _spec(self, service: str) -> InputSpec:
-        return self.specs.of(self.dispatcher.sighted(service).route)
+        return self.specs.of(self.dispatcher.route_state(service).route)
 
     def _replied(self, service: str, answer: Answer, body: bytes) -> Reply:
         headers = self._headers(answer.model_id, answer.variant, answer.generation)

@@ -58,7 +58,7 @@ class Answer:
 class Dispatcher:
     """The one place where requests meet models.
 
-    ``sight`` gives what the replica last saw; ``budget_s`` is how long a version may take;
+    ``route_view`` gives what the replica last saw; ``budget_s`` is how long a version may take;
     ``on_fault`` hears of each fault of a version, with the service.
     """
 
@@ -70,7 +70,7 @@ class Dispatcher:
         batcher: Batcher,
         counters: RequestCounters,
         traffic: TrafficCounts,
-        sight: Callable[[], RouteView],
+        route_view: Callable[[], RouteView],
         budget_s: float,
         on_fault: Callable[[str, ModelFault], None] = _unheard,
     ) -> None:
@@ -79,16 +79,16 @@ class Dispatcher:
         self.batcher = batcher
         self.counters = counters
         self.traffic = traffic
-        self.sight = sight
+        self.route_view = route_view
         self.budget_s = budget_s
         self.on_fault = on_fault
         self._mirrors: set[asyncio.Task[None]] = set()
 
-    def sighted(self, service: str) -> RouteState:
+    def route_state(self, service: str) -> RouteState:
         """Raises: RequestRefused: when there is no such service."""
-        found = self.sight().routes.get(service)
+        found = self.route_view().routes.get(service)
         if found is None:
-            known = ", ".join(sorted(self.sight().routes)) or "none yet"
+            known = ", ".join(sorted(self.route_view().routes)) or "none yet"
             raise RequestRefused(
                 404, "RESOURCE_DOES_NOT_EXIST", f"no service {service!r} is live; known: {known}"
             )
@@ -113,12 +113,12 @@ class Dispatcher:
             NotReady: when nothing is ready yet.
             QueueFull: when too much is waiting.
         """
-        sighted = self.sighted(service)
-        route = sighted.route
+        state = self.route_state(service)
+        route = state.route
         if pinned is not None:
             return await self._pinned(route, windows, pinned)
         drawn = deal(route.salt, key or uuid.uuid4().hex) if route.challenger else 0
-        first = goes_to_challenger(route, self.replica_id, drawn, valid=sighted.valid)
+        first = goes_to_challenger(route, self.replica_id, drawn, valid=state.valid)
         order = ask_order(route, self.pool.ready(), challenger_first=first)
         if not order:
             self.traffic.turned_away(service, route.champion)

@@ -117,21 +117,21 @@ def _models(runtime: Runtime) -> Iterator[Gauge]:
 
 
 def _routes(runtime: Runtime) -> Iterator[Gauge]:
-    sight = runtime.store_sync.sight()
-    age = time.monotonic() - sight.taken_at
+    route_view = runtime.store_sync.route_view()
+    age = time.monotonic() - route_view.taken_at
     yield "mlops_route_age_seconds", "Since the store was last read.", {}, age
     away = runtime.store_sync.store_away_since
     gone = 0.0 if away is None else time.monotonic() - away
     yield "mlops_store_away_seconds", "For how long the store has been away.", {}, gone
-    for service, sighted in sight.routes.items():
-        route, labels = sighted.route, {"service": service}
+    for service, state in route_view.routes.items():
+        route, labels = state.route, {"service": service}
         yield "mlops_route_generation", "Generation of the route.", labels, route.generation
-        share = route.weight_bp / 10_000 if sighted.valid else 0.0
+        share = route.weight_bp / 10_000 if state.valid else 0.0
         yield "mlops_challenger_share", "Share of keys the challenger has.", labels, share
 
 
 def _forecasts(runtime: Runtime) -> Iterator[Gauge]:
-    for service in runtime.store_sync.sight().routes:
+    for service in runtime.store_sync.route_view().routes:
         published = runtime.publisher.of(service)
         late = 1.0 if published is None or not published.fresh else 0.0
         yield (

@@ -107,7 +107,7 @@ class ForecastPublisher:
         batcher: Batcher,
         bars: RecentBars,
         spool: ForecastSpool,
-        sight: Callable[[], RouteView],
+        route_view: Callable[[], RouteView],
         versions: Mapping[str, ModelVersion],
         budget_s: float,
         max_age_bars: float,
@@ -118,7 +118,7 @@ class ForecastPublisher:
         self.batcher = batcher
         self.bars = bars
         self.spool = spool
-        self.sight = sight
+        self.route_view = route_view
         self.versions = versions
         self.budget_s = budget_s
         self.max_age_bars = max_age_bars
@@ -135,8 +135,8 @@ class ForecastPublisher:
     async def run(self) -> None:
         """Look again and again; one service in trouble does not hold the others up."""
         while True:
-            for sighted in tuple(self.sight().routes.values()):
-                route = sighted.route
+            for state in tuple(self.route_view().routes.values()):
+                route = state.route
                 with bound(service=route.service, model_id=route.champion):
                     await self._update_safely(route)
             await asyncio.sleep(LOOK_S)
@@ -193,7 +193,7 @@ class ForecastPublisher:
 
     def _on_record(self, route: Route, recent: Recent) -> ForecastRow | None:
         """What another replica has said of this bar; None also where the store is away."""
-        if time.monotonic() - self.sight().taken_at > AWAY_S:
+        if time.monotonic() - self.route_view().taken_at > AWAY_S:
             # It may be silent: a question would hold up the forecast for as long as it is.
             return None
         bar = recent.frame.index[-1].to_pydatetime()

@@ -43,22 +43,22 @@ class ReplayTrials:
         batcher: Batcher,
         counters: RequestCounters,
         bars: RecentBars,
-        sight: Callable[[], RouteView],
+        route_view: Callable[[], RouteView],
         versions: Mapping[str, ModelVersion],
     ) -> None:
         self.pool = pool
         self.batcher = batcher
         self.counters = counters
         self.bars = bars
-        self.sight = sight
+        self.route_view = route_view
         self.versions = versions
         self._done: dict[str, str] = {}
 
     async def run(self) -> None:
         """Look for challengers to try, again and again."""
         while True:
-            for sighted in tuple(self.sight().routes.values()):
-                await self.attend(sighted.route)
+            for state in tuple(self.route_view().routes.values()):
+                await self.attend(state.route)
             await asyncio.sleep(LOOK_S)
 
     async def attend(self, route: Route) -> None:

@@ -92,7 +92,7 @@ class Runtime:
             batcher=self.batcher,
             counters=self.counters,
             traffic=self.traffic,
-            sight=self.store_sync.sight,
+            route_view=self.store_sync.route_view,
             budget_s=options.budget_s,
             on_fault=self.metrics.fault,
         )
@@ -103,7 +103,7 @@ class Runtime:
             batcher=self.batcher,
             bars=bars,
             spool=self.spool,
-            sight=self.store_sync.sight,
+            route_view=self.store_sync.route_view,
             versions=self.store_sync.versions,
             budget_s=options.budget_s,
             max_age_bars=options.max_age_bars,
@@ -113,7 +113,7 @@ class Runtime:
             batcher=self.batcher,
             counters=self.counters,
             bars=bars,
-            sight=self.store_sync.sight,
+            route_view=self.store_sync.route_view,
             versions=self.store_sync.versions,
         )
         self.request_log = RequestLog(
@@ -133,7 +133,7 @@ class Runtime:
             store,
             name,
             bars_root=bars_root,
-            services=lambda: self.store_sync.sight().routes,
+            services=lambda: self.store_sync.route_view().routes,
             exchange_base_url=options.exchange_base_url,
         )
 

@@ -68,8 +68,8 @@ def spec_of(model: LoadedModel, service: Service) -> InputSpec:
 def list_services(store_sync: StoreSync, publisher: ForecastPublisher) -> bytes:
     """Every service as JSON."""
     services = [
-        _described(sighted, store_sync, publisher)
-        for _, sighted in sorted(store_sync.sight().routes.items())
+        _described(state, store_sync, publisher)
+        for _, state in sorted(store_sync.route_view().routes.items())
     ]
     body = {"replica": store_sync.identity.name, "services": services}
     return orjson.dumps(body)
@@ -87,19 +87,19 @@ def bars_to_send(route: Route, store_sync: StoreSync) -> int | None:
 
 
 def _described(
-    sighted: RouteState, store_sync: StoreSync, publisher: ForecastPublisher
+    state: RouteState, store_sync: StoreSync, publisher: ForecastPublisher
 ) -> dict[str, Any]:
-    route = sighted.route
+    route = state.route
     published = publisher.of(route.service)
     return {
         "service": route.service,
         "champion": route.champion,
-        "since": sighted.since,
+        "since": state.since,
         "generation": route.generation,
         "previous_champion": route.previous_champion,
         "baseline": route.baseline,
         "challenger": route.challenger,
-        "challenger_share": route.weight_bp / 10_000 if sighted.valid else 0.0,
+        "challenger_share": route.weight_bp / 10_000 if state.valid else 0.0,
         "ready": sorted(
             model_id
             for model_id in {route.champion, route.previous_champion, route.challenger}

@@ -89,7 +89,7 @@ class StoreSync:
         self.state = ReplicaState.STARTING
         self.versions: dict[str, ModelVersion] = {}
         self.store_away_since: float | None = None
-        self._sight = RouteView()
+        self._route_view = RouteView()
         self._flushed_at = time.monotonic()
         self._acknowledged: Replica | None = None
         self._tries: dict[str, int] = {}
@@ -99,9 +99,9 @@ class StoreSync:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def sight(self) -> RouteView:
+    def route_view(self) -> RouteView:
         """What was last seen; the same object until something new is."""
-        return self._sight
+        return self._route_view
 
     def start(self) -> None:
         """Begin to keep up, and to load."""
@@ -150,7 +150,7 @@ class StoreSync:
     def beat(self) -> None:
         """One round: look, let go, acknowledge, write. A store that is away ends it early."""
         try:
-            self._sight = read_route_view(self.store, self._sight)
+            self._route_view = read_route_view(self.store, self._route_view)
             self._let_go()
             self._grow_ready()
             self.acknowledge()
@@ -204,7 +204,8 @@ class StoreSync:
             state=self.state,
             build=code_version(),
             generations={
-                service: sighted.route.generation for service, sighted in self._sight.routes.items()
+                service: state.route.generation
+                for service, state in self._route_view.routes.items()
             },
             models=self._held(),
         )
@@ -226,12 +227,12 @@ class StoreSync:
         return held
 
     def _scopes(self) -> set[str]:
-        routes = [sighted.route for sighted in self._sight.routes.values()]
+        routes = [state.route for state in self._route_view.routes.values()]
         return {route.salt for route in routes} | {f"champion:{r.champion}" for r in routes}
 
     def _let_go(self) -> None:
         states = self._states()
-        routes = [sighted.route for sighted in self._sight.routes.values()]
+        routes = [state.route for state in self._route_view.routes.values()]
         name = self.identity.name
         for model_id in states:
             version = self.versions.get(model_id)
@@ -245,7 +246,7 @@ class StoreSync:
         if self.state is not ReplicaState.STARTING:
             return
         ready, name = self.pool.ready(), self.identity.name
-        routes = [sighted.route for sighted in self._sight.routes.values()]
+        routes = [state.route for state in self._route_view.routes.values()]
         if routes and all(any(m in ready for m in wanted(route, name)) for route in routes):
             self.state = ReplicaState.READY
 
@@ -268,8 +269,8 @@ class StoreSync:
             for model_id, state in states.items()
             if state != FAILED or not self._try_again(model_id)
         }
-        for sighted in self._sight.routes.values():
-            found = next_to_load(sighted.route, self.identity.name, patience)
+        for state in self._route_view.routes.values():
+            found = next_to_load(state.route, self.identity.name, patience)
             if found is not None:
                 return found
         return None

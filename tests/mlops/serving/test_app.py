@@ -199,7 +199,7 @@ def test_the_forecast_of_record_is_served_from_memory_and_abstained_from_when_ol
     path = f"/services/{KEY}/forecast"
     before = ask("GET", path)
     assert (before.status_code, before.json()["forecast"]) == (503, None)
-    asyncio.run(live.publisher.update(live.store_sync.sight().routes[KEY].route))
+    asyncio.run(live.publisher.update(live.store_sync.route_view().routes[KEY].route))
     old = ask("GET", path)
     assert (old.status_code, old.json()["error_code"]) == (503, "STALE_DATA")
     published = live.publisher.of(KEY)

@@ -133,7 +133,7 @@ def test_a_preview_is_asked_alone_and_not_counted(
 def test_a_share_that_has_run_out_gives_the_challenger_nothing(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    valid_until = runtime.store_sync.sight().routes[KEY].valid_until
+    valid_until = runtime.store_sync.route_view().routes[KEY].valid_until
     monkeypatch.setattr("mlops.serving.route_view.time.monotonic", lambda: valid_until + 1)
     assert ask(runtime, frame).variant == "champion"
 

@@ -20,7 +20,7 @@ SetRoute = Callable[..., None]
 
 
 def update(runtime: Runtime) -> None:
-    asyncio.run(runtime.publisher.update(runtime.store_sync.sight().routes[KEY].route))
+    asyncio.run(runtime.publisher.update(runtime.store_sync.route_view().routes[KEY].route))
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mlops.serving import route_view as sight_module
+from mlops.serving import route_view
 from mlops.serving.route_view import read_route_view
 from mlops.store import ModelVersion, Status, Store, Why
 from mlops.store.routes import change_route, keep_exposed, read_route
@@ -41,7 +41,7 @@ def test_a_renewed_share_counts_until_it_runs_out(
     seen = read_route_view(exposed).routes[SERVICE]
     assert seen.valid
     later = seen.valid_until + 0.001
-    monkeypatch.setattr(sight_module.time, "monotonic", lambda: later)
+    monkeypatch.setattr(route_view.time, "monotonic", lambda: later)
     assert not seen.valid
 
 
@@ -50,7 +50,7 @@ def test_looking_never_stretches_a_share(exposed: Store, monkeypatch: pytest.Mon
     with exposed.write() as connection:
         keep_exposed(connection, SERVICE, seconds=5.0)
     ticks = iter([100.0, 200.0, 300.0])
-    monkeypatch.setattr(sight_module.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(route_view.time, "monotonic", lambda: next(ticks))
     assert read_route_view(exposed).routes[SERVICE].valid_until <= 105.0
 
 

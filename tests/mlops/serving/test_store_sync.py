@@ -22,7 +22,7 @@ SetRoute = Callable[..., None]
 def test_it_holds_the_champion_and_says_so(runtime: Runtime, settle: Settle, store: Store) -> None:
     settle()
     (seen,) = list_replicas(store)
-    route = runtime.store_sync.sight().routes[KEY].route
+    route = runtime.store_sync.route_view().routes[KEY].route
     assert seen.state is ReplicaState.READY
     assert seen.generations == {KEY: route.generation}
     assert seen.holds(route.champion)
@@ -78,7 +78,7 @@ def test_routes_stay_when_the_store_goes(
     runtime: Runtime, settle: Settle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle()
-    before = runtime.store_sync.sight()
+    before = runtime.store_sync.route_view()
 
     def away(*_: object) -> None:
         raise StoreError("away")
@@ -86,7 +86,7 @@ def test_routes_stay_when_the_store_goes(
     with monkeypatch.context() as patch:
         patch.setattr("mlops.serving.store_sync.read_route_view", away)
         runtime.store_sync.beat()
-        assert runtime.store_sync.sight() is before
+        assert runtime.store_sync.route_view() is before
         assert runtime.store_sync.store_away_since is not None
     runtime.store_sync.beat()
     assert runtime.store_sync.store_away_since is None
