@@ -141,13 +141,13 @@ class StoreSync:
     def _keep(self) -> None:
         while not self._stop.is_set():
             try:
-                self.beat()
+                self.sync_once()
             except Exception:
                 # A replica that stops saying that it lives is waited for by nobody.
                 log.exception("a round with the store failed")
             self._stop.wait(self.beat_s * self._jitter.uniform(1 - JITTER, 1 + JITTER))
 
-    def beat(self) -> None:
+    def sync_once(self) -> None:
         """One round: look, let go, acknowledge, write. A store that is away ends it early."""
         try:
             self._route_view = read_route_view(self.store, self._route_view)

@@ -138,10 +138,10 @@ def settle(runtime: Runtime) -> Callable[[], None]:
     """Have the store_sync look and load until there is nothing left to load."""
 
     def until_settled() -> None:
-        runtime.store_sync.beat()
+        runtime.store_sync.sync_once()
         while (model_id := runtime.store_sync._next()) is not None:
             runtime.store_sync._load_one(model_id)
-        runtime.store_sync.beat()
+        runtime.store_sync.sync_once()
 
     return until_settled
 

@@ -168,7 +168,7 @@ def test_one_key_stays_with_one_version(
 
 
 def test_nothing_ready_is_said(runtime: Runtime, frame: pd.DataFrame) -> None:
-    runtime.store_sync.beat()
+    runtime.store_sync.sync_once()
     with pytest.raises(NotReady):
         ask(runtime, frame)
     with pytest.raises(RequestRefused, match="no service 'other' is live"):

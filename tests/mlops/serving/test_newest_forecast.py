@@ -67,7 +67,7 @@ def test_a_second_replica_publishes_what_is_on_record(
     live.store_sync.write()
     set_route(champion=library.versions[1], challenger=None, weight_bp=0)
     with made_runtime(library, store, library.folder / "second", name="r2") as second:
-        second.store_sync.beat()
+        second.store_sync.sync_once()
         while (model_id := second.store_sync._next()) is not None:
             second.store_sync._load_one(model_id)
         update(second)
@@ -82,11 +82,11 @@ def test_of_two_replicas_that_forecast_at_once_both_hand_out_what_stands(
     live: Runtime, store: Store, library: Library, set_route: SetRoute
 ) -> None:
     with made_runtime(library, store, library.folder / "second", name="r2") as second:
-        second.store_sync.beat()
+        second.store_sync.sync_once()
         while (model_id := second.store_sync._next()) is not None:
             second.store_sync._load_one(model_id)
         set_route(champion=library.versions[1], challenger=None, weight_bp=0)
-        second.store_sync.beat()
+        second.store_sync.sync_once()
         for runtime in (live, second):
             update(runtime)
         for runtime in (live, second):

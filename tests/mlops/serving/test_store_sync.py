@@ -63,12 +63,12 @@ def test_a_model_has_failed_only_after_its_last_try(
     set_route(champion=champion)
     fail_to_load(monkeypatch, champion)
     monkeypatch.setattr("mlops.serving.store_sync.RETRY_S", 1e9)
-    runtime.store_sync.beat()
+    runtime.store_sync.sync_once()
     runtime.store_sync._load_one(library.baseline)
     states = []
     for _ in range(LOAD_TRIES):
         runtime.store_sync._load_one(champion)
-        runtime.store_sync.beat()
+        runtime.store_sync.sync_once()
         states.append(list_replicas(store)[0].models[champion].state)
     assert states == ["loading"] * (LOAD_TRIES - 1) + ["failed"]
     assert "not today" in str(list_replicas(store)[0].models[champion].error)
@@ -85,10 +85,10 @@ def test_routes_stay_when_the_store_goes(
 
     with monkeypatch.context() as patch:
         patch.setattr("mlops.serving.store_sync.read_route_view", away)
-        runtime.store_sync.beat()
+        runtime.store_sync.sync_once()
         assert runtime.store_sync.route_view() is before
         assert runtime.store_sync.store_away_since is not None
-    runtime.store_sync.beat()
+    runtime.store_sync.sync_once()
     assert runtime.store_sync.store_away_since is None
 
 
@@ -120,7 +120,7 @@ def test_a_round_that_fails_is_not_the_last(
         rounds.release()
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(runtime.store_sync, "beat", broken)
+    monkeypatch.setattr(runtime.store_sync, "sync_once", broken)
     monkeypatch.setattr(runtime.store_sync, "_next", broken)
     monkeypatch.setattr(runtime.store_sync, "beat_s", 0.01)
     runtime.store_sync.start()

@@ -166,7 +166,7 @@ def test_where_nothing_is_loaded_the_champion_had_no_turn(
     runtime: Runtime, frame: pd.DataFrame, library: Library, set_route: SetRoute
 ) -> None:
     set_route(champion=library.versions[0])
-    runtime.store_sync.beat()
+    runtime.store_sync.sync_once()
     with pytest.raises(NotReady):
         ask(runtime, frame)
     assert counted(runtime) == {library.versions[0]: Traffic(requests=1, turned_away=1)}
@@ -181,14 +181,14 @@ def test_it_is_written_every_half_minute_and_at_the_end(
     runtime: Runtime, store: Store, champion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime.traffic.took(KEY, champion, 0.001)
-    runtime.store_sync.beat()
+    runtime.store_sync.sync_once()
     assert on_record(store) == ()
     monkeypatch.setattr(store_sync, "FLUSH_S", 0.0)
-    runtime.store_sync.beat()
+    runtime.store_sync.sync_once()
     assert total(on_record(store)).requests == 1
     monkeypatch.undo()
     runtime.traffic.took(KEY, champion, 0.001)
-    runtime.store_sync.beat()
+    runtime.store_sync.sync_once()
     assert total(on_record(store)).requests == 1
     runtime.store_sync.stop()
     assert total(on_record(store)).requests == 2
@@ -204,11 +204,11 @@ def test_what_a_store_that_is_away_does_not_take_is_written_once_it_is_back(
     runtime.traffic.took(KEY, champion, 0.001)
     with monkeypatch.context() as patch:
         patch.setattr(store_sync, "write_traffic", away)
-        runtime.store_sync.beat()
+        runtime.store_sync.sync_once()
         runtime.traffic.took(KEY, champion, 0.002, fault=True)
-        runtime.store_sync.beat()
+        runtime.store_sync.sync_once()
     assert on_record(store) == ()
-    runtime.store_sync.beat()
+    runtime.store_sync.sync_once()
     found = total(on_record(store))
     assert (found.requests, found.faults) == (2, 1)
 
