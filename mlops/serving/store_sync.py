@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 LEASE_S = 5.0
 """So long a replica that says nothing counts as live."""
 
-BEAT_S = 1.0
+INTERVAL_S = 1.0
 JITTER = 0.2
 LOADER_S = 0.1
 LOAD_TRIES = 3
@@ -77,7 +77,7 @@ class StoreSync:
         counters: RequestCounters,
         traffic: TrafficCounts,
         spool: ForecastSpool,
-        beat_s: float = BEAT_S,
+        interval_s: float = INTERVAL_S,
     ) -> None:
         self.identity = identity
         self.store = store
@@ -85,7 +85,7 @@ class StoreSync:
         self.counters = counters
         self.traffic = traffic
         self.spool = spool
-        self.beat_s = beat_s
+        self.interval_s = interval_s
         self.state = ReplicaState.STARTING
         self.versions: dict[str, ModelVersion] = {}
         self.store_away_since: float | None = None
@@ -145,7 +145,7 @@ class StoreSync:
             except Exception:
                 # A replica that stops saying that it lives is waited for by nobody.
                 log.exception("a round with the store failed")
-            self._stop.wait(self.beat_s * self._jitter.uniform(1 - JITTER, 1 + JITTER))
+            self._stop.wait(self.interval_s * self._jitter.uniform(1 - JITTER, 1 + JITTER))
 
     def sync_once(self) -> None:
         """One round: look, let go, acknowledge, write. A store that is away ends it early."""

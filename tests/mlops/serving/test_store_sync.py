@@ -122,7 +122,7 @@ def test_a_round_that_fails_is_not_the_last(
 
     monkeypatch.setattr(runtime.store_sync, "sync_once", broken)
     monkeypatch.setattr(runtime.store_sync, "_next", broken)
-    monkeypatch.setattr(runtime.store_sync, "beat_s", 0.01)
+    monkeypatch.setattr(runtime.store_sync, "interval_s", 0.01)
     runtime.store_sync.start()
     for _ in range(6):
         assert rounds.acquire(timeout=10)
