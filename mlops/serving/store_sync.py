@@ -105,7 +105,7 @@ class StoreSync:
 
     def start(self) -> None:
         """Begin to keep up, and to load."""
-        for name, work in (("store-sync", self._keep), ("loader", self._load)):
+        for name, work in (("store-sync", self._run_sync), ("loader", self._run_loader)):
             thread = threading.Thread(target=work, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -138,7 +138,7 @@ class StoreSync:
 
     # The sync thread -----------------------------------------------------------------------------
 
-    def _keep(self) -> None:
+    def _run_sync(self) -> None:
         while not self._stop.is_set():
             try:
                 self.sync_once()
@@ -151,8 +151,8 @@ class StoreSync:
         """One round: look, let go, acknowledge, write. A store that is away ends it early."""
         try:
             self._route_view = read_route_view(self.store, self._route_view)
-            self._let_go()
-            self._grow_ready()
+            self._drop_unwanted()
+            self._mark_ready()
             self.acknowledge()
             self.write()
             if time.monotonic() - self._flushed_at >= FLUSH_S:
@@ -165,13 +165,13 @@ class StoreSync:
 
     def acknowledge(self) -> None:
         """Say what is seen and held, in full where it changed."""
-        said = self._said()
-        known = said == self._acknowledged and heartbeat(
+        replica = self._describe_replica()
+        known = replica == self._acknowledged and heartbeat(
             self.store, self.identity.name, seconds=LEASE_S
         )
         if not known:
-            acknowledge(self.store, said, seconds=LEASE_S)
-            self._acknowledged = said
+            acknowledge(self.store, replica, seconds=LEASE_S)
+            self._acknowledged = replica
 
     def write(self) -> None:
         """Hand over what was counted, and the forecasts that wait."""
@@ -196,7 +196,7 @@ class StoreSync:
             self.traffic.forget_written()
         self._flushed_at = time.monotonic()
 
-    def _said(self) -> Replica:
+    def _describe_replica(self) -> Replica:
         return Replica(
             id=self.identity.name,
             incarnation=self.identity.incarnation,
@@ -207,10 +207,10 @@ class StoreSync:
                 service: state.route.generation
                 for service, state in self._route_view.routes.items()
             },
-            models=self._held(),
+            models=self._describe_models(),
         )
 
-    def _held(self) -> dict[str, HeldModel]:
+    def _describe_models(self) -> dict[str, HeldModel]:
         """What is on the pool; a model that will be tried again at once has not failed yet."""
         held = {}
         for model_id, state in self.pool.states().items():
@@ -230,7 +230,7 @@ class StoreSync:
         routes = [state.route for state in self._route_view.routes.values()]
         return {route.salt for route in routes} | {f"champion:{r.champion}" for r in routes}
 
-    def _let_go(self) -> None:
+    def _drop_unwanted(self) -> None:
         states = self._states()
         routes = [state.route for state in self._route_view.routes.values()]
         name = self.identity.name
@@ -241,7 +241,7 @@ class StoreSync:
                 self.pool.drop(model_id)
                 self._tries.pop(model_id, None)
 
-    def _grow_ready(self) -> None:
+    def _mark_ready(self) -> None:
         """Ready once every service it has seen is answered by something; then for ever."""
         if self.state is not ReplicaState.STARTING:
             return
@@ -252,16 +252,16 @@ class StoreSync:
 
     # The loader ------------------------------------------------------------------------------
 
-    def _load(self) -> None:
+    def _run_loader(self) -> None:
         while not self._stop.wait(LOADER_S):
             try:
-                model_id = self._next()
+                model_id = self._next_model()
                 if model_id is not None:
-                    self._load_one(model_id)
+                    self._load_model(model_id)
             except Exception:
                 log.exception("a round of the loader failed")
 
-    def _next(self) -> str | None:
+    def _next_model(self) -> str | None:
         """The next model to load, over all services; failed ones again after a while."""
         states = self._states()
         patience = {
@@ -280,7 +280,7 @@ class StoreSync:
         tries = self._tries.get(model_id, 0)
         return waited > (BACKOFF_S * tries if tries < LOAD_TRIES else RETRY_S)
 
-    def _load_one(self, model_id: str) -> None:
+    def _load_model(self, model_id: str) -> None:
         about = {"model_id": model_id}
         try:
             version = self.versions.get(model_id) or get_version(self.store, model_id)

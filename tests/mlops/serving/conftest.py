@@ -139,8 +139,8 @@ def settle(runtime: Runtime) -> Callable[[], None]:
 
     def until_settled() -> None:
         runtime.store_sync.sync_once()
-        while (model_id := runtime.store_sync._next()) is not None:
-            runtime.store_sync._load_one(model_id)
+        while (model_id := runtime.store_sync._next_model()) is not None:
+            runtime.store_sync._load_model(model_id)
         runtime.store_sync.sync_once()
 
     return until_settled

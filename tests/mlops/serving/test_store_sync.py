@@ -64,10 +64,10 @@ def test_a_model_has_failed_only_after_its_last_try(
     fail_to_load(monkeypatch, champion)
     monkeypatch.setattr("mlops.serving.store_sync.RETRY_S", 1e9)
     runtime.store_sync.sync_once()
-    runtime.store_sync._load_one(library.baseline)
+    runtime.store_sync._load_model(library.baseline)
     states = []
     for _ in range(LOAD_TRIES):
-        runtime.store_sync._load_one(champion)
+        runtime.store_sync._load_model(champion)
         runtime.store_sync.sync_once()
         states.append(list_replicas(store)[0].models[champion].state)
     assert states == ["loading"] * (LOAD_TRIES - 1) + ["failed"]
@@ -121,7 +121,7 @@ def test_a_round_that_fails_is_not_the_last(
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(runtime.store_sync, "sync_once", broken)
-    monkeypatch.setattr(runtime.store_sync, "_next", broken)
+    monkeypatch.setattr(runtime.store_sync, "_next_model", broken)
     monkeypatch.setattr(runtime.store_sync, "interval_s", 0.01)
     runtime.store_sync.start()
     for _ in range(6):
