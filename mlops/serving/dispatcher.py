@@ -160,11 +160,13 @@ class Dispatcher:
     ) -> None:
         """The version that was dealt the request answers for it; others only for faults."""
         dealt = order[0]
-        self.counters.live(
+        self.counters.count_request(
             route, challenger=dealt == route.challenger, fault=faults.get(dealt), key=key
         )
         if dealt != route.champion and route.champion in faults:
-            self.counters.live(route, challenger=False, fault=faults[route.champion], key=key)
+            self.counters.count_request(
+                route, challenger=False, fault=faults[route.champion], key=key
+            )
 
     async def _ask(self, model_id: str, windows: Sequence[Window]) -> list[float]:
         with self.pool.borrow(model_id) as model:
@@ -223,7 +225,7 @@ class Dispatcher:
         except ModelFault as error:
             fault = error.kind
             self.on_fault(route.service, error)
-        self.counters.paired(route, Source.MIRROR, champion=None, challenger=fault)
+        self.counters.count_pair(route, Source.MIRROR, champion=None, challenger=fault)
 
 
 def newest_bars(model: LoadedModel, window: Window) -> Window:

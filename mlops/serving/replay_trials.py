@@ -116,7 +116,7 @@ class ReplayTrials:
         second = await self._fault(challenger, window)
         if _DROPPED in (first, second):
             return False
-        self.counters.paired(route, Source.REPLAY, champion=first, challenger=second)
+        self.counters.count_pair(route, Source.REPLAY, champion=first, challenger=second)
         return True
 
     async def _fault(self, model: LoadedModel, window: Window) -> str | None:

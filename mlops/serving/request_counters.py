@@ -33,7 +33,7 @@ _Place = tuple[str, str, int, Source]
 
 
 class RequestCounters:
-    """Thread-safe; `changed` hands out what has to be written."""
+    """Thread-safe; `take_changes` hands out what has to be written."""
 
     def __init__(
         self, replica_id: str, incarnation: str, clock: Callable[[], float] = time.time
@@ -46,7 +46,7 @@ class RequestCounters:
         self._minute = 0
         self._seen: dict[tuple[_Place, bool, str], bool] = {}
 
-    def live(
+    def count_request(
         self, route: Route, *, challenger: bool, fault: str | None, key: str | None = None
     ) -> None:
         """One answered request: which version it was dealt to, and how that failed, if it did.
@@ -62,7 +62,7 @@ class RequestCounters:
                 place = (route.service, f"champion:{route.champion}", bucket, Source.LIVE)
                 self._trial(place, 0, False, fault, key)
 
-    def paired(
+    def count_pair(
         self, route: Route, source: Source, *, champion: str | None, challenger: str | None
     ) -> None:
         """One input given to both; what neither answers counts against none."""
@@ -81,7 +81,7 @@ class RequestCounters:
         with self._lock:
             self._totals.pop(_paired_place(route, source), None)
 
-    def changed(self) -> dict[str, list[Tally]]:
+    def take_changes(self) -> dict[str, list[Tally]]:
         """Totals not handed out since they last changed, by service."""
         with self._lock:
             found: dict[str, list[Tally]] = {}
@@ -106,7 +106,7 @@ class RequestCounters:
                 )
             return found
 
-    def not_written(self, tallies: dict[str, list[Tally]]) -> None:
+    def give_back(self, tallies: dict[str, list[Tally]]) -> None:
         """Hand these out again: the store was away."""
         with self._lock:
             for service, several in tallies.items():

@@ -175,11 +175,11 @@ class StoreSync:
 
     def write(self) -> None:
         """Hand over what was counted, and the forecasts that wait."""
-        tallies = self.counters.changed()
+        tallies = self.counters.take_changes()
         try:
             record_tallies(self.store, tallies)
         except StoreError:
-            self.counters.not_written(tallies)
+            self.counters.give_back(tallies)
             raise
         self.spool.drain(self.store)
         self.counters.keep_only(self._scopes())

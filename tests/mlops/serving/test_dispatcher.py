@@ -32,7 +32,7 @@ def ask(runtime: Runtime, frame: pd.DataFrame, n: int = BARS, **how: str) -> Ans
 
 
 def tallies(runtime: Runtime) -> dict[tuple[str, Source], Tally]:
-    found = runtime.counters.changed().get(KEY, [])
+    found = runtime.counters.take_changes().get(KEY, [])
     return {(one.scope.partition(":")[0], one.source): one for one in found}
 
 

@@ -34,14 +34,14 @@ def counters(clock: Clock) -> RequestCounters:
 
 
 def of_rollout(counters: RequestCounters, source: Source = Source.LIVE) -> Tally:
-    tallies = counters.changed()["svc"]
+    tallies = counters.take_changes()["svc"]
     (found,) = [one for one in tallies if one.scope == "rollout-1" and one.source is source]
     return found
 
 
 def test_requests_without_a_key_are_a_trial_each(counters: RequestCounters) -> None:
     for fault in (None, "error", None):
-        counters.live(ROUTE, challenger=True, fault=fault)
+        counters.count_request(ROUTE, challenger=True, fault=fault)
     tally = of_rollout(counters)
     assert (tally.challenger_trials, tally.challenger_faults) == (3, 1)
     assert (tally.weight_bp, tally.step, tally.detail) == (1000, 7, {"error": 1})
@@ -51,10 +51,10 @@ def test_one_key_is_one_trial_a_minute_however_often_it_fails(
     counters: RequestCounters, clock: Clock
 ) -> None:
     for _ in range(5):
-        counters.live(ROUTE, challenger=True, fault="error", key="BTC")
+        counters.count_request(ROUTE, challenger=True, fault="error", key="BTC")
     clock.now += 60
-    counters.live(ROUTE, challenger=True, fault=None, key="BTC")
-    counters.live(ROUTE, challenger=True, fault="timeout", key="BTC")
+    counters.count_request(ROUTE, challenger=True, fault=None, key="BTC")
+    counters.count_request(ROUTE, challenger=True, fault="timeout", key="BTC")
     tally = of_rollout(counters)
     assert (tally.challenger_trials, tally.challenger_faults) == (2, 2)
 
@@ -62,46 +62,46 @@ def test_one_key_is_one_trial_a_minute_however_often_it_fails(
 def test_a_champion_is_counted_for_the_rollout_and_for_its_own_health(
     counters: RequestCounters,
 ) -> None:
-    counters.live(ROUTE, challenger=False, fault="error")
-    scopes = {one.scope: one for one in counters.changed()["svc"]}
+    counters.count_request(ROUTE, challenger=False, fault="error")
+    scopes = {one.scope: one for one in counters.take_changes()["svc"]}
     assert set(scopes) == {"rollout-1", "champion:champ"}
     assert all(one.champion_faults == 1 for one in scopes.values())
 
 
 def test_without_a_rollout_only_health_is_counted(counters: RequestCounters) -> None:
     alone = replace(ROUTE, challenger=None, weight_bp=0, salt="")
-    counters.live(alone, challenger=False, fault=None)
-    assert [one.scope for one in counters.changed()["svc"]] == ["champion:champ"]
+    counters.count_request(alone, challenger=False, fault=None)
+    assert [one.scope for one in counters.take_changes()["svc"]] == ["champion:champ"]
 
 
 def test_what_neither_answers_counts_against_none(counters: RequestCounters) -> None:
-    counters.paired(ROUTE, Source.REPLAY, champion="error", challenger="error")
-    counters.paired(ROUTE, Source.REPLAY, champion=None, challenger="non_finite")
+    counters.count_pair(ROUTE, Source.REPLAY, champion="error", challenger="error")
+    counters.count_pair(ROUTE, Source.REPLAY, champion=None, challenger="non_finite")
     tally = of_rollout(counters, Source.REPLAY)
     assert (tally.champion_trials, tally.challenger_trials) == (2, 2)
     assert (tally.champion_faults, tally.challenger_faults) == (0, 1)
 
 
 def test_pairs_of_all_steps_are_one_row(counters: RequestCounters) -> None:
-    counters.paired(ROUTE, Source.REPLAY, champion=None, challenger=None)
-    counters.paired(replace(ROUTE, generation=8), Source.REPLAY, champion=None, challenger=None)
+    counters.count_pair(ROUTE, Source.REPLAY, champion=None, challenger=None)
+    counters.count_pair(replace(ROUTE, generation=8), Source.REPLAY, champion=None, challenger=None)
     assert of_rollout(counters, Source.REPLAY).challenger_trials == 2
 
 
 def test_totals_are_handed_out_when_they_change_and_again_after_a_failed_write(
     counters: RequestCounters,
 ) -> None:
-    counters.live(ROUTE, challenger=True, fault=None)
-    handed = counters.changed()
-    assert counters.changed() == {}
-    counters.not_written(handed)
-    assert counters.changed() == handed
+    counters.count_request(ROUTE, challenger=True, fault=None)
+    handed = counters.take_changes()
+    assert counters.take_changes() == {}
+    counters.give_back(handed)
+    assert counters.take_changes() == handed
 
 
 def test_what_is_over_is_forgotten_once_it_is_written(counters: RequestCounters) -> None:
-    counters.live(ROUTE, challenger=True, fault=None)
+    counters.count_request(ROUTE, challenger=True, fault=None)
     counters.keep_only(set())
     assert of_rollout(counters).challenger_trials == 1
     counters.keep_only(set())
-    counters.live(ROUTE, challenger=True, fault=None)
+    counters.count_request(ROUTE, challenger=True, fault=None)
     assert of_rollout(counters).challenger_trials == 1
