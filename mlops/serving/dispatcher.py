@@ -121,7 +121,7 @@ class Dispatcher:
         first = goes_to_challenger(route, self.replica_id, drawn, valid=state.valid)
         order = ask_order(route, self.pool.ready(), challenger_first=first)
         if not order:
-            self.traffic.turned_away(service, route.champion)
+            self.traffic.count_turned_away(service, route.champion)
             raise NotReady(service)
         answer = await self._asked(route, order, windows, key)
         if drawn < route.mirror_bp:
@@ -141,14 +141,16 @@ class Dispatcher:
                 # It was let go between the look and the question.
                 continue
             except (QueueFull, TimedOut):
-                self.traffic.turned_away(route.service, model_id)
+                self.traffic.count_turned_away(route.service, model_id)
                 raise
             except ModelFault as fault:
                 faults[model_id], last = fault.kind, fault
-                self.traffic.took(route.service, model_id, perf_counter() - began, fault=True)
+                self.traffic.count_answer(
+                    route.service, model_id, perf_counter() - began, fault=True
+                )
                 self.on_fault(route.service, fault)
                 continue
-            self.traffic.took(route.service, model_id, perf_counter() - began)
+            self.traffic.count_answer(route.service, model_id, perf_counter() - began)
             self._count(route, order, faults, key)
             return Answer(forecasts, model_id, variant_of(route, model_id), route.generation)
         if last is not None:

@@ -186,11 +186,11 @@ class StoreSync:
 
     def write_traffic(self) -> None:
         """Write what was asked of each version; what a store that is away does not take waits."""
-        rows = self.traffic.grown()
+        rows = self.traffic.take_changes()
         try:
             write_traffic(self.store, rows)
         except StoreError:
-            self.traffic.not_written(rows)
+            self.traffic.give_back(rows)
             raise
         finally:
             self.traffic.forget_written()

@@ -41,7 +41,7 @@ class _Hour:
 
 
 class TrafficCounts:
-    """Thread-safe; `grown` hands out what has to be written.
+    """Thread-safe; `take_changes` hands out what has to be written.
 
     Every request passes here: what can be worked out when it is written is not counted.
     """
@@ -63,7 +63,9 @@ class TrafficCounts:
         self._now: dict[tuple[str, str], _Hour] = {}
         self._over: list[_Hour] = []
 
-    def took(self, service: str, model_id: str, seconds: float, *, fault: bool = False) -> None:
+    def count_answer(
+        self, service: str, model_id: str, seconds: float, *, fault: bool = False
+    ) -> None:
         """A version answered, or failed to, after so many seconds."""
         bucket, now = bisect_left(EDGES_S, seconds), self.clock()
         with self._lock:
@@ -75,7 +77,7 @@ class TrafficCounts:
             if fault:
                 held.faults += 1
 
-    def turned_away(self, service: str, model_id: str) -> None:
+    def count_turned_away(self, service: str, model_id: str) -> None:
         """A version that was to be asked had no turn."""
         now = self.clock()
         with self._lock:
@@ -84,8 +86,8 @@ class TrafficCounts:
                 held = self._begin(service, model_id, now)
             held.turned_away += 1
 
-    def grown(self) -> tuple[TrafficRow, ...]:
-        """The totals that grew since they were last handed out; `not_written` takes them back."""
+    def take_changes(self) -> tuple[TrafficRow, ...]:
+        """The totals that grew since they were last handed out; `give_back` takes them back."""
         with self._lock:
             grown = [
                 one for one in (*self._over, *self._now.values()) if one.requests > one.written
@@ -94,7 +96,7 @@ class TrafficCounts:
                 one.written = one.requests
             return tuple(self._row(one) for one in grown)
 
-    def not_written(self, rows: Sequence[TrafficRow]) -> None:
+    def give_back(self, rows: Sequence[TrafficRow]) -> None:
         """Hand these out again: the store was away."""
         places = {(row.service, row.model_id, row.hour.timestamp()) for row in rows}
         with self._lock:

@@ -42,10 +42,10 @@ def counts(clock: Clock) -> TrafficCounts:
 
 
 def test_answers_faults_and_refusals_are_counted_apart(counts: TrafficCounts) -> None:
-    counts.took("s", "m", 0.001)
-    counts.took("s", "m", 5.0, fault=True)
-    counts.turned_away("s", "m")
-    [row] = counts.grown()
+    counts.count_answer("s", "m", 0.001)
+    counts.count_answer("s", "m", 5.0, fault=True)
+    counts.count_turned_away("s", "m")
+    [row] = counts.take_changes()
     found = row.traffic
     assert (row.service, row.model_id, row.replica_id, row.incarnation) == ("s", "m", "r1", "life")
     assert (found.requests, found.faults, found.turned_away, found.timed) == (3, 1, 1, 2)
@@ -53,44 +53,44 @@ def test_answers_faults_and_refusals_are_counted_apart(counts: TrafficCounts) ->
 
 
 def test_only_what_grew_is_handed_out_and_in_full(counts: TrafficCounts) -> None:
-    counts.took("s", "m", 0.001)
-    counts.took("s", "n", 0.001)
-    assert len(counts.grown()) == 2
-    assert counts.grown() == ()
-    counts.took("s", "m", 0.002)
-    assert [(row.model_id, row.traffic.requests) for row in counts.grown()] == [("m", 2)]
+    counts.count_answer("s", "m", 0.001)
+    counts.count_answer("s", "n", 0.001)
+    assert len(counts.take_changes()) == 2
+    assert counts.take_changes() == ()
+    counts.count_answer("s", "m", 0.002)
+    assert [(row.model_id, row.traffic.requests) for row in counts.take_changes()] == [("m", 2)]
 
 
 def test_what_was_not_written_is_handed_out_again_with_what_came_since(
     counts: TrafficCounts,
 ) -> None:
-    counts.took("s", "m", 0.001)
-    counts.not_written(counts.grown())
-    counts.took("s", "m", 0.001)
-    assert [row.traffic.requests for row in counts.grown()] == [2]
+    counts.count_answer("s", "m", 0.001)
+    counts.give_back(counts.take_changes())
+    counts.count_answer("s", "m", 0.001)
+    assert [row.traffic.requests for row in counts.take_changes()] == [2]
 
 
 def test_each_hour_is_a_row_that_stays_until_it_is_written(
     counts: TrafficCounts, clock: Clock
 ) -> None:
-    counts.took("s", "m", 0.001)
+    counts.count_answer("s", "m", 0.001)
     clock.now += HOUR_S
-    counts.took("s", "m", 0.001)
+    counts.count_answer("s", "m", 0.001)
     counts.forget_written()
-    hours = [row.hour for row in counts.grown()]
+    hours = [row.hour for row in counts.take_changes()]
     assert hours == [datetime.fromtimestamp(n * HOUR_S, UTC) for n in (1000, 1001)]
     counts.forget_written()
-    counts.took("s", "m", 0.001)
-    assert [row.traffic.requests for row in counts.grown()] == [2]
+    counts.count_answer("s", "m", 0.001)
+    assert [row.traffic.requests for row in counts.take_changes()] == [2]
 
 
 def test_of_a_store_that_stays_away_the_oldest_hours_are_lost_and_counted(
     counts: TrafficCounts, clock: Clock
 ) -> None:
     for _ in range(6):
-        counts.took("s", "m", 0.001)
+        counts.count_answer("s", "m", 0.001)
         clock.now += HOUR_S
-    hours = [row.hour.timestamp() / HOUR_S for row in counts.grown()]
+    hours = [row.hour.timestamp() / HOUR_S for row in counts.take_changes()]
     assert hours == [1003, 1004, 1005]
     assert counts.lost == 3
 
@@ -121,7 +121,7 @@ def fail_with(patch: pytest.MonkeyPatch, runtime: Runtime, error: Exception, mod
 
 
 def counted(runtime: Runtime) -> dict[str, Traffic]:
-    return {row.model_id: row.traffic for row in runtime.traffic.grown()}
+    return {row.model_id: row.traffic for row in runtime.traffic.take_changes()}
 
 
 def on_record(store: Store) -> tuple[TrafficRow, ...]:
@@ -180,14 +180,14 @@ def test_a_preview_is_not_traffic(runtime: Runtime, frame: pd.DataFrame, champio
 def test_it_is_written_every_half_minute_and_at_the_end(
     runtime: Runtime, store: Store, champion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime.traffic.took(KEY, champion, 0.001)
+    runtime.traffic.count_answer(KEY, champion, 0.001)
     runtime.store_sync.sync_once()
     assert on_record(store) == ()
     monkeypatch.setattr(store_sync, "FLUSH_S", 0.0)
     runtime.store_sync.sync_once()
     assert total(on_record(store)).requests == 1
     monkeypatch.undo()
-    runtime.traffic.took(KEY, champion, 0.001)
+    runtime.traffic.count_answer(KEY, champion, 0.001)
     runtime.store_sync.sync_once()
     assert total(on_record(store)).requests == 1
     runtime.store_sync.stop()
@@ -201,11 +201,11 @@ def test_what_a_store_that_is_away_does_not_take_is_written_once_it_is_back(
         raise StoreError("away")
 
     monkeypatch.setattr(store_sync, "FLUSH_S", 0.0)
-    runtime.traffic.took(KEY, champion, 0.001)
+    runtime.traffic.count_answer(KEY, champion, 0.001)
     with monkeypatch.context() as patch:
         patch.setattr(store_sync, "write_traffic", away)
         runtime.store_sync.sync_once()
-        runtime.traffic.took(KEY, champion, 0.002, fault=True)
+        runtime.traffic.count_answer(KEY, champion, 0.002, fault=True)
         runtime.store_sync.sync_once()
     assert on_record(store) == ()
     runtime.store_sync.sync_once()
@@ -216,10 +216,10 @@ def test_what_a_store_that_is_away_does_not_take_is_written_once_it_is_back(
 def test_a_process_that_comes_again_adds_to_what_the_one_before_it_wrote(
     runtime: Runtime, store: Store, champion: str
 ) -> None:
-    runtime.traffic.took(KEY, champion, 0.001)
+    runtime.traffic.count_answer(KEY, champion, 0.001)
     runtime.store_sync.write_traffic()
     again = TrafficCounts("r1", "another life")
-    again.took(KEY, champion, 0.001)
+    again.count_answer(KEY, champion, 0.001)
     runtime.store_sync.traffic = again
     runtime.store_sync.write_traffic()
     assert total(on_record(store)).requests == 2
