@@ -254,10 +254,10 @@ class App:
     # Services --------------------------------------------------------------------------------
 
     def _forecast(self, service: str) -> Reply:
-        published = self.publisher.of(service)
+        published = self.publisher.latest(service)
         if published is None:
             self.dispatcher.route_state(service)
-            why = self.publisher.waiting_for.get(service, "the first bar is being forecast")
+            why = self.publisher.reasons_missing.get(service, "the first bar is being forecast")
             return _abstained(service, f"no forecast yet: {why}")
         if not published.fresh:
             return _abstained(

@@ -132,7 +132,7 @@ def _routes(runtime: Runtime) -> Iterator[Gauge]:
 
 def _forecasts(runtime: Runtime) -> Iterator[Gauge]:
     for service in runtime.store_sync.route_view().routes:
-        published = runtime.publisher.of(service)
+        published = runtime.publisher.latest(service)
         late = 1.0 if published is None or not published.fresh else 0.0
         yield (
             "mlops_forecast_stale",

@@ -92,7 +92,7 @@ class Published:
 
 
 class ForecastPublisher:
-    """Looks for new bars and forecasts from them; `of` is what requests read.
+    """Looks for new bars and forecasts from them; `latest` is what requests read.
 
     ``versions`` gives the store's row of a loaded version; a bar older than ``max_age_bars``
     bars is stale.
@@ -126,9 +126,9 @@ class ForecastPublisher:
         self._unconfirmed: set[str] = set()
         self._shadowed: dict[str, tuple[str, pd.Timestamp]] = {}
         self._quantiles: dict[str, tuple[float, float] | None] = {}
-        self.waiting_for: dict[str, str] = {}
+        self.reasons_missing: dict[str, str] = {}
 
-    def of(self, service: str) -> Published | None:
+    def latest(self, service: str) -> Published | None:
         """What was published last."""
         return self._published.get(service)
 
@@ -145,11 +145,11 @@ class ForecastPublisher:
         try:
             await self.update(route)
         except MlopsError as error:
-            self.waiting_for[route.service] = str(error)
+            self.reasons_missing[route.service] = str(error)
             log.warning("service=%s no forecast: %s", route.service, error)
         except Exception:
             # Nothing that one market's bars do may end the forecasts of the others.
-            self.waiting_for[route.service] = "this replica failed; see its log"
+            self.reasons_missing[route.service] = "this replica failed; see its log"
             log.exception("service=%s no forecast", route.service)
 
     async def update(self, route: Route) -> None:
@@ -160,7 +160,7 @@ class ForecastPublisher:
         service = Service.parse(route.service)
         recent = await asyncio.to_thread(self.bars.of, service, version.notes)
         if recent is None:
-            self.waiting_for[route.service] = "nobody keeps bars of this market here"
+            self.reasons_missing[route.service] = "nobody keeps bars of this market here"
             return
         bar = recent.frame.index[-1]
         before = self._published.get(route.service)
@@ -178,7 +178,7 @@ class ForecastPublisher:
                 raise ServingError("the spool is full, and what is not on record is not published")
             self._unconfirmed.add(route.service)
         self._published[route.service] = self._finished(route, service, recent, row)
-        self.waiting_for.pop(route.service, None)
+        self.reasons_missing.pop(route.service, None)
 
     async def _confirm(self, route: Route, service: Service, recent: Recent) -> None:
         """Once it has arrived, hand out what stands: another replica may have been first."""

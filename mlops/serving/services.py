@@ -90,7 +90,7 @@ def _described(
     state: RouteState, store_sync: StoreSync, publisher: ForecastPublisher
 ) -> dict[str, Any]:
     route = state.route
-    published = publisher.of(route.service)
+    published = publisher.latest(route.service)
     return {
         "service": route.service,
         "champion": route.champion,

@@ -202,7 +202,7 @@ def test_the_forecast_of_record_is_served_from_memory_and_abstained_from_when_ol
     asyncio.run(live.publisher.update(live.store_sync.route_view().routes[KEY].route))
     old = ask("GET", path)
     assert (old.status_code, old.json()["error_code"]) == (503, "STALE_DATA")
-    published = live.publisher.of(KEY)
+    published = live.publisher.latest(KEY)
     assert published is not None
     monkeypatch.setattr(
         "mlops.serving.newest_forecast.time.time", lambda: published.fresh_until - 1

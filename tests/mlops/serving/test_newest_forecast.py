@@ -35,7 +35,7 @@ def test_it_is_the_champions_forecast_of_the_last_bar_with_an_interval(
     live: Runtime, library: Library, frame: pd.DataFrame
 ) -> None:
     update(live)
-    published = live.publisher.of(KEY)
+    published = live.publisher.latest(KEY)
     assert published is not None
     with live.pool.borrow(library.versions[0]) as model:
         expected = model.bundle.predict(frame)["forecast"].iloc[-1]
@@ -71,7 +71,7 @@ def test_a_second_replica_publishes_what_is_on_record(
         while (model_id := second.store_sync._next_model()) is not None:
             second.store_sync._load_model(model_id)
         update(second)
-        published, first = second.publisher.of(KEY), live.publisher.of(KEY)
+        published, first = second.publisher.latest(KEY), live.publisher.latest(KEY)
         assert published is not None
         assert first is not None
         assert published.row == first.row
@@ -93,7 +93,7 @@ def test_of_two_replicas_that_forecast_at_once_both_hand_out_what_stands(
             runtime.store_sync.write()
             update(runtime)
         [row] = list_forecasts(store, KEY)
-        published = [runtime.publisher.of(KEY) for runtime in (live, second)]
+        published = [runtime.publisher.latest(KEY) for runtime in (live, second)]
         assert [one.row for one in published if one is not None] == [row, row]
         assert row.model_id == library.versions[0]
 
@@ -105,7 +105,7 @@ def test_a_new_bar_is_forecast_anew(live: Runtime, frame: pd.DataFrame) -> None:
         for name, (mark, _, label) in live.publisher.bars._held.items()
     }
     update(live)
-    published = live.publisher.of(KEY)
+    published = live.publisher.latest(KEY)
     assert published is not None
     assert published.row.bar == frame.index[-1] + pd.Timedelta("1h")
 
@@ -113,7 +113,7 @@ def test_a_new_bar_is_forecast_anew(live: Runtime, frame: pd.DataFrame) -> None:
 def test_old_bars_are_not_fresh(live: Runtime) -> None:
     """The simulated bars ended long ago."""
     update(live)
-    published = live.publisher.of(KEY)
+    published = live.publisher.latest(KEY)
     assert published is not None
     assert not published.fresh
 
@@ -124,4 +124,4 @@ def test_what_cannot_be_kept_is_not_published(
     monkeypatch.setattr(live.spool, "put", lambda rows: False)
     with pytest.raises(MlopsError, match="not on record is not published"):
         update(live)
-    assert live.publisher.of(KEY) is None
+    assert live.publisher.latest(KEY) is None
