@@ -102,7 +102,7 @@ class App:
             return
         began = time.perf_counter()
         headers = dict(scope["headers"])
-        request_id = self._ids.of(headers)
+        request_id = self._ids.choose(headers)
         try:
             body = b""
             if scope["method"] == "POST":
@@ -297,7 +297,7 @@ class App:
     # Replies ---------------------------------------------------------------------------------
 
     def _spec(self, service: str) -> InputSpec:
-        return self.specs.of(self.dispatcher.route_state(service).route)
+        return self.specs.for_route(self.dispatcher.route_state(service).route)
 
     def _replied(self, service: str, answer: Answer, body: bytes) -> Reply:
         headers = self._headers(answer.model_id, answer.variant, answer.generation)

@@ -56,7 +56,7 @@ class RequestIds:
         self._prefix = prefix
         self._next = count()
 
-    def of(self, headers: dict[bytes, bytes]) -> str:
+    def choose(self, headers: dict[bytes, bytes]) -> str:
         given = headers.get(b"x-request-id")
         if given is not None and len(given) <= 128:
             text = given.decode("latin-1")

@@ -34,7 +34,7 @@ class Specs:
         self.pool = pool
         self._made: dict[str, InputSpec] = {}
 
-    def of(self, route: Route) -> InputSpec:
+    def for_route(self, route: Route) -> InputSpec:
         """What the version that answers first asks for.
 
         Raises:
@@ -46,11 +46,11 @@ class Specs:
         made = self._made.get(order[0])
         if made is None:
             with self.pool.borrow(order[0]) as model:
-                made = self._made[order[0]] = spec_of(model, Service.parse(route.service))
+                made = self._made[order[0]] = input_spec_of(model, Service.parse(route.service))
         return made
 
 
-def spec_of(model: LoadedModel, service: Service) -> InputSpec:
+def input_spec_of(model: LoadedModel, service: Service) -> InputSpec:
     """What one version asks for."""
     config = model.bundle.config
     recipe = Recipe.from_dict(config["model"]["recipe"])
