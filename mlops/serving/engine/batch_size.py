@@ -57,12 +57,12 @@ class BatchSizer:
         """At the best size measured; None before the first batch."""
         return min(self.seconds.values(), default=None)
 
-    def within(self, seconds: float) -> int:
+    def rows_within(self, seconds: float) -> int:
         """Rows that take no longer, at least one."""
         each = self.seconds_a_row
         return 1 if each is None else max(1, int(seconds / max(each, 1e-9)))
 
-    def measured(self, rows: int, seconds: float) -> None:
+    def record(self, rows: int, seconds: float) -> None:
         """Take in what one batch cost."""
         self._batches += 1
         size = max(size for size in self.sizes if size <= rows)
@@ -71,5 +71,5 @@ class BatchSizer:
         self.seconds[size] = before + NEWEST * (each - before)
 
     def _allowed(self) -> tuple[int, ...]:
-        most = self.within(LONGEST_S)
+        most = self.rows_within(LONGEST_S)
         return tuple(size for size in self.sizes if size <= most)

@@ -183,7 +183,7 @@ class Batcher:
         self._numbers = count()
         self._changed = threading.Condition(threading.Lock())
         self._main, self._shadow = _Lane(), _Lane()
-        self._paces: WeakKeyDictionary[LoadedModel, BatchSizer] = WeakKeyDictionary()
+        self._sizers: WeakKeyDictionary[LoadedModel, BatchSizer] = WeakKeyDictionary()
         self._stuck: WeakKeyDictionary[LoadedModel, threading.Thread] = WeakKeyDictionary()
         self._tally = _Tally()
         self._thread: threading.Thread | None = None
@@ -220,7 +220,7 @@ class Batcher:
                 dropped=self._tally.dropped,
                 restarts=self._tally.restarts,
                 sizes=dict(self._tally.sizes),
-                caps={model.model_id: pace.best for model, pace in self._paces.items()},
+                caps={model.model_id: sizer.best for model, sizer in self._sizers.items()},
             )
 
     async def forecast(self, model: LoadedModel, window: Window, *, timeout_s: float) -> Floats:
@@ -399,11 +399,11 @@ class Batcher:
         return []
 
     def _rows(self, lane: _Lane, model: LoadedModel) -> int:
-        pace = self._paces.get(model)
-        if pace is None:
-            pace = self._paces[model] = BatchSizer(self.cap)
-        cap = pace.cap()
-        return cap if lane is self._main else min(cap, pace.within(SHADOW_SLICE_S))
+        sizer = self._sizers.get(model)
+        if sizer is None:
+            sizer = self._sizers[model] = BatchSizer(self.cap)
+        cap = sizer.cap()
+        return cap if lane is self._main else min(cap, sizer.rows_within(SHADOW_SLICE_S))
 
     def _outcomes(self, items: Sequence[_Item]) -> list[Outcome]:
         model = items[0].model
@@ -416,7 +416,7 @@ class Batcher:
             return [item.too_late() if item.over else self._outcomes([item])[0] for item in items]
         spent = perf_counter() - began
         with self._changed:
-            self._paces[model].measured(sum(item.rows for item in items), spent)
+            self._sizers[model].record(sum(item.rows for item in items), spent)
         return list(found)
 
 

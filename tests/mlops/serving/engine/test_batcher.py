@@ -116,9 +116,9 @@ class Crowd:
 
 def know(batcher: Batcher, model: LoadedModel) -> None:
     """Let the batcher know what batches of a model cost: the more in one, the better."""
-    pace = batcher._paces[model] = BatchSizer(batcher.cap)
-    for size in pace.sizes:
-        pace.measured(size, 1e-4)
+    sizer = batcher._sizers[model] = BatchSizer(batcher.cap)
+    for size in sizer.sizes:
+        sizer.record(size, 1e-4)
 
 
 Story = Callable[[Crowd], Awaitable[None]]
