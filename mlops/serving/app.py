@@ -321,7 +321,7 @@ class App:
         return None if request.method == method else _not_allowed()
 
     def _note(self, reply: Reply, request_id: str, seconds: float) -> None:
-        self.metrics.answered(reply.service, reply.variant, reply.status, seconds)
+        self.metrics.count_request(reply.service, reply.variant, reply.status, seconds)
         if reply.noted:
             line = {
                 "at": time.time(),

@@ -47,7 +47,7 @@ class Metrics:
         )
         self._children: dict[tuple[Any, ...], Any] = {}
 
-    def answered(self, service: str, variant: str, status: int, seconds: float) -> None:
+    def count_request(self, service: str, variant: str, status: int, seconds: float) -> None:
         """One request; label look-ups cost more than counting, so children are kept."""
         timed = self._children.get((service, variant))
         if timed is None:
@@ -59,11 +59,13 @@ class Metrics:
             counted = self._children[service, status] = labelled
         counted.inc()
 
-    def fault(self, service: str, fault: ModelFault) -> None:
+    def count_fault(self, service: str, fault: ModelFault) -> None:
         """One answer that a version failed to give."""
         self.faults.labels(service, fault.model_id, fault.kind).inc()
 
-    def gauges(self, read: Callable[[], Iterator[tuple[str, str, dict[str, str], float]]]) -> None:
+    def add_gauges(
+        self, read: Callable[[], Iterator[tuple[str, str, dict[str, str], float]]]
+    ) -> None:
         """Have gauges read at each scrape: name, help, labels and value of each."""
         self.registry.register(_Read(read))
 

@@ -94,7 +94,7 @@ class Runtime:
             traffic=self.traffic,
             route_view=self.store_sync.route_view,
             budget_s=options.budget_s,
-            on_fault=self.metrics.fault,
+            on_fault=self.metrics.count_fault,
         )
         self.publisher = ForecastPublisher(
             replica_id=name,
@@ -128,7 +128,7 @@ class Runtime:
             request_log=self.request_log,
             max_body_bytes=int(options.max_body_mb * MIB),
         )
-        self.metrics.gauges(partial(read_gauges, self))
+        self.metrics.add_gauges(partial(read_gauges, self))
         self.feed = MarketFeed(
             store,
             name,
