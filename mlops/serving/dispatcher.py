@@ -178,8 +178,10 @@ class Dispatcher:
 
     async def _forecast(self, model: LoadedModel, window: Window) -> float:
         """From the window's last bar; what comes before the bars it needs is not computed."""
-        needed = newest_bars(model, window)
-        return last_of(model, await self.batcher.forecast(model, needed, timeout_s=self.budget_s))
+        needed = cut_to_needed_bars(model, window)
+        return last_forecast(
+            model, await self.batcher.forecast(model, needed, timeout_s=self.budget_s)
+        )
 
     async def _ask_all(self, model: LoadedModel, windows: Sequence[Window]) -> list[float]:
         asked = [asyncio.ensure_future(self._forecast(model, window)) for window in windows]
@@ -217,11 +219,11 @@ class Dispatcher:
         try:
             with self.pool.borrow(route.challenger) as model:
                 for window in windows:
-                    forecasts = await self.batcher.shadow(model, newest_bars(model, window))
+                    forecasts = await self.batcher.shadow(model, cut_to_needed_bars(model, window))
                     if forecasts is None:
                         # Dropped under load: nothing was learned.
                         return
-                    last_of(model, forecasts)
+                    last_forecast(model, forecasts)
         except NotLoaded:
             return
         except ModelFault as error:
@@ -230,7 +232,7 @@ class Dispatcher:
         self.counters.count_pair(route, Source.MIRROR, champion=None, challenger=fault)
 
 
-def newest_bars(model: LoadedModel, window: Window) -> Window:
+def cut_to_needed_bars(model: LoadedModel, window: Window) -> Window:
     """The bars of a window that the model needs for its last one.
 
     A version that needs more than its callers send would break them once it is live, so that
@@ -250,7 +252,7 @@ def newest_bars(model: LoadedModel, window: Window) -> Window:
     return Window(values[-needed:], times[-needed:], holes[-needed:])
 
 
-def last_of(model: LoadedModel, forecasts: Floats) -> float:
+def last_forecast(model: LoadedModel, forecasts: Floats) -> float:
     """The forecast of the last bar.
 
     Raises:

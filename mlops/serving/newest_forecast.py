@@ -32,7 +32,7 @@ from mlops.models.bundle import Bundle, read_tensors
 from mlops.models.windows import Window, window_of
 from mlops.rollout.routing import ask_order
 from mlops.service import Service, Target
-from mlops.serving.dispatcher import last_of, variant_of
+from mlops.serving.dispatcher import last_forecast, variant_of
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.forecast_spool import ForecastSpool
@@ -234,7 +234,7 @@ class ForecastPublisher:
             frame = recent.frame.iloc[-model.warm_up :]
             window = newest_window(model, service, frame)
             forecasts = await self.batcher.forecast(model, window, timeout_s=self.budget_s)
-            value = last_of(model, forecasts)
+            value = last_forecast(model, forecasts)
             low, high = await asyncio.to_thread(self._interval, model, value)
         return ForecastRow(
             service=route.service,

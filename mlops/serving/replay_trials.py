@@ -14,7 +14,7 @@ from mlops.data.recent_bars import RecentBars
 from mlops.errors import MlopsError, ModelFault
 from mlops.models.windows import Window
 from mlops.service import Service
-from mlops.serving.dispatcher import last_of, newest_bars
+from mlops.serving.dispatcher import cut_to_needed_bars, last_forecast
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.newest_forecast import newest_window
@@ -121,10 +121,10 @@ class ReplayTrials:
 
     async def _fault(self, model: LoadedModel, window: Window) -> str | None:
         try:
-            forecasts = await self.batcher.shadow(model, newest_bars(model, window))
+            forecasts = await self.batcher.shadow(model, cut_to_needed_bars(model, window))
             if forecasts is None:
                 return _DROPPED
-            last_of(model, forecasts)
+            last_forecast(model, forecasts)
         except ModelFault as fault:
             return fault.kind
         return None
