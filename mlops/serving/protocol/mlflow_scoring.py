@@ -79,7 +79,7 @@ def parse(body: bytes, content_type: str | None, spec: InputSpec) -> list[Window
     media = _media_type(content_type)
     if media == JSON:
         short = _short(body, spec)
-        return payloads.json_windows(decoded(body), spec) if short is None else short
+        return payloads.json_windows(decode_json(body), spec) if short is None else short
     if media == CSV:
         return payloads.csv_windows(_text(body), spec)
     return payloads.parquet_windows(body, spec)
@@ -91,11 +91,11 @@ def render(forecasts: Sequence[FloatArray]) -> bytes:
     Raises:
         RequestRefused: when a window has none.
     """
-    records = [{"forecast": value} for value in made(forecasts)]
+    records = [{"forecast": value} for value in finite_values(forecasts)]
     return msgspec.json.encode({"predictions": records})
 
 
-def made(forecasts: Sequence[FloatArray]) -> list[float]:
+def finite_values(forecasts: Sequence[FloatArray]) -> list[float]:
     """The forecasts that were made, NaN left out.
 
     Raises:
@@ -125,7 +125,7 @@ def error_body(status: int, code: str, message: str, request_id: str) -> bytes:
     return json.dumps({"error_code": code, "message": message, "request_id": request_id}).encode()
 
 
-def decoded(body: bytes) -> Any:
+def decode_json(body: bytes) -> Any:
     """A JSON body; NaN and Infinity, which JSON has not, are read so that their cell is named.
 
     Raises:

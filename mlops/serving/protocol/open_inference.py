@@ -23,7 +23,7 @@ from mlops.data.bars import COLUMNS
 from mlops.errors import RequestRefused
 from mlops.features.bar_arrays import FloatArray
 from mlops.models.windows import Window
-from mlops.serving.protocol.mlflow_scoring import decoded, made
+from mlops.serving.protocol.mlflow_scoring import decode_json, finite_values
 from mlops.serving.protocol.payloads import BARS
 from mlops.serving.protocol.request_bars import (
     BAD,
@@ -117,7 +117,7 @@ def render_infer(
     Raises:
         RequestRefused: when a window has no forecast.
     """
-    values = made(forecasts)
+    values = finite_values(forecasts)
     output = {"name": FORECAST, "shape": [len(values)], "datatype": "FP64", "data": values}
     reply: dict[str, object] = {"model_name": model_name, "model_version": model_version}
     if asked.id is not None:
@@ -319,7 +319,7 @@ def _numbers(given: _Input, *, whole: bool) -> list[Any]:
         return numbers
     except (msgspec.DecodeError, RecursionError):
         pass
-    cells = _flat(given, decoded(bytes(given.data)))
+    cells = _flat(given, decode_json(bytes(given.data)))
     for at, cell in enumerate(cells):
         what = not_a_number(cell)
         if what is None and whole and not isinstance(cell, int):
