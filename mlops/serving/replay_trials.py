@@ -58,10 +58,10 @@ class ReplayTrials:
         """Look for challengers to try, again and again."""
         while True:
             for state in tuple(self.route_view().routes.values()):
-                await self.attend(state.route)
+                await self.try_challenger(state.route)
             await asyncio.sleep(LOOK_S)
 
-    async def attend(self, route: Route) -> None:
+    async def try_challenger(self, route: Route) -> None:
         """Try the challenger of a route, unless that was done in this rollout."""
         ready = self.pool.ready()
         if route.challenger not in ready or route.champion not in ready:

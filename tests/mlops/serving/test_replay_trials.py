@@ -29,7 +29,7 @@ def loading(runtime: Runtime, settle: Settle, library: Library, set_route: SetRo
 
 def replayed(runtime: Runtime) -> list[Tally]:
     route = runtime.store_sync.route_view().routes[KEY].route
-    asyncio.run(runtime.replay.attend(route))
+    asyncio.run(runtime.replay.try_challenger(route))
     found = runtime.counters.take_changes().get(KEY, [])
     return [one for one in found if one.source is Source.REPLAY]
 
