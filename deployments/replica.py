@@ -163,7 +163,7 @@ async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAI
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    attending = asyncio.create_task(runtime.attend())
+    attending = asyncio.create_task(runtime.run_until_cancelled())
     serving = asyncio.create_task(server.serve())
     leaving = asyncio.create_task(_leave(runtime, server, told, drain_s))
     await serving

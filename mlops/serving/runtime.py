@@ -158,7 +158,7 @@ class Runtime:
             self.store_sync.stop()
             self.request_log.close()
 
-    async def attend(self, *, told: bool = False) -> None:
+    async def run_until_cancelled(self, *, told: bool = False) -> None:
         """Replay old bars and forecast new ones, until cancelled.
 
         ``told``: new ones are forecast when somebody says so, and not before.
@@ -223,7 +223,7 @@ def headless_replica(
         options=options or Options(),
     )
     loop = asyncio.new_event_loop()
-    task = loop.create_task(runtime.attend(told=told))
+    task = loop.create_task(runtime.run_until_cancelled(told=told))
 
     def attend() -> None:
         asyncio.set_event_loop(loop)
