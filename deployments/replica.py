@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> None:
     gc.collect()
     gc.freeze()
     with (
-        runtime.roles(),
+        runtime.background_threads(),
         telling(runtime, settings),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):

@@ -55,7 +55,7 @@ class Options:
 
 
 class Runtime:
-    """One replica in this process; `running` starts and stops everything beside the requests."""
+    """One replica in this process; `background_threads` starts and stops everything beside the requests."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class Runtime:
         )
 
     @contextmanager
-    def roles(self) -> Iterator[None]:
+    def background_threads(self) -> Iterator[None]:
         """Keep up with the store, and stand by as controller and as feed."""
         stop = threading.Event()
         me = self.store_sync.identity
@@ -232,7 +232,7 @@ def headless_replica(
         loop.close()
 
     thread = threading.Thread(target=attend, name="headless-replica", daemon=True)
-    with runtime.roles():
+    with runtime.background_threads():
         thread.start()
         try:
             yield Headless(runtime, loop)
