@@ -158,14 +158,14 @@ class Runtime:
             self.store_sync.stop()
             self.request_log.close()
 
-    async def run_until_cancelled(self, *, told: bool = False) -> None:
+    async def run_until_cancelled(self, *, on_demand: bool = False) -> None:
         """Replay old bars and forecast new ones, until cancelled.
 
         ``told``: new ones are forecast when somebody says so, and not before.
         """
         self.batcher.start()
         try:
-            await asyncio.gather(self.replay.run(), *([] if told else [self.publisher.run()]))
+            await asyncio.gather(self.replay.run(), *([] if on_demand else [self.publisher.run()]))
         finally:
             self.batcher.stop()
 
@@ -207,7 +207,7 @@ def headless_replica(
     trust: Trust,
     bars_root: Path,
     options: Options | None = None,
-    told: bool = False,
+    on_demand: bool = False,
 ) -> Iterator[Headless]:
     """A replica without HTTP for as long as the block lasts: it loads, replays and acknowledges.
 
@@ -223,7 +223,7 @@ def headless_replica(
         options=options or Options(),
     )
     loop = asyncio.new_event_loop()
-    task = loop.create_task(runtime.run_until_cancelled(told=told))
+    task = loop.create_task(runtime.run_until_cancelled(on_demand=on_demand))
 
     def attend() -> None:
         asyncio.set_event_loop(loop)
