@@ -171,7 +171,7 @@ class Runtime:
 
 
 @dataclass(frozen=True, slots=True)
-class Headless:
+class HeadlessReplica:
     """A replica without HTTP, in a thread of this process."""
 
     runtime: Runtime
@@ -208,7 +208,7 @@ def headless_replica(
     bars_root: Path,
     options: Options | None = None,
     on_demand: bool = False,
-) -> Iterator[Headless]:
+) -> Iterator[HeadlessReplica]:
     """A replica without HTTP for as long as the block lasts: it loads, replays and acknowledges.
 
     So a rollout in a notebook, where nothing serves, still rests on what the version did.
@@ -235,10 +235,10 @@ def headless_replica(
     with runtime.background_threads():
         thread.start()
         try:
-            yield Headless(runtime, loop)
+            yield HeadlessReplica(runtime, loop)
         finally:
             loop.call_soon_threadsafe(task.cancel)
             thread.join()
 
 
-__all__ = ["Headless", "Options", "Runtime", "StoreSync", "headless_replica"]
+__all__ = ["HeadlessReplica", "Options", "Runtime", "StoreSync", "headless_replica"]
