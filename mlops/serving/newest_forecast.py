@@ -77,7 +77,7 @@ AWAY_S = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedForecast:
     """A forecast as it is handed out; it is fresh until that `time.time` second."""
 
     row: ForecastRow
@@ -122,13 +122,13 @@ class ForecastPublisher:
         self.versions = versions
         self.budget_s = budget_s
         self.max_age_bars = max_age_bars
-        self._published: dict[str, Published] = {}
+        self._published: dict[str, PublishedForecast] = {}
         self._unconfirmed: set[str] = set()
         self._shadowed: dict[str, tuple[str, pd.Timestamp]] = {}
         self._quantiles: dict[str, tuple[float, float] | None] = {}
         self.reasons_missing: dict[str, str] = {}
 
-    def latest(self, service: str) -> Published | None:
+    def latest(self, service: str) -> PublishedForecast | None:
         """What was published last."""
         return self._published.get(service)
 
@@ -260,7 +260,7 @@ class ForecastPublisher:
 
     def _finished(
         self, route: Route, service: Service, recent: Recent, row: ForecastRow
-    ) -> Published:
+    ) -> PublishedForecast:
         step = service.timeframe.step
         closed = row.bar + step
         left = (closed + self.max_age_bars * step - recent.now).total_seconds()
@@ -278,7 +278,7 @@ class ForecastPublisher:
             "generation": row.generation,
             "data": recent.label,
         }
-        return Published(
+        return PublishedForecast(
             row=row,
             variant=variant,
             fresh_until=time.time() + left / market_speed(service.venue),
