@@ -46,7 +46,7 @@ Tensor: TypeAlias = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Infer:
+class InferRequest:
     """One request: its windows, and what the reply has to repeat or leave out."""
 
     id: str | None
@@ -81,7 +81,7 @@ _FLOATS, _INTS = msgspec.json.Decoder(list[float]), msgspec.json.Decoder(list[in
 
 def parse_infer(
     body: bytes, spec: InputSpec, model_name: str, *, header_length: str | None = None
-) -> Infer:
+) -> InferRequest:
     """A request to infer.
 
     ``header_length`` is the Inference-Header-Content-Length header: how many bytes of the body
@@ -101,11 +101,11 @@ def parse_infer(
     tails = _tails(request.inputs, tail)
     bars = _read(named[BARS], _BAR_TYPES, tails).astype(np.float64, copy=False)
     times = _read(named[OPEN_TIME], _TIME_TYPES, tails) if OPEN_TIME in named else None
-    return Infer(request.id, tensor_windows(bars, spec, times), outputs or (FORECAST,))
+    return InferRequest(request.id, tensor_windows(bars, spec, times), outputs or (FORECAST,))
 
 
 def render_infer(
-    asked: Infer,
+    asked: InferRequest,
     forecasts: Sequence[FloatArray],
     *,
     model_name: str,

@@ -409,7 +409,7 @@ def test_no_bytes_raise_anything_but_a_refusal(body):
 @settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_forecasts_arrive_to_the_last_bit(forecasts):
-    reply = replied(open_inference.Infer(None, [], ("forecast",)), [np.array(forecasts)])
+    reply = replied(open_inference.InferRequest(None, [], ("forecast",)), [np.array(forecasts)])
 
     assert reply["outputs"][0]["data"] == forecasts
     assert msgspec.json.encode(reply)
