@@ -14,7 +14,7 @@ from mlops.serving.request_log import RequestLog
 
 
 @pytest.fixture
-def finite_values(tmp_path: Path) -> Iterator[RequestLog]:
+def made(tmp_path: Path) -> Iterator[RequestLog]:
     opened = RequestLog(tmp_path, "r1", keep_days=1)
     yield opened
     opened.close()
