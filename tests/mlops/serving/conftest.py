@@ -135,12 +135,12 @@ def made_runtime(
 
 @pytest.fixture
 def settle(runtime: Runtime) -> Callable[[], None]:
-    """Have the store_sync look and load until there is nothing left to load."""
+    """Have the store read and models loaded until none is missing."""
 
     def until_settled() -> None:
         runtime.store_sync.sync_once()
-        while (model_id := runtime.store_sync._next_model()) is not None:
-            runtime.store_sync._load_model(model_id)
+        while runtime.store_sync.load_next():
+            pass
         runtime.store_sync.sync_once()
 
     return until_settled

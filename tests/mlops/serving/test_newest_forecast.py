@@ -68,8 +68,8 @@ def test_a_second_replica_publishes_what_is_on_record(
     set_route(champion=library.versions[1], challenger=None, weight_bp=0)
     with made_runtime(library, store, library.folder / "second", name="r2") as second:
         second.store_sync.sync_once()
-        while (model_id := second.store_sync._next_model()) is not None:
-            second.store_sync._load_model(model_id)
+        while second.store_sync.load_next():
+            pass
         update(second)
         published, first = second.publisher.latest(KEY), live.publisher.latest(KEY)
         assert published is not None
@@ -83,8 +83,8 @@ def test_of_two_replicas_that_forecast_at_once_both_hand_out_what_stands(
 ) -> None:
     with made_runtime(library, store, library.folder / "second", name="r2") as second:
         second.store_sync.sync_once()
-        while (model_id := second.store_sync._next_model()) is not None:
-            second.store_sync._load_model(model_id)
+        while second.store_sync.load_next():
+            pass
         set_route(champion=library.versions[1], challenger=None, weight_bp=0)
         second.store_sync.sync_once()
         for runtime in (live, second):

@@ -121,7 +121,7 @@ def test_a_round_that_fails_is_not_the_last(
         raise OSError("the disk is gone")
 
     monkeypatch.setattr(runtime.store_sync, "sync_once", broken)
-    monkeypatch.setattr(runtime.store_sync, "_next_model", broken)
+    monkeypatch.setattr(runtime.store_sync, "load_next", broken)
     monkeypatch.setattr(runtime.store_sync, "interval_s", 0.01)
     runtime.store_sync.start()
     for _ in range(6):
