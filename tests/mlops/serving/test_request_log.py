@@ -55,5 +55,5 @@ def test_old_segments_go_and_new_ones_stay(made: RequestLog, tmp_path: Path) -> 
         path.write_bytes(b"{}\n")
     two_days_ago = time.time() - 2 * 86_400
     os.utime(old, (two_days_ago, two_days_ago))
-    made._sweep(time.time())
+    made._remove_old(time.time())
     assert (old.exists(), new.exists()) == (False, True)
