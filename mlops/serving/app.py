@@ -62,6 +62,7 @@ READ_AT_ONCE = 64 * 1024
 METRICS = b"text/plain; version=0.0.4; charset=utf-8"
 RETRY_LATER: Headers = ((b"retry-after", b"1"),)
 _TIMEOUT = "timeout"
+_BUSY = (QueueFull, NotReady, TimedOut)
 _UNANSWERED = "no version of this service could answer; the request itself is sound. Try again"
 _OUR_FAULT = "the replica failed on this request; its log has the request id"
 _NOT_ALLOWED = Reply(405, b'{"detail":"Method Not Allowed"}')
@@ -122,34 +123,19 @@ class App:
             if scope["method"] == "POST":
                 body = await read_body(receive, headers, self.max_body_bytes)
             request = HttpRequest(scope["method"], scope["path"], headers, body, request_id)
-            reply = await self._answer_or_explain(request)
+            reply = await self._answer(request)
         except RequestRefused as refused:
-            reply = _error_reply(
-                scope["path"], request_id, refused.status, refused.code, str(refused)
-            )
+            reply = _error_reply(scope["path"], request_id, refused)
         except ConnectionError:
             return
         await send_reply(send, reply, request_id=request_id, closing=self.draining)
         self._record(reply, request_id, time.perf_counter() - began)
 
-    async def _answer_or_explain(self, request: HttpRequest) -> Reply:
-        fail = partial(_error_reply, request.path, request.id)
+    async def _answer(self, request: HttpRequest) -> Reply:
         try:
             return await self._dispatch(request)
-        except RequestRefused:
-            raise
-        except (QueueFull, NotReady, TimedOut) as busy:
-            return fail(503, "TEMPORARILY_UNAVAILABLE", str(busy), RETRY_LATER)
-        except ModelFault as fault:
-            log.warning("request=%s no version answered: %s", request.id, fault)
-            if fault.kind == _TIMEOUT:
-                return fail(504, "DEADLINE_EXCEEDED", _UNANSWERED)
-            return fail(500, "INTERNAL_ERROR", _UNANSWERED)
-        except ServingError as error:
-            return fail(500, "INTERNAL_ERROR", str(error))
-        except Exception:
-            log.exception("request=%s failed", request.id)
-            return fail(500, "INTERNAL_ERROR", _OUR_FAULT)
+        except Exception as error:
+            return _error_reply(request.path, request.id, error)
 
     async def _dispatch(self, request: HttpRequest) -> Reply:
         path = request.path.rstrip("/") or "/"
@@ -159,7 +145,7 @@ class App:
                 return answer()
         match path.split("/")[1:]:
             case ["services", service, "forecast"]:
-                reply = self._check_method("GET", request) or self._newest_forecast(service)
+                reply = self._refuse_unless("GET", request) or self._newest_forecast(service)
             case ["services", service, "invocations"]:
                 reply = await self._invoke(request, service)
             case ["invocations"]:
@@ -217,13 +203,12 @@ class App:
     ) -> Reply:
         match rest:
             case []:
-                return self._check_method("GET", request) or self._model_metadata(service)
+                return self._refuse_unless("GET", request) or self._model_metadata(service)
             case ["ready"]:
-                return self._check_method("GET", request) or self._model_ready(service, version)
+                return self._refuse_unless("GET", request) or self._model_ready(service, version)
             case ["infer"]:
-                return self._check_method("POST", request) or await self._infer(
-                    request, service, version
-                )
+                refusal = self._refuse_unless("POST", request)
+                return refusal or await self._infer(request, service, version)
         return Reply(404, b'{"error":"no such path of the Open Inference protocol"}')
 
     async def _infer(self, request: HttpRequest, service: str, version: str | None) -> Reply:
@@ -318,7 +303,7 @@ class App:
             )
         return headers
 
-    def _check_method(self, method: str, request: HttpRequest) -> Reply | None:
+    def _refuse_unless(self, method: str, request: HttpRequest) -> Reply | None:
         return None if request.method == method else _NOT_ALLOWED
 
     def _record(self, reply: Reply, request_id: str, seconds: float) -> None:
@@ -352,13 +337,30 @@ def _abstain(service: str, why: str) -> Reply:
     return Reply(503, orjson.dumps(body), headers=RETRY_LATER, service=service)
 
 
-def _error_reply(
-    path: str, request_id: str, status: int, code: str, message: str, headers: Headers = ()
-) -> Reply:
-    """An error in the form of the protocol that the path belongs to."""
+def _error_reply(path: str, request_id: str, error: Exception) -> Reply:
+    """The reply to an error, in the form of the protocol that the path belongs to."""
+    status, code, message = _explain(error, request_id)
+    headers = RETRY_LATER if isinstance(error, _BUSY) else ()
     if path.startswith("/v2"):
         return Reply(status, open_inference.error_body(message), headers=headers)
     if status == 415:
         return Reply(415, message.encode(), TEXT)
     body = mlflow_scoring.error_body(status, code, message, request_id)
     return Reply(status, body, headers=headers)
+
+
+def _explain(error: Exception, request_id: str) -> tuple[int, str, str]:
+    """Status, error code and message; what must not reach the client goes to the log."""
+    if isinstance(error, RequestRefused):
+        return error.status, error.code, str(error)
+    if isinstance(error, _BUSY):
+        return 503, "TEMPORARILY_UNAVAILABLE", str(error)
+    if isinstance(error, ModelFault):
+        log.warning("request=%s no version answered: %s", request_id, error)
+        if error.kind == _TIMEOUT:
+            return 504, "DEADLINE_EXCEEDED", _UNANSWERED
+        return 500, "INTERNAL_ERROR", _UNANSWERED
+    if isinstance(error, ServingError):
+        return 500, "INTERNAL_ERROR", str(error)
+    log.error("request=%s failed", request_id, exc_info=error)
+    return 500, "INTERNAL_ERROR", _OUR_FAULT
