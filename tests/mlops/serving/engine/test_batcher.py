@@ -296,11 +296,11 @@ def test_the_thread_passes_over_what_is_out_of_time(model):
     async def story() -> None:
         batcher = Batcher()
         know(batcher, model)
-        items = [batcher._made(model, window(mark), 5.0) for mark in range(3)]
+        items = [batcher._make_item(model, window(mark), 5.0) for mark in range(3)]
         items[1].asked_at -= 6.0
         for item in items:
             batcher._main.put(item)
-        assert batcher._batch(batcher._main) == [items[0], items[2]]
+        assert batcher._take_batch(batcher._main) == [items[0], items[2]]
 
     asyncio.run(story())
 
@@ -398,7 +398,7 @@ def test_a_batch_is_handed_back_by_one_call(bundle, model, monkeypatch):
         monkeypatch.undo()
 
     play(story, bundle, model)
-    assert calls == [batcher_module._settle] * 2
+    assert calls == [batcher_module._set_results] * 2
 
 
 def test_after_a_storm_of_cancels_and_errors_a_thousand_are_answered(bundle, model):
@@ -437,7 +437,7 @@ def test_a_fault_of_the_loop_itself_reaches_who_waits_and_ends_nothing(bundle, m
             await batcher.forecast(model, window(1), timeout_s=LONG_S)
         assert (await batcher.forecast(model, window(2), timeout_s=LONG_S))[-1] == 4.0
 
-    monkeypatch.setattr(Batcher, "_outcomes", broken)
+    monkeypatch.setattr(Batcher, "_forecast_batch", broken)
     with running() as batcher:
         asyncio.run(story())
 
@@ -453,7 +453,7 @@ def test_a_dead_thread_is_replaced_by_the_next_request(bundle, model, monkeypatc
             await batcher.forecast(model, window(1), timeout_s=0.05)
         assert (await batcher.forecast(model, window(2), timeout_s=LONG_S))[-1] == 4.0
 
-    monkeypatch.setattr(batcher_module, "_hand_over", broken)
+    monkeypatch.setattr(batcher_module, "_deliver", broken)
     with running() as batcher:
         asyncio.run(story())
 
