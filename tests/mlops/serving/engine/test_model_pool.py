@@ -1,4 +1,4 @@
-"""A model is lent only once it is proven, and freed only when nobody has it."""
+"""A model can be borrowed once it is verified, and is freed when it has no borrower."""
 
 from __future__ import annotations
 
