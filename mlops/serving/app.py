@@ -118,24 +118,22 @@ class App:
         began = time.perf_counter()
         headers = dict(scope["headers"])
         request_id = self._ids.choose(headers)
+        body = b""
         try:
-            body = b""
             if scope["method"] == "POST":
                 body = await read_body(receive, headers, self.max_body_bytes)
-            request = HttpRequest(scope["method"], scope["path"], headers, body, request_id)
-            reply = await self._answer(request)
         except RequestRefused as refused:
             reply = _error_reply(scope["path"], request_id, refused)
         except ConnectionError:
             return
+        else:
+            request = HttpRequest(scope["method"], scope["path"], headers, body, request_id)
+            try:
+                reply = await self._dispatch(request)
+            except Exception as error:
+                reply = _error_reply(request.path, request_id, error)
         await send_reply(send, reply, request_id=request_id, closing=self.draining)
         self._record(reply, request_id, time.perf_counter() - began)
-
-    async def _answer(self, request: HttpRequest) -> Reply:
-        try:
-            return await self._dispatch(request)
-        except Exception as error:
-            return _error_reply(request.path, request.id, error)
 
     async def _dispatch(self, request: HttpRequest) -> Reply:
         path = request.path.rstrip("/") or "/"
@@ -145,7 +143,8 @@ class App:
                 return answer()
         match path.split("/")[1:]:
             case ["services", service, "forecast"]:
-                reply = self._refuse_unless("GET", request) or self._newest_forecast(service)
+                get = request.method == "GET"
+                reply = self._newest_forecast(service) if get else _NOT_ALLOWED
             case ["services", service, "invocations"]:
                 reply = await self._invoke(request, service)
             case ["invocations"]:
@@ -201,15 +200,19 @@ class App:
     async def _open_inference(
         self, request: HttpRequest, service: str, version: str | None, rest: list[str]
     ) -> Reply:
-        match rest:
-            case []:
-                return self._refuse_unless("GET", request) or self._model_metadata(service)
-            case ["ready"]:
-                return self._refuse_unless("GET", request) or self._model_ready(service, version)
-            case ["infer"]:
-                refusal = self._refuse_unless("POST", request)
-                return refusal or await self._infer(request, service, version)
-        return Reply(404, b'{"error":"no such path of the Open Inference protocol"}')
+        method = {"": "GET", "ready": "GET", "infer": "POST"}.get("/".join(rest))
+        if method is None:
+            return Reply(404, b'{"error":"no such path of the Open Inference protocol"}')
+        if request.method != method:
+            return _NOT_ALLOWED
+        if rest == ["infer"]:
+            return await self._infer(request, service, version)
+        if not rest:
+            return self._model_metadata(service)
+        model_id = version or self.dispatcher.route_state(service).route.champion
+        ready = model_id in self.dispatcher.pool.ready()
+        body = orjson.dumps({"name": service, "ready": ready})
+        return Reply(200 if ready else 503, body, headers=() if ready else RETRY_LATER)
 
     async def _infer(self, request: HttpRequest, service: str, version: str | None) -> Reply:
         parse = partial(
@@ -238,12 +241,6 @@ class App:
         versions = dict.fromkeys((route.champion, route.challenger, route.previous_champion))
         loaded = [model_id for model_id in versions if model_id is not None and model_id in ready]
         return Reply(200, open_inference.model_metadata(service, loaded, self._spec(service)))
-
-    def _model_ready(self, service: str, version: str | None) -> Reply:
-        wanted = version or self.dispatcher.route_state(service).route.champion
-        ready = wanted in self.dispatcher.pool.ready()
-        body = orjson.dumps({"name": service, "ready": ready})
-        return Reply(200 if ready else 503, body, headers=() if ready else RETRY_LATER)
 
     def _report_v2_readiness(self) -> Reply:
         ready = self._takes_requests()
@@ -302,9 +299,6 @@ class App:
                 (b"x-route-generation", b"%d" % generation),
             )
         return headers
-
-    def _refuse_unless(self, method: str, request: HttpRequest) -> Reply | None:
-        return None if request.method == method else _NOT_ALLOWED
 
     def _record(self, reply: Reply, request_id: str, seconds: float) -> None:
         self.metrics.count_request(reply.service, reply.variant, reply.status, seconds)

@@ -237,12 +237,7 @@ class ModelPool:
         Raises:
             NotLoaded: when the model is not ready here.
         """
-        with self._lock:
-            slot = self._slots.get(model_id)
-            if slot is None or slot.state is not State.READY or slot.model is None:
-                raise NotLoaded(model_id)
-            slot.borrowed += 1
-            model = slot.model
+        slot, model = self._acquire(model_id)
         try:
             yield model
         finally:
@@ -250,6 +245,14 @@ class ModelPool:
                 slot.borrowed -= 1
                 if slot.state is State.DRAINING and not slot.borrowed:
                     del self._slots[model_id]
+
+    def _acquire(self, model_id: str) -> tuple[_Slot, LoadedModel]:
+        with self._lock:
+            slot = self._slots.get(model_id)
+            if slot is None or slot.state is not State.READY or slot.model is None:
+                raise NotLoaded(model_id)
+            slot.borrowed += 1
+            return slot, slot.model
 
     def _claim_slot(self, version: ModelVersion) -> _Slot | None:
         """A new slot to load a version into; None where it needs no load."""

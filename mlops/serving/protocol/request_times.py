@@ -79,8 +79,15 @@ def from_epoch(numbers: NDArray[np.int64] | NDArray[np.float64], place: str = ""
     low, high = numbers.min().item(), numbers.max().item()
     for factor in _UNITS_NS:
         if EARLIEST.value <= low * factor and high * factor <= _LATEST.value:
-            return _to_nanoseconds(numbers, factor)
-    return _parse_as_training(pd.Series(numbers), place)
+            break
+    else:
+        return _parse_as_training(pd.Series(numbers), place)
+    whole: Opens = np.floor(numbers).astype(np.int64)
+    if numbers.dtype.kind == "i":
+        return whole * factor
+    # Whole and fractional part apart: a float times 1e9 would be wrong by nanoseconds.
+    part: Opens = np.rint((numbers - whole) * factor).astype(np.int64)
+    return whole * factor + part
 
 
 def on_minutes(opens: Opens, timeframe: Timeframe, place: str) -> Opens:
@@ -166,16 +173,6 @@ def _count_missing(calendar: Calendar, timeframe: Timeframe, end_ns: int, open_n
     end: TimeArray = np.array([end_ns], "datetime64[ns]")
     opened: TimeArray = np.array([open_ns], "datetime64[ns]")
     return int(calendar.missing_between(end, opened, timeframe)[0])
-
-
-def _to_nanoseconds(numbers: NDArray[np.int64] | NDArray[np.float64], factor: int) -> Opens:
-    """Whole and fractional part apart: a float times 1e9 would be wrong by nanoseconds."""
-    whole = np.floor(numbers).astype(np.int64)
-    if numbers.dtype.kind == "i":
-        return whole * factor
-    part = np.rint((numbers - whole) * factor).astype(np.int64)
-    opens: Opens = whole * factor + part
-    return opens
 
 
 def _parse_text(cells: Sequence[object], place: str) -> Opens:
