@@ -123,7 +123,7 @@ def encoded(window: np.ndarray) -> bytes:
     return json.dumps({"instances": window.tolist()}).encode()
 
 
-def test_many_at_once_get_the_answers_they_would_get_alone(
+def test_batched_requests_get_the_answers_of_single_ones(
     port: int, windows: np.ndarray, runtime: Runtime
 ) -> None:
     bodies = [encoded(window) for window in windows]

@@ -74,7 +74,7 @@ def test_the_forecast_is_the_bundles_own_for_the_last_bar(
     assert (answer.model_id, answer.variant) == (alone, "champion")
 
 
-def test_all_the_traffic_means_the_challenger(
+def test_a_challenger_with_all_the_traffic_answers(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame
 ) -> None:
     answer = ask(runtime, frame)
@@ -82,7 +82,7 @@ def test_all_the_traffic_means_the_challenger(
     assert tallies(runtime)["rollout-1", Source.LIVE].challenger_trials == 1
 
 
-def test_a_challenger_that_fails_is_answered_for_by_the_champion(
+def test_the_champion_answers_where_the_challenger_fails(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_model(runtime, {exposed[1]}, monkeypatch)
@@ -92,7 +92,7 @@ def test_a_challenger_that_fails_is_answered_for_by_the_champion(
     assert counted.champion_trials == 0
 
 
-def test_a_champion_that_fails_is_answered_for_by_the_baseline_and_counted(
+def test_the_baseline_answers_where_the_champion_fails_which_is_counted(
     runtime: Runtime, alone: str, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_model(runtime, {alone}, monkeypatch)
@@ -101,7 +101,7 @@ def test_a_champion_that_fails_is_answered_for_by_the_baseline_and_counted(
     assert (counted.champion_trials, counted.champion_faults) == (1, 1)
 
 
-def test_what_nobody_can_answer_counts_against_nobody(
+def test_a_request_that_no_version_answers_is_no_fault(
     runtime: Runtime, exposed: tuple[str, str], library: Library, frame: pd.DataFrame,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -130,7 +130,7 @@ def test_a_preview_is_asked_alone_and_not_counted(
         ask(runtime, frame, pinned="nobody")
 
 
-def test_a_share_that_has_run_out_gives_the_challenger_nothing(
+def test_a_challenger_with_an_expired_share_gets_no_requests(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     valid_until = runtime.store_sync.route_view().routes[KEY].valid_until
@@ -138,7 +138,7 @@ def test_a_share_that_has_run_out_gives_the_challenger_nothing(
     assert ask(runtime, frame).variant == "champion"
 
 
-def test_a_mirrored_request_is_shown_to_the_challenger_beside_the_answer(
+def test_a_mirrored_request_is_forecast_by_the_challenger_too(
     runtime: Runtime, library: Library, set_route: SetRoute, settle: Settle, frame: pd.DataFrame
 ) -> None:
     champion, challenger = library.versions
@@ -167,7 +167,9 @@ def test_one_key_stays_with_one_version(
     assert len(set(first)) == 2
 
 
-def test_nothing_ready_is_said(runtime: Runtime, frame: pd.DataFrame) -> None:
+def test_without_a_ready_version_the_answer_is_not_ready(
+    runtime: Runtime, frame: pd.DataFrame
+) -> None:
     runtime.store_sync.sync_once()
     with pytest.raises(NotReady):
         ask(runtime, frame)
@@ -190,7 +192,7 @@ def test_many_windows_are_answered_in_their_order(
     assert np.allclose(answer.forecasts, expected, atol=1e-6)
 
 
-def test_each_fault_is_told_by_version_and_kind(
+def test_each_fault_is_a_metric_by_version_and_kind(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_model(runtime, set(exposed), monkeypatch)

@@ -43,7 +43,7 @@ def test_a_larger_one_is_refused_as_413(chunks: list[bytes], stated: str | None)
     assert refused.value.status == 413
 
 
-def test_a_client_that_goes_away_is_no_request() -> None:
+def test_a_client_that_disconnects_is_a_connection_error() -> None:
     async def receive() -> dict[str, Any]:
         return {"type": "http.disconnect"}
 

@@ -31,7 +31,7 @@ def live(runtime: Runtime, settle: Settle, library: Library, set_route: SetRoute
     return runtime
 
 
-def test_it_is_the_champions_forecast_of_the_last_bar_with_an_interval(
+def test_the_champions_forecast_of_the_last_bar_is_published_with_an_interval(
     live: Runtime, library: Library, frame: pd.DataFrame
 ) -> None:
     update(live)
@@ -47,7 +47,7 @@ def test_it_is_the_champions_forecast_of_the_last_bar_with_an_interval(
     assert row.low < row.value < row.high
 
 
-def test_record_and_shadow_reach_the_store_once_however_often_it_looks(
+def test_record_and_shadow_are_stored_once_in_many_updates(
     live: Runtime, store: Store, library: Library
 ) -> None:
     for _ in range(3):
@@ -78,7 +78,7 @@ def test_a_second_replica_publishes_what_is_on_record(
         assert published.row.model_id == library.versions[0]
 
 
-def test_of_two_replicas_that_forecast_at_once_both_hand_out_what_stands(
+def test_two_replicas_that_forecast_at_once_publish_the_stored_row(
     live: Runtime, store: Store, library: Library, set_route: SetRoute
 ) -> None:
     with made_runtime(library, store, library.folder / "second", name="r2") as second:
@@ -118,7 +118,7 @@ def test_old_bars_are_not_fresh(live: Runtime) -> None:
     assert not published.fresh
 
 
-def test_what_cannot_be_kept_is_not_published(
+def test_a_forecast_that_the_spool_refuses_is_not_published(
     live: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live.spool, "put", lambda rows: False)

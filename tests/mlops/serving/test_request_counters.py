@@ -74,7 +74,7 @@ def test_without_a_rollout_only_health_is_counted(counters: RequestCounters) -> 
     assert [one.scope for one in counters.take_changes()["svc"]] == ["champion:champ"]
 
 
-def test_what_neither_answers_counts_against_none(counters: RequestCounters) -> None:
+def test_an_input_that_neither_version_answers_is_no_fault(counters: RequestCounters) -> None:
     counters.count_pair(ROUTE, Source.REPLAY, champion="error", challenger="error")
     counters.count_pair(ROUTE, Source.REPLAY, champion=None, challenger="non_finite")
     tally = of_rollout(counters, Source.REPLAY)
@@ -88,7 +88,7 @@ def test_pairs_of_all_steps_are_one_row(counters: RequestCounters) -> None:
     assert of_rollout(counters, Source.REPLAY).challenger_trials == 2
 
 
-def test_totals_are_handed_out_when_they_change_and_again_after_a_failed_write(
+def test_changed_totals_are_taken_once_and_again_after_a_failed_write(
     counters: RequestCounters,
 ) -> None:
     counters.count_request(ROUTE, challenger=True, fault=None)
@@ -98,7 +98,7 @@ def test_totals_are_handed_out_when_they_change_and_again_after_a_failed_write(
     assert counters.take_changes() == handed
 
 
-def test_what_is_over_is_forgotten_once_it_is_written(counters: RequestCounters) -> None:
+def test_totals_of_ended_rollouts_are_forgotten_once_written(counters: RequestCounters) -> None:
     counters.count_request(ROUTE, challenger=True, fault=None)
     counters.keep_only(set())
     assert of_rollout(counters).challenger_trials == 1

@@ -29,7 +29,7 @@ def exposed(began: Store, add: Callable[..., ModelVersion]) -> Store:  # noqa: F
     return began
 
 
-def test_a_share_that_nobody_renewed_does_not_count(exposed: Store) -> None:
+def test_a_share_that_was_not_renewed_does_not_count(exposed: Store) -> None:
     assert not read_route_view(exposed).routes[SERVICE].valid
 
 
@@ -45,7 +45,9 @@ def test_a_renewed_share_counts_until_it_runs_out(
     assert not seen.valid
 
 
-def test_looking_never_stretches_a_share(exposed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_the_routes_never_extends_a_share(
+    exposed: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the reading costs is taken off: the clock is read before it."""
     with exposed.write() as connection:
         keep_exposed(connection, SERVICE, seconds=5.0)
@@ -54,7 +56,7 @@ def test_looking_never_stretches_a_share(exposed: Store, monkeypatch: pytest.Mon
     assert read_route_view(exposed).routes[SERVICE].valid_until <= 105.0
 
 
-def test_a_champion_serves_since_its_own_promotion_whatever_challengers_come(
+def test_since_is_the_champions_promotion_not_a_later_change_of_the_route(
     exposed: Store,
 ) -> None:
     from dataclasses import replace

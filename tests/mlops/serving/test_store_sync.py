@@ -19,7 +19,9 @@ Settle = Callable[[], None]
 SetRoute = Callable[..., None]
 
 
-def test_it_holds_the_champion_and_says_so(runtime: Runtime, settle: Settle, store: Store) -> None:
+def test_a_replica_loads_the_champion_and_reports_it(
+    runtime: Runtime, settle: Settle, store: Store
+) -> None:
     settle()
     (seen,) = list_replicas(store)
     route = runtime.store_sync.route_view().routes[KEY].route
@@ -28,7 +30,7 @@ def test_it_holds_the_champion_and_says_so(runtime: Runtime, settle: Settle, sto
     assert seen.holds(route.champion)
 
 
-def test_it_loads_the_challenger_last_and_lets_it_go_when_nobody_wants_it(
+def test_a_challenger_is_loaded_last_and_dropped_when_the_route_drops_it(
     runtime: Runtime, settle: Settle, store: Store, library: Library, set_route: SetRoute
 ) -> None:
     champion, challenger = library.versions
@@ -55,7 +57,7 @@ def test_a_challenger_is_not_loaded_while_its_champion_is_not_ready(
     assert runtime.pool.ready() == {library.baseline}
 
 
-def test_a_model_has_failed_only_after_its_last_try(
+def test_a_model_is_reported_failed_only_after_its_last_try(
     runtime: Runtime, store: Store, library: Library, set_route: SetRoute,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -74,7 +76,7 @@ def test_a_model_has_failed_only_after_its_last_try(
     assert "not today" in str(list_replicas(store)[0].models[champion].error)
 
 
-def test_routes_stay_when_the_store_goes(
+def test_routes_stay_in_force_while_the_store_is_away(
     runtime: Runtime, settle: Settle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle()
@@ -92,7 +94,7 @@ def test_routes_stay_when_the_store_goes(
     assert runtime.store_sync.store_away_since is None
 
 
-def test_a_draining_replica_is_waited_for_no_more_and_goes(
+def test_a_draining_replica_says_so_and_leaves_the_store_at_its_end(
     runtime: Runtime, settle: Settle, store: Store
 ) -> None:
     settle()
@@ -110,7 +112,7 @@ def fail_to_load(patch: pytest.MonkeyPatch, unlucky: str) -> None:
     patch.setattr(model_pool, "stage", stage)
 
 
-def test_a_round_that_fails_is_not_the_last(
+def test_a_round_that_raises_does_not_end_its_thread(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever goes wrong in the background, the replica goes on saying that it lives."""

@@ -52,7 +52,7 @@ def test_answers_faults_and_refusals_are_counted_apart(counts: TrafficCounts) ->
     assert found.seconds == pytest.approx(5.001)
 
 
-def test_only_what_grew_is_handed_out_and_in_full(counts: TrafficCounts) -> None:
+def test_only_totals_that_grew_are_taken_and_in_full(counts: TrafficCounts) -> None:
     counts.count_answer("s", "m", 0.001)
     counts.count_answer("s", "n", 0.001)
     assert len(counts.take_changes()) == 2
@@ -61,7 +61,7 @@ def test_only_what_grew_is_handed_out_and_in_full(counts: TrafficCounts) -> None
     assert [(row.model_id, row.traffic.requests) for row in counts.take_changes()] == [("m", 2)]
 
 
-def test_what_was_not_written_is_handed_out_again_with_what_came_since(
+def test_totals_given_back_are_taken_again_with_what_came_since(
     counts: TrafficCounts,
 ) -> None:
     counts.count_answer("s", "m", 0.001)
@@ -84,7 +84,7 @@ def test_each_hour_is_a_row_that_stays_until_it_is_written(
     assert [row.traffic.requests for row in counts.take_changes()] == [2]
 
 
-def test_of_a_store_that_stays_away_the_oldest_hours_are_lost_and_counted(
+def test_the_oldest_hours_are_lost_and_counted_while_the_store_is_away(
     counts: TrafficCounts, clock: Clock
 ) -> None:
     for _ in range(6):
@@ -162,7 +162,7 @@ def test_a_full_queue_turns_away_and_takes_no_time(
     assert counted(runtime) == {champion: Traffic(requests=1, turned_away=1)}
 
 
-def test_where_nothing_is_loaded_the_champion_had_no_turn(
+def test_a_request_with_no_loaded_version_is_turned_away_from_the_champion(
     runtime: Runtime, frame: pd.DataFrame, library: Library, set_route: SetRoute
 ) -> None:
     set_route(champion=library.versions[0])
@@ -177,7 +177,7 @@ def test_a_preview_is_not_traffic(runtime: Runtime, frame: pd.DataFrame, champio
     assert counted(runtime) == {}
 
 
-def test_it_is_written_every_half_minute_and_at_the_end(
+def test_traffic_is_written_every_half_minute_and_at_the_end(
     runtime: Runtime, store: Store, champion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime.traffic.count_answer(KEY, champion, 0.001)
@@ -194,7 +194,7 @@ def test_it_is_written_every_half_minute_and_at_the_end(
     assert total(on_record(store)).requests == 2
 
 
-def test_what_a_store_that_is_away_does_not_take_is_written_once_it_is_back(
+def test_traffic_is_written_once_the_store_is_back(
     runtime: Runtime, store: Store, champion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> None:
@@ -213,7 +213,7 @@ def test_what_a_store_that_is_away_does_not_take_is_written_once_it_is_back(
     assert (found.requests, found.faults) == (2, 1)
 
 
-def test_a_process_that_comes_again_adds_to_what_the_one_before_it_wrote(
+def test_a_restarted_process_adds_to_the_traffic_of_its_former_life(
     runtime: Runtime, store: Store, champion: str
 ) -> None:
     runtime.traffic.count_answer(KEY, champion, 0.001)

@@ -54,7 +54,7 @@ def test_rows_within_a_time_are_at_least_one():
     assert (sizer.rows_within(0.05), sizer.rows_within(0.001)) == (5, 1)
 
 
-def test_a_lone_client_leaves_the_crowds_batch_open():
+def test_batches_of_one_row_do_not_lower_the_cap():
     sizer = BatchSizer()
     for _ in range(10):
         sizer.record(1, MS)
@@ -83,7 +83,7 @@ def test_batching_comes_back_when_it_pays_again():
     assert sizer.best > 1
 
 
-def test_one_slow_batch_moves_little():
+def test_one_slow_batch_changes_the_mean_little():
     sizer = sizer_of(lambda rows: 1.0)
     before = sizer.seconds[32]
     sizer.record(32, 32 * (before + MS))

@@ -31,7 +31,7 @@ def test_a_container_may_have_less_and_file_pages_are_given_up(meminfo, tmp_path
     assert available_memory(meminfo, limits) == 400
 
 
-def test_a_container_without_limit_has_the_machines(meminfo, tmp_path):
+def test_a_container_without_a_limit_has_the_machines_memory(meminfo, tmp_path):
     limits = group(tmp_path, max="max\n", current="900\n")
     assert available_memory(meminfo, limits) == 500 * 1024
 
@@ -41,5 +41,5 @@ def test_a_container_over_its_limit_has_nothing(meminfo, tmp_path):
     assert available_memory(meminfo, limits) == 0
 
 
-def test_where_nothing_says_it_is_unknown(tmp_path):
+def test_free_memory_is_unknown_where_no_file_says_it(tmp_path):
     assert available_memory(tmp_path / "none", tmp_path) is None

@@ -89,7 +89,7 @@ def test_a_borrowed_model_forecasts(pool, version):
     assert pool.states()[version.model_id].inflight == 0
 
 
-def test_what_is_not_here_is_not_lent(pool):
+def test_a_model_that_is_not_loaded_cannot_be_borrowed(pool):
     with pytest.raises(NotLoaded, match="lstm_x is not loaded"), pool.borrow("lstm_x"):
         pass
     with pytest.raises(NotLoaded):
@@ -184,7 +184,7 @@ def test_where_memory_is_unknown_a_load_is_tried(version, library, tmp_path):
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_whatever_breaks_a_stage_is_kept_until_it_is_forgotten(pool, version, at_stage, name):
+def test_an_error_in_any_stage_is_kept_until_it_is_forgotten(pool, version, at_stage, name):
     def broken(now, _):
         if now == name:
             raise RuntimeError("out of luck")
@@ -208,7 +208,7 @@ def test_only_failures_are_forgotten(pool, version):
     assert pool.ready() == {version.model_id}
 
 
-def test_what_is_ready_is_not_loaded_again(pool, version, at_stage):
+def test_a_ready_model_is_not_loaded_again(pool, version, at_stage):
     pool.load(version)
     seen = []
     at_stage(lambda name, _: seen.append(name))
@@ -216,7 +216,7 @@ def test_what_is_ready_is_not_loaded_again(pool, version, at_stage):
     assert seen == []
 
 
-def test_a_dropped_model_is_freed_at_once_where_nobody_has_it(pool, version):
+def test_a_dropped_model_without_borrowers_is_freed_at_once(pool, version):
     pool.load(version)
     with pool.borrow(version.model_id) as model:
         freed = weakref.ref(model)
@@ -226,7 +226,7 @@ def test_a_dropped_model_is_freed_at_once_where_nobody_has_it(pool, version):
     assert (pool.states(), pool.ready(), freed()) == ({}, frozenset(), None)
 
 
-def test_a_dropped_model_drains_until_its_last_borrower_is_done(pool, version):
+def test_a_dropped_model_drains_until_its_last_borrower_returns_it(pool, version):
     pool.load(version)
     with pool.borrow(version.model_id) as model:
         with pool.borrow(version.model_id):
@@ -259,7 +259,7 @@ def test_a_model_dropped_while_it_loads_never_becomes_ready(pool, version, at_st
     assert (pool.states(), pool.ready()) == ({}, frozenset())
 
 
-def test_a_borrower_that_fails_gives_back(pool, version):
+def test_a_borrower_that_raises_returns_the_model(pool, version):
     pool.load(version)
     with pytest.raises(RuntimeError), pool.borrow(version.model_id):
         raise RuntimeError
@@ -288,7 +288,7 @@ def test_one_model_loads_at_a_time(pool, store, library, at_stage):
     assert pool.ready() == set(library.versions)
 
 
-def test_a_bundle_from_elsewhere_lies_in_the_cache(library, version, tmp_path, monkeypatch):
+def test_a_remote_bundle_is_fetched_into_the_cache(library, version, tmp_path, monkeypatch):
     asked = []
 
     def fetch(uri, digest, cache):

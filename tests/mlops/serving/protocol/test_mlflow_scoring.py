@@ -110,7 +110,7 @@ def test_every_form_may_carry_times(form):
     assert np.array_equal(window.open_time, expected.open_time)
 
 
-def test_a_byte_order_mark_and_space_are_no_harm():
+def test_a_byte_order_mark_and_space_are_ignored():
     body = b"\xef\xbb\xbf \n" + json.dumps(PLAIN["split"], indent=3).encode()
 
     assert len(parse(body, JSON, SPEC)) == 1
@@ -149,7 +149,7 @@ def test_a_batch_may_carry_times_as_its_first_column():
             assert np.array_equal(window.open_time.view(np.int64), FRAME.index.as_unit("ns").asi8)
 
 
-def test_more_bars_are_one_window():
+def test_more_bars_than_needed_are_one_window():
     (window,) = parse(body_of({"instances": values_of(20).tolist()}), JSON, SPEC)
 
     assert len(window) == 20
@@ -176,7 +176,7 @@ def test_exactly_one_form_must_be_there(document):
 
 
 @pytest.mark.parametrize("second", FORMS[1:])
-def test_two_forms_are_one_too_many(second):
+def test_two_forms_in_one_body_are_refused(second):
     assert "exactly one" in str(refusal({**PLAIN["split"], second: VALUES.tolist()}))
     assert "exactly one" in str(refusal({**PLAIN["split"], second: None}))
 

@@ -142,7 +142,7 @@ def test_a_model_that_reads_the_clock_asks_for_times():
         ([{"name": 5}], "not as the protocol has it"),
     ],
 )  # fmt: skip
-def test_what_is_against_the_protocol_is_refused(inputs, told):
+def test_a_request_against_the_protocol_is_refused(inputs, told):
     refused = refusal(*inputs)
 
     assert refused.status == 400
@@ -214,7 +214,7 @@ def test_an_output_that_is_not_there_is_refused():
     assert "has no output 'variance'" in str(refusal(bars(VALUES), outputs=[{"name": "variance"}]))
 
 
-def test_parameters_nobody_asked_about_are_no_harm():
+def test_unknown_parameters_are_ignored():
     given_bars = bars(VALUES, parameters=None)
 
     assert asked(given_bars, parameters={"priority": 3}, extra=1).windows
@@ -272,7 +272,7 @@ def triton_body(binary, *, values=VALUES, opens=None, datatype="FP64", outputs=N
 
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("datatype", ["FP64", "FP32"])
-def test_a_foreign_client_is_understood(binary, datatype):
+def test_requests_of_tritons_client_are_read(binary, datatype):
     body, length = triton_body(binary, values=BATCH, datatype=datatype)
 
     infer = parse_infer(body, SPEC, NAME, header_length=length)
@@ -284,7 +284,7 @@ def test_a_foreign_client_is_understood(binary, datatype):
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_a_foreign_client_may_send_times(binary):
+def test_times_of_tritons_client_are_read(binary):
     body, length = triton_body(binary, opens=OPENS)
 
     (window,) = parse_infer(body, CLOCKED, NAME, header_length=length).windows
@@ -292,7 +292,7 @@ def test_a_foreign_client_may_send_times(binary):
     assert np.array_equal(window.open_time.view(np.int64), OPENS)
 
 
-def test_a_foreign_client_understands_the_reply():
+def test_tritons_client_reads_the_reply():
     from tritonclient.http import InferenceServerClient, InferRequestedOutput
 
     body, _ = triton_body(False, outputs=[InferRequestedOutput("forecast", binary_data=False)])
