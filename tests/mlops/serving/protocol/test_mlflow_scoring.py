@@ -18,7 +18,14 @@ from mlops.errors import ModelError, RequestRefused
 from mlops.models.windows import window_of
 from mlops.serving.protocol.mlflow_scoring import error_body, parse, render
 from mlops.serving.protocol.payloads import FORMS
-from tests.mlops.serving.asked import CLOCKED, MIN_BARS, SPEC, batch_of, frame_of, values_of
+from tests.mlops.serving.example_requests import (
+    CLOCKED,
+    MIN_BARS,
+    SPEC,
+    batch_of,
+    frame_of,
+    values_of,
+)
 
 FRAME = frame_of()
 VALUES = values_of()

@@ -23,7 +23,14 @@ from mlops.serving.protocol.open_inference import (
     render_infer,
     server_metadata,
 )
-from tests.mlops.serving.asked import CLOCKED, MIN_BARS, SPEC, batch_of, frame_of, values_of
+from tests.mlops.serving.example_requests import (
+    CLOCKED,
+    MIN_BARS,
+    SPEC,
+    batch_of,
+    frame_of,
+    values_of,
+)
 
 NAME = "binance.btc-usdt.1h.volatility.24"
 VALUES, BATCH = values_of(), batch_of(3, MIN_BARS + 1)

@@ -22,7 +22,7 @@ from mlops.serving.protocol.request_bars import (
     tensor_windows,
     unbroken_bars,
 )
-from tests.mlops.serving.asked import (
+from tests.mlops.serving.example_requests import (
     CLOCKED,
     FX,
     MIN_BARS,
