@@ -65,6 +65,8 @@ _TIMEOUT = "timeout"
 _BUSY = (QueueFull, NotReady, TimedOut)
 _UNANSWERED = "no version of this service could answer; the request itself is sound. Try again"
 _OUR_FAULT = "the replica failed on this request; its log has the request id"
+_INFERENCE_METHODS = {"": "GET", "ready": "GET", "infer": "POST"}
+_READY, _NOT_READY = Reply(200, b'{"ready":true}'), Reply(503, b'{"ready":false}')
 _NOT_ALLOWED = Reply(405, b'{"detail":"Method Not Allowed"}')
 
 
@@ -109,7 +111,7 @@ class App:
             "/services": lambda: Reply(200, list_services(store_sync, publisher)),
             "/v2": lambda: Reply(200, open_inference.server_metadata()),
             "/v2/health/live": lambda: Reply(200, b'{"live":true}'),
-            "/v2/health/ready": self._report_v2_readiness,
+            "/v2/health/ready": lambda: _READY if self._takes_requests() else _NOT_READY,
         }
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -200,7 +202,7 @@ class App:
     async def _open_inference(
         self, request: HttpRequest, service: str, version: str | None, rest: list[str]
     ) -> Reply:
-        method = {"": "GET", "ready": "GET", "infer": "POST"}.get("/".join(rest))
+        method = _INFERENCE_METHODS.get("/".join(rest))
         if method is None:
             return Reply(404, b'{"error":"no such path of the Open Inference protocol"}')
         if request.method != method:
@@ -241,10 +243,6 @@ class App:
         versions = dict.fromkeys((route.champion, route.challenger, route.previous_champion))
         loaded = [model_id for model_id in versions if model_id is not None and model_id in ready]
         return Reply(200, open_inference.model_metadata(service, loaded, self._spec(service)))
-
-    def _report_v2_readiness(self) -> Reply:
-        ready = self._takes_requests()
-        return Reply(200 if ready else 503, orjson.dumps({"ready": ready}))
 
     # Services --------------------------------------------------------------------------------
 

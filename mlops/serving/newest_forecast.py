@@ -125,21 +125,18 @@ class ForecastPublisher:
     async def run(self) -> None:
         """Update each service every `LOOK_S` seconds, until cancelled."""
         while True:
-            for state in tuple(self.route_view().routes.values()):
-                with bound(service=state.route.service, model_id=state.route.champion):
-                    await self._update_safely(state.route)
+            for route in [state.route for state in self.route_view().routes.values()]:
+                with bound(service=route.service, model_id=route.champion):
+                    try:
+                        await self.update(route)
+                    except MlopsError as error:
+                        self.reasons_missing[route.service] = str(error)
+                        log.warning("service=%s no forecast: %s", route.service, error)
+                    except Exception:
+                        # The bars of one market must not end the forecasts of the others.
+                        self.reasons_missing[route.service] = "this replica failed; see its log"
+                        log.exception("service=%s no forecast", route.service)
             await asyncio.sleep(LOOK_S)
-
-    async def _update_safely(self, route: Route) -> None:
-        try:
-            await self.update(route)
-        except MlopsError as error:
-            self.reasons_missing[route.service] = str(error)
-            log.warning("service=%s no forecast: %s", route.service, error)
-        except Exception:
-            # The bars of one market must not end the forecasts of the others.
-            self.reasons_missing[route.service] = "this replica failed; see its log"
-            log.exception("service=%s no forecast", route.service)
 
     async def update(self, route: Route) -> None:
         """Forecast from the newest bar, unless that was done before.

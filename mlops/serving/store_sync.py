@@ -286,22 +286,20 @@ class StoreSync:
 
     def load_next(self) -> bool:
         """Load the most urgent missing model of all services; False where none is missing."""
-        states = {
-            model_id: state
-            for model_id, state in self._model_states().items()
-            if state != FAILED or not self._is_retry_due(model_id)
-        }
+        states = {}
+        for model_id, state in self._model_states().items():
+            tries = self._tries.get(model_id, 0)
+            pause_s = BACKOFF_S * tries if tries < LOAD_TRIES else RETRY_S
+            waited_s = time.monotonic() - self._tried_at.get(model_id, 0.0)
+            # A failed model counts as missing again once its pause is over.
+            if state != FAILED or waited_s <= pause_s:
+                states[model_id] = state
         missing = (next_to_load(route, self.identity.name, states) for route in self._routes())
         model_id = next((model_id for model_id in missing if model_id is not None), None)
         if model_id is None:
             return False
         self._load_model(model_id)
         return True
-
-    def _is_retry_due(self, model_id: str) -> bool:
-        waited = time.monotonic() - self._tried_at.get(model_id, 0.0)
-        tries = self._tries.get(model_id, 0)
-        return waited > (BACKOFF_S * tries if tries < LOAD_TRIES else RETRY_S)
 
     def _load_model(self, model_id: str) -> None:
         fields = {"model_id": model_id}

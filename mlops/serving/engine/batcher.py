@@ -312,8 +312,11 @@ class Batcher:
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._changed:
-            arriving = self._added_before < self._main.added
-            if self.one_core and arriving and self._main.size < self.cap:
+            if (
+                self.one_core
+                and self._added_before < self._main.added
+                and self._main.size < self.cap
+            ):
                 # Requests still arrive. On one core the thread would keep the loop from reading.
                 self._schedule_wake(loop)
                 return

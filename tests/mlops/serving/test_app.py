@@ -86,10 +86,12 @@ def test_a_batch_of_windows_gives_one_forecast_each(ask: Ask, frame: pd.DataFram
     windows = [values[end - BARS : end].tolist() for end in range(100, 120)]
     together = ask("POST", INVOKE, json={"instances": windows}).json()["predictions"]
     alone = [
-        ask("POST", INVOKE, json={"instances": one}).json()["predictions"][0] for one in windows
+        ask("POST", INVOKE, json={"instances": bars}).json()["predictions"][0] for bars in windows
     ]
     assert np.allclose(
-        [one["forecast"] for one in together], [one["forecast"] for one in alone], atol=1e-6
+        [record["forecast"] for record in together],
+        [record["forecast"] for record in alone],
+        atol=1e-6,
     )
 
 
@@ -108,7 +110,7 @@ def test_a_wrong_cell_is_named_in_a_400(ask: Ask, window: list[list[float]]) -> 
 
 
 @pytest.mark.parametrize(
-    "told",
+    "expected_error",
     [("error", 500, "INTERNAL_ERROR"), ("timeout", 504, "DEADLINE_EXCEEDED")],
 )
 def test_a_models_fault_is_a_5xx_without_details(
@@ -116,9 +118,9 @@ def test_a_models_fault_is_a_5xx_without_details(
     live: Runtime,
     window: list[list[float]],
     monkeypatch: pytest.MonkeyPatch,
-    told: tuple[str, int, str],
+    expected_error: tuple[str, int, str],
 ) -> None:
-    kind, status, code = told
+    kind, status, code = expected_error
 
     async def broken(model: Any, *_: object, **__: object) -> None:
         raise ModelFault(model.model_id, kind, "secret path /srv/models")

@@ -91,16 +91,16 @@ async def post(
     answer = await reader.readuntil(b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200"), answer
     size = int(answer.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-    said = json.loads(await reader.readexactly(size))
-    return [one["forecast"] for one in said["predictions"]]
+    reply = json.loads(await reader.readexactly(size))
+    return [record["forecast"] for record in reply["predictions"]]
 
 
 async def one_by_one(port: int, bodies: list[bytes]) -> list[float]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    found = [(await post(reader, writer, body))[0] for body in bodies]
+    forecasts = [(await post(reader, writer, body))[0] for body in bodies]
     writer.close()
     await writer.wait_closed()
-    return found
+    return forecasts
 
 
 async def all_at_once(port: int, bodies: list[bytes]) -> list[tuple[int, float]]:
@@ -142,10 +142,10 @@ def test_a_live_window_a_batch_and_all_bars_agree(
 
     async def batch() -> list[float]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        found = await post(reader, writer, encoded(windows))
+        forecasts = await post(reader, writer, encoded(windows))
         writer.close()
         await writer.wait_closed()
-        return found
+        return forecasts
 
     with runtime.pool.borrow(network) as model:
         every = model.bundle.predict(frame)["forecast"].to_numpy()[-DIFFERENT:]

@@ -32,8 +32,8 @@ def ask(runtime: Runtime, frame: pd.DataFrame, n: int = BARS, **how: str) -> Ans
 
 
 def tallies(runtime: Runtime) -> dict[tuple[str, Source], Tally]:
-    found = runtime.counters.take_changes().get(KEY, [])
-    return {(one.scope.partition(":")[0], one.source): one for one in found}
+    changes = runtime.counters.take_changes().get(KEY, [])
+    return {(tally.scope.partition(":")[0], tally.source): tally for tally in changes}
 
 
 @pytest.fixture

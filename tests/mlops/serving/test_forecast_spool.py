@@ -76,8 +76,8 @@ def test_a_bar_has_one_forecast_of_record_and_any_shadow(
     other = replace(ROW, model_id="other")
     spool.put([ROW, other, replace(other, role=Role.SHADOW)])
     spool.drain(store)
-    found = {(row.model_id, row.role) for row in list_forecasts(store, "svc", role=None)}
-    assert found == {("m", Role.RECORD), ("other", Role.SHADOW)}
+    stored = {(row.model_id, row.role) for row in list_forecasts(store, "svc", role=None)}
+    assert stored == {("m", Role.RECORD), ("other", Role.SHADOW)}
 
 
 def test_rows_wait_while_the_store_is_away(

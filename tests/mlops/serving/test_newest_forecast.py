@@ -94,7 +94,7 @@ def test_two_replicas_that_forecast_at_once_publish_the_stored_row(
             update(runtime)
         [row] = list_forecasts(store, KEY)
         published = [runtime.publisher.latest(KEY) for runtime in (live, second)]
-        assert [one.row for one in published if one is not None] == [row, row]
+        assert [forecast.row for forecast in published if forecast is not None] == [row, row]
         assert row.model_id == library.versions[0]
 
 

@@ -30,8 +30,8 @@ def loading(runtime: Runtime, settle: Settle, library: Library, set_route: SetRo
 def replayed(runtime: Runtime) -> list[Tally]:
     route = runtime.store_sync.route_view().routes[KEY].route
     asyncio.run(runtime.replay.try_challenger(route))
-    found = runtime.counters.take_changes().get(KEY, [])
-    return [one for one in found if one.source is Source.REPLAY]
+    changes = runtime.counters.take_changes().get(KEY, [])
+    return [tally for tally in changes if tally.source is Source.REPLAY]
 
 
 def test_replayed_bars_alone_show_a_good_version_good(loading: Runtime) -> None:

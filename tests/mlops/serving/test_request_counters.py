@@ -35,8 +35,8 @@ def counters(clock: Clock) -> RequestCounters:
 
 def of_rollout(counters: RequestCounters, source: Source = Source.LIVE) -> Tally:
     tallies = counters.take_changes()["svc"]
-    (found,) = [one for one in tallies if one.scope == "rollout-1" and one.source is source]
-    return found
+    (tally,) = [t for t in tallies if t.scope == "rollout-1" and t.source is source]
+    return tally
 
 
 def test_requests_without_a_key_are_a_trial_each(counters: RequestCounters) -> None:
@@ -63,15 +63,15 @@ def test_a_champion_is_counted_for_the_rollout_and_for_its_own_health(
     counters: RequestCounters,
 ) -> None:
     counters.count_request(ROUTE, challenger=False, fault="error")
-    scopes = {one.scope: one for one in counters.take_changes()["svc"]}
+    scopes = {tally.scope: tally for tally in counters.take_changes()["svc"]}
     assert set(scopes) == {"rollout-1", "champion:champ"}
-    assert all(one.champion_faults == 1 for one in scopes.values())
+    assert all(tally.champion_faults == 1 for tally in scopes.values())
 
 
 def test_without_a_rollout_only_health_is_counted(counters: RequestCounters) -> None:
     alone = replace(ROUTE, challenger=None, weight_bp=0, salt="")
     counters.count_request(alone, challenger=False, fault=None)
-    assert [one.scope for one in counters.take_changes()["svc"]] == ["champion:champ"]
+    assert [tally.scope for tally in counters.take_changes()["svc"]] == ["champion:champ"]
 
 
 def test_an_input_that_neither_version_answers_is_no_fault(counters: RequestCounters) -> None:

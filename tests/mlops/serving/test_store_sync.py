@@ -99,7 +99,7 @@ def test_a_draining_replica_says_so_and_leaves_the_store_at_its_end(
 ) -> None:
     settle()
     runtime.store_sync.drain()
-    assert [one.state for one in list_replicas(store)] == [ReplicaState.DRAINING]
+    assert [replica.state for replica in list_replicas(store)] == [ReplicaState.DRAINING]
     runtime.store_sync.stop()
     assert list_replicas(store) == ()
 

@@ -46,10 +46,10 @@ def test_answers_faults_and_refusals_are_counted_apart(counts: TrafficCounts) ->
     counts.count_answer("s", "m", 5.0, fault=True)
     counts.count_turned_away("s", "m")
     [row] = counts.take_changes()
-    found = row.traffic
+    traffic = row.traffic
     assert (row.service, row.model_id, row.replica_id, row.incarnation) == ("s", "m", "r1", "life")
-    assert (found.requests, found.faults, found.turned_away, found.timed) == (3, 1, 1, 2)
-    assert found.seconds == pytest.approx(5.001)
+    assert (traffic.requests, traffic.faults, traffic.turned_away, traffic.timed) == (3, 1, 1, 2)
+    assert traffic.seconds == pytest.approx(5.001)
 
 
 def test_only_totals_that_grew_are_taken_and_in_full(counts: TrafficCounts) -> None:
@@ -133,10 +133,10 @@ def test_an_answer_and_its_time_are_the_versions_that_gave_it(
     runtime: Runtime, frame: pd.DataFrame, champion: str
 ) -> None:
     ask(runtime, frame)
-    found = counted(runtime)
-    assert set(found) == {champion}
-    assert (found[champion].requests, found[champion].failed) == (1, 0)
-    assert found[champion].seconds > 0
+    traffic = counted(runtime)
+    assert set(traffic) == {champion}
+    assert (traffic[champion].requests, traffic[champion].failed) == (1, 0)
+    assert traffic[champion].seconds > 0
 
 
 def test_a_fault_is_counted_where_it_was_and_the_answer_where_it_came_from(
@@ -148,9 +148,9 @@ def test_a_fault_is_counted_where_it_was_and_the_answer_where_it_came_from(
 ) -> None:
     fail_with(monkeypatch, runtime, ModelFault(champion, "error", "no"), champion)
     ask(runtime, frame)
-    found = counted(runtime)
-    assert (found[champion].requests, found[champion].faults) == (1, 1)
-    assert (found[library.baseline].requests, found[library.baseline].faults) == (1, 0)
+    traffic = counted(runtime)
+    assert (traffic[champion].requests, traffic[champion].faults) == (1, 1)
+    assert (traffic[library.baseline].requests, traffic[library.baseline].faults) == (1, 0)
 
 
 def test_a_full_queue_turns_away_and_takes_no_time(
@@ -209,8 +209,8 @@ def test_traffic_is_written_once_the_store_is_back(
         runtime.store_sync.sync_once()
     assert on_record(store) == ()
     runtime.store_sync.sync_once()
-    found = total(on_record(store))
-    assert (found.requests, found.faults) == (2, 1)
+    traffic = total(on_record(store))
+    assert (traffic.requests, traffic.faults) == (2, 1)
 
 
 def test_a_restarted_process_adds_to_the_traffic_of_its_former_life(

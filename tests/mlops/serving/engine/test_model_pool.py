@@ -49,8 +49,8 @@ def damaged(version: ModelVersion, tmp_path: Path) -> ModelVersion:
 
 
 def state(pool: ModelPool, version: ModelVersion) -> State | None:
-    found = pool.states().get(version.model_id)
-    return None if found is None else found.state
+    model = pool.states().get(version.model_id)
+    return None if model is None else model.state
 
 
 def test_a_load_goes_through_its_stages_in_order(pool, version, at_stage):
@@ -73,11 +73,11 @@ def test_every_stage_shows_and_none_but_the_last_is_ready(pool, version, at_stag
 
 def test_a_ready_model_says_what_it_is_and_cost(pool, version):
     pool.load(version)
-    found = pool.states()[version.model_id]
+    state = pool.states()[version.model_id]
     files = Path(version.bundle_uri.removeprefix("file://")).iterdir()
-    assert (found.digest, found.bytes) == (version.digest, sum(f.stat().st_size for f in files))
-    assert (found.error, found.inflight) == (None, 0)
-    assert found.load_ms > 0
+    assert (state.digest, state.bytes) == (version.digest, sum(f.stat().st_size for f in files))
+    assert (state.error, state.inflight) == (None, 0)
+    assert state.load_ms > 0
 
 
 def test_a_borrowed_model_forecasts(pool, version):
@@ -118,9 +118,9 @@ def test_a_bundle_that_is_not_what_was_registered_fails(pool, damaged, tmp_path,
     broken = damage(damaged, tmp_path / "copy")
     with pytest.raises(BundleError, match=words):
         pool.load(broken)
-    found = pool.states()[broken.model_id]
-    assert found.state is State.FAILED
-    assert words in (found.error or "")
+    state = pool.states()[broken.model_id]
+    assert state.state is State.FAILED
+    assert words in (state.error or "")
     assert pool.ready() == frozenset()
 
 

@@ -147,7 +147,7 @@ def test_rows_of_rows_of_rows_are_a_batch(name):
 def test_a_batch_may_carry_times_as_its_first_column():
     stamps = [[stamp.value / 1e9] for stamp in FRAME.index]
     batch = np.stack([np.hstack([stamps, values]) for values in batch_of(2)])
-    texts = [[[ISO[at], *row] for at, row in enumerate(one)] for one in batch_of(2).tolist()]
+    texts = [[[ISO[at], *row] for at, row in enumerate(rows)] for rows in batch_of(2).tolist()]
 
     for rows in (batch.tolist(), texts):
         windows = parse(body_of({"instances": rows}), JSON, CLOCKED)
@@ -189,7 +189,7 @@ def test_two_forms_in_one_body_are_refused(second):
 
 
 @pytest.mark.parametrize(
-    ("document", "code", "told"),
+    ("document", "code", "message"),
     [
         ({"dataframe_split": []}, "BAD_REQUEST", "dataframe_split is a list"),
         ({"dataframe_split": {"columns": list(COLUMNS)}}, "BAD_REQUEST", "dataframe_split has"),
@@ -211,11 +211,11 @@ def test_two_forms_in_one_body_are_refused(second):
         ({**PLAIN["split"], "params": [1]}, "BAD_REQUEST", "params is a list"),
     ],
 )  # fmt: skip
-def test_a_malformed_frame_is_refused(document, code, told):
+def test_a_malformed_frame_is_refused(document, code, message):
     refused = refusal(document)
 
     assert (refused.status, refused.code) == (400, code)
-    assert told in str(refused)
+    assert message in str(refused)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_what_is_no_number_is_named_in_every_form(literal, form, row, column):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (b"", "empty"), (b"open,high\n", "missing columns low"), (b'a,"b', "no CSV"),
         (b"open,high,low,close,volume\n1,1,1\n", "row 0 has 3 cells"),
@@ -256,8 +256,8 @@ def test_what_is_no_number_is_named_in_every_form(literal, form, row, column):
         (b"\xff", "not UTF-8"),
     ],
 )  # fmt: skip
-def test_a_wrong_csv_is_refused(text, told):
-    assert told in str(refusal(text, CSV))
+def test_a_wrong_csv_is_refused(text, message):
+    assert message in str(refusal(text, CSV))
 
 
 def test_a_parquet_file_of_too_many_rows_is_refused_unread():

@@ -121,7 +121,7 @@ def test_a_model_that_reads_the_clock_asks_for_times():
 
 
 @pytest.mark.parametrize(
-    ("inputs", "told"),
+    ("inputs", "message"),
     [
         ([], "input bars is missing"),
         ([bars(VALUES), bars(VALUES)], "input bars occurs twice"),
@@ -149,23 +149,23 @@ def test_a_model_that_reads_the_clock_asks_for_times():
         ([{"name": 5}], "not as the protocol has it"),
     ],
 )  # fmt: skip
-def test_a_request_against_the_protocol_is_refused(inputs, told):
+def test_a_request_against_the_protocol_is_refused(inputs, message):
     refused = refusal(*inputs)
 
     assert refused.status == 400
-    assert told in str(refused)
+    assert message in str(refused)
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"),
+    ("shape", "message"),
     [([5, 5, 5], "5 windows, at most 4"), ([51, 5], "51 bars, at most 50"),
      ([10**15, 10**15, 5], "windows, at most 4"), ([2, 10**15, 5], "bars, at most 50")],
 )  # fmt: skip
-def test_too_much_is_a_413_before_a_number_is_read(shape, told):
+def test_too_much_is_a_413_before_a_number_is_read(shape, message):
     refused = refusal(bars(["not read"], shape))
 
     assert refused.status == 413
-    assert told in str(refused)
+    assert message in str(refused)
 
 
 @pytest.mark.parametrize(
@@ -234,21 +234,21 @@ def test_shared_memory_is_not_implemented():
 
 
 def test_metadata_tells_what_to_send():
-    told = json.loads(model_metadata(NAME, ["m-1", "m-2"], CLOCKED))
+    metadata = json.loads(model_metadata(NAME, ["m-1", "m-2"], CLOCKED))
 
-    assert told["name"] == NAME
-    assert told["versions"] == ["m-1", "m-2"]
-    assert {"name": "bars", "datatype": "FP64", "shape": [-1, -1, 5]} in told["inputs"]
-    assert {"name": "open_time", "datatype": "INT64", "shape": [-1, -1]} in told["inputs"]
-    assert told["outputs"] == [{"name": "forecast", "datatype": "FP64", "shape": [-1]}]
+    assert metadata["name"] == NAME
+    assert metadata["versions"] == ["m-1", "m-2"]
+    assert {"name": "bars", "datatype": "FP64", "shape": [-1, -1, 5]} in metadata["inputs"]
+    assert {"name": "open_time", "datatype": "INT64", "shape": [-1, -1]} in metadata["inputs"]
+    assert metadata["outputs"] == [{"name": "forecast", "datatype": "FP64", "shape": [-1]}]
     assert len(json.loads(model_metadata(NAME, [], SPEC))["inputs"]) == 1
 
 
 def test_the_server_tells_its_name_and_release():
-    told = json.loads(server_metadata())
+    metadata = json.loads(server_metadata())
 
-    assert told["name"] == "trading-mlops"
-    assert set(told) == {"name", "version", "extensions"}
+    assert metadata["name"] == "trading-mlops"
+    assert set(metadata) == {"name", "version", "extensions"}
 
 
 def test_an_error_is_one_text():
@@ -318,7 +318,7 @@ def test_tritons_client_reads_the_reply():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda body, length: (body, None), "no JSON"),
         (lambda body, length: (body, "x"), "no number of bytes"),
@@ -341,10 +341,10 @@ def test_tritons_client_reads_the_reply():
         ),
     ],
 )
-def test_bytes_that_do_not_add_up_are_refused(change, told):
+def test_bytes_that_do_not_add_up_are_refused(change, message):
     body, length = change(*triton_body(True))
 
-    with pytest.raises(RequestRefused, match=told):
+    with pytest.raises(RequestRefused, match=message):
         parse_infer(body, SPEC, NAME, header_length=length)
 
 
