@@ -118,11 +118,11 @@ def courier_of(store: Store, settings: Settings) -> AlertSender:
 
 def guard_of(runtime: Runtime, settings: Settings) -> Guard:
     """What looks whether the system is in trouble, by the limits that the settings name."""
-    me = runtime.keeper.identity
+    me = runtime.store_sync.identity
     return Guard(
         runtime.store,
         f"guard@{me.name}:{me.incarnation}",
-        newest_bar=runtime.newest.bars.newest,
+        newest_bar=runtime.publisher.bars.newest,
         limits=limits_of(settings),
         keep_days=settings.forecast_log_days,
     )
@@ -163,7 +163,7 @@ async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAI
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
-    attending = asyncio.create_task(runtime.attend())
+    attending = asyncio.create_task(runtime.run_until_cancelled())
     serving = asyncio.create_task(server.serve())
     leaving = asyncio.create_task(_leave(runtime, server, told, drain_s))
     await serving
@@ -178,7 +178,7 @@ async def _leave(runtime: Runtime, server: Server, told: asyncio.Event, drain_s:
     log.info("draining for %g s", drain_s)
     runtime.app.draining = True
     # A store that is silent does not hold up the end.
-    telling = asyncio.create_task(asyncio.to_thread(runtime.keeper.drain))
+    telling = asyncio.create_task(asyncio.to_thread(runtime.store_sync.drain))
     await asyncio.sleep(drain_s)
     await _take_in(server)
     server.should_exit = True
@@ -220,7 +220,7 @@ def main(arguments: list[str] | None = None) -> None:
     gc.collect()
     gc.freeze()
     with (
-        runtime.roles(),
+        runtime.background_threads(),
         telling(runtime, settings),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):

@@ -99,7 +99,7 @@ def go_through(
         trust=manager.trust,
         bars_root=manager.config.bars_path,
         options=Options(clock=clock),
-        told=True,
+        on_demand=True,
     ) as replica:
         deploy(first.model_id, Strategy.BLUE_GREEN, plan=SWIFT)
         lived = rehearse(

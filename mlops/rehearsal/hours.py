@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 from mlops.monitoring.monitor import Looked, Monitor
 from mlops.monitoring.performance.outcomes import Matching
 from mlops.rollout.fallback import return_to_baseline
-from mlops.serving.runtime import Headless
+from mlops.serving.runtime import HeadlessReplica
 from mlops.store import Store
 from mlops.store.triggers import unanswered
 
@@ -61,7 +61,7 @@ def rehearse(
     *,
     store: Store,
     clock: RehearsalClock,
-    replica: Headless,
+    replica: HeadlessReplica,
     monitor: Monitor,
     retrain: Callable[[str], Trained | None],
 ) -> Iterator[Hour[Trained]]:

@@ -1,6 +1,6 @@
-"""Forecasts for whoever asks: the models one process holds, and how requests reach them.
+"""Serves forecasts over HTTP: the models that one process holds, and how requests reach them.
 
-A process holds champion, challenger, previous champion and baseline of each service and deals
-requests by the route it last saw. It answers while the store, the registry and every other
-process are away.
+A process (a replica) holds champion, challenger, previous champion and baseline of each service
+and picks one for each request by the route it last read from the store. It goes on answering
+while the store, the registry and every other process are away.
 """

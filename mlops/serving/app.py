@@ -1,9 +1,12 @@
-"""The data plane of a replica: every route, and what each kind of trouble answers.
+"""The HTTP interface of a replica: every path, and the reply to each kind of error.
 
 POST /services/{service}/invocations       MLflow scoring (also /invocations)
 POST /v2/models/{service}[/versions/{v}]/infer    Open Inference
 GET  /services, /services/{service}/forecast
 GET  /ping /health /version   /v2...   /livez /readyz /metrics
+
+A fault of the client is a 4xx that says what to send instead; a replica that is busy or not ready
+is a 503 with ``retry-after``; a fault of a model or of the replica is a 500 or 504 without details.
 """
 
 from __future__ import annotations
@@ -54,47 +57,61 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 READ_AT_ONCE = 64 * 1024
-"""Bytes of a body that are read within a millisecond or two."""
+"""Larger bodies are parsed in a thread: parsing would block the event loop for milliseconds."""
 
+METRICS = b"text/plain; version=0.0.4; charset=utf-8"
 RETRY_LATER: Headers = ((b"retry-after", b"1"),)
-_FAILED_IN_TIME = "timeout"
+_TIMEOUT = "timeout"
+_BUSY = (QueueFull, NotReady, TimedOut)
+_UNANSWERED = "no version of this service could answer; the request itself is sound. Try again"
+_OUR_FAULT = "the replica failed on this request; its log has the request id"
+_INFERENCE_METHODS = {"": "GET", "ready": "GET", "infer": "POST"}
+_READY, _NOT_READY = Reply(200, b'{"ready":true}'), Reply(503, b'{"ready":false}')
+_NOT_ALLOWED = Reply(405, b'{"detail":"Method Not Allowed"}')
 
 
 class App:
-    """An ASGI application over one desk."""
+    """The ASGI application of a replica.
+
+    Args:
+        max_body_bytes: Bytes that the body of a request may have.
+
+    Attributes:
+        draining: The replica is ending: it is not ready, and asks clients to close connections.
+    """
 
     def __init__(
         self,
         *,
-        desk: Dispatcher,
-        newest: ForecastPublisher,
-        keeper: StoreSync,
+        dispatcher: Dispatcher,
+        publisher: ForecastPublisher,
+        store_sync: StoreSync,
         specs: Specs,
         metrics: Metrics,
         request_log: RequestLog,
         max_body_bytes: int,
     ) -> None:
-        self.desk = desk
-        self.newest = newest
-        self.keeper = keeper
+        self.dispatcher = dispatcher
+        self.publisher = publisher
+        self.store_sync = store_sync
         self.specs = specs
         self.metrics = metrics
         self.request_log = request_log
         self.max_body_bytes = max_body_bytes
         self.draining = False
-        self._ids = RequestIds(keeper.identity.incarnation[:8])
+        self._ids = RequestIds(store_sync.identity.incarnation[:8])
         self._variant_headers: dict[tuple[str, str, int], Headers] = {}
-        self._plain: dict[str, Callable[[], Reply]] = {
-            "/livez": self._livez,
-            "/readyz": self._readyz,
+        self._fixed_paths: dict[str, Callable[[], Reply]] = {
+            "/livez": lambda: Reply(200, b"ok\n", TEXT),
+            "/readyz": self._report_readiness,
             "/ping": self._ping,
             "/health": self._ping,
-            "/version": self._version,
-            "/metrics": self._metrics,
-            "/services": self._services,
-            "/v2": self._v2,
-            "/v2/health/live": self._v2_live,
-            "/v2/health/ready": self._v2_ready,
+            "/version": lambda: Reply(200, installed("mlflow").encode(), TEXT),
+            "/metrics": lambda: Reply(200, metrics.render(), METRICS),
+            "/services": lambda: Reply(200, list_services(store_sync, publisher)),
+            "/v2": lambda: Reply(200, open_inference.server_metadata()),
+            "/v2/health/live": lambda: Reply(200, b'{"live":true}'),
+            "/v2/health/ready": lambda: _READY if self._takes_requests() else _NOT_READY,
         }
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -102,47 +119,34 @@ class App:
             return
         began = time.perf_counter()
         headers = dict(scope["headers"])
-        request_id = self._ids.of(headers)
+        request_id = self._ids.choose(headers)
+        body = b""
         try:
-            body = b""
             if scope["method"] == "POST":
                 body = await read_body(receive, headers, self.max_body_bytes)
-            request = HttpRequest(scope["method"], scope["path"], headers, body, request_id)
-            reply = await self._answered(request)
         except RequestRefused as refused:
-            reply = _refusal(scope["path"], refused, request_id)
+            reply = _error_reply(scope["path"], request_id, refused)
         except ConnectionError:
             return
+        else:
+            request = HttpRequest(scope["method"], scope["path"], headers, body, request_id)
+            try:
+                reply = await self._dispatch(request)
+            except Exception as error:
+                reply = _error_reply(request.path, request_id, error)
         await send_reply(send, reply, request_id=request_id, closing=self.draining)
-        self._note(reply, request_id, time.perf_counter() - began)
+        self._record(reply, request_id, time.perf_counter() - began)
 
-    async def _answered(self, request: HttpRequest) -> Reply:
-        try:
-            return await self._routed(request)
-        except RequestRefused:
-            raise
-        except (QueueFull, NotReady, TimedOut) as busy:
-            return _trouble(request, 503, "TEMPORARILY_UNAVAILABLE", str(busy), RETRY_LATER)
-        except ModelFault as fault:
-            late = fault.kind == _FAILED_IN_TIME
-            code = "DEADLINE_EXCEEDED" if late else "INTERNAL_ERROR"
-            log.warning("request=%s no version answered: %s", request.id, fault)
-            return _trouble(request, 504 if late else 500, code, _UNANSWERED)
-        except ServingError as error:
-            return _trouble(request, 500, "INTERNAL_ERROR", str(error))
-        except Exception:
-            log.exception("request=%s failed", request.id)
-            return _trouble(request, 500, "INTERNAL_ERROR", _OUR_FAULT)
-
-    async def _routed(self, request: HttpRequest) -> Reply:
+    async def _dispatch(self, request: HttpRequest) -> Reply:
         path = request.path.rstrip("/") or "/"
         if request.method == "GET":
-            plain = self._plain.get(path)
-            if plain is not None:
-                return plain()
+            answer = self._fixed_paths.get(path)
+            if answer is not None:
+                return answer()
         match path.split("/")[1:]:
             case ["services", service, "forecast"]:
-                reply = self._only("GET", request) or self._forecast(service)
+                get = request.method == "GET"
+                reply = self._newest_forecast(service) if get else _NOT_ALLOWED
             case ["services", service, "invocations"]:
                 reply = await self._invoke(request, service)
             case ["invocations"]:
@@ -153,8 +157,8 @@ class App:
                 reply = await self._open_inference(request, service, version, rest)
             case ["v2", "models", service, *rest]:
                 reply = await self._open_inference(request, service, None, rest)
-            case _ if path in self._plain:
-                reply = _not_allowed()
+            case _ if path in self._fixed_paths:
+                reply = _NOT_ALLOWED
             case _:
                 reply = Reply(404, b'{"detail":"Not Found"}')
         return reply
@@ -163,27 +167,27 @@ class App:
 
     async def _invoke(self, request: HttpRequest, service: str | None) -> Reply:
         if request.method != "POST":
-            return _not_allowed()
-        service = service or self._the_service(request)
+            return _NOT_ALLOWED
+        service = service or self._find_service(request)
         spec = self._spec(service)
         content_type = request.header(b"content-type")
-        windows = await self._read(request, mlflow_scoring.parse, request.body, content_type, spec)
-        answer = await self.desk.answer(
-            service, windows, key=request.header(b"x-session-id"), pinned=_pinned(request)
+        windows = await self._parse(request, mlflow_scoring.parse, request.body, content_type, spec)
+        answer = await self.dispatcher.answer(
+            service, windows, key=request.header(b"x-session-id"), pinned=_pinned_version(request)
         )
-        return self._replied(service, answer, mlflow_scoring.render(_arrays(answer)))
+        return self._success(service, answer, mlflow_scoring.render(_arrays(answer)))
 
-    async def _read(self, request: HttpRequest, parse: Callable[..., T], *given: object) -> T:
-        """Read a body; a large one beside the event loop, so that the others need not wait."""
+    async def _parse(self, request: HttpRequest, parse: Callable[..., T], *args: object) -> T:
         if len(request.body) <= READ_AT_ONCE:
-            return parse(*given)
-        return await asyncio.to_thread(parse, *given)
+            return parse(*args)
+        return await asyncio.to_thread(parse, *args)
 
-    def _the_service(self, request: HttpRequest) -> str:
+    def _find_service(self, request: HttpRequest) -> str:
+        """The service named in ``x-service``, or the only one there is."""
         named = request.header(b"x-service")
         if named is not None:
             return named
-        known = sorted(self.keeper.sight().routes)
+        known = sorted(self.store_sync.route_view().routes)
         if len(known) != 1:
             raise RequestRefused(
                 400,
@@ -198,86 +202,69 @@ class App:
     async def _open_inference(
         self, request: HttpRequest, service: str, version: str | None, rest: list[str]
     ) -> Reply:
-        match rest:
-            case []:
-                return self._only("GET", request) or self._model_metadata(service)
-            case ["ready"]:
-                return self._only("GET", request) or self._model_ready(service, version)
-            case ["infer"]:
-                return self._only("POST", request) or await self._infer(request, service, version)
-        return Reply(404, b'{"error":"no such path of the Open Inference protocol"}')
+        method = _INFERENCE_METHODS.get("/".join(rest))
+        if method is None:
+            return Reply(404, b'{"error":"no such path of the Open Inference protocol"}')
+        if request.method != method:
+            return _NOT_ALLOWED
+        if rest == ["infer"]:
+            return await self._infer(request, service, version)
+        if not rest:
+            return self._model_metadata(service)
+        model_id = version or self.dispatcher.route_state(service).route.champion
+        ready = model_id in self.dispatcher.pool.ready()
+        body = orjson.dumps({"name": service, "ready": ready})
+        return Reply(200 if ready else 503, body, headers=() if ready else RETRY_LATER)
 
     async def _infer(self, request: HttpRequest, service: str, version: str | None) -> Reply:
         parse = partial(
             open_inference.parse_infer,
             header_length=request.header(b"inference-header-content-length"),
         )
-        asked = await self._read(request, parse, request.body, self._spec(service), service)
-        answer = await self.desk.answer(
+        parsed = await self._parse(request, parse, request.body, self._spec(service), service)
+        answer = await self.dispatcher.answer(
             service,
-            asked.windows,
+            parsed.windows,
             key=request.header(b"x-session-id"),
-            pinned=version or _pinned(request),
+            pinned=version or _pinned_version(request),
         )
         body = open_inference.render_infer(
-            asked,
+            parsed,
             _arrays(answer),
             model_name=service,
             model_version=answer.model_id,
             parameters={"variant": answer.variant, "generation": answer.generation},
         )
-        return self._replied(service, answer, body)
+        return self._success(service, answer, body)
 
     def _model_metadata(self, service: str) -> Reply:
-        route = self.desk.sighted(service).route
-        ready = self.desk.shelf.ready()
-        versions = [m for m in (route.champion, route.challenger, route.previous_champion) if m]
-        held = [model_id for model_id in dict.fromkeys(versions) if model_id in ready]
-        return Reply(200, open_inference.model_metadata(service, held, self._spec(service)))
-
-    def _model_ready(self, service: str, version: str | None) -> Reply:
-        wanted = version or self.desk.sighted(service).route.champion
-        ready = wanted in self.desk.shelf.ready()
-        body = orjson.dumps({"name": service, "ready": ready})
-        return Reply(200 if ready else 503, body, headers=() if ready else RETRY_LATER)
-
-    def _v2(self) -> Reply:
-        return Reply(200, open_inference.server_metadata())
-
-    def _v2_live(self) -> Reply:
-        return Reply(200, b'{"live":true}')
-
-    def _v2_ready(self) -> Reply:
-        ready = self._takes_requests()
-        return Reply(200 if ready else 503, orjson.dumps({"ready": ready}))
+        route = self.dispatcher.route_state(service).route
+        ready = self.dispatcher.pool.ready()
+        versions = dict.fromkeys((route.champion, route.challenger, route.previous_champion))
+        loaded = [model_id for model_id in versions if model_id is not None and model_id in ready]
+        return Reply(200, open_inference.model_metadata(service, loaded, self._spec(service)))
 
     # Services --------------------------------------------------------------------------------
 
-    def _forecast(self, service: str) -> Reply:
-        published = self.newest.of(service)
+    def _newest_forecast(self, service: str) -> Reply:
+        published = self.publisher.latest(service)
         if published is None:
-            self.desk.sighted(service)
-            why = self.newest.waiting_for.get(service, "the first bar is being forecast")
-            return _abstained(service, f"no forecast yet: {why}")
+            self.dispatcher.route_state(service)
+            why = self.publisher.reasons_missing.get(service, "the first bar is being forecast")
+            return _abstain(service, f"no forecast yet: {why}")
         if not published.fresh:
-            return _abstained(
+            return _abstain(
                 service,
                 f"the newest complete bar closed at {published.closed_at:%Y-%m-%d %H:%M} UTC, too "
                 "long ago to forecast from; check the feed (FORECAST_MAX_AGE_BARS sets the limit)",
             )
         row = published.row
-        headers = self._headers(row.model_id, published.variant, row.generation)
+        headers = self._version_headers(row.model_id, published.variant, row.generation)
         return Reply(200, published.body, headers=headers, service=service, variant="forecast")
-
-    def _services(self) -> Reply:
-        return Reply(200, list_services(self.keeper, self.newest))
 
     # Health ----------------------------------------------------------------------------------
 
-    def _livez(self) -> Reply:
-        return Reply(200, b"ok\n", TEXT)
-
-    def _readyz(self) -> Reply:
+    def _report_readiness(self) -> Reply:
         if self._takes_requests():
             return Reply(200, b"ready\n", TEXT)
         return Reply(503, b"draining\n" if self.draining else b"starting\n", TEXT, RETRY_LATER)
@@ -285,43 +272,34 @@ class App:
     def _ping(self) -> Reply:
         return Reply(200, b"\n") if self._takes_requests() else Reply(404, b"\n")
 
-    def _version(self) -> Reply:
-        return Reply(200, installed("mlflow").encode(), TEXT)
-
-    def _metrics(self) -> Reply:
-        return Reply(200, self.metrics.render(), b"text/plain; version=0.0.4; charset=utf-8")
-
     def _takes_requests(self) -> bool:
-        return self.keeper.ready() and not self.draining
+        return self.store_sync.ready() and not self.draining
 
     # Replies ---------------------------------------------------------------------------------
 
     def _spec(self, service: str) -> InputSpec:
-        return self.specs.of(self.desk.sighted(service).route)
+        return self.specs.for_route(self.dispatcher.route_state(service).route)
 
-    def _replied(self, service: str, answer: Answer, body: bytes) -> Reply:
-        headers = self._headers(answer.model_id, answer.variant, answer.generation)
+    def _success(self, service: str, answer: Answer, body: bytes) -> Reply:
+        headers = self._version_headers(answer.model_id, answer.variant, answer.generation)
         noted = {"model_id": answer.model_id, "generation": answer.generation}
         return Reply(200, body, JSON, headers, service, answer.variant, noted)
 
-    def _headers(self, model_id: str, variant: str, generation: int) -> Headers:
+    def _version_headers(self, model_id: str, variant: str, generation: int) -> Headers:
         key = (model_id, variant, generation)
-        known = self._variant_headers.get(key)
-        if known is None:
+        headers = self._variant_headers.get(key)
+        if headers is None:
             if len(self._variant_headers) > 1000:
                 self._variant_headers.clear()
-            known = self._variant_headers[key] = (
+            headers = self._variant_headers[key] = (
                 (b"x-model-version", model_id.encode()),
                 (b"x-variant", variant.encode()),
                 (b"x-route-generation", b"%d" % generation),
             )
-        return known
+        return headers
 
-    def _only(self, method: str, request: HttpRequest) -> Reply | None:
-        return None if request.method == method else _not_allowed()
-
-    def _note(self, reply: Reply, request_id: str, seconds: float) -> None:
-        self.metrics.answered(reply.service, reply.variant, reply.status, seconds)
+    def _record(self, reply: Reply, request_id: str, seconds: float) -> None:
+        self.metrics.count_request(reply.service, reply.variant, reply.status, seconds)
         if reply.noted:
             line = {
                 "at": time.time(),
@@ -334,49 +312,47 @@ class App:
             self.request_log.add(orjson.dumps(line))
 
 
-_UNANSWERED = "no version of this service could answer; the request itself is sound. Try again"
-_OUR_FAULT = "the replica failed on this request; its log has the request id"
-
-
 def _arrays(answer: Answer) -> list[NDArray[np.float64]]:
-    """As the protocols write them: one array a window."""
+    """The forecasts as the protocols render them: one array a window."""
     return list(np.asarray(answer.forecasts, dtype=np.float64).reshape(-1, 1))
 
 
-def _pinned(request: HttpRequest) -> str | None:
-    """A preview, or one version; it takes no part in the split."""
+def _pinned_version(request: HttpRequest) -> str | None:
+    """The version that the client wants, whatever the split; ``challenger`` for a preview."""
     return request.header(b"x-model-version") or (
         "challenger" if request.header(b"x-variant") == "challenger" else None
     )
 
 
-def _not_allowed() -> Reply:
-    return Reply(405, b'{"detail":"Method Not Allowed"}')
-
-
-def _abstained(service: str, why: str) -> Reply:
+def _abstain(service: str, why: str) -> Reply:
     body = {"error_code": "STALE_DATA", "service": service, "forecast": None, "message": why}
     return Reply(503, orjson.dumps(body), headers=RETRY_LATER, service=service)
 
 
-def _speaks_open_inference(path: str) -> bool:
-    return path.startswith("/v2")
-
-
-def _trouble(
-    request: HttpRequest, status: int, code: str, message: str, headers: Headers = ()
-) -> Reply:
-    if _speaks_open_inference(request.path):
+def _error_reply(path: str, request_id: str, error: Exception) -> Reply:
+    """The reply to an error, in the form of the protocol that the path belongs to."""
+    status, code, message = _explain(error, request_id)
+    headers = RETRY_LATER if isinstance(error, _BUSY) else ()
+    if path.startswith("/v2"):
         return Reply(status, open_inference.error_body(message), headers=headers)
-    return Reply(
-        status, mlflow_scoring.error_body(status, code, message, request.id), headers=headers
-    )
+    if status == 415:
+        return Reply(415, message.encode(), TEXT)
+    body = mlflow_scoring.error_body(status, code, message, request_id)
+    return Reply(status, body, headers=headers)
 
 
-def _refusal(path: str, refused: RequestRefused, request_id: str) -> Reply:
-    if _speaks_open_inference(path):
-        return Reply(refused.status, open_inference.error_body(str(refused)))
-    if refused.status == 415:
-        return Reply(415, str(refused).encode(), TEXT)
-    body = mlflow_scoring.error_body(refused.status, refused.code, str(refused), request_id)
-    return Reply(refused.status, body)
+def _explain(error: Exception, request_id: str) -> tuple[int, str, str]:
+    """Status, error code and message; what must not reach the client goes to the log."""
+    if isinstance(error, RequestRefused):
+        return error.status, error.code, str(error)
+    if isinstance(error, _BUSY):
+        return 503, "TEMPORARILY_UNAVAILABLE", str(error)
+    if isinstance(error, ModelFault):
+        log.warning("request=%s no version answered: %s", request_id, error)
+        if error.kind == _TIMEOUT:
+            return 504, "DEADLINE_EXCEEDED", _UNANSWERED
+        return 500, "INTERNAL_ERROR", _UNANSWERED
+    if isinstance(error, ServingError):
+        return 500, "INTERNAL_ERROR", str(error)
+    log.error("request=%s failed", request_id, exc_info=error)
+    return 500, "INTERNAL_ERROR", _OUR_FAULT

@@ -1,7 +1,10 @@
-"""Answers one request: deals it by the route, asks, and asks the next where one fails.
+"""Answers requests: picks a version by the route, and falls back to the next one on a fault.
 
-A client never sees the fault of a challenger, nor of a champion while the one before it or the
-baseline can answer; the answer says which version gave it.
+    pinned version -> that version alone
+    else challenger's share of keys -> challenger, all other keys -> champion
+    on a fault -> the next of challenger, champion, previous champion, baseline that is ready
+
+The client sees an error only where no version could answer; each answer names its version.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,20 +38,16 @@ from mlops.serving.traffic import TrafficCounts
 from mlops.store.request_counts import Source
 from mlops.store.routes import Route
 
-Floats = NDArray[np.float64]
+Floats: TypeAlias = NDArray[np.float64]
 
 CHALLENGER, CHAMPION, PREVIOUS, BASELINE = "challenger", "champion", "previous", "baseline"
 MIRROR_TASKS = 64
-"""Mirrored requests under way at most; further ones are not mirrored."""
-
-
-def _unheard(service: str, fault: ModelFault) -> None:
-    """Tell nobody of a fault."""
+"""Mirrored requests under way at once; further requests are not mirrored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One forecast a window, from its last bar, and who gave it."""
+    """One forecast for each window, from its last bar, and the version that gave them."""
 
     forecasts: Sequence[float]
     model_id: str
@@ -56,43 +56,49 @@ class Answer:
 
 
 class Dispatcher:
-    """The one place where requests meet models.
+    """Forecasts for requests, by the versions of this process.
 
-    ``sight`` gives what the replica last saw; ``budget_s`` is how long a version may take;
-    ``on_fault`` hears of each fault of a version, with the service.
+    Args:
+        route_view: Returns the routes as this replica last read them.
+        budget_s: Seconds that a version may take for one window.
+        on_fault: Called with the service and the fault, for each fault of a version.
     """
 
     def __init__(
         self,
         *,
         replica_id: str,
-        shelf: ModelPool,
+        pool: ModelPool,
         batcher: Batcher,
-        counts: RequestCounters,
+        counters: RequestCounters,
         traffic: TrafficCounts,
-        sight: Callable[[], RouteView],
+        route_view: Callable[[], RouteView],
         budget_s: float,
-        on_fault: Callable[[str, ModelFault], None] = _unheard,
+        on_fault: Callable[[str, ModelFault], None],
     ) -> None:
         self.replica_id = replica_id
-        self.shelf = shelf
+        self.pool = pool
         self.batcher = batcher
-        self.counts = counts
+        self.counters = counters
         self.traffic = traffic
-        self.sight = sight
+        self.route_view = route_view
         self.budget_s = budget_s
         self.on_fault = on_fault
         self._mirrors: set[asyncio.Task[None]] = set()
 
-    def sighted(self, service: str) -> RouteState:
-        """Raises: RequestRefused: when there is no such service."""
-        found = self.sight().routes.get(service)
-        if found is None:
-            known = ", ".join(sorted(self.sight().routes)) or "none yet"
+    def route_state(self, service: str) -> RouteState:
+        """The route of a service, as last read.
+
+        Raises:
+            RequestRefused: when there is no such service.
+        """
+        state = self.route_view().routes.get(service)
+        if state is None:
+            known = ", ".join(sorted(self.route_view().routes)) or "none yet"
             raise RequestRefused(
                 404, "RESOURCE_DOES_NOT_EXIST", f"no service {service!r} is live; known: {known}"
             )
-        return found
+        return state
 
     async def answer(
         self,
@@ -104,31 +110,35 @@ class Dispatcher:
     ) -> Answer:
         """Forecast from each window.
 
-        ``key`` is the client's own key, by which it stays with one version; ``pinned`` a
-        model_id, or ``challenger`` for a preview, which is asked alone and not counted.
+        Args:
+            key: The client's own key: requests with one key go to one version.
+            pinned: A model_id, or ``challenger`` for a preview. That version alone is asked, and
+                the request is not counted.
 
         Raises:
-            RequestRefused: when the service or the pinned version is not here.
+            RequestRefused: when the service or the pinned version is not loaded here.
             ModelFault: when no version could answer.
-            NotReady: when nothing is ready yet.
-            QueueFull: when too much is waiting.
+            NotReady: when no version is ready yet.
+            QueueFull: when too many windows wait.
         """
-        sighted = self.sighted(service)
-        route = sighted.route
+        state = self.route_state(service)
+        route = state.route
         if pinned is not None:
-            return await self._pinned(route, windows, pinned)
+            model_id = self._find_pinned(route, pinned)
+            forecasts = await self._forecast_all(model_id, windows)
+            return Answer(forecasts, model_id, variant_of(route, model_id), route.generation)
         drawn = deal(route.salt, key or uuid.uuid4().hex) if route.challenger else 0
-        first = goes_to_challenger(route, self.replica_id, drawn, valid=sighted.valid)
-        order = ask_order(route, self.shelf.ready(), challenger_first=first)
+        first = goes_to_challenger(route, self.replica_id, drawn, valid=state.valid)
+        order = ask_order(route, self.pool.ready(), challenger_first=first)
         if not order:
-            self.traffic.turned_away(service, route.champion)
+            self.traffic.count_turned_away(service, route.champion)
             raise NotReady(service)
-        answer = await self._asked(route, order, windows, key)
+        answer = await self._try_in_order(route, order, windows, key)
         if drawn < route.mirror_bp:
-            self._mirror(route, windows)
+            self._start_mirror(route, windows)
         return answer
 
-    async def _asked(
+    async def _try_in_order(
         self, route: Route, order: Sequence[str], windows: Sequence[Window], key: str | None
     ) -> Answer:
         faults: dict[str, str] = {}
@@ -136,104 +146,100 @@ class Dispatcher:
         for model_id in order:
             began = perf_counter()
             try:
-                forecasts = await self._ask(model_id, windows)
+                forecasts = await self._forecast_all(model_id, windows)
             except NotLoaded:
-                # It was let go between the look and the question.
+                # The model was dropped after `order` was made.
                 continue
             except (QueueFull, TimedOut):
-                self.traffic.turned_away(route.service, model_id)
+                self.traffic.count_turned_away(route.service, model_id)
                 raise
             except ModelFault as fault:
+                seconds = perf_counter() - began
                 faults[model_id], last = fault.kind, fault
-                self.traffic.took(route.service, model_id, perf_counter() - began, fault=True)
+                self.traffic.count_answer(route.service, model_id, seconds, fault=True)
                 self.on_fault(route.service, fault)
                 continue
-            self.traffic.took(route.service, model_id, perf_counter() - began)
-            self._count(route, order, faults, key)
+            self.traffic.count_answer(route.service, model_id, perf_counter() - began)
+            self._count_trials(route, order[0], faults, key)
             return Answer(forecasts, model_id, variant_of(route, model_id), route.generation)
-        if last is not None:
-            raise last
-        raise NotReady(route.service)
+        raise last or NotReady(route.service)
 
-    def _count(
-        self, route: Route, order: Sequence[str], faults: dict[str, str], key: str | None
+    def _count_trials(
+        self, route: Route, dealt: str, faults: dict[str, str], key: str | None
     ) -> None:
-        """The version that was dealt the request answers for it; others only for faults."""
-        dealt = order[0]
-        self.counts.live(
-            route, challenger=dealt == route.challenger, fault=faults.get(dealt), key=key
-        )
+        """Count success or failure for the version the router chose.
+
+        A fallback is charged only if it also failed, and only the champion is.
+        """
+        challenger, fault = dealt == route.challenger, faults.get(dealt)
+        self.counters.count_request(route, challenger=challenger, fault=fault, key=key)
         if dealt != route.champion and route.champion in faults:
-            self.counts.live(route, challenger=False, fault=faults[route.champion], key=key)
+            fault = faults[route.champion]
+            self.counters.count_request(route, challenger=False, fault=fault, key=key)
 
-    async def _ask(self, model_id: str, windows: Sequence[Window]) -> list[float]:
-        with self.shelf.borrow(model_id) as model:
+    async def _forecast_all(self, model_id: str, windows: Sequence[Window]) -> list[float]:
+        with self.pool.borrow(model_id) as model:
             if len(windows) == 1:
-                return [await self._forecast(model, windows[0])]
-            return await self._ask_all(model, windows)
+                return [await self._forecast_one(model, windows[0])]
+            tasks = [asyncio.ensure_future(self._forecast_one(model, w)) for w in windows]
+            try:
+                return list(await asyncio.gather(*tasks))
+            except BaseException:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+                raise
 
-    async def _forecast(self, model: LoadedModel, window: Window) -> float:
-        """From the window's last bar; what comes before the bars it needs is not computed."""
-        needed = newest_bars(model, window)
-        return last_of(model, await self.batcher.forecast(model, needed, timeout_s=self.budget_s))
+    async def _forecast_one(self, model: LoadedModel, window: Window) -> float:
+        # Bars before the needed ones would each be forecast too.
+        needed = cut_to_needed_bars(model, window)
+        forecasts = await self.batcher.forecast(model, needed, timeout_s=self.budget_s)
+        return last_forecast(model, forecasts)
 
-    async def _ask_all(self, model: LoadedModel, windows: Sequence[Window]) -> list[float]:
-        asked = [asyncio.ensure_future(self._forecast(model, window)) for window in windows]
-        try:
-            return list(await asyncio.gather(*asked))
-        except BaseException:
-            for one in asked:
-                one.cancel()
-            await asyncio.gather(*asked, return_exceptions=True)
-            raise
-
-    async def _pinned(self, route: Route, windows: Sequence[Window], pinned: str) -> Answer:
+    def _find_pinned(self, route: Route, pinned: str) -> str:
         model_id = route.challenger if pinned == CHALLENGER else pinned
-        if model_id is None or model_id not in self.shelf.ready():
+        if model_id is None or model_id not in self.pool.ready():
             raise RequestRefused(
                 404,
                 "RESOURCE_DOES_NOT_EXIST",
                 f"version {pinned!r} of {route.service} is not loaded in this replica; loaded: "
-                f"{', '.join(sorted(self.shelf.ready())) or 'none'}",
+                f"{', '.join(sorted(self.pool.ready())) or 'none'}",
             )
-        forecasts = await self._ask(model_id, windows)
-        return Answer(forecasts, model_id, variant_of(route, model_id), route.generation)
+        return model_id
 
-    def _mirror(self, route: Route, windows: Sequence[Window]) -> None:
-        """Show the request to the challenger as well; nobody waits for it."""
-        if route.challenger not in self.shelf.ready() or len(self._mirrors) >= MIRROR_TASKS:
+    def _start_mirror(self, route: Route, windows: Sequence[Window]) -> None:
+        """Have the challenger forecast from the same windows, in a task that is not awaited."""
+        challenger = route.challenger
+        if challenger not in self.pool.ready() or len(self._mirrors) >= MIRROR_TASKS:
             return
-        task = asyncio.get_running_loop().create_task(self._shadowed(route, windows))
+        task = asyncio.get_running_loop().create_task(self._mirror(route, challenger, windows))
         self._mirrors.add(task)
         task.add_done_callback(self._mirrors.discard)
 
-    async def _shadowed(self, route: Route, windows: Sequence[Window]) -> None:
-        assert route.challenger is not None
+    async def _mirror(self, route: Route, challenger: str, windows: Sequence[Window]) -> None:
         fault: str | None = None
         try:
-            with self.shelf.borrow(route.challenger) as model:
+            with self.pool.borrow(challenger) as model:
                 for window in windows:
-                    forecasts = await self.batcher.shadow(model, newest_bars(model, window))
+                    forecasts = await self.batcher.shadow(model, cut_to_needed_bars(model, window))
                     if forecasts is None:
-                        # Dropped under load: nothing was learned.
+                        # Dropped under load: this is no trial.
                         return
-                    last_of(model, forecasts)
+                    last_forecast(model, forecasts)
         except NotLoaded:
             return
         except ModelFault as error:
             fault = error.kind
             self.on_fault(route.service, error)
-        self.counts.paired(route, Source.MIRROR, champion=None, challenger=fault)
+        self.counters.count_pair(route, Source.MIRROR, champion=None, challenger=fault)
 
 
-def newest_bars(model: LoadedModel, window: Window) -> Window:
-    """The bars of a window that the model needs for its last one.
-
-    A version that needs more than its callers send would break them once it is live, so that
-    counts as its fault.
+def cut_to_needed_bars(model: LoadedModel, window: Window) -> Window:
+    """The newest bars of a window: as many as one forecast of the model needs.
 
     Raises:
-        ModelFault: when there are too few.
+        ModelFault: when the window has fewer. That is a fault of the version: clients send what
+            the champion needs, and a version that needs more would break them once it is live.
     """
     needed = model.warm_up
     if len(window) == needed:
@@ -246,11 +252,11 @@ def newest_bars(model: LoadedModel, window: Window) -> Window:
     return Window(values[-needed:], times[-needed:], holes[-needed:])
 
 
-def last_of(model: LoadedModel, forecasts: Floats) -> float:
+def last_forecast(model: LoadedModel, forecasts: Floats) -> float:
     """The forecast of the last bar.
 
     Raises:
-        ModelFault: when there is none.
+        ModelFault: when it is NaN or infinite.
     """
     value = float(forecasts[-1])
     if not math.isfinite(value):
@@ -259,11 +265,14 @@ def last_of(model: LoadedModel, forecasts: Floats) -> float:
 
 
 def variant_of(route: Route, model_id: str) -> str:
-    """What a version is to a service just now."""
-    names = {
+    """The part a version plays in a route: champion, challenger, previous or baseline.
+
+    A version that the route does not name is ``pinned``.
+    """
+    variants = {
         route.baseline: BASELINE,
         route.previous_champion: PREVIOUS,
         route.challenger: CHALLENGER,
         route.champion: CHAMPION,
     }
-    return names.get(model_id, "pinned")
+    return variants.get(model_id, "pinned")

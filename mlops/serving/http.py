@@ -1,6 +1,6 @@
-"""The few lines between ASGI and a function from request to reply.
+"""ASGI without a framework: the request, the reply, and what moves them over the wire.
 
-Plain ASGI: a web framework's routing and models cost more than the network's own forecast.
+There is no framework because its routing and models cost more than a network's forecast.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ JSON, TEXT = b"application/json", b"text/plain; charset=utf-8"
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One request, its body read; header names are lower case."""
+    """One request with its whole body; header names are in lower case."""
 
     method: str
     path: str
@@ -31,14 +31,19 @@ class HttpRequest:
     id: str
 
     def header(self, name: bytes) -> str | None:
-        """A header as text."""
+        """A header as text; None where the client did not send it."""
         value = self.headers.get(name)
         return None if value is None else value.decode("latin-1")
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What goes back; ``service`` and ``variant`` are for metrics and log."""
+    """One reply.
+
+    Args:
+        service: Label of the metrics, as is ``variant``.
+        noted: Fields of the request log; without any the request is not logged.
+    """
 
     status: int
     body: bytes
@@ -50,13 +55,18 @@ class Reply:
 
 
 class RequestIds:
-    """A client's own id where it is a short printable word, else a new one."""
+    """Chooses the id of each request.
+
+    Args:
+        prefix: Begins the ids that are made here; unique to this process.
+    """
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
         self._next = count()
 
-    def of(self, headers: dict[bytes, bytes]) -> str:
+    def choose(self, headers: dict[bytes, bytes]) -> str:
+        """The client's ``x-request-id`` where it is short printable ASCII, else a new id."""
         given = headers.get(b"x-request-id")
         if given is not None and len(given) <= 128:
             text = given.decode("latin-1")
@@ -66,11 +76,14 @@ class RequestIds:
 
 
 async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """The whole body, never more than ``limit`` bytes of it.
+    """Read the whole body of a request.
+
+    Args:
+        limit: Bytes that a body may have.
 
     Raises:
-        RequestRefused: 413 when it is larger, said before it is read where the client says so.
-        ConnectionError: when the client has gone.
+        RequestRefused: 413 for a larger body; where ``content-length`` says so, nothing is read.
+        ConnectionError: when the client has disconnected.
     """
     stated = headers.get(b"content-length")
     if stated is not None and stated.isdigit() and int(stated) > limit:
@@ -97,7 +110,11 @@ async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -
 
 
 async def send_reply(send: Send, reply: Reply, *, request_id: str, closing: bool) -> None:
-    """Send status, headers and body; ``closing`` asks the client to come on a new connection."""
+    """Send status, headers and body.
+
+    Args:
+        closing: Ask the client to close the connection, because this replica is ending.
+    """
     headers = [
         (b"content-type", reply.content_type),
         (b"content-length", b"%d" % len(reply.body)),

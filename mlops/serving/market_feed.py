@@ -1,4 +1,7 @@
-"""Keeps the bars on disk new: one process per venue polls it, every replica reads what it wrote."""
+"""Fetches new bars of the live services: one process per venue polls it, every replica reads.
+
+The process that polls a venue holds the lease ``feed:{venue}``.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,21 @@ log = logging.getLogger(__name__)
 LEASE_S = 30.0
 POLL_S = 5.0
 HISTORY_BARS = 4000
-"""Bars fetched of a market that nobody has read before."""
+"""Bars fetched of a market that is new to the cache."""
 
 SETTLE = timedelta(seconds=1)
-"""After its close a venue may still be finishing a bar."""
+"""A venue may still change a bar so long after its close."""
 
 
 class MarketFeed:
-    """Polls the exchanges of the services that are live, for as long as it holds their leases."""
+    """Polls the venues of the live services while this process holds their leases.
+
+    Args:
+        holder: Name of this process in the leases.
+        bars_root: Folder of the bar cache.
+        services: Returns the keys of the live services.
+        exchange_base_url: Address of the exchange instead of its own, for tests.
+    """
 
     def __init__(
         self,
@@ -42,39 +52,43 @@ class MarketFeed:
         self.bars_root = bars_root
         self.services = services
         self.exchange_base_url = exchange_base_url
-        self._closed: dict[tuple[str, str, str], datetime] = {}
+        self._fetched_until: dict[tuple[str, str, str], datetime] = {}
 
     def run(self, stop: threading.Event) -> None:
-        """Poll until told to stop."""
+        """Poll every `POLL_S` seconds until ``stop`` is set."""
         while not stop.wait(POLL_S):
             try:
                 self.poll(datetime.now(UTC))
             except StoreError as error:
                 log.warning("the feed waits for the store: %s", error)
             except Exception:
-                # What an exchange's client raises is without end; the next round asks again.
+                # An exchange's client may raise anything; the next round asks again.
                 log.exception("a round of the feed failed")
 
     def poll(self, now: datetime) -> int:
-        """Fetch the bars that have closed since the last time; returns how many markets had one.
+        """Fetch the bars that have closed since the last poll.
+
+        Returns:
+            The number of markets that had a new bar.
 
         Raises:
-            StoreError: when the store is away, for then nobody knows who may poll.
+            StoreError: when the store is away: without it no lease can be had.
         """
         services = [Service.parse(key) for key in self.services()]
-        remote = [one for one in services if one.venue not in LOCAL_VENUES]
+        remote = [service for service in services if service.venue not in LOCAL_VENUES]
         fetched = 0
-        for venue in sorted({one.venue for one in remote}):
-            held = acquire(self.store, f"feed:{venue}", self.holder, seconds=LEASE_S)
-            if held is not None:
-                fetched += sum(self._fetch(one, now) for one in remote if one.venue == venue)
+        for venue in sorted({service.venue for service in remote}):
+            if acquire(self.store, f"feed:{venue}", self.holder, seconds=LEASE_S) is not None:
+                markets = [service for service in remote if service.venue == venue]
+                fetched += sum(self._fetch(service, now) for service in markets)
         return fetched
 
     def _fetch(self, service: Service, now: datetime) -> bool:
         market = (service.venue, service.symbol, service.timeframe.name)
         step = service.timeframe.step
-        closed = _last_close(now - SETTLE, step)
-        if self._closed.get(market) == closed:
+        epoch = datetime(1970, 1, 1, tzinfo=UTC)
+        closed = epoch + (now - SETTLE - epoch) // step * step
+        if self._fetched_until.get(market) == closed:
             return False
         try:
             load_bars(
@@ -87,10 +101,5 @@ class MarketFeed:
         except DataError as error:
             log.warning("service=%s no new bars: %s", service, error, extra={"service": service})
             return False
-        self._closed[market] = closed
+        self._fetched_until[market] = closed
         return True
-
-
-def _last_close(now: datetime, step: timedelta) -> datetime:
-    epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    return epoch + (now - epoch) // step * step

@@ -1,8 +1,8 @@
-"""Running totals of how versions did in this process, as the controller reads them.
+"""Trials and faults of champion and challenger in this process: the evidence of a rollout.
 
-The unit is the key-minute: of all requests with one key in one minute, one trial, failed if any
-of them failed. So a client that repeats a bad request does not decide a rollout. Requests
-without a key of their own are a key each.
+One trial is a key-minute: all requests with one key in one minute, failed if any of them failed.
+So a client that repeats a bad request does not decide a rollout. A request without a key is a
+trial of its own.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from mlops.store.request_counts import Source, Tally
 from mlops.store.routes import Route
 
 MINUTE_S = 60.0
 BUCKET_S = 300.0
-"""Trials of a champion outside a rollout are counted by so many seconds, to be forgotten."""
+"""A champion's own trials are counted in buckets of so many seconds, so that old ones can go."""
 
 
 @dataclass(slots=True)
@@ -29,11 +30,12 @@ class _Totals:
     changed: bool = True
 
 
-_Place = tuple[str, str, int, Source]
+_Row: TypeAlias = tuple[str, str, int, Source]
+"""Service, scope, step and source: what a row of `mlops.store.request_counts` is about."""
 
 
 class RequestCounters:
-    """Thread-safe; `changed` hands out what has to be written."""
+    """Counts trials; thread-safe. `take_changes` hands out the totals that are to be written."""
 
     def __init__(
         self, replica_id: str, incarnation: str, clock: Callable[[], float] = time.time
@@ -42,54 +44,60 @@ class RequestCounters:
         self.incarnation = incarnation
         self.clock = clock
         self._lock = threading.Lock()
-        self._totals: dict[_Place, _Totals] = {}
+        self._totals: dict[_Row, _Totals] = {}
         self._minute = 0
-        self._seen: dict[tuple[_Place, bool, str], bool] = {}
+        self._seen: dict[tuple[_Row, bool, str], bool] = {}
 
-    def live(
+    def count_request(
         self, route: Route, *, challenger: bool, fault: str | None, key: str | None = None
     ) -> None:
-        """One answered request: which version it was dealt to, and how that failed, if it did.
+        """Count one request that was answered.
 
-        ``key`` is the client's own key; a fault is one only if another version answered.
+        Args:
+            challenger: Whether the request was dealt to the challenger.
+            fault: Kind of the fault of the version it was dealt to, where another one answered.
+            key: The client's own key.
         """
         with self._lock:
             if route.challenger is not None:
-                place = (route.service, route.salt, route.generation, Source.LIVE)
-                self._trial(place, route.weight_bp, challenger, fault, key)
+                row = (route.service, route.salt, route.generation, Source.LIVE)
+                self._count_trial(row, route.weight_bp, challenger, fault, key)
             if not challenger:
                 bucket = int(self.clock() // BUCKET_S)
-                place = (route.service, f"champion:{route.champion}", bucket, Source.LIVE)
-                self._trial(place, 0, False, fault, key)
+                row = (route.service, f"champion:{route.champion}", bucket, Source.LIVE)
+                self._count_trial(row, 0, False, fault, key)
 
-    def paired(
+    def count_pair(
         self, route: Route, source: Source, *, champion: str | None, challenger: str | None
     ) -> None:
-        """One input given to both; what neither answers counts against none."""
+        """Count one input that both versions forecast from.
+
+        Args:
+            champion: Kind of the champion's fault. An input that neither version answers counts
+                as a fault of neither.
+            challenger: Kind of the challenger's fault.
+        """
         if champion is not None and challenger is not None:
             champion = challenger = None
         with self._lock:
-            totals = self._at(_paired_place(route, source), 0)
-            for counted, fault in ((totals.champion, champion), (totals.challenger, challenger)):
-                counted[0] += 1
-                counted[1] += fault is not None
-            for fault in (champion, challenger):
-                _kind(totals, fault)
+            totals = self._changed_totals(_pair_row(route, source), 0)
+            _count(totals, totals.champion, champion)
+            _count(totals, totals.challenger, challenger)
 
     def restart(self, route: Route, source: Source) -> None:
-        """Forget what was counted for a source, because it is counted anew."""
+        """Set the pairs of a source back to none."""
         with self._lock:
-            self._totals.pop(_paired_place(route, source), None)
+            self._totals.pop(_pair_row(route, source), None)
 
-    def changed(self) -> dict[str, list[Tally]]:
-        """Totals not handed out since they last changed, by service."""
+    def take_changes(self) -> dict[str, list[Tally]]:
+        """The totals that changed since they were last taken, by service."""
         with self._lock:
-            found: dict[str, list[Tally]] = {}
+            changes: dict[str, list[Tally]] = {}
             for (service, scope, step, source), totals in self._totals.items():
                 if not totals.changed:
                     continue
                 totals.changed = False
-                found.setdefault(service, []).append(
+                changes.setdefault(service, []).append(
                     Tally(
                         scope=scope,
                         step=step,
@@ -104,62 +112,59 @@ class RequestCounters:
                         detail=dict(totals.kinds),
                     )
                 )
-            return found
+            return changes
 
-    def not_written(self, tallies: dict[str, list[Tally]]) -> None:
-        """Hand these out again: the store was away."""
+    def give_back(self, tallies: dict[str, list[Tally]]) -> None:
+        """Mark taken totals as changed again, because they could not be written."""
         with self._lock:
-            for service, several in tallies.items():
-                for one in several:
-                    totals = self._totals.get((service, one.scope, one.step, one.source))
+            for service, service_tallies in tallies.items():
+                for tally in service_tallies:
+                    totals = self._totals.get((service, tally.scope, tally.step, tally.source))
                     if totals is not None:
                         totals.changed = True
 
     def keep_only(self, scopes: set[str]) -> None:
-        """Forget what was counted for rollouts and champions that are over, once written."""
+        """Forget written totals of all other scopes: their rollouts and champions are over."""
         with self._lock:
-            over = [
-                place
-                for place, totals in self._totals.items()
-                if place[1] not in scopes and not totals.changed
-            ]
-            for place in over:
-                del self._totals[place]
+            self._totals = {
+                row: totals
+                for row, totals in self._totals.items()
+                if row[1] in scopes or totals.changed
+            }
 
-    def _trial(
-        self, place: _Place, weight_bp: int, challenger: bool, fault: str | None, key: str | None
+    def _count_trial(
+        self, row: _Row, weight_bp: int, challenger: bool, fault: str | None, key: str | None
     ) -> None:
-        totals = self._at(place, weight_bp)
-        counted = totals.challenger if challenger else totals.champion
+        totals = self._changed_totals(row, weight_bp)
+        counts = totals.challenger if challenger else totals.champion
         if key is None:
-            counted[0] += 1
-            counted[1] += fault is not None
-        else:
-            before = self._this_minute().get((place, challenger, key))
-            counted[0] += before is None
-            counted[1] += fault is not None and not before
-            self._seen[place, challenger, key] = bool(before) or fault is not None
-        _kind(totals, fault)
-
-    def _this_minute(self) -> dict[tuple[_Place, bool, str], bool]:
+            _count(totals, counts, fault)
+            return
         minute = int(self.clock() // MINUTE_S)
         if minute != self._minute:
             self._minute, self._seen = minute, {}
-        return self._seen
+        failed_before = self._seen.get((row, challenger, key))
+        counts[0] += failed_before is None
+        counts[1] += fault is not None and not failed_before
+        self._seen[row, challenger, key] = bool(failed_before) or fault is not None
+        if fault is not None:
+            totals.kinds[fault] = totals.kinds.get(fault, 0) + 1
 
-    def _at(self, place: _Place, weight_bp: int) -> _Totals:
-        totals = self._totals.get(place)
+    def _changed_totals(self, row: _Row, weight_bp: int) -> _Totals:
+        totals = self._totals.get(row)
         if totals is None:
-            totals = self._totals[place] = _Totals(weight_bp)
+            totals = self._totals[row] = _Totals(weight_bp)
         totals.changed = True
         return totals
 
 
-def _paired_place(route: Route, source: Source) -> _Place:
-    """Pairs are compared whatever the share is, so one row holds those of all steps."""
+def _pair_row(route: Route, source: Source) -> _Row:
+    # Step 0: pairs do not depend on the challenger's share, so all steps have one row.
     return (route.service, route.salt, 0, source)
 
 
-def _kind(totals: _Totals, fault: str | None) -> None:
+def _count(totals: _Totals, counts: list[int], fault: str | None) -> None:
+    counts[0] += 1
     if fault is not None:
+        counts[1] += 1
         totals.kinds[fault] = totals.kinds.get(fault, 0) + 1

@@ -1,7 +1,7 @@
-"""What was asked and answered, one JSON line a request, in segments that are kept for some days.
+"""A log of answered requests, one JSON line each, in segments that are kept for some days.
 
-Writing never holds a request up: lines go to a bounded list that a thread empties; what does
-not fit is dropped and counted.
+Writing never delays a request: lines go to a bounded list that a thread writes out. Lines that do
+not fit are dropped and counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ DAY_S = 86_400.0
 
 
 class RequestLog:
-    """Segments under one folder, named by owner and the second they were begun."""
+    """Segments in one folder, named by owner and start (UTC).
+
+    Args:
+        owner: Unique among the processes that share the folder.
+        keep_days: A segment is removed so long after it was last written.
+    """
 
     def __init__(self, folder: Path, owner: str, *, keep_days: float) -> None:
         self.folder = folder
@@ -35,24 +40,24 @@ class RequestLog:
         self._thread.start()
 
     def add(self, line: bytes) -> None:
-        """Keep one line (JSON without a newline)."""
+        """Append one line: JSON without a newline."""
         if len(self._lines) >= MAX_WAITING:
             self.dropped += 1
         else:
             self._lines.append(line)
 
     def close(self) -> None:
-        """Write what waits, and stop."""
+        """Write the waiting lines and end the thread."""
         self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
-        swept = 0.0
+        swept_at = 0.0
         while not self._stop.wait(FLUSH_S):
             self._flush()
-            if time.time() - swept > DAY_S / 24:
-                swept = time.time()
-                self._sweep(swept)
+            if time.time() - swept_at > DAY_S / 24:
+                swept_at = time.time()
+                self._remove_old(swept_at)
         self._flush()
 
     def _flush(self) -> None:
@@ -60,25 +65,19 @@ class RequestLog:
         if not lines:
             return
         try:
-            with self._current().open("ab") as file:
+            segment = self._segment
+            # A segment that was removed is as good as full.
+            if not segment or not segment.exists() or segment.stat().st_size >= SEGMENT_BYTES:
+                begun = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+                segment = self.folder / f"{self.owner}-{begun}-{time.monotonic_ns()}.jsonl"
+            self._segment = segment
+            with segment.open("ab") as file:
                 file.write(b"\n".join(lines) + b"\n")
         except OSError as error:
             self.dropped += len(lines)
             log.warning("the request log cannot be written (%s); %d lines lost", error, len(lines))
 
-    def _current(self) -> Path:
-        full = (
-            self._segment is None
-            or not self._segment.exists()
-            or self._segment.stat().st_size >= SEGMENT_BYTES
-        )
-        if self._segment is None or full:
-            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-            self._segment = self.folder / f"{self.owner}-{stamp}-{time.monotonic_ns()}.jsonl"
-        return self._segment
-
-    def _sweep(self, now: float) -> None:
-        """Remove segments that were last written longer ago than they are kept."""
+    def _remove_old(self, now: float) -> None:
         for path in self.folder.glob("*.jsonl"):
             if now - path.stat().st_mtime > self.keep_s:
                 path.unlink(missing_ok=True)

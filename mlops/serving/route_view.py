@@ -1,7 +1,7 @@
-"""What a replica last saw of the store, kept whole while the store is away.
+"""The routes as this replica last read them from the store; kept while the store is away.
 
-Empty knowledge is never "nothing to serve": the last routes stay. Only a challenger's share runs
-out, by this process's own monotonic clock, so that no clock of another machine can stretch it.
+The last routes stay in force for as long as it takes. Only a challenger's share expires, by this
+process's own monotonic clock: a wrong wall clock on another machine cannot extend it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from mlops.store.sql import read_clock
 
 @dataclass(frozen=True, slots=True)
 class RouteState:
-    """A route, since when its champion serves, and how long its challenger's share counts.
+    """The route of a service.
 
-    ``valid_until`` is a `time.monotonic` second.
+    Args:
+        since: When its champion went live.
+        valid_until: The `time.monotonic` second at which its challenger's share expires.
     """
 
     route: Route
@@ -29,31 +31,35 @@ class RouteState:
 
     @property
     def valid(self) -> bool:
+        """Whether the challenger's share still counts."""
         return time.monotonic() < self.valid_until
 
 
 @dataclass(frozen=True, slots=True)
 class RouteView:
-    """Every route as of one reading; ``taken_at`` is a `time.monotonic` second."""
+    """All routes as of one reading; ``taken_at`` is a `time.monotonic` second."""
 
     routes: Mapping[str, RouteState] = field(default_factory=dict)
     taken_at: float = 0.0
 
 
 def read_route_view(store: Store, before: RouteView | None = None) -> RouteView:
-    """Read all routes; of those that ``before`` has seen, only what may have changed.
+    """Read all routes.
+
+    Args:
+        before: The last view. For a champion that is in it, the query for its start is saved.
 
     Raises:
-        StoreError: when the store is away; the caller keeps what it saw before.
+        StoreError: when the store is away; the caller keeps the view it has.
     """
-    # Taken before the reading: what the reading costs shortens a share and never stretches it.
+    # The clock is read first, so that a slow reading shortens a share and never extends it.
     began = time.monotonic()
     with store.read() as connection:
         now = read_clock(connection)
         routes = {
             route.service: RouteState(
                 route,
-                _since(connection, route, before),
+                _find_champion_since(connection, route, before),
                 began + max(0.0, (route.valid_until or 0.0) - now),
             )
             for route in read_routes(connection)
@@ -61,7 +67,9 @@ def read_route_view(store: Store, before: RouteView | None = None) -> RouteView:
     return RouteView(routes, began)
 
 
-def _since(connection: Connection, route: Route, before: RouteView | None) -> datetime:
+def _find_champion_since(
+    connection: Connection, route: Route, before: RouteView | None
+) -> datetime:
     known = None if before is None else before.routes.get(route.service)
     if known is not None and known.route.champion == route.champion:
         return known.since

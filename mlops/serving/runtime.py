@@ -1,4 +1,8 @@
-"""A whole replica put together: what it holds, what it does beside requests, and its app."""
+"""Puts a whole replica together, and runs it: its parts, its background work and its HTTP app.
+
+`Runtime` is one replica in this process. `headless_replica` runs one without HTTP in a thread, for
+a rollout in a notebook where no replica serves.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,12 @@ from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import ModelPool
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.market_feed import MarketFeed
-from mlops.serving.metrics import Metrics, read_gauges
+from mlops.serving.metrics import (
+    Metrics,
+    read_backlog_gauges,
+    read_engine_gauges,
+    read_route_gauges,
+)
 from mlops.serving.newest_forecast import ForecastPublisher
 from mlops.serving.replay_trials import ReplayTrials
 from mlops.serving.request_counters import RequestCounters
@@ -36,12 +45,23 @@ from mlops.store.routes import get_route
 MIB = 1024**2
 
 LOAD_S = 60.0
-"""So long a version that is live may take to load where somebody waits for its forecast."""
+"""`HeadlessReplica.forecast` waits so long for the champion to load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What may be set of a replica; sizes in MiB, times in seconds unless they say days."""
+    """The settings of a replica.
+
+    Args:
+        queue_limit: Windows that may wait for a forecast.
+        max_body_mb: Largest body of a request, MiB.
+        budget_s: Seconds that a version may take for a forecast.
+        max_age_bars: Age in bars from which the newest bar is too old to forecast from.
+        log_days: Days for which the request log is kept.
+        spool_mb: Disk that forecasts may take while the store is away, MiB.
+        batching: Whether windows that wait together are forecast together.
+        clock: The market's clock, or the replay clock of the demo.
+    """
 
     queue_limit: int = 1024
     max_body_mb: float = 16.0
@@ -55,7 +75,14 @@ class Options:
 
 
 class Runtime:
-    """One replica in this process; `running` starts and stops everything beside the requests."""
+    """One replica in this process.
+
+    `background_threads` and `run_until_cancelled` do what a replica does beside its requests.
+
+    Args:
+        home: Folder for downloaded bundles, the spool and the request log.
+        bars_root: Folder of the bar cache that the feed writes and the replica reads.
+    """
 
     def __init__(
         self,
@@ -69,84 +96,89 @@ class Runtime:
     ) -> None:
         name = identity.name
         self.store = store
-        self.shelf = ModelPool(cache=home / "bundles", trust=trust)
-        self.counts = RequestCounters(name, identity.incarnation)
+        self.pool = ModelPool(cache=home / "bundles", trust=trust)
+        self.counters = RequestCounters(name, identity.incarnation)
         self.traffic = TrafficCounts(name, identity.incarnation)
         self.spool = ForecastSpool(
             home / "spool", identity.incarnation, max_bytes=int(options.spool_mb * MIB)
         )
-        self.keeper = StoreSync(
+        self.store_sync = StoreSync(
             identity=identity,
             store=store,
-            shelf=self.shelf,
-            counts=self.counts,
+            pool=self.pool,
+            counters=self.counters,
             traffic=self.traffic,
             spool=self.spool,
         )
         self.batcher = Batcher(limit=options.queue_limit, batching=options.batching)
         bars = RecentBars(bars_root, options.clock)
         self.metrics = Metrics()
-        self.desk = Dispatcher(
+        self.dispatcher = Dispatcher(
             replica_id=name,
-            shelf=self.shelf,
+            pool=self.pool,
             batcher=self.batcher,
-            counts=self.counts,
+            counters=self.counters,
             traffic=self.traffic,
-            sight=self.keeper.sight,
+            route_view=self.store_sync.route_view,
             budget_s=options.budget_s,
-            on_fault=self.metrics.fault,
+            on_fault=self.metrics.count_fault,
         )
-        self.newest = ForecastPublisher(
+        self.publisher = ForecastPublisher(
             replica_id=name,
             store=store,
-            shelf=self.shelf,
+            pool=self.pool,
             batcher=self.batcher,
             bars=bars,
             spool=self.spool,
-            sight=self.keeper.sight,
-            versions=self.keeper.versions,
+            route_view=self.store_sync.route_view,
+            versions=self.store_sync.versions,
             budget_s=options.budget_s,
             max_age_bars=options.max_age_bars,
         )
         self.replay = ReplayTrials(
-            shelf=self.shelf,
+            pool=self.pool,
             batcher=self.batcher,
-            counts=self.counts,
+            counters=self.counters,
             bars=bars,
-            sight=self.keeper.sight,
-            versions=self.keeper.versions,
+            route_view=self.store_sync.route_view,
+            versions=self.store_sync.versions,
         )
         self.request_log = RequestLog(
             home / "request-log", identity.incarnation, keep_days=options.log_days
         )
         self.app = App(
-            desk=self.desk,
-            newest=self.newest,
-            keeper=self.keeper,
-            specs=Specs(self.shelf),
+            dispatcher=self.dispatcher,
+            publisher=self.publisher,
+            store_sync=self.store_sync,
+            specs=Specs(self.pool),
             metrics=self.metrics,
             request_log=self.request_log,
             max_body_bytes=int(options.max_body_mb * MIB),
         )
-        self.metrics.gauges(partial(read_gauges, self))
+        self.metrics.add_gauges(partial(read_engine_gauges, self.batcher, self.pool))
+        self.metrics.add_gauges(partial(read_route_gauges, self.store_sync, self.publisher))
+        self.metrics.add_gauges(
+            partial(read_backlog_gauges, self.spool, self.traffic, self.request_log)
+        )
         self.feed = MarketFeed(
             store,
             name,
             bars_root=bars_root,
-            services=lambda: self.keeper.sight().routes,
+            services=lambda: self.store_sync.route_view().routes,
             exchange_base_url=options.exchange_base_url,
         )
 
     @contextmanager
-    def roles(self) -> Iterator[None]:
-        """Keep up with the store, and stand by as controller and as feed."""
+    def background_threads(self) -> Iterator[None]:
+        """Sync with the store, and stand by as controller and as feed, while the block lasts."""
         stop = threading.Event()
-        me = self.keeper.identity
-        # A restarted process of the same name is another holder.
-        controller = Controller(self.store, f"controller@{me.name}:{me.incarnation}")
+        identity = self.store_sync.identity
+        # With the incarnation, so that a restarted process does not take over its old lease.
+        holder = f"controller@{identity.name}:{identity.incarnation}"
+        controller = Controller(self.store, holder)
         works = (partial(carry_role, controller, stop), partial(self.feed.run, stop))
         threads = [threading.Thread(target=work, daemon=True) for work in works]
-        self.keeper.start()
+        self.store_sync.start()
         for thread in threads:
             thread.start()
         try:
@@ -155,30 +187,32 @@ class Runtime:
             stop.set()
             for thread in threads:
                 thread.join(timeout=5.0)
-            self.keeper.stop()
+            self.store_sync.stop()
             self.request_log.close()
 
-    async def attend(self, *, told: bool = False) -> None:
-        """Replay old bars and forecast new ones, until cancelled.
+    async def run_until_cancelled(self, *, on_demand: bool = False) -> None:
+        """Replay recent bars to challengers and forecast each new bar, until cancelled.
 
-        ``told``: new ones are forecast when somebody says so, and not before.
+        Args:
+            on_demand: Do not poll for new bars; forecast only when `HeadlessReplica.forecast` is
+                called.
         """
         self.batcher.start()
         try:
-            await asyncio.gather(self.replay.run(), *([] if told else [self.newest.run()]))
+            await asyncio.gather(self.replay.run(), *([] if on_demand else [self.publisher.run()]))
         finally:
             self.batcher.stop()
 
 
 @dataclass(frozen=True, slots=True)
-class Headless:
+class HeadlessReplica:
     """A replica without HTTP, in a thread of this process."""
 
     runtime: Runtime
     loop: asyncio.AbstractEventLoop
 
     def forecast(self, service: str) -> None:
-        """Have the newest bar forecast by what is live, as soon as it has loaded; on record.
+        """Forecast the newest bar and store the forecast, once the champion has loaded.
 
         Raises:
             ServingError: when no version answers, or the champion does not load in time.
@@ -186,17 +220,16 @@ class Headless:
         route = get_route(self.runtime.store, service)
         if route is None:
             raise ServingError(f"nothing serves {service}; train it, or register a model for it")
-        self._wait_for(route.champion)
-        updating = self.runtime.newest.update(route)
+        deadline = time.monotonic() + LOAD_S
+        while route.champion not in self.runtime.pool.ready():
+            if time.monotonic() > deadline:
+                raise ServingError(
+                    f"{route.champion} did not load within {LOAD_S:g} s; see the log"
+                )
+            time.sleep(LOADER_S)
+        updating = self.runtime.publisher.update(route)
         asyncio.run_coroutine_threadsafe(updating, self.loop).result()
         self.runtime.spool.drain(self.runtime.store)
-
-    def _wait_for(self, model_id: str) -> None:
-        until = time.monotonic() + LOAD_S
-        while model_id not in self.runtime.shelf.ready():
-            if time.monotonic() > until:
-                raise ServingError(f"{model_id} did not load within {LOAD_S:g} s; see the log")
-            time.sleep(LOADER_S)
 
 
 @contextmanager
@@ -207,12 +240,18 @@ def headless_replica(
     trust: Trust,
     bars_root: Path,
     options: Options | None = None,
-    told: bool = False,
-) -> Iterator[Headless]:
-    """A replica without HTTP for as long as the block lasts: it loads, replays and acknowledges.
+    on_demand: bool = False,
+) -> Iterator[HeadlessReplica]:
+    """Run a replica without HTTP in a thread of this process while the block lasts.
 
-    So a rollout in a notebook, where nothing serves, still rests on what the version did.
-    ``told``: it forecasts new bars when it is told to, and not by itself.
+    It loads models, replays bars to the challenger and acknowledges the route, so that a rollout
+    in a notebook, where no replica serves, rests on measured trials too.
+
+    Args:
+        home: Folder for downloaded bundles, the spool and the request log.
+        bars_root: Folder of the bar cache.
+        on_demand: Do not poll for new bars; forecast only when `HeadlessReplica.forecast` is
+            called.
     """
     runtime = Runtime(
         store,
@@ -223,22 +262,19 @@ def headless_replica(
         options=options or Options(),
     )
     loop = asyncio.new_event_loop()
-    task = loop.create_task(runtime.attend(told=told))
+    task = loop.create_task(runtime.run_until_cancelled(on_demand=on_demand))
 
-    def attend() -> None:
+    def run_loop() -> None:
         asyncio.set_event_loop(loop)
         with suppress(asyncio.CancelledError):
             loop.run_until_complete(task)
         loop.close()
 
-    thread = threading.Thread(target=attend, name="headless-replica", daemon=True)
-    with runtime.roles():
+    thread = threading.Thread(target=run_loop, name="headless-replica", daemon=True)
+    with runtime.background_threads():
         thread.start()
         try:
-            yield Headless(runtime, loop)
+            yield HeadlessReplica(runtime, loop)
         finally:
             loop.call_soon_threadsafe(task.cancel)
             thread.join()
-
-
-__all__ = ["Headless", "Options", "Runtime", "StoreSync", "headless_replica"]

@@ -1,12 +1,11 @@
-"""`GET /services`: what is served here, since when, and what a request needs.
+"""The services of a replica: what `GET /services` lists, and what a request must hold.
 
-[[What a request to a service must look like, by the champion that will answer it.]]
+What a request must hold follows from the version that will answer it: its `InputSpec`.
 """
 
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 import orjson
 
@@ -19,7 +18,6 @@ from mlops.service import Service
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.newest_forecast import ForecastPublisher
 from mlops.serving.protocol.request_bars import InputSpec, unbroken_bars
-from mlops.serving.route_view import RouteState
 from mlops.serving.store_sync import StoreSync
 from mlops.store.routes import Route
 
@@ -28,30 +26,30 @@ MAX_WINDOWS = 512
 
 
 class Specs:
-    """Specifications by version, made once."""
+    """The `InputSpec` of each version, made once and kept."""
 
-    def __init__(self, shelf: ModelPool) -> None:
-        self.shelf = shelf
-        self._made: dict[str, InputSpec] = {}
+    def __init__(self, pool: ModelPool) -> None:
+        self.pool = pool
+        self._specs: dict[str, InputSpec] = {}
 
-    def of(self, route: Route) -> InputSpec:
-        """What the version that answers first asks for.
+    def for_route(self, route: Route) -> InputSpec:
+        """What the version that answers first asks of a request.
 
         Raises:
-            NotReady: when nothing is ready.
+            NotReady: when no version is ready.
         """
-        order = ask_order(route, self.shelf.ready(), challenger_first=False)
+        order = ask_order(route, self.pool.ready(), challenger_first=False)
         if not order:
             raise NotReady(route.service)
-        made = self._made.get(order[0])
-        if made is None:
-            with self.shelf.borrow(order[0]) as model:
-                made = self._made[order[0]] = spec_of(model, Service.parse(route.service))
-        return made
+        spec = self._specs.get(order[0])
+        if spec is None:
+            with self.pool.borrow(order[0]) as model:
+                spec = self._specs[order[0]] = input_spec_of(model, Service.parse(route.service))
+        return spec
 
 
-def spec_of(model: LoadedModel, service: Service) -> InputSpec:
-    """What one version asks for."""
+def input_spec_of(model: LoadedModel, service: Service) -> InputSpec:
+    """What one version asks of a request."""
     config = model.bundle.config
     recipe = Recipe.from_dict(config["model"]["recipe"])
     return InputSpec(
@@ -65,44 +63,36 @@ def spec_of(model: LoadedModel, service: Service) -> InputSpec:
     )
 
 
-def list_services(keeper: StoreSync, newest: ForecastPublisher) -> bytes:
-    """Every service as JSON."""
-    services = [
-        _described(sighted, keeper, newest) for _, sighted in sorted(keeper.sight().routes.items())
-    ]
-    body = {"replica": keeper.identity.name, "services": services}
-    return orjson.dumps(body)
+def list_services(store_sync: StoreSync, publisher: ForecastPublisher) -> bytes:
+    """The answer of `GET /services`, as JSON."""
+    ready, services = store_sync.pool.ready(), []
+    for service, state in sorted(store_sync.route_view().routes.items()):
+        route, published = state.route, publisher.latest(service)
+        versions = {route.champion, route.previous_champion, route.challenger}
+        services.append(
+            {
+                "service": service,
+                "champion": route.champion,
+                "since": state.since,
+                "generation": route.generation,
+                "previous_champion": route.previous_champion,
+                "baseline": route.baseline,
+                "challenger": route.challenger,
+                "challenger_share": route.weight_bp / 10_000 if state.valid else 0.0,
+                "ready": sorted(model_id for model_id in versions if model_id in ready),
+                "bars": bars_to_send(route, store_sync.pool),
+                "newest_bar": None if published is None else published.row.bar,
+                "fresh": published is not None and published.fresh,
+            }
+        )
+    return orjson.dumps({"replica": store_sync.identity.name, "services": services})
 
 
-def bars_to_send(route: Route, keeper: StoreSync) -> int | None:
-    """So many bars let whoever a request is dealt to answer it; None where nothing is ready."""
-    names = (route.champion, route.challenger, route.previous_champion, route.baseline)
+def bars_to_send(route: Route, pool: ModelPool) -> int | None:
+    """Bars with which any version of a route can answer; None where none is loaded."""
     needs = []
-    for name in names:
-        # One that is let go between two looks is asked for no more.
+    for model_id in (route.champion, route.challenger, route.previous_champion, route.baseline):
+        # A version that is dropped meanwhile receives no more requests.
         with suppress(NotLoaded):
-            needs += [] if name is None else [keeper.shelf.warm_up(name)]
+            needs += [] if model_id is None else [pool.warm_up(model_id)]
     return max(needs, default=None)
-
-
-def _described(sighted: RouteState, keeper: StoreSync, newest: ForecastPublisher) -> dict[str, Any]:
-    route = sighted.route
-    published = newest.of(route.service)
-    return {
-        "service": route.service,
-        "champion": route.champion,
-        "since": sighted.since,
-        "generation": route.generation,
-        "previous_champion": route.previous_champion,
-        "baseline": route.baseline,
-        "challenger": route.challenger,
-        "challenger_share": route.weight_bp / 10_000 if sighted.valid else 0.0,
-        "ready": sorted(
-            model_id
-            for model_id in {route.champion, route.previous_champion, route.challenger}
-            if model_id in keeper.shelf.ready()
-        ),
-        "bars": bars_to_send(route, keeper),
-        "newest_bar": None if published is None else published.row.bar,
-        "fresh": published is not None and published.fresh,
-    }

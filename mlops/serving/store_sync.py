@@ -1,8 +1,12 @@
-"""One process is one replica: it brings what it holds in line with the store, again and again.
+"""Keeps one replica in step with the store: reads the routes, loads and drops models, reports.
 
-Three threads share little: the keeper reads routes, acknowledges and writes what was counted;
-the loader loads one model at a time; the event loop answers. None of them waits for another, and
-none needs the store to go on answering.
+    sync thread, each second: read routes -> drop unwanted models -> mark ready -> acknowledge
+                              -> write counts and forecasts
+    loader thread:            load one missing model at a time
+    event loop:               answers requests
+
+No thread waits for another one, and none needs the store to go on answering: while the store is
+away the last routes read stay in force.
 """
 
 from __future__ import annotations
@@ -16,12 +20,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlops.code_version import code_version
 from mlops.errors import MlopsError, StoreError
-from mlops.models.bundle import Trust
-from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load, wanted
+from mlops.rollout.routing import FAILED, may_drop, next_to_load, wanted
 from mlops.serving.engine.model_pool import ModelPool
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.request_counters import RequestCounters
@@ -37,25 +39,32 @@ from mlops.store.replicas import (
     leave,
 )
 from mlops.store.request_counts import record_tallies, write_traffic
+from mlops.store.routes import Route
 from mlops.store.versions import ModelVersion, get_version
 
 log = logging.getLogger(__name__)
 
 LEASE_S = 5.0
-"""So long a replica that says nothing counts as live."""
+"""A replica without a heartbeat for so long no longer counts as live."""
 
-BEAT_S = 1.0
+INTERVAL_S = 1.0
 JITTER = 0.2
 LOADER_S = 0.1
 LOAD_TRIES = 3
 BACKOFF_S = 0.3
 RETRY_S = 60.0
-"""After so long a model that could not be loaded is tried again."""
+"""A model whose `LOAD_TRIES` loads all failed is tried again after so long."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a replica is: ``name`` stays over restarts, ``incarnation`` is one process life."""
+    """Which replica this process is.
+
+    Args:
+        name: Stays the same over restarts.
+        incarnation: Random; differs in each life of the process.
+        address: ``host:port`` of its HTTP server.
+    """
 
     name: str
     incarnation: str
@@ -63,58 +72,71 @@ class Identity:
 
     @classmethod
     def of(cls, address: str, name: str | None = None) -> Identity:
-        """This process, by its host and address unless it has a name."""
+        """The identity of this process; without a name it is called by its host and port."""
         known = name or f"{socket.gethostname()}-{address.rpartition(':')[2] or os.getpid()}"
         return cls(known, secrets.token_hex(8), address)
 
 
 class StoreSync:
-    """The background half of a replica; `start` and `stop` run its two threads."""
+    """The background half of a replica; `start` and `stop` run its two threads.
+
+    Args:
+        interval_s: Mean seconds between two rounds with the store.
+    """
 
     def __init__(
         self,
         *,
         identity: Identity,
         store: Store,
-        shelf: ModelPool,
-        counts: RequestCounters,
+        pool: ModelPool,
+        counters: RequestCounters,
         traffic: TrafficCounts,
         spool: ForecastSpool,
-        beat_s: float = BEAT_S,
+        interval_s: float = INTERVAL_S,
     ) -> None:
         self.identity = identity
         self.store = store
-        self.shelf = shelf
-        self.counts = counts
+        self.pool = pool
+        self.counters = counters
         self.traffic = traffic
         self.spool = spool
-        self.beat_s = beat_s
+        self.interval_s = interval_s
         self.state = ReplicaState.STARTING
         self.versions: dict[str, ModelVersion] = {}
         self.store_away_since: float | None = None
-        self._sight = RouteView()
+        self._route_view = RouteView()
         self._flushed_at = time.monotonic()
         self._acknowledged: Replica | None = None
         self._tries: dict[str, int] = {}
         self._tried_at: dict[str, float] = {}
-        # Its own: a thread that draws from the shared one moves the seeds of whoever else draws.
+        # A generator of its own: drawing from the shared one here would change the random
+        # numbers of every seeded computation in this process.
         self._jitter = random.Random()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def sight(self) -> RouteView:
-        """What was last seen; the same object until something new is."""
-        return self._sight
+    def route_view(self) -> RouteView:
+        """The routes as last read; the same object until the next reading."""
+        return self._route_view
 
     def start(self) -> None:
-        """Begin to keep up, and to load."""
-        for name, work in (("keeper", self._keep), ("loader", self._load)):
-            thread = threading.Thread(target=work, name=name, daemon=True)
+        """Start the sync thread and the loader thread."""
+        works: dict[str, tuple[Callable[[], object], Callable[[], float]]] = {
+            # With a jitter, so that the replicas of a host do not all read at the same moment.
+            "store-sync": (
+                self.sync_once,
+                lambda: self.interval_s * self._jitter.uniform(1 - JITTER, 1 + JITTER),
+            ),
+            "loader": (self.load_next, lambda: LOADER_S),
+        }
+        for name, work in works.items():
+            thread = threading.Thread(target=self._repeat, args=work, name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Say what is left to say, and be gone."""
+        """End both threads, write what is left, and leave the store's list of replicas."""
         self._stop.set()
         for thread in self._threads:
             thread.join(timeout=LEASE_S)
@@ -123,12 +145,12 @@ class StoreSync:
             self.write_traffic()
             leave(self.store, self.identity.name)
         except StoreError as error:
-            # The lease runs out by itself, and the spool waits for the next process.
+            # The lease runs out by itself, and the next process writes what is in the spool.
             log.warning("left without telling the store: %s", error)
         self.spool.close()
 
     def drain(self) -> None:
-        """Say that this replica is on its way out; nobody waits for it from now on."""
+        """Mark this replica as draining, so that no rollout waits for it from now on."""
         self.state = ReplicaState.DRAINING
         try:
             self.acknowledge()
@@ -136,26 +158,26 @@ class StoreSync:
             log.warning("the store does not know yet that this replica drains: %s", error)
 
     def ready(self) -> bool:
-        """Whether some version of every service it has seen answers here."""
+        """Whether this replica answers for every service whose route it has read."""
         return self.state is ReplicaState.READY
 
-    # The keeper ------------------------------------------------------------------------------
-
-    def _keep(self) -> None:
+    def _repeat(self, work: Callable[[], object], pause_s: Callable[[], float]) -> None:
         while not self._stop.is_set():
             try:
-                self.beat()
+                work()
             except Exception:
-                # A replica that stops saying that it lives is waited for by nobody.
-                log.exception("a round of the keeper failed")
-            self._stop.wait(self.beat_s * self._jitter.uniform(1 - JITTER, 1 + JITTER))
+                # The thread must outlive any error: a replica without a heartbeat counts as dead.
+                log.exception("a round of %s failed", threading.current_thread().name)
+            self._stop.wait(pause_s())
 
-    def beat(self) -> None:
-        """One round: look, let go, acknowledge, write. A store that is away ends it early."""
+    # The sync thread -----------------------------------------------------------------------------
+
+    def sync_once(self) -> None:
+        """One round with the store; a store that is away ends the round early."""
         try:
-            self._sight = read_route_view(self.store, self._sight)
-            self._let_go()
-            self._grow_ready()
+            self._route_view = read_route_view(self.store, self._route_view)
+            self._drop_unwanted()
+            self._mark_ready()
             self.acknowledge()
             self.write()
             if time.monotonic() - self._flushed_at >= FLUSH_S:
@@ -167,182 +189,135 @@ class StoreSync:
                 log.warning("the store is away, serving goes on by what was last seen: %s", error)
 
     def acknowledge(self) -> None:
-        """Say what is seen and held, in full where it changed."""
-        said = self._said()
-        known = said == self._acknowledged and heartbeat(
+        """Tell the store what this replica holds: in full after a change, else by a heartbeat.
+
+        Raises:
+            StoreError: when the store is away.
+        """
+        replica = self._describe_replica()
+        known = replica == self._acknowledged and heartbeat(
             self.store, self.identity.name, seconds=LEASE_S
         )
         if not known:
-            acknowledge(self.store, said, seconds=LEASE_S)
-            self._acknowledged = said
+            acknowledge(self.store, replica, seconds=LEASE_S)
+            self._acknowledged = replica
 
     def write(self) -> None:
-        """Hand over what was counted, and the forecasts that wait."""
-        tallies = self.counts.changed()
+        """Write the rollout counts and the spooled forecasts to the store.
+
+        Raises:
+            StoreError: when the store is away; the counts are kept for the next round.
+        """
+        tallies = self.counters.take_changes()
         try:
             record_tallies(self.store, tallies)
         except StoreError:
-            self.counts.not_written(tallies)
+            self.counters.give_back(tallies)
             raise
         self.spool.drain(self.store)
-        self.counts.keep_only(self._scopes())
+        routes = self._routes()
+        champions = {f"champion:{route.champion}" for route in routes}
+        self.counters.keep_only({route.salt for route in routes} | champions)
 
     def write_traffic(self) -> None:
-        """Write what was asked of each version; what a store that is away does not take waits."""
-        rows = self.traffic.grown()
+        """Write the hourly traffic of each version to the store.
+
+        Raises:
+            StoreError: when the store is away; the traffic is kept for the next round.
+        """
+        rows = self.traffic.take_changes()
         try:
             write_traffic(self.store, rows)
         except StoreError:
-            self.traffic.not_written(rows)
+            self.traffic.give_back(rows)
             raise
         finally:
             self.traffic.forget_written()
         self._flushed_at = time.monotonic()
 
-    def _said(self) -> Replica:
+    def _routes(self) -> list[Route]:
+        return [state.route for state in self._route_view.routes.values()]
+
+    def _model_states(self) -> dict[str, str]:
+        return {model_id: str(model.state) for model_id, model in self.pool.states().items()}
+
+    def _describe_replica(self) -> Replica:
+        models = {}
+        for model_id, model in self.pool.states().items():
+            # A load that is tried again shortly is not reported as failed: it would end a rollout.
+            retried = model.state == FAILED and self._tries.get(model_id, 0) < LOAD_TRIES
+            models[model_id] = HeldModel(
+                model_id=model_id,
+                state="loading" if retried else model.state,
+                digest=model.digest,
+                bytes=model.bytes,
+                load_ms=round(model.load_ms, 1),
+                error=model.error,
+            )
         return Replica(
             id=self.identity.name,
             incarnation=self.identity.incarnation,
             address=self.identity.address,
             state=self.state,
             build=code_version(),
-            generations={
-                service: sighted.route.generation for service, sighted in self._sight.routes.items()
-            },
-            models=self._held(),
+            generations={route.service: route.generation for route in self._routes()},
+            models=models,
         )
 
-    def _held(self) -> dict[str, HeldModel]:
-        """What is on the shelf; a model that will be tried again at once has not failed yet."""
-        held = {}
-        for model_id, state in self.shelf.states().items():
-            failed = state.state == FAILED
-            again = failed and self._tries.get(model_id, 0) < LOAD_TRIES
-            held[model_id] = HeldModel(
-                model_id=model_id,
-                state="loading" if again else state.state,
-                digest=state.digest,
-                bytes=state.bytes,
-                load_ms=round(state.load_ms, 1),
-                error=state.error,
-            )
-        return held
-
-    def _scopes(self) -> set[str]:
-        routes = [sighted.route for sighted in self._sight.routes.values()]
-        return {route.salt for route in routes} | {f"champion:{r.champion}" for r in routes}
-
-    def _let_go(self) -> None:
-        states = self._states()
-        routes = [sighted.route for sighted in self._sight.routes.values()]
-        name = self.identity.name
+    def _drop_unwanted(self) -> None:
+        """Drop the models that no route of their service needs any longer."""
+        states, routes, name = self._model_states(), self._routes(), self.identity.name
         for model_id in states:
             version = self.versions.get(model_id)
-            mine = [r for r in routes if version is None or r.service == version.service]
-            if all(may_drop(route, name, model_id, states) for route in mine):
-                self.shelf.drop(model_id)
+            own_routes = [r for r in routes if version is None or r.service == version.service]
+            if all(may_drop(route, name, model_id, states) for route in own_routes):
+                self.pool.drop(model_id)
                 self._tries.pop(model_id, None)
 
-    def _grow_ready(self) -> None:
-        """Ready once every service it has seen is answered by something; then for ever."""
+    def _mark_ready(self) -> None:
+        """Turn starting into ready once each service has a ready version; never back."""
         if self.state is not ReplicaState.STARTING:
             return
-        ready, name = self.shelf.ready(), self.identity.name
-        routes = [sighted.route for sighted in self._sight.routes.values()]
+        ready, routes, name = self.pool.ready(), self._routes(), self.identity.name
         if routes and all(any(m in ready for m in wanted(route, name)) for route in routes):
             self.state = ReplicaState.READY
 
-    # The loader ------------------------------------------------------------------------------
+    # The loader thread ---------------------------------------------------------------------------
 
-    def _load(self) -> None:
-        while not self._stop.wait(LOADER_S):
-            try:
-                model_id = self._next()
-                if model_id is not None:
-                    self._load_one(model_id)
-            except Exception:
-                log.exception("a round of the loader failed")
+    def load_next(self) -> bool:
+        """Load the most urgent missing model of all services; False where none is missing."""
+        states = {}
+        for model_id, state in self._model_states().items():
+            tries = self._tries.get(model_id, 0)
+            pause_s = BACKOFF_S * tries if tries < LOAD_TRIES else RETRY_S
+            waited_s = time.monotonic() - self._tried_at.get(model_id, 0.0)
+            # A failed model counts as missing again once its pause is over.
+            if state != FAILED or waited_s <= pause_s:
+                states[model_id] = state
+        missing = (next_to_load(route, self.identity.name, states) for route in self._routes())
+        model_id = next((model_id for model_id in missing if model_id is not None), None)
+        if model_id is None:
+            return False
+        self._load_model(model_id)
+        return True
 
-    def _next(self) -> str | None:
-        """The next model to load, over all services; failed ones again after a while."""
-        states = self._states()
-        patience = {
-            model_id: state
-            for model_id, state in states.items()
-            if state != FAILED or not self._try_again(model_id)
-        }
-        for sighted in self._sight.routes.values():
-            found = next_to_load(sighted.route, self.identity.name, patience)
-            if found is not None:
-                return found
-        return None
-
-    def _try_again(self, model_id: str) -> bool:
-        waited = time.monotonic() - self._tried_at.get(model_id, 0.0)
-        tries = self._tries.get(model_id, 0)
-        return waited > (BACKOFF_S * tries if tries < LOAD_TRIES else RETRY_S)
-
-    def _load_one(self, model_id: str) -> None:
-        about = {"model_id": model_id}
+    def _load_model(self, model_id: str) -> None:
+        fields = {"model_id": model_id}
         try:
             version = self.versions.get(model_id) or get_version(self.store, model_id)
             self.versions[model_id] = version
-            about["service"] = version.service
-            self.shelf.forget(model_id)
-            self.shelf.load(version)
+            fields["service"] = version.service
+            self.pool.forget(model_id)
+            self.pool.load(version)
             self._tries.pop(model_id, None)
-            log.info("service=%s model_id=%s is ready", version.service, model_id, extra=about)
+            log.info("service=%s model_id=%s is ready", version.service, model_id, extra=fields)
         except StoreError:
-            # What it is cannot be read now; the next round asks again.
+            # The version's row cannot be read now; the next round asks again.
             return
         except MlopsError as error:
             self._tries[model_id] = self._tries.get(model_id, 0) + 1
             self._tried_at[model_id] = time.monotonic()
             log.warning(
                 "model_id=%s did not load (try %d of %d): %s",
-                model_id, self._tries[model_id], LOAD_TRIES, error, extra=about,
+                model_id, self._tries[model_id], LOAD_TRIES, error, extra=fields,
             )  # fmt: skip
-
-    def _states(self) -> dict[str, str]:
-        return {model_id: str(state.state) for model_id, state in self.shelf.states().items()}
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What every replica is made of, with or without HTTP."""
-
-    keeper: StoreSync
-    shelf: ModelPool
-    counts: RequestCounters
-    traffic: TrafficCounts
-    spool: ForecastSpool
-
-
-def make_parts(
-    store: Store,
-    *,
-    identity: Identity,
-    home: Path,
-    trust: Trust,
-    spool_bytes: int,
-    beat_s: float = BEAT_S,
-    make_shelf: Callable[..., ModelPool] = ModelPool,
-) -> Parts:
-    """Put the background half together."""
-    shelf = make_shelf(cache=home / "bundles", trust=trust)
-    counts = RequestCounters(identity.name, identity.incarnation)
-    traffic = TrafficCounts(identity.name, identity.incarnation)
-    spool = ForecastSpool(home / "spool", identity.incarnation, max_bytes=spool_bytes)
-    keeper = StoreSync(
-        identity=identity,
-        store=store,
-        shelf=shelf,
-        counts=counts,
-        traffic=traffic,
-        spool=spool,
-        beat_s=beat_s,
-    )
-    return Parts(keeper, shelf, counts, traffic, spool)
-
-
-__all__ = ["READY", "Identity", "Parts", "StoreSync", "make_parts"]

@@ -1,7 +1,7 @@
-"""Running totals of what each version was asked in this process, by hour, until they are written.
+"""Hourly traffic of each version in this process: requests, faults, refusals and latencies.
 
-A process that is killed loses what it counted since it last wrote, at most `FLUSH_S` of it; one
-that ends writes all.
+The totals grow in memory and are written every `FLUSH_S`; a process that is killed loses at most
+what it counted since then, one that ends writes all.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ from mlops.store.request_counts import BUCKETS, EDGES_S, Traffic, TrafficRow
 FLUSH_S = 30.0
 HOUR_S = 3600.0
 MAX_WAITING = 20_000
-"""Hours of versions that wait while the store is away, some 10 MB; then the oldest are lost."""
+"""Hours (one per version) kept while the store is away, some 10 MB; then the oldest are lost."""
 
 
 @dataclass(slots=True)
 class _Hour:
-    """One version's totals; ``written`` is how many requests they had when last handed out."""
+    """The totals of one version in one hour.
+
+    Args:
+        began: First second of the hour, Unix time.
+        written: How many of its requests were in the totals when they were last taken.
+    """
 
     service: str
     model_id: str
@@ -41,9 +46,12 @@ class _Hour:
 
 
 class TrafficCounts:
-    """Thread-safe; `grown` hands out what has to be written.
+    """Counts traffic; thread-safe. `take_changes` hands out the totals that are to be written.
 
-    Every request passes here: what can be worked out when it is written is not counted.
+    Every request is counted here, so all that can be derived when the totals are written is.
+
+    Args:
+        max_waiting: Hours that are over and may wait for the store.
     """
 
     def __init__(
@@ -60,74 +68,83 @@ class TrafficCounts:
         self.max_waiting = max_waiting
         self.lost = 0
         self._lock = threading.Lock()
-        self._now: dict[tuple[str, str], _Hour] = {}
+        self._current: dict[tuple[str, str], _Hour] = {}
         self._over: list[_Hour] = []
 
-    def took(self, service: str, model_id: str, seconds: float, *, fault: bool = False) -> None:
-        """A version answered, or failed to, after so many seconds."""
+    def count_answer(
+        self, service: str, model_id: str, seconds: float, *, fault: bool = False
+    ) -> None:
+        """Count one answer of a version, or one fault, and the seconds it took."""
         bucket, now = bisect_left(EDGES_S, seconds), self.clock()
         with self._lock:
-            held = self._now.get((service, model_id))
-            if held is None or now >= held.ends:
-                held = self._begin(service, model_id, now)
-            held.latencies[bucket] += 1
-            held.seconds += seconds
+            hour = self._current.get((service, model_id))
+            if hour is None or now >= hour.ends:
+                hour = self._begin_hour(service, model_id, now)
+            hour.latencies[bucket] += 1
+            hour.seconds += seconds
             if fault:
-                held.faults += 1
+                hour.faults += 1
 
-    def turned_away(self, service: str, model_id: str) -> None:
-        """A version that was to be asked had no turn."""
+    def count_turned_away(self, service: str, model_id: str) -> None:
+        """Count one request that was refused before the version was asked."""
         now = self.clock()
         with self._lock:
-            held = self._now.get((service, model_id))
-            if held is None or now >= held.ends:
-                held = self._begin(service, model_id, now)
-            held.turned_away += 1
+            hour = self._current.get((service, model_id))
+            if hour is None or now >= hour.ends:
+                hour = self._begin_hour(service, model_id, now)
+            hour.turned_away += 1
 
-    def grown(self) -> tuple[TrafficRow, ...]:
-        """The totals that grew since they were last handed out; `not_written` takes them back."""
+    def take_changes(self) -> tuple[TrafficRow, ...]:
+        """The totals that grew since they were last taken."""
         with self._lock:
-            grown = [
-                one for one in (*self._over, *self._now.values()) if one.requests > one.written
-            ]
-            for one in grown:
-                one.written = one.requests
-            return tuple(self._row(one) for one in grown)
+            hours = [hour for hour in self._hours() if hour.requests > hour.written]
+            for hour in hours:
+                hour.written = hour.requests
+            return tuple(
+                TrafficRow(
+                    hour.service,
+                    hour.model_id,
+                    self.replica_id,
+                    self.incarnation,
+                    datetime.fromtimestamp(hour.began, UTC),
+                    Traffic(
+                        hour.requests,
+                        hour.faults,
+                        hour.turned_away,
+                        hour.seconds,
+                        tuple(hour.latencies),
+                    ),
+                )
+                for hour in hours
+            )
 
-    def not_written(self, rows: Sequence[TrafficRow]) -> None:
-        """Hand these out again: the store was away."""
-        places = {(row.service, row.model_id, row.hour.timestamp()) for row in rows}
+    def give_back(self, rows: Sequence[TrafficRow]) -> None:
+        """Mark taken totals as changed again, because they could not be written."""
+        unwritten = {(row.service, row.model_id, row.hour.timestamp()) for row in rows}
         with self._lock:
-            for one in (*self._over, *self._now.values()):
-                if (one.service, one.model_id, one.began) in places:
-                    one.written = 0
+            for hour in self._hours():
+                if (hour.service, hour.model_id, hour.began) in unwritten:
+                    hour.written = 0
 
     def forget_written(self) -> None:
-        """Let go of the hours that are over and written."""
+        """Drop the hours that are over and whose totals were taken."""
         now = self.clock()
         with self._lock:
-            for key in [key for key, one in self._now.items() if now >= one.ends]:
-                self._over.append(self._now.pop(key))
-            self._over = [one for one in self._over if one.requests > one.written]
+            for key in [key for key, hour in self._current.items() if now >= hour.ends]:
+                self._over.append(self._current.pop(key))
+            self._over = [hour for hour in self._over if hour.requests > hour.written]
 
-    def _begin(self, service: str, model_id: str, now: float) -> _Hour:
-        before = self._now.get((service, model_id))
+    def _hours(self) -> tuple[_Hour, ...]:
+        return (*self._over, *self._current.values())
+
+    def _begin_hour(self, service: str, model_id: str, now: float) -> _Hour:
+        before = self._current.get((service, model_id))
         if before is not None:
             self._over.append(before)
         if len(self._over) > self.max_waiting:
-            # The first to be over is the oldest.
+            # Hours are appended as they end, so the first one is the oldest.
             self._over.pop(0)
             self.lost += 1
         began = now // HOUR_S * HOUR_S
-        held = self._now[service, model_id] = _Hour(service, model_id, began, began + HOUR_S)
-        return held
-
-    def _row(self, one: _Hour) -> TrafficRow:
-        return TrafficRow(
-            one.service,
-            one.model_id,
-            self.replica_id,
-            self.incarnation,
-            datetime.fromtimestamp(one.began, UTC),
-            Traffic(one.requests, one.faults, one.turned_away, one.seconds, tuple(one.latencies)),
-        )
+        hour = self._current[service, model_id] = _Hour(service, model_id, began, began + HOUR_S)
+        return hour

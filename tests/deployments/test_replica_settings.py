@@ -35,7 +35,7 @@ def opened() -> Iterator[Runtime]:
     try:
         yield made
     finally:
-        made.keeper.stop()
+        made.store_sync.stop()
         made.request_log.close()
         made.store.close()
 
@@ -45,9 +45,9 @@ def opened() -> Iterator[Runtime]:
     [
         ("SERVING_QUEUE_LIMIT", "7", lambda made: made.batcher.limit, 7),
         ("SERVING_MAX_BODY_MB", "0.5", lambda made: made.app.max_body_bytes, MIB // 2),
-        ("SERVING_TIME_BUDGET_S", "0.25", lambda made: made.desk.budget_s, 0.25),
-        ("SERVING_TIME_BUDGET_S", "0.25", lambda made: made.newest.budget_s, 0.25),
-        ("FORECAST_MAX_AGE_BARS", "3.5", lambda made: made.newest.max_age_bars, 3.5),
+        ("SERVING_TIME_BUDGET_S", "0.25", lambda made: made.dispatcher.budget_s, 0.25),
+        ("SERVING_TIME_BUDGET_S", "0.25", lambda made: made.publisher.budget_s, 0.25),
+        ("FORECAST_MAX_AGE_BARS", "3.5", lambda made: made.publisher.max_age_bars, 3.5),
         ("FORECAST_LOG_DAYS", "4", lambda made: made.request_log.keep_s, 4 * DAY_S),
         ("REPLICA_SPOOL_MB", "2", lambda made: made.spool.max_bytes, 2 * MIB),
     ],

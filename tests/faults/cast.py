@@ -38,8 +38,8 @@ def hasten(exposure_s: float = EXPOSURE_S) -> None:
     controller.TICK_S = TICK_S
     store_sync.LOADER_S = 0.02
     defaults = store_sync.StoreSync.__init__.__kwdefaults__
-    assert "beat_s" in defaults
-    defaults["beat_s"] = BEAT_S
+    assert "interval_s" in defaults
+    defaults["interval_s"] = BEAT_S
     replay_trials.LOOK_S, newest_forecast.LOOK_S = 0.1, 0.2
     replay_trials.REPLAY_BARS = REPLAY_BARS
     market_clock.REPLAY_BAR_S = BAR_S

@@ -1,1 +1,1 @@
-""" """
+"""The engine: models in memory, and forecasts from them in batches."""

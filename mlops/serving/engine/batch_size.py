@@ -1,32 +1,38 @@
-"""How large a model's batches should be, by what they were measured to cost. Pure.
+"""The batch size of a model, by the measured cost of its batches.
 
-An LSTM forecasts sixteen windows for little more than one costs, a transformer gains nothing:
-which of the two a version is, only its own batches tell.
+    cost(size) = exponentially weighted mean of seconds a row, by size
+    best       = the smallest size whose cost is within 5 % of the least
+
+An LSTM forecasts sixteen windows for little more than one costs, a transformer gains nothing from
+batches; only measurement tells the two apart.
 """
 
 from __future__ import annotations
 
 SIZES = (1, 2, 4, 8, 16, 32)
-"""Rows of a batch that are measured apart; a batch counts for the largest it reaches."""
+"""Sizes, in rows, that are measured apart; a batch counts for the largest that it reaches."""
 
 WORTH = 0.95
-"""A larger batch must cost less than this share for each row to be worth its wait."""
+"""A larger size pays where a row costs less than this share of what it costs at a smaller one."""
 
 PROBE_EVERY = 64
-"""Every so many batches the next of `SIZES` is tried, so that each is measured again."""
+"""Every so many batches the next of `SIZES` is tried, so that no measurement grows old."""
 
 NEWEST = 0.2
-"""Weight of the newest measurement."""
+"""Weight of the newest measurement in the mean."""
 
 LONGEST_S = 0.1
-"""No batch of several rows is meant to take longer: other models' requests wait for it."""
+"""Longest batch of several rows, in seconds: requests to other models wait for its end."""
 
 
 class BatchSizer:
-    """Seconds a row for each size of batch, and the size that follows from them.
+    """Chooses the size of a model's next batch.
 
-    The first row goes alone. Then what is not measured yet is tried, largest first: only a
-    waiting crowd fills a large batch, so trying costs nobody.
+    The first batch has one row. Then each size that is not measured yet is tried, largest first;
+    a large batch forms only where many requests wait, so trying one delays none.
+
+    Args:
+        limit: Largest size.
     """
 
     def __init__(self, limit: int = SIZES[-1]) -> None:
@@ -35,16 +41,16 @@ class BatchSizer:
         self._batches = 0
 
     def cap(self) -> int:
-        """Rows that the next batch may hold."""
-        turn, since = divmod(self._batches, PROBE_EVERY)
+        """Most rows for the next batch."""
+        probe, since = divmod(self._batches, PROBE_EVERY)
         if since == PROBE_EVERY - 1:
             allowed = self._allowed()
-            return allowed[turn % len(allowed)]
+            return allowed[probe % len(allowed)]
         return self.best
 
     @property
     def best(self) -> int:
-        """The smallest size that no larger one beats by more than it must."""
+        """The largest size not yet measured, else the smallest that none beats by `WORTH`."""
         allowed = self._allowed()
         unknown = [size for size in allowed if size not in self.seconds]
         if unknown:
@@ -54,16 +60,16 @@ class BatchSizer:
 
     @property
     def seconds_a_row(self) -> float | None:
-        """At the best size measured; None before the first batch."""
+        """The least seconds a row of all sizes; None before the first batch."""
         return min(self.seconds.values(), default=None)
 
-    def within(self, seconds: float) -> int:
-        """Rows that take no longer, at least one."""
+    def rows_within(self, seconds: float) -> int:
+        """Rows that are forecast within so many seconds, at least one."""
         each = self.seconds_a_row
         return 1 if each is None else max(1, int(seconds / max(each, 1e-9)))
 
-    def measured(self, rows: int, seconds: float) -> None:
-        """Take in what one batch cost."""
+    def record(self, rows: int, seconds: float) -> None:
+        """Add the measurement of one batch."""
         self._batches += 1
         size = max(size for size in self.sizes if size <= rows)
         each = seconds / rows
@@ -71,5 +77,5 @@ class BatchSizer:
         self.seconds[size] = before + NEWEST * (each - before)
 
     def _allowed(self) -> tuple[int, ...]:
-        most = self.within(LONGEST_S)
+        most = self.rows_within(LONGEST_S)
         return tuple(size for size in self.sizes if size <= most)

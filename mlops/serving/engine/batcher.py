@@ -1,11 +1,11 @@
-"""One thread forecasts for everybody; what waits while it is busy it takes together.
+"""Batches forecasts: one thread runs the models, and takes windows that wait together in one batch.
 
-    forecast() -> queue -> thread takes the oldest and others of its model -> answers, one hand-over
-    shadow()   -> queue that gives way: served when nobody waits, oldest dropped when full
+    forecast() -> main lane -> thread: oldest window and others of its model -> answers
+    shadow()   -> shadow lane, served when the main lane is empty; its oldest is dropped when full
 
-There is no waiting for a batch to fill, so one client alone never waits. A batch that raises
-is taken apart, and only the item that raises alone gets the error. The loop outlives whatever a
-model does; a model that does not come back keeps its thread, and the others get a new one.
+The thread never waits for a batch to fill, so a lone client is not delayed. A batch that raises is
+forecast again window by window, and only the window that raises alone gets the error. A model that
+does not return keeps its thread, and a new thread serves the others.
 """
 
 from __future__ import annotations
@@ -35,25 +35,30 @@ log = logging.getLogger(__name__)
 
 Floats: TypeAlias = NDArray[np.float64]
 Outcome: TypeAlias = "Floats | ServingError | None"
-"""What an item ends with; None is a shadow that was dropped."""
+"""The result of an item; None for a shadow that was dropped."""
 
 QUEUE_LIMIT = 1024
 SHADOW_LIMIT = 256
 SHADOW_BUDGET_S = 5.0
 SHADOW_SLICE_S = 0.005
-"""A batch of shadow work may take so long: a request that comes meanwhile waits for it."""
+"""Longest batch of shadow work: a request that arrives meanwhile waits for its end."""
 
 STOP_TIMEOUT_S = 5.0
 LOOK_S = 0.05
-"""So often at least the thread looks for work."""
+"""The thread looks for work at least this often, in case the loop that was to wake it ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What the batcher has done since the start; ``waiting`` and ``shadows`` count just now.
+    """What the batcher has done since the start.
 
-    ``sizes`` counts batches by the windows in them; ``caps`` is the batch, in rows, that pays
-    for each model; ``dropped`` counts shadows, ``restarts`` threads left to a stuck model.
+    Args:
+        waiting: Windows in the main lane now.
+        shadows: Windows in the shadow lane now.
+        dropped: Shadows that were dropped.
+        restarts: Threads that were left to a model that did not return.
+        sizes: Batches by the number of windows in them.
+        caps: The best batch size of each model, in rows.
     """
 
     waiting: int
@@ -68,6 +73,8 @@ class Statistics:
 
 @dataclass(slots=True, eq=False)
 class _Item:
+    """A window that waits for its forecast; ``patient`` ones have no deadline in the queue."""
+
     number: int
     model: LoadedModel
     window: Window
@@ -81,33 +88,33 @@ class _Item:
 
     @property
     def over(self) -> bool:
-        """Answered, cancelled or out of time: nobody waits for its forecast."""
+        """Whether it is answered, cancelled or past its deadline."""
         late = not self.patient and monotonic() - self.asked_at > self.budget_s
         return late or self.future.done()
 
-    def too_late(self) -> TimedOut:
+    def time_out(self) -> TimedOut:
         waited = (self.started_at or monotonic()) - self.asked_at
         return TimedOut(waited_s=waited, timeout_s=self.budget_s)
 
 
 class _Lane:
-    """Waiting items, by model; the caller holds the lock."""
+    """A queue of items by model; the caller holds the lock. ``added`` counts all items ever put."""
 
     def __init__(self) -> None:
         self._by_model: dict[LoadedModel, deque[_Item]] = {}
-        self.size = self.asked = 0
+        self.size = self.added = 0
 
     def put(self, item: _Item) -> None:
         self._by_model.setdefault(item.model, deque()).append(item)
         self.size += 1
-        self.asked += 1
+        self.added += 1
 
-    def model(self) -> LoadedModel:
-        """Whose item has waited longest."""
+    def next_model(self) -> LoadedModel:
+        """The model of the oldest item."""
         return min(self._by_model, key=lambda model: self._by_model[model][0].number)
 
     def take(self, model: LoadedModel, cap: int) -> Iterator[_Item]:
-        """Items of a model, oldest first, until they fill ``cap`` rows; at least one."""
+        """Remove a model's oldest items, at least one, up to ``cap`` rows in sum."""
         rows = 0
         items = self._by_model[model]
         while items and (not rows or rows + items[0].rows <= cap):
@@ -118,11 +125,11 @@ class _Lane:
             del self._by_model[model]
 
     def drop_oldest(self) -> _Item:
-        [oldest] = self.take(self.model(), 0)
+        [oldest] = self.take(self.next_model(), 0)
         return oldest
 
     def remove(self, item: _Item) -> bool:
-        """Whether it was still waiting."""
+        """Remove an item; False where it no longer waits."""
         items = self._by_model.get(item.model)
         if items is None or item not in items:
             return False
@@ -141,7 +148,7 @@ class _Lane:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A batch under way, and the thread that is at it."""
+    """The batch that is being forecast; it is overdue after the `monotonic` second ``until``."""
 
     thread: threading.Thread
     items: Sequence[_Item]
@@ -161,10 +168,16 @@ class _Tally:
 
 
 class Batcher:
-    """Forecasts for asyncio tasks; ``limit`` is how many windows may wait.
+    """Forecasts for asyncio tasks, in batches.
 
-    On ``one_core`` (None: found out) the loop and the thread take turns anyway: then a batch
-    begins when the loop has read all there is, since begun earlier it is only smaller.
+    Args:
+        limit: Windows that may wait.
+        shadow_limit: Shadow windows that may wait.
+        cap: Largest batch, in rows; a row is one forecast.
+        batching: False for batches of one row.
+        one_core: Whether event loop and thread share one core; None to find out. If so, a batch
+            begins only when the loop has read all waiting requests: begun earlier, it is only
+            smaller.
     """
 
     def __init__(
@@ -183,34 +196,34 @@ class Batcher:
         self._numbers = count()
         self._changed = threading.Condition(threading.Lock())
         self._main, self._shadow = _Lane(), _Lane()
-        self._paces: WeakKeyDictionary[LoadedModel, BatchSizer] = WeakKeyDictionary()
+        self._sizers: WeakKeyDictionary[LoadedModel, BatchSizer] = WeakKeyDictionary()
         self._stuck: WeakKeyDictionary[LoadedModel, threading.Thread] = WeakKeyDictionary()
         self._tally = _Tally()
         self._thread: threading.Thread | None = None
         self._run: _Run | None = None
         self._stopped = False
         self._waking = False
-        self._known = 0
+        self._added_before = 0
 
     def start(self) -> None:
-        """Start the thread; asking for a forecast does so too."""
+        """Start the thread; `forecast` and `shadow` do so too."""
         with self._changed:
             self._stopped = False
-            self._keep_alive()
+            self._ensure_thread()
 
     def stop(self) -> None:
-        """End the thread after the batch it is at; whoever waits gets an error."""
+        """End the thread after its current batch; waiting items fail with `ServingError`."""
         with self._changed:
             self._stopped = True
             left = self._main.clear() + self._shadow.clear()
             thread, self._thread = self._thread, None
             self._changed.notify_all()
-        _hand_over([(item, ServingError("this process is stopping")) for item in left])
+        _deliver([(item, ServingError("this process is stopping")) for item in left])
         if thread is not None:
             thread.join(STOP_TIMEOUT_S)
 
     def statistics(self) -> Statistics:
-        """How the batcher is doing."""
+        """The counts since the start, and the queues now."""
         with self._changed:
             return Statistics(
                 waiting=self._main.size,
@@ -220,53 +233,56 @@ class Batcher:
                 dropped=self._tally.dropped,
                 restarts=self._tally.restarts,
                 sizes=dict(self._tally.sizes),
-                caps={model.model_id: pace.best for model, pace in self._paces.items()},
+                caps={model.model_id: sizer.best for model, sizer in self._sizers.items()},
             )
 
     async def forecast(self, model: LoadedModel, window: Window, *, timeout_s: float) -> Floats:
-        """One forecast a bar of the window, as `Bundle.forecast_windows` gives it.
+        """The forecasts (n,) of one window, as `Bundle.forecast_windows` returns them.
 
         Raises:
             QueueFull: when too many windows wait.
-            TimedOut: when its turn came too late.
-            ModelFault: when the model raised, took too long, or gave no number.
+            TimedOut: when ``timeout_s`` passed, most of it in the queue.
+            ModelFault: when the model raised, took too long, or returned no finite number.
         """
-        item = self._made(model, window, timeout_s)
+        item = self._make_item(model, window, timeout_s)
         with self._changed:
             if self._main.size >= self.limit:
                 raise QueueFull(waiting=self._main.size, limit=self.limit)
-            self._admit(self._main, item)
+            self._enqueue(self._main, item)
         timer = item.loop.call_later(timeout_s, self._expire, item)
         try:
-            found = await item.future
+            forecasts = await item.future
         finally:
             timer.cancel()
             self._forget_cancelled(item)
-        assert found is not None
-        return found
+        assert forecasts is not None
+        return forecasts
 
     async def shadow(self, model: LoadedModel, window: Window) -> Floats | None:
-        """As `forecast`, when nobody else waits; None where it was dropped for newer ones.
+        """As `forecast`, but served only while the main lane is empty.
+
+        Returns:
+            None where the window was dropped for newer ones.
 
         Raises:
             ModelFault: as `forecast`.
         """
-        item = self._made(model, window, SHADOW_BUDGET_S)
+        item = self._make_item(model, window, SHADOW_BUDGET_S)
         item.patient = True
         dropped = None
         with self._changed:
             if self._shadow.size >= self.shadow_limit:
                 dropped = self._shadow.drop_oldest()
                 self._tally.dropped += 1
-            self._admit(self._shadow, item)
+            self._enqueue(self._shadow, item)
         if dropped is not None:
-            _hand_over([(dropped, None)])
+            _deliver([(dropped, None)])
         try:
             return await item.future
         finally:
             self._forget_cancelled(item)
 
-    def _made(self, model: LoadedModel, window: Window, budget_s: float) -> _Item:
+    def _make_item(self, model: LoadedModel, window: Window, budget_s: float) -> _Item:
         stuck = self._stuck.get(model)
         if stuck is not None and stuck.is_alive():
             raise ModelFault(
@@ -278,60 +294,63 @@ class Batcher:
         number = next(self._numbers)
         return _Item(number, model, window, rows, loop, future, budget_s, monotonic())
 
-    def _admit(self, lane: _Lane, item: _Item) -> None:
+    def _enqueue(self, lane: _Lane, item: _Item) -> None:
         if self._stopped:
             raise ServingError("this process is stopping")
         lane.put(item)
-        self._keep_alive()
+        self._ensure_thread()
         if not self._waking:
-            self._gather(item.loop)
+            self._schedule_wake(item.loop)
 
-    def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Wake the thread three turns of the loop later: what was read by then goes along."""
-        self._waking, self._known = True, self._main.asked
+    def _schedule_wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Defer the wake-up by three event-loop iterations.
+
+        So requests that are in the socket already join the batch.
+        """
+        self._waking, self._added_before = True, self._main.added
         loop.call_soon(loop.call_soon, loop.call_soon, self._wake, loop)
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._changed:
-            if self.one_core and self._known < self._main.asked and self._main.size < self.cap:
-                # The thread would only take the core from the loop, which reads the rest of it.
-                self._gather(loop)
+            if (
+                self.one_core
+                and self._added_before < self._main.added
+                and self._main.size < self.cap
+            ):
+                # Requests still arrive. On one core the thread would keep the loop from reading.
+                self._schedule_wake(loop)
                 return
             self._waking = False
             self._changed.notify()
 
-    def _give_way(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Let the loop hand out the answers and read what comes of them."""
-        with self._changed, suppress(RuntimeError):
-            self._waking = True
-            loop.call_soon_threadsafe(self._gather, loop)
-            self._changed.wait(LOOK_S)
-
-    def _keep_alive(self) -> None:
-        """Have a thread that works: a new one where it died or a model keeps it."""
+    def _ensure_thread(self) -> None:
+        """Start a new thread where there is none, it died, or its model does not return."""
         if self._run is not None and self._run.overdue():
-            self._leave_to_its_model(self._run)
+            self._abandon_thread(self._run)
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+            self._thread = threading.Thread(target=self._serve, name="inference", daemon=True)
             self._thread.start()
 
-    def _leave_to_its_model(self, run: _Run) -> None:
+    def _abandon_thread(self, run: _Run) -> None:
         model = run.items[0].model
-        told = "model_id=%s has not come back; another thread goes on"
-        log.error(told, model.model_id, extra={"model_id": model.model_id})
+        log.error(
+            "model_id=%s has not come back; another thread goes on",
+            model.model_id,
+            extra={"model_id": model.model_id},
+        )
         self._stuck[model] = run.thread
         self._tally.restarts += 1
         self._thread = self._run = None
-        why = "it did not come back in time"
-        _hand_over([(item, ModelFault(model.model_id, "timeout", why)) for item in run.items])
+        late = "it did not come back in time"
+        _deliver([(item, ModelFault(model.model_id, "timeout", late)) for item in run.items])
 
     def _expire(self, item: _Item) -> None:
-        """The time of an item is up; runs in its event loop."""
+        """Fail an item whose deadline has passed; runs in its event loop."""
         if item.future.done():
             return
         with self._changed:
             self._main.remove(item)
-            self._keep_alive()
+            self._ensure_thread()
         now = monotonic()
         started = item.started_at or now
         waited = started - item.asked_at
@@ -340,7 +359,7 @@ class Batcher:
                 item.model.model_id, "timeout", f"no answer within {item.budget_s:g} s"
             )
         else:
-            error = item.too_late()
+            error = item.time_out()
         item.future.set_exception(error)
 
     def _forget_cancelled(self, item: _Item) -> None:
@@ -350,44 +369,51 @@ class Batcher:
 
     # The thread ----------------------------------------------------------------------------
 
-    def _work(self) -> None:
+    def _serve(self) -> None:
         me = threading.current_thread()
-        while True:
-            items = self._next(me)
-            if items is None:
-                return
+        while (items := self._wait_for_batch(me)) is not None:
             try:
-                outcomes = self._outcomes(items)
+                outcomes = self._forecast_batch(items)
             except BaseException as error:
-                # A fault of ours, or of a thing a model put in our way: the loop goes on.
-                lost = items[0].model.model_id
-                log.exception("a batch of %s was lost", lost, extra={"model_id": lost})
-                outcomes = [_fault(item.model, error) for item in items]
-            _hand_over(list(zip(items, outcomes, strict=True)))
+                # An error of ours, or of what a model left behind: the thread must go on.
+                model_id = items[0].model.model_id
+                log.exception("a batch of %s was lost", model_id, extra={"model_id": model_id})
+                outcomes = [_model_fault(item.model, error) for item in items]
+            _deliver(list(zip(items, outcomes, strict=True)))
             if self.one_core and self._main.size:
-                self._give_way(items[0].loop)
+                # Yield to the event loop, so that it can send replies and read new requests.
+                with self._changed, suppress(RuntimeError):
+                    self._waking = True
+                    items[0].loop.call_soon_threadsafe(self._schedule_wake, items[0].loop)
+                    self._changed.wait(LOOK_S)
 
-    def _next(self, me: threading.Thread) -> list[_Item] | None:
-        """The next batch; None when this thread is not wanted any more."""
+    def _wait_for_batch(self, me: threading.Thread) -> list[_Item] | None:
+        """The next batch; None once another thread has replaced this one."""
         with self._changed:
             if self._thread is me:
                 self._run = None
             while self._thread is me:
-                items = self._batch(self._main) or self._batch(self._shadow)
+                items = self._take_batch(self._main) or self._take_batch(self._shadow)
                 if items:
                     longest = max(item.budget_s for item in items)
                     self._run = _Run(me, items, (items[0].started_at or monotonic()) + longest)
                     return items
                 if not self._changed.wait(LOOK_S):
-                    # Whoever was to wake it may have ended with its event loop.
+                    # The event loop that was to wake the thread may have ended.
                     self._waking = False
             return None
 
-    def _batch(self, lane: _Lane) -> list[_Item]:
-        """Take what goes together, less what nobody waits for; empty when nothing is left."""
+    def _take_batch(self, lane: _Lane) -> list[_Item]:
+        """Remove the next batch from a lane; empty when only items without a waiter were left."""
         while lane.size:
-            model = lane.model()
-            items = [item for item in lane.take(model, self._rows(lane, model)) if not item.over]
+            model = lane.next_model()
+            sizer = self._sizers.get(model)
+            if sizer is None:
+                sizer = self._sizers[model] = BatchSizer(self.cap)
+            rows = sizer.cap()
+            if lane is self._shadow:
+                rows = min(rows, sizer.rows_within(SHADOW_SLICE_S))
+            items = [item for item in lane.take(model, rows) if not item.over]
             if items:
                 now = monotonic()
                 for item in items:
@@ -398,26 +424,21 @@ class Batcher:
                 return items
         return []
 
-    def _rows(self, lane: _Lane, model: LoadedModel) -> int:
-        pace = self._paces.get(model)
-        if pace is None:
-            pace = self._paces[model] = BatchSizer(self.cap)
-        cap = pace.cap()
-        return cap if lane is self._main else min(cap, pace.within(SHADOW_SLICE_S))
-
-    def _outcomes(self, items: Sequence[_Item]) -> list[Outcome]:
+    def _forecast_batch(self, items: Sequence[_Item]) -> list[Outcome]:
         model = items[0].model
         began = perf_counter()
         try:
-            found = model.bundle.forecast_windows([item.window for item in items])
+            forecasts = model.bundle.forecast_windows([item.window for item in items])
         except BaseException as error:
             if len(items) == 1:
-                return [_fault(model, error)]
-            return [item.too_late() if item.over else self._outcomes([item])[0] for item in items]
+                return [_model_fault(model, error)]
+            return [
+                item.time_out() if item.over else self._forecast_batch([item])[0] for item in items
+            ]
         spent = perf_counter() - began
         with self._changed:
-            self._paces[model].measured(sum(item.rows for item in items), spent)
-        return list(found)
+            self._sizers[model].record(sum(item.rows for item in items), spent)
+        return list(forecasts)
 
 
 def cores_of_process() -> int:
@@ -427,25 +448,25 @@ def cores_of_process() -> int:
     return os.cpu_count() or 1
 
 
-def _fault(model: LoadedModel, error: BaseException) -> ModelFault:
+def _model_fault(model: LoadedModel, error: BaseException) -> ModelFault:
     kind = "non_finite" if isinstance(error, NotFinite) else "error"
     fault = ModelFault(model.model_id, kind, f"{type(error).__name__}: {error}")
     fault.__cause__ = error
     return fault
 
 
-def _hand_over(pairs: Sequence[tuple[_Item, Outcome]]) -> None:
-    """Give outcomes to whoever waits, by one call for each event loop."""
+def _deliver(pairs: Sequence[tuple[_Item, Outcome]]) -> None:
+    """Set the results of items, by one call into each event loop."""
     for loop in {item.loop for item, _ in pairs}:
-        own = [pair for pair in pairs if pair[0].loop is loop]
+        own_pairs = [pair for pair in pairs if pair[0].loop is loop]
         try:
-            loop.call_soon_threadsafe(_settle, own)
+            loop.call_soon_threadsafe(_set_results, own_pairs)
         except RuntimeError:
-            # The loop is closed, and with it everybody who waited there.
-            log.debug("%d answers came after their event loop had ended", len(own))
+            # The loop is closed, so nothing waits for these answers.
+            log.debug("%d answers came after their event loop had ended", len(own_pairs))
 
 
-def _settle(pairs: Sequence[tuple[_Item, Outcome]]) -> None:
+def _set_results(pairs: Sequence[tuple[_Item, Outcome]]) -> None:
     for item, outcome in pairs:
         if item.future.done():
             continue

@@ -1,18 +1,18 @@
-"""The models one process holds: loaded one at a time, proven, lent by count, freed at zero.
+"""The models in the memory of one process: loaded one at a time, verified, reference-counted.
 
     fetching -> verifying -> opening -> golden -> warming -> ready -> (draining) -> gone
          any of these -> failed, until it is forgotten
 
-A model is lent only when it has reproduced its golden examples in this very process.
-
-[[How much memory this process may still take, where the system says so.]]
+A model can be borrowed only after it has reproduced its golden examples in this very process. A
+dropped model is freed when the last borrower returns it. A load is refused where the memory that
+the system says is available would not hold the model.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import cycle, islice
@@ -33,28 +33,30 @@ CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def available_memory(meminfo: Path = MEMINFO, group: Path = CONTROL_GROUP) -> int | None:
-    """Bytes of the machine or, where that is less, of the container; None where nothing says."""
-    known = [found for found in (_machine(meminfo), _container(group)) if found is not None]
+    """Bytes of memory that this process may still take.
+
+    Args:
+        meminfo: Linux's list of memory figures.
+        group: Folder of the control group (version 2) of a container.
+
+    Returns:
+        The lesser of machine and container; None where neither says.
+    """
+    known = []
+    machine_kib = _read_numbers(meminfo).get("MemAvailable:")
+    if machine_kib is not None:
+        known.append(machine_kib * 1024)
+    # Without control groups there is no such file; without a limit it says "max".
+    with suppress(OSError, ValueError):
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        # Cached pages of files count as used, but the kernel frees them on demand.
+        cached = _read_numbers(group / "memory.stat").get("inactive_file", 0)
+        known.append(max(0, limit - used + cached))
     return min(known, default=None)
 
 
-def _machine(meminfo: Path) -> int | None:
-    kib = _numbers(meminfo).get("MemAvailable:")
-    return None if kib is None else kib * 1024
-
-
-def _container(group: Path) -> int | None:
-    try:
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-    except (OSError, ValueError):
-        # No control groups here, or no limit ("max").
-        return None
-    # Pages of files that nobody reads any more count as used and are given up on demand.
-    return max(0, limit - used + _numbers(group / "memory.stat").get("inactive_file", 0))
-
-
-def _numbers(path: Path) -> dict[str, int]:
+def _read_numbers(path: Path) -> dict[str, int]:
     """The leading ``name number`` pairs of a file's lines."""
     try:
         lines = [line.split() for line in path.read_text().splitlines()]
@@ -64,15 +66,15 @@ def _numbers(path: Path) -> dict[str, int]:
 
 
 WARM_BATCHES = (1, 2, 4, 8, 16)
-"""Windows in the batches that a model forecasts before it is ready."""
+"""Sizes, in windows, of the batches that a model forecasts before it is ready."""
 
 MEMORY_SHARE = 1.2
 MEMORY_MARGIN = 64 * 1024**2
-"""A bundle is loaded where so many times its bytes and this margin are free."""
+"""A load needs `MEMORY_SHARE` times the bundle's bytes, and this margin, of free memory."""
 
 
 class State(StrEnum):
-    """Where a model is in this process; the words of the store's acknowledgements."""
+    """State of a model in this process; stored with the replica's acknowledgement."""
 
     FETCHING = "fetching"
     LOADING = "loading"
@@ -84,7 +86,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LoadedModel:
-    """One model that answers in this process; equal only to itself."""
+    """A model that is ready; equal only to itself."""
 
     model_id: str
     digest: str
@@ -98,13 +100,13 @@ class LoadedModel:
         return int(self.bundle.config["warm_up"])
 
     def rows(self, window: Window) -> int:
-        """Forecasts that a window asks for, at least one: what its work is counted in."""
+        """The forecasts that a window asks for, at least one; the unit of a batch's size."""
         return max(1, len(window) - self.warm_up + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """What a process says of a model; ``inflight`` counts who has borrowed it."""
+    """What a process reports of a model; ``inflight`` counts its borrowers."""
 
     state: State
     digest: str = ""
@@ -115,7 +117,7 @@ class ModelState:
 
 
 @dataclass(slots=True, eq=False)
-class _Place:
+class _Slot:
     digest: str
     state: State = State.FETCHING
     n_bytes: int = 0
@@ -123,20 +125,27 @@ class _Place:
     error: str | None = None
     borrowed: int = 0
 
-    def seen(self) -> ModelState:
+    def describe(self) -> ModelState:
         load_ms = self.model.load_ms if self.model else 0.0
         return ModelState(self.state, self.digest, self.n_bytes, load_ms, self.error, self.borrowed)
 
 
 def stage(name: str, model_id: str) -> None:
-    """Called before each stage of a load: fetching, verifying, opening, golden, warming, ready.
+    """A hook for tests: called before each stage of a load, and does nothing.
 
-    It does nothing; who wants to know where a load is, or to break it there, replaces it.
+    Args:
+        name: fetching, verifying, opening, golden, warming or ready.
     """
 
 
 class ModelPool:
-    """Thread-safe. Bundles that lie elsewhere are kept in ``cache``."""
+    """Loads models and lends them; thread-safe.
+
+    Args:
+        cache: Folder for bundles that are downloaded.
+        trust: Which bundles may be opened.
+        free_memory: Returns the bytes that may still be taken; None where that is unknown.
+    """
 
     def __init__(
         self,
@@ -150,155 +159,151 @@ class ModelPool:
         self._free_memory = free_memory
         self._lock = threading.Lock()
         self._one_load = threading.Lock()
-        self._places: dict[str, _Place] = {}
+        self._slots: dict[str, _Slot] = {}
         self._ready: frozenset[str] = frozenset()
 
     def ready(self) -> frozenset[str]:
-        """The models that may be borrowed."""
+        """The ids of the models that can be borrowed."""
         return self._ready
 
     def states(self) -> Mapping[str, ModelState]:
-        """Everything that is here, was asked for, or failed."""
+        """The state of each model that is loaded, loading or failed."""
         with self._lock:
-            return {model_id: place.seen() for model_id, place in self._places.items()}
+            return {model_id: slot.describe() for model_id, slot in self._slots.items()}
 
     def warm_up(self, model_id: str) -> int:
         """Bars that one forecast of a model needs.
 
         Raises:
-            NotLoaded: when it is not here.
+            NotLoaded: when the model is not loaded here.
         """
-        place = self._places.get(model_id)
-        if place is None or place.model is None:
+        slot = self._slots.get(model_id)
+        if slot is None or slot.model is None:
             raise NotLoaded(model_id)
-        return place.model.warm_up
+        return slot.model.warm_up
 
     def load(self, version: ModelVersion) -> None:
-        """Take a version up to ready, after any other load; one that is ready stays so.
+        """Load a version, after any other load; a version that is ready stays as it is.
 
         Raises:
-            MlopsError: saying why not; the version is failed until `forget`. A version that
-                was dropped meanwhile, or has failed before, is `NotLoaded`.
+            MlopsError: when the load fails; the version is `State.FAILED` until `forget`.
+            NotLoaded: when the version was dropped meanwhile, or has failed before.
         """
         with self._one_load:
-            place = self._placed(version)
-            if place is None:
+            slot = self._claim_slot(version)
+            if slot is None:
                 return
             try:
-                self._show(version.model_id, place, self._loaded(version, place))
+                self._load_into(slot, version)
             except NotLoaded:
                 raise
             except Exception as error:
-                raise self._failed(version.model_id, place, error) from error
+                failure = error
+                if not isinstance(failure, MlopsError):
+                    failure = BundleError(
+                        f"{version.model_id} does not load here ({type(error).__name__}: {error}); "
+                        "load it with the release that trained it"
+                    )
+                with self._lock:
+                    slot.state, slot.error = State.FAILED, str(failure)
+                raise failure from error
 
     def forget(self, model_id: str) -> None:
-        """Let a failed version be loaded again; what has not failed stays."""
+        """Let a failed version be loaded again; does nothing for any other one."""
         with self._lock:
-            place = self._places.get(model_id)
-            if place is not None and place.state is State.FAILED:
-                del self._places[model_id]
+            slot = self._slots.get(model_id)
+            if slot is not None and slot.state is State.FAILED:
+                del self._slots[model_id]
 
     def drop(self, model_id: str) -> None:
-        """Lend a model no more; it is freed when the last borrower gives it back.
+        """Stop lending a model; it is freed once the last borrower has returned it.
 
         A load that is under way ends before its next stage.
         """
         with self._lock:
-            place = self._places.get(model_id)
-            if place is None:
+            slot = self._slots.get(model_id)
+            if slot is None:
                 return
-            if place.borrowed:
-                place.state = State.DRAINING
+            if slot.borrowed:
+                slot.state = State.DRAINING
             else:
-                del self._places[model_id]
-            self._count_ready()
+                del self._slots[model_id]
+            self._update_ready()
 
     @contextmanager
     def borrow(self, model_id: str) -> Iterator[LoadedModel]:
-        """A model, kept here for as long as the block lasts.
+        """Borrow a model: it stays in memory while the block lasts.
 
         Raises:
-            NotLoaded: when it is not ready here.
+            NotLoaded: when the model is not ready here.
         """
-        place, model = self._lend(model_id)
+        slot, model = self._acquire(model_id)
         try:
             yield model
         finally:
-            self._take_back(model_id, place)
+            with self._lock:
+                slot.borrowed -= 1
+                if slot.state is State.DRAINING and not slot.borrowed:
+                    del self._slots[model_id]
 
-    def _lend(self, model_id: str) -> tuple[_Place, LoadedModel]:
+    def _acquire(self, model_id: str) -> tuple[_Slot, LoadedModel]:
         with self._lock:
-            place = self._places.get(model_id)
-            if place is None or place.state is not State.READY or place.model is None:
+            slot = self._slots.get(model_id)
+            if slot is None or slot.state is not State.READY or slot.model is None:
                 raise NotLoaded(model_id)
-            place.borrowed += 1
-            return place, place.model
+            slot.borrowed += 1
+            return slot, slot.model
 
-    def _take_back(self, model_id: str, place: _Place) -> None:
+    def _claim_slot(self, version: ModelVersion) -> _Slot | None:
+        """A new slot to load a version into; None where it needs no load."""
         with self._lock:
-            place.borrowed -= 1
-            if place.state is State.DRAINING and not place.borrowed:
-                del self._places[model_id]
-
-    def _placed(self, version: ModelVersion) -> _Place | None:
-        """A new place for a version; None where it is ready, or is again."""
-        with self._lock:
-            place = self._places.get(version.model_id)
-            if place is None:
-                return self._places.setdefault(version.model_id, _Place(version.digest))
-            if place.state is State.FAILED:
+            slot = self._slots.get(version.model_id)
+            if slot is None:
+                return self._slots.setdefault(version.model_id, _Slot(version.digest))
+            if slot.state is State.FAILED:
                 raise NotLoaded(version.model_id)
-            # Wanted again while its last borrowers were at it.
-            place.state = State.READY
-            self._count_ready()
+            # The version was draining and is wanted again.
+            slot.state = State.READY
+            self._update_ready()
             return None
 
-    def _loaded(self, version: ModelVersion, place: _Place) -> LoadedModel:
+    def _load_into(self, slot: _Slot, version: ModelVersion) -> None:
         started = perf_counter()
         model_id = version.model_id
-        self._enter("fetching", model_id, place, State.FETCHING)
+        self._enter("fetching", model_id, slot, State.FETCHING)
         path = fetch_bundle(version.bundle_uri, version.digest, self.cache)
-        self._enter("verifying", model_id, place, State.LOADING)
+        self._enter("verifying", model_id, slot, State.LOADING)
         _check_digest(read_manifest(path).digest, version)
-        place.n_bytes = sum(file.stat().st_size for file in path.iterdir())
-        self._check_memory(model_id, place.n_bytes)
-        self._enter("opening", model_id, place, State.LOADING)
+        slot.n_bytes = sum(file.stat().st_size for file in path.iterdir())
+        self._check_memory(model_id, slot.n_bytes)
+        self._enter("opening", model_id, slot, State.LOADING)
         bundle = open_bundle(path, self.trust)
-        # The files may have changed since they were verified.
+        # Again, because the files may have changed since they were verified.
         _check_digest(bundle.digest, version)
-        self._enter("golden", model_id, place, State.LOADING)
+        self._enter("golden", model_id, slot, State.LOADING)
         bundle.check_examples()
-        self._enter("warming", model_id, place, State.WARMING)
+        self._enter("warming", model_id, slot, State.WARMING)
         warm(bundle)
         load_ms = (perf_counter() - started) * 1e3
-        return LoadedModel(model_id, version.digest, place.n_bytes, load_ms, bundle)
+        model = LoadedModel(model_id, version.digest, slot.n_bytes, load_ms, bundle)
+        self._enter("ready", model_id, slot, State.READY, model=model)
 
-    def _enter(self, name: str, model_id: str, place: _Place, state: State) -> None:
+    def _enter(
+        self,
+        name: str,
+        model_id: str,
+        slot: _Slot,
+        state: State,
+        *,
+        model: LoadedModel | None = None,
+    ) -> None:
+        """Begin a stage of a load, unless the model was dropped meanwhile."""
         stage(name, model_id)
         with self._lock:
-            if self._places.get(model_id) is not place:
+            if self._slots.get(model_id) is not slot:
                 raise NotLoaded(model_id)
-            place.state = state
-
-    def _show(self, model_id: str, place: _Place, model: LoadedModel) -> None:
-        stage("ready", model_id)
-        with self._lock:
-            if self._places.get(model_id) is not place:
-                raise NotLoaded(model_id)
-            place.model, place.state = model, State.READY
-            self._count_ready()
-
-    def _failed(self, model_id: str, place: _Place, error: Exception) -> MlopsError:
-        """Keep why; what no room of ours raised is put into words."""
-        told = error
-        if not isinstance(told, MlopsError):
-            told = BundleError(
-                f"{model_id} does not load here ({type(error).__name__}: {error}); load it with "
-                "the release that trained it"
-            )
-        with self._lock:
-            place.state, place.error = State.FAILED, str(told)
-        return told
+            slot.model, slot.state = model, state
+            self._update_ready()
 
     def _check_memory(self, model_id: str, n_bytes: int) -> None:
         free, needed = self._free_memory(), int(MEMORY_SHARE * n_bytes) + MEMORY_MARGIN
@@ -308,35 +313,36 @@ class ModelPool:
                 f"memory and there are {free:,}; end another process or serve fewer services here"
             )
 
-    def _count_ready(self) -> None:
+    def _update_ready(self) -> None:
         self._ready = frozenset(
-            model_id for model_id, place in self._places.items() if place.state is State.READY
+            model_id for model_id, slot in self._slots.items() if slot.state is State.READY
         )
 
 
 def warm(bundle: Bundle) -> None:
-    """Forecast batches of each usual size, made of golden examples that must come out again.
+    """Forecast one batch of each size in `WARM_BATCHES`, made of the golden examples.
 
     Raises:
-        BundleError: when a forecast differs by more than the tolerance, or is no number.
+        BundleError: when a forecast is NaN, or differs from the example by more than the
+            tolerance.
     """
     calendar, spread = load_calendar(bundle.config["calendar"]), float(bundle.config["spread"])
     examples = bundle.examples()
-    windows = [window_of(one.bars, bundle.service.timeframe, calendar) for one in examples]
+    windows = [window_of(example.bars, bundle.service.timeframe, calendar) for example in examples]
     for size in WARM_BATCHES:
-        forecasts = bundle.forecast_windows(list(islice(cycle(windows), size)))
-        for example, found in zip(cycle(examples), forecasts, strict=False):
-            got = float(found[-1])
-            if golden.deviation(got, example.expected, spread) > golden.RELATIVE_TOLERANCE:
+        batch = bundle.forecast_windows(list(islice(cycle(windows), size)))
+        for example, forecasts in zip(cycle(examples), batch, strict=False):
+            value = float(forecasts[-1])
+            if golden.deviation(value, example.expected, spread) > golden.RELATIVE_TOLERANCE:
                 raise BundleError(
-                    f"in a batch of {size} a golden example of {bundle.path.name} gives {got!r} "
+                    f"in a batch of {size} a golden example of {bundle.path.name} gives {value!r} "
                     f"instead of {example.expected!r}; alone it is right, so the batch is wrong"
                 )
 
 
-def _check_digest(found: str, version: ModelVersion) -> None:
-    if found != version.digest:
+def _check_digest(digest: str, version: ModelVersion) -> None:
+    if digest != version.digest:
         raise BundleError(
-            f"the bundle of {version.model_id} has digest {found[:12]}, registered was "
+            f"the bundle of {version.model_id} has digest {digest[:12]}, registered was "
             f"{version.digest[:12]}; restore {version.bundle_uri} from a copy"
         )

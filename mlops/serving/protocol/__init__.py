@@ -1,1 +1,1 @@
-""" """
+"""The protocols of requests: bytes to windows, forecasts to bytes."""

@@ -1,8 +1,8 @@
 """The Open Inference Protocol, version 2, over REST: bytes to windows, forecasts to bytes.
 
 One input, ``bars``: rows of open, high, low, close, volume, or the time of the bar and these;
-optionally a second, ``open_time``, in epoch nanoseconds. One output, ``forecast``. A client may
-send a tensor as JSON, flat or nested, or as bytes behind the JSON; it is answered in JSON.
+optionally a second, ``open_time``, in epoch nanoseconds. One output, ``forecast``. A tensor comes
+as JSON, flat or nested, or as bytes behind the JSON; the reply is always JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mlops.data.bars import COLUMNS
 from mlops.errors import RequestRefused
 from mlops.features.bar_arrays import FloatArray
 from mlops.models.windows import Window
-from mlops.serving.protocol.mlflow_scoring import decoded, made
+from mlops.serving.protocol.mlflow_scoring import decode_json, finite_values
 from mlops.serving.protocol.payloads import BARS
 from mlops.serving.protocol.request_bars import (
     BAD,
@@ -46,8 +46,8 @@ Tensor: TypeAlias = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Infer:
-    """One request: its windows, and what the reply has to repeat or leave out."""
+class InferRequest:
+    """A request: its windows, the id that the reply repeats, and the outputs that are wanted."""
 
     id: str | None
     windows: list[Window]
@@ -81,59 +81,62 @@ _FLOATS, _INTS = msgspec.json.Decoder(list[float]), msgspec.json.Decoder(list[in
 
 def parse_infer(
     body: bytes, spec: InputSpec, model_name: str, *, header_length: str | None = None
-) -> Infer:
-    """A request to infer.
+) -> InferRequest:
+    """Read a request to infer.
 
-    ``header_length`` is the Inference-Header-Content-Length header: how many bytes of the body
-    are JSON, where tensors follow as bytes.
+    Args:
+        model_name: The service, as messages name it.
+        header_length: The Inference-Header-Content-Length header: how many bytes of the body are
+            JSON, where tensors follow as bytes.
 
     Raises:
-        RequestRefused: saying what is wrong, where, and what is allowed.
+        RequestRefused: when the request is wrong; the message says what, where and what is allowed.
     """
-    head, tail = _parts(body, header_length)
-    request = _decoded(head)
-    outputs = tuple(one.name for one in request.outputs or ())
+    head, tail = _split_body(body, header_length)
+    request = _decode_request(head)
+    outputs = tuple(output.name for output in request.outputs or ())
     for name in outputs:
         if name != FORECAST:
             raise refused(f"model {model_name} has no output {shown(name)}; it has {FORECAST}")
-    named = _by_name(request.inputs, model_name)
-    _refuse_shape(named, spec)
-    tails = _tails(request.inputs, tail)
-    bars = _read(named[BARS], _BAR_TYPES, tails).astype(np.float64, copy=False)
-    times = _read(named[OPEN_TIME], _TIME_TYPES, tails) if OPEN_TIME in named else None
-    return Infer(request.id, tensor_windows(bars, spec, times), outputs or (FORECAST,))
+    named = _index_inputs(request.inputs, model_name)
+    _check_shapes(named, spec)
+    tails = _split_tail(request.inputs, tail)
+    bars = _read_tensor(named[BARS], _BAR_TYPES, tails).astype(np.float64, copy=False)
+    times = _read_tensor(named[OPEN_TIME], _TIME_TYPES, tails) if OPEN_TIME in named else None
+    return InferRequest(request.id, tensor_windows(bars, spec, times), outputs or (FORECAST,))
 
 
 def render_infer(
-    asked: Infer,
+    request: InferRequest,
     forecasts: Sequence[FloatArray],
     *,
     model_name: str,
     model_version: str,
     parameters: Mapping[str, object],
 ) -> bytes:
-    """The reply, with the outputs that were asked for.
+    """Write the reply, with the outputs that were asked for.
 
     Raises:
         RequestRefused: when a window has no forecast.
+        ModelError: when a forecast is infinite.
     """
-    values = made(forecasts)
+    values = finite_values(forecasts)
     output = {"name": FORECAST, "shape": [len(values)], "datatype": "FP64", "data": values}
     reply: dict[str, object] = {"model_name": model_name, "model_version": model_version}
-    if asked.id is not None:
-        reply["id"] = asked.id
+    if request.id is not None:
+        reply["id"] = request.id
     reply["parameters"] = parameters
-    reply["outputs"] = [output for name in dict.fromkeys(asked.outputs) if name == FORECAST]
+    reply["outputs"] = [output for name in dict.fromkeys(request.outputs) if name == FORECAST]
     return msgspec.json.encode(reply)
 
 
 def server_metadata() -> bytes:
-    """What GET /v2 answers."""
+    """The answer of ``GET /v2``."""
     return msgspec.json.encode({"name": DISTRIBUTION, "version": release(), "extensions": []})
 
 
 def model_metadata(name: str, versions: Sequence[str], spec: InputSpec) -> bytes:
-    """What GET /v2/models/{name} answers; -1 in a shape is any length."""
+    """The answer of ``GET /v2/models/{name}``; -1 in a shape stands for any length."""
     inputs: list[dict[str, object]] = [
         {"name": BARS, "datatype": "FP64", "shape": [-1, -1, len(COLUMNS)]}
     ]
@@ -157,14 +160,14 @@ def model_metadata(name: str, versions: Sequence[str], spec: InputSpec) -> bytes
 
 
 def error_body(message: str) -> bytes:
-    """What goes back instead of outputs."""
+    """Write the body of an error."""
     return json.dumps({"error": message}).encode()
 
 
 # The request -------------------------------------------------------------------------------------
 
 
-def _parts(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
+def _split_body(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     if header_length is None:
         return body, b""
     if not (header_length.isascii() and header_length.isdigit()) or len(header_length) > 12:
@@ -178,7 +181,7 @@ def _parts(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
     return body[:length], body[length:]
 
 
-def _decoded(head: bytes) -> _Request:
+def _decode_request(head: bytes) -> _Request:
     try:
         return _REQUEST.decode(head)
     except msgspec.ValidationError as error:
@@ -186,30 +189,30 @@ def _decoded(head: bytes) -> _Request:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         pass
     try:
-        # NaN and Infinity, which JSON has not, become null, whose cell is then named.
+        # json reads NaN and Infinity, and msgspec writes them as null, whose cell is then named.
         again = msgspec.json.encode(json.loads(head.decode("utf-8")))
         return _REQUEST.decode(again)
     except (ValueError, RecursionError, OverflowError) as error:
-        told = str(error) if isinstance(error, json.JSONDecodeError) else "it cannot be read"
-        raise refused(f"the body is no JSON: {told}", BAD) from None
+        reason = str(error) if isinstance(error, json.JSONDecodeError) else "it cannot be read"
+        raise refused(f"the body is no JSON: {reason}", BAD) from None
 
 
-def _by_name(inputs: Sequence[_Input], model_name: str) -> dict[str, _Input]:
+def _index_inputs(inputs: Sequence[_Input], model_name: str) -> dict[str, _Input]:
     known = f"model {model_name} takes {BARS} and, if need be, {OPEN_TIME}"
     named: dict[str, _Input] = {}
-    for one in inputs:
-        if one.name not in (BARS, OPEN_TIME):
-            raise refused(f"there is no input {shown(one.name)}; {known}")
-        if one.name in named:
-            raise refused(f"input {one.name} occurs twice; {known}")
-        named[one.name] = one
+    for given in inputs:
+        if given.name not in (BARS, OPEN_TIME):
+            raise refused(f"there is no input {shown(given.name)}; {known}")
+        if given.name in named:
+            raise refused(f"input {given.name} occurs twice; {known}")
+        named[given.name] = given
     if BARS not in named:
         raise refused(f"input {BARS} is missing; {known}")
     return named
 
 
-def _refuse_shape(named: Mapping[str, _Input], spec: InputSpec) -> None:
-    """Shapes are judged before a number is read."""
+def _check_shapes(named: Mapping[str, _Input], spec: InputSpec) -> None:
+    """Refuse wrong shapes before a number is read."""
     bars = named[BARS]
     width = len(COLUMNS)
     if len(bars.shape) not in (2, 3) or bars.shape[-1] not in (width, width + 1):
@@ -240,34 +243,34 @@ def _refuse_shape(named: Mapping[str, _Input], spec: InputSpec) -> None:
         )
 
 
-def _tails(inputs: Sequence[_Input], tail: bytes) -> dict[str, bytes]:
-    """The bytes of each input that comes as bytes, which follow one another as the inputs do."""
-    found: dict[str, bytes] = {}
+def _split_tail(inputs: Sequence[_Input], tail: bytes) -> dict[str, bytes]:
+    """The bytes of each input that is sent as bytes; they stand in the order of the inputs."""
+    tails: dict[str, bytes] = {}
     start = 0
-    for one in inputs:
-        size = one.parameter(_BINARY)
+    for given in inputs:
+        size = given.parameter(_BINARY)
         if size is None:
             continue
         if isinstance(size, bool) or not isinstance(size, int) or size < 0:
-            raise refused(f"{_BINARY} of input {one.name} is no number of bytes", BAD)
+            raise refused(f"{_BINARY} of input {given.name} is no number of bytes", BAD)
         if start + size > len(tail):
             raise refused(
-                f"{_BINARY} of input {one.name} is {size:,}, but {len(tail) - start:,} bytes "
+                f"{_BINARY} of input {given.name} is {size:,}, but {len(tail) - start:,} bytes "
                 "follow the JSON; send Inference-Header-Content-Length and all bytes",
                 BAD,
             )
-        found[one.name] = tail[start : start + size]
+        tails[given.name] = tail[start : start + size]
         start += size
     if start != len(tail):
         raise refused(f"{len(tail) - start:,} bytes follow that belong to no input", BAD)
-    return found
+    return tails
 
 
 # Tensors -----------------------------------------------------------------------------------------
 
 
-def _read(given: _Input, types: Mapping[str, str], tails: Mapping[str, bytes]) -> Tensor:
-    """The tensor in its shape; every number finite or an int64, none cast."""
+def _read_tensor(given: _Input, types: Mapping[str, str], tails: Mapping[str, bytes]) -> Tensor:
+    """Read one input as a tensor of its shape; integers are int64, all else is float64."""
     dtype = types.get(given.datatype)
     if dtype is None:
         raise refused(
@@ -278,32 +281,34 @@ def _read(given: _Input, types: Mapping[str, str], tails: Mapping[str, bytes]) -
             501, "NOT_IMPLEMENTED", f"input {given.name} lies in shared memory; send its data"
         )
     if given.name in tails:
-        return _from_bytes(given, np.dtype(dtype), tails[given.name])
+        return _decode_binary(given, np.dtype(dtype), tails[given.name])
     if given.data is UNSET:
         raise refused(f"input {given.name} has no data", BAD)
-    numbers = _numbers(given, whole=dtype == "<i8")
-    _refuse_size(given, len(numbers))
+    numbers = _decode_numbers(given, whole=dtype == "<i8")
+    _check_size(given, len(numbers))
     try:
         tensor = np.array(numbers, np.int64 if dtype == "<i8" else np.float64)
     except OverflowError:
         at = next(i for i, number in enumerate(numbers) if not -(2**63) <= number < 2**63)
-        raise refused(f"input {given.name}{_place(given, at)}: more than an INT64 holds") from None
+        raise refused(
+            f"input {given.name}{_describe_place(given, at)}: more than an INT64 holds"
+        ) from None
     return tensor.reshape(given.shape)
 
 
-def _from_bytes(given: _Input, dtype: np.dtype[Any], raw: bytes) -> Tensor:
+def _decode_binary(given: _Input, dtype: np.dtype[Any], raw: bytes) -> Tensor:
     if given.data is not UNSET:
         raise refused(f"input {given.name} has both data and {_BINARY}; send one", BAD)
     if len(raw) % dtype.itemsize:
         raise refused(f"input {given.name}: {len(raw)} bytes are no whole {given.datatype}", BAD)
     numbers = np.frombuffer(raw, dtype)
-    _refuse_size(given, len(numbers))
-    # A copy: the bars outlive the request's bytes.
+    _check_size(given, len(numbers))
+    # A copy, so that a window does not keep the whole body in memory.
     native: Tensor = numbers.astype(np.int64 if dtype.kind == "i" else np.float64)
     return native.reshape(given.shape)
 
 
-def _refuse_size(given: _Input, got: int) -> None:
+def _check_size(given: _Input, got: int) -> None:
     if got != math.prod(given.shape):
         raise refused(
             f"input {given.name} has {got:,} numbers, but its shape {given.shape} has "
@@ -311,43 +316,43 @@ def _refuse_size(given: _Input, got: int) -> None:
         )
 
 
-def _numbers(given: _Input, *, whole: bool) -> list[Any]:
-    """The data as one flat list of numbers, whichever of the two legal ways it was sent."""
+def _decode_numbers(given: _Input, *, whole: bool) -> list[Any]:
+    """The data as a flat list of numbers; the protocol allows flat and nested data."""
     assert isinstance(given.data, msgspec.Raw)
     try:
         numbers: list[Any] = (_INTS if whole else _FLOATS).decode(given.data)
         return numbers
     except (msgspec.DecodeError, RecursionError):
         pass
-    cells = _flat(given, decoded(bytes(given.data)))
+    cells = _flatten(given, decode_json(bytes(given.data)))
     for at, cell in enumerate(cells):
         what = not_a_number(cell)
         if what is None and whole and not isinstance(cell, int):
             what = f"{cell} where a whole number belongs; nothing is rounded"
         if what is not None:
-            raise refused(f"input {given.name}{_place(given, at)}: {what}")
+            raise refused(f"input {given.name}{_describe_place(given, at)}: {what}")
     return cells
 
 
-def _flat(given: _Input, data: object) -> list[Any]:
-    """Nested data unrolled, if its lists are as long as the shape says."""
+def _flatten(given: _Input, data: object) -> list[Any]:
+    """Flatten nested data whose lists have the lengths of the shape."""
     if not isinstance(data, list):
         raise refused(f"input {given.name}: its data is no list", BAD)
     level, cells = [data], data
     if not any(isinstance(cell, list) for cell in cells):
         return cells
     for length in given.shape:
-        if any(not isinstance(one, list) or len(one) != length for one in level):
+        if any(not isinstance(row, list) or len(row) != length for row in level):
             raise refused(
                 f"input {given.name}: its data is not nested as its shape {given.shape} says"
             )
-        cells = [cell for one in level for cell in one]
+        cells = [cell for row in level for cell in row]
         level = cells
     return cells
 
 
-def _place(given: _Input, at: int) -> str:
-    """Where the ``at``-th number stands, in the words of the other refusals."""
+def _describe_place(given: _Input, at: int) -> str:
+    """Where the ``at``-th number stands: window, row and column."""
     if at >= math.prod(given.shape):
         return f", number {at}"
     index = [int(part) for part in np.unravel_index(at, given.shape)]

@@ -1,8 +1,7 @@
-"""Requests read the thorough way: every form of JSON, CSV and Parquet that MLflow's clients send.
+"""Reads every form of JSON, CSV and Parquet that MLflow's clients send, and says what is wrong.
 
-What comes as a frame is one symbol's bars; what comes as rows of rows of rows is a batch. The
-short way, for plain numbers, is in `mlflow_scoring`; it leaves all it does not know, and
-all that is wrong, to this one.
+A frame holds one symbol's bars; rows of rows of rows are a batch. `mlflow_scoring` reads plain
+numbers faster by itself, and leaves every other body, right or wrong, to this module.
 """
 
 from __future__ import annotations
@@ -29,31 +28,36 @@ from mlops.serving.protocol.request_times import INVALID
 SPLIT, RECORDS, INSTANCES, INPUTS = "dataframe_split", "dataframe_records", "instances", "inputs"
 FORMS = (SPLIT, RECORDS, INSTANCES, INPUTS)
 BARS = "bars"
-"""The name of a tensor of bars, where tensors have names."""
+"""Name of the tensor of bars, in forms that name their tensors."""
 
 
 def json_windows(document: object, spec: InputSpec) -> list[Window]:
-    """The windows of a decoded JSON body.
+    """Read the windows of a decoded JSON body.
 
     Raises:
-        RequestRefused: saying what is wrong and where.
+        RequestRefused: when the body is wrong; the message says what and where.
     """
     if not isinstance(document, dict):
-        raise refused(f"the body is {_kind(document)}; {_ONE_OF}", BAD)
+        raise refused(f"the body is {_json_kind(document)}; {_ONE_OF}", BAD)
     given = [name for name in FORMS if name in document]
     if len(given) != 1:
         got = " and ".join(given) or "none of them"
         raise refused(f"the body has {got}; {_ONE_OF}", BAD)
     _refuse_params(document.get("params"))
-    readers = {SPLIT: _split, RECORDS: _records_form, INSTANCES: _instances, INPUTS: _inputs}
-    return readers[given[0]](document[given[0]], spec)
+    form = given[0]
+    if form == SPLIT:
+        return _split_windows(document[form], spec)
+    if form == RECORDS:
+        return [_records_window(_require_list(document[form], form), form, spec)]
+    read = _instances_windows if form == INSTANCES else _inputs_windows
+    return read(document[form], spec)
 
 
 def csv_windows(text: str, spec: InputSpec) -> list[Window]:
-    """The window of a CSV with a line of names.
+    """Read the window of a CSV body whose first line names the columns.
 
     Raises:
-        RequestRefused: saying what is wrong and where.
+        RequestRefused: when the body is wrong; the message says what and where.
     """
     try:
         lines = [line for line in csv.reader(io.StringIO(text, newline=""), strict=True) if line]
@@ -61,14 +65,16 @@ def csv_windows(text: str, spec: InputSpec) -> list[Window]:
         raise refused(f"the body is no CSV: {error}", BAD) from None
     if not lines:
         raise refused("the body is empty; send a line of column names and a line a bar", BAD)
-    return [_frame(lines[0], [[_csv_cell(cell) for cell in line] for line in lines[1:]], spec)]
+    return [
+        _frame_window(lines[0], [[_csv_cell(cell) for cell in line] for line in lines[1:]], spec)
+    ]
 
 
 def parquet_windows(body: bytes, spec: InputSpec) -> list[Window]:
-    """The window of a Parquet file as pandas writes it, index included.
+    """Read the window of a Parquet body as pandas writes it, index included.
 
     Raises:
-        RequestRefused: saying what is wrong and where.
+        RequestRefused: when the body is wrong; the message says what and where.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -100,102 +106,104 @@ def _refuse_params(params: object) -> None:
     if params is None or params == {}:
         return
     if not isinstance(params, dict):
-        raise refused(f"params is {_kind(params)}; leave it out", BAD)
+        raise refused(f"params is {_json_kind(params)}; leave it out", BAD)
     names = ", ".join(shown(str(name)) for name in list(params)[:5])
     raise refused(f"params has {names}, but this model takes none; leave params out")
 
 
-def _split(given: object, spec: InputSpec) -> list[Window]:
+def _split_windows(given: object, spec: InputSpec) -> list[Window]:
     if not isinstance(given, dict):
-        raise refused(f"{SPLIT} is {_kind(given)}; send an object with columns and data", BAD)
+        raise refused(f"{SPLIT} is {_json_kind(given)}; send an object with columns and data", BAD)
     extra = [name for name in given if name not in ("columns", "index", "data")]
     if extra or "data" not in given:
         got = ", ".join(shown(name) for name in list(given)[:5]) or "nothing"
         raise refused(f"{SPLIT} has {got}; it has data, columns and, if need be, index", BAD)
-    data = _list(given["data"], f"{SPLIT}.data")
+    data = _require_list(given["data"], f"{SPLIT}.data")
     columns = given.get("columns")
     if columns is None:
         width = len(data[0]) if data and isinstance(data[0], list) else 0
         columns = [str(number) for number in range(width)]
     index = given.get("index")
     if index is not None:
-        index = _list(index, f"{SPLIT}.index")
+        index = _require_list(index, f"{SPLIT}.index")
         if len(index) != len(data):
             raise refused(f"{SPLIT}.index has {len(index)} entries for {len(data)} rows", BAD)
-    return [_frame(_list(columns, f"{SPLIT}.columns"), data, spec, index=index)]
+    return [_frame_window(_require_list(columns, f"{SPLIT}.columns"), data, spec, index=index)]
 
 
-def _records_form(given: object, spec: InputSpec) -> list[Window]:
-    return [_records(_list(given, RECORDS), RECORDS, spec)]
-
-
-def _instances(given: object, spec: InputSpec) -> list[Window]:
-    rows = _list(given, INSTANCES)
+def _instances_windows(given: object, spec: InputSpec) -> list[Window]:
+    rows = _require_list(given, INSTANCES)
     if rows and isinstance(rows[0], dict) and BARS in rows[0]:
-        return _tensor(*_named_tensors(_columns(rows, INSTANCES)), INSTANCES, spec)
+        return _tensor_windows(
+            *_bars_and_times(_records_to_columns(rows, INSTANCES)), INSTANCES, spec
+        )
     if rows and isinstance(rows[0], dict):
-        return [_records(rows, INSTANCES, spec)]
-    return _tensor(rows, None, INSTANCES, spec)
+        return [_records_window(rows, INSTANCES, spec)]
+    return _tensor_windows(rows, None, INSTANCES, spec)
 
 
-def _inputs(given: object, spec: InputSpec) -> list[Window]:
+def _inputs_windows(given: object, spec: InputSpec) -> list[Window]:
     if isinstance(given, dict) and BARS in given:
-        return _tensor(*_named_tensors(given), INPUTS, spec)
+        return _tensor_windows(*_bars_and_times(given), INPUTS, spec)
     if isinstance(given, dict):
-        return [columns_window({name: _list(given[name], name) for name in given}, spec)]
-    rows = _list(given, INPUTS)
+        return [columns_window({name: _require_list(given[name], name) for name in given}, spec)]
+    rows = _require_list(given, INPUTS)
     if rows and isinstance(rows[0], dict):
-        return [_records(rows, INPUTS, spec)]
-    return _tensor(rows, None, INPUTS, spec)
+        return [_records_window(rows, INPUTS, spec)]
+    return _tensor_windows(rows, None, INPUTS, spec)
 
 
-def _named_tensors(given: Mapping[str, Any]) -> tuple[list[Any], list[Any] | None]:
+def _bars_and_times(given: Mapping[str, Any]) -> tuple[list[Any], list[Any] | None]:
     times = given.get(OPEN_TIME)
-    bars = _list(given[BARS], BARS)
-    return bars, None if times is None else _list(times, OPEN_TIME)
+    bars = _require_list(given[BARS], BARS)
+    return bars, None if times is None else _require_list(times, OPEN_TIME)
 
 
-def _records(rows: list[Any], what: str, spec: InputSpec) -> Window:
-    return columns_window(_columns(rows, what), spec)
+def _records_window(rows: list[Any], what: str, spec: InputSpec) -> Window:
+    return columns_window(_records_to_columns(rows, what), spec)
 
 
-def _columns(rows: list[Any], what: str) -> dict[str, list[Any]]:
-    """Records as columns; what a record lacks is null."""
+def _records_to_columns(rows: list[Any], what: str) -> dict[str, list[Any]]:
+    """Cells by column; a field that a record lacks is None."""
     names: dict[str, None] = {}
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            raise refused(f"{what}: row {number} is {_kind(row)}; send an object a bar", BAD)
+            raise refused(f"{what}: row {number} is {_json_kind(row)}; send an object a bar", BAD)
         names.update(dict.fromkeys(row))
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _tensor(rows: list[Any], times: list[Any] | None, what: str, spec: InputSpec) -> list[Window]:
-    """Rows of one symbol's bars, or windows of rows."""
+def _tensor_windows(
+    rows: list[Any], times: list[Any] | None, what: str, spec: InputSpec
+) -> list[Window]:
+    """Windows of a tensor: rows of one symbol's bars, or windows of such rows."""
     if not (rows and isinstance(rows[0], list) and rows[0] and isinstance(rows[0][0], list)):
-        return [_bare_frame(rows, times, spec, "")]
+        return [_unnamed_window(rows, times, spec, "")]
     refuse_window_count(len(rows), spec)
     if times is not None and len(times) != len(rows):
         raise refused(f"{len(times)} lists of times for {len(rows)} windows; send one each", BAD)
     windows = []
     for number, window in enumerate(rows):
         place = f"window {number}, "
-        bars = _list(window, f"{what}: window {number}")
-        stamps = None if times is None else _list(times[number], f"{place}{OPEN_TIME}")
+        bars = _require_list(window, f"{what}: window {number}")
+        stamps = None if times is None else _require_list(times[number], f"{place}{OPEN_TIME}")
         if len(bars) != len(rows[0]):
             raise refused(f"{place}{len(bars)} bars, but {len(rows[0])} in window 0", BAD)
-        windows.append(_bare_frame(bars, stamps, spec, place))
+        windows.append(_unnamed_window(bars, stamps, spec, place))
     return windows
 
 
-def _bare_frame(rows: list[Any], times: list[Any] | None, spec: InputSpec, place: str) -> Window:
-    """Rows without names: the bars' five numbers, or their time and these."""
+def _unnamed_window(
+    rows: list[Any], times: list[Any] | None, spec: InputSpec, place: str
+) -> Window:
+    """A window of rows without names: five numbers of a bar, or its time and these five."""
     names = list(COLUMNS)
     if rows and isinstance(rows[0], list) and len(rows[0]) == len(COLUMNS) + 1:
         names.insert(0, OPEN_TIME)
-    return _frame(names, rows, spec, index=times, place=place)
+    return _frame_window(names, rows, spec, index=times, place=place)
 
 
-def _frame(
+def _frame_window(
     columns: Sequence[Any],
     rows: list[Any],
     spec: InputSpec,
@@ -203,11 +211,13 @@ def _frame(
     index: list[Any] | None = None,
     place: str = "",
 ) -> Window:
-    """Rows of cells under names; the names may repeat where no bar needs them."""
+    """A window of named rows; a name may occur twice unless it is a bar's."""
     names = [_column_name(name) for name in columns]
     for number, row in enumerate(rows):
         if not isinstance(row, list):
-            raise refused(f"{place}row {number} is {_kind(row)}; send a list of cells a bar", BAD)
+            raise refused(
+                f"{place}row {number} is {_json_kind(row)}; send a list of cells a bar", BAD
+            )
         if len(row) != len(names):
             raise refused(
                 f"{place}row {number} has {len(row)} cells for {len(names)} columns; "
@@ -228,21 +238,21 @@ def _frame(
 
 def _column_name(name: object) -> str:
     if not isinstance(name, str | int):
-        raise refused(f"a column is named by {_kind(name)}; name it by text", BAD)
+        raise refused(f"a column is named by {_json_kind(name)}; name it by text", BAD)
     return str(name).strip().lower()
 
 
 def _csv_cell(cell: str) -> object:
-    """A number where the cell is one; else its text, which a column of times may hold."""
+    """A number where the cell is one, else its text: it may be a time."""
     try:
-        # Python reads 1_000; no other reader of CSV does.
+        # Python alone takes 1_000 for a number.
         return float(cell) if "_" not in cell else cell
     except ValueError:
         return cell
 
 
 def _arrow_cells(column: Any) -> list[object]:
-    """A column's values; stamps with a zone as epoch nanoseconds."""
+    """A column's values; times with a zone become epoch nanoseconds."""
     import pyarrow as pa
 
     if pa.types.is_timestamp(column.type) and column.type.tz is not None:
@@ -251,14 +261,14 @@ def _arrow_cells(column: Any) -> list[object]:
     return cells
 
 
-def _list(given: object, what: str) -> list[Any]:
+def _require_list(given: object, what: str) -> list[Any]:
     if not isinstance(given, list):
-        raise refused(f"{what} is {_kind(given)}; send a list", BAD)
+        raise refused(f"{what} is {_json_kind(given)}; send a list", BAD)
     return given
 
 
-def _kind(value: object) -> str:
-    """What JSON calls it."""
+def _json_kind(value: object) -> str:
+    """The kind of a value, in the words of JSON."""
     if isinstance(value, bool):
         return "true or false"
     kinds = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number"}

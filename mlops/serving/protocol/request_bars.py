@@ -1,7 +1,7 @@
-"""What the bars of a request must be, and the windows made of them.
+"""The bars of a request: checks by the rules of training, and the windows made of them.
 
-The checks run on whole arrays, first for "all is well", which nearly every request is, and only
-else cell by cell, to name the one that is wrong. Rows and windows are counted from 0.
+The checks run on whole arrays. Only where one fails are the cells looked at one by one, to name
+the wrong one. Rows and windows are counted from 0.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mlops.serving.protocol.request_times import (
 
 BAD = "BAD_REQUEST"
 OPEN_TIME = "open_time"
-# A client without clock features need not say when: these bars end here.
+# Bars that are sent without times get made-up ones, which end here.
 _SOME_END = np.datetime64("2024-01-01T00:00:00", "ns")
 _LONGEST_SHOWN = 40
 _WHOLE = slice(None)
@@ -46,10 +46,12 @@ Opens: TypeAlias = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """What a version asks of its input.
+    """What a version asks of a request.
 
-    ``min_bars`` yield one forecast, its own bar included; of these the last ``unbroken_bars``
-    must follow one another without a hole. ``needs_clock`` says that bars must come with times.
+    Args:
+        min_bars: Bars that one forecast needs, its own bar included.
+        needs_clock: Whether the bars must come with their times.
+        unbroken_bars: So many of the last bars must follow one another without a gap.
     """
 
     timeframe: Timeframe
@@ -62,31 +64,33 @@ class InputSpec:
 
 
 def unbroken_bars(recipe: Recipe) -> int:
-    """The longest sequence that a model or one of its members reads: no hole may lie in it."""
+    """The longest sequence that a model or one of its members reads; no gap may lie in it."""
     return max([recipe.sequence_length, *(unbroken_bars(member) for member in recipe.members)])
 
 
 def refused(message: str, code: str = INVALID) -> RequestRefused:
-    """A 400 that says what is wrong with the bars."""
+    """A 400 with a message that says what is wrong."""
     return RequestRefused(400, code, message)
 
 
 def frame_window(values: FloatArray, opens: Opens | None, spec: InputSpec) -> Window:
-    """One symbol's bars (n, 5) as a window; each bar with enough history yields a forecast.
+    """Make a window of one symbol's bars (n, 5); each bar with enough history yields a forecast.
 
-    ``opens`` (n,) are epoch nanoseconds.
+    Args:
+        opens: Open times (n,), epoch nanoseconds.
 
     Raises:
         RequestRefused: naming the row and column that is wrong.
     """
     _refuse_length(len(values), spec, "")
-    return _window(_checked(values), opens, spec, "")
+    return _make_window(_check_values(values), opens, spec, "")
 
 
 def batch_windows(values: FloatArray, opens: Opens | None, spec: InputSpec) -> list[Window]:
-    """A batch (n, T, 5) as n windows, each cut to the bars of one forecast: that of its last bar.
+    """Make n windows of a batch (n, T, 5), each cut to the bars that its last forecast needs.
 
-    ``opens`` (n, T) are epoch nanoseconds.
+    Args:
+        opens: Open times (n, T), epoch nanoseconds.
 
     Raises:
         RequestRefused: naming the window, row and column that is wrong.
@@ -94,41 +98,43 @@ def batch_windows(values: FloatArray, opens: Opens | None, spec: InputSpec) -> l
     count, bars = values.shape[:2]
     refuse_window_count(count, spec)
     _refuse_length(bars, spec, "each window: ")
-    _checked(values.reshape(count * bars, len(COLUMNS)), bars)
+    _check_values(values.reshape(count * bars, len(COLUMNS)), bars)
     last = slice(bars - spec.min_bars, None)
     if opens is None and not spec.needs_clock:
-        times, holes = _consecutive(spec.timeframe, spec.min_bars)
-        return [Window(one[last], times, holes) for one in values]
+        times, holes = _make_up_times(spec.timeframe, spec.min_bars)
+        return [Window(bar_values[last], times, holes) for bar_values in values]
     return [
-        _window(one, None if opens is None else opens[k], spec, f"window {k}, ", last)
-        for k, one in enumerate(values)
+        _make_window(bar_values, None if opens is None else opens[k], spec, f"window {k}, ", last)
+        for k, bar_values in enumerate(values)
     ]
 
 
 def tensor_windows(tensor: FloatArray, spec: InputSpec, times: Opens | None = None) -> list[Window]:
-    """One symbol's bars (n, 5) or a batch (n, T, 5); of six columns the first is the time.
+    """Make the windows of one symbol's bars (n, 5) or of a batch (n, T, 5).
 
-    ``times`` are Unix time of any unit, in the shape of the bars.
+    Args:
+        tensor: With six columns instead of five, the first one is the time.
+        times: Unix time of any unit, (n,) or (n, T).
 
     Raises:
         RequestRefused: naming the window, row and column that is wrong.
     """
-    opens = None if times is None else _opens(times)
+    opens = None if times is None else _parse_times(times)
     if tensor.shape[-1] > len(COLUMNS):
-        opens, tensor = _opens(tensor[..., 0]), np.ascontiguousarray(tensor[..., 1:])
+        opens, tensor = _parse_times(tensor[..., 0]), np.ascontiguousarray(tensor[..., 1:])
     if tensor.ndim == 3:
         return batch_windows(tensor, opens, spec)
     return [frame_window(tensor, opens, spec)]
 
 
-def _opens(times: FloatArray | Opens) -> Opens:
+def _parse_times(times: FloatArray | Opens) -> Opens:
     try:
         return from_epoch(times.ravel()).reshape(times.shape)
     except RequestRefused:
         if times.ndim == 1:
             raise
-    # Read again one by one, to name the window.
-    return np.array([from_epoch(one, f"window {k}, ") for k, one in enumerate(times)])
+    # Convert each window apart, to name the one that is wrong.
+    return np.array([from_epoch(row, f"window {k}, ") for k, row in enumerate(times)])
 
 
 def columns_window(
@@ -139,16 +145,19 @@ def columns_window(
     place: str = "",
     one_of_batch: bool = False,
 ) -> Window:
-    """One symbol's bars by column name, in any order; names beyond the bars' are passed over.
+    """Make a window of one symbol's bars, given by column.
 
-    ``index`` stands in for a column of times where it holds times. ``one_of_batch`` is cut as
-    `batch_windows` does it.
+    Args:
+        columns: Cells by name, in any order; columns that are no bar's are ignored.
+        index: Used as the column of times where it holds times.
+        place: Begins the message of a refusal, such as ``window 0, ``.
+        one_of_batch: Cut the window as `batch_windows` does.
 
     Raises:
         RequestRefused: naming the columns that are missing, or the cell that is wrong.
     """
-    named = _named(columns)
-    times = _times(named, index)
+    named = _index_columns(columns)
+    times = _find_times(named, index)
     missing = [name for name in COLUMNS if name not in named]
     if spec.needs_clock and times is None:
         missing.append(OPEN_TIME)
@@ -159,22 +168,26 @@ def columns_window(
         )
     lengths = {name: len(named[name]) for name in COLUMNS}
     if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise refused(f"{place}the columns differ in length ({told}); send one cell a bar", BAD)
+        stated = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise refused(f"{place}the columns differ in length ({stated}); send one cell a bar", BAD)
     bars = lengths[COLUMNS[0]]
     _refuse_length(bars, spec, place)
     if times is not None and len(times) != bars:
         raise refused(f"{place}{len(times)} times for {bars} bars; send one each", BAD)
     values = np.empty((bars, len(COLUMNS)))
     for number, name in enumerate(COLUMNS):
-        values[:, number] = _numbers(named[name], name, place)
+        values[:, number] = _to_numbers(named[name], name, place)
     opens = None if times is None else parse_open_times(times, place)
     kept = slice(bars - spec.min_bars, None) if one_of_batch else _WHOLE
-    return _window(_checked(values, place=place), opens, spec, place, kept)
+    return _make_window(_check_values(values, place=place), opens, spec, place, kept)
 
 
 def refuse_window_count(count: int, spec: InputSpec) -> None:
-    """Raises: RequestRefused: when there is no window, or more than a request may hold."""
+    """Check the number of windows.
+
+    Raises:
+        RequestRefused: when there is no window, or more than a request may hold.
+    """
     if count == 0:
         raise refused(f"no window; send at least one of {spec.min_bars} bars")
     if count > spec.max_windows:
@@ -197,26 +210,26 @@ def _refuse_length(bars: int, spec: InputSpec, place: str) -> None:
         )
 
 
-def _window(
+def _make_window(
     values: FloatArray, opens: Opens | None, spec: InputSpec, place: str, kept: slice = _WHOLE
 ) -> Window:
-    """The ``kept`` ones of checked values with their times, which are checked here."""
+    """A window of the ``kept`` rows of checked values; the times are checked here."""
     if opens is None:
         if spec.needs_clock:
             raise refused(
                 f"{place}this model reads the clock: send {OPEN_TIME} with the bars, as ISO 8601 "
                 "with a zone or as Unix time"
             )
-        return Window(values[kept], *_consecutive(spec.timeframe, len(values[kept])))
+        return Window(values[kept], *_make_up_times(spec.timeframe, len(values[kept])))
     opens = on_minutes(opens, spec.timeframe, place)
     holes = find_gaps(opens, spec.timeframe, spec.calendar, place)
     if holes.any():
-        _refuse_broken(opens, holes, spec, place, 0 if kept == _WHOLE else len(holes) - 1)
+        _refuse_gaps(opens, holes, spec, place, 0 if kept == _WHOLE else len(holes) - 1)
     return Window(values[kept], opens[kept].view("datetime64[ns]"), holes[kept])
 
 
-def _refuse_broken(opens: Opens, holes: BoolArray, spec: InputSpec, place: str, first: int) -> None:
-    """Forecasts are wanted of the bars from ``first`` on: all would read across a hole."""
+def _refuse_gaps(opens: Opens, holes: BoolArray, spec: InputSpec, place: str, first: int) -> None:
+    """Refuse bars of which no forecast, from row ``first`` on, has a sequence without a gap."""
     positions = np.arange(len(holes))
     run_start = np.maximum.accumulate(np.where(holes, positions, 0))
     whole = (positions - (spec.unbroken_bars - 1) >= run_start) & (positions >= spec.min_bars - 1)
@@ -232,8 +245,8 @@ def _refuse_broken(opens: Opens, holes: BoolArray, spec: InputSpec, place: str, 
 
 
 @lru_cache(maxsize=256)
-def _consecutive(timeframe: Timeframe, bars: int) -> tuple[TimeArray, BoolArray]:
-    """Times for bars that came without, and that nothing is missing among them."""
+def _make_up_times(timeframe: Timeframe, bars: int) -> tuple[TimeArray, BoolArray]:
+    """Times for bars that were sent without, and their gaps: none."""
     times = _SOME_END - np.arange(bars, 0, -1) * np.timedelta64(timeframe.step)
     times = times.astype("datetime64[ns]")
     holes = np.zeros(bars, bool)
@@ -244,12 +257,16 @@ def _consecutive(timeframe: Timeframe, bars: int) -> tuple[TimeArray, BoolArray]
 # Values ------------------------------------------------------------------------------------------
 
 
-def _checked(values: FloatArray, bars: int | None = None, *, place: str = "") -> FloatArray:
-    """``values`` (N, 5), when they are bars; ``bars`` is the length of one window of a batch."""
+def _check_values(values: FloatArray, bars: int | None = None, *, place: str = "") -> FloatArray:
+    """Return ``values`` (N, 5) if they are bars.
+
+    Args:
+        bars: Length of one window, where the values are those of a batch.
+    """
     opened, high, low, close, volume = values.T
     with np.errstate(over="ignore"):
-        # NaN makes each of these false; so does an infinite number, of the sum. No matrix
-        # product: it gives the interpreter away, and a request is read in one go.
+        # NaN makes each comparison false, and an infinite number the sum. No matrix product: it
+        # releases the interpreter lock, and another thread would run before the request is read.
         right = (
             low.min() > 0
             and volume.min() >= 0
@@ -266,34 +283,34 @@ def _checked(values: FloatArray, bars: int | None = None, *, place: str = "") ->
 
 
 def _wrong_cells(values: FloatArray) -> Iterator[tuple[int, str, str]]:
-    """The first row that breaks each rule of `mlops.data.cleaning`, if any does."""
+    """The first row that breaks each rule of `mlops.data.cleaning`, with column and message."""
     bars = dict(zip(COLUMNS, values.T, strict=True))
     for name, cells in bars.items():
-        for row in _first(~np.isfinite(cells)):
+        for row in _first_row(~np.isfinite(cells)):
             yield row, name, f"{cells[row]} is no finite number"
     for name in COLUMNS[:4]:
-        for row in _first(bars[name] <= 0):
+        for row in _first_row(bars[name] <= 0):
             yield row, name, f"{bars[name][row]} is no price; a price is positive"
-    for row in _first(bars["volume"] < 0):
+    for row in _first_row(bars["volume"] < 0):
         yield row, "volume", f"{bars['volume'][row]} is no volume; it is 0 or more"
-    for row in _first(bars["high"] < bars["low"]):
+    for row in _first_row(bars["high"] < bars["low"]):
         yield row, "high", f"{bars['high'][row]} is below low {bars['low'][row]}"
     for name in ("open", "close"):
-        for row in _first(bars["high"] < bars[name] * (1 - ROUNDING)):
+        for row in _first_row(bars["high"] < bars[name] * (1 - ROUNDING)):
             yield row, "high", f"{bars['high'][row]} is below {name} {bars[name][row]}"
-        for row in _first(bars["low"] > bars[name] * (1 + ROUNDING)):
+        for row in _first_row(bars["low"] > bars[name] * (1 + ROUNDING)):
             yield row, "low", f"{bars['low'][row]} is above {name} {bars[name][row]}"
 
 
-def _first(wrong: BoolArray) -> list[int]:
+def _first_row(wrong: BoolArray) -> list[int]:
     return [int(np.argmax(wrong))] if wrong.any() else []
 
 
 # Columns -----------------------------------------------------------------------------------------
 
 
-def _named(columns: Mapping[str, Cells]) -> dict[str, Cells]:
-    """Columns by lower-case name; a name that bars have may occur once."""
+def _index_columns(columns: Mapping[str, Cells]) -> dict[str, Cells]:
+    """Columns by lower-case name."""
     named: dict[str, Cells] = {}
     for name, cells in columns.items():
         plain = name.strip().lower()
@@ -303,8 +320,8 @@ def _named(columns: Mapping[str, Cells]) -> dict[str, Cells]:
     return named
 
 
-def _times(named: Mapping[str, Cells], index: Cells | None) -> Cells | None:
-    """The column of times, or the index where it holds times and no row numbers."""
+def _find_times(named: Mapping[str, Cells], index: Cells | None) -> Cells | None:
+    """The column of times, or else the index, unless it holds row numbers."""
     if OPEN_TIME in named:
         return named[OPEN_TIME]
     if index is None or not len(index):
@@ -314,8 +331,8 @@ def _times(named: Mapping[str, Cells], index: Cells | None) -> Cells | None:
     return None if row_number or first is None else index
 
 
-def _numbers(cells: Cells, column: str, place: str) -> FloatArray:
-    """Cells as numbers; text, null and everything else that is none is refused."""
+def _to_numbers(cells: Cells, column: str, place: str) -> FloatArray:
+    """Cells as an array; a cell that is no number is refused by name."""
     if set(map(type, cells)) <= {float, int}:
         try:
             return np.array(cells, dtype=np.float64)
@@ -329,7 +346,7 @@ def _numbers(cells: Cells, column: str, place: str) -> FloatArray:
 
 
 def not_a_number(cell: object) -> str | None:
-    """What a cell is that is no number; None for a number."""
+    """Says what a cell is that is no number; None for a number."""
     if isinstance(cell, bool):
         return "true or false where a number belongs"
     if isinstance(cell, int | float):
@@ -347,5 +364,5 @@ def not_a_number(cell: object) -> str | None:
 
 
 def shown(text: str) -> str:
-    """A client's text, short and printable, as a message may repeat it."""
+    """A client's text as a message may repeat it: printable ASCII, cut to 40 characters."""
     return ascii(text if len(text) <= _LONGEST_SHOWN else text[:_LONGEST_SHOWN] + "...")

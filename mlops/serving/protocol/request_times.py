@@ -1,7 +1,7 @@
-"""When the bars of a request opened: read, put on whole minutes, and looked through for holes.
+"""The open times of a request's bars: read, rounded to whole minutes, and searched for gaps.
 
-Requests that say nothing odd take the short ways here; everything else goes through
-`mlops.data.timestamps`, which training reads times with.
+Times in one plain form (Unix time of one unit, or ISO 8601 in UTC) are read by numpy. All others
+are parsed by `mlops.data.timestamps`, as training does, which is slower and names what is wrong.
 """
 
 from __future__ import annotations
@@ -39,28 +39,37 @@ _HOW = "write ISO 8601 with its zone, such as 2024-01-31T13:00:00Z, or Unix time
 
 
 def parse_open_times(cells: Sequence[object], place: str = "") -> Opens:
-    """Times (n,) in any of the forms a client may send, as epoch nanoseconds.
+    """Parse the times (n,) of a request's rows.
+
+    Args:
+        cells: All numbers, or all text.
+        place: Begins the message of a refusal, such as ``window 0, ``.
+
+    Returns:
+        Epoch nanoseconds, UTC.
 
     Raises:
-        RequestRefused: naming the first row that holds none.
+        RequestRefused: naming the first row that holds no time.
     """
     kinds = set(map(type, cells))
     if kinds == {str}:
-        return _from_text(cells, place)
+        return _parse_text(cells, place)
     for row, cell in enumerate(cells):
         if isinstance(cell, bool) or not isinstance(cell, int | float):
-            raise _no_time(place, row, cell)
+            raise _no_time_refusal(place, row, cell)
     try:
         if kinds == {int}:
             return from_epoch(np.array(cells, np.int64), place)
         return from_epoch(np.array(cells, np.float64), place)
     except OverflowError:
         row = max(range(len(cells)), key=lambda at: abs(cells[at]))  # type: ignore[arg-type]
-        raise _no_time(place, row, cells[row]) from None
+        raise _no_time_refusal(place, row, cells[row]) from None
 
 
 def from_epoch(numbers: NDArray[np.int64] | NDArray[np.float64], place: str = "") -> Opens:
-    """Unix time of any unit (n,), told by its magnitude, as epoch nanoseconds.
+    """Convert Unix time (n,) to epoch nanoseconds.
+
+    The unit (s, ms, us or ns) is recognized by the magnitude of the numbers.
 
     Raises:
         RequestRefused: naming the first row outside 2009 to 2200.
@@ -70,15 +79,22 @@ def from_epoch(numbers: NDArray[np.int64] | NDArray[np.float64], place: str = ""
     low, high = numbers.min().item(), numbers.max().item()
     for factor in _UNITS_NS:
         if EARLIEST.value <= low * factor and high * factor <= _LATEST.value:
-            return _times(numbers, factor)
-    return _parsed(pd.Series(numbers), place)
+            break
+    else:
+        return _parse_as_training(pd.Series(numbers), place)
+    whole: Opens = np.floor(numbers).astype(np.int64)
+    if numbers.dtype.kind == "i":
+        return whole * factor
+    # Whole and fractional part apart: a float times 1e9 would be wrong by nanoseconds.
+    part: Opens = np.rint((numbers - whole) * factor).astype(np.int64)
+    return whole * factor + part
 
 
 def on_minutes(opens: Opens, timeframe: Timeframe, place: str) -> Opens:
-    """Bars of every market open on whole minutes; 59.999 s is the next one.
+    """Round times (n,) to whole minutes, on which the bars of every market open.
 
     Raises:
-        RequestRefused: naming the first row that is not near one.
+        RequestRefused: naming the first row that is not near a whole minute.
     """
     minutes = (opens + _MINUTE_NS // 2) // _MINUTE_NS * _MINUTE_NS
     away = np.abs(minutes - opens)
@@ -87,16 +103,19 @@ def on_minutes(opens: Opens, timeframe: Timeframe, place: str) -> Opens:
     limit = min(pd.Timedelta(timeframe.step) * NEAR_SHARE, NEAR_LIMIT).value
     if away.max() > limit:
         row = int(np.argmax(away > limit))
-        raise _refused(place, row, f"{utc_text(opens[row])} is not on a whole minute")
+        raise _refusal(place, row, f"{utc_text(opens[row])} is not on a whole minute")
     return minutes
 
 
 def find_gaps(opens: Opens, timeframe: Timeframe, calendar: Calendar, place: str) -> BoolArray:
-    """Whether each bar (n,) fails to follow its predecessor in the calendar; the first does not.
+    """Find the bars before which bars are missing, by the calendar of the market.
+
+    Returns:
+        (n,): True where at least one bar is missing before this one; False for the first bar.
 
     Raises:
-        RequestRefused: naming the first row that does not come a bar or more after the one
-            before it, or is off the bars' step.
+        RequestRefused: naming the first row that is less than one bar after the row before it, or
+            off the step of the bars.
     """
     step = timeframe.minutes * _MINUTE_NS
     apart = np.diff(opens)
@@ -105,38 +124,38 @@ def find_gaps(opens: Opens, timeframe: Timeframe, calendar: Calendar, place: str
         return holes
     off = apart < step
     if isinstance(calendar, AlwaysOpen):
-        # Sessions may begin at another phase, by summer time; round the clock none does.
+        # Sessions may begin at another phase after a change to summer time; this market has none.
         off |= apart % step != 0
     if off.any():
-        raise _refused_step(opens, int(np.argmax(off)) + 1, timeframe, place)
-    _refuse_span(opens, step, place)
+        raise _step_refusal(opens, int(np.argmax(off)) + 1, timeframe, place)
+    _refuse_long_span(opens, step, place)
     rows = np.flatnonzero(apart != step) + 1
     try:
-        holes[rows] = _missing_before(opens, rows, timeframe, calendar)
+        holes[rows] = _are_gaps(opens, rows, timeframe, calendar)
     except ValueError as error:
         what = f"the calendar {calendar.name} does not reach the time of these bars"
         raise RequestRefused(400, INVALID, f"{place}{what}") from error
     return holes
 
 
-def _refuse_span(opens: Opens, step: int, place: str) -> None:
-    """A calendar is not drawn up for decades because two stamps are wrong."""
+def _refuse_long_span(opens: Opens, step: int, place: str) -> None:
+    """Refuse two times that are decades apart: a calendar for decades would take seconds."""
     span, bars = int(opens[-1] - opens[0]), len(opens)
     if span > _SPAN_FACTOR * bars * step + _YEAR_NS:
         row = int(np.argmax(np.diff(opens))) + 1
         here, before = utc_text(opens[row]), utc_text(opens[row - 1])
-        raise _refused(place, row, f"{here} is too long after row {row - 1}, {before}")
+        raise _refusal(place, row, f"{here} is too long after row {row - 1}, {before}")
 
 
-def _missing_before(
+def _are_gaps(
     opens: Opens, rows: NDArray[np.intp], timeframe: Timeframe, calendar: Calendar
 ) -> BoolArray:
-    """Whether the market could have traded in the gap before each of ``rows``."""
+    """Whether the market was open in the gap before each of ``rows``."""
     step = timeframe.minutes * _MINUTE_NS
     if len(rows) <= _FEW_GAPS:
         gaps = [(int(opens[row - 1] + step), int(opens[row])) for row in rows]
         # Every calendar is hashable, which a protocol cannot say.
-        counts = [_missing(calendar, timeframe, *gap) for gap in gaps]  # type: ignore[arg-type]
+        counts = [_count_missing(calendar, timeframe, *gap) for gap in gaps]  # type: ignore[arg-type]
         return np.array(counts) > 0
     ends: TimeArray = (opens[rows - 1] + step).view("datetime64[ns]")
     opened: TimeArray = opens[rows].view("datetime64[ns]")
@@ -144,61 +163,51 @@ def _missing_before(
 
 
 def utc_text(open_ns: np.int64 | int) -> str:
-    """A time as people read it."""
+    """A time in ISO 8601, to the second."""
     return f"{pd.Timestamp(int(open_ns), tz='UTC'):%Y-%m-%dT%H:%M:%SZ}"
 
 
 @lru_cache(maxsize=4096)
-def _missing(calendar: Calendar, timeframe: Timeframe, end_ns: int, open_ns: int) -> int:
-    """Bars missing in one gap; a weekend is asked about by every request of a week."""
+def _count_missing(calendar: Calendar, timeframe: Timeframe, end_ns: int, open_ns: int) -> int:
+    """Bars missing in one gap; cached, because every request of a week has the same weekend."""
     end: TimeArray = np.array([end_ns], "datetime64[ns]")
     opened: TimeArray = np.array([open_ns], "datetime64[ns]")
     return int(calendar.missing_between(end, opened, timeframe)[0])
 
 
-def _times(numbers: NDArray[np.int64] | NDArray[np.float64], factor: int) -> Opens:
-    """Exact for whole numbers; the product of a float and 1e9 would lose nanoseconds."""
-    whole = np.floor(numbers).astype(np.int64)
-    if numbers.dtype.kind == "i":
-        return whole * factor
-    part = np.rint((numbers - whole) * factor).astype(np.int64)
-    opens: Opens = whole * factor + part
-    return opens
-
-
-def _from_text(cells: Sequence[object], place: str) -> Opens:
+def _parse_text(cells: Sequence[object], place: str) -> Opens:
     joined = "\n".join(cells) + "\n"  # type: ignore[arg-type]
     if _ISO_UTC.fullmatch(joined):
         plain = joined.replace("Z\n", "\n").replace("+00:00\n", "\n").replace(" ", "T")
         try:
             stamps = np.array(plain.split("\n")[:-1], dtype="datetime64[ns]")
         except ValueError:
-            pass  # a thirteenth month, which the long way names
+            pass  # such as a thirteenth month, which is named below
         else:
             return from_epoch(stamps.view(np.int64), place)
-    return _parsed(pd.Series(list(cells), dtype=object), place)
+    return _parse_as_training(pd.Series(list(cells), dtype=object), place)
 
 
-def _parsed(cells: pd.Series, place: str) -> Opens:
-    """The reading of training, which takes what a person may write and names what it cannot."""
+def _parse_as_training(cells: pd.Series, place: str) -> Opens:
+    """Parse as training does, which reads more forms and says which row holds no time."""
     try:
         stamps = parse_stamps(cells.rename("open_time"), now=_LATEST, timezone=None)
     except BarsError as error:
         row = error.rows[0] if error.rows else 0
-        raise _no_time(place, row, cells.iloc[row]) from None
+        raise _no_time_refusal(place, row, cells.iloc[row]) from None
     except (ValueError, OverflowError):
-        raise _no_time(place, 0, cells.iloc[0]) from None
+        raise _no_time_refusal(place, 0, cells.iloc[0]) from None
     return np.asarray(stamps.asi8)
 
 
-def _no_time(place: str, row: int, cell: object) -> RequestRefused:
+def _no_time_refusal(place: str, row: int, cell: object) -> RequestRefused:
     got = ascii(cell)
     got = got if len(got) <= 40 else got[:40] + "..."
     got = "null" if cell is None else got
-    return _refused(place, row, f"{got} is no time from 2009 to 2200; {_HOW}")
+    return _refusal(place, row, f"{got} is no time from 2009 to 2200; {_HOW}")
 
 
-def _refused_step(opens: Opens, row: int, timeframe: Timeframe, place: str) -> RequestRefused:
+def _step_refusal(opens: Opens, row: int, timeframe: Timeframe, place: str) -> RequestRefused:
     here, before = utc_text(opens[row]), utc_text(opens[row - 1])
     if opens[row] == opens[row - 1]:
         what = f"{here} is the time of row {row - 1} too; send each bar once"
@@ -206,8 +215,8 @@ def _refused_step(opens: Opens, row: int, timeframe: Timeframe, place: str) -> R
         what = f"{here} is before row {row - 1}, {before}; send bars oldest first"
     else:
         what = f"{here} is off the step of {timeframe} bars from row {row - 1}, {before}"
-    return _refused(place, row, what)
+    return _refusal(place, row, what)
 
 
-def _refused(place: str, row: int, what: str) -> RequestRefused:
+def _refusal(place: str, row: int, what: str) -> RequestRefused:
     return RequestRefused(400, INVALID, f"{place}row {row}, column 'open_time': {what}")

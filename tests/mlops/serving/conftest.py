@@ -129,19 +129,19 @@ def made_runtime(
         yield made
     finally:
         made.batcher.stop()
-        made.keeper.stop()
+        made.store_sync.stop()
         made.request_log.close()
 
 
 @pytest.fixture
 def settle(runtime: Runtime) -> Callable[[], None]:
-    """Have the keeper look and load until there is nothing left to load."""
+    """Have the store read and models loaded until none is missing."""
 
     def until_settled() -> None:
-        runtime.keeper.beat()
-        while (model_id := runtime.keeper._next()) is not None:
-            runtime.keeper._load_one(model_id)
-        runtime.keeper.beat()
+        runtime.store_sync.sync_once()
+        while runtime.store_sync.load_next():
+            pass
+        runtime.store_sync.sync_once()
 
     return until_settled
 

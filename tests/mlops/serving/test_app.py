@@ -54,7 +54,7 @@ def window(frame: pd.DataFrame) -> list[list[float]]:
 
 
 def expected(live: Runtime, library: Library, frame: pd.DataFrame) -> float:
-    with live.shelf.borrow(library.versions[0]) as model:
+    with live.pool.borrow(library.versions[0]) as model:
         return float(model.bundle.predict(frame.iloc[-BARS:])["forecast"].iloc[-1])
 
 
@@ -86,10 +86,12 @@ def test_a_batch_of_windows_gives_one_forecast_each(ask: Ask, frame: pd.DataFram
     windows = [values[end - BARS : end].tolist() for end in range(100, 120)]
     together = ask("POST", INVOKE, json={"instances": windows}).json()["predictions"]
     alone = [
-        ask("POST", INVOKE, json={"instances": one}).json()["predictions"][0] for one in windows
+        ask("POST", INVOKE, json={"instances": bars}).json()["predictions"][0] for bars in windows
     ]
     assert np.allclose(
-        [one["forecast"] for one in together], [one["forecast"] for one in alone], atol=1e-6
+        [record["forecast"] for record in together],
+        [record["forecast"] for record in alone],
+        atol=1e-6,
     )
 
 
@@ -99,7 +101,7 @@ def test_one_service_needs_no_name(ask: Ask, window: list[list[float]]) -> None:
     assert other.status_code == 404
 
 
-def test_a_wrong_cell_is_named_and_is_the_clients(ask: Ask, window: list[list[float]]) -> None:
+def test_a_wrong_cell_is_named_in_a_400(ask: Ask, window: list[list[float]]) -> None:
     window[3][1] = -1.0
     answer = ask("POST", INVOKE, json={"instances": window})
     assert answer.status_code == 400
@@ -108,17 +110,17 @@ def test_a_wrong_cell_is_named_and_is_the_clients(ask: Ask, window: list[list[fl
 
 
 @pytest.mark.parametrize(
-    "told",
+    "expected_error",
     [("error", 500, "INTERNAL_ERROR"), ("timeout", 504, "DEADLINE_EXCEEDED")],
 )
-def test_a_models_fault_is_never_the_clients(
+def test_a_models_fault_is_a_5xx_without_details(
     ask: Ask,
     live: Runtime,
     window: list[list[float]],
     monkeypatch: pytest.MonkeyPatch,
-    told: tuple[str, int, str],
+    expected_error: tuple[str, int, str],
 ) -> None:
-    kind, status, code = told
+    kind, status, code = expected_error
 
     async def broken(model: Any, *_: object, **__: object) -> None:
         raise ModelFault(model.model_id, kind, "secret path /srv/models")
@@ -130,7 +132,7 @@ def test_a_models_fault_is_never_the_clients(
     assert ask("POST", INFER, json={"inputs": []}).status_code == 400
 
 
-def test_a_full_queue_asks_to_come_again(
+def test_a_full_queue_is_a_503_with_retry_after(
     ask: Ask, live: Runtime, window: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def full(*_: object, **__: object) -> None:
@@ -141,13 +143,13 @@ def test_a_full_queue_asks_to_come_again(
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
-def test_a_bug_of_ours_tells_the_request_and_nothing_else(
+def test_a_bug_is_a_500_with_the_request_id_and_no_details(
     ask: Ask, live: Runtime, window: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def buggy(*_: object, **__: object) -> None:
         raise KeyError("secret")
 
-    monkeypatch.setattr(live.desk, "answer", buggy)
+    monkeypatch.setattr(live.dispatcher, "answer", buggy)
     answer = ask("POST", INVOKE, json={"instances": window}, headers={"x-request-id": "r-1"})
     assert answer.status_code == 500
     assert "secret" not in answer.text
@@ -166,7 +168,7 @@ def test_every_path_answers(ask: Ask, path: str, status: int) -> None:
     assert ask("GET", path).status_code == status
 
 
-def test_a_draining_replica_still_answers_and_says_that_it_goes(
+def test_a_draining_replica_answers_and_closes_the_connection(
     ask: Ask, live: Runtime, window: list[list[float]]
 ) -> None:
     live.app.draining = True
@@ -176,7 +178,7 @@ def test_a_draining_replica_still_answers_and_says_that_it_goes(
     assert ask("GET", "/livez").status_code == 200
 
 
-def test_a_version_in_the_url_is_asked_alone(
+def test_a_version_in_the_url_answers_or_is_a_404(
     ask: Ask, library: Library, window: list[list[float]]
 ) -> None:
     tensor = {"name": "bars", "shape": [1, BARS, 5], "datatype": "FP64", "data": [window]}
@@ -193,16 +195,16 @@ def test_a_body_over_the_cap_is_413(ask: Ask, live: Runtime) -> None:
     assert ask("POST", INVOKE, content=b"x" * 101).status_code == 413
 
 
-def test_the_forecast_of_record_is_served_from_memory_and_abstained_from_when_old(
+def test_the_newest_forecast_is_served_until_it_is_too_old(
     ask: Ask, live: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = f"/services/{KEY}/forecast"
     before = ask("GET", path)
     assert (before.status_code, before.json()["forecast"]) == (503, None)
-    asyncio.run(live.newest.update(live.keeper.sight().routes[KEY].route))
+    asyncio.run(live.publisher.update(live.store_sync.route_view().routes[KEY].route))
     old = ask("GET", path)
     assert (old.status_code, old.json()["error_code"]) == (503, "STALE_DATA")
-    published = live.newest.of(KEY)
+    published = live.publisher.latest(KEY)
     assert published is not None
     monkeypatch.setattr(
         "mlops.serving.newest_forecast.time.time", lambda: published.fresh_until - 1
@@ -236,7 +238,7 @@ def test_requests_are_measured_and_logged(
     assert (line["service"], line["variant"]) == (KEY, "champion")
 
 
-def test_a_large_body_is_read_beside_the_event_loop(
+def test_a_large_body_is_parsed_in_a_thread(
     ask: Ask, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[str] = []

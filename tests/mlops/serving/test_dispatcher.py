@@ -28,12 +28,12 @@ def window(frame: pd.DataFrame, n: int = BARS) -> Window:
 
 
 def ask(runtime: Runtime, frame: pd.DataFrame, n: int = BARS, **how: str) -> Answer:
-    return asyncio.run(runtime.desk.answer(KEY, [window(frame, n)], **how))
+    return asyncio.run(runtime.dispatcher.answer(KEY, [window(frame, n)], **how))
 
 
 def tallies(runtime: Runtime) -> dict[tuple[str, Source], Tally]:
-    found = runtime.counts.changed().get(KEY, [])
-    return {(one.scope.partition(":")[0], one.source): one for one in found}
+    changes = runtime.counters.take_changes().get(KEY, [])
+    return {(tally.scope.partition(":")[0], tally.source): tally for tally in changes}
 
 
 @pytest.fixture
@@ -68,13 +68,13 @@ def test_the_forecast_is_the_bundles_own_for_the_last_bar(
     runtime: Runtime, alone: str, frame: pd.DataFrame
 ) -> None:
     answer = ask(runtime, frame)
-    with runtime.shelf.borrow(alone) as model:
+    with runtime.pool.borrow(alone) as model:
         expected = model.bundle.predict(frame.iloc[-BARS:])["forecast"].iloc[-1]
     assert answer.forecasts == [pytest.approx(expected, abs=1e-6)]
     assert (answer.model_id, answer.variant) == (alone, "champion")
 
 
-def test_all_the_traffic_means_the_challenger(
+def test_a_challenger_with_all_the_traffic_answers(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame
 ) -> None:
     answer = ask(runtime, frame)
@@ -82,7 +82,7 @@ def test_all_the_traffic_means_the_challenger(
     assert tallies(runtime)["rollout-1", Source.LIVE].challenger_trials == 1
 
 
-def test_a_challenger_that_fails_is_answered_for_by_the_champion(
+def test_the_champion_answers_where_the_challenger_fails(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_model(runtime, {exposed[1]}, monkeypatch)
@@ -92,7 +92,7 @@ def test_a_challenger_that_fails_is_answered_for_by_the_champion(
     assert counted.champion_trials == 0
 
 
-def test_a_champion_that_fails_is_answered_for_by_the_baseline_and_counted(
+def test_the_baseline_answers_where_the_champion_fails_which_is_counted(
     runtime: Runtime, alone: str, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_model(runtime, {alone}, monkeypatch)
@@ -101,7 +101,7 @@ def test_a_champion_that_fails_is_answered_for_by_the_baseline_and_counted(
     assert (counted.champion_trials, counted.champion_faults) == (1, 1)
 
 
-def test_what_nobody_can_answer_counts_against_nobody(
+def test_a_request_that_no_version_answers_is_no_fault(
     runtime: Runtime, exposed: tuple[str, str], library: Library, frame: pd.DataFrame,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -114,8 +114,8 @@ def test_what_nobody_can_answer_counts_against_nobody(
 def test_a_challenger_that_needs_more_bars_than_clients_send_is_at_fault(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame
 ) -> None:
-    enough_for_the_champion = runtime.shelf.warm_up(exposed[0])
-    assert enough_for_the_champion < runtime.shelf.warm_up(exposed[1])
+    enough_for_the_champion = runtime.pool.warm_up(exposed[0])
+    assert enough_for_the_champion < runtime.pool.warm_up(exposed[1])
     assert ask(runtime, frame, enough_for_the_champion).variant == "champion"
     assert tallies(runtime)["rollout-1", Source.LIVE].detail == {"too_few_bars": 1}
 
@@ -130,15 +130,15 @@ def test_a_preview_is_asked_alone_and_not_counted(
         ask(runtime, frame, pinned="nobody")
 
 
-def test_a_share_that_has_run_out_gives_the_challenger_nothing(
+def test_a_challenger_with_an_expired_share_gets_no_requests(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    valid_until = runtime.keeper.sight().routes[KEY].valid_until
+    valid_until = runtime.store_sync.route_view().routes[KEY].valid_until
     monkeypatch.setattr("mlops.serving.route_view.time.monotonic", lambda: valid_until + 1)
     assert ask(runtime, frame).variant == "champion"
 
 
-def test_a_mirrored_request_is_shown_to_the_challenger_beside_the_answer(
+def test_a_mirrored_request_is_forecast_by_the_challenger_too(
     runtime: Runtime, library: Library, set_route: SetRoute, settle: Settle, frame: pd.DataFrame
 ) -> None:
     champion, challenger = library.versions
@@ -146,8 +146,8 @@ def test_a_mirrored_request_is_shown_to_the_challenger_beside_the_answer(
     settle()
 
     async def mirrored() -> Answer:
-        answer = await runtime.desk.answer(KEY, [window(frame)])
-        await asyncio.gather(*runtime.desk._mirrors)
+        answer = await runtime.dispatcher.answer(KEY, [window(frame)])
+        await asyncio.gather(*runtime.dispatcher._mirrors)
         return answer
 
     assert asyncio.run(mirrored()).variant == "champion"
@@ -167,12 +167,14 @@ def test_one_key_stays_with_one_version(
     assert len(set(first)) == 2
 
 
-def test_nothing_ready_is_said(runtime: Runtime, frame: pd.DataFrame) -> None:
-    runtime.keeper.beat()
+def test_without_a_ready_version_the_answer_is_not_ready(
+    runtime: Runtime, frame: pd.DataFrame
+) -> None:
+    runtime.store_sync.sync_once()
     with pytest.raises(NotReady):
         ask(runtime, frame)
     with pytest.raises(RequestRefused, match="no service 'other' is live"):
-        asyncio.run(runtime.desk.answer("other", [window(frame)]))
+        asyncio.run(runtime.dispatcher.answer("other", [window(frame)]))
 
 
 def test_many_windows_are_answered_in_their_order(
@@ -183,14 +185,14 @@ def test_many_windows_are_answered_in_their_order(
         window_of(frame.iloc[end - BARS : end], SERVICE.timeframe, load_calendar("24/7"))
         for end in ends
     ]
-    answer = asyncio.run(runtime.desk.answer(KEY, windows))
-    with runtime.shelf.borrow(alone) as model:
+    answer = asyncio.run(runtime.dispatcher.answer(KEY, windows))
+    with runtime.pool.borrow(alone) as model:
         every = model.bundle.predict(frame)["forecast"]
     expected = [every.loc[frame.index[end - 1]] for end in ends]
     assert np.allclose(answer.forecasts, expected, atol=1e-6)
 
 
-def test_each_fault_is_told_by_version_and_kind(
+def test_each_fault_is_a_metric_by_version_and_kind(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_model(runtime, set(exposed), monkeypatch)

@@ -63,7 +63,7 @@ def test_forecasts_are_kept_while_the_store_takes_its_time(
     assert not spool.waiting()
 
 
-def test_writing_twice_keeps_one(spool: ForecastSpool, store: Store) -> None:
+def test_a_row_that_is_written_twice_is_stored_once(spool: ForecastSpool, store: Store) -> None:
     for value in (0.25, 0.75):
         spool.put([replace(ROW, value=value)])
         spool.drain(store)
@@ -76,11 +76,11 @@ def test_a_bar_has_one_forecast_of_record_and_any_shadow(
     other = replace(ROW, model_id="other")
     spool.put([ROW, other, replace(other, role=Role.SHADOW)])
     spool.drain(store)
-    found = {(row.model_id, row.role) for row in list_forecasts(store, "svc", role=None)}
-    assert found == {("m", Role.RECORD), ("other", Role.SHADOW)}
+    stored = {(row.model_id, row.role) for row in list_forecasts(store, "svc", role=None)}
+    assert stored == {("m", Role.RECORD), ("other", Role.SHADOW)}
 
 
-def test_what_a_store_that_is_away_refused_waits(
+def test_rows_wait_while_the_store_is_away(
     spool: ForecastSpool, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> int:

@@ -43,7 +43,7 @@ def test_a_larger_one_is_refused_as_413(chunks: list[bytes], stated: str | None)
     assert refused.value.status == 413
 
 
-def test_a_client_that_goes_away_is_no_request() -> None:
+def test_a_client_that_disconnects_is_a_connection_error() -> None:
     async def receive() -> dict[str, Any]:
         return {"type": "http.disconnect"}
 
@@ -53,14 +53,14 @@ def test_a_client_that_goes_away_is_no_request() -> None:
 
 def test_ids_are_new_each_time() -> None:
     ids = RequestIds("abc")
-    assert len({ids.of({}) for _ in range(100)}) == 100
+    assert len({ids.choose({}) for _ in range(100)}) == 100
 
 
 @pytest.mark.parametrize(
     ("given", "kept"), [(b"mine-7", True), (b"x" * 129, False), (b"a\r\nset-cookie: b", False)]
 )
 def test_a_clients_own_id_is_kept_where_it_can_be_a_header(given: bytes, kept: bool) -> None:
-    assert (RequestIds("abc").of({b"x-request-id": given}) == given.decode()) is kept
+    assert (RequestIds("abc").choose({b"x-request-id": given}) == given.decode()) is kept
 
 
 @pytest.mark.parametrize("closing", [True, False])

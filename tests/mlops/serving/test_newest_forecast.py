@@ -20,7 +20,7 @@ SetRoute = Callable[..., None]
 
 
 def update(runtime: Runtime) -> None:
-    asyncio.run(runtime.newest.update(runtime.keeper.sight().routes[KEY].route))
+    asyncio.run(runtime.publisher.update(runtime.store_sync.route_view().routes[KEY].route))
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ def live(runtime: Runtime, settle: Settle, library: Library, set_route: SetRoute
     return runtime
 
 
-def test_it_is_the_champions_forecast_of_the_last_bar_with_an_interval(
+def test_the_champions_forecast_of_the_last_bar_is_published_with_an_interval(
     live: Runtime, library: Library, frame: pd.DataFrame
 ) -> None:
     update(live)
-    published = live.newest.of(KEY)
+    published = live.publisher.latest(KEY)
     assert published is not None
-    with live.shelf.borrow(library.versions[0]) as model:
+    with live.pool.borrow(library.versions[0]) as model:
         expected = model.bundle.predict(frame)["forecast"].iloc[-1]
     row = published.row
     assert row.value == pytest.approx(expected, abs=1e-6)
@@ -47,12 +47,12 @@ def test_it_is_the_champions_forecast_of_the_last_bar_with_an_interval(
     assert row.low < row.value < row.high
 
 
-def test_record_and_shadow_reach_the_store_once_however_often_it_looks(
+def test_record_and_shadow_are_stored_once_in_many_updates(
     live: Runtime, store: Store, library: Library
 ) -> None:
     for _ in range(3):
         update(live)
-        live.keeper.write()
+        live.store_sync.write()
     rows = list_forecasts(store, KEY, role=None)
     assert {(row.model_id, row.role) for row in rows} == {
         (library.versions[0], Role.RECORD),
@@ -64,48 +64,48 @@ def test_a_second_replica_publishes_what_is_on_record(
     live: Runtime, store: Store, library: Library, set_route: SetRoute, tmp_path: object
 ) -> None:
     update(live)
-    live.keeper.write()
+    live.store_sync.write()
     set_route(champion=library.versions[1], challenger=None, weight_bp=0)
     with made_runtime(library, store, library.folder / "second", name="r2") as second:
-        second.keeper.beat()
-        while (model_id := second.keeper._next()) is not None:
-            second.keeper._load_one(model_id)
+        second.store_sync.sync_once()
+        while second.store_sync.load_next():
+            pass
         update(second)
-        published, first = second.newest.of(KEY), live.newest.of(KEY)
+        published, first = second.publisher.latest(KEY), live.publisher.latest(KEY)
         assert published is not None
         assert first is not None
         assert published.row == first.row
         assert published.row.model_id == library.versions[0]
 
 
-def test_of_two_replicas_that_forecast_at_once_both_hand_out_what_stands(
+def test_two_replicas_that_forecast_at_once_publish_the_stored_row(
     live: Runtime, store: Store, library: Library, set_route: SetRoute
 ) -> None:
     with made_runtime(library, store, library.folder / "second", name="r2") as second:
-        second.keeper.beat()
-        while (model_id := second.keeper._next()) is not None:
-            second.keeper._load_one(model_id)
+        second.store_sync.sync_once()
+        while second.store_sync.load_next():
+            pass
         set_route(champion=library.versions[1], challenger=None, weight_bp=0)
-        second.keeper.beat()
+        second.store_sync.sync_once()
         for runtime in (live, second):
             update(runtime)
         for runtime in (live, second):
-            runtime.keeper.write()
+            runtime.store_sync.write()
             update(runtime)
         [row] = list_forecasts(store, KEY)
-        published = [runtime.newest.of(KEY) for runtime in (live, second)]
-        assert [one.row for one in published if one is not None] == [row, row]
+        published = [runtime.publisher.latest(KEY) for runtime in (live, second)]
+        assert [forecast.row for forecast in published if forecast is not None] == [row, row]
         assert row.model_id == library.versions[0]
 
 
 def test_a_new_bar_is_forecast_anew(live: Runtime, frame: pd.DataFrame) -> None:
     update(live)
-    live.newest.bars._held = {
+    live.publisher.bars._held = {
         name: (mark, simulate_bars(N_BARS + 1, seed=1), label)
-        for name, (mark, _, label) in live.newest.bars._held.items()
+        for name, (mark, _, label) in live.publisher.bars._held.items()
     }
     update(live)
-    published = live.newest.of(KEY)
+    published = live.publisher.latest(KEY)
     assert published is not None
     assert published.row.bar == frame.index[-1] + pd.Timedelta("1h")
 
@@ -113,15 +113,15 @@ def test_a_new_bar_is_forecast_anew(live: Runtime, frame: pd.DataFrame) -> None:
 def test_old_bars_are_not_fresh(live: Runtime) -> None:
     """The simulated bars ended long ago."""
     update(live)
-    published = live.newest.of(KEY)
+    published = live.publisher.latest(KEY)
     assert published is not None
     assert not published.fresh
 
 
-def test_what_cannot_be_kept_is_not_published(
+def test_a_forecast_that_the_spool_refuses_is_not_published(
     live: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live.spool, "put", lambda rows: False)
     with pytest.raises(MlopsError, match="not on record is not published"):
         update(live)
-    assert live.newest.of(KEY) is None
+    assert live.publisher.latest(KEY) is None

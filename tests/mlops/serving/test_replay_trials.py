@@ -28,13 +28,13 @@ def loading(runtime: Runtime, settle: Settle, library: Library, set_route: SetRo
 
 
 def replayed(runtime: Runtime) -> list[Tally]:
-    route = runtime.keeper.sight().routes[KEY].route
-    asyncio.run(runtime.replay.attend(route))
-    found = runtime.counts.changed().get(KEY, [])
-    return [one for one in found if one.source is Source.REPLAY]
+    route = runtime.store_sync.route_view().routes[KEY].route
+    asyncio.run(runtime.replay.try_challenger(route))
+    changes = runtime.counters.take_changes().get(KEY, [])
+    return [tally for tally in changes if tally.source is Source.REPLAY]
 
 
-def test_a_good_version_is_shown_good_enough_by_bars_alone(loading: Runtime) -> None:
+def test_replayed_bars_alone_show_a_good_version_good(loading: Runtime) -> None:
     (tally,) = replayed(loading)
     assert (tally.scope, tally.challenger_faults) == ("rollout-1", 0)
     assert tally.challenger_trials > REPLAY_BARS - 10
@@ -47,7 +47,7 @@ def test_bars_are_replayed_once_a_rollout(loading: Runtime) -> None:
     assert replayed(loading) == []
 
 
-def test_a_version_that_fails_one_bar_in_twenty_is_shown_worse(
+def test_a_version_that_fails_one_replayed_bar_in_twenty_is_worse(
     loading: Runtime, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shadow, asked = loading.batcher.shadow, 0
@@ -66,9 +66,7 @@ def test_a_version_that_fails_one_bar_in_twenty_is_shown_worse(
     assert judge(gather([tally]), max_fault_rate=0.01).word is Conclusion.WORSE
 
 
-def test_work_that_was_dropped_is_no_trial(
-    loading: Runtime, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_dropped_forecast_is_no_trial(loading: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     async def dropped(model: object, window: object) -> None:
         return None
 

@@ -29,79 +29,79 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def counts(clock: Clock) -> RequestCounters:
+def counters(clock: Clock) -> RequestCounters:
     return RequestCounters("r1", "life", clock)
 
 
-def of_rollout(counts: RequestCounters, source: Source = Source.LIVE) -> Tally:
-    tallies = counts.changed()["svc"]
-    (found,) = [one for one in tallies if one.scope == "rollout-1" and one.source is source]
-    return found
+def of_rollout(counters: RequestCounters, source: Source = Source.LIVE) -> Tally:
+    tallies = counters.take_changes()["svc"]
+    (tally,) = [t for t in tallies if t.scope == "rollout-1" and t.source is source]
+    return tally
 
 
-def test_requests_without_a_key_are_a_trial_each(counts: RequestCounters) -> None:
+def test_requests_without_a_key_are_a_trial_each(counters: RequestCounters) -> None:
     for fault in (None, "error", None):
-        counts.live(ROUTE, challenger=True, fault=fault)
-    tally = of_rollout(counts)
+        counters.count_request(ROUTE, challenger=True, fault=fault)
+    tally = of_rollout(counters)
     assert (tally.challenger_trials, tally.challenger_faults) == (3, 1)
     assert (tally.weight_bp, tally.step, tally.detail) == (1000, 7, {"error": 1})
 
 
 def test_one_key_is_one_trial_a_minute_however_often_it_fails(
-    counts: RequestCounters, clock: Clock
+    counters: RequestCounters, clock: Clock
 ) -> None:
     for _ in range(5):
-        counts.live(ROUTE, challenger=True, fault="error", key="BTC")
+        counters.count_request(ROUTE, challenger=True, fault="error", key="BTC")
     clock.now += 60
-    counts.live(ROUTE, challenger=True, fault=None, key="BTC")
-    counts.live(ROUTE, challenger=True, fault="timeout", key="BTC")
-    tally = of_rollout(counts)
+    counters.count_request(ROUTE, challenger=True, fault=None, key="BTC")
+    counters.count_request(ROUTE, challenger=True, fault="timeout", key="BTC")
+    tally = of_rollout(counters)
     assert (tally.challenger_trials, tally.challenger_faults) == (2, 2)
 
 
 def test_a_champion_is_counted_for_the_rollout_and_for_its_own_health(
-    counts: RequestCounters,
+    counters: RequestCounters,
 ) -> None:
-    counts.live(ROUTE, challenger=False, fault="error")
-    scopes = {one.scope: one for one in counts.changed()["svc"]}
+    counters.count_request(ROUTE, challenger=False, fault="error")
+    scopes = {tally.scope: tally for tally in counters.take_changes()["svc"]}
     assert set(scopes) == {"rollout-1", "champion:champ"}
-    assert all(one.champion_faults == 1 for one in scopes.values())
+    assert all(tally.champion_faults == 1 for tally in scopes.values())
 
 
-def test_without_a_rollout_only_health_is_counted(counts: RequestCounters) -> None:
+def test_without_a_rollout_only_health_is_counted(counters: RequestCounters) -> None:
     alone = replace(ROUTE, challenger=None, weight_bp=0, salt="")
-    counts.live(alone, challenger=False, fault=None)
-    assert [one.scope for one in counts.changed()["svc"]] == ["champion:champ"]
+    counters.count_request(alone, challenger=False, fault=None)
+    assert [tally.scope for tally in counters.take_changes()["svc"]] == ["champion:champ"]
 
 
-def test_what_neither_answers_counts_against_none(counts: RequestCounters) -> None:
-    counts.paired(ROUTE, Source.REPLAY, champion="error", challenger="error")
-    counts.paired(ROUTE, Source.REPLAY, champion=None, challenger="non_finite")
-    tally = of_rollout(counts, Source.REPLAY)
+def test_an_input_that_neither_version_answers_is_no_fault(counters: RequestCounters) -> None:
+    counters.count_pair(ROUTE, Source.REPLAY, champion="error", challenger="error")
+    counters.count_pair(ROUTE, Source.REPLAY, champion=None, challenger="non_finite")
+    tally = of_rollout(counters, Source.REPLAY)
     assert (tally.champion_trials, tally.challenger_trials) == (2, 2)
     assert (tally.champion_faults, tally.challenger_faults) == (0, 1)
 
 
-def test_pairs_of_all_steps_are_one_row(counts: RequestCounters) -> None:
-    counts.paired(ROUTE, Source.REPLAY, champion=None, challenger=None)
-    counts.paired(replace(ROUTE, generation=8), Source.REPLAY, champion=None, challenger=None)
-    assert of_rollout(counts, Source.REPLAY).challenger_trials == 2
+def test_pairs_of_all_steps_are_one_row(counters: RequestCounters) -> None:
+    counters.count_pair(ROUTE, Source.REPLAY, champion=None, challenger=None)
+    counters.count_pair(replace(ROUTE, generation=8), Source.REPLAY, champion=None, challenger=None)
+    assert of_rollout(counters, Source.REPLAY).challenger_trials == 2
 
 
-def test_totals_are_handed_out_when_they_change_and_again_after_a_failed_write(
-    counts: RequestCounters,
+def test_changed_totals_are_taken_once_and_again_after_a_failed_write(
+    counters: RequestCounters,
 ) -> None:
-    counts.live(ROUTE, challenger=True, fault=None)
-    handed = counts.changed()
-    assert counts.changed() == {}
-    counts.not_written(handed)
-    assert counts.changed() == handed
+    counters.count_request(ROUTE, challenger=True, fault=None)
+    handed = counters.take_changes()
+    assert counters.take_changes() == {}
+    counters.give_back(handed)
+    assert counters.take_changes() == handed
 
 
-def test_what_is_over_is_forgotten_once_it_is_written(counts: RequestCounters) -> None:
-    counts.live(ROUTE, challenger=True, fault=None)
-    counts.keep_only(set())
-    assert of_rollout(counts).challenger_trials == 1
-    counts.keep_only(set())
-    counts.live(ROUTE, challenger=True, fault=None)
-    assert of_rollout(counts).challenger_trials == 1
+def test_totals_of_ended_rollouts_are_forgotten_once_written(counters: RequestCounters) -> None:
+    counters.count_request(ROUTE, challenger=True, fault=None)
+    counters.keep_only(set())
+    assert of_rollout(counters).challenger_trials == 1
+    counters.keep_only(set())
+    counters.count_request(ROUTE, challenger=True, fault=None)
+    assert of_rollout(counters).challenger_trials == 1

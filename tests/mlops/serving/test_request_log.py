@@ -24,7 +24,7 @@ def lines(folder: Path) -> list[bytes]:
     return [line for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines()]
 
 
-def test_everything_that_waits_is_written_at_the_end(made: RequestLog, tmp_path: Path) -> None:
+def test_waiting_lines_are_written_at_the_end(made: RequestLog, tmp_path: Path) -> None:
     for number in range(3):
         made.add(b'{"n":%d}' % number)
     made.close()
@@ -41,7 +41,7 @@ def test_a_full_segment_is_followed_by_another(
     assert len(list(tmp_path.glob("*.jsonl"))) == 3
 
 
-def test_what_does_not_fit_is_dropped_and_counted(
+def test_lines_that_do_not_fit_are_dropped_and_counted(
     made: RequestLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(request_log, "MAX_WAITING", 0)
@@ -49,11 +49,11 @@ def test_what_does_not_fit_is_dropped_and_counted(
     assert made.dropped == 1
 
 
-def test_old_segments_go_and_new_ones_stay(made: RequestLog, tmp_path: Path) -> None:
+def test_segments_past_their_days_are_removed(made: RequestLog, tmp_path: Path) -> None:
     old, new = tmp_path / "old.jsonl", tmp_path / "new.jsonl"
     for path in (old, new):
         path.write_bytes(b"{}\n")
     two_days_ago = time.time() - 2 * 86_400
     os.utime(old, (two_days_ago, two_days_ago))
-    made._sweep(time.time())
+    made._remove_old(time.time())
     assert (old.exists(), new.exists()) == (False, True)

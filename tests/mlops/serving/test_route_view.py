@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from mlops.serving import route_view as sight_module
+from mlops.serving import route_view
 from mlops.serving.route_view import read_route_view
 from mlops.store import ModelVersion, Status, Store, Why
 from mlops.store.routes import change_route, keep_exposed, read_route
@@ -29,7 +29,7 @@ def exposed(began: Store, add: Callable[..., ModelVersion]) -> Store:  # noqa: F
     return began
 
 
-def test_a_share_that_nobody_renewed_does_not_count(exposed: Store) -> None:
+def test_a_share_that_was_not_renewed_does_not_count(exposed: Store) -> None:
     assert not read_route_view(exposed).routes[SERVICE].valid
 
 
@@ -41,20 +41,22 @@ def test_a_renewed_share_counts_until_it_runs_out(
     seen = read_route_view(exposed).routes[SERVICE]
     assert seen.valid
     later = seen.valid_until + 0.001
-    monkeypatch.setattr(sight_module.time, "monotonic", lambda: later)
+    monkeypatch.setattr(route_view.time, "monotonic", lambda: later)
     assert not seen.valid
 
 
-def test_looking_never_stretches_a_share(exposed: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_the_routes_never_extends_a_share(
+    exposed: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the reading costs is taken off: the clock is read before it."""
     with exposed.write() as connection:
         keep_exposed(connection, SERVICE, seconds=5.0)
     ticks = iter([100.0, 200.0, 300.0])
-    monkeypatch.setattr(sight_module.time, "monotonic", lambda: next(ticks))
+    monkeypatch.setattr(route_view.time, "monotonic", lambda: next(ticks))
     assert read_route_view(exposed).routes[SERVICE].valid_until <= 105.0
 
 
-def test_a_champion_serves_since_its_own_promotion_whatever_challengers_come(
+def test_since_is_the_champions_promotion_not_a_later_change_of_the_route(
     exposed: Store,
 ) -> None:
     from dataclasses import replace

@@ -19,28 +19,30 @@ Settle = Callable[[], None]
 SetRoute = Callable[..., None]
 
 
-def test_it_holds_the_champion_and_says_so(runtime: Runtime, settle: Settle, store: Store) -> None:
+def test_a_replica_loads_the_champion_and_reports_it(
+    runtime: Runtime, settle: Settle, store: Store
+) -> None:
     settle()
     (seen,) = list_replicas(store)
-    route = runtime.keeper.sight().routes[KEY].route
+    route = runtime.store_sync.route_view().routes[KEY].route
     assert seen.state is ReplicaState.READY
     assert seen.generations == {KEY: route.generation}
     assert seen.holds(route.champion)
 
 
-def test_it_loads_the_challenger_last_and_lets_it_go_when_nobody_wants_it(
+def test_a_challenger_is_loaded_last_and_dropped_when_the_route_drops_it(
     runtime: Runtime, settle: Settle, store: Store, library: Library, set_route: SetRoute
 ) -> None:
     champion, challenger = library.versions
     set_route(champion=champion, challenger=challenger)
     order: list[str] = []
-    load = runtime.shelf.load
-    runtime.shelf.load = lambda version: (order.append(version.model_id), load(version))[1]  # type: ignore[method-assign]
+    load = runtime.pool.load
+    runtime.pool.load = lambda version: (order.append(version.model_id), load(version))[1]  # type: ignore[method-assign]
     settle()
     assert order == [library.baseline, champion, challenger]
     set_route(challenger=None)
     settle()
-    assert runtime.shelf.ready() == {library.baseline, champion}
+    assert runtime.pool.ready() == {library.baseline, champion}
 
 
 def test_a_challenger_is_not_loaded_while_its_champion_is_not_ready(
@@ -52,10 +54,10 @@ def test_a_challenger_is_not_loaded_while_its_champion_is_not_ready(
     fail_to_load(monkeypatch, champion)
     monkeypatch.setattr("mlops.serving.store_sync.RETRY_S", 1e9)
     settle()
-    assert runtime.shelf.ready() == {library.baseline}
+    assert runtime.pool.ready() == {library.baseline}
 
 
-def test_a_model_has_failed_only_after_its_last_try(
+def test_a_model_is_reported_failed_only_after_its_last_try(
     runtime: Runtime, store: Store, library: Library, set_route: SetRoute,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -63,42 +65,42 @@ def test_a_model_has_failed_only_after_its_last_try(
     set_route(champion=champion)
     fail_to_load(monkeypatch, champion)
     monkeypatch.setattr("mlops.serving.store_sync.RETRY_S", 1e9)
-    runtime.keeper.beat()
-    runtime.keeper._load_one(library.baseline)
+    runtime.store_sync.sync_once()
+    runtime.store_sync._load_model(library.baseline)
     states = []
     for _ in range(LOAD_TRIES):
-        runtime.keeper._load_one(champion)
-        runtime.keeper.beat()
+        runtime.store_sync._load_model(champion)
+        runtime.store_sync.sync_once()
         states.append(list_replicas(store)[0].models[champion].state)
     assert states == ["loading"] * (LOAD_TRIES - 1) + ["failed"]
     assert "not today" in str(list_replicas(store)[0].models[champion].error)
 
 
-def test_routes_stay_when_the_store_goes(
+def test_routes_stay_in_force_while_the_store_is_away(
     runtime: Runtime, settle: Settle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settle()
-    before = runtime.keeper.sight()
+    before = runtime.store_sync.route_view()
 
     def away(*_: object) -> None:
         raise StoreError("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr("mlops.serving.store_sync.look", away)
-        runtime.keeper.beat()
-        assert runtime.keeper.sight() is before
-        assert runtime.keeper.store_away_since is not None
-    runtime.keeper.beat()
-    assert runtime.keeper.store_away_since is None
+        patch.setattr("mlops.serving.store_sync.read_route_view", away)
+        runtime.store_sync.sync_once()
+        assert runtime.store_sync.route_view() is before
+        assert runtime.store_sync.store_away_since is not None
+    runtime.store_sync.sync_once()
+    assert runtime.store_sync.store_away_since is None
 
 
-def test_a_draining_replica_is_waited_for_no_more_and_goes(
+def test_a_draining_replica_says_so_and_leaves_the_store_at_its_end(
     runtime: Runtime, settle: Settle, store: Store
 ) -> None:
     settle()
-    runtime.keeper.drain()
-    assert [one.state for one in list_replicas(store)] == [ReplicaState.DRAINING]
-    runtime.keeper.stop()
+    runtime.store_sync.drain()
+    assert [replica.state for replica in list_replicas(store)] == [ReplicaState.DRAINING]
+    runtime.store_sync.stop()
     assert list_replicas(store) == ()
 
 
@@ -110,7 +112,7 @@ def fail_to_load(patch: pytest.MonkeyPatch, unlucky: str) -> None:
     patch.setattr(model_pool, "stage", stage)
 
 
-def test_a_round_that_fails_is_not_the_last(
+def test_a_round_that_raises_does_not_end_its_thread(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever goes wrong in the background, the replica goes on saying that it lives."""
@@ -120,9 +122,9 @@ def test_a_round_that_fails_is_not_the_last(
         rounds.release()
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(runtime.keeper, "beat", broken)
-    monkeypatch.setattr(runtime.keeper, "_next", broken)
-    monkeypatch.setattr(runtime.keeper, "beat_s", 0.01)
-    runtime.keeper.start()
+    monkeypatch.setattr(runtime.store_sync, "sync_once", broken)
+    monkeypatch.setattr(runtime.store_sync, "load_next", broken)
+    monkeypatch.setattr(runtime.store_sync, "interval_s", 0.01)
+    runtime.store_sync.start()
     for _ in range(6):
         assert rounds.acquire(timeout=10)

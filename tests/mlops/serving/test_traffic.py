@@ -42,55 +42,55 @@ def counts(clock: Clock) -> TrafficCounts:
 
 
 def test_answers_faults_and_refusals_are_counted_apart(counts: TrafficCounts) -> None:
-    counts.took("s", "m", 0.001)
-    counts.took("s", "m", 5.0, fault=True)
-    counts.turned_away("s", "m")
-    [row] = counts.grown()
-    found = row.traffic
+    counts.count_answer("s", "m", 0.001)
+    counts.count_answer("s", "m", 5.0, fault=True)
+    counts.count_turned_away("s", "m")
+    [row] = counts.take_changes()
+    traffic = row.traffic
     assert (row.service, row.model_id, row.replica_id, row.incarnation) == ("s", "m", "r1", "life")
-    assert (found.requests, found.faults, found.turned_away, found.timed) == (3, 1, 1, 2)
-    assert found.seconds == pytest.approx(5.001)
+    assert (traffic.requests, traffic.faults, traffic.turned_away, traffic.timed) == (3, 1, 1, 2)
+    assert traffic.seconds == pytest.approx(5.001)
 
 
-def test_only_what_grew_is_handed_out_and_in_full(counts: TrafficCounts) -> None:
-    counts.took("s", "m", 0.001)
-    counts.took("s", "n", 0.001)
-    assert len(counts.grown()) == 2
-    assert counts.grown() == ()
-    counts.took("s", "m", 0.002)
-    assert [(row.model_id, row.traffic.requests) for row in counts.grown()] == [("m", 2)]
+def test_only_totals_that_grew_are_taken_and_in_full(counts: TrafficCounts) -> None:
+    counts.count_answer("s", "m", 0.001)
+    counts.count_answer("s", "n", 0.001)
+    assert len(counts.take_changes()) == 2
+    assert counts.take_changes() == ()
+    counts.count_answer("s", "m", 0.002)
+    assert [(row.model_id, row.traffic.requests) for row in counts.take_changes()] == [("m", 2)]
 
 
-def test_what_was_not_written_is_handed_out_again_with_what_came_since(
+def test_totals_given_back_are_taken_again_with_what_came_since(
     counts: TrafficCounts,
 ) -> None:
-    counts.took("s", "m", 0.001)
-    counts.not_written(counts.grown())
-    counts.took("s", "m", 0.001)
-    assert [row.traffic.requests for row in counts.grown()] == [2]
+    counts.count_answer("s", "m", 0.001)
+    counts.give_back(counts.take_changes())
+    counts.count_answer("s", "m", 0.001)
+    assert [row.traffic.requests for row in counts.take_changes()] == [2]
 
 
 def test_each_hour_is_a_row_that_stays_until_it_is_written(
     counts: TrafficCounts, clock: Clock
 ) -> None:
-    counts.took("s", "m", 0.001)
+    counts.count_answer("s", "m", 0.001)
     clock.now += HOUR_S
-    counts.took("s", "m", 0.001)
+    counts.count_answer("s", "m", 0.001)
     counts.forget_written()
-    hours = [row.hour for row in counts.grown()]
+    hours = [row.hour for row in counts.take_changes()]
     assert hours == [datetime.fromtimestamp(n * HOUR_S, UTC) for n in (1000, 1001)]
     counts.forget_written()
-    counts.took("s", "m", 0.001)
-    assert [row.traffic.requests for row in counts.grown()] == [2]
+    counts.count_answer("s", "m", 0.001)
+    assert [row.traffic.requests for row in counts.take_changes()] == [2]
 
 
-def test_of_a_store_that_stays_away_the_oldest_hours_are_lost_and_counted(
+def test_the_oldest_hours_are_lost_and_counted_while_the_store_is_away(
     counts: TrafficCounts, clock: Clock
 ) -> None:
     for _ in range(6):
-        counts.took("s", "m", 0.001)
+        counts.count_answer("s", "m", 0.001)
         clock.now += HOUR_S
-    hours = [row.hour.timestamp() / HOUR_S for row in counts.grown()]
+    hours = [row.hour.timestamp() / HOUR_S for row in counts.take_changes()]
     assert hours == [1003, 1004, 1005]
     assert counts.lost == 3
 
@@ -106,7 +106,7 @@ def champion(library: Library, set_route: SetRoute, settle: Settle) -> str:
 
 
 def ask(runtime: Runtime, frame: pd.DataFrame) -> None:
-    asyncio.run(runtime.desk.answer(KEY, [window(frame)]))
+    asyncio.run(runtime.dispatcher.answer(KEY, [window(frame)]))
 
 
 def fail_with(patch: pytest.MonkeyPatch, runtime: Runtime, error: Exception, model_id: str) -> None:
@@ -121,7 +121,7 @@ def fail_with(patch: pytest.MonkeyPatch, runtime: Runtime, error: Exception, mod
 
 
 def counted(runtime: Runtime) -> dict[str, Traffic]:
-    return {row.model_id: row.traffic for row in runtime.traffic.grown()}
+    return {row.model_id: row.traffic for row in runtime.traffic.take_changes()}
 
 
 def on_record(store: Store) -> tuple[TrafficRow, ...]:
@@ -133,10 +133,10 @@ def test_an_answer_and_its_time_are_the_versions_that_gave_it(
     runtime: Runtime, frame: pd.DataFrame, champion: str
 ) -> None:
     ask(runtime, frame)
-    found = counted(runtime)
-    assert set(found) == {champion}
-    assert (found[champion].requests, found[champion].failed) == (1, 0)
-    assert found[champion].seconds > 0
+    traffic = counted(runtime)
+    assert set(traffic) == {champion}
+    assert (traffic[champion].requests, traffic[champion].failed) == (1, 0)
+    assert traffic[champion].seconds > 0
 
 
 def test_a_fault_is_counted_where_it_was_and_the_answer_where_it_came_from(
@@ -148,9 +148,9 @@ def test_a_fault_is_counted_where_it_was_and_the_answer_where_it_came_from(
 ) -> None:
     fail_with(monkeypatch, runtime, ModelFault(champion, "error", "no"), champion)
     ask(runtime, frame)
-    found = counted(runtime)
-    assert (found[champion].requests, found[champion].faults) == (1, 1)
-    assert (found[library.baseline].requests, found[library.baseline].faults) == (1, 0)
+    traffic = counted(runtime)
+    assert (traffic[champion].requests, traffic[champion].faults) == (1, 1)
+    assert (traffic[library.baseline].requests, traffic[library.baseline].faults) == (1, 0)
 
 
 def test_a_full_queue_turns_away_and_takes_no_time(
@@ -162,65 +162,65 @@ def test_a_full_queue_turns_away_and_takes_no_time(
     assert counted(runtime) == {champion: Traffic(requests=1, turned_away=1)}
 
 
-def test_where_nothing_is_loaded_the_champion_had_no_turn(
+def test_a_request_with_no_loaded_version_is_turned_away_from_the_champion(
     runtime: Runtime, frame: pd.DataFrame, library: Library, set_route: SetRoute
 ) -> None:
     set_route(champion=library.versions[0])
-    runtime.keeper.beat()
+    runtime.store_sync.sync_once()
     with pytest.raises(NotReady):
         ask(runtime, frame)
     assert counted(runtime) == {library.versions[0]: Traffic(requests=1, turned_away=1)}
 
 
 def test_a_preview_is_not_traffic(runtime: Runtime, frame: pd.DataFrame, champion: str) -> None:
-    asyncio.run(runtime.desk.answer(KEY, [window(frame)], pinned=champion))
+    asyncio.run(runtime.dispatcher.answer(KEY, [window(frame)], pinned=champion))
     assert counted(runtime) == {}
 
 
-def test_it_is_written_every_half_minute_and_at_the_end(
+def test_traffic_is_written_every_half_minute_and_at_the_end(
     runtime: Runtime, store: Store, champion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runtime.traffic.took(KEY, champion, 0.001)
-    runtime.keeper.beat()
+    runtime.traffic.count_answer(KEY, champion, 0.001)
+    runtime.store_sync.sync_once()
     assert on_record(store) == ()
     monkeypatch.setattr(store_sync, "FLUSH_S", 0.0)
-    runtime.keeper.beat()
+    runtime.store_sync.sync_once()
     assert total(on_record(store)).requests == 1
     monkeypatch.undo()
-    runtime.traffic.took(KEY, champion, 0.001)
-    runtime.keeper.beat()
+    runtime.traffic.count_answer(KEY, champion, 0.001)
+    runtime.store_sync.sync_once()
     assert total(on_record(store)).requests == 1
-    runtime.keeper.stop()
+    runtime.store_sync.stop()
     assert total(on_record(store)).requests == 2
 
 
-def test_what_a_store_that_is_away_does_not_take_is_written_once_it_is_back(
+def test_traffic_is_written_once_the_store_is_back(
     runtime: Runtime, store: Store, champion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(*_: object) -> None:
         raise StoreError("away")
 
     monkeypatch.setattr(store_sync, "FLUSH_S", 0.0)
-    runtime.traffic.took(KEY, champion, 0.001)
+    runtime.traffic.count_answer(KEY, champion, 0.001)
     with monkeypatch.context() as patch:
         patch.setattr(store_sync, "write_traffic", away)
-        runtime.keeper.beat()
-        runtime.traffic.took(KEY, champion, 0.002, fault=True)
-        runtime.keeper.beat()
+        runtime.store_sync.sync_once()
+        runtime.traffic.count_answer(KEY, champion, 0.002, fault=True)
+        runtime.store_sync.sync_once()
     assert on_record(store) == ()
-    runtime.keeper.beat()
-    found = total(on_record(store))
-    assert (found.requests, found.faults) == (2, 1)
+    runtime.store_sync.sync_once()
+    traffic = total(on_record(store))
+    assert (traffic.requests, traffic.faults) == (2, 1)
 
 
-def test_a_process_that_comes_again_adds_to_what_the_one_before_it_wrote(
+def test_a_restarted_process_adds_to_the_traffic_of_its_former_life(
     runtime: Runtime, store: Store, champion: str
 ) -> None:
-    runtime.traffic.took(KEY, champion, 0.001)
-    runtime.keeper.write_traffic()
+    runtime.traffic.count_answer(KEY, champion, 0.001)
+    runtime.store_sync.write_traffic()
     again = TrafficCounts("r1", "another life")
-    again.took(KEY, champion, 0.001)
-    runtime.keeper.traffic = again
-    runtime.keeper.write_traffic()
+    again.count_answer(KEY, champion, 0.001)
+    runtime.store_sync.traffic = again
+    runtime.store_sync.write_traffic()
     assert total(on_record(store)).requests == 2
     assert {row.service for row in on_record(store)} == {SERVICE.key}

@@ -9,12 +9,12 @@ from mlops.serving.engine.batch_size import NEWEST, PROBE_EVERY, SIZES, BatchSiz
 MS = 1e-3
 
 
-def paced(cost, limit: int = 32) -> BatchSizer:
-    """A pace that measured every size; ``cost(rows)`` is milliseconds a batch."""
-    pace = BatchSizer(limit)
+def sizer_of(cost, limit: int = 32) -> BatchSizer:
+    """A sizer that measured every size; ``cost(rows)`` is milliseconds a batch."""
+    sizer = BatchSizer(limit)
     for size in reversed(SIZES):
-        pace.measured(size, MS * cost(size))
-    return pace
+        sizer.record(size, MS * cost(size))
+    return sizer
 
 
 @pytest.mark.parametrize(
@@ -29,67 +29,67 @@ def paced(cost, limit: int = 32) -> BatchSizer:
     ],
 )
 def test_the_smallest_batch_that_none_beats_is_best(name, cost, best):
-    assert paced(cost).best == best
+    assert sizer_of(cost).best == best
 
 
 def test_the_first_row_goes_alone_then_the_largest_unknown_is_tried():
-    pace, tried = BatchSizer(), []
+    sizer, tried = BatchSizer(), []
     for _ in SIZES:
-        tried.append(pace.cap())
-        pace.measured(pace.cap(), 1e-4)
+        tried.append(sizer.cap())
+        sizer.record(sizer.cap(), 1e-4)
     assert tried == [1, 32, 16, 8, 4, 2]
 
 
 @pytest.mark.parametrize(("each", "cap"), [(1e-3, 32), (8e-3, 8), (0.04, 2), (0.3, 1)])
 def test_a_slow_model_is_not_tried_in_batches_that_block_the_others(each, cap):
-    pace = BatchSizer()
-    pace.measured(1, each)
-    assert pace.cap() == cap
+    sizer = BatchSizer()
+    sizer.record(1, each)
+    assert sizer.cap() == cap
 
 
 def test_rows_within_a_time_are_at_least_one():
-    pace = BatchSizer()
-    assert pace.within(1.0) == 1
-    pace.measured(1, 0.01)
-    assert (pace.within(0.05), pace.within(0.001)) == (5, 1)
+    sizer = BatchSizer()
+    assert sizer.rows_within(1.0) == 1
+    sizer.record(1, 0.01)
+    assert (sizer.rows_within(0.05), sizer.rows_within(0.001)) == (5, 1)
 
 
-def test_a_lone_client_leaves_the_crowds_batch_open():
-    pace = BatchSizer()
+def test_batches_of_one_row_do_not_lower_the_cap():
+    sizer = BatchSizer()
     for _ in range(10):
-        pace.measured(1, MS)
-    assert pace.cap() == 32
+        sizer.record(1, MS)
+    assert sizer.cap() == 32
 
 
 def test_a_batch_counts_for_the_largest_size_it_reaches():
-    pace = BatchSizer()
-    pace.measured(31, 31.0)
-    pace.measured(500, 1000.0)
-    assert pace.seconds == {16: 1.0, 32: 2.0}
+    sizer = BatchSizer()
+    sizer.record(31, 31.0)
+    sizer.record(500, 1000.0)
+    assert sizer.seconds == {16: 1.0, 32: 2.0}
 
 
 def test_every_size_is_measured_again():
-    pace, sizes = paced(lambda rows: 1.0 * rows), set()
+    sizer, sizes = sizer_of(lambda rows: 1.0 * rows), set()
     for _ in range(PROBE_EVERY * len(SIZES)):
-        sizes.add(pace.cap())
-        pace.measured(pace.cap(), MS * pace.cap())
+        sizes.add(sizer.cap())
+        sizer.record(sizer.cap(), MS * sizer.cap())
     assert sizes == set(SIZES)
 
 
 def test_batching_comes_back_when_it_pays_again():
-    pace = paced(lambda rows: 1.0 * rows)
+    sizer = sizer_of(lambda rows: 1.0 * rows)
     for _ in range(PROBE_EVERY * len(SIZES) * 4):
-        pace.measured(pace.cap(), MS)
-    assert pace.best > 1
+        sizer.record(sizer.cap(), MS)
+    assert sizer.best > 1
 
 
-def test_one_slow_batch_moves_little():
-    pace = paced(lambda rows: 1.0)
-    before = pace.seconds[32]
-    pace.measured(32, 32 * (before + MS))
-    assert pace.seconds[32] == pytest.approx(before + NEWEST * MS)
+def test_one_slow_batch_changes_the_mean_little():
+    sizer = sizer_of(lambda rows: 1.0)
+    before = sizer.seconds[32]
+    sizer.record(32, 32 * (before + MS))
+    assert sizer.seconds[32] == pytest.approx(before + NEWEST * MS)
 
 
 def test_a_limit_of_one_is_no_batching():
-    pace = paced(lambda rows: 1.0, limit=1)
-    assert {pace.cap() for _ in range(2 * PROBE_EVERY) if not pace.measured(1, MS)} == {1}
+    sizer = sizer_of(lambda rows: 1.0, limit=1)
+    assert {sizer.cap() for _ in range(2 * PROBE_EVERY) if not sizer.record(1, MS)} == {1}

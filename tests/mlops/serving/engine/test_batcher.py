@@ -116,9 +116,9 @@ class Crowd:
 
 def know(batcher: Batcher, model: LoadedModel) -> None:
     """Let the batcher know what batches of a model cost: the more in one, the better."""
-    pace = batcher._paces[model] = BatchSizer(batcher.cap)
-    for size in pace.sizes:
-        pace.measured(size, 1e-4)
+    sizer = batcher._sizers[model] = BatchSizer(batcher.cap)
+    for size in sizer.sizes:
+        sizer.record(size, 1e-4)
 
 
 Story = Callable[[Crowd], Awaitable[None]]
@@ -150,7 +150,7 @@ def test_a_lone_client_is_answered_one_by_one(bundle, model):
     assert [len(batch) for batch in bundle.batches] == [1] * 5
 
 
-def test_what_comes_while_the_thread_is_busy_is_taken_together(bundle, model):
+def test_windows_that_arrive_while_the_thread_is_busy_are_one_batch(bundle, model):
     async def story(crowd: Crowd) -> None:
         await crowd.ask(*range(1, 21))
         answers = await crowd.release()
@@ -204,7 +204,7 @@ def test_models_are_not_mixed_and_the_oldest_goes_first(bundle, model):
     assert (bundle.batches, other_bundle.batches) == ([[0.0], [1.0, 3.0]], [[2.0]])
 
 
-def test_only_the_poisoned_item_gets_the_error(bundle, model):
+def test_only_the_window_that_raises_gets_the_error(bundle, model):
     bundle.poison[3.0] = ValueError("bad luck")
 
     async def story(crowd: Crowd) -> None:
@@ -242,7 +242,7 @@ def test_a_model_that_exits_does_not_take_the_thread_with_it(bundle, model):
     assert play(story, bundle, model).statistics().restarts == 0
 
 
-def test_a_cancelled_item_is_not_forecast_and_harms_nobody(bundle, model):
+def test_a_cancelled_item_is_left_out_of_its_batch(bundle, model):
     async def story(crowd: Crowd) -> None:
         [gone] = await crowd.ask(1)
         await crowd.ask(2)
@@ -255,7 +255,7 @@ def test_a_cancelled_item_is_not_forecast_and_harms_nobody(bundle, model):
     assert bundle.batches[1:] == [[2.0]]
 
 
-def test_who_leaves_while_it_is_forecast_harms_nobody(bundle, model):
+def test_an_item_cancelled_during_its_forecast_does_not_stop_the_next(bundle, model):
     async def story(crowd: Crowd) -> None:
         crowd.tasks[0].cancel()
         await crowd.ask(1)
@@ -290,22 +290,22 @@ def test_an_item_out_of_time_in_the_queue_is_dropped(bundle, model):
     assert bundle.batches == [[0.0]]
 
 
-def test_the_thread_passes_over_what_is_out_of_time(model):
+def test_the_thread_leaves_out_items_past_their_deadline(model):
     """Even where the event loop is too busy to see that time is up."""
 
     async def story() -> None:
         batcher = Batcher()
         know(batcher, model)
-        items = [batcher._made(model, window(mark), 5.0) for mark in range(3)]
+        items = [batcher._make_item(model, window(mark), 5.0) for mark in range(3)]
         items[1].asked_at -= 6.0
         for item in items:
             batcher._main.put(item)
-        assert batcher._batch(batcher._main) == [items[0], items[2]]
+        assert batcher._take_batch(batcher._main) == [items[0], items[2]]
 
     asyncio.run(story())
 
 
-def test_a_model_that_does_not_come_back_leaves_the_others_a_thread(bundle, model):
+def test_other_models_get_a_new_thread_when_one_model_hangs(bundle, model):
     healthy = model_of(Doubler(), "lstm_b")
 
     async def story(crowd: Crowd) -> None:
@@ -332,7 +332,7 @@ def test_a_model_that_does_not_come_back_leaves_the_others_a_thread(bundle, mode
 
 
 @pytest.mark.timing
-def test_a_shadow_that_does_not_come_back_leaves_requests_a_thread(bundle, model, monkeypatch):
+def test_requests_get_a_new_thread_when_a_shadow_hangs(bundle, model, monkeypatch):
     monkeypatch.setattr(batcher_module, "SHADOW_BUDGET_S", 0.2)
     healthy = model_of(Doubler(), "lstm_b")
 
@@ -351,7 +351,7 @@ def test_a_shadow_that_does_not_come_back_leaves_requests_a_thread(bundle, model
         asyncio.run(story())
 
 
-def test_shadows_wait_until_nobody_else_does(bundle, model):
+def test_shadows_wait_until_no_request_waits(bundle, model):
     other_bundle = Doubler()
     other = model_of(other_bundle, "lstm_b")
 
@@ -369,7 +369,7 @@ def test_shadows_wait_until_nobody_else_does(bundle, model):
     play(story, bundle, model)
 
 
-def test_the_oldest_shadow_gives_way_and_is_counted(bundle, model):
+def test_the_oldest_shadow_is_dropped_and_counted(bundle, model):
     async def story(crowd: Crowd) -> None:
         shadows = [
             asyncio.ensure_future(crowd.batcher.shadow(model, window(mark))) for mark in range(4)
@@ -399,10 +399,10 @@ def test_a_batch_is_handed_back_by_one_call(bundle, model, monkeypatch):
         monkeypatch.undo()
 
     play(story, bundle, model)
-    assert calls == [batcher_module._settle] * 2
+    assert calls == [batcher_module._set_results] * 2
 
 
-def test_after_a_storm_of_cancels_and_errors_a_thousand_are_answered(bundle, model):
+def test_a_thousand_requests_are_answered_after_many_cancels_and_errors(bundle, model):
     random = np.random.default_rng(7)
     bundle.poison.update({float(mark): RuntimeError("no") for mark in range(1000, 1100)})
 
@@ -428,7 +428,7 @@ def test_after_a_storm_of_cancels_and_errors_a_thousand_are_answered(bundle, mod
     assert (statistics.waiting, statistics.restarts) == (0, 0)
 
 
-def test_a_fault_of_the_loop_itself_reaches_who_waits_and_ends_nothing(bundle, model, monkeypatch):
+def test_an_error_of_the_thread_itself_fails_its_batch_only(bundle, model, monkeypatch):
     def broken(self, items):
         monkeypatch.undo()
         raise MemoryError
@@ -438,7 +438,7 @@ def test_a_fault_of_the_loop_itself_reaches_who_waits_and_ends_nothing(bundle, m
             await batcher.forecast(model, window(1), timeout_s=LONG_S)
         assert (await batcher.forecast(model, window(2), timeout_s=LONG_S))[-1] == 4.0
 
-    monkeypatch.setattr(Batcher, "_outcomes", broken)
+    monkeypatch.setattr(Batcher, "_forecast_batch", broken)
     with running() as batcher:
         asyncio.run(story())
 
@@ -454,12 +454,12 @@ def test_a_dead_thread_is_replaced_by_the_next_request(bundle, model, monkeypatc
             await batcher.forecast(model, window(1), timeout_s=0.05)
         assert (await batcher.forecast(model, window(2), timeout_s=LONG_S))[-1] == 4.0
 
-    monkeypatch.setattr(batcher_module, "_hand_over", broken)
+    monkeypatch.setattr(batcher_module, "_deliver", broken)
     with running() as batcher:
         asyncio.run(story())
 
 
-def test_an_event_loop_that_ended_is_no_trouble(bundle, model):
+def test_an_ended_event_loop_does_not_stop_the_thread(bundle, model):
     async def leave() -> None:
         bundle.gate.clear()
         asking = asyncio.ensure_future(batcher.forecast(model, window(1), timeout_s=LONG_S))
@@ -475,7 +475,7 @@ def test_an_event_loop_that_ended_is_no_trouble(bundle, model):
         assert asyncio.run(ask()) == 4.0
 
 
-def test_whoever_waits_when_it_stops_is_told(bundle, model, monkeypatch):
+def test_waiting_items_fail_when_the_batcher_stops(bundle, model, monkeypatch):
     monkeypatch.setattr(batcher_module, "STOP_TIMEOUT_S", 0.01)
 
     async def story(crowd: Crowd) -> None:
@@ -493,7 +493,7 @@ def test_whoever_waits_when_it_stops_is_told(bundle, model, monkeypatch):
     play(story, bundle, model)
 
 
-def test_on_one_core_a_batch_waits_for_what_comes_of_the_last_one(bundle, model):
+def test_on_one_core_a_batch_waits_for_the_requests_after_the_last_reply(bundle, model):
     async def twice(batcher: Batcher) -> None:
         for mark in (0, 3):
             await batcher.forecast(model, window(mark), timeout_s=LONG_S)

@@ -1,4 +1,4 @@
-"""A model is lent only once it is proven, and freed only when nobody has it."""
+"""A model can be borrowed once it is verified, and is freed when it has no borrower."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlops.models.bundle import Bundle, Trust
 from mlops.models.manifest import WEIGHTS
 from mlops.models.signing import SigningKey
 from mlops.serving.engine import model_pool
-from mlops.serving.engine.model_pool import ModelPool, State
+from mlops.serving.engine.model_pool import ModelPool, State, available_memory
 from mlops.store import ModelVersion, Store, get_version
 
 STAGES = ["fetching", "verifying", "opening", "golden", "warming", "ready"]
@@ -30,7 +30,7 @@ def version(store: Store, library) -> ModelVersion:
 
 
 @pytest.fixture
-def shelf(library, tmp_path: Path) -> ModelPool:
+def pool(library, tmp_path: Path) -> ModelPool:
     return ModelPool(cache=tmp_path / "bundles", trust=library.registry.trust)
 
 
@@ -48,54 +48,52 @@ def damaged(version: ModelVersion, tmp_path: Path) -> ModelVersion:
     return replace(version, bundle_uri=copy.as_uri())
 
 
-def state(shelf: ModelPool, version: ModelVersion) -> State | None:
-    found = shelf.states().get(version.model_id)
-    return None if found is None else found.state
+def state(pool: ModelPool, version: ModelVersion) -> State | None:
+    model = pool.states().get(version.model_id)
+    return None if model is None else model.state
 
 
-def test_a_load_goes_through_its_stages_in_order(shelf, version, at_stage):
+def test_a_load_goes_through_its_stages_in_order(pool, version, at_stage):
     seen = []
     at_stage(lambda name, model_id: seen.append((name, model_id)))
-    shelf.load(version)
+    pool.load(version)
     assert seen == [(name, version.model_id) for name in STAGES]
 
 
-def test_every_stage_shows_and_none_but_the_last_is_ready(shelf, version, at_stage):
+def test_every_stage_shows_and_none_but_the_last_is_ready(pool, version, at_stage):
     seen = []
-    at_stage(
-        lambda name, _: seen.append((state(shelf, version), version.model_id in shelf.ready()))
-    )
-    shelf.load(version)
+    at_stage(lambda name, _: seen.append((state(pool, version), version.model_id in pool.ready())))
+    pool.load(version)
     assert [shown for shown, _ in seen] == [
         State.FETCHING, State.FETCHING, State.LOADING, State.LOADING, State.LOADING, State.WARMING
     ]  # fmt: skip
     assert not any(ready for _, ready in seen)
-    assert shelf.ready() == {version.model_id}
+    assert pool.ready() == {version.model_id}
 
 
-def test_a_ready_model_says_what_it_is_and_cost(shelf, version):
-    shelf.load(version)
-    found = shelf.states()[version.model_id]
+def test_a_ready_model_says_what_it_is_and_cost(pool, version):
+    pool.load(version)
+    state = pool.states()[version.model_id]
     files = Path(version.bundle_uri.removeprefix("file://")).iterdir()
-    assert (found.digest, found.bytes) == (version.digest, sum(f.stat().st_size for f in files))
-    assert (found.error, found.inflight) == (None, 0)
-    assert found.load_ms > 0
+    assert (state.digest, state.bytes) == (version.digest, sum(f.stat().st_size for f in files))
+    assert (state.error, state.inflight) == (None, 0)
+    assert state.load_ms > 0
 
 
-def test_a_borrowed_model_forecasts(shelf, version):
-    shelf.load(version)
-    with shelf.borrow(version.model_id) as model:
+def test_a_borrowed_model_forecasts(pool, version):
+    pool.load(version)
+    with pool.borrow(version.model_id) as model:
         assert model.bundle.check_examples() <= 1e-5
-        assert shelf.warm_up(version.model_id) == model.warm_up
-        assert shelf.states()[version.model_id].inflight == 1
-    assert shelf.states()[version.model_id].inflight == 0
+        assert pool.warm_up(version.model_id) == model.warm_up
+        assert pool.states()[version.model_id].inflight == 1
+    assert pool.states()[version.model_id].inflight == 0
 
 
-def test_what_is_not_here_is_not_lent(shelf):
-    with pytest.raises(NotLoaded, match="lstm_x is not loaded"), shelf.borrow("lstm_x"):
+def test_a_model_that_is_not_loaded_cannot_be_borrowed(pool):
+    with pytest.raises(NotLoaded, match="lstm_x is not loaded"), pool.borrow("lstm_x"):
         pass
     with pytest.raises(NotLoaded):
-        shelf.warm_up("lstm_x")
+        pool.warm_up("lstm_x")
 
 
 def _other_digest(version: ModelVersion, copy: Path) -> ModelVersion:
@@ -116,51 +114,51 @@ def _gone(version: ModelVersion, copy: Path) -> ModelVersion:
     ("damage", "words"),
     [(_other_digest, "registered was 000000"), (_altered, "was altered"), (_gone, "no bundle")],
 )
-def test_a_bundle_that_is_not_what_was_registered_fails(shelf, damaged, tmp_path, damage, words):
+def test_a_bundle_that_is_not_what_was_registered_fails(pool, damaged, tmp_path, damage, words):
     broken = damage(damaged, tmp_path / "copy")
     with pytest.raises(BundleError, match=words):
-        shelf.load(broken)
-    found = shelf.states()[broken.model_id]
-    assert found.state is State.FAILED
-    assert words in (found.error or "")
-    assert shelf.ready() == frozenset()
+        pool.load(broken)
+    state = pool.states()[broken.model_id]
+    assert state.state is State.FAILED
+    assert words in (state.error or "")
+    assert pool.ready() == frozenset()
 
 
 def test_a_bundle_signed_elsewhere_fails(version, tmp_path):
-    shelf = ModelPool(cache=tmp_path, trust=Trust(SigningKey(b"other key of 32 bytes or more ..")))
+    pool = ModelPool(cache=tmp_path, trust=Trust(SigningKey(b"other key of 32 bytes or more ..")))
     with pytest.raises(BundleError, match="was not signed with this installation's key"):
-        shelf.load(version)
+        pool.load(version)
 
 
-def test_a_model_that_forecasts_something_else_fails(shelf, version, monkeypatch):
+def test_a_model_that_forecasts_something_else_fails(pool, version, monkeypatch):
     right = Bundle.forecast
     monkeypatch.setattr(Bundle, "forecast", lambda self, dataset: right(self, dataset) + 1.0)
     with pytest.raises(BundleError, match="golden example 0"):
-        shelf.load(version)
-    assert state(shelf, version) is State.FAILED
+        pool.load(version)
+    assert state(pool, version) is State.FAILED
 
 
-def test_a_model_whose_batches_give_no_number_fails(shelf, version, monkeypatch):
+def test_a_model_whose_batches_give_no_number_fails(pool, version, monkeypatch):
     def nothing(self, windows):
         return [np.full(len(window), np.nan) for window in windows]
 
     monkeypatch.setattr(Bundle, "forecast_windows", nothing)
     with pytest.raises(MlopsError, match=r"in a batch of 1 a golden example of .* gives nan"):
-        shelf.load(version)
-    assert state(shelf, version) is State.FAILED
+        pool.load(version)
+    assert state(pool, version) is State.FAILED
 
 
-def test_a_model_that_batches_wrongly_fails(shelf, version, monkeypatch):
+def test_a_model_that_batches_wrongly_fails(pool, version, monkeypatch):
     """Alone every example comes out; the second of a batch is the first again."""
     right = Bundle.forecast_windows
     monkeypatch.setattr(
         Bundle, "forecast_windows", lambda self, windows: right(self, windows[:1] * len(windows))
     )
     with pytest.raises(MlopsError, match="in a batch of 2 a golden example"):
-        shelf.load(version)
+        pool.load(version)
 
 
-def test_warming_tries_every_usual_batch(shelf, version, monkeypatch):
+def test_warming_tries_every_usual_batch(pool, version, monkeypatch):
     sizes = []
     together = Bundle.forecast_windows
     monkeypatch.setattr(
@@ -168,107 +166,107 @@ def test_warming_tries_every_usual_batch(shelf, version, monkeypatch):
         "forecast_windows",
         lambda self, windows: sizes.append(len(windows)) or together(self, windows),
     )
-    shelf.load(version)
+    pool.load(version)
     assert sizes == [1, 2, 4, 8, 16]
 
 
 def test_a_load_that_memory_cannot_hold_is_refused(version, library, tmp_path):
-    shelf = ModelPool(cache=tmp_path, trust=library.registry.trust, free_memory=lambda: 10**6)
+    pool = ModelPool(cache=tmp_path, trust=library.registry.trust, free_memory=lambda: 10**6)
     with pytest.raises(BundleError, match="bytes of free memory and there are 1,000,000"):
-        shelf.load(version)
-    assert state(shelf, version) is State.FAILED
+        pool.load(version)
+    assert state(pool, version) is State.FAILED
 
 
 def test_where_memory_is_unknown_a_load_is_tried(version, library, tmp_path):
-    shelf = ModelPool(cache=tmp_path, trust=library.registry.trust, free_memory=lambda: None)
-    shelf.load(version)
-    assert version.model_id in shelf.ready()
+    pool = ModelPool(cache=tmp_path, trust=library.registry.trust, free_memory=lambda: None)
+    pool.load(version)
+    assert version.model_id in pool.ready()
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_whatever_breaks_a_stage_is_kept_until_it_is_forgotten(shelf, version, at_stage, name):
+def test_an_error_in_any_stage_is_kept_until_it_is_forgotten(pool, version, at_stage, name):
     def broken(now, _):
         if now == name:
             raise RuntimeError("out of luck")
 
     at_stage(broken)
     with pytest.raises(BundleError, match="RuntimeError: out of luck"):
-        shelf.load(version)
-    assert "out of luck" in (shelf.states()[version.model_id].error or "")
+        pool.load(version)
+    assert "out of luck" in (pool.states()[version.model_id].error or "")
     with pytest.raises(NotLoaded):
-        shelf.load(version)
+        pool.load(version)
     at_stage(lambda *_: None)
-    shelf.forget(version.model_id)
-    shelf.load(version)
-    assert shelf.ready() == {version.model_id}
+    pool.forget(version.model_id)
+    pool.load(version)
+    assert pool.ready() == {version.model_id}
 
 
-def test_only_failures_are_forgotten(shelf, version):
-    shelf.load(version)
-    shelf.forget(version.model_id)
-    shelf.forget("lstm_x")
-    assert shelf.ready() == {version.model_id}
+def test_only_failures_are_forgotten(pool, version):
+    pool.load(version)
+    pool.forget(version.model_id)
+    pool.forget("lstm_x")
+    assert pool.ready() == {version.model_id}
 
 
-def test_what_is_ready_is_not_loaded_again(shelf, version, at_stage):
-    shelf.load(version)
+def test_a_ready_model_is_not_loaded_again(pool, version, at_stage):
+    pool.load(version)
     seen = []
     at_stage(lambda name, _: seen.append(name))
-    shelf.load(version)
+    pool.load(version)
     assert seen == []
 
 
-def test_a_dropped_model_is_freed_at_once_where_nobody_has_it(shelf, version):
-    shelf.load(version)
-    with shelf.borrow(version.model_id) as model:
+def test_a_dropped_model_without_borrowers_is_freed_at_once(pool, version):
+    pool.load(version)
+    with pool.borrow(version.model_id) as model:
         freed = weakref.ref(model)
     del model
-    shelf.drop(version.model_id)
+    pool.drop(version.model_id)
     gc.collect()
-    assert (shelf.states(), shelf.ready(), freed()) == ({}, frozenset(), None)
+    assert (pool.states(), pool.ready(), freed()) == ({}, frozenset(), None)
 
 
-def test_a_dropped_model_drains_until_its_last_borrower_is_done(shelf, version):
-    shelf.load(version)
-    with shelf.borrow(version.model_id) as model:
-        with shelf.borrow(version.model_id):
-            shelf.drop(version.model_id)
-            shelf.drop(version.model_id)
-        assert state(shelf, version) is State.DRAINING
-        assert shelf.ready() == frozenset()
-        with pytest.raises(NotLoaded), shelf.borrow(version.model_id):
+def test_a_dropped_model_drains_until_its_last_borrower_returns_it(pool, version):
+    pool.load(version)
+    with pool.borrow(version.model_id) as model:
+        with pool.borrow(version.model_id):
+            pool.drop(version.model_id)
+            pool.drop(version.model_id)
+        assert state(pool, version) is State.DRAINING
+        assert pool.ready() == frozenset()
+        with pytest.raises(NotLoaded), pool.borrow(version.model_id):
             pass
         assert model.bundle.check_examples() <= 1e-5
-    assert shelf.states() == {}
+    assert pool.states() == {}
 
 
-def test_a_draining_model_that_is_wanted_again_stays(shelf, version, at_stage):
-    shelf.load(version)
+def test_a_draining_model_that_is_wanted_again_stays(pool, version, at_stage):
+    pool.load(version)
     seen = []
     at_stage(lambda name, _: seen.append(name))
-    with shelf.borrow(version.model_id):
-        shelf.drop(version.model_id)
-        shelf.load(version)
-    assert shelf.ready() == {version.model_id}
+    with pool.borrow(version.model_id):
+        pool.drop(version.model_id)
+        pool.load(version)
+    assert pool.ready() == {version.model_id}
     assert seen == []
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_model_dropped_while_it_loads_never_becomes_ready(shelf, version, at_stage, name):
-    at_stage(lambda now, model_id: shelf.drop(model_id) if now == name else None)
+def test_a_model_dropped_while_it_loads_never_becomes_ready(pool, version, at_stage, name):
+    at_stage(lambda now, model_id: pool.drop(model_id) if now == name else None)
     with pytest.raises(NotLoaded):
-        shelf.load(version)
-    assert (shelf.states(), shelf.ready()) == ({}, frozenset())
+        pool.load(version)
+    assert (pool.states(), pool.ready()) == ({}, frozenset())
 
 
-def test_a_borrower_that_fails_gives_back(shelf, version):
-    shelf.load(version)
-    with pytest.raises(RuntimeError), shelf.borrow(version.model_id):
+def test_a_borrower_that_raises_returns_the_model(pool, version):
+    pool.load(version)
+    with pytest.raises(RuntimeError), pool.borrow(version.model_id):
         raise RuntimeError
-    assert shelf.states()[version.model_id].inflight == 0
+    assert pool.states()[version.model_id].inflight == 0
 
 
-def test_one_model_loads_at_a_time(shelf, store, library, at_stage):
+def test_one_model_loads_at_a_time(pool, store, library, at_stage):
     versions = [get_version(store, model_id) for model_id in library.versions]
     most: list[int] = []
     active: set[str] = set()
@@ -281,16 +279,16 @@ def test_one_model_loads_at_a_time(shelf, store, library, at_stage):
             active.discard(model_id)
 
     at_stage(count)
-    threads = [threading.Thread(target=shelf.load, args=(version,)) for version in versions]
+    threads = [threading.Thread(target=pool.load, args=(version,)) for version in versions]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert max(most) == 1
-    assert shelf.ready() == set(library.versions)
+    assert pool.ready() == set(library.versions)
 
 
-def test_a_bundle_from_elsewhere_lies_in_the_cache(library, version, tmp_path, monkeypatch):
+def test_a_remote_bundle_is_fetched_into_the_cache(library, version, tmp_path, monkeypatch):
     asked = []
 
     def fetch(uri, digest, cache):
@@ -298,6 +296,45 @@ def test_a_bundle_from_elsewhere_lies_in_the_cache(library, version, tmp_path, m
         return Path(version.bundle_uri.removeprefix("file://"))
 
     monkeypatch.setattr(model_pool, "fetch_bundle", fetch)
-    shelf = ModelPool(cache=tmp_path / "bundles", trust=library.registry.trust)
-    shelf.load(replace(version, bundle_uri="s3://models/1"))
+    pool = ModelPool(cache=tmp_path / "bundles", trust=library.registry.trust)
+    pool.load(replace(version, bundle_uri="s3://models/1"))
     assert asked == [("s3://models/1", version.digest, tmp_path / "bundles")]
+
+
+# Free memory -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def meminfo(tmp_path: Path) -> Path:
+    path = tmp_path / "meminfo"
+    path.write_text("MemTotal:  900 kB\nMemAvailable:  500 kB\nHugePages_Total: 0\n")
+    return path
+
+
+def group(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (folder / f"memory.{name}").write_text(text)
+    return folder
+
+
+def test_the_machine_says_what_is_available(meminfo, tmp_path):
+    assert available_memory(meminfo, tmp_path / "none") == 500 * 1024
+
+
+def test_a_container_may_have_less_and_file_pages_are_given_up(meminfo, tmp_path):
+    limits = group(tmp_path, max="1000\n", current="900\n", stat="anon 1\ninactive_file 300\n")
+    assert available_memory(meminfo, limits) == 400
+
+
+def test_a_container_without_a_limit_has_the_machines_memory(meminfo, tmp_path):
+    limits = group(tmp_path, max="max\n", current="900\n")
+    assert available_memory(meminfo, limits) == 500 * 1024
+
+
+def test_a_container_over_its_limit_has_nothing(meminfo, tmp_path):
+    limits = group(tmp_path, max="800\n", current="900\n")
+    assert available_memory(meminfo, limits) == 0
+
+
+def test_free_memory_is_unknown_where_no_file_says_it(tmp_path):
+    assert available_memory(tmp_path / "none", tmp_path) is None

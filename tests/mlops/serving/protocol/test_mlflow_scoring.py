@@ -18,7 +18,14 @@ from mlops.errors import ModelError, RequestRefused
 from mlops.models.windows import window_of
 from mlops.serving.protocol.mlflow_scoring import error_body, parse, render
 from mlops.serving.protocol.payloads import FORMS
-from tests.mlops.serving.asked import CLOCKED, MIN_BARS, SPEC, batch_of, frame_of, values_of
+from tests.mlops.serving.example_requests import (
+    CLOCKED,
+    MIN_BARS,
+    SPEC,
+    batch_of,
+    frame_of,
+    values_of,
+)
 
 FRAME = frame_of()
 VALUES = values_of()
@@ -110,7 +117,7 @@ def test_every_form_may_carry_times(form):
     assert np.array_equal(window.open_time, expected.open_time)
 
 
-def test_a_byte_order_mark_and_space_are_no_harm():
+def test_a_byte_order_mark_and_space_are_ignored():
     body = b"\xef\xbb\xbf \n" + json.dumps(PLAIN["split"], indent=3).encode()
 
     assert len(parse(body, JSON, SPEC)) == 1
@@ -140,7 +147,7 @@ def test_rows_of_rows_of_rows_are_a_batch(name):
 def test_a_batch_may_carry_times_as_its_first_column():
     stamps = [[stamp.value / 1e9] for stamp in FRAME.index]
     batch = np.stack([np.hstack([stamps, values]) for values in batch_of(2)])
-    texts = [[[ISO[at], *row] for at, row in enumerate(one)] for one in batch_of(2).tolist()]
+    texts = [[[ISO[at], *row] for at, row in enumerate(rows)] for rows in batch_of(2).tolist()]
 
     for rows in (batch.tolist(), texts):
         windows = parse(body_of({"instances": rows}), JSON, CLOCKED)
@@ -149,7 +156,7 @@ def test_a_batch_may_carry_times_as_its_first_column():
             assert np.array_equal(window.open_time.view(np.int64), FRAME.index.as_unit("ns").asi8)
 
 
-def test_more_bars_are_one_window():
+def test_more_bars_than_needed_are_one_window():
     (window,) = parse(body_of({"instances": values_of(20).tolist()}), JSON, SPEC)
 
     assert len(window) == 20
@@ -176,13 +183,13 @@ def test_exactly_one_form_must_be_there(document):
 
 
 @pytest.mark.parametrize("second", FORMS[1:])
-def test_two_forms_are_one_too_many(second):
+def test_two_forms_in_one_body_are_refused(second):
     assert "exactly one" in str(refusal({**PLAIN["split"], second: VALUES.tolist()}))
     assert "exactly one" in str(refusal({**PLAIN["split"], second: None}))
 
 
 @pytest.mark.parametrize(
-    ("document", "code", "told"),
+    ("document", "code", "message"),
     [
         ({"dataframe_split": []}, "BAD_REQUEST", "dataframe_split is a list"),
         ({"dataframe_split": {"columns": list(COLUMNS)}}, "BAD_REQUEST", "dataframe_split has"),
@@ -204,11 +211,11 @@ def test_two_forms_are_one_too_many(second):
         ({**PLAIN["split"], "params": [1]}, "BAD_REQUEST", "params is a list"),
     ],
 )  # fmt: skip
-def test_a_malformed_frame_is_refused(document, code, told):
+def test_a_malformed_frame_is_refused(document, code, message):
     refused = refusal(document)
 
     assert (refused.status, refused.code) == (400, code)
-    assert told in str(refused)
+    assert message in str(refused)
 
 
 @pytest.mark.parametrize(
@@ -238,7 +245,7 @@ def test_what_is_no_number_is_named_in_every_form(literal, form, row, column):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         (b"", "empty"), (b"open,high\n", "missing columns low"), (b'a,"b', "no CSV"),
         (b"open,high,low,close,volume\n1,1,1\n", "row 0 has 3 cells"),
@@ -249,8 +256,8 @@ def test_what_is_no_number_is_named_in_every_form(literal, form, row, column):
         (b"\xff", "not UTF-8"),
     ],
 )  # fmt: skip
-def test_a_wrong_csv_is_refused(text, told):
-    assert told in str(refusal(text, CSV))
+def test_a_wrong_csv_is_refused(text, message):
+    assert message in str(refusal(text, CSV))
 
 
 def test_a_parquet_file_of_too_many_rows_is_refused_unread():

@@ -23,7 +23,14 @@ from mlops.serving.protocol.open_inference import (
     render_infer,
     server_metadata,
 )
-from tests.mlops.serving.asked import CLOCKED, MIN_BARS, SPEC, batch_of, frame_of, values_of
+from tests.mlops.serving.example_requests import (
+    CLOCKED,
+    MIN_BARS,
+    SPEC,
+    batch_of,
+    frame_of,
+    values_of,
+)
 
 NAME = "binance.btc-usdt.1h.volatility.24"
 VALUES, BATCH = values_of(), batch_of(3, MIN_BARS + 1)
@@ -114,7 +121,7 @@ def test_a_model_that_reads_the_clock_asks_for_times():
 
 
 @pytest.mark.parametrize(
-    ("inputs", "told"),
+    ("inputs", "message"),
     [
         ([], "input bars is missing"),
         ([bars(VALUES), bars(VALUES)], "input bars occurs twice"),
@@ -142,23 +149,23 @@ def test_a_model_that_reads_the_clock_asks_for_times():
         ([{"name": 5}], "not as the protocol has it"),
     ],
 )  # fmt: skip
-def test_what_is_against_the_protocol_is_refused(inputs, told):
+def test_a_request_against_the_protocol_is_refused(inputs, message):
     refused = refusal(*inputs)
 
     assert refused.status == 400
-    assert told in str(refused)
+    assert message in str(refused)
 
 
 @pytest.mark.parametrize(
-    ("shape", "told"),
+    ("shape", "message"),
     [([5, 5, 5], "5 windows, at most 4"), ([51, 5], "51 bars, at most 50"),
      ([10**15, 10**15, 5], "windows, at most 4"), ([2, 10**15, 5], "bars, at most 50")],
 )  # fmt: skip
-def test_too_much_is_a_413_before_a_number_is_read(shape, told):
+def test_too_much_is_a_413_before_a_number_is_read(shape, message):
     refused = refusal(bars(["not read"], shape))
 
     assert refused.status == 413
-    assert told in str(refused)
+    assert message in str(refused)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +221,7 @@ def test_an_output_that_is_not_there_is_refused():
     assert "has no output 'variance'" in str(refusal(bars(VALUES), outputs=[{"name": "variance"}]))
 
 
-def test_parameters_nobody_asked_about_are_no_harm():
+def test_unknown_parameters_are_ignored():
     given_bars = bars(VALUES, parameters=None)
 
     assert asked(given_bars, parameters={"priority": 3}, extra=1).windows
@@ -227,21 +234,21 @@ def test_shared_memory_is_not_implemented():
 
 
 def test_metadata_tells_what_to_send():
-    told = json.loads(model_metadata(NAME, ["m-1", "m-2"], CLOCKED))
+    metadata = json.loads(model_metadata(NAME, ["m-1", "m-2"], CLOCKED))
 
-    assert told["name"] == NAME
-    assert told["versions"] == ["m-1", "m-2"]
-    assert {"name": "bars", "datatype": "FP64", "shape": [-1, -1, 5]} in told["inputs"]
-    assert {"name": "open_time", "datatype": "INT64", "shape": [-1, -1]} in told["inputs"]
-    assert told["outputs"] == [{"name": "forecast", "datatype": "FP64", "shape": [-1]}]
+    assert metadata["name"] == NAME
+    assert metadata["versions"] == ["m-1", "m-2"]
+    assert {"name": "bars", "datatype": "FP64", "shape": [-1, -1, 5]} in metadata["inputs"]
+    assert {"name": "open_time", "datatype": "INT64", "shape": [-1, -1]} in metadata["inputs"]
+    assert metadata["outputs"] == [{"name": "forecast", "datatype": "FP64", "shape": [-1]}]
     assert len(json.loads(model_metadata(NAME, [], SPEC))["inputs"]) == 1
 
 
 def test_the_server_tells_its_name_and_release():
-    told = json.loads(server_metadata())
+    metadata = json.loads(server_metadata())
 
-    assert told["name"] == "trading-mlops"
-    assert set(told) == {"name", "version", "extensions"}
+    assert metadata["name"] == "trading-mlops"
+    assert set(metadata) == {"name", "version", "extensions"}
 
 
 def test_an_error_is_one_text():
@@ -272,7 +279,7 @@ def triton_body(binary, *, values=VALUES, opens=None, datatype="FP64", outputs=N
 
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("datatype", ["FP64", "FP32"])
-def test_a_foreign_client_is_understood(binary, datatype):
+def test_requests_of_tritons_client_are_read(binary, datatype):
     body, length = triton_body(binary, values=BATCH, datatype=datatype)
 
     infer = parse_infer(body, SPEC, NAME, header_length=length)
@@ -284,7 +291,7 @@ def test_a_foreign_client_is_understood(binary, datatype):
 
 
 @pytest.mark.parametrize("binary", [False, True])
-def test_a_foreign_client_may_send_times(binary):
+def test_times_of_tritons_client_are_read(binary):
     body, length = triton_body(binary, opens=OPENS)
 
     (window,) = parse_infer(body, CLOCKED, NAME, header_length=length).windows
@@ -292,7 +299,7 @@ def test_a_foreign_client_may_send_times(binary):
     assert np.array_equal(window.open_time.view(np.int64), OPENS)
 
 
-def test_a_foreign_client_understands_the_reply():
+def test_tritons_client_reads_the_reply():
     from tritonclient.http import InferenceServerClient, InferRequestedOutput
 
     body, _ = triton_body(False, outputs=[InferRequestedOutput("forecast", binary_data=False)])
@@ -311,7 +318,7 @@ def test_a_foreign_client_understands_the_reply():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda body, length: (body, None), "no JSON"),
         (lambda body, length: (body, "x"), "no number of bytes"),
@@ -334,10 +341,10 @@ def test_a_foreign_client_understands_the_reply():
         ),
     ],
 )
-def test_bytes_that_do_not_add_up_are_refused(change, told):
+def test_bytes_that_do_not_add_up_are_refused(change, message):
     body, length = change(*triton_body(True))
 
-    with pytest.raises(RequestRefused, match=told):
+    with pytest.raises(RequestRefused, match=message):
         parse_infer(body, SPEC, NAME, header_length=length)
 
 
@@ -409,7 +416,7 @@ def test_no_bytes_raise_anything_but_a_refusal(body):
 @settings(deadline=None)
 @given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
 def test_forecasts_arrive_to_the_last_bit(forecasts):
-    reply = replied(open_inference.Infer(None, [], ("forecast",)), [np.array(forecasts)])
+    reply = replied(open_inference.InferRequest(None, [], ("forecast",)), [np.array(forecasts)])
 
     assert reply["outputs"][0]["data"] == forecasts
     assert msgspec.json.encode(reply)

@@ -22,7 +22,7 @@ from mlops.serving.protocol.request_bars import (
     tensor_windows,
     unbroken_bars,
 )
-from tests.mlops.serving.asked import (
+from tests.mlops.serving.example_requests import (
     CLOCKED,
     FX,
     MIN_BARS,
@@ -96,10 +96,10 @@ def test_prices_may_leave_their_bar_by_rounding_as_in_training():
 
 
 @pytest.mark.parametrize(
-    ("bars", "status", "told"),
+    ("bars", "status", "message"),
     [(0, 400, "no bars"), (4, 400, "got 4 bars, a forecast needs 5"), (51, 413, "at most 50")],
 )
-def test_too_few_and_too_many_bars_are_refused(bars, status, told):
+def test_too_few_and_too_many_bars_are_refused(bars, status, message):
     values = np.ones((bars, 5))
 
     for refused in (
@@ -108,7 +108,7 @@ def test_too_few_and_too_many_bars_are_refused(bars, status, told):
         refusal(columns_window, columns_of(values), SPEC),
     ):
         assert refused.status == status
-        assert told in str(refused)
+        assert message in str(refused)
 
 
 @pytest.mark.parametrize(("windows", "status"), [(0, 400), (5, 413)])
@@ -164,7 +164,7 @@ def test_columns_of_different_length_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("cell", "told"),
+    ("cell", "message"),
     [
         (None, "null"),
         ("42", "text '42'"),
@@ -176,11 +176,11 @@ def test_columns_of_different_length_are_refused():
     ],
 )
 @pytest.mark.parametrize("column", COLUMNS)
-def test_what_is_no_number_is_refused_by_name(cell, told, column):
+def test_what_is_no_number_is_refused_by_name(cell, message, column):
     columns = columns_of(values_of())
     columns[column][3] = cell
 
-    assert f"row 3, column {column!r}: {told}" in str(refusal(columns_window, columns, SPEC))
+    assert f"row 3, column {column!r}: {message}" in str(refusal(columns_window, columns, SPEC))
 
 
 def test_a_refusal_does_not_repeat_a_long_text():
@@ -233,7 +233,7 @@ def test_a_wrong_time_of_a_batch_is_named_with_its_window():
 
 
 @pytest.mark.parametrize(
-    ("hours", "told"),
+    ("hours", "message"),
     [
         ((0, 1, 1, 2, 3), "row 2, column 'open_time': 2024-03-05T01:00:00Z is the time of row 1"),
         ((0, 1, 2, 1, 3), "row 3, column 'open_time': 2024-03-05T01:00:00Z is before row 2"),
@@ -243,10 +243,10 @@ def test_a_wrong_time_of_a_batch_is_named_with_its_window():
         ((0, 1, 2, 3, 90_000), "row 4, column 'open_time': 2034-06-11T00:00:00Z is too long after"),
     ],
 )
-def test_times_that_are_no_sequence_of_bars_are_refused_by_row(hours, told):
+def test_times_that_are_no_sequence_of_bars_are_refused_by_row(hours, message):
     opens = opens_from("2024-03-05", *hours)
 
-    assert told in str(refusal(frame_window, values_of(), opens, SPEC))
+    assert message in str(refusal(frame_window, values_of(), opens, SPEC))
 
 
 def test_a_stamp_a_moment_before_its_minute_means_that_minute():
@@ -268,10 +268,10 @@ def test_a_hole_before_the_sequence_is_marked_and_allowed():
 def test_a_hole_that_every_forecast_would_read_across_is_refused():
     opens = opens_from("2024-03-05", 0, 1, 2, 5, 6)
 
-    told = str(refusal(frame_window, values_of(), opens, SPEC))
+    message = str(refusal(frame_window, values_of(), opens, SPEC))
 
-    assert "between row 2 (2024-03-05T02:00:00Z) and row 3 (2024-03-05T05:00:00Z)" in told
-    assert "the last 3 bars must follow" in told
+    assert "between row 2 (2024-03-05T02:00:00Z) and row 3 (2024-03-05T05:00:00Z)" in message
+    assert "the last 3 bars must follow" in message
 
 
 def test_a_later_bar_may_be_the_one_with_a_forecast():

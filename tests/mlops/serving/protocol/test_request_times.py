@@ -93,5 +93,5 @@ def test_no_text_raises_anything_but_a_refusal(cells):
         assert len(parse_open_times(cells)) == len(cells)
 
 
-def test_no_times_are_no_error():
+def test_an_empty_list_of_times_is_parsed():
     assert from_epoch(np.zeros(0)).tolist() == []

@@ -1,4 +1,4 @@
-"""What the tests of both protocols ask with: bars of one symbol, and what a model wants of them."""
+"""Example bars, and the input specification of a model, for the tests of both protocols."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def port(
 @pytest.fixture
 def windows(runtime: Runtime, network: str, frame: pd.DataFrame, port: int) -> np.ndarray:
     """(DIFFERENT, bars, 5) the newest windows that the network needs."""
-    values, size = frame[list(COLUMNS)].to_numpy(), runtime.shelf.warm_up(network)
+    values, size = frame[list(COLUMNS)].to_numpy(), runtime.pool.warm_up(network)
     ends = range(len(values) - DIFFERENT + 1, len(values) + 1)
     return np.stack([values[end - size : end] for end in ends])
 
@@ -91,16 +91,16 @@ async def post(
     answer = await reader.readuntil(b"\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200"), answer
     size = int(answer.lower().partition(b"content-length: ")[2].split(b"\r\n")[0])
-    said = json.loads(await reader.readexactly(size))
-    return [one["forecast"] for one in said["predictions"]]
+    reply = json.loads(await reader.readexactly(size))
+    return [record["forecast"] for record in reply["predictions"]]
 
 
 async def one_by_one(port: int, bodies: list[bytes]) -> list[float]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    found = [(await post(reader, writer, body))[0] for body in bodies]
+    forecasts = [(await post(reader, writer, body))[0] for body in bodies]
     writer.close()
     await writer.wait_closed()
-    return found
+    return forecasts
 
 
 async def all_at_once(port: int, bodies: list[bytes], requests: int) -> list[tuple[int, float]]:
@@ -124,7 +124,7 @@ def encoded(window: np.ndarray) -> bytes:
 
 
 @pytest.mark.parametrize("requests", [2_000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_many_at_once_get_the_answers_they_would_get_alone(
+def test_batched_requests_get_the_answers_of_single_ones(
     port: int, windows: np.ndarray, runtime: Runtime, requests: int
 ) -> None:
     bodies = [encoded(window) for window in windows]
@@ -143,12 +143,12 @@ def test_a_live_window_a_batch_and_all_bars_agree(
 
     async def batch() -> list[float]:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        found = await post(reader, writer, encoded(windows))
+        forecasts = await post(reader, writer, encoded(windows))
         writer.close()
         await writer.wait_closed()
-        return found
+        return forecasts
 
-    with runtime.shelf.borrow(network) as model:
+    with runtime.pool.borrow(network) as model:
         every = model.bundle.predict(frame)["forecast"].to_numpy()[-DIFFERENT:]
     assert np.abs(np.array(asyncio.run(batch())) - alone).max() <= 1e-6
     assert np.abs(every - alone).max() <= 1e-6
