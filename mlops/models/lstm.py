@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mlops.features.targets import TargetSpec
-from mlops.models.networks import NETWORK_PARAMS, Network, NetworkForecaster, dropout_mask
+from mlops.models.networks import NETWORK_PARAMS, NetworkForecaster
 from mlops.models.recipe import Param, Recipe
+from mlops.models.trainer import Network, dropout_mask
 
 LSTM_CONFIG = {
     "sequence_length": 60,

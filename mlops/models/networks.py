@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from mlops.errors import ModelError
 from mlops.features.dataset import Dataset
@@ -16,7 +15,7 @@ from mlops.models.base import FitContext, Floats, History, Rows, Tensors
 from mlops.models.devices import choose_device, one_thread_each
 from mlops.models.feature_forecaster import FeatureForecaster
 from mlops.models.recipe import Param
-from mlops.models.trainer import TrainingHyperparameters, cut, train_network
+from mlops.models.trainer import Network, TrainingHyperparameters, cut, train_network
 
 PREDICT_BATCH = 2_048
 """Windows forecast at once."""
@@ -31,28 +30,6 @@ NETWORK_PARAMS: Mapping[str, Param] = {
     "gradient_clip": Param(1.0, low=1e-6, high=1e6),
     "averaging": Param(0.0, low=0.0, high=0.9999),
 }
-
-
-class Network(nn.Module):
-    """A network over windows (T, n, F) that gives one number a window (n,).
-
-    Dropout is drawn outside, once for a window, by `masks`: that costs nothing beside the
-    network, and parts of a batch may then run side by side without sharing a generator.
-    """
-
-    @abstractmethod
-    def masks(self, n: int, generator: torch.Generator) -> list[Tensor]:
-        """Scaled dropout masks for ``n`` windows, first dimension n."""
-
-    @abstractmethod
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights anew."""
-
-
-def dropout_mask(shape: tuple[int, ...], rate: float, generator: torch.Generator) -> Tensor:
-    """Zeros at ``rate``, the rest scaled so that the mean stays one."""
-    kept = torch.rand(shape, generator=generator) >= rate
-    return kept / (1 - rate)
 
 
 class NetworkForecaster(FeatureForecaster):

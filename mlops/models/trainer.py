@@ -5,9 +5,9 @@ No window is ever stored: a batch is gathered from the (N, F) features when its 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from mlops.models.base import Epoch, FitContext, History
 from mlops.models.devices import GradientWorkers, choose_precision, one_thread_each, parts_of_batch
 from mlops.models.recipe import Recipe
 
-if TYPE_CHECKING:
-    from mlops.models.networks import Network
-
 DEADLINE_BATCHES = 32
 """Batches between two looks at the clock."""
 
@@ -27,6 +24,28 @@ EVALUATION_BATCH = 2_048
 
 BETTER = 1e-4
 """Relative improvement of the selection loss that counts as progress."""
+
+
+class Network(nn.Module):
+    """A network over windows (T, n, F) that gives one number a window (n,).
+
+    Dropout is drawn outside, once for a window, by `masks`: that costs nothing beside the
+    network, and parts of a batch may then run side by side without sharing a generator.
+    """
+
+    @abstractmethod
+    def masks(self, n: int, generator: torch.Generator) -> list[Tensor]:
+        """Scaled dropout masks for ``n`` windows, first dimension n."""
+
+    @abstractmethod
+    def initialise(self, generator: torch.Generator) -> None:
+        """Draw all weights anew."""
+
+
+def dropout_mask(shape: tuple[int, ...], rate: float, generator: torch.Generator) -> Tensor:
+    """Zeros at ``rate``, the rest scaled so that the mean stays one."""
+    kept = torch.rand(shape, generator=generator) >= rate
+    return kept / (1 - rate)
 
 
 @dataclass(frozen=True, slots=True)

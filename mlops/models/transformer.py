@@ -12,8 +12,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mlops.errors import ModelError
 from mlops.features.targets import TargetSpec
-from mlops.models.networks import NETWORK_PARAMS, Network, NetworkForecaster, dropout_mask
+from mlops.models.networks import NETWORK_PARAMS, NetworkForecaster
 from mlops.models.recipe import Param, Recipe
+from mlops.models.trainer import Network, dropout_mask
 
 TRANSFORMER_CONFIG = {
     "sequence_length": 100,
