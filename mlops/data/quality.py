@@ -1,8 +1,8 @@
-"""What is odd in clean bars: holes, flat bars, steps that look like splits, single bad prints.
+"""The quality of clean bars: holes, flat bars, likely splits, bad prints, and staleness.
 
-Everything here is flagged and nothing is repaired: a crash of 48 % is a fact, not an error.
-
-[[How old the newest bar of a market is, by the bars it could have traded since.]]
+Oddities are flagged and never repaired: a fall of 48 % may be a crash and not an error.
+`NewestBar` measures age in bars that the market could trade since, so that closed hours
+make no market stale.
 """
 
 from __future__ import annotations

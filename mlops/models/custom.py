@@ -1,14 +1,14 @@
-"""Models of one's own: any importable, allow-listed class with ``train`` and ``predict``.
+"""Models that a user wrote: an allow-listed class, or an object kept as a signed pickle.
 
-The class is called with the recipe's other parameters as one ``config`` dictionary. It gets
-plain data frames, and what it learned must be plain data too: JSON values and arrays.
+`Custom` imports a class with ``train`` and ``predict`` and calls it with the recipe's other
+parameters as one ``config`` dictionary. The class gets plain data frames. The fitted state must
+be plain data too: JSON values and arrays.
 
-[[A model of somebody's own, kept as a signed pickle: for a trusted notebook, never for HTTP.
-
-``predict(features)`` returns n numbers in the target's unit. Where ``sequence_length`` is 1 it
-is given a data frame as other custom models are, a column a feature, indexed by bar open time;
-else float32 ``(n, T, F)``. Features are scale-free and not standardised. A torch module is
-called in eval mode with such a tensor, ``(n, F)`` where T is 1.]]
+`Pickled` wraps an object that was fitted elsewhere, for a trusted notebook, never for HTTP. Its
+``predict(features)`` returns n numbers in the target's unit. ``features`` are scale-free and not
+standardised: a data frame as for `Custom` where ``sequence_length`` is 1, else a float32 array
+``(n, T, F)``. A torch module is called in eval mode with a tensor ``(n, T, F)``, or ``(n, F)``
+where T is 1.
 """
 
 from __future__ import annotations

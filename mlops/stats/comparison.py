@@ -1,8 +1,8 @@
-"""Tests of one forecast against another, and of a forecast against chance.
+"""Tests of one forecast against another or against chance, and exact bounds of a share.
 
-All are one-sided: a small p-value says the forecast is better than what it is held against.
-
-[[What a count of failures says about the share behind it: exact bounds (Clopper, Pearson 1934).]]
+The tests of forecasts are one-sided: a small p-value says that the forecast is better than its
+reference. `is_surely_above` and `share_interval` judge a count such as failures of requests by
+the exact binomial distribution (Clopper and Pearson 1934).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""Is the best of many trials better than chance? Tests that count every trial made.
+"""Tests of many hypotheses at once: the best of many trials, and the false discovery rate.
 
-The tests are those of the arch package; what is added is what a gate needs: trials in
-different units made comparable, trials that never act left out, long series kept affordable.
-
-[[Many hypotheses at once: which to reject so that few rejections are false.]]
+`best_of_trials` runs the SPA test of the arch package as a gate needs it: trials in different
+units are made comparable, trials that never act are left out, long series are averaged so that
+the test stays affordable. `benjamini_yekutieli` bounds the share of false rejections.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From an edge to positions, net returns and the trading figures, by one rule.
+"""Trading figures of a forecast: positions by one rule, net returns, and Sharpe ratio tests.
 
 The rule: ``position_t = clip(edge_t / (2 s_t), -1, 1)``, where ``edge_t`` is the forecast
 gain of being long over the next bars and ``s_t`` the root mean square of the edges forecast
@@ -13,10 +13,9 @@ product of two inputs .109 against .069. Full size at two scales loses 1 to 2 % 
 Sharpe ratio of an unbounded position and bounds the risk. The scale reads only the past, so without
 fees a worthless forecast earns zero on average whatever its shape.
 
-[[How much a Sharpe ratio proves: probabilistic and deflated ratios, and track-record length.
-
-Every ratio here is per bar, and kurtosis is the plain fourth moment (3 for a normal).
-Sources: Bailey and Lopez de Prado (2012, 2014).]]
+The tests of a Sharpe ratio (probabilistic and deflated ratio, minimum track record) take ratios
+per bar; kurtosis is the plain fourth moment (3 for a normal). Sources: Bailey and Lopez de Prado
+(2012, 2014).
 """
 
 from __future__ import annotations
