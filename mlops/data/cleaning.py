@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops.data.timestamps import parse_stamps, refuse
+from mlops.data.timestamps import bad_rows_error, parse_stamps
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 
@@ -149,7 +149,7 @@ def _refuse_disagreement(series: list[pd.Series], parsed: list[pd.DatetimeIndex]
     rows = np.flatnonzero(apart > 1)
     if len(rows):
         first, second = str(series[0].name), str(series[1].name)
-        raise refuse(
+        raise bad_rows_error(
             f"{parsed[0][rows[0]]} disagrees with column {second!r}, {parsed[1][rows[0]]},",
             first,
             rows,
@@ -163,7 +163,7 @@ def _on_minutes(opens: pd.DatetimeIndex, column: str, step: pd.Timedelta) -> pd.
     limit = min(step * NEAR_SHARE, NEAR_LIMIT)
     off = np.flatnonzero(np.abs(minutes - opens) > limit)
     if len(off):
-        raise refuse(
+        raise bad_rows_error(
             f"{opens[off[0]]} is not on a whole minute",
             column,
             off,
@@ -202,7 +202,7 @@ def _column(values: pd.Series, rows: Rows) -> NDArray[np.float64]:
 def _refuse_where(bad: NDArray[np.bool_], rows: Rows, column: str, what: str) -> None:
     offenders = rows[bad[rows]]
     if len(offenders):
-        raise refuse(what, column, offenders, "correct or remove these rows at the source")
+        raise bad_rows_error(what, column, offenders, "correct or remove these rows at the source")
 
 
 def _without_duplicates(
@@ -232,7 +232,7 @@ def _refuse_overlaps(
 ) -> None:
     too_close = np.flatnonzero(np.diff(opened.asi8[kept]) < pd.Timedelta(timeframe.step).value)
     if len(too_close):
-        raise refuse(
+        raise bad_rows_error(
             f"the bar overlaps its predecessor at timeframe {timeframe}",
             column,
             kept[too_close + 1],

@@ -30,7 +30,7 @@ _GRAMMAR = (
 Mask = NDArray[np.bool_]
 
 
-def refuse(
+def bad_rows_error(
     what: str, column: str, bad: Sequence[int] | NDArray[np.int64], remedy: str
 ) -> BarsError:
     """A `BarsError` that names the first rows (counted from 0) and how many there are."""
@@ -71,13 +71,15 @@ def parse_stamps(
 def _refuse_missing(values: pd.Series, column: str) -> None:
     empty = values.isna().to_numpy()
     if empty.any():
-        raise refuse("no time", column, np.flatnonzero(empty), "remove or complete these rows")
+        raise bad_rows_error(
+            "no time", column, np.flatnonzero(empty), "remove or complete these rows"
+        )
 
 
 def _refuse_out_of_range(stamps: pd.DatetimeIndex, column: str, now: pd.Timestamp) -> None:
     outside = np.flatnonzero((stamps < EARLIEST) | (stamps > now + _TOMORROW))
     if len(outside):
-        raise refuse(
+        raise bad_rows_error(
             f"time {stamps[outside[0]]:%Y-%m-%d %H:%M} is outside 2009 to tomorrow",
             column,
             outside,
@@ -97,7 +99,7 @@ def _from_unix(values: pd.Series, column: str, now: pd.Timestamp) -> pd.Datetime
         known |= fits
     if not known.all():
         bad = np.flatnonzero(~known)
-        raise refuse(
+        raise bad_rows_error(
             f"{values.iloc[bad[0]]} is no Unix time between 2009 and tomorrow in s, ms, us or ns",
             column,
             bad,
@@ -125,7 +127,7 @@ def _from_text(
     if numeric.all():
         return _from_unix(_numbers(values), column, now)
     if numeric.any():
-        raise refuse(
+        raise bad_rows_error(
             "numbers and dates mixed", column, np.flatnonzero(numeric), "write one kind of time"
         )
     parts = values.str.extract(_GRAMMAR)
@@ -134,7 +136,7 @@ def _from_text(
     if not zoned.any():
         return _localise(wall, column, timezone)
     if not zoned.all():
-        raise refuse(
+        raise bad_rows_error(
             "no zone where other rows have one",
             column,
             np.flatnonzero(~zoned),
@@ -155,7 +157,7 @@ def _wall_clock(
 ) -> pd.DatetimeIndex:
     short = parts["first"].notna().to_numpy()
     if short.any() and dayfirst is None:
-        raise refuse(
+        raise bad_rows_error(
             f"{values.iloc[int(np.argmax(short))]!r} may be day-first or month-first",
             column,
             np.flatnonzero(short),
@@ -178,7 +180,7 @@ def _wall_clock(
     wall = pd.DatetimeIndex(pd.to_datetime(fields.where(sane), errors="coerce"))
     unread = np.flatnonzero(wall.isna())
     if len(unread):
-        raise refuse(
+        raise bad_rows_error(
             f"{values.iloc[unread[0]]!r} is no date",
             column,
             unread,
@@ -215,7 +217,7 @@ def _localise(wall: pd.DatetimeIndex, column: str, timezone: str | None) -> pd.D
     stamps = wall.tz_localize(timezone, ambiguous=~repeated, nonexistent="NaT")
     skipped = np.flatnonzero(stamps.isna())
     if len(skipped):
-        raise refuse(
+        raise bad_rows_error(
             f"{wall[skipped[0]]} does not exist in {timezone} (clocks went forward)",
             column,
             skipped,
@@ -253,7 +255,7 @@ def _refuse_lonely_ambiguous(
     counts = wall[ambiguous].value_counts()
     unclear = np.flatnonzero(ambiguous & ~wall.isin(counts.index[counts == 2]))
     if len(unclear):
-        raise refuse(
+        raise bad_rows_error(
             f"{wall[unclear[0]]} happened twice in {timezone} (clocks went back)",
             column,
             unclear,
