@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from mlops.data.calendar import Calendar
 from mlops.data.cleaning import COLUMNS, clean
-from mlops.data.quality import Hole, assess
+from mlops.data.quality import Hole, flag_oddities
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 
@@ -126,7 +126,7 @@ def validate_bars(
             f"{len(cleaned.frame)} complete bar(s) of {len(raw):,} row(s), at least {min_bars} "
             "are needed; load a longer period"
         )
-    flags = assess(cleaned.frame, timeframe, calendar)
+    flags = flag_oddities(cleaned.frame, timeframe, calendar)
     return QualityReport(
         rows_in=len(raw),
         rows_out=len(cleaned.frame),

@@ -42,7 +42,7 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What `assess` saw; ``completeness`` is the share of tradable bars that are there."""
+    """What `flag_oddities` saw; ``completeness`` is the share of tradable bars that are there."""
 
     holes: tuple[Hole, ...]
     completeness: float
@@ -51,7 +51,7 @@ class Flags:
     bad_prints: tuple[pd.Timestamp, ...]
 
 
-def assess(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> Flags:
+def flag_oddities(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> Flags:
     """Flag the oddities of clean, sorted bars."""
     opened = pd.DatetimeIndex(frame.index)
     missing = missing_before(opened, timeframe, calendar)
