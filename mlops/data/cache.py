@@ -19,7 +19,7 @@ from mlops.data.bars import Bars, Provenance, QualityReport, content_hash, valid
 from mlops.data.calendar import Calendar, calendar_for
 from mlops.data.cleaning import Cleaned, clean
 from mlops.data.segments import Head, Interval, Series
-from mlops.data.sources.base import BarSource, PagedSource, label_of, within
+from mlops.data.sources.base import BarSource, PagedSource, cut_to_period, label_of
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 
@@ -51,7 +51,7 @@ class BarRequest:
         return closed if self.end is None else min(pd.Timestamp(self.end), closed)
 
     def cut(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return within(frame, self.start, self.bound)
+        return cut_to_period(frame, self.start, self.bound)
 
 
 @dataclass(frozen=True, slots=True)

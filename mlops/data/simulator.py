@@ -24,7 +24,7 @@ from mlops.data.simulated_market import (
     draw_returns,
     log_volatility,
 )
-from mlops.data.sources.base import within
+from mlops.data.sources.base import cut_to_period
 from mlops.errors import SourceError
 from mlops.service import Timeframe
 
@@ -140,7 +140,7 @@ class SimulatorSource:
         history = simulate(
             self.market, self.bars, seed=seed, timeframe=timeframe, start=self.start
         ).frame
-        chosen = within(history, start, end)
+        chosen = cut_to_period(history, start, end)
         if chosen.empty:
             raise SourceError(
                 f"the simulator has no bars from {start} to {end}; it holds "

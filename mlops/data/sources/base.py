@@ -76,7 +76,7 @@ def label_of(source: BarSource, symbol: str) -> str:
     return source.label(symbol) if isinstance(source, Labelled) else f"{symbol} on {source.venue}"
 
 
-def within(raw: pd.DataFrame, start: datetime | None, end: datetime | None) -> pd.DataFrame:
+def cut_to_period(raw: pd.DataFrame, start: datetime | None, end: datetime | None) -> pd.DataFrame:
     """Rows of a UTC-indexed frame in ``[start, end)``."""
     if start is not None:
         raw = raw[raw.index >= start]

@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 
 from mlops.data.cleaning import COLUMNS, named_columns, read_opens
-from mlops.data.sources.base import within
+from mlops.data.sources.base import cut_to_period
 from mlops.errors import BarsError, SourceError
 from mlops.service import Timeframe
 
@@ -64,7 +64,7 @@ class FileSource:
             time_column=self.time_column,
         )
         bars = table[list(COLUMNS)].set_axis(opened.rename("open_time"), axis=0)
-        return within(bars, start, end)
+        return cut_to_period(bars, start, end)
 
     def _read(self) -> pd.DataFrame:
         path = Path(self.path)
