@@ -65,7 +65,7 @@ class PagedSource(Protocol):
 
 
 @runtime_checkable
-class Labelled(Protocol):
+class LabelledSource(Protocol):
     """A source that says in words what its bars are."""
 
     def label(self, symbol: str) -> str: ...
@@ -73,7 +73,11 @@ class Labelled(Protocol):
 
 def label_of(source: BarSource, symbol: str) -> str:
     """What people read beside results made from these bars."""
-    return source.label(symbol) if isinstance(source, Labelled) else f"{symbol} on {source.venue}"
+    return (
+        source.label(symbol)
+        if isinstance(source, LabelledSource)
+        else f"{symbol} on {source.venue}"
+    )
 
 
 def cut_to_period(raw: pd.DataFrame, start: datetime | None, end: datetime | None) -> pd.DataFrame:
