@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mlops.data.calendar import Calendar
-from mlops.data.cleaning import COLUMNS, clean
+from mlops.data.cleaning import COLUMNS, clean_bars
 from mlops.data.quality import Hole, flag_oddities
 from mlops.errors import BarsError
 from mlops.service import Timeframe
@@ -112,7 +112,7 @@ def validate_bars(
         BarsError: naming column and rows (counted from 0 in ``raw``) for anything else that
             breaks the contract.
     """
-    cleaned = clean(
+    cleaned = clean_bars(
         raw,
         timeframe=timeframe,
         now=_utc(now),

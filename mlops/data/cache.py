@@ -17,7 +17,7 @@ import pandas as pd
 
 from mlops.data.bars import Bars, Provenance, QualityReport, content_hash, validate_bars
 from mlops.data.calendar import Calendar, calendar_for
-from mlops.data.cleaning import Cleaned, clean
+from mlops.data.cleaning import Cleaned, clean_bars
 from mlops.data.segments import Head, Interval, Series
 from mlops.data.sources.base import BarSource, PagedSource, cut_to_period, label_of
 from mlops.errors import BarsError
@@ -139,7 +139,7 @@ def _fetch_gap(series: Series, source: PagedSource, request: BarRequest, gap: In
 
 def _clean_page(raw: pd.DataFrame, source: BarSource, request: BarRequest) -> Cleaned:
     try:
-        return clean(raw, timeframe=request.timeframe, now=pd.Timestamp(request.now))
+        return clean_bars(raw, timeframe=request.timeframe, now=pd.Timestamp(request.now))
     except BarsError as error:
         raise BarsError(
             f"{request.symbol} on {source.venue}, page from {raw.index.min()}: {error}",

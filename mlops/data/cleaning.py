@@ -37,7 +37,7 @@ class Cleaned:
     warnings: tuple[str, ...]
 
 
-def clean(
+def clean_bars(
     raw: pd.DataFrame,
     *,
     timeframe: Timeframe,

@@ -25,7 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mlops.data.calendar import load_calendar
-from mlops.data.cleaning import clean
+from mlops.data.cleaning import clean_bars
 from mlops.errors import BundleError, MlopsError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
@@ -103,7 +103,7 @@ class Bundle:
         """Plain bars as this model meets them: checked, by its calendar and target."""
         service = self.service
         calendar = load_calendar(self.config["calendar"])
-        cleaned = clean(bars, timeframe=service.timeframe, now=_END_OF_TIME)
+        cleaned = clean_bars(bars, timeframe=service.timeframe, now=_END_OF_TIME)
         target = TargetSpec(service.target, service.horizon)
         return Dataset(cleaned.frame, timeframe=service.timeframe, target=target, calendar=calendar)
 
