@@ -51,7 +51,7 @@ def clean_bars(
     if stamps not in ("open", "close"):
         raise BarsError(f"stamps={stamps!r} is neither 'open' nor 'close'")
     table = named_columns(raw)
-    opened, column = read_opens(
+    opened, column = parse_time_column(
         table,
         timeframe=timeframe,
         now=now,
@@ -96,7 +96,7 @@ def named_columns(raw: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def read_opens(
+def parse_time_column(
     table: pd.DataFrame,
     *,
     timeframe: Timeframe,
