@@ -50,7 +50,7 @@ def clean_bars(
     """The steps of `mlops.data.bars.validate_bars`, in order."""
     if stamps not in ("open", "close"):
         raise BarsError(f"stamps={stamps!r} is neither 'open' nor 'close'")
-    table = named_columns(raw)
+    table = require_columns(raw)
     opened, column = parse_time_column(
         table,
         timeframe=timeframe,
@@ -77,7 +77,7 @@ def clean_bars(
     )
 
 
-def named_columns(raw: pd.DataFrame) -> pd.DataFrame:
+def require_columns(raw: pd.DataFrame) -> pd.DataFrame:
     """Columns by lower-case name; refuses missing and doubled ones and an empty table."""
     if not len(raw):
         raise BarsError("the table has no rows; check the file or the period asked for")

@@ -11,7 +11,7 @@ from typing import Literal
 
 import pandas as pd
 
-from mlops.data.cleaning import COLUMNS, named_columns, parse_time_column
+from mlops.data.cleaning import COLUMNS, parse_time_column, require_columns
 from mlops.data.sources.base import cut_to_period
 from mlops.errors import BarsError, SourceError
 from mlops.service import Timeframe
@@ -53,7 +53,7 @@ class FileSource:
             SourceError: when the file cannot be read.
             BarsError: when a column is missing or a stamp cannot be understood.
         """
-        table = named_columns(self._read().rename(columns=dict(self.columns)))
+        table = require_columns(self._read().rename(columns=dict(self.columns)))
         opened, _ = parse_time_column(
             table,
             timeframe=timeframe,
