@@ -15,7 +15,7 @@ from mlops.models.base import FitContext, Floats, History, Rows, Tensors
 from mlops.models.devices import choose_device, one_thread_each
 from mlops.models.feature_forecaster import FeatureForecaster
 from mlops.models.recipe import Param
-from mlops.models.trainer import Network, TrainingHyperparameters, cut, train_network
+from mlops.models.trainer import Network, TrainingHyperparameters, gather_windows, train_network
 
 PREDICT_BATCH = 2_048
 """Windows forecast at once."""
@@ -76,7 +76,9 @@ class NetworkForecaster(FeatureForecaster):
         inputs = torch.from_numpy(self.inputs(dataset))
         parts = torch.split(torch.from_numpy(rows), PREDICT_BATCH)
         with torch.inference_mode(), one_thread_each():
-            found = [network(cut(inputs, part, self.recipe.sequence_length)) for part in parts]
+            found = [
+                network(gather_windows(inputs, part, self.recipe.sequence_length)) for part in parts
+            ]
         learned = torch.cat(found).double().numpy() if found else np.empty(0)
         return self.transform.decode(learned, dataset, rows)
 

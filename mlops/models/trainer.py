@@ -72,7 +72,7 @@ class TrainingHyperparameters:
         return cls(recipe.sequence_length, **{name: recipe.params[name] for name in names})  # type: ignore[arg-type]
 
 
-def cut(features: Tensor, rows: Tensor, sequence_length: int) -> Tensor:
+def gather_windows(features: Tensor, rows: Tensor, sequence_length: int) -> Tensor:
     """Windows (T, n, F) that end at ``rows``."""
     back = torch.arange(1 - sequence_length, 1)[:, None]
     return features[(rows + back).to(features.device)]
@@ -193,7 +193,7 @@ class _Lesson:
         self, rows: Tensor, masks: list[Tensor], *, n: int
     ) -> tuple[Tensor, list[Tensor]]:
         """A part's share of the batch's mean loss, and of its gradient."""
-        window = cut(self.features, rows, self.plan.sequence_length)
+        window = gather_windows(self.features, rows, self.plan.sequence_length)
         half = self.precision is not torch.float32
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             forecast = self.network(window, [mask.to(self.device) for mask in masks])
@@ -217,7 +217,9 @@ class _Lesson:
         total = 0.0
         with torch.no_grad():
             for part in torch.split(rows, EVALUATION_BATCH):
-                forecast = self.network(cut(self.features, part, self.plan.sequence_length))
+                forecast = self.network(
+                    gather_windows(self.features, part, self.plan.sequence_length)
+                )
                 total += float((forecast - self.learned[part.to(self.device)]).square().sum())
         if own is not None:
             self.restore(own)

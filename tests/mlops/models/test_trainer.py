@@ -13,7 +13,7 @@ from mlops.errors import ModelError, TrainingError, TrainingTimeout
 from mlops.models.base import FitContext
 from mlops.models.devices import GradientWorkers, choose_device, choose_precision, parts_of_batch
 from mlops.models.lstm import LstmNetwork
-from mlops.models.trainer import TrainingHyperparameters, cut, train_network
+from mlops.models.trainer import TrainingHyperparameters, gather_windows, train_network
 
 PLAN = TrainingHyperparameters(
     sequence_length=4,
@@ -62,7 +62,7 @@ def test_the_weights_of_the_best_epoch_are_kept(series):
     network.eval()
     _, rows = ROWS
     with torch.no_grad():
-        loss = (network(cut(series[0], rows, 4)) - series[1][rows]).square().mean()
+        loss = (network(gather_windows(series[0], rows, 4)) - series[1][rows]).square().mean()
     assert float(loss) == pytest.approx(history.best_epoch.selection_loss, rel=1e-5)
     assert min(e.selection_loss for e in history.epochs) >= 0.9998 * float(loss)
 
@@ -138,7 +138,7 @@ def test_each_epoch_is_told_once_and_in_order(series):
 
 def test_windows_end_at_their_row():
     features = torch.arange(10.0)[:, None]
-    window = cut(features, torch.tensor([3, 9]), 3)
+    window = gather_windows(features, torch.tensor([3, 9]), 3)
     assert window[:, :, 0].T.tolist() == [[1, 2, 3], [7, 8, 9]]
 
 
