@@ -35,7 +35,7 @@ from mlops.models.custom import Pickled
 from mlops.models.manifest import Format, Manifest
 from mlops.models.recipe import Recipe
 from mlops.models.signing import SigningKey, load_key
-from mlops.models.windows import Window, join
+from mlops.models.windows import Window, join_windows
 from mlops.service import Service
 
 FORECAST = "forecast"
@@ -123,7 +123,7 @@ class Bundle:
         return [self._together([window])[0] for window in windows]
 
     def _together(self, windows: Sequence[Window]) -> list[Floats]:
-        joined = join(windows)
+        joined = join_windows(windows)
         dataset = Dataset.of_bars(
             joined.bars,
             timeframe=self.service.timeframe,

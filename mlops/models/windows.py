@@ -66,7 +66,7 @@ class Joined:
         return [each_bar[start:end] for start, end in pairwise([0, *self.ends])]
 
 
-def join(windows: Sequence[Window]) -> Joined:
+def join_windows(windows: Sequence[Window]) -> Joined:
     """Lay windows, at least one, end to end, with a hole before each."""
     lengths = [len(window.values) for window in windows]
     ends = list(accumulate(lengths))
