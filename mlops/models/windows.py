@@ -51,7 +51,7 @@ def window_of(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Joined:
+class JoinedWindows:
     """Windows laid end to end: their bars (N,), and where each window ends among them.
 
     ``history`` (N,) says how many bars of its own window lie before each bar.
@@ -66,7 +66,7 @@ class Joined:
         return [each_bar[start:end] for start, end in pairwise([0, *self.ends])]
 
 
-def join_windows(windows: Sequence[Window]) -> Joined:
+def join_windows(windows: Sequence[Window]) -> JoinedWindows:
     """Lay windows, at least one, end to end, with a hole before each."""
     lengths = [len(window.values) for window in windows]
     ends = list(accumulate(lengths))
@@ -78,4 +78,4 @@ def join_windows(windows: Sequence[Window]) -> Joined:
     holes[starts] = True
     times = np.concatenate([window.open_time for window in windows])
     bars = BarArrays(**columns, open_time=times, hole_before=holes)
-    return Joined(bars, ends, np.arange(ends[-1]) - np.repeat(starts, lengths))
+    return JoinedWindows(bars, ends, np.arange(ends[-1]) - np.repeat(starts, lengths))

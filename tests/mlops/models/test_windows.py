@@ -22,7 +22,7 @@ from mlops.models.bundle import FORECAST, Bundle
 from mlops.models.custom import Pickled
 from mlops.models.ensemble import Ensemble
 from mlops.models.recipe import Recipe
-from mlops.models.windows import Joined, Window, join_windows, window_of
+from mlops.models.windows import JoinedWindows, Window, join_windows, window_of
 from mlops.service import Target, Timeframe
 
 ALWAYS = load_calendar("24/7")
@@ -30,7 +30,7 @@ VOLATILITY = TargetSpec(Target.VOLATILITY, 4)
 RATIO = FeatureSpec(("volume_ratio",))
 
 
-def dataset_from(joined: Joined) -> Dataset:
+def dataset_from(joined: JoinedWindows) -> Dataset:
     return Dataset.of_bars(
         joined.bars, timeframe=Timeframe("1h"), target=VOLATILITY, history=joined.history
     )
