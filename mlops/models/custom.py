@@ -217,9 +217,9 @@ class Pickled(Forecaster):
         if torch is not None and isinstance(self.model, torch.nn.Module):
             given = np.array(windows(matrix, rows, length))
             tensor = torch.from_numpy(given[:, 0, :] if length == 1 else given)
-            from mlops.models.devices import one_thread_each
+            from mlops.models.devices import one_torch_thread
 
-            with torch.inference_mode(), one_thread_each():
+            with torch.inference_mode(), one_torch_thread():
                 return self.model.eval()(tensor).cpu().numpy()
         predict = self.model.predict  # type: ignore[attr-defined]
         if length > 1:

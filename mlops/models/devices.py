@@ -68,7 +68,7 @@ def parts_of_batch(device: torch.device, n_parameters: int, batch_size: int) -> 
 
 
 @contextmanager
-def one_thread_each() -> Iterator[None]:
+def one_torch_thread() -> Iterator[None]:
     """Keep torch from starting threads inside an operation.
 
     Its threads wait by spinning: with one busy neighbour on two cores they slow a fit two

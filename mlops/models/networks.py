@@ -12,7 +12,7 @@ import torch
 from mlops.errors import ModelError
 from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext, Floats, History, Rows, Tensors
-from mlops.models.devices import choose_device, one_thread_each
+from mlops.models.devices import choose_device, one_torch_thread
 from mlops.models.feature_forecaster import FeatureForecaster
 from mlops.models.recipe import Param
 from mlops.models.trainer import Network, TrainingHyperparameters, gather_windows, train_network
@@ -75,7 +75,7 @@ class NetworkForecaster(FeatureForecaster):
         network = self._fitted()
         inputs = torch.from_numpy(self.inputs(dataset))
         parts = torch.split(torch.from_numpy(rows), PREDICT_BATCH)
-        with torch.inference_mode(), one_thread_each():
+        with torch.inference_mode(), one_torch_thread():
             found = [
                 network(gather_windows(inputs, part, self.recipe.sequence_length)) for part in parts
             ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mlops.errors import TrainingError
 from mlops.models.base import Epoch, FitContext, History
-from mlops.models.devices import GradientWorkers, choose_precision, one_thread_each, parts_of_batch
+from mlops.models.devices import GradientWorkers, choose_precision, one_torch_thread, parts_of_batch
 from mlops.models.recipe import Recipe
 
 DEADLINE_BATCHES = 32
@@ -98,7 +98,7 @@ def train_network(
     lesson = _Lesson(network, features, learned, plan, context)
     epochs: list[Epoch] = []
     best, best_loss, waited = lesson.weights(), float("inf"), 0
-    with one_thread_each(), GradientWorkers(min(context.threads, lesson.parts)) as crew:
+    with one_torch_thread(), GradientWorkers(min(context.threads, lesson.parts)) as crew:
         for number in range(1, plan.epochs + 1):
             fit_loss = lesson.epoch(fit_rows, crew)
             loss = lesson.evaluate(selection_rows)
