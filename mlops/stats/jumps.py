@@ -33,7 +33,7 @@ With it p-values are as rare as they say on noise, autoregressions and a market'
 """
 
 
-def jumps(scores: FloatArray) -> FloatArray:
+def measure_jumps(scores: FloatArray) -> FloatArray:
     """Mean of the last 24 scores less that of the 720 before, for every bar from the 744th on."""
     running = np.concatenate([[0.0], np.cumsum(scores)])
     ends = np.arange(BARS, scores.size + 1)
@@ -49,7 +49,7 @@ def fit_jumps(scores: FloatArray, *, span: int) -> StatisticNull | None:
     ``scores`` (N,) are normal scores, so that no single bar is a jump. Logarithms make the
     maxima nearly normal; overlapping spans are worth `WORTH` of those that fit side by side.
     """
-    sizes = np.abs(jumps(scores)) if scores.size >= BARS else np.zeros(0)
+    sizes = np.abs(measure_jumps(scores)) if scores.size >= BARS else np.zeros(0)
     if sizes.size < MIN_SPANS * span:
         return None
     largest = sliding_window_view(sizes, span)[:: max(1, span // SPANS_PER_LENGTH)].max(axis=1)
