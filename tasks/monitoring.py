@@ -19,7 +19,7 @@ from prefect.logging import get_run_logger
 
 from mlops.data.calendar import calendar_for
 from mlops.data.market_clock import Clock, market_clock
-from mlops.data.recent_bars import Recent, RecentBars
+from mlops.data.recent_bars import KnownBars, RecentBars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
@@ -157,7 +157,7 @@ def _line(one: Looked) -> dict[str, str]:
     }
 
 
-def dataset_of(service: Service, recent: Recent) -> Dataset:
+def dataset_of(service: Service, recent: KnownBars) -> Dataset:
     """Recent bars as the service's labels and features are made of them."""
     return Dataset(
         recent.frame,

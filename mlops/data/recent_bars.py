@@ -22,7 +22,7 @@ KEEP_BARS = 4000
 
 
 @dataclass(frozen=True, slots=True)
-class Recent:
+class KnownBars:
     """Complete bars, oldest first, and the market time they were looked at."""
 
     frame: pd.DataFrame
@@ -39,7 +39,7 @@ class RecentBars:
         self._lock = threading.Lock()
         self._held: dict[str, tuple[object, pd.DataFrame, str]] = {}
 
-    def of(self, service: Service, notes: Mapping[str, object]) -> Recent | None:
+    def of(self, service: Service, notes: Mapping[str, object]) -> KnownBars | None:
         """The bars known now, None where nobody keeps bars of this market.
 
         ``notes`` are those of the version they are for: a model trained on a file is shown
@@ -54,7 +54,7 @@ class RecentBars:
         known = int(frame.index.searchsorted(pd.Timestamp(now) - service.timeframe.step, "right"))
         if not known:
             return None
-        return Recent(frame.iloc[max(0, known - KEEP_BARS) : known], now, label)
+        return KnownBars(frame.iloc[max(0, known - KEEP_BARS) : known], now, label)
 
     def newest(self, service: Service, notes: Mapping[str, object]) -> NewestBar | None:
         """How new the bars are that a feed keeps; None for bars of files, which nothing feeds."""

@@ -24,7 +24,7 @@ import pandas as pd
 from mlops.data.bars import content_hash
 from mlops.data.calendar import load_calendar
 from mlops.data.market_clock import market_speed
-from mlops.data.recent_bars import Recent, RecentBars
+from mlops.data.recent_bars import KnownBars, RecentBars
 from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
 from mlops.logs import bound
 from mlops.models import manifest
@@ -170,7 +170,7 @@ class ForecastPublisher:
             await self._confirm(route, service, recent)
         await self._shadow(route, service, recent)
 
-    async def _publish(self, route: Route, service: Service, recent: Recent) -> None:
+    async def _publish(self, route: Route, service: Service, recent: KnownBars) -> None:
         row = await asyncio.to_thread(self._on_record, route, recent)
         if row is None:
             row = await self._champion_row(route, service, recent)
@@ -180,7 +180,7 @@ class ForecastPublisher:
         self._published[route.service] = self._finished(route, service, recent, row)
         self.waiting_for.pop(route.service, None)
 
-    async def _confirm(self, route: Route, service: Service, recent: Recent) -> None:
+    async def _confirm(self, route: Route, service: Service, recent: KnownBars) -> None:
         """Once it has arrived, hand out what stands: another replica may have been first."""
         if self.spool.waiting():
             return
@@ -191,7 +191,7 @@ class ForecastPublisher:
         if row != self._published[route.service].row:
             self._published[route.service] = self._finished(route, service, recent, row)
 
-    def _on_record(self, route: Route, recent: Recent) -> ForecastRow | None:
+    def _on_record(self, route: Route, recent: KnownBars) -> ForecastRow | None:
         """What another replica has said of this bar; None also where the store is away."""
         if time.monotonic() - self.sight().taken_at > AWAY_S:
             # It may be silent: a question would hold up the forecast for as long as it is.
@@ -203,7 +203,7 @@ class ForecastPublisher:
             return None
         return next((row for row in found if row.bar == bar), None)
 
-    async def _champion_row(self, route: Route, service: Service, recent: Recent) -> ForecastRow:
+    async def _champion_row(self, route: Route, service: Service, recent: KnownBars) -> ForecastRow:
         last: ServingError | None = None
         for model_id in ask_order(route, self.shelf.ready(), challenger_first=False):
             try:
@@ -212,7 +212,7 @@ class ForecastPublisher:
                 last = error
         raise last or ServingError("no version is ready")
 
-    async def _shadow(self, route: Route, service: Service, recent: Recent) -> None:
+    async def _shadow(self, route: Route, service: Service, recent: KnownBars) -> None:
         """What the challenger would have said of the same bar."""
         challenger, bar = route.challenger, recent.frame.index[-1]
         if challenger is None or challenger not in self.shelf.ready():
@@ -228,7 +228,7 @@ class ForecastPublisher:
         self._shadowed[route.service] = (challenger, bar)
 
     async def _row(
-        self, route: Route, service: Service, recent: Recent, model_id: str, role: Role
+        self, route: Route, service: Service, recent: KnownBars, model_id: str, role: Role
     ) -> ForecastRow:
         with self.shelf.borrow(model_id) as model:
             frame = recent.frame.iloc[-model.warm_up :]
@@ -259,7 +259,7 @@ class ForecastPublisher:
         return (None, None) if found is None else (value + found[0], value + found[1])
 
     def _finished(
-        self, route: Route, service: Service, recent: Recent, row: ForecastRow
+        self, route: Route, service: Service, recent: KnownBars, row: ForecastRow
     ) -> Published:
         step = service.timeframe.step
         closed = row.bar + step
