@@ -95,7 +95,7 @@ def train_network(
         TrainingError: when the loss is no longer finite.
     """
     started = perf_counter()
-    lesson = _Lesson(network, features, learned, plan, context)
+    lesson = _TrainingLoop(network, features, learned, plan, context)
     epochs: list[Epoch] = []
     best, best_loss, waited = lesson.weights(), float("inf"), 0
     with one_torch_thread(), GradientWorkers(min(context.threads, lesson.parts)) as crew:
@@ -124,7 +124,7 @@ def train_network(
     )
 
 
-class _Lesson:
+class _TrainingLoop:
     """One network, its data and its optimiser while it learns."""
 
     def __init__(
