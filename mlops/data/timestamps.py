@@ -1,12 +1,14 @@
-"""Reading the time column of bars: every format is parsed explicitly or refused with its rows.
+"""The time column of bars: each format is parsed explicitly, or refused with its rows.
 
-Numbers are Unix time whose unit is told by magnitude, row by row. Text follows one grammar;
-what it cannot say (a zone, or whether 03/04 is April or March) is an argument, never a guess.
+Numbers are Unix time; their magnitude gives the unit, row by row. Text follows one grammar. A
+zone or the order of day and month that the text leaves out is an argument, never a guess.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -28,6 +30,21 @@ _GRAMMAR = (
     r"\s*(?P<zone>Z|UTC|[+-]\d{2}:?\d{2})?\s*$"
 )
 Mask = NDArray[np.bool_]
+
+
+def naive_utc(moment: datetime, unit: Literal["us", "ns"] = "ns") -> np.datetime64:
+    """An aware moment as naive UTC ``datetime64``, which is what arrays of times hold.
+
+    Args:
+        unit: ``ns`` beside times of bars, ``us`` beside times that the store keeps.
+    """
+    utc = pd.Timestamp(moment).tz_convert("UTC").tz_localize(None)
+    return utc.as_unit(unit).to_datetime64()
+
+
+def naive_utc_times(index: pd.DatetimeIndex) -> NDArray[np.datetime64]:
+    """An aware index as naive UTC ``datetime64[ns]`` (N,)."""
+    return index.tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()
 
 
 def bad_rows_error(

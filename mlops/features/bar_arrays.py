@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlops.data.timestamps import naive_utc_times
 from mlops.errors import BarsError
 
 FloatArray = NDArray[np.float64]
@@ -79,7 +80,7 @@ def open_times(frame: pd.DataFrame) -> TimeArray:
             f"bars are indexed by {type(index).__name__} {index.dtype}; "
             "index them by open time in UTC (validate_bars does)"
         )
-    return index.tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()
+    return naive_utc_times(index)
 
 
 def _column(frame: pd.DataFrame, name: str) -> FloatArray:
