@@ -65,7 +65,7 @@ def open_watch(now: datetime | None = None) -> Watch:
         service = Service.parse(route.service)
         # A baseline does not know of the file that a version was trained on.
         looked_at = [route.champion, *watched[route.service]]
-        tried = (bars.of(service, get_version(manager.store, one).notes) for one in looked_at)
+        tried = (bars.load(service, get_version(manager.store, one).notes) for one in looked_at)
         recent = next((found for found in tried if found is not None), None)
         if recent is not None:
             shown[route.service] = dataset_of(service, recent)

@@ -40,7 +40,7 @@ class RecentBars:
         self._lock = threading.Lock()
         self._held: dict[str, tuple[int | None, pd.DataFrame, str]] = {}
 
-    def of(self, service: Service, notes: Mapping[str, object]) -> KnownBars | None:
+    def load(self, service: Service, notes: Mapping[str, object]) -> KnownBars | None:
         """The bars known now; None where this installation keeps no bars of the market.
 
         Args:
@@ -58,11 +58,11 @@ class RecentBars:
             return None
         return KnownBars(frame.iloc[max(0, known - KEEP_BARS) : known], now, label)
 
-    def newest(self, service: Service, notes: Mapping[str, object]) -> NewestBar | None:
+    def find_newest(self, service: Service, notes: Mapping[str, object]) -> NewestBar | None:
         """The newest bar that a feed stored; None for local bars, which have no feed."""
         if service.venue in LOCAL_VENUES:
             return None
-        recent = self.of(service, notes)
+        recent = self.load(service, notes)
         if recent is None:
             return NewestBar(None, wall_clock())
         closed = recent.frame.index[-1].to_pydatetime() + service.timeframe.step

@@ -158,7 +158,7 @@ class ForecastPublisher:
         if version is None:
             return
         service = Service.parse(route.service)
-        recent = await asyncio.to_thread(self.bars.of, service, version.notes)
+        recent = await asyncio.to_thread(self.bars.load, service, version.notes)
         if recent is None:
             self.waiting_for[route.service] = "nobody keeps bars of this market here"
             return
