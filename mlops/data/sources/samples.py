@@ -17,7 +17,7 @@ SAMPLE_VENUE = "sample"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One embedded dataset; its label says that it is history."""
+    """One embedded dataset, whose label names its years."""
 
     file: str
     timeframe: str
