@@ -62,7 +62,7 @@ class BarArrays:
 
     @cached_property
     def anchor(self) -> FloatArray:
-        """The price from which a bar's change is measured: the previous close, its open after a hole."""
+        """The price from which a change is measured: the previous close, after a hole the open."""
         anchor = np.empty_like(self.close)
         anchor[:1] = self.open[:1]
         anchor[1:] = self.close[:-1]
