@@ -163,6 +163,6 @@ def our_loop(
         series.learned,
         fit_rows=series.fit,
         selection_rows=series.selection,
-        plan=TrainingHyperparameters.of(size.recipe),
+        config=TrainingHyperparameters.of(size.recipe),
         context=FitContext(seed=0, threads=threads, on_epoch=on_epoch),
     )

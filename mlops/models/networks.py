@@ -18,7 +18,7 @@ from mlops.models.recipe import Param
 from mlops.models.trainer import Network, TrainingHyperparameters, gather_windows, train_network
 
 PREDICT_BATCH = 2_048
-"""Windows forecast at once."""
+"""Windows in one forward pass."""
 
 NETWORK_PARAMS: Mapping[str, Param] = {
     "dropout_rate": Param(0.1, low=0.0, high=0.9),
@@ -40,7 +40,7 @@ class NetworkForecaster(FeatureForecaster):
 
     @abstractmethod
     def build(self, n_features: int) -> Network:
-        """The network of this recipe, its weights still arbitrary."""
+        """The network of this recipe, before `Network.initialise` draws its weights."""
 
     def fit(
         self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
@@ -49,46 +49,42 @@ class NetworkForecaster(FeatureForecaster):
         selection_rows = self.trainable(dataset, selection_rows)
         self.prepare(dataset, fit_rows)
         device = choose_device(context.device)
-        network = self._started(context).to(device)
+        network = self.build(len(self.spec))
+        network.initialise(torch.Generator().manual_seed(context.seed))
+        network = network.to(device)
         learned = np.full(len(dataset), np.nan, dtype=np.float32)
         for rows in (fit_rows, selection_rows):
             learned[rows] = self.learned(dataset, rows)
-        plan = TrainingHyperparameters.of(self.recipe)
         history = train_network(
             network,
             torch.from_numpy(self.inputs(dataset)).to(device),
             torch.from_numpy(learned).to(device),
             fit_rows=torch.from_numpy(fit_rows),
             selection_rows=torch.from_numpy(selection_rows),
-            plan=plan,
+            config=TrainingHyperparameters.of(self.recipe),
             context=context,
         )
         self.network = network.cpu().eval()
         return history
 
-    def _started(self, context: FitContext) -> Network:
-        network = self.build(len(self.spec))
-        network.initialise(torch.Generator().manual_seed(context.seed))
-        return network
-
     def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
-        network = self._fitted()
+        network = self._require_network()
         inputs = torch.from_numpy(self.inputs(dataset))
         parts = torch.split(torch.from_numpy(rows), PREDICT_BATCH)
         with torch.inference_mode(), one_torch_thread():
-            found = [
+            forecasts = [
                 network(gather_windows(inputs, part, self.recipe.sequence_length)) for part in parts
             ]
-        learned = torch.cat(found).double().numpy() if found else np.empty(0)
+        learned = torch.cat(forecasts).double().numpy() if forecasts else np.empty(0)
         return self.transform.decode(learned, dataset, rows)
 
-    def _fitted(self) -> Network:
+    def _require_network(self) -> Network:
         if self.network is None:
             raise ModelError(f"{self.recipe.model_type} is not fitted; call fit or restore first")
         return self.network
 
     def state(self) -> tuple[dict[str, Any], Tensors]:
-        weights = self._fitted().state_dict()
+        weights = self._require_network().state_dict()
         return self.path_state(), {name: weight.numpy() for name, weight in weights.items()}
 
     def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:

@@ -42,7 +42,7 @@ def _learn(series, *, plan=PLAN, units=(8,), context=FitContext(seed=5), dropout
     network.initialise(torch.Generator().manual_seed(context.seed))
     fit_rows, selection_rows = ROWS
     history = train_network(
-        network, *series, fit_rows=fit_rows, selection_rows=selection_rows, plan=plan,
+        network, *series, fit_rows=fit_rows, selection_rows=selection_rows, config=plan,
         context=context,
     )  # fmt: skip
     return network, history
@@ -150,15 +150,15 @@ def test_small_networks_stay_in_float32_and_in_one_part():
     assert parts_of_batch(cpu, 150_000, 16) == 1
 
 
-def test_a_crew_keeps_the_order_of_parts_and_settles_on_the_faster_way():
+def test_gradient_workers_keep_the_order_of_parts_and_choose_the_faster_way():
     def work(part):
         time.sleep(0.01)
         return part * 10
 
-    with GradientWorkers(2) as crew:
+    with GradientWorkers(2) as workers:
         for _ in range(12):
-            assert crew.run(work, [1, 2]) == [10, 20]
-        assert crew.side_by_side
+            assert workers.run(work, [1, 2]) == [10, 20]
+        assert workers.side_by_side
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:7"])
