@@ -20,9 +20,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import Epoch, FitContext, History, default_recipe
 from mlops.models.lstm import Lstm
-from mlops.models.networks import Network
 from mlops.models.recipe import Recipe
-from mlops.models.trainer import EVALUATION_BATCH, TrainingHyperparameters, train_network
+from mlops.models.trainer import EVALUATION_BATCH, Network, TrainingHyperparameters, train_network
 from mlops.service import Target
 from tasks.context import available_threads
 
@@ -164,6 +163,6 @@ def our_loop(
         series.learned,
         fit_rows=series.fit,
         selection_rows=series.selection,
-        plan=TrainingHyperparameters.of(size.recipe),
+        config=TrainingHyperparameters.of(size.recipe),
         context=FitContext(seed=0, threads=threads, on_epoch=on_epoch),
     )

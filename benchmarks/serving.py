@@ -36,7 +36,7 @@ from benchmarks.served import (
     make_place,
     questions,
 )
-from mlops.models.devices import one_thread_each
+from mlops.models.devices import one_torch_thread
 
 SERVER_CORE, CLIENT_CORE = 0, 1
 CROWD = 32
@@ -162,7 +162,7 @@ def bare_rate(place: Place, *, seconds: float) -> tuple[float, int]:
     """Windows a second of the network alone, one thread on the servers' core; the best batch."""
     windows = place.features(max(BATCHES)).transpose(0, 1).contiguous()
     best: dict[int, float] = {}
-    with on_core(SERVER_CORE), one_thread_each(), torch.inference_mode():
+    with on_core(SERVER_CORE), one_torch_thread(), torch.inference_mode():
         for _ in range(ROUNDS):
             for size in BATCHES:
                 batch, done = windows[:, :size].contiguous(), 0

@@ -151,7 +151,7 @@ def bars_due(place: Place, began: datetime, ended: datetime) -> set[datetime]:
     )
     due = set()
     while moment[0] < ended:
-        found = recent.of(Service.parse(SERVICE), {})
+        found = recent.load(Service.parse(SERVICE), {})
         assert found is not None
         due.add(found.frame.index[-1].to_pydatetime())
         moment[0] += timedelta(seconds=1)

@@ -122,7 +122,7 @@ def guard_of(runtime: Runtime, settings: Settings) -> Guard:
     return Guard(
         runtime.store,
         f"guard@{me.name}:{me.incarnation}",
-        newest_bar=runtime.publisher.bars.newest,
+        newest_bar=runtime.publisher.bars.find_newest,
         limits=limits_of(settings),
         keep_days=settings.forecast_log_days,
     )

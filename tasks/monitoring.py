@@ -19,7 +19,7 @@ from prefect.logging import get_run_logger
 
 from mlops.data.calendar import calendar_for
 from mlops.data.market_clock import Clock, market_clock
-from mlops.data.recent_bars import Recent, RecentBars
+from mlops.data.recent_bars import KnownBars, RecentBars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
@@ -65,7 +65,7 @@ def open_watch(now: datetime | None = None) -> Watch:
         service = Service.parse(route.service)
         # A baseline does not know of the file that a version was trained on.
         looked_at = [route.champion, *watched[route.service]]
-        tried = (bars.of(service, get_version(manager.store, one).notes) for one in looked_at)
+        tried = (bars.load(service, get_version(manager.store, one).notes) for one in looked_at)
         recent = next((found for found in tried if found is not None), None)
         if recent is not None:
             shown[route.service] = dataset_of(service, recent)
@@ -157,7 +157,7 @@ def _line(one: Looked) -> dict[str, str]:
     }
 
 
-def dataset_of(service: Service, recent: Recent) -> Dataset:
+def dataset_of(service: Service, recent: KnownBars) -> Dataset:
     """Recent bars as the service's labels and features are made of them."""
     return Dataset(
         recent.frame,

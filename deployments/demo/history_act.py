@@ -59,7 +59,7 @@ class Shown:
     def __call__(self, service: Service) -> Dataset | None:
         at, dataset = self.held.get(service.key, (None, None))
         if at != self.clock.now:
-            recent = self.bars.of(service, {})
+            recent = self.bars.load(service, {})
             if recent is None:
                 return None
             dataset = dataset_of(service, recent)
@@ -88,7 +88,7 @@ def go_through(
     _say(console, f"as of {START:%Y-%m-%d} {first.model_id} is {_verdict(first)}")
     service, clock = Service.parse(first.service), RehearsalClock(until)
     bars = RecentBars(manager.config.bars_path, clock)
-    seen = bars.of(service, {})
+    seen = bars.load(service, {})
     if not first.passed or seen is None or seen.frame.index[-1] < START:
         return None
     clock.now = START

@@ -1,4 +1,4 @@
-"""The bars contract: what a frame of bars is, and how raw rows become one or are refused.
+"""The bars contract: the form of a frame of bars, and how raw rows are validated into it.
 
 A frame of bars has a UTC `DatetimeIndex` named ``open_time``, strictly ascending, and the
 float64 columns of `COLUMNS`. Each bar is complete: it closed at ``open_time + timeframe.step``,
@@ -18,8 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mlops.data.calendar import Calendar
-from mlops.data.cleaning import COLUMNS, clean
-from mlops.data.quality import Hole, assess
+from mlops.data.cleaning import COLUMNS, clean_bars
+from mlops.data.quality import Hole, flag_oddities
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 
@@ -38,9 +38,10 @@ MIN_BARS = 2
 
 @dataclass(frozen=True, slots=True)
 class QualityReport:
-    """What came in, what went out and what is odd; ``bars`` is the clean frame.
+    """Counts and oddities of one validation; ``bars`` is the clean frame.
 
-    ``dropped`` counts rows by reason: ``duplicate`` and ``not_closed``.
+    ``dropped`` counts rows by reason (``duplicate``, ``not_closed``); ``completeness`` is the
+    share of tradable bars that are present, 0 to 1.
     """
 
     rows_in: int
@@ -58,9 +59,10 @@ class QualityReport:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where bars came from; travels with every dataset that trains a model.
+    """The origin of bars, which every dataset that trains a model carries.
 
-    ``fetched_at`` is the time (UTC) at which the bars were known. ``label`` is for people.
+    ``fetched_at`` is the time (UTC) at which the bars were known; ``label`` is the text shown
+    to people.
     """
 
     source: str
@@ -74,7 +76,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """One symbol's bars with where they came from and how good they are."""
+    """One symbol's bars with their provenance and the report on their quality."""
 
     frame: pd.DataFrame = field(repr=False, compare=False)
     symbol: str
@@ -85,7 +87,7 @@ class Bars:
 
     @property
     def close_times(self) -> pd.DatetimeIndex:
-        """When each bar is known (UTC)."""
+        """Closes of the bars (UTC), at which each bar is known."""
         return pd.DatetimeIndex(self.frame.index) + self.timeframe.step
 
 
@@ -103,19 +105,27 @@ def validate_bars(
 ) -> QualityReport:
     """Clean raw rows into bars and report on them, or refuse them.
 
-    The time is the column ``time_column``, else a column with a usual name (`open_time`,
-    `timestamp`, `date`, ...), else the index. Rows are sorted; of bars with equal or nearly
-    equal stamps the one with the most volume is kept, for a later snapshot of a bar never has
-    less (ties: the last). Bars not closed at ``now`` are dropped. Prices are never changed.
+    Rows are sorted. Of bars with equal or nearly equal stamps the bar with the most volume is
+    kept, because a later snapshot of a bar never has less (ties: the last). Prices are never
+    changed.
+
+    Args:
+        now: An aware time; bars that are not closed by then are dropped.
+        stamps: Whether the time column holds opens or closes.
+        timezone: The zone of stamps that name none.
+        dayfirst: Whether 03/04 is the third of April; needed where a date can be read both ways.
+        time_column: The column that holds the time. By default a column with a usual name
+            (`open_time`, `timestamp`, `date`, ...), else the index.
+        min_bars: The least number of bars to accept.
 
     Raises:
-        BarsError: naming column and rows (counted from 0 in ``raw``) for anything else that
-            breaks the contract.
+        BarsError: when the rows break the contract; it names the column and the rows (counted
+            from 0 in ``raw``).
     """
-    cleaned = clean(
+    cleaned = clean_bars(
         raw,
         timeframe=timeframe,
-        now=_utc(now),
+        now=_require_utc(now),
         stamps=stamps,
         timezone=timezone,
         dayfirst=dayfirst,
@@ -126,7 +136,7 @@ def validate_bars(
             f"{len(cleaned.frame)} complete bar(s) of {len(raw):,} row(s), at least {min_bars} "
             "are needed; load a longer period"
         )
-    flags = assess(cleaned.frame, timeframe, calendar)
+    flags = flag_oddities(cleaned.frame, timeframe, calendar)
     return QualityReport(
         rows_in=len(raw),
         rows_out=len(cleaned.frame),
@@ -142,7 +152,7 @@ def validate_bars(
     )
 
 
-def _utc(now: datetime) -> pd.Timestamp:
+def _require_utc(now: datetime) -> pd.Timestamp:
     stamp = pd.Timestamp(now)
     if stamp.tzinfo is None:
         raise BarsError(f"now={now!r} has no zone; pass an aware time such as datetime.now(UTC)")
@@ -150,9 +160,9 @@ def _utc(now: datetime) -> pd.Timestamp:
 
 
 def content_hash(frame: pd.DataFrame) -> str:
-    """SHA-256 (hex) over stamps and values: the data watermark.
+    """Data watermark: SHA-256 (hex) over stamps and values.
 
-    Equal for equal bars whatever the unit of the index or the backend of the columns.
+    Equal bars give equal hashes, whatever the unit of the index or the dtype of the columns.
     """
     opened = pd.DatetimeIndex(frame.index).tz_convert("UTC").as_unit("ns")
     values: NDArray[np.float64] = frame[list(COLUMNS)].to_numpy(dtype="<f8") + 0.0

@@ -1,8 +1,9 @@
-"""Bars from any source, validated; what a remote source sent is kept on disk as it comes.
+"""The bar cache: validated bars of any source, with pages of a remote source stored on disk.
 
-Local sources (samples, files, the simulator) are read each time, so a changed file is never
-hidden by an old copy. A remote source is asked only for what is not stored yet, plus the last
-stored bar: where the venue has revised it, the new values replace the old and are counted.
+Local sources (samples, files, the simulator) are read each time, so that an old copy never
+hides a changed file. From a remote source the cache fetches only intervals that are not stored
+yet, plus the last stored bar: where the venue has revised that bar, the new values replace the
+old ones and are counted.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ import pandas as pd
 
 from mlops.data.bars import Bars, Provenance, QualityReport, content_hash, validate_bars
 from mlops.data.calendar import Calendar, calendar_for
-from mlops.data.cleaning import Cleaned, clean
+from mlops.data.cleaning import Cleaned, clean_bars
 from mlops.data.segments import Head, Interval, Series
-from mlops.data.sources.base import BarSource, PagedSource, label_of, within
+from mlops.data.sources.base import BarSource, PagedSource, cut_to_period, label_of
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 
 LOCK_TIMEOUT_S = 600.0
-# Exchanges count in milliseconds: by anything shorter, the bar closed at ``now`` would be lost.
+# Exchanges count in milliseconds: with a shorter step the bar closed at ``now`` would be lost.
 _TICK = pd.Timedelta(1, "ms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BarRequest:
-    """What is asked for: bars opened in ``[start, end)`` and closed by ``now``."""
+    """A request for bars opened in ``[start, end)`` and closed by ``now``; times are aware."""
 
     symbol: str
     timeframe: Timeframe
@@ -46,17 +47,17 @@ class BarRequest:
 
     @property
     def bound(self) -> pd.Timestamp:
-        """Bars opened before this are asked for and complete."""
+        """End (exclusive) of the opens that are requested and whose bars are complete."""
         closed = pd.Timestamp(self.now) - self.timeframe.step + _TICK
         return closed if self.end is None else min(pd.Timestamp(self.end), closed)
 
     def cut(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return within(frame, self.start, self.bound)
+        return cut_to_period(frame, self.start, self.bound)
 
 
 @dataclass(frozen=True, slots=True)
 class BarCache:
-    """The store of bars under one folder; any number of processes may use it at once."""
+    """Bars stored under one folder; any number of processes may use it at once."""
 
     root: Path | str
     lock_timeout_s: float = LOCK_TIMEOUT_S
@@ -74,37 +75,41 @@ class BarCache:
     ) -> Bars:
         """Bars opened in ``[start, end)`` and closed by ``now``, with provenance.
 
-        Without a start, all that is stored, or the source's default where nothing is.
+        Args:
+            start: The first open. By default the first stored bar, or the source's own default
+                start where no bar is stored.
+            calendar: By default the calendar of the source's venue and the symbol.
 
         Raises:
-            SourceError: when the source cannot be read; what it sent until then is kept.
-            BarsError: when its bars break the contract; nothing of the offending page is kept.
+            SourceError: when the source cannot be read; pages that arrived before are kept.
+            BarsError: when its bars break the contract; the page that does is not kept.
         """
         request = BarRequest(symbol=symbol, timeframe=timeframe, now=now, start=start, end=end)
-        hours = calendar or calendar_for(source.venue, symbol)
+        calendar = calendar or calendar_for(source.venue, symbol)
         if not isinstance(source, PagedSource):
-            report = _local_report(source, request, hours)
-            known = _last_close(report, timeframe)
-            return _bars(source, request, report, known)
+            report = _validate_local_bars(source, request, calendar)
+            # A local history is known when its last bar closed: the same on every machine.
+            last_close = report.bars.index[-1].to_pydatetime() + timeframe.step
+            return _build_bars(source, request, report, last_close)
         series = self.series(source.venue, symbol, timeframe)
-        self._fill(series, source, request)
-        return _stored(series, source, request, hours)
+        self._fetch_gaps(series, source, request)
+        return _read_stored_bars(series, source, request, calendar)
 
     def series(self, venue: str, symbol: str, timeframe: Timeframe) -> Series:
-        """The stored bars of one market, for a reader that must not touch the network."""
+        """The stored bars of one market, for a reader that must not use the network."""
         name = quote(symbol.lower().replace("/", "-"), safe="-")
         return Series(Path(self.root) / "bars" / venue / name / timeframe.name)
 
-    def _fill(self, series: Series, source: PagedSource, request: BarRequest) -> None:
-        if not _gaps(series.head(), source, request):
+    def _fetch_gaps(self, series: Series, source: PagedSource, request: BarRequest) -> None:
+        if not _find_gaps(series.head(), source, request):
             return
         source.check(request.symbol, request.timeframe)
         with series.lock(self.lock_timeout_s):
-            for gap in _gaps(series.head(), source, request):
+            for gap in _find_gaps(series.head(), source, request):
                 _fetch_gap(series, source, request, gap)
 
 
-def _gaps(head: Head, source: PagedSource, request: BarRequest) -> tuple[Interval, ...]:
+def _find_gaps(head: Head, source: PagedSource, request: BarRequest) -> tuple[Interval, ...]:
     start = request.start
     if start is None and head.coverage:
         start = head.coverage[0][0]
@@ -117,8 +122,8 @@ def _fetch_gap(series: Series, source: PagedSource, request: BarRequest, gap: In
     """Fetch one gap, storing each page as it comes."""
     step = request.timeframe.step
     begin, end = gap
-    # The last stored bar is read again: it may have been revised, or sent part-formed by a
-    # venue whose clock runs behind ours.
+    # The last stored bar is fetched again: the venue may have revised it, or sent it part-formed
+    # because its clock runs behind ours.
     touches = any(high == begin for _, high in series.head().coverage)
     since = begin - step if touches else begin
     pages = source.pages(
@@ -139,7 +144,7 @@ def _fetch_gap(series: Series, source: PagedSource, request: BarRequest, gap: In
 
 def _clean_page(raw: pd.DataFrame, source: BarSource, request: BarRequest) -> Cleaned:
     try:
-        return clean(raw, timeframe=request.timeframe, now=pd.Timestamp(request.now))
+        return clean_bars(raw, timeframe=request.timeframe, now=pd.Timestamp(request.now))
     except BarsError as error:
         raise BarsError(
             f"{request.symbol} on {source.venue}, page from {raw.index.min()}: {error}",
@@ -148,16 +153,18 @@ def _clean_page(raw: pd.DataFrame, source: BarSource, request: BarRequest) -> Cl
         ) from error
 
 
-def _local_report(source: BarSource, request: BarRequest, calendar: Calendar) -> QualityReport:
-    """Validate all there is, so that row numbers are the file's, then cut."""
+def _validate_local_bars(
+    source: BarSource, request: BarRequest, calendar: Calendar
+) -> QualityReport:
+    """Validate the whole source, so that row numbers are the file's, then cut to the request."""
     raw = source.fetch(request.symbol, request.timeframe)
     report = validate_bars(
         raw, timeframe=request.timeframe, calendar=calendar, now=datetime.now(UTC)
     )
-    kept = request.cut(report.bars)
-    if len(kept) == len(report.bars):
+    requested = request.cut(report.bars)
+    if len(requested) == len(report.bars):
         return report
-    cut = _validate(kept, request, calendar)
+    cut = _validate(requested, request, calendar)
     return replace(cut, dropped=report.dropped, warnings=report.warnings)
 
 
@@ -171,7 +178,9 @@ def _validate(frame: pd.DataFrame, request: BarRequest, calendar: Calendar) -> Q
     return validate_bars(frame, timeframe=request.timeframe, calendar=calendar, now=request.now)
 
 
-def _stored(series: Series, source: BarSource, request: BarRequest, calendar: Calendar) -> Bars:
+def _read_stored_bars(
+    series: Series, source: BarSource, request: BarRequest, calendar: Calendar
+) -> Bars:
     head, frame = series.read()
     report = _validate(request.cut(frame), request, calendar)
     notes = list(report.warnings)
@@ -181,17 +190,13 @@ def _stored(series: Series, source: BarSource, request: BarRequest, calendar: Ca
     if request.start is not None and first >= request.start + request.timeframe.step:
         notes.append(f"bars were asked for from {request.start} but begin at {first}")
     report = replace(report, dropped=dict(head.dropped), warnings=tuple(notes))
-    known = head.fetched_at.to_pydatetime() if head.fetched_at is not None else request.now
-    return _bars(source, request, report, known)
+    fetched_at = head.fetched_at.to_pydatetime() if head.fetched_at is not None else request.now
+    return _build_bars(source, request, report, fetched_at)
 
 
-def _last_close(report: QualityReport, timeframe: Timeframe) -> datetime:
-    """A local history is known when its last bar closed: the same on every machine."""
-    last: datetime = (pd.DatetimeIndex(report.bars.index)[-1] + timeframe.step).to_pydatetime()
-    return last
-
-
-def _bars(source: BarSource, request: BarRequest, report: QualityReport, known: datetime) -> Bars:
+def _build_bars(
+    source: BarSource, request: BarRequest, report: QualityReport, fetched_at: datetime
+) -> Bars:
     return Bars(
         frame=report.bars,
         symbol=request.symbol,
@@ -202,7 +207,7 @@ def _bars(source: BarSource, request: BarRequest, report: QualityReport, known: 
             venue=source.venue,
             symbol=request.symbol,
             timeframe=request.timeframe.name,
-            fetched_at=known,
+            fetched_at=fetched_at,
             content_hash=content_hash(report.bars),
             label=label_of(source, request.symbol),
         ),

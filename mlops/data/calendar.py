@@ -1,4 +1,7 @@
-"""When a market trades, so that a weekend is no hole and a year has the right number of bars."""
+"""Trading calendars: which bars a market can trade, and how many of them a year has.
+
+They decide whether missing bars are a hole or a closed market, and annualise figures.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlops.data.timestamps import naive_utc, naive_utc_times
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 
@@ -72,7 +76,7 @@ class AlwaysOpen:
 
 
 class SessionCalendar:
-    """A market open in sessions; subclasses say which."""
+    """A market open in sessions, which a subclass lists."""
 
     name: str
 
@@ -98,18 +102,18 @@ class SessionCalendar:
         begun, ended = self.sessions(edges[0], edges[1])
         if not len(begun):
             return np.zeros(len(closes), np.int64)
-        if self._counts_sessions(timeframe):
+        if self._counts_whole_sessions(timeframe):
             sessions: Counts = np.searchsorted(begun, opens) - np.searchsorted(begun, closes)
             return np.maximum(sessions * _DAY_MINUTES // timeframe.minutes, 0)
         traded = _traded_until(begun, ended, opens) - _traded_until(begun, ended, closes)
         return np.maximum(traded // np.timedelta64(timeframe.step), 0).astype(np.int64)
 
-    def _counts_sessions(self, timeframe: Timeframe) -> bool:
+    def _counts_whole_sessions(self, timeframe: Timeframe) -> bool:
         """Whether a bar is a whole session or more, however short the session is."""
         return timeframe.minutes >= _DAY_MINUTES
 
     def bars_per_year(self, timeframe: Timeframe) -> float:
-        return _bars_per_year(self, timeframe)
+        return _count_bars_per_year(self, timeframe)
 
 
 class FxWeek(SessionCalendar):
@@ -120,11 +124,14 @@ class FxWeek(SessionCalendar):
     def sessions(self, start: pd.Timestamp, end: pd.Timestamp) -> tuple[Stamps, Stamps]:
         first = start.tz_convert(_FX_ZONE).normalize().tz_localize(None) - timedelta(days=7)
         last = end.tz_convert(_FX_ZONE).normalize().tz_localize(None) + timedelta(days=1)
-        edge = timedelta(hours=_FX_WEEK_EDGE.hour)
-        sundays = pd.date_range(first, last, freq="W-SUN")
-        return _utc_naive(sundays + edge), _utc_naive(sundays + timedelta(days=5) + edge)
+        opens = pd.date_range(first, last, freq="W-SUN") + timedelta(hours=_FX_WEEK_EDGE.hour)
+        closes = opens + timedelta(days=5)
+        return (
+            naive_utc_times(opens.tz_localize(_FX_ZONE)),
+            naive_utc_times(closes.tz_localize(_FX_ZONE)),
+        )
 
-    def _counts_sessions(self, timeframe: Timeframe) -> bool:
+    def _counts_whole_sessions(self, timeframe: Timeframe) -> bool:
         return False
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -138,9 +145,8 @@ class ExchangeCalendar(SessionCalendar):
         self.name = name
 
     def sessions(self, start: pd.Timestamp, end: pd.Timestamp) -> tuple[Stamps, Stamps]:
-        schedule = _schedule(self.name, start.year, end.year)
-        opens, closes = _column(schedule, "open"), _column(schedule, "close")
-        low, high = _naive(start), _naive(end)
+        opens, closes = _read_sessions(self.name, start.year, end.year)
+        low, high = naive_utc(start), naive_utc(end)
         touched = (closes >= low) & (opens <= high)
         return opens[touched], closes[touched]
 
@@ -149,7 +155,7 @@ class ExchangeCalendar(SessionCalendar):
 
 
 def _traded_until(begun: Stamps, ended: Stamps, at: Stamps) -> NDArray[np.timedelta64]:
-    """Open time since the first session, at each moment."""
+    """Time that the market was open from the first session up to each moment."""
     lengths = ended - begun
     before = np.concatenate([[np.timedelta64(0, "ns")], np.cumsum(lengths)])
     index = np.searchsorted(begun, at, side="right") - 1
@@ -161,37 +167,25 @@ def _traded_until(begun: Stamps, ended: Stamps, at: Stamps) -> NDArray[np.timede
     return traded
 
 
-def _utc_naive(local: pd.DatetimeIndex) -> Stamps:
-    stamps: Stamps = (
-        local.tz_localize(_FX_ZONE).tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()
-    )
-    return stamps
-
-
-def _column(schedule: pd.DataFrame, name: str) -> Stamps:
-    stamps: Stamps = schedule[name].dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
-    return stamps
-
-
-def _naive(stamp: pd.Timestamp) -> np.datetime64:
-    return stamp.tz_convert("UTC").tz_localize(None).to_datetime64()
-
-
 @lru_cache(maxsize=64)
-def _schedule(name: str, first_year: int, last_year: int) -> pd.DataFrame:
+def _read_sessions(name: str, first_year: int, last_year: int) -> tuple[Stamps, Stamps]:
+    """Opens and closes, naive UTC ns, of all sessions of these years and a month around them."""
     import exchange_calendars
 
     start, end = f"{first_year - 1}-12-01", f"{last_year + 1}-01-31"
-    calendar = exchange_calendars.get_calendar(name, start=start, end=end)
-    schedule: pd.DataFrame = calendar.schedule
-    return schedule
+    schedule = exchange_calendars.get_calendar(name, start=start, end=end).schedule
+    opens, closes = (
+        schedule[edge].dt.tz_localize(None).to_numpy(dtype="datetime64[ns]")
+        for edge in ("open", "close")
+    )
+    return opens, closes
 
 
 @lru_cache(maxsize=64)
-def _bars_per_year(calendar: SessionCalendar, timeframe: Timeframe) -> float:
+def _count_bars_per_year(calendar: SessionCalendar, timeframe: Timeframe) -> float:
     """Mean over ten real years, holidays and short days included."""
     start, end = _YEAR_SAMPLE
-    if calendar._counts_sessions(timeframe):
+    if calendar._counts_whole_sessions(timeframe):
         sessions = len(calendar.sessions(start, end)[0])
         return sessions * _DAY_MINUTES / timeframe.minutes / _YEARS_IN_SAMPLE
     return len(calendar.expected_opens(start, end, timeframe)) / _YEARS_IN_SAMPLE
@@ -199,7 +193,10 @@ def _bars_per_year(calendar: SessionCalendar, timeframe: Timeframe) -> float:
 
 @lru_cache(maxsize=64)
 def load_calendar(name: str) -> Calendar:
-    """The calendar of that name: ``24/7``, ``FX``, or any code of exchange_calendars.
+    """Look up a calendar.
+
+    Args:
+        name: ``24/7``, ``FX``, or any code of exchange_calendars, such as ``XNYS``.
 
     Raises:
         BarsError: when no calendar has that name.
@@ -224,7 +221,7 @@ def _exchange_codes() -> frozenset[str]:
 
 
 def calendar_for(venue: str, symbol: str) -> Calendar:
-    """The calendar a symbol keeps: exchange codes by venue, FX for currency pairs, else 24/7."""
+    """The calendar of a symbol: that of its exchange code, FX for currency pairs, else 24/7."""
     base, _, quote = symbol.upper().partition(":")[0].partition("/")
     if venue in _FX_VENUES and {base, quote} <= _FIAT:
         return load_calendar(FxWeek.name)
@@ -235,8 +232,8 @@ def calendar_for(venue: str, symbol: str) -> Calendar:
 
 
 def missing_before(opened: pd.DatetimeIndex, timeframe: Timeframe, calendar: Calendar) -> Counts:
-    """Bars ``(N,)`` the market could have traded between each bar and its predecessor; 0 first."""
-    stamps = opened.tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()
+    """Bars that the market could have traded between each bar and its predecessor, from 0 (N,)."""
+    stamps = naive_utc_times(opened)
     missing = np.zeros(len(stamps), np.int64)
     step = np.timedelta64(timeframe.step)
     apart = np.flatnonzero(np.diff(stamps) > step) + 1
@@ -245,8 +242,8 @@ def missing_before(opened: pd.DatetimeIndex, timeframe: Timeframe, calendar: Cal
 
 
 def hole_before(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> NDArray[np.bool_]:
-    """Whether each bar ``(N,)`` fails to follow its predecessor in the calendar; first is False.
+    """Whether tradable bars are missing just before each bar (N,); False for the first.
 
-    A closed session, such as a weekend, is no hole.
+    Closed hours, such as a weekend, are no hole.
     """
     return missing_before(pd.DatetimeIndex(frame.index), timeframe, calendar) > 0

@@ -1,4 +1,4 @@
-"""Turning raw rows into clean bars: columns by name, stamps in order, numbers that are prices."""
+"""The rules by which raw rows become clean bars: columns, times, prices and duplicates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops.data.timestamps import parse_stamps, refuse
+from mlops.data.timestamps import bad_rows_error, parse_stamps
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 
@@ -29,7 +29,7 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """Clean bars and what was done to get them."""
+    """Clean bars, counts of dropped rows by reason, and warnings."""
 
     frame: pd.DataFrame
     dropped: Mapping[str, int]
@@ -37,7 +37,7 @@ class Cleaned:
     warnings: tuple[str, ...]
 
 
-def clean(
+def clean_bars(
     raw: pd.DataFrame,
     *,
     timeframe: Timeframe,
@@ -47,11 +47,11 @@ def clean(
     dayfirst: bool | None = None,
     time_column: str | None = None,
 ) -> Cleaned:
-    """The steps of `mlops.data.bars.validate_bars`, in order."""
+    """Clean raw rows into bars; `mlops.data.bars.validate_bars` explains the arguments."""
     if stamps not in ("open", "close"):
         raise BarsError(f"stamps={stamps!r} is neither 'open' nor 'close'")
-    table = named_columns(raw)
-    opened, column = read_opens(
+    table = require_columns(raw)
+    opened, column = parse_time_column(
         table,
         timeframe=timeframe,
         now=now,
@@ -61,24 +61,29 @@ def clean(
         time_column=time_column,
     )
     rows = np.flatnonzero(opened + timeframe.step <= now)
-    numbers = _numbers(table, rows)
+    numbers = _parse_bar_columns(table, rows)
     order = rows[np.argsort(opened.asi8[rows], kind="stable")]
-    kept, differing = _without_duplicates(opened, order, numbers["volume"], numbers)
+    kept, differing = _drop_duplicates(opened, order, numbers["volume"], numbers)
     _refuse_overlaps(opened, kept, column, timeframe)
     frame = pd.DataFrame(
         {name: numbers[name][kept] for name in COLUMNS}, index=opened[kept].rename("open_time")
     )
     dropped = {"duplicate": len(order) - len(kept), "not_closed": len(opened) - len(rows)}
+    warnings = [f"{differing:,} duplicate row(s) differed; the one with the most volume was kept"]
     return Cleaned(
         frame=frame,
         dropped={reason: count for reason, count in dropped.items() if count},
         reordered=not bool(np.all(np.diff(opened.asi8) >= 0)),
-        warnings=_duplicate_warning(differing),
+        warnings=tuple(warnings if differing else ()),
     )
 
 
-def named_columns(raw: pd.DataFrame) -> pd.DataFrame:
-    """Columns by lower-case name; refuses missing and doubled ones and an empty table."""
+def require_columns(raw: pd.DataFrame) -> pd.DataFrame:
+    """The table with column names in lower case.
+
+    Raises:
+        BarsError: when it has no rows, lacks a column of a bar, or has one twice.
+    """
     if not len(raw):
         raise BarsError("the table has no rows; check the file or the period asked for")
     table = raw.rename(columns=lambda name: str(name).strip().lower())
@@ -96,7 +101,7 @@ def named_columns(raw: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def read_opens(
+def parse_time_column(
     table: pd.DataFrame,
     *,
     timeframe: Timeframe,
@@ -107,10 +112,12 @@ def read_opens(
     time_column: str | None,
 ) -> tuple[pd.DatetimeIndex, str]:
     """UTC opens in row order, on whole minutes, and the name of the column they came from."""
-    series = _time_columns(table, time_column)
-    parsed = [parse_stamps(one, now=now, timezone=timezone, dayfirst=dayfirst) for one in series]
-    _refuse_disagreement(series, parsed)
-    column = str(series[0].name)
+    columns = _find_time_columns(table, time_column)
+    parsed = [
+        parse_stamps(values, now=now, timezone=timezone, dayfirst=dayfirst) for values in columns
+    ]
+    _refuse_disagreement(columns, parsed)
+    column = str(columns[0].name)
     if stamps == "open" and column in CLOSE_COLUMNS:
         raise BarsError(
             f"column {column!r} holds closes but stamps='open'; pass stamps='close', for a shift "
@@ -119,10 +126,10 @@ def read_opens(
         )
     step = pd.Timedelta(timeframe.step)
     opens = parsed[0] - step if stamps == "close" else parsed[0]
-    return _on_minutes(opens, column, step), column
+    return _round_to_minutes(opens, column, step), column
 
 
-def _time_columns(table: pd.DataFrame, wanted: str | None) -> list[pd.Series]:
+def _find_time_columns(table: pd.DataFrame, wanted: str | None) -> list[pd.Series]:
     """The time column, and a second one that must agree with it."""
     if wanted is not None:
         if wanted.strip().lower() not in table.columns:
@@ -142,14 +149,14 @@ def _time_columns(table: pd.DataFrame, wanted: str | None) -> list[pd.Series]:
     )
 
 
-def _refuse_disagreement(series: list[pd.Series], parsed: list[pd.DatetimeIndex]) -> None:
+def _refuse_disagreement(columns: list[pd.Series], parsed: list[pd.DatetimeIndex]) -> None:
     if len(parsed) < 2:
         return
     apart = np.abs((parsed[0] - parsed[1]) / pd.Timedelta(seconds=1))
     rows = np.flatnonzero(apart > 1)
     if len(rows):
-        first, second = str(series[0].name), str(series[1].name)
-        raise refuse(
+        first, second = str(columns[0].name), str(columns[1].name)
+        raise bad_rows_error(
             f"{parsed[0][rows[0]]} disagrees with column {second!r}, {parsed[1][rows[0]]},",
             first,
             rows,
@@ -157,13 +164,13 @@ def _refuse_disagreement(series: list[pd.Series], parsed: list[pd.DatetimeIndex]
         )
 
 
-def _on_minutes(opens: pd.DatetimeIndex, column: str, step: pd.Timedelta) -> pd.DatetimeIndex:
-    """Bars of every market open on whole minutes; 59.999 s is the next one."""
+def _round_to_minutes(opens: pd.DatetimeIndex, column: str, step: pd.Timedelta) -> pd.DatetimeIndex:
+    """Round opens to whole minutes, on which bars of every market open: 59.999 s to the next."""
     minutes = opens.round("min")
     limit = min(step * NEAR_SHARE, NEAR_LIMIT)
     off = np.flatnonzero(np.abs(minutes - opens) > limit)
     if len(off):
-        raise refuse(
+        raise bad_rows_error(
             f"{opens[off[0]]} is not on a whole minute",
             column,
             off,
@@ -172,9 +179,9 @@ def _on_minutes(opens: pd.DatetimeIndex, column: str, step: pd.Timedelta) -> pd.
     return minutes
 
 
-def _numbers(table: pd.DataFrame, rows: Rows) -> dict[str, NDArray[np.float64]]:
+def _parse_bar_columns(table: pd.DataFrame, rows: Rows) -> dict[str, NDArray[np.float64]]:
     """Each column as float64 over all rows; only ``rows``, the complete bars, are checked."""
-    numbers = {name: _column(table[name], rows) for name in COLUMNS}
+    numbers = {name: _parse_numbers(table[name], rows) for name in COLUMNS}
     for name in COLUMNS[:4]:
         _refuse_where(numbers[name] <= 0, rows, name, "a price that is not positive")
     _refuse_where(numbers["volume"] < 0, rows, "volume", "a negative volume")
@@ -186,7 +193,7 @@ def _numbers(table: pd.DataFrame, rows: Rows) -> dict[str, NDArray[np.float64]]:
     return numbers
 
 
-def _column(values: pd.Series, rows: Rows) -> NDArray[np.float64]:
+def _parse_numbers(values: pd.Series, rows: Rows) -> NDArray[np.float64]:
     name = str(values.name)
     if values.dtype.kind in "Mmb":
         raise BarsError(f"column {name!r} holds {values.dtype}, not numbers", column=name)
@@ -202,16 +209,19 @@ def _column(values: pd.Series, rows: Rows) -> NDArray[np.float64]:
 def _refuse_where(bad: NDArray[np.bool_], rows: Rows, column: str, what: str) -> None:
     offenders = rows[bad[rows]]
     if len(offenders):
-        raise refuse(what, column, offenders, "correct or remove these rows at the source")
+        raise bad_rows_error(what, column, offenders, "correct or remove these rows at the source")
 
 
-def _without_duplicates(
+def _drop_duplicates(
     opened: pd.DatetimeIndex,
     order: Rows,
     volume: NDArray[np.float64],
     numbers: Mapping[str, NDArray[np.float64]],
 ) -> tuple[Rows, int]:
-    """Rows by time without duplicates (most volume wins, then the last); differing ones counted."""
+    """Rows by time without duplicates, and how many of the dropped rows had other values.
+
+    The row with the most volume is kept, of equal volumes the last.
+    """
     stamps = opened.asi8[order]
     ranked = order[np.lexsort((order, volume[order], stamps))]
     last = np.append(np.diff(opened.asi8[ranked]) != 0, True) if len(ranked) else np.zeros(0, bool)
@@ -221,18 +231,12 @@ def _without_duplicates(
     return kept, int(np.sum(~same))
 
 
-def _duplicate_warning(differing: int) -> tuple[str, ...]:
-    if not differing:
-        return ()
-    return (f"{differing:,} duplicate row(s) differed; the one with the most volume was kept",)
-
-
 def _refuse_overlaps(
     opened: pd.DatetimeIndex, kept: Rows, column: str, timeframe: Timeframe
 ) -> None:
     too_close = np.flatnonzero(np.diff(opened.asi8[kept]) < pd.Timedelta(timeframe.step).value)
     if len(too_close):
-        raise refuse(
+        raise bad_rows_error(
             f"the bar overlaps its predecessor at timeframe {timeframe}",
             column,
             kept[too_close + 1],

@@ -1,4 +1,4 @@
-"""One call from the name of a market to validated bars with their provenance."""
+"""`load_bars`: validated bars with provenance, by service or by venue, symbol and timeframe."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ LOCAL_VENUES = ("sample", "file", "simulator")
 
 
 def open_source(venue: str, **options: Any) -> BarSource:
-    """The source behind a venue: ``sample``, ``file``, ``simulator``, or an exchange ccxt knows.
+    """The source of a venue's bars.
 
-    ``options`` go to the source: a path for files, a seed for the simulator, ``base_url`` for
-    an exchange.
+    Args:
+        venue: ``sample``, ``file``, ``simulator``, or the id of an exchange in ccxt.
+        options: Arguments of the source: a path for files, a seed for the simulator,
+            ``base_url`` for an exchange.
 
     Raises:
         SourceError: when no source has that name.
@@ -44,12 +46,6 @@ def open_source(venue: str, **options: Any) -> BarSource:
     return ExchangeSource(venue, **options)
 
 
-def _venue_source(venue: str, exchange_base_url: str | None) -> BarSource:
-    if venue in LOCAL_VENUES or exchange_base_url is None:
-        return open_source(venue)
-    return open_source(venue, base_url=exchange_base_url)
-
-
 def load_bars(
     service: Service | None = None,
     *,
@@ -66,24 +62,40 @@ def load_bars(
 ) -> Bars:
     """Load the bars of a service, or of a venue, symbol and timeframe.
 
-    Bars opened in ``[start, end)`` and closed by ``now`` (default: the wall clock); an earlier
-    ``now`` gives what was known then. Exchanges go through the cache under ``cache_root``.
-    ``source`` replaces the venue's own, ``calendar`` the symbol's own; ``exchange_base_url`` is
-    another address of the exchange.
+    Args:
+        service: Names venue, symbol and timeframe, instead of the three arguments.
+        cache_root: The folder in which bars of exchanges are stored.
+        start: The open of the first bar.
+        end: The first open that is left out.
+        now: Bars closed by then are loaded; an earlier time than the default, the wall clock,
+            gives the bars that were known then.
+        source: Replaces the venue's own source.
+        exchange_base_url: Another address of the exchange's REST interface.
+        calendar: Replaces the symbol's own calendar.
 
     Raises:
         SourceError: when the source cannot be read.
         BarsError: when its bars break the contract.
+
+    >>> from datetime import UTC, datetime
+    >>> bars = load_bars(
+    ...     venue="sample", symbol="BTC/USD", timeframe="1h", cache_root="unused",
+    ...     start=datetime(2018, 1, 1, tzinfo=UTC), end=datetime(2018, 1, 2, tzinfo=UTC),
+    ... )
+    >>> len(bars.frame), bars.provenance.label
+    (24, 'BTC/USD sample, 2017-2019')
     """
     if service is not None:
         venue, symbol, timeframe = service.venue, service.symbol, service.timeframe
     if symbol is None or timeframe is None or (venue is None and source is None):
         raise SourceError("load_bars needs a service, or a venue, a symbol and a timeframe")
-    frame = Timeframe(timeframe) if isinstance(timeframe, str) else timeframe
+    if source is None:
+        is_remote = exchange_base_url is not None and venue not in LOCAL_VENUES
+        source = open_source(str(venue), **({"base_url": exchange_base_url} if is_remote else {}))
     return BarCache(cache_root).load(
-        source or _venue_source(str(venue), exchange_base_url),
+        source,
         symbol,
-        frame,
+        Timeframe(timeframe) if isinstance(timeframe, str) else timeframe,
         start=start,
         end=end,
         now=now or datetime.now(UTC),

@@ -1,7 +1,7 @@
-"""Market time for a replica: the wall clock, or for the embedded sample a labelled replay.
+"""Market time of a replica: the wall clock, or a replay of the embedded sample.
 
-The replay is a function of the wall clock alone, so that all replicas and every restart agree:
-the last days of the sample go by, one bar in `REPLAY_BAR_S` seconds, again and again.
+The replay is a function of the wall clock alone, so that all replicas agree, after a restart
+too: it repeats the last `REPLAY_DAYS` days of the sample at one bar in `REPLAY_BAR_S` seconds.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from mlops.data.sources.samples import SAMPLE_VENUE
 
 REPLAY_DAYS = 30
 REPLAY_BAR_S = 60.0
-"""Wall seconds in which an hour of the sample goes by."""
+"""Wall-clock seconds for an hour of the sample."""
 
 _HOUR = timedelta(hours=1)
 
 
 Clock = Callable[[str, datetime], datetime]
-"""Market time by the venue and by the close of the last bar that anybody will see of it."""
+"""Gives the market time for a venue and for the close of the last bar that it will ever have."""
 
 
 def wall_clock() -> datetime:
@@ -27,22 +27,27 @@ def wall_clock() -> datetime:
 
 
 def market_clock(venue: str, last_close: datetime) -> datetime:
-    """Market time in earnest; see `market_now`."""
+    """`market_now` by this machine's wall clock."""
     return market_now(venue, last_close, wall_clock)
 
 
 def market_now(venue: str, last_close: datetime, wall: Callable[[], datetime]) -> datetime:
-    """The time at which bars of a venue are looked at; ``last_close`` is that of its last bar."""
+    """Market time of a venue: bars closed by then are known.
+
+    Args:
+        last_close: The close of the venue's last bar, at which a replay ends.
+        wall: Gives the time of the wall clock (UTC).
+    """
     now = wall()
     if venue != SAMPLE_VENUE:
         return now
     span = timedelta(days=REPLAY_DAYS)
-    gone = timedelta(
+    elapsed = timedelta(
         seconds=now.timestamp() * _HOUR.total_seconds() / REPLAY_BAR_S % (span.total_seconds())
     )
-    return last_close - span + gone
+    return last_close - span + elapsed
 
 
 def market_speed(venue: str) -> float:
-    """Market seconds that go by in a second of the wall clock."""
+    """Market seconds for each second of the wall clock."""
     return _HOUR.total_seconds() / REPLAY_BAR_S if venue == SAMPLE_VENUE else 1.0

@@ -1,8 +1,8 @@
-"""What is odd in clean bars: holes, flat bars, steps that look like splits, single bad prints.
+"""The quality of clean bars: holes, flat bars, likely splits, bad prints, and staleness.
 
-Everything here is flagged and nothing is repaired: a crash of 48 % is a fact, not an error.
-
-[[How old the newest bar of a market is, by the bars it could have traded since.]]
+Oddities are flagged and never repaired: a fall of 48 % may be a crash and not an error.
+`NewestBar` measures age in bars that the market could trade since, so that closed hours
+make no market stale.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Hole:
-    """Bars the market could have traded and the source does not have; ``[start, end)`` UTC."""
+    """Missing bars that the market could have traded, opened in ``[start, end)`` (UTC)."""
 
     start: pd.Timestamp
     end: pd.Timestamp
@@ -42,7 +42,7 @@ class Hole:
 
 @dataclass(frozen=True, slots=True)
 class Flags:
-    """What `assess` saw; ``completeness`` is the share of tradable bars that are there."""
+    """Oddities of a frame; ``completeness`` is the share of tradable bars present, 0 to 1."""
 
     holes: tuple[Hole, ...]
     completeness: float
@@ -51,13 +51,16 @@ class Flags:
     bad_prints: tuple[pd.Timestamp, ...]
 
 
-def assess(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> Flags:
+def flag_oddities(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> Flags:
     """Flag the oddities of clean, sorted bars."""
     opened = pd.DatetimeIndex(frame.index)
     missing = missing_before(opened, timeframe, calendar)
     prints = bad_prints(frame)
     return Flags(
-        holes=_holes(opened, missing, timeframe),
+        holes=tuple(
+            Hole(opened[row - 1] + timeframe.step, opened[row], int(missing[row]))
+            for row in np.flatnonzero(missing).tolist()
+        ),
         completeness=len(frame) / (len(frame) + int(missing.sum())),
         flat_bars=int((frame["high"] == frame["low"]).sum()),
         suspected_splits=tuple(opened[suspected_splits(frame, prints)]),
@@ -65,19 +68,10 @@ def assess(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> Fla
     )
 
 
-def _holes(
-    opened: pd.DatetimeIndex, missing: NDArray[np.int64], timeframe: Timeframe
-) -> tuple[Hole, ...]:
-    return tuple(
-        Hole(opened[row - 1] + timeframe.step, opened[row], int(missing[row]))
-        for row in np.flatnonzero(missing).tolist()
-    )
-
-
 def bad_prints(frame: pd.DataFrame) -> Mask:
-    """Bars ``(N,)`` whose high or low leaves both neighbours far behind for this bar alone.
+    """Bars whose high or low is far beyond both neighbours, a mask (N,).
 
-    The first and last bar are never flagged: one neighbour cannot tell a print from a move.
+    The first and last bar are never flagged: with one neighbour a print looks like a move.
     """
     high, low, close = (np.log(frame[name].to_numpy()) for name in ("high", "low", "close"))
     flagged = np.zeros(len(frame), bool)
@@ -87,41 +81,34 @@ def bad_prints(frame: pd.DataFrame) -> Mask:
     above = high[1:-1] - np.maximum(close[:-2], np.maximum(opened[2:], close[2:]))
     below = np.minimum(close[:-2], np.minimum(opened[2:], close[2:])) - low[1:-1]
     reach = np.maximum(above, below)
-    limit = np.maximum(PRINT_RANGES * _typical_range(high - low)[1:-1], PRINT_FLOOR)
+    ranges = pd.Series(high - low).rolling(RANGE_BARS, center=True, min_periods=1)
+    limit = np.maximum(PRINT_RANGES * ranges.median().to_numpy()[1:-1], PRINT_FLOOR)
     flagged[1:-1] = reach > limit
     return flagged
 
 
-def _typical_range(ranges: Values) -> Values:
-    rolling = pd.Series(ranges).rolling(RANGE_BARS, center=True, min_periods=1)
-    return rolling.median().to_numpy()
-
-
 def suspected_splits(frame: pd.DataFrame, prints: Mask) -> Mask:
-    """Bars ``(N,)`` that begin a lasting step of the price on ordinary turnover.
+    """Bars that begin a lasting step of the price on ordinary turnover, a mask (N,).
 
-    Turnover (price times volume) is what a split leaves alone and a crash multiplies.
+    A split leaves turnover (price times volume) as it is; a crash multiplies it.
     """
     close, opened = np.log(frame["close"].to_numpy()), np.log(frame["open"].to_numpy())
     previous = np.concatenate([close[:1], close[:-1]])
     step = np.maximum(np.abs(opened - previous), np.abs(close - previous))
-    lasting = np.abs(_median_of(close[::-1])[::-1] - np.append(close[:1], _median_of(close)[:-1]))
+    after, before = _trailing_median(close[::-1])[::-1], _trailing_median(close)[:-1]
+    lasting = np.abs(after - np.append(close[:1], before))
     turnover = frame["close"].to_numpy() * frame["volume"].to_numpy()
-    ordinary = turnover <= SPLIT_TURNOVER * _usual(turnover)
+    # Infinite where no bar lies before, so that its turnover is ordinary.
+    usual = pd.Series(turnover).shift().rolling(TURNOVER_BARS, min_periods=1).median()
+    ordinary = turnover <= SPLIT_TURNOVER * usual.fillna(np.inf).to_numpy()
     suspected: Mask = (step >= SPLIT_STEP) & (lasting >= SPLIT_STEP) & ordinary & ~prints
     suspected[:1] = False
     return suspected
 
 
-def _median_of(close: Values) -> Values:
-    """Median of each bar and the few before it; one bad print does not move it."""
+def _trailing_median(close: Values) -> Values:
+    """Median of each bar and the few before it, which one bad print does not move."""
     return pd.Series(close).rolling(PERSIST_BARS, min_periods=1).median().to_numpy()
-
-
-def _usual(turnover: Values) -> Values:
-    """Median turnover of the bars before each bar; infinite where there are none."""
-    before = pd.Series(turnover).shift().rolling(TURNOVER_BARS, min_periods=1).median()
-    return before.fillna(np.inf).to_numpy()
 
 
 _INSTANT = timedelta(microseconds=1)
@@ -129,15 +116,15 @@ _INSTANT = timedelta(microseconds=1)
 
 @dataclass(frozen=True, slots=True)
 class NewestBar:
-    """When the newest complete bar closed, None where there is none; ``now`` is market time."""
+    """The close of the newest complete bar (None without a bar) and the market time ``now``."""
 
     closed_at: datetime | None
     now: datetime
 
     def is_stale(self, service: Service, *, max_age_bars: float) -> bool:
-        """Whether it is older than so many bars, and the market has traded since.
+        """Whether the newest bar is older than ``max_age_bars`` and the market traded since.
 
-        A market that is closed makes nothing stale: after a weekend the count begins anew.
+        Closed hours do not count: after a weekend the count begins anew.
         """
         if self.closed_at is None:
             return True
@@ -146,7 +133,7 @@ class NewestBar:
         return self.missed(service) >= max(1, int(max_age_bars))
 
     def missed(self, service: Service) -> int:
-        """Bars that the market could trade and that have closed since the newest one."""
+        """Tradable bars that have closed since the newest bar."""
         if self.closed_at is None:
             return 0
         calendar = calendar_for(service.venue, service.symbol)

@@ -1,7 +1,8 @@
 """One market's bars on disk: Parquet segments named by their content, and a head that lists them.
 
-A segment is written first and the head replaced after it, atomically, so that a process killed
-at any moment leaves the last whole state. Writers hold the lock; readers need none.
+A writer first writes a segment and then replaces the head atomically, so that a process killed
+at any moment leaves the last complete state. Writers hold a lock across processes; readers need
+none.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ class Segment:
     last: str
 
     def touches(self, page: pd.DataFrame) -> bool:
-        """Whether it may hold a bar of the page."""
+        """Whether the segment may hold a bar of the page."""
         first, last = pd.Timestamp(self.first), pd.Timestamp(self.last)
         return bool(first <= page.index[-1] and page.index[0] <= last)
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The state of a series; of two segments with the same bar the later listed one is right.
+    """The state of a series; where two segments hold the same bar, the later listed one counts.
 
-    ``coverage`` are the ``[start, end)`` of opens the venue was asked for; ``revised`` counts
-    stored bars the venue later sent with other values.
+    ``coverage`` lists the fetched intervals ``[start, end)`` of opens; ``dropped`` counts rows
+    by reason; ``revised`` counts stored bars that the venue later sent with other values.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -56,18 +57,18 @@ class Head:
     fetched_at: pd.Timestamp | None = None
 
     def gaps(self, start: pd.Timestamp, end: pd.Timestamp) -> tuple[Interval, ...]:
-        """The parts of ``[start, end)`` not covered."""
-        found, at = [], start
+        """The parts of ``[start, end)`` that are not covered."""
+        gaps, covered_to = [], start
         for low, high in self.coverage:
-            if low > at and at < end:
-                found.append((at, min(low, end)))
-            at = max(at, high)
-        if at < end:
-            found.append((at, end))
-        return tuple(found)
+            if low > covered_to and covered_to < end:
+                gaps.append((covered_to, min(low, end)))
+            covered_to = max(covered_to, high)
+        if covered_to < end:
+            gaps.append((covered_to, end))
+        return tuple(gaps)
 
     def covering(self, start: pd.Timestamp, end: pd.Timestamp) -> Head:
-        """The head with one more interval covered; touching intervals become one."""
+        """The head with one more interval covered; touching intervals are merged."""
         joined: list[Interval] = []
         for low, high in sorted([*self.coverage, (start, end)]):
             if joined and low <= joined[-1][1]:
@@ -75,6 +76,30 @@ class Head:
             else:
                 joined.append((low, high))
         return replace(self, coverage=tuple(joined))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {
+            "format": _FORMAT,
+            "segments": [asdict(segment) for segment in self.segments],
+            "coverage": [[low.isoformat(), high.isoformat()] for low, high in self.coverage],
+            "dropped": dict(self.dropped),
+            "revised": self.revised,
+            "fetched_at": self.fetched_at.isoformat() if self.fetched_at is not None else None,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Head:
+        """Read `to_dict` back from JSON."""
+        return cls(
+            segments=tuple(Segment(**segment) for segment in data["segments"]),
+            coverage=tuple(
+                (pd.Timestamp(low), pd.Timestamp(high)) for low, high in data["coverage"]
+            ),
+            dropped=data["dropped"],
+            revised=data["revised"],
+            fetched_at=pd.Timestamp(data["fetched_at"]) if data["fetched_at"] else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,51 +130,68 @@ class Series:
             lock.release()
 
     def head(self) -> Head:
+        """The current head; an empty one where nothing is stored.
+
+        Raises:
+            SourceError: when another release of this library wrote it.
+        """
         path = self.folder / "head.json"
-        return _parse(path) if path.exists() else Head()
+        if not path.exists():
+            return Head()
+        data = json.loads(path.read_bytes())
+        if data.get("format") != _FORMAT:
+            raise SourceError(
+                f"{path} has format {data.get('format')!r}, this version reads {_FORMAT}; "
+                "delete its folder and fetch again"
+            )
+        return Head.from_dict(data)
 
     def read(self) -> tuple[Head, pd.DataFrame]:
         """The head and all its bars, sorted.
 
-        A writer may merge segments meanwhile; then the new head is read.
+        Where a writer merges segments during the read, the new head is read instead.
+
+        Raises:
+            SourceError: when a segment is missing or altered.
         """
         for _ in range(READ_TRIES):
             head = self.head()
             try:
-                return head, _joined([self._load(segment) for segment in head.segments])
+                return head, _merge([self._load(segment) for segment in head.segments])
             except FileNotFoundError:
                 continue
         raise SourceError(f"segments named in {self.folder}/head.json are gone; delete the folder")
 
     def append(self, page: pd.DataFrame, head: Head) -> Head:
-        """Store a clean page and the head that goes with it; the lock must be held.
+        """Store a clean page and commit the head with it; the caller holds the lock.
 
-        Bars already stored with the same values cost nothing; a differing one replaces the
-        stored bar and is counted as revised.
+        Bars that are stored with the same values are skipped; a bar with other values replaces
+        the stored bar and is counted as revised.
         """
-        fresh, revised = self._news(page, head)
+        fresh, revised = self._find_changed_bars(page, head)
         segments = list(head.segments)
         if len(fresh):
             # Merging a segment no more than twice the new one keeps few files and few rewrites.
             while segments and segments[-1].rows <= 2 * len(fresh):
-                fresh = _joined([self._load(segments.pop()), fresh])
-            segments.append(self._store(fresh))
+                fresh = _merge([self._load(segments.pop()), fresh])
+            segments.append(self._write_segment(fresh))
         new = replace(head, segments=tuple(segments), revised=head.revised + revised)
         self.commit(new)
         return new
 
     def commit(self, head: Head) -> None:
-        """Make ``head`` the state of the series and drop the files it no longer names."""
-        content = json.dumps(_plain(head), indent=1).encode()
+        """Make ``head`` the state of the series and delete files that it does not name."""
+        content = json.dumps(head.to_dict(), indent=1).encode()
         _replace_file(self.folder / "head.json", lambda path: path.write_bytes(content))
         named = {f"{segment.sha256}.parquet" for segment in head.segments}
         for path in self.folder.iterdir():
             if path.suffix in (".parquet", ".part") and path.name not in named:
                 path.unlink(missing_ok=True)
 
-    def _news(self, page: pd.DataFrame, head: Head) -> tuple[pd.DataFrame, int]:
+    def _find_changed_bars(self, page: pd.DataFrame, head: Head) -> tuple[pd.DataFrame, int]:
         """The page's bars that are new or differ from the stored ones, and how many differ."""
-        stored_bars = _joined([self._load(one) for one in head.segments if one.touches(page)])
+        touched = [segment for segment in head.segments if segment.touches(page)]
+        stored_bars = _merge([self._load(segment) for segment in touched])
         known = page.index.isin(stored_bars.index)
         stored = stored_bars.reindex(page.index).to_numpy()
         differs = np.any(stored != page.to_numpy(), axis=1)
@@ -162,7 +204,7 @@ class Series:
             raise SourceError(f"{path} was altered; delete its folder and fetch again")
         return frame
 
-    def _store(self, frame: pd.DataFrame) -> Segment:
+    def _write_segment(self, frame: pd.DataFrame) -> Segment:
         first, last = frame.index[0].isoformat(), frame.index[-1].isoformat()
         segment = Segment(content_hash(frame), len(frame), first, last)
         path = self.folder / f"{segment.sha256}.parquet"
@@ -170,7 +212,8 @@ class Series:
         return segment
 
 
-def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+def _merge(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    """All bars, sorted; where two frames hold the same bar, that of the later frame."""
     if not frames:
         empty = pd.DatetimeIndex([], tz="UTC", name="open_time").as_unit("ns")
         return pd.DataFrame(columns=list(COLUMNS), index=empty, dtype="float64")
@@ -179,36 +222,9 @@ def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def _replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write beside, flush to disk, rename over: the file is whole or absent."""
+    """Write a file beside, flush it to disk and rename it, so that no reader sees half a file."""
     part = path.with_name(path.name + ".part")
     write(part)
     with part.open("rb+") as handle:
         os.fsync(handle.fileno())
     part.replace(path)
-
-
-def _plain(head: Head) -> dict[str, Any]:
-    return {
-        "format": _FORMAT,
-        "segments": [asdict(segment) for segment in head.segments],
-        "coverage": [[low.isoformat(), high.isoformat()] for low, high in head.coverage],
-        "dropped": dict(head.dropped),
-        "revised": head.revised,
-        "fetched_at": head.fetched_at.isoformat() if head.fetched_at is not None else None,
-    }
-
-
-def _parse(path: Path) -> Head:
-    plain = json.loads(path.read_bytes())
-    if plain.get("format") != _FORMAT:
-        raise SourceError(
-            f"{path} has format {plain.get('format')!r}, this version reads {_FORMAT}; "
-            "delete its folder and fetch again"
-        )
-    return Head(
-        segments=tuple(Segment(**segment) for segment in plain["segments"]),
-        coverage=tuple((pd.Timestamp(low), pd.Timestamp(high)) for low, high in plain["coverage"]),
-        dropped=plain["dropped"],
-        revised=plain["revised"],
-        fetched_at=pd.Timestamp(plain["fetched_at"]) if plain["fetched_at"] else None,
-    )

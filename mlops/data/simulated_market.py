@@ -1,13 +1,13 @@
-"""The law of the laboratory market: how its returns, volatility and predictability arise.
+"""The law of the simulated market: its returns, volatility and predictability.
 
 Bar t has return ``sigma_t * z_t``. With ``r2 = 0`` the z are independent Student-t draws, so
 log returns are a martingale difference. Otherwise ``z_t = sqrt(r2) * g(a, b) + sqrt(1 - r2) * t``
 where a is the previous z and b the previous bar's volume surprise, both cut to a bounded
 range and both visible in the default features:
 
-- *linear*: g is their sum, which a linear model sees;
-- *interaction*: g is their product. The sign of either alone says nothing about g, so every
-  linear model on the features has a population R2 of zero.
+- *linear*: g is a + b, which a linear model can learn;
+- *interaction*: g is a * b. The sign of a or b alone does not predict g, so every linear
+  model on the features has a population R2 of zero.
 """
 
 from __future__ import annotations
@@ -38,24 +38,27 @@ VOLATILITY_SPREAD = 0.3
 
 
 class Form(StrEnum):
-    """How the predictable part follows from the previous bar."""
+    """The function of the previous bar that makes the predictable part."""
 
     LINEAR = "linear"
     INTERACTION = "interaction"
 
 
-# A sum keeps more of its linear reach when cut late; a product is learnt from fewer bars when
+# A sum stays linear over a wider range when cut late; a product is learnt from fewer bars when
 # no single bar dominates it (a small network on 6,000 bars: R2 .008 cut at 1, .006 at 2).
 _CUT = {Form.LINEAR: 2.0, Form.INTERACTION: 1.0}
 
 
 @dataclass(frozen=True, slots=True)
 class Market:
-    """The law the bars are drawn from.
+    """The law from which bars are drawn.
 
-    ``r2`` is the share of the variance of the next volatility-normalised log return that is
-    predictable. From bar ``break_at`` on, volatility is ``break_scale`` times as high and,
-    where ``break_r2`` is given, predictability changes to it.
+    Args:
+        volatility: Root mean square log return of a bar.
+        r2: The predictable share of the variance of the next volatility-normalised log return.
+        break_at: The bar from which volatility is ``break_scale`` times as high.
+        break_r2: Replaces ``r2`` from ``break_at`` on.
+        price: The first open.
 
     Raises:
         SourceError: when a number is out of range.
@@ -96,7 +99,15 @@ class Market:
 def draw_returns(
     market: Market, shock: FloatArray, surprise: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Normalised returns (n,) and the mean of each bar's next one (n - 1,), from raw shocks."""
+    """Draw normalised returns and the expectation of each next return.
+
+    Args:
+        shock: Student-t draws of unit variance (n,).
+        surprise: Normal draws of log volume given the volatility (n,).
+
+    Returns:
+        Returns divided by volatility (n,), and the mean of each bar's next return (n - 1,).
+    """
     shares = market.predictable(len(shock))
     if not shares.any():
         return shock, np.zeros(len(shares) - 1)
@@ -116,7 +127,7 @@ def draw_returns(
 
 
 def log_volatility(noise: FloatArray) -> FloatArray:
-    """A stationary autoregression whose exponential has mean square one."""
+    """Log volatility (n,): a stationary autoregression whose exponential has mean square one."""
     steps = noise * VOLATILITY_SPREAD
     steps[1:] *= math.sqrt(1.0 - VOLATILITY_PERSISTENCE**2)
     level: FloatArray = lfilter([1.0], [1.0, -VOLATILITY_PERSISTENCE], steps)

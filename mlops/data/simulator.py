@@ -1,9 +1,8 @@
-"""A seeded laboratory market: stochastic volatility, fat tails, predictability of a stated size.
+"""A seeded simulated market: stochastic volatility, fat tails, predictability of a stated size.
 
-It exists to ask whether training and gates find what is there and refuse what is not. It
-is never a stand-in for data, and its bars say so wherever they are shown.
-
-The first bars do not depend on how many are asked for.
+It tests whether training and gates find predictability of known size and refuse noise. It
+never replaces market data, and the label of its bars says so. A longer run begins with the
+bars of a shorter run.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from mlops.data.simulated_market import (
     draw_returns,
     log_volatility,
 )
-from mlops.data.sources.base import within
+from mlops.data.sources.base import cut_to_period
 from mlops.errors import SourceError
 from mlops.service import Timeframe
 
@@ -40,7 +39,7 @@ VOLUME_SURPRISE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class SimulatedBars:
-    """Bars with what only the laboratory knows: the law of each row's *next* log return (n,)."""
+    """Bars with mean and standard deviation of each row's *next* log return (n,)."""
 
     frame: pd.DataFrame
     expected_return: FloatArray
@@ -49,13 +48,26 @@ class SimulatedBars:
 
 @dataclass(frozen=True, slots=True)
 class _Draws:
-    """Independent streams, each a prefix of itself for any longer run."""
+    """Independent streams of draws (n,); those of a longer run begin with the same values."""
 
     shock: FloatArray
     level: FloatArray
     surprise: FloatArray
     up: FloatArray
     down: FloatArray
+
+    @classmethod
+    def of(cls, n: int, seed: int | np.random.SeedSequence) -> _Draws:
+        root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
+        shock, level, surprise, up, down = (np.random.default_rng(s) for s in root.spawn(5))
+        unit_variance = np.sqrt((TAIL_DEGREES - 2) / TAIL_DEGREES)
+        return cls(
+            shock=shock.standard_t(TAIL_DEGREES, n) * unit_variance,
+            level=level.standard_normal(n),
+            surprise=surprise.standard_normal(n),
+            up=up.random(n),
+            down=down.random(n),
+        )
 
 
 def simulate(
@@ -69,11 +81,11 @@ def simulate(
     """Draw ``n`` bars from the market, the first opening at ``start``."""
     if n < 1:
         raise SourceError(f"{n} simulated bars asked for; ask for at least one")
-    draws = _draw(n + 1, seed)
+    draws = _Draws.of(n + 1, seed)
     level = log_volatility(draws.level)
     sigma = market.scale(n + 1) * np.exp(level)
     z, expected = draw_returns(market, draws.shock, draws.surprise)
-    frame = _bars(market, sigma[:n] * z[:n], sigma[:n], level[:n], draws)
+    frame = _build_frame(market, sigma[:n] * z[:n], sigma[:n], level[:n], draws)
     frame.index = pd.date_range(start, periods=n, freq=timeframe.step, name="open_time")
     return SimulatedBars(frame, sigma[1:] * expected, sigma[1:])
 
@@ -91,11 +103,14 @@ def simulate_bars(
     break_scale: float = 3.0,
     break_r2: float | None = None,
 ) -> pd.DataFrame:
-    """Simulated bars in plain words; `Market` explains them, `simulate` tells the truth as well."""
+    """Simulated bars as a frame; `Market` explains the arguments.
+
+    `simulate` returns the law of each next return as well.
+    """
     market = Market(
         volatility=volatility,
         r2=r2,
-        form=_form(form),
+        form=_parse_form(form),
         break_at=break_at,
         break_scale=break_scale,
         break_r2=break_r2,
@@ -105,7 +120,7 @@ def simulate_bars(
 
 @dataclass(frozen=True, slots=True)
 class SimulatorSource:
-    """The laboratory as a source of bars; each symbol and timeframe has a history of its own."""
+    """A source of simulated bars; each symbol and timeframe has its own history."""
 
     market: Market = field(default_factory=Market)
     seed: int = 0
@@ -117,7 +132,7 @@ class SimulatorSource:
         return "simulator"
 
     def label(self, symbol: str) -> str:
-        """What people read beside results made from these bars."""
+        """The text shown beside results that were made from these bars."""
         return (
             f"{symbol} simulated, not market data "
             f"(seed {self.seed}, {self.market.form} R2 {self.market.r2:.1%})"
@@ -131,16 +146,16 @@ class SimulatorSource:
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> pd.DataFrame:
-        """Bars opened in ``[start, end)``, of the ``bars`` that the laboratory holds.
+        """Those of the source's ``bars`` that opened in ``[start, end)``.
 
         Raises:
-            SourceError: when none lies there.
+            SourceError: when the source has no bar in that time.
         """
         seed = np.random.SeedSequence([self.seed, zlib.crc32(f"{symbol}|{timeframe}".encode())])
         history = simulate(
             self.market, self.bars, seed=seed, timeframe=timeframe, start=self.start
         ).frame
-        chosen = within(history, start, end)
+        chosen = cut_to_period(history, start, end)
         if chosen.empty:
             raise SourceError(
                 f"the simulator has no bars from {start} to {end}; it holds "
@@ -149,30 +164,17 @@ class SimulatorSource:
         return chosen
 
 
-def _form(name: str) -> Form:
+def _parse_form(name: str) -> Form:
     try:
         return Form(name)
     except ValueError as error:
         raise SourceError(f"form {name!r} is not one of {', '.join(Form)}") from error
 
 
-def _draw(n: int, seed: int | np.random.SeedSequence) -> _Draws:
-    root = seed if isinstance(seed, np.random.SeedSequence) else np.random.SeedSequence(seed)
-    shock, level, surprise, up, down = (np.random.default_rng(s) for s in root.spawn(5))
-    unit_variance = np.sqrt((TAIL_DEGREES - 2) / TAIL_DEGREES)
-    return _Draws(
-        shock=shock.standard_t(TAIL_DEGREES, n) * unit_variance,
-        level=level.standard_normal(n),
-        surprise=surprise.standard_normal(n),
-        up=up.random(n),
-        down=down.random(n),
-    )
-
-
-def _bars(
+def _build_frame(
     market: Market, returns: FloatArray, sigma: FloatArray, level: FloatArray, draws: _Draws
 ) -> pd.DataFrame:
-    """Prices between open and close as a Brownian bridge, whose extremes have a closed form."""
+    """Bars whose high and low are the extremes of a Brownian bridge from open to close."""
     n = len(returns)
     path = np.log(market.price) + np.concatenate([[0.0], np.cumsum(returns)])
     begun, ended = np.exp(path[:-1]), np.exp(path[1:])
@@ -181,7 +183,7 @@ def _bars(
         for u in (draws.up, draws.down)
     )
     middle = np.sqrt(begun * ended)
-    # Rounding may leave an extreme a hair inside the body when the bar hardly moved beyond it.
+    # Rounding may put an extreme just inside open and close where the bar hardly moved beyond.
     return pd.DataFrame(
         {
             "open": begun,

@@ -1,9 +1,9 @@
-"""Slices of time for fitting, selecting and testing that cannot leak.
+"""Splits by time into fit, selection and test rows, without leakage.
 
-A forecast is made at ``made_at``; its label is known at ``known_at``. A row may teach a
-model only when its label was known by the time of the first forecast the model is tried
-on. `Fold` checks that itself, so a leaking split cannot be expressed: purging is what the
-builders do to satisfy it, and an embargo asks for more distance still.
+A forecast is made at ``made_at``; its label is known at ``known_at``. The rule: a label of an
+earlier part must be known by the first forecast of a later part. `Fold` checks the rule, so a
+split that leaks cannot be built; the functions here purge rows to meet it, and an embargo
+purges more of them.
 
 Rows are positions into one bar frame; ``made_at`` and ``known_at`` (N,) have one entry a bar.
 """
@@ -23,10 +23,10 @@ Rows = NDArray[np.intp]
 Times = NDArray[np.datetime64]
 
 SELECTION_FRACTION = 0.2
-"""Share of a fit window, its latest part, on which epochs and weights are chosen."""
+"""The latest share of a fit window, by which epochs and weights are chosen."""
 
 FIRST_FIT_FRACTION = 0.5
-"""Share of the rows that comes before the first test block of a walk-forward."""
+"""Share of the rows before the first test block of a walk-forward."""
 
 HOLDOUT_FRACTION = 0.3
 NO_EMBARGO = timedelta(0)
@@ -49,11 +49,17 @@ class Fold:
 
     def __post_init__(self, made_at: Times, known_at: Times) -> None:
         for name in ("fit", "selection", "test"):
-            object.__setattr__(self, name, _checked(name, getattr(self, name), len(made_at)))
+            object.__setattr__(self, name, _check_rows(name, getattr(self, name), len(made_at)))
         for earlier, later in (("fit", "selection"), ("fit", "test"), ("selection", "test")):
             _refuse_undated(earlier, getattr(self, earlier), made_at, known_at)
             first_forecast = made_at[getattr(self, later)].min()
-            _refuse_leak(known_at[getattr(self, earlier)], first_forecast, f"{earlier} to {later}")
+            known = known_at[getattr(self, earlier)]
+            if leaks := int((known > first_forecast).sum()):
+                raise SplitError(
+                    f"the split leaks from {earlier} to {later}: {leaks:,} labels are known only "
+                    f"at {_to_text(known.max())}, after the first forecast at "
+                    f"{_to_text(first_forecast)}; keep rows with known_at <= that time"
+                )
 
 
 def walk_forward(
@@ -67,16 +73,31 @@ def walk_forward(
     window: timedelta | None = None,
     embargo: timedelta = NO_EMBARGO,
 ) -> tuple[Fold, ...]:
-    """Test blocks that follow one another over the later part of ``rows``, each with a refit.
+    """Folds whose test blocks follow one another over the later part of ``rows``.
 
-    ``window`` is the length of the fit window before each block (sliding); None lets it grow
-    from the first row (expanding).
+    Args:
+        made_at: When the forecast of each bar is made (N,).
+        known_at: When the label of each bar is known (N,).
+        rows: Ascending positions of rows with a label (n,).
+        n_folds: Test blocks, each with its own fit and selection rows before it.
+        selection_fraction: The latest share of each fit window, kept for selection.
+        first_fit_fraction: The share of ``rows`` before the first test block.
+        window: Length of a sliding fit window; None lets it grow from the first row.
+        embargo: Distance between the last known label and the first forecast after it.
 
     Raises:
-        SplitError: when a fraction is not between 0 and 1 or a block has too little before it.
+        SplitError: when a fraction is not between 0 and 1 or too few rows precede a block.
+
+    >>> made_at = np.datetime64("2024-01-01T00", "h") + np.arange(100)
+    >>> known_at = made_at + 2
+    >>> folds = walk_forward(made_at, known_at, np.arange(98), n_folds=2)
+    >>> for fold in folds:
+    ...     print(fold.fit[-1], fold.selection[0], fold.selection[-1], fold.test[0], fold.test[-1])
+    36 38 47 49 73
+    56 58 72 74 97
     """
     _refuse_fraction("first_fit_fraction", first_fit_fraction)
-    rows = _checked("walk-forward", rows, len(made_at))
+    rows = _check_rows("walk-forward", rows, len(made_at))
     first_test_row = int(rows[int(len(rows) * first_fit_fraction)])
     return forward_folds(
         made_at,
@@ -101,13 +122,15 @@ def forward_folds(
     window: timedelta | None = None,
     embargo: timedelta = NO_EMBARGO,
 ) -> tuple[Fold, ...]:
-    """Refits that march from ``first_test_row`` to the end: each knows all before its block.
+    """Folds that cover ``rows`` from ``first_test_row`` to the end.
+
+    `walk_forward` explains the other arguments.
 
     Raises:
         SplitError: as `walk_forward`.
     """
     _refuse_fraction("selection_fraction", selection_fraction)
-    rows = _checked("split", rows, len(made_at))
+    rows = _check_rows("split", rows, len(made_at))
     tested = rows[rows >= first_test_row]
     if not 1 <= n_folds <= len(tested):
         raise SplitError(
@@ -116,7 +139,7 @@ def forward_folds(
         )
     blocks = np.array_split(tested, n_folds)
     return tuple(
-        _fold(
+        _build_fold(
             block,
             rows,
             made_at=made_at,
@@ -137,22 +160,22 @@ def holdout_split(
     fraction: float = HOLDOUT_FRACTION,
     embargo: timedelta = NO_EMBARGO,
 ) -> tuple[Rows, Rows]:
-    """Development and holdout rows: the holdout is the last ``fraction`` of the bars.
+    """Development rows, and the holdout rows in the last ``fraction`` of the bars.
 
-    Development keeps only rows whose label is known before the first holdout forecast.
+    Development rows are those whose label is known by the first holdout forecast.
 
     Raises:
         SplitError: when either part is empty or the fraction is not between 0 and 1.
     """
     _refuse_fraction("fraction", fraction)
-    rows = _checked("holdout", rows, len(made_at))
+    rows = _check_rows("holdout", rows, len(made_at))
     holdout = rows[rows >= round(len(made_at) * (1.0 - fraction))]
-    _checked("holdout", holdout, len(made_at))
+    _check_rows("holdout", holdout, len(made_at))
     development = _known_by(made_at[holdout[0]] - np.timedelta64(embargo), rows, known_at)
-    return _checked("development", development, len(made_at)), holdout
+    return _check_rows("development", development, len(made_at)), holdout
 
 
-def _fold(
+def _build_fold(
     test: Rows,
     rows: Rows,
     *,
@@ -168,7 +191,7 @@ def _fold(
         history = history[made_at[history] > start - np.timedelta64(window)]
     n_selection = max(1, round(len(history) * selection_fraction))
     selection = history[-n_selection:]
-    _checked("selection", selection, len(made_at))
+    _check_rows("selection", selection, len(made_at))
     fit = _known_by(made_at[selection[0]] - embargo, history, known_at)
     return Fold(fit, selection, test, made_at=made_at, known_at=known_at)
 
@@ -177,7 +200,7 @@ def _known_by(moment: np.datetime64, rows: Rows, known_at: Times) -> Rows:
     return rows[known_at[rows] <= moment]
 
 
-def _checked(name: str, rows: Rows, n_bars: int) -> Rows:
+def _check_rows(name: str, rows: Rows, n_bars: int) -> Rows:
     """A read-only copy of ``rows``, in ascending order and within the bars."""
     checked = np.array(rows, dtype=np.intp)
     if not len(checked):
@@ -205,20 +228,10 @@ def _refuse_undated(name: str, rows: Rows, made_at: Times, known_at: Times) -> N
         )
 
 
-def _refuse_leak(known: Times, first_forecast: np.datetime64, parts: str) -> None:
-    leaks = int((known > first_forecast).sum())
-    if leaks:
-        raise SplitError(
-            f"the split leaks from {parts}: {leaks:,} labels are known only at "
-            f"{_text(known.max())}, after the first forecast at {_text(first_forecast)}; "
-            "keep rows with known_at <= that time"
-        )
-
-
 def _refuse_fraction(name: str, value: Any) -> None:
     if not 0.0 < value < 1.0:
         raise SplitError(f"{name} is {value}; it must lie between 0 and 1")
 
 
-def _text(moment: np.datetime64) -> str:
+def _to_text(moment: np.datetime64) -> str:
     return str(np.datetime_as_string(moment, unit="m"))

@@ -1,12 +1,14 @@
-"""Reading the time column of bars: every format is parsed explicitly or refused with its rows.
+"""The time column of bars: each format is parsed explicitly, or refused with its rows.
 
-Numbers are Unix time whose unit is told by magnitude, row by row. Text follows one grammar;
-what it cannot say (a zone, or whether 03/04 is April or March) is an argument, never a guess.
+Numbers are Unix time; their magnitude gives the unit, row by row. Text follows one grammar. A
+zone or the order of day and month that the text leaves out is an argument, never a guess.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -30,10 +32,25 @@ _GRAMMAR = (
 Mask = NDArray[np.bool_]
 
 
-def refuse(
+def naive_utc(moment: datetime, unit: Literal["us", "ns"] = "ns") -> np.datetime64:
+    """An aware moment as naive UTC ``datetime64``, which is what arrays of times hold.
+
+    Args:
+        unit: ``ns`` beside times of bars, ``us`` beside times that the store keeps.
+    """
+    utc = pd.Timestamp(moment).tz_convert("UTC").tz_localize(None)
+    return utc.as_unit(unit).to_datetime64()
+
+
+def naive_utc_times(index: pd.DatetimeIndex) -> NDArray[np.datetime64]:
+    """An aware index as naive UTC ``datetime64[ns]`` (N,)."""
+    return index.tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()
+
+
+def bad_rows_error(
     what: str, column: str, bad: Sequence[int] | NDArray[np.int64], remedy: str
 ) -> BarsError:
-    """A `BarsError` that names the first rows (counted from 0) and how many there are."""
+    """The `BarsError` that names the first bad rows (counted from 0) and how many there are."""
     rows = tuple(int(row) for row in bad[:SHOWN_ROWS])
     more = f" and {len(bad) - len(rows):,} more" if len(bad) > len(rows) else ""
     listed = ", ".join(str(row) for row in rows)
@@ -46,15 +63,23 @@ def parse_stamps(
 ) -> pd.DatetimeIndex:
     """UTC stamps (ns) in the order of the rows.
 
-    ``timezone`` applies to naive stamps only; Unix time is UTC by definition. In an hour that a
-    clock change repeats, the first of two equal stamps is summer time and the second is not.
+    In an hour that a clock change repeats, the first of two equal stamps is summer time and the
+    second is not.
+
+    Args:
+        now: The latest sensible time, less a day.
+        timezone: The zone of naive stamps; Unix time is UTC by definition.
+        dayfirst: Whether 03/04 is the third of April; needed where a date can be read both ways.
 
     Raises:
         BarsError: for a stamp that is missing, unreadable, ambiguous, or outside 2009 to tomorrow.
     """
     column = str(values.name)
     values = values.reset_index(drop=True)
-    _refuse_missing(values, column)
+    empty = values.isna().to_numpy()
+    if empty.any():
+        remedy = "remove or complete these rows"
+        raise bad_rows_error("no time", column, np.flatnonzero(empty), remedy)
     if isinstance(values.dtype, pd.DatetimeTZDtype):
         stamps = pd.DatetimeIndex(values).tz_convert("UTC")
     elif values.dtype.kind == "M":
@@ -68,16 +93,10 @@ def parse_stamps(
     return stamps
 
 
-def _refuse_missing(values: pd.Series, column: str) -> None:
-    empty = values.isna().to_numpy()
-    if empty.any():
-        raise refuse("no time", column, np.flatnonzero(empty), "remove or complete these rows")
-
-
 def _refuse_out_of_range(stamps: pd.DatetimeIndex, column: str, now: pd.Timestamp) -> None:
     outside = np.flatnonzero((stamps < EARLIEST) | (stamps > now + _TOMORROW))
     if len(outside):
-        raise refuse(
+        raise bad_rows_error(
             f"time {stamps[outside[0]]:%Y-%m-%d %H:%M} is outside 2009 to tomorrow",
             column,
             outside,
@@ -86,18 +105,18 @@ def _refuse_out_of_range(stamps: pd.DatetimeIndex, column: str, now: pd.Timestam
 
 
 def _from_unix(values: pd.Series, column: str, now: pd.Timestamp) -> pd.DatetimeIndex:
-    """Unix time; 2009 to tomorrow fixes the unit, for the ranges of s, ms, us and ns are apart."""
+    """Unix time; 2009 to tomorrow fixes the unit, as s, ms, us and ns have disjoint ranges."""
     numbers = values.to_numpy(dtype="float64")
     low, high = EARLIEST.value, (now + _TOMORROW).value
     stamps = np.zeros(len(numbers), np.int64)
     known = np.zeros(len(numbers), bool)
     for factor in _NS_PER_UNIT.values():
         fits = (numbers >= low / factor) & (numbers <= high / factor)
-        stamps[fits] = _to_ns(values, fits, factor)
+        stamps[fits] = _scale_to_ns(values, fits, factor)
         known |= fits
     if not known.all():
         bad = np.flatnonzero(~known)
-        raise refuse(
+        raise bad_rows_error(
             f"{values.iloc[bad[0]]} is no Unix time between 2009 and tomorrow in s, ms, us or ns",
             column,
             bad,
@@ -106,8 +125,8 @@ def _from_unix(values: pd.Series, column: str, now: pd.Timestamp) -> pd.Datetime
     return pd.DatetimeIndex(stamps.view("datetime64[ns]"), tz="UTC")
 
 
-def _to_ns(values: pd.Series, fits: Mask, factor: int) -> NDArray[np.int64]:
-    """Exact for whole numbers; a float beyond 2**53 would lose nanoseconds."""
+def _scale_to_ns(values: pd.Series, fits: Mask, factor: int) -> NDArray[np.int64]:
+    """Scale to ns, exactly for whole numbers: a float beyond 2**53 would lose nanoseconds."""
     chosen = values.to_numpy()[fits]
     if chosen.dtype.kind in "iu":
         exact: NDArray[np.int64] = chosen.astype(np.int64) * factor
@@ -123,39 +142,35 @@ def _from_text(
 ) -> pd.DatetimeIndex:
     numeric = values.str.fullmatch(_NUMBER).to_numpy(dtype=bool)
     if numeric.all():
-        return _from_unix(_numbers(values), column, now)
+        stripped = values.str.strip()
+        # Whole numbers stay integers, because 19 digits do not fit a float.
+        whole = stripped.str.fullmatch(r"[+-]?\d{1,18}|1\d{18}").all()
+        return _from_unix(stripped.astype("int64" if whole else "float64"), column, now)
     if numeric.any():
-        raise refuse(
+        raise bad_rows_error(
             "numbers and dates mixed", column, np.flatnonzero(numeric), "write one kind of time"
         )
     parts = values.str.extract(_GRAMMAR)
-    wall = _wall_clock(values, parts, column, dayfirst)
+    wall = _parse_dates(values, parts, column, dayfirst)
     zoned = parts["zone"].notna().to_numpy()
     if not zoned.any():
         return _localise(wall, column, timezone)
     if not zoned.all():
-        raise refuse(
+        raise bad_rows_error(
             "no zone where other rows have one",
             column,
             np.flatnonzero(~zoned),
             "give every stamp its zone, or none and the timezone argument",
         )
-    return (wall - _offsets(parts["zone"])).tz_localize("UTC")
+    return (wall - _parse_offsets(parts["zone"])).tz_localize("UTC")
 
 
-def _numbers(values: pd.Series) -> pd.Series:
-    """Whole numbers stay integers, because 19 digits do not fit a float."""
-    stripped = values.str.strip()
-    whole = stripped.str.fullmatch(r"[+-]?\d{1,18}|1\d{18}").all()
-    return stripped.astype("int64" if whole else "float64")
-
-
-def _wall_clock(
+def _parse_dates(
     values: pd.Series, parts: pd.DataFrame, column: str, dayfirst: bool | None
 ) -> pd.DatetimeIndex:
     short = parts["first"].notna().to_numpy()
     if short.any() and dayfirst is None:
-        raise refuse(
+        raise bad_rows_error(
             f"{values.iloc[int(np.argmax(short))]!r} may be day-first or month-first",
             column,
             np.flatnonzero(short),
@@ -167,7 +182,7 @@ def _wall_clock(
             "year": parts["year"].fillna(parts["late_year"]),
             "month": parts["month"].fillna(parts[month]),
             "day": parts["day"].fillna(parts[day]),
-            "hour": _hours(parts),
+            "hour": _parse_hours(parts),
             "minute": parts["minute"].fillna("0"),
             "second": parts["sec"].fillna("0"),
             "ns": parts["frac"].fillna("0").str.ljust(9, "0"),
@@ -178,7 +193,7 @@ def _wall_clock(
     wall = pd.DatetimeIndex(pd.to_datetime(fields.where(sane), errors="coerce"))
     unread = np.flatnonzero(wall.isna())
     if len(unread):
-        raise refuse(
+        raise bad_rows_error(
             f"{values.iloc[unread[0]]!r} is no date",
             column,
             unread,
@@ -187,8 +202,8 @@ def _wall_clock(
     return wall
 
 
-def _hours(parts: pd.DataFrame) -> pd.Series:
-    """24-hour clock; NaN where a 12-hour clock shows an hour it does not have."""
+def _parse_hours(parts: pd.DataFrame) -> pd.Series:
+    """Hours of a 24-hour clock; NaN for an hour that a 12-hour clock does not have."""
     hour = parts["hour"].fillna("0").astype("float64")
     half = parts["half"].str.lower()
     twelve = half.notna()
@@ -196,7 +211,7 @@ def _hours(parts: pd.DataFrame) -> pd.Series:
     return hour.where(~twelve, converted.where((hour >= 1) & (hour <= 12)))
 
 
-def _offsets(zones: pd.Series) -> pd.TimedeltaIndex:
+def _parse_offsets(zones: pd.Series) -> pd.TimedeltaIndex:
     digits = zones.replace({"Z": "+0000", "UTC": "+0000"}).str.replace(":", "", regex=False)
     sign = np.where(digits.str[0] == "-", -1, 1)
     minutes = digits.str[1:3].astype(int) * 60 + digits.str[3:5].astype(int)
@@ -211,17 +226,19 @@ def _localise(wall: pd.DatetimeIndex, column: str, timezone: str | None) -> pd.D
             column=column,
         )
     _refuse_unknown_zone(timezone)
-    repeated = _repeats(wall)
+    # Rows that repeat an earlier wall time, in the direction of time.
+    newest_first = len(wall) > 1 and wall[0] > wall[-1]
+    repeated: Mask = wall.duplicated(keep="last" if newest_first else "first")
     stamps = wall.tz_localize(timezone, ambiguous=~repeated, nonexistent="NaT")
     skipped = np.flatnonzero(stamps.isna())
     if len(skipped):
-        raise refuse(
+        raise bad_rows_error(
             f"{wall[skipped[0]]} does not exist in {timezone} (clocks went forward)",
             column,
             skipped,
             "check the timezone",
         )
-    _refuse_lonely_ambiguous(wall, repeated, column, timezone)
+    _refuse_unpaired_ambiguous(wall, repeated, column, timezone)
     return stamps.tz_convert("UTC")
 
 
@@ -236,24 +253,17 @@ def _refuse_unknown_zone(timezone: str) -> None:
         ) from error
 
 
-def _repeats(wall: pd.DatetimeIndex) -> Mask:
-    """Rows that repeat a wall time already passed, told in the direction of time."""
-    newest_first = len(wall) > 1 and wall[0] > wall[-1]
-    repeated: Mask = wall.duplicated(keep="last" if newest_first else "first")
-    return repeated
-
-
-def _refuse_lonely_ambiguous(
+def _refuse_unpaired_ambiguous(
     wall: pd.DatetimeIndex, repeated: Mask, column: str, timezone: str
 ) -> None:
-    """A clock change doubles an hour: one stamp, or three, cannot tell which one it is."""
+    """Refuse stamps of a repeated hour that occur once, or three times: they are ambiguous."""
     ambiguous = wall.tz_localize(timezone, ambiguous="NaT", nonexistent="NaT").isna()
     if not ambiguous.any():
         return
     counts = wall[ambiguous].value_counts()
     unclear = np.flatnonzero(ambiguous & ~wall.isin(counts.index[counts == 2]))
     if len(unclear):
-        raise refuse(
+        raise bad_rows_error(
             f"{wall[unclear[0]]} happened twice in {timezone} (clocks went back)",
             column,
             unclear,

@@ -1,7 +1,7 @@
-"""The arrays an indicator reads: one service's bars as columns, with the holes marked.
+"""Bars as arrays for indicators: one array a column, and a mask of the holes.
 
-A change of price never spans a hole: the first bar after one is measured from its own
-open. Rolling statistics count bars, so a hole shortens nothing and silences nothing.
+A change of price never spans a hole: the first bar after a hole is measured from its own
+open. Rolling statistics count bars, so a hole does not change their length.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlops.data.timestamps import naive_utc_times
 from mlops.errors import BarsError
 
 FloatArray = NDArray[np.float64]
@@ -24,9 +25,10 @@ _PRICES = ("open", "high", "low", "close")
 
 @dataclass(frozen=True)
 class BarArrays:
-    """Bars as arrays of equal length (N,); ``hole_before`` is True where a bar does not follow.
+    """Bars as arrays of equal length (N,).
 
-    ``open_time`` is naive UTC, ``datetime64[ns]``.
+    ``open_time`` is naive UTC, ``datetime64[ns]``; ``hole_before`` is True where a bar does not
+    directly follow its predecessor.
     """
 
     open: FloatArray
@@ -39,12 +41,15 @@ class BarArrays:
 
     @classmethod
     def of(cls, frame: pd.DataFrame, hole_before: BoolArray | None = None) -> BarArrays:
-        """Read a validated bar frame; without a mask no bar is taken to follow a hole.
+        """Read a validated bar frame.
+
+        Args:
+            hole_before: A mask (N,); by default there is no hole.
 
         Raises:
             BarsError: when a column is missing, a number is not usable, or the mask does not fit.
         """
-        columns = {name: _column(frame, name) for name in (*_PRICES, "volume")}
+        columns = {name: _read_column(frame, name) for name in (*_PRICES, "volume")}
         holes = np.zeros(len(frame), dtype=bool) if hole_before is None else hole_before
         if holes.shape != (len(frame),):
             raise BarsError(
@@ -57,7 +62,7 @@ class BarArrays:
 
     @cached_property
     def anchor(self) -> FloatArray:
-        """The price a bar's change starts from: the previous close, or its open after a hole."""
+        """The price from which a change is measured: the previous close, after a hole the open."""
         anchor = np.empty_like(self.close)
         anchor[:1] = self.open[:1]
         anchor[1:] = self.close[:-1]
@@ -79,10 +84,10 @@ def open_times(frame: pd.DataFrame) -> TimeArray:
             f"bars are indexed by {type(index).__name__} {index.dtype}; "
             "index them by open time in UTC (validate_bars does)"
         )
-    return index.tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()
+    return naive_utc_times(index)
 
 
-def _column(frame: pd.DataFrame, name: str) -> FloatArray:
+def _read_column(frame: pd.DataFrame, name: str) -> FloatArray:
     if name not in frame.columns:
         raise BarsError(
             f"column {name!r} is missing; bars have open, high, low, close and volume", column=name

@@ -1,10 +1,10 @@
-"""Prove on the bars of a training that its features do not look ahead.
+"""Proof on the bars of a training that its features do not look ahead.
 
-At sampled bars t two questions are put to the real feature function. *Prefix invariance*:
-do the values up to t stay the same when the bars after t do not exist? *Perturbed future*:
-do they stay the same when the bars after t are different? A centred mean or a statistic of
-the whole sample fails the first, a shifted column both. What a feature knows from outside
-its bars (a table of future prices in a closure) no test of this kind can see.
+At sampled bars t the feature function must pass two tests. *Prefix invariance*: its values up to
+t stay the same when the bars after t are removed. *Perturbed future*: they stay the same when
+the bars after t are replaced. A centred mean or a statistic of the whole sample fails the first
+test, a shifted column fails both. Neither test detects future data that a feature takes from
+outside its bars, such as a table of prices in a closure.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOLERANCE = 1e-6
 
 SAMPLED_BARS = 32
 SEGMENT_BARS = 10_000
-"""Longest stretch of bars that is examined, so that the proof takes a second at any length."""
+"""Longest run of bars that is examined, so that the proof takes a second at any length."""
 
 _PRICES = ["open", "high", "low", "close"]
 
@@ -38,7 +38,7 @@ class CausalityProof:
     """Evidence that no feature of a specification changed with its future.
 
     ``bars`` are the sampled bars' opens (UTC), ``examined`` the first and last bar of the
-    stretch, ``largest_change`` the largest deviation met, in the terms of ``tolerance``.
+    examined run, ``largest_change`` the largest deviation, on the scale of ``tolerance``.
     """
 
     features: tuple[str, ...]
@@ -71,7 +71,11 @@ def prove_causality(
     seed: int,
     n_bars: int = SAMPLED_BARS,
 ) -> CausalityProof:
-    """Put both questions at ``n_bars`` sampled bars, to every feature by its own values.
+    """Run both tests at ``n_bars`` sampled bars for every feature.
+
+    Args:
+        frame: A validated bar frame.
+        seed: Decides which bars are sampled and how the future is replaced.
 
     Raises:
         LookaheadError: naming the feature and the first bar whose value the future changed.
@@ -79,19 +83,19 @@ def prove_causality(
     """
     rng = np.random.default_rng(seed)
     data_digest = content_hash(frame)
-    frame = _segment(frame, rng)
+    frame = _draw_segment(frame, rng)
     needed = spec.warm_up + 3
     if len(frame) < needed:
         raise InsufficientData(got=len(frame), needed=needed, what="the leakage proof")
     holes = hole_before(frame, timeframe, calendar)
-    sampled = _sample(spec.warm_up, len(frame), n_bars, rng)
-    largest = _question(frame, holes, spec, sampled, rng=rng)
+    sampled = _draw_bars(spec.warm_up, len(frame), n_bars, rng)
+    largest = _test_causality(frame, holes, spec, sampled, rng=rng)
     return CausalityProof(
         features=spec.names,
         spec_digest=spec.digest,
         data_digest=data_digest,
-        examined=(_text(frame.index[0]), _text(frame.index[-1])),
-        bars=tuple(_text(frame.index[bar]) for bar in sampled),
+        examined=(_to_text(frame.index[0]), _to_text(frame.index[-1])),
+        bars=tuple(_to_text(frame.index[bar]) for bar in sampled),
         tests=2 * len(sampled),
         largest_change=largest,
         tolerance=TOLERANCE,
@@ -99,7 +103,7 @@ def prove_causality(
     )
 
 
-def _question(
+def _test_causality(
     frame: pd.DataFrame,
     holes: BoolArray,
     spec: FeatureSpec,
@@ -107,21 +111,24 @@ def _question(
     *,
     rng: np.random.Generator,
 ) -> float:
-    """Put both questions at each sampled bar; the largest change met."""
+    """Run both tests at each sampled bar; returns the largest change."""
     whole = compute_features(BarArrays.of(frame, holes), spec)
     largest = 0.0
     for bar in sampled:
         kept = bar + 1
         prefix = BarArrays.of(frame.iloc[:kept], holes[:kept])
-        other = BarArrays.of(_other_future(frame, kept, rng), holes)
-        for bars, how in ((prefix, "later bars are removed"), (other, "later bars differ")):
-            change = _change(whole[:kept], compute_features(bars, spec)[:kept])
-            _refuse_change(change, spec, frame.index, how)
+        replaced = BarArrays.of(_replace_future(frame, kept, rng), holes)
+        for bars, how in ((prefix, "later bars are removed"), (replaced, "later bars differ")):
+            change = _measure_change(whole[:kept], compute_features(bars, spec)[:kept])
+            if change.max() > TOLERANCE:
+                row, column = np.argwhere(change > TOLERANCE)[0]
+                bar_text = _to_text(frame.index[row])
+                raise LookaheadError(feature=spec.names[column], bar=bar_text, how=how)
             largest = max(largest, float(change.max()))
     return largest
 
 
-def _segment(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+def _draw_segment(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     spare = len(frame) - SEGMENT_BARS
     if spare <= 0:
         return frame
@@ -129,16 +136,16 @@ def _segment(frame: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
     return frame.iloc[start : start + SEGMENT_BARS]
 
 
-def _sample(warm_up: int, n_rows: int, n_bars: int, rng: np.random.Generator) -> list[int]:
-    """Bars past the warm-up with at least one bar after them; the last such is always in."""
+def _draw_bars(warm_up: int, n_rows: int, n_bars: int, rng: np.random.Generator) -> list[int]:
+    """Draw bars past the warm-up with a bar after them; the last of these is always drawn."""
     candidates = np.arange(warm_up + 1, n_rows - 1)
     chosen = rng.choice(candidates, size=min(n_bars, len(candidates)), replace=False)
     chosen[0] = candidates[-1]
     return sorted({int(bar) for bar in chosen})
 
 
-def _other_future(frame: pd.DataFrame, kept: int, rng: np.random.Generator) -> pd.DataFrame:
-    """The same bars up to ``kept`` and, from there, lawful bars at other prices and volumes."""
+def _replace_future(frame: pd.DataFrame, kept: int, rng: np.random.Generator) -> pd.DataFrame:
+    """A copy whose bars from ``kept`` on are valid bars at other prices and volumes."""
     changed = frame.copy()
     after = len(frame) - kept
     moves = np.exp(rng.normal(scale=0.5, size=(after, 1)))
@@ -148,7 +155,7 @@ def _other_future(frame: pd.DataFrame, kept: int, rng: np.random.Generator) -> p
     return changed
 
 
-def _change(before: Matrix, after: Matrix) -> Matrix:
+def _measure_change(before: Matrix, after: Matrix) -> Matrix:
     """Deviation by bar and feature; infinite where only one of the two has a value."""
     missing = np.isnan(before), np.isnan(after)
     with np.errstate(invalid="ignore"):
@@ -157,12 +164,5 @@ def _change(before: Matrix, after: Matrix) -> Matrix:
     return np.where(same, np.float32(0), np.where(np.isnan(change), np.float32(np.inf), change))
 
 
-def _refuse_change(change: Matrix, spec: FeatureSpec, index: pd.Index, how: str) -> None:
-    if change.max() <= TOLERANCE:
-        return
-    row, column = np.argwhere(change > TOLERANCE)[0]
-    raise LookaheadError(feature=spec.names[column], bar=_text(index[row]), how=how)
-
-
-def _text(stamp: Any) -> str:
+def _to_text(stamp: Any) -> str:
     return pd.Timestamp(stamp).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,4 +1,4 @@
-"""One service's bars as a model meets them: features, labels, and windows that bridge no hole."""
+"""`Dataset`: one service's bars with features, labels, and windows that cross no hole."""
 
 from __future__ import annotations
 
@@ -35,8 +35,22 @@ class Dataset:
     """Bars with their features and labels; a row is a position in the bar frame.
 
     The same class serves training, batch and live: labels that are not known yet are NaN.
-    Features are computed once for each specification and kept; with ``cache_dir`` those of
-    built-in indicators are kept on disk as well, by content of the bars and specification.
+    Features are computed once for each specification. With ``cache_dir`` those of built-in
+    indicators are stored on disk as well, keyed by bars, holes and specification.
+
+    >>> from mlops.data.simulator import simulate_bars
+    >>> from mlops.service import Target
+    >>> dataset = Dataset(
+    ...     simulate_bars(500, seed=1),
+    ...     timeframe=Timeframe("1h"),
+    ...     target=TargetSpec(Target.VOLATILITY, horizon=4),
+    ... )
+    >>> spec = FeatureSpec(("log_return", "volatility_24"))
+    >>> rows = dataset.labelled(spec, sequence_length=8)
+    >>> len(dataset), rows[0], rows[-1]
+    (500, np.int64(31), np.int64(495))
+    >>> windows(dataset.matrix(spec), rows, sequence_length=8).shape
+    (465, 8, 2)
     """
 
     def __init__(
@@ -49,9 +63,12 @@ class Dataset:
         cache_dir: Path | None = None,
         provenance: Provenance | None = None,
     ) -> None:
-        """Wrap a validated bar frame; ``calendar`` defaults to a market that never closes.
+        """Wrap a validated bar frame.
 
-        ``provenance`` says where the bars came from and travels with what is trained on them.
+        Args:
+            calendar: Decides which gaps are holes; by default the market never closes.
+            cache_dir: The folder for features on disk; None keeps them in memory only.
+            provenance: The origin of the bars, recorded with a model that is trained on them.
         """
         self.frame = frame
         self.provenance = provenance
@@ -73,23 +90,24 @@ class Dataset:
         calendar: Calendar | None = None,
         history: Rows | None = None,
     ) -> Dataset:
-        """Wrap checked bars that are arrays already; their holes are taken as marked.
+        """Wrap checked bars that are arrays already, with their mask of holes.
 
-        ``history`` (N,) says how many bars before each one are its own where several
-        histories lie end to end; by default all of them.
+        Args:
+            history: For histories that lie end to end, how many earlier bars of its own history
+                each bar has (N,); by default all bars are one history.
         """
-        made = cls.__new__(cls)
-        made.provenance = made.cache_dir = None
-        made.timeframe, made.target = timeframe, target
-        made.calendar = calendar or load_calendar("24/7")
-        made.bars = bars
-        made._history = history
-        made._matrices = {}
-        return made
+        dataset = cls.__new__(cls)
+        dataset.provenance = dataset.cache_dir = None
+        dataset.timeframe, dataset.target = timeframe, target
+        dataset.calendar = calendar or load_calendar("24/7")
+        dataset.bars = bars
+        dataset._history = history
+        dataset._matrices = {}
+        return dataset
 
     @cached_property
     def frame(self) -> pd.DataFrame:
-        """The bars as a frame, indexed by open time; made here where they came as arrays."""
+        """The bars as a frame indexed by open time; built on first use from arrays."""
         index = pd.DatetimeIndex(self.bars.open_time, tz="UTC", name="open_time")
         return pd.DataFrame({name: getattr(self.bars, name) for name in COLUMNS}, index)
 
@@ -117,7 +135,7 @@ class Dataset:
 
     @cached_property
     def persistence(self) -> FloatArray:
-        """The labels' naive forecast; asking for it alone makes no label."""
+        """The naive forecast of every row (N,); reading it builds no labels."""
         return naive_forecast(self.bars, self.target)
 
     @cached_property
@@ -132,13 +150,14 @@ class Dataset:
             FeatureError: when a feature is not finite after its warm-up.
         """
         if spec not in self._matrices:
-            matrix = self._stored(spec) if self.cache_dir and spec.built_in else self._made(spec)
+            cached = self.cache_dir is not None and spec.built_in
+            matrix = self._load_or_compute(spec) if cached else self._compute(spec)
             matrix.flags.writeable = False
             self._matrices[spec] = matrix
         return self._matrices[spec]
 
     def usable(self, spec: FeatureSpec, sequence_length: int = 1) -> BoolArray:
-        """Rows (N,) whose window of ``sequence_length`` bars is complete, warm and without hole."""
+        """Rows whose window is complete, past the warm-up and without a hole, a mask (N,)."""
         positions = np.arange(len(self))
         run_start = np.maximum.accumulate(np.where(self.holes, positions, 0))
         first = positions - (sequence_length - 1)
@@ -146,10 +165,10 @@ class Dataset:
         return usable
 
     def labelled(self, spec: FeatureSpec, sequence_length: int = 1) -> Rows:
-        """Row numbers that are usable and have a label: what may be trained and judged on."""
+        """Positions of rows that are usable and have a label, for training and judging."""
         return np.flatnonzero(self.usable(spec, sequence_length) & self.labels.valid)
 
-    def _made(self, spec: FeatureSpec) -> Matrix:
+    def _compute(self, spec: FeatureSpec) -> Matrix:
         matrix = compute_features(self.bars, spec)
         if not np.isfinite(matrix[spec.warm_up :].sum(dtype=np.float64)):
             self._refuse_missing(matrix, spec)
@@ -165,28 +184,25 @@ class Dataset:
                 f"{self.frame.index[row]}; a feature is finite on every bar past its warm-up"
             )
 
-    def _stored(self, spec: FeatureSpec) -> Matrix:
+    def _load_or_compute(self, spec: FeatureSpec) -> Matrix:
         assert self.cache_dir is not None
-        path = self.cache_dir / f"{self._cache_key(spec)}.npy"
-        stored = _read_whole(path)
+        # The calendar decides which gaps are holes, and those change the features.
+        text = f"{self.content_hash}:{spec.digest}:".encode()
+        key = hashlib.sha256(text + np.packbits(self.holes).tobytes()).hexdigest()
+        path = self.cache_dir / f"{key}.npy"
+        stored = _read_cached(path)
         if stored is not None and stored.shape == (len(self), len(spec)):
             return stored
-        matrix = self._made(spec)
-        _write_whole(path, matrix)
+        matrix = self._compute(spec)
+        _write_cached(path, matrix)
         return matrix
-
-    def _cache_key(self, spec: FeatureSpec) -> str:
-        # The calendar decides which gaps are holes, and those change the features.
-        marks = np.packbits(self.holes).tobytes()
-        text = f"{self.content_hash}:{spec.digest}:".encode()
-        return hashlib.sha256(text + marks).hexdigest()
 
 
 def windows(matrix: Matrix, rows: Rows, sequence_length: int) -> Matrix:
-    """The last ``sequence_length`` rows up to each of ``rows``: (n, T, F).
+    """Windows of the ``sequence_length`` rows that end at each of ``rows`` (n, T, F).
 
-    A view of ``matrix`` without copy where ``rows`` are consecutive; otherwise the chosen
-    windows are copied, so pass a batch at a time.
+    Where ``rows`` are consecutive the result is a view of ``matrix``; otherwise the windows are
+    copied, so pass a batch at a time.
 
     Raises:
         FeatureError: when a window would begin before the first row.
@@ -206,8 +222,8 @@ def windows(matrix: Matrix, rows: Rows, sequence_length: int) -> Matrix:
     return chosen
 
 
-def _read_whole(path: Path) -> Matrix | None:
-    """The kept features; None when there are none or the file is damaged: they are made anew."""
+def _read_cached(path: Path) -> Matrix | None:
+    """The features on disk; None where the file is missing or damaged."""
     try:
         stored: Matrix = np.load(path, allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):
@@ -215,7 +231,7 @@ def _read_whole(path: Path) -> Matrix | None:
     return stored
 
 
-def _write_whole(path: Path, matrix: Matrix) -> None:
+def _write_cached(path: Path, matrix: Matrix) -> None:
     """Write beside the target and rename, so that a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")

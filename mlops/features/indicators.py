@@ -1,9 +1,9 @@
 """The indicators: causal, vectorised, free of price and volume units, finite on every bar.
 
-Each reads bars up to and including its own, and states its warm-up: the number of earlier
-bars after which it agrees, to `AGREEMENT`, with its value on any longer history. For spans
-that is counting; for the recursive ones it follows from decay, the largest step they take
-in (`STEP_CAP`) and the smallest they notice (`QUIET`).
+An indicator reads bars up to and including its own. Its warm-up is the number of earlier bars
+after which its value agrees, to `AGREEMENT`, with its value on any longer history. For spans the
+warm-up is counted; for recursive indicators it follows from the decay, the largest step
+(`STEP_CAP`) and the least denominator (`QUIET`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VARIANCE_FLOOR = 1e-10
 """Variance of one bar below which volatility is not measured: one hundredth of 1 bp squared."""
 
 STEP_CAP = math.log(10.0)
-"""A tenfold step within one bar is the largest that RSI and MACD take in: more is a bad print."""
+"""RSI and MACD cut a larger step within one bar than tenfold: it is a bad print."""
 
 QUIET = 1e-5
 """Mean log change per bar (a tenth of a basis point) below which RSI tends to neutral."""
@@ -57,10 +57,9 @@ Compute = Callable[[BarArrays], "np.ndarray[Any, Any]"]
 
 @dataclass(frozen=True, slots=True)
 class Indicator:
-    """A feature: how it is computed (N,) and how many earlier bars it needs.
+    """A feature: the function that computes it (N,) and the earlier bars that it needs.
 
-    ``built_in`` marks the ones whose formula is fixed by this release, so that their
-    values may be kept on disk.
+    ``built_in``: this release fixes the formula, so that values may be stored on disk.
     """
 
     name: str
@@ -70,7 +69,7 @@ class Indicator:
 
 
 def log_range(bars: BarArrays) -> FloatArray:
-    """Log volatility of each bar by its range (Parkinson 1980): the volatility target's unit."""
+    """Log volatility of each bar by its range (Parkinson 1980), the unit of that target."""
     spread = np.log(bars.high / bars.low)
     variance: FloatArray = spread * spread
     variance /= 4.0 * math.log(2.0)
@@ -157,35 +156,19 @@ def _log_ratio(value: FloatArray, mean: FloatArray) -> FloatArray:
     return ratio
 
 
-def _cycle(bars: BarArrays, minutes: int, wave: np.ufunc) -> FloatArray:
+def _wave_of_time(bars: BarArrays, minutes: int, wave: np.ufunc) -> FloatArray:
     elapsed = ((bars.open_time - _MONDAY) // _MINUTE % minutes).astype(np.float64)
     elapsed *= 2.0 * math.pi / minutes
     angle: FloatArray = wave(elapsed)
     return angle
 
 
-def _rsi_warm_up() -> int:
-    # Numerator and denominator may each start STEP_CAP wrong; the denominator is >= 2 * QUIET.
-    return bars_to_forget(RSI_DECAY, start=STEP_CAP / QUIET, tolerance=AGREEMENT) + 1
+# Numerator and denominator may each start STEP_CAP wrong; the denominator is >= 2 * QUIET.
+_RSI_WARM_UP = bars_to_forget(RSI_DECAY, start=STEP_CAP / QUIET, tolerance=AGREEMENT) + 1
 
-
-def _macd_warm_up() -> int:
-    # A decaying sum of steps of at most STEP_CAP is bounded by the geometric series.
-    bound = 2.0 * STEP_CAP * MACD_SLOW_DECAY / (1.0 - MACD_SLOW_DECAY)
-    return bars_to_forget(MACD_SLOW_DECAY, start=bound, tolerance=AGREEMENT) + 1
-
-
-def _spanned() -> dict[str, tuple[Compute, int]]:
-    volatility = {
-        f"volatility_{span}": ((lambda bars, span=span: realised_volatility(bars, span)), span)
-        for span in VOLATILITY_SPANS
-    }
-    har = {
-        f"har_{span}": ((lambda bars, span=span: trailing_mean(log_range(bars), span)), span - 1)
-        for span in HAR_SPANS
-    }
-    return {**volatility, **har}
-
+# A decaying sum of steps of at most STEP_CAP is bounded by the geometric series.
+_MACD_BOUND = 2.0 * STEP_CAP * MACD_SLOW_DECAY / (1.0 - MACD_SLOW_DECAY)
+_MACD_WARM_UP = bars_to_forget(MACD_SLOW_DECAY, start=_MACD_BOUND, tolerance=AGREEMENT) + 1
 
 _BUILT_IN: dict[str, tuple[Compute, int]] = {
     "open": (open_gap, 1),
@@ -193,16 +176,23 @@ _BUILT_IN: dict[str, tuple[Compute, int]] = {
     "low": (lower_reach, 0),
     "close": (log_return, 1),
     "volume": (volume_surprise, VOLUME_SPAN - 1),
-    "rsi": (rsi, _rsi_warm_up()),
-    "macd": (macd, _macd_warm_up()),
+    "rsi": (rsi, _RSI_WARM_UP),
+    "macd": (macd, _MACD_WARM_UP),
     "log_return": (log_return, 1),
     "log_range": (log_range, 0),
-    **_spanned(),
+    **{
+        f"volatility_{span}": ((lambda bars, span=span: realised_volatility(bars, span)), span)
+        for span in VOLATILITY_SPANS
+    },
+    **{
+        f"har_{span}": ((lambda bars, span=span: trailing_mean(log_range(bars), span)), span - 1)
+        for span in HAR_SPANS
+    },
     "volume_ratio": (volume_ratio, 167),
-    "hour_sin": (lambda bars: _cycle(bars, _DAY_MINUTES, np.sin), 0),
-    "hour_cos": (lambda bars: _cycle(bars, _DAY_MINUTES, np.cos), 0),
-    "week_sin": (lambda bars: _cycle(bars, _WEEK_MINUTES, np.sin), 0),
-    "week_cos": (lambda bars: _cycle(bars, _WEEK_MINUTES, np.cos), 0),
+    "hour_sin": (lambda bars: _wave_of_time(bars, _DAY_MINUTES, np.sin), 0),
+    "hour_cos": (lambda bars: _wave_of_time(bars, _DAY_MINUTES, np.cos), 0),
+    "week_sin": (lambda bars: _wave_of_time(bars, _WEEK_MINUTES, np.sin), 0),
+    "week_cos": (lambda bars: _wave_of_time(bars, _WEEK_MINUTES, np.cos), 0),
 }
 
 _CLOCK = frozenset({"hour_sin", "hour_cos", "week_sin", "week_cos"})
@@ -214,10 +204,13 @@ INDICATORS: dict[str, Indicator] = {
 
 
 def register_indicator(name: str, compute: Compute, *, warm_up: int) -> Indicator:
-    """Add a feature of your own under a new name.
+    """Add a user's feature under a new name.
 
-    ``compute`` gets the bars as `BarArrays` and returns one value a bar (N,), finite from
-    row ``warm_up`` on. It is put through the leakage proof like every other feature.
+    The feature must pass the leakage proof like every other feature.
+
+    Args:
+        compute: Gets the bars as `BarArrays` and returns one value a bar (N,).
+        warm_up: The earlier bars that the feature needs; its values are finite from that row on.
 
     Raises:
         FeatureError: when the name is taken or the warm-up negative.
@@ -231,17 +224,21 @@ def register_indicator(name: str, compute: Compute, *, warm_up: int) -> Indicato
 
 
 def unregister_indicator(name: str) -> None:
-    """Take back a feature added by `register_indicator`; the built-in ones stay."""
+    """Remove a feature that `register_indicator` added.
+
+    Raises:
+        FeatureError: when the feature is built in.
+    """
     if name in INDICATORS and INDICATORS[name].built_in:
         raise FeatureError(f"feature {name!r} is built in and cannot be removed")
     INDICATORS.pop(name, None)
 
 
 def find_indicator(name: str) -> Indicator:
-    """The indicator of that name.
+    """Look up an indicator by name.
 
     Raises:
-        FeatureError: when there is none; the message lists the known names.
+        FeatureError: when no indicator has that name; the message lists the known names.
     """
     if name not in INDICATORS:
         raise FeatureError(
@@ -252,7 +249,7 @@ def find_indicator(name: str) -> Indicator:
 
 
 def warm_up(name: str) -> int:
-    """Earlier bars the feature needs before its value agrees with any longer history's."""
+    """Earlier bars after which the feature's value is that of any longer history."""
     return find_indicator(name).warm_up
 
 
@@ -262,6 +259,6 @@ def follows_clock(name: str) -> bool:
 
 
 def reads_clock(name: str) -> bool:
-    """Whether the feature depends on when a bar opened; of one not built in, nobody knows."""
+    """Whether the feature may depend on the time of a bar; True for every user's feature."""
     indicator = find_indicator(name)
     return not indicator.built_in or name in _CLOCK

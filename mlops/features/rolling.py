@@ -1,8 +1,8 @@
-"""Trailing means and recursive averages whose value does not depend on where history starts.
+"""Trailing and recursive means whose value does not depend on where the history starts.
 
-A running sum carries the rounding of every earlier bar, so one bad print would stay in
-it for ever. `trailing_sum` adds each window by itself, as a fixed tree of pairs: log2(span)
-passes over the array, and a value that is bit-equal for every start of the history.
+A running sum would carry the rounding of every earlier bar. `trailing_sum` adds each window
+separately, as a fixed tree of pairs: log2(span) passes over the array, and values that are
+bit-equal for every start of the history.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def trailing_sum(values: FloatArray, span: int) -> FloatArray:
     block = values
     while True:
         if left & 1:
-            total = block if total is None else _add(total, block[covered:])
+            total = block if total is None else _add_aligned(total, block[covered:])
             covered += width
         left >>= 1
         if not left:
             break
-        block = _add(block, block[width:])
+        block = _add_aligned(block, block[width:])
         width *= 2
     result[span - 1 :] = total
     return result
@@ -56,9 +56,9 @@ def recursive_sum(values: FloatArray, decay: float) -> FloatArray:
 
 
 def bars_to_forget(decay: float, *, start: float, tolerance: float) -> int:
-    """Bars until a recursive state that began ``start`` wrong is within ``tolerance``."""
+    """Bars until a recursive state with an initial error of ``start`` is within ``tolerance``."""
     return max(0, math.ceil(math.log(tolerance / start) / math.log(decay)))
 
 
-def _add(left: FloatArray, right: FloatArray) -> FloatArray:
+def _add_aligned(left: FloatArray, right: FloatArray) -> FloatArray:
     return left[: len(right)] + right

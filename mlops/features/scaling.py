@@ -1,4 +1,4 @@
-"""Standardise features by what the middle of the data says, so one bad print moves nothing."""
+"""Robust scaling of features by median and quantiles, which one bad print does not move."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _CONSTANT = 1e-6
 class Scaler:
     """Centre and scale of each column; fit it on fit rows only.
 
-    The centre is the median, the scale the interquartile range in units of a normal's
-    standard deviation. Columns that rest on one value most of the time use a wider range;
-    constant ones get scale 1.
+    The centre is the median, the scale the interquartile range divided by that of a standard
+    normal. A column with one value most of the time uses a wider range of quantiles; a constant
+    column gets scale 1.
     """
 
     center: tuple[float, ...]
@@ -34,7 +34,7 @@ class Scaler:
 
     @classmethod
     def fit(cls, rows: NDArray[np.floating[Any]]) -> Scaler:
-        """Learn from rows (n, F); rows with a missing value are left out.
+        """Fit to rows (n, F) without a missing value.
 
         Raises:
             FeatureError: when no complete row is left.
@@ -76,8 +76,8 @@ class Scaler:
 
 def _center_and_scale(values: NDArray[np.floating[Any]]) -> tuple[float, float]:
     levels = [50.0, *(level for spread in _SPREADS for level in spread)]
-    found = np.percentile(values, levels, overwrite_input=True).astype(np.float64).tolist()
-    center, *edges = found
+    quantiles = np.percentile(values, levels, overwrite_input=True).astype(np.float64)
+    center, *edges = quantiles.tolist()
     for low, high, width in zip(edges[::2], edges[1::2], _NORMAL_WIDTHS, strict=True):
         scale = (high - low) / width
         if scale > _CONSTANT * abs(center):

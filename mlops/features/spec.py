@@ -1,4 +1,4 @@
-"""Which features a model sees, in order, and the one function that computes them."""
+"""The features of a model, in column order, and the one function that computes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlops.features.indicators import find_indicator
 DEFAULT_FEATURES = ("open", "high", "low", "close", "volume", "rsi", "macd")
 
 FORMULA_VERSION = 1
-"""Raised when a built-in formula changes, so that features kept on disk are computed anew."""
+"""Increased when a built-in formula changes, so that features on disk are computed anew."""
 
 Matrix = NDArray[np.float32]
 

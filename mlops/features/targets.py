@@ -1,4 +1,4 @@
-"""What is forecast: each target's label, its naive forecast, and when the label is known."""
+"""The targets: their labels, their naive forecasts, and the times at which labels are known."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class TargetSpec:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """One row a bar (N,): what is forecast there and what a naive forecaster would say.
+    """Label and naive forecast of each bar (N,).
 
     ``made_at`` is the bar's close, when a forecast from it is made; ``known_at`` the close of
     the last bar the label uses (NaT without a label). ``y`` is NaN where the horizon is not
-    complete or crosses a hole, ``persistence`` while it warms up; ``valid`` says both exist.
+    complete or crosses a hole, ``persistence`` while it warms up; ``valid``: both exist.
     """
 
     y: FloatArray
@@ -65,11 +65,14 @@ def build_target(
     step: timedelta,
     persistence: FloatArray | None = None,
 ) -> Labels:
-    """Label every bar whose next ``horizon`` bars are there and follow without a hole.
+    """Label every bar whose next ``horizon`` bars exist and follow without a hole.
 
-    ``step`` is the length of a bar; ``persistence`` is `naive_forecast`, where it is made
-    already. Units: `volatility` is the mean of `log_range`; `return` a log return; `price` the
-    quote's; `direction` 1.0 up, 0.0 not, its naive forecast a probability.
+    Units: `volatility` is the mean of `log_range`; `return` a log return; `price` the quote's;
+    `direction` 1.0 up, 0.0 not, its naive forecast a probability.
+
+    Args:
+        step: The length of a bar.
+        persistence: The result of `naive_forecast` (N,), where the caller has it already.
     """
     made_at: TimeArray = bars.open_time + np.timedelta64(step)
     exists = _horizon_exists(bars, spec.horizon)
@@ -82,7 +85,7 @@ def build_target(
 
 
 def naive_forecast(bars: BarArrays, spec: TargetSpec) -> FloatArray:
-    """What a naive forecaster says at every bar (N,), from that bar and earlier ones alone."""
+    """The naive forecast at every bar (N,), from that bar and earlier bars alone."""
     return _NAIVE[spec.kind](bars, spec.horizon)
 
 
@@ -110,26 +113,17 @@ def _ahead(values: FloatArray, bars: int) -> FloatArray:
     return ahead
 
 
-def _log_return(bars: BarArrays, horizon: int, _: FloatArray) -> FloatArray:
-    change: FloatArray = np.log(_ahead(bars.close, horizon) / bars.close)
-    return change
-
-
-def _later_value(_: BarArrays, horizon: int, now: FloatArray) -> FloatArray:
-    return _ahead(now, horizon)
-
-
-def _rises(bars: BarArrays, horizon: int) -> FloatArray:
+def _label_rises(bars: BarArrays, horizon: int) -> FloatArray:
     up = np.zeros(len(bars))
     up[:-horizon] = bars.close[horizon:] > bars.close[:-horizon]
     return up
 
 
-def _base_rate(bars: BarArrays, horizon: int) -> FloatArray:
+def _base_rate_of_rises(bars: BarArrays, horizon: int) -> FloatArray:
     # A label is counted from the bar that completes it; Laplace's rule keeps the rate off 0 and 1.
     exists = _horizon_exists(bars, horizon)
     known = _delayed(exists.astype(np.float64), horizon)
-    rises = trailing_sum(_delayed(_rises(bars, horizon) * exists, horizon), BASE_RATE_SPAN)
+    rises = trailing_sum(_delayed(_label_rises(bars, horizon) * exists, horizon), BASE_RATE_SPAN)
     rate: FloatArray = (rises + 1.0) / (trailing_sum(known, BASE_RATE_SPAN) + 2.0)
     rate[: horizon + BASE_RATE_SPAN - 1] = np.nan
     return rate
@@ -145,12 +139,12 @@ _NAIVE: dict[Target, Callable[[BarArrays, int], FloatArray]] = {
     Target.VOLATILITY: lambda bars, horizon: trailing_mean(log_range(bars), horizon),
     Target.RETURN: lambda bars, _: np.zeros(len(bars)),
     Target.PRICE: lambda bars, _: bars.close.copy(),
-    Target.DIRECTION: _base_rate,
+    Target.DIRECTION: _base_rate_of_rises,
 }
 
 _LABELLERS: dict[Target, Callable[[BarArrays, int, FloatArray], FloatArray]] = {
-    Target.VOLATILITY: _later_value,
-    Target.RETURN: _log_return,
-    Target.PRICE: _later_value,
-    Target.DIRECTION: lambda bars, horizon, _: _rises(bars, horizon),
+    Target.VOLATILITY: lambda _, horizon, persistence: _ahead(persistence, horizon),
+    Target.RETURN: lambda bars, horizon, _: np.log(_ahead(bars.close, horizon) / bars.close),
+    Target.PRICE: lambda _, horizon, persistence: _ahead(persistence, horizon),
+    Target.DIRECTION: lambda bars, horizon, _: _label_rises(bars, horizon),
 }

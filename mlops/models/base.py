@@ -1,11 +1,12 @@
-"""The protocol every model keeps, and the one place where a model type finds its class.
+"""`Forecaster`, the base class of every model, and the table from model type to class.
 
 A forecaster turns a dataset into forecasts in its target's own unit. Its fitted state is
-JSON plus named arrays, so nothing is ever pickled.
+JSON plus named arrays, so it is never pickled.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
@@ -60,7 +61,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """How a fit went; models fitted in one step have no epochs."""
+    """The record of a fit; models that are fitted in one step have no epochs."""
 
     epochs: tuple[Epoch, ...] = ()
     seconds: float = 0.0
@@ -72,16 +73,19 @@ class History:
 
     @property
     def best_epoch(self) -> Epoch | None:
-        """The epoch whose weights were kept."""
+        """The epoch of the weights that were kept."""
         return next((epoch for epoch in reversed(self.epochs) if epoch.best), None)
 
 
 @dataclass(frozen=True, slots=True)
 class FitContext:
-    """What a fit is given besides its data.
+    """Seed, device and limits of a fit.
 
-    ``device`` is ``auto``, ``cpu`` or ``cuda``. ``threads`` is an upper bound; fitted weights
-    never depend on it. ``deadline`` is a `time.monotonic` second.
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: An upper bound; fitted weights do not depend on it.
+        deadline: The second of `time.monotonic` at which the fit is stopped.
+        on_epoch: Called after each epoch.
     """
 
     seed: int = 0
@@ -99,13 +103,20 @@ class FitContext:
             )
 
     def seeded(self, index: int) -> FitContext:
-        """This context with a seed of its own for the ``index``-th part of the work."""
+        """This context with an independent seed for the ``index``-th part of the work."""
         mixed = np.random.SeedSequence([self.seed, index]).generate_state(1)
         return replace(self, seed=int(mixed[0]))
 
 
+def count_usable_cores() -> int:
+    """The processor cores that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Forecaster(ABC):
-    """One model of one target; `fit` once, then `predict` any dataset of that service."""
+    """A model of one target: `fit` it once, then `predict` any dataset of its service."""
 
     SCHEMA: ClassVar[Mapping[str, Param]] = {}
 
@@ -116,13 +127,13 @@ class Forecaster(ABC):
     @classmethod
     @abstractmethod
     def defaults(cls, target: TargetSpec) -> Recipe:
-        """The recipe used where nothing is said."""
+        """The recipe of this type with every parameter at its default."""
 
     def validate(self, recipe: Recipe) -> Recipe:
-        """``recipe`` complete and legal for this class.
+        """``recipe`` with every parameter of this class present and legal.
 
         Raises:
-            ModelError: naming the first key that is not.
+            ModelError: naming the first key that is illegal.
         """
         return recipe.checked(self.SCHEMA)
 
@@ -133,9 +144,9 @@ class Forecaster(ABC):
 
     @property
     def row_by_row(self) -> bool:
-        """Whether a forecast hangs on the row's own ``warm_up`` bars and on no other row asked.
+        """Whether a forecast depends on the row's own ``warm_up`` bars alone.
 
-        Then several windows may be forecast in one call.
+        If so, several windows may be forecast in one call.
         """
         return True
 
@@ -143,18 +154,18 @@ class Forecaster(ABC):
     def fit(
         self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
     ) -> History:
-        """Learn from ``fit_rows``; ``selection_rows`` choose settings and stopping.
+        """Fit on ``fit_rows``; ``selection_rows`` decide settings and when to stop.
 
-        Rows without a label or a complete window are passed over.
+        Rows without a label or a complete window are left out.
         """
 
     @abstractmethod
     def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
-        """(N,) where a forecast can be made; needs no label."""
+        """Rows from which a forecast can be made, a mask (N,); needs no label."""
 
     @abstractmethod
     def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
-        """Forecasts for rows that are ready."""
+        """Forecasts (n,) for rows that are ready."""
 
     @abstractmethod
     def state(self) -> tuple[dict[str, Any], Tensors]:
@@ -162,13 +173,14 @@ class Forecaster(ABC):
 
     @abstractmethod
     def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
-        """Take the fitted state out of what `state` gave."""
+        """Load the fitted state that `state` returned."""
 
     def predict(self, dataset: Dataset, rows: Rows) -> Floats:
         """(n,) forecasts made at the closes of ``rows``, in the target's unit.
 
         Raises:
-            ModelError: when a row has no complete window; `NotFinite` when a forecast is none.
+            ModelError: when a row has no complete window.
+            NotFinite: when a forecast is not a finite number.
         """
         if not rows.size:
             return np.empty(0)
@@ -179,18 +191,22 @@ class Forecaster(ABC):
                 f"({unready.size} of {rows.size} rows): it needs {self.warm_up} bars of "
                 "unbroken history; pass rows where ready() is true"
             )
-        return self._finite(dataset, rows)
+        return self._predict_finite(dataset, rows)
 
     def forecast(self, dataset: Dataset, among: NDArray[np.bool_] | None = None) -> Floats:
-        """(N,) forecasts for every bar ``among`` those wanted; NaN where none can be made."""
+        """Forecasts for every bar (N,); NaN where none can be made.
+
+        Args:
+            among: The bars to forecast from, a mask (N,); by default all of them.
+        """
         forecasts = np.full(len(dataset), np.nan)
         ready = self.ready(dataset)
         rows = np.flatnonzero(ready if among is None else ready & among)
         if rows.size:
-            forecasts[rows] = self._finite(dataset, rows)
+            forecasts[rows] = self._predict_finite(dataset, rows)
         return forecasts
 
-    def _finite(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _predict_finite(self, dataset: Dataset, rows: Rows) -> Floats:
         forecast = np.asarray(self._predict(dataset, rows), dtype=np.float64)
         if forecast.shape == rows.shape and np.isfinite(forecast).all():
             return forecast
@@ -231,7 +247,7 @@ class Forecaster(ABC):
 
 
 def forecaster_class(model_type: str) -> type[Forecaster]:
-    """The class behind a model type, imported on first use.
+    """The class of a model type, imported on first use.
 
     Raises:
         ModelError: for a type that is not in `FORECASTERS`.
@@ -239,14 +255,14 @@ def forecaster_class(model_type: str) -> type[Forecaster]:
     if model_type not in FORECASTERS:
         raise ModelError(f"model_type={model_type!r} is not one of {', '.join(FORECASTERS)}")
     module, _, name = FORECASTERS[model_type].partition(":")
-    found: type[Forecaster] = getattr(import_module(module), name)
-    return found
+    forecaster: type[Forecaster] = getattr(import_module(module), name)
+    return forecaster
 
 
 def default_recipe(
     model_type: str, target: TargetSpec, config: Mapping[str, Any] | None = None
 ) -> Recipe:
-    """The default recipe of a type with a flat platform config laid over it, checked.
+    """The default recipe of a type, overridden by a flat platform config and checked.
 
     Raises:
         ModelError: for an unknown type, key or value.
@@ -258,12 +274,15 @@ def default_recipe(
 def build_forecaster(
     recipe: Recipe, target: TargetSpec, *, allowed_classes: Collection[str] = ()
 ) -> Forecaster:
-    """An unfitted forecaster; a custom model must be among ``allowed_classes`` (``module:Class``).
+    """An unfitted forecaster.
+
+    Args:
+        allowed_classes: The custom models that may be built, as ``module:Class``.
 
     Raises:
         ModelError: naming the key that is wrong.
     """
-    _allow(recipe, allowed_classes)
+    _require_allowed(recipe, allowed_classes)
     return forecaster_class(recipe.model_type)(recipe, target)
 
 
@@ -272,11 +291,11 @@ def restore_forecaster(
 ) -> Forecaster:
     """A fitted forecaster from its `Forecaster.state`."""
     recipe = Recipe.from_dict(config["recipe"])
-    _allow(recipe, allowed_classes)
+    _require_allowed(recipe, allowed_classes)
     return forecaster_class(recipe.model_type).restore(config, tensors)
 
 
-def _allow(recipe: Recipe, allowed_classes: Collection[str]) -> None:
+def _require_allowed(recipe: Recipe, allowed_classes: Collection[str]) -> None:
     path = recipe.params.get("class_path")
     if recipe.model_type == "custom" and path not in allowed_classes:
         allowed = ", ".join(sorted(allowed_classes)) or "none"
@@ -285,4 +304,4 @@ def _allow(recipe: Recipe, allowed_classes: Collection[str]) -> None:
             "add its module to CUSTOM_MODEL_MODULES wherever it is trained and served"
         )
     for member in recipe.members:
-        _allow(member, allowed_classes)
+        _require_allowed(member, allowed_classes)

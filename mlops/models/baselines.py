@@ -1,6 +1,6 @@
-"""The naive forecasts every model must beat; each service declares one as its baseline.
+"""The naive forecasts that a model must beat; each service declares one as its baseline.
 
-They read the realised target, its value over the last h bars, and learn nothing.
+They read the realised target, which is its value over the last h bars, and fit nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ TAIL_SPANS = 4
 
 
 class Baseline(Forecaster):
-    """A forecaster without features or learning; by default, the target's last known value."""
+    """A forecaster that is not fitted; by default it forecasts the last known value."""
 
     MODEL_TYPE = "persistence"
 
@@ -49,7 +49,7 @@ class Baseline(Forecaster):
         return self._identity(), {}
 
     def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
-        """Nothing is learned, so there is nothing to load."""
+        """A baseline has no fitted state."""
 
 
 class Persistence(Baseline):
@@ -57,19 +57,19 @@ class Persistence(Baseline):
 
 
 class LastPrice(Baseline):
-    """Persistence under the name people know for a price."""
+    """Persistence under the usual name for a price."""
 
     MODEL_TYPE = "last_price"
 
 
 class BaseRate(Baseline):
-    """Persistence under the name people know for a direction: the past share of rises."""
+    """Persistence under the usual name for a direction: the past share of rises."""
 
     MODEL_TYPE = "base_rate"
 
 
 class Zero(Baseline):
-    """No change at all: the baseline of a return."""
+    """Forecasts no change: the baseline of a return."""
 
     MODEL_TYPE = "zero"
 

@@ -1,10 +1,10 @@
-"""Opens a version's bundle and forecasts from plain bars: in a notebook, a replica, a check.
+"""Opening a version's bundle and forecasting from plain bars.
 
-MLflow loads it through `_load_pyfunc`, so the logged model ships no code.
+MLflow calls `_load_pyfunc`, so the logged model ships no code.
 ``python -m mlops.models.bundle verify PATH`` opens a bundle in a clean process and reproduces
-its golden examples; it imports what the model needs and nothing more.
+its golden examples; it imports only modules that the model needs.
 
-What a process trusts is said by the process (`Trust`), never read from the bundle.
+The process states what it trusts (`Trust`); that is never read from the bundle.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mlops.data.calendar import load_calendar
-from mlops.data.cleaning import clean
+from mlops.data.cleaning import clean_bars
 from mlops.errors import BundleError, MlopsError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
@@ -35,7 +35,7 @@ from mlops.models.custom import Pickled
 from mlops.models.manifest import Format, Manifest
 from mlops.models.recipe import Recipe
 from mlops.models.signing import SigningKey, load_key
-from mlops.models.windows import Window, join
+from mlops.models.windows import Window, join_windows
 from mlops.service import Service
 
 FORECAST = "forecast"
@@ -44,10 +44,12 @@ _END_OF_TIME = pd.Timestamp("2200-01-01", tz="UTC")
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What this process lets a bundle do.
+    """The bundles that this process may load.
 
-    With a ``key`` every bundle must carry its signature. Custom models load from ``modules``
-    (or modules inside them); a signed pickle loads only with a key and ``allow_signed_pickle``.
+    Args:
+        key: Every bundle must carry a signature by this key; None accepts unsigned bundles.
+        modules: Modules whose classes, and those of modules inside them, may be custom models.
+        allow_signed_pickle: Whether a signed pickle may load; it needs a key as well.
     """
 
     key: SigningKey | None = None
@@ -55,7 +57,7 @@ class Trust:
     allow_signed_pickle: bool = False
 
     def classes(self, recipe: Mapping[str, Any]) -> frozenset[str]:
-        """Those class paths of a recipe and its members that lie in a trusted module."""
+        """The class paths in a recipe and its members whose module is trusted."""
         path = str(recipe.get("params", {}).get("class_path", ""))
         module = path.partition(":")[0]
         own = {path} if any(f"{module}.".startswith(f"{name}.") for name in self.modules) else set()
@@ -66,7 +68,7 @@ _in_process = Trust()
 
 
 def trust_in_process(trust: Trust) -> None:
-    """What `mlflow.pyfunc.load_model` may load from now on in this process."""
+    """Set what `mlflow.pyfunc.load_model` may load in this process."""
     global _in_process  # noqa: PLW0603 - MLflow calls the loader with a path and nothing else
     _in_process = trust
 
@@ -86,7 +88,7 @@ class Bundle:
 
     @property
     def service(self) -> Service:
-        return _service(self.config["service"])
+        return _parse_service(self.config["service"])
 
     def predict(self, bars: pd.DataFrame) -> pd.DataFrame:
         """Forecasts by bar open time, for the rows that have enough history before them.
@@ -100,30 +102,30 @@ class Bundle:
         return self.forecast(self.dataset(bars))
 
     def dataset(self, bars: pd.DataFrame) -> Dataset:
-        """Plain bars as this model meets them: checked, by its calendar and target."""
+        """Plain bars, cleaned, as a dataset with this model's calendar and target."""
         service = self.service
         calendar = load_calendar(self.config["calendar"])
-        cleaned = clean(bars, timeframe=service.timeframe, now=_END_OF_TIME)
+        cleaned = clean_bars(bars, timeframe=service.timeframe, now=_END_OF_TIME)
         target = TargetSpec(service.target, service.horizon)
         return Dataset(cleaned.frame, timeframe=service.timeframe, target=target, calendar=calendar)
 
     def forecast(self, dataset: Dataset) -> pd.DataFrame:
-        """As `predict`, from bars that are a dataset already."""
+        """`predict` for bars that are a dataset already."""
         forecasts = pd.DataFrame({FORECAST: self.forecaster.forecast(dataset)}, dataset.frame.index)
         return forecasts.dropna()
 
     def forecast_windows(self, windows: Sequence[Window]) -> list[Floats]:
         """Forecasts for every bar of each window (n,); NaN where none can be made.
 
-        They are those that `predict` makes from the window's bars, whatever else is asked
-        in the same call. A forecaster that is not `Forecaster.row_by_row` gets one at a time.
+        Each equals the forecast that `predict` makes from the window's bars alone. A forecaster
+        that is not `Forecaster.row_by_row` gets one window at a time.
         """
         if len(windows) == 1 or self.forecaster.row_by_row:
-            return self._together(windows) if windows else []
-        return [self._together([window])[0] for window in windows]
+            return self._forecast_joined(windows) if windows else []
+        return [self._forecast_joined([window])[0] for window in windows]
 
-    def _together(self, windows: Sequence[Window]) -> list[Floats]:
-        joined = join(windows)
+    def _forecast_joined(self, windows: Sequence[Window]) -> list[Floats]:
+        joined = join_windows(windows)
         dataset = Dataset.of_bars(
             joined.bars,
             timeframe=self.service.timeframe,
@@ -135,7 +137,7 @@ class Bundle:
         return joined.split(self.forecaster.forecast(dataset, own))
 
     def examples(self) -> tuple[golden.Golden, ...]:
-        """The golden examples."""
+        """The golden examples in the bundle."""
         return golden.golden_from_tensors(read_tensors(self.path / manifest.GOLDEN))
 
     def check_examples(self) -> float:
@@ -160,15 +162,18 @@ class Bundle:
 
 
 @lru_cache(maxsize=1024)
-def _service(key: str) -> Service:
+def _parse_service(key: str) -> Service:
     return Service.parse(key)
 
 
 def open_bundle(path: Path, trust: Trust | None = None) -> Bundle:
     """Check every byte of a bundle, then load its model.
 
+    Args:
+        trust: By default unsigned bundles load, custom models and pickles do not.
+
     Raises:
-        BundleError: when it is not whole, not signed as trusted, or not loadable.
+        BundleError: when it is incomplete, not signed as trusted, or does not load.
     """
     trust = trust or Trust()
     checked = manifest.read_manifest(path)
@@ -176,7 +181,12 @@ def open_bundle(path: Path, trust: Trust | None = None) -> Bundle:
         trust.key.check(path, checked.digest)
     config = json.loads((path / manifest.CONFIG).read_text(encoding="utf-8"))
     try:
-        forecaster = _forecaster(path, checked, config, trust)
+        if checked.format is Format.SIGNED_PICKLE:
+            forecaster: Forecaster = _unpickle_model(path, checked, config, trust)
+        else:
+            model, tensors = config["model"], read_tensors(path / manifest.WEIGHTS)
+            allowed = trust.classes(model["recipe"])
+            forecaster = restore_forecaster(model, tensors, allowed_classes=allowed)
     except (KeyError, TypeError, ValueError, MlopsError) as error:
         if isinstance(error, BundleError):
             raise
@@ -197,17 +207,9 @@ def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
         raise BundleError(f"{path} is not a safetensors file ({error})") from error
 
 
-def _forecaster(
+def _unpickle_model(
     path: Path, checked: Manifest, config: Mapping[str, Any], trust: Trust
-) -> Forecaster:
-    model = config["model"]
-    if checked.format is Format.SIGNED_PICKLE:
-        return _unpickled(path, checked, config, trust)
-    allowed = trust.classes(model["recipe"])
-    return restore_forecaster(model, read_tensors(path / manifest.WEIGHTS), allowed_classes=allowed)
-
-
-def _unpickled(path: Path, checked: Manifest, config: Mapping[str, Any], trust: Trust) -> Pickled:
+) -> Pickled:
     if not trust.allow_signed_pickle or trust.key is None:
         raise BundleError(
             f"the model of bundle {path} is a signed pickle, which runs code when it loads; "
@@ -215,7 +217,7 @@ def _unpickled(path: Path, checked: Manifest, config: Mapping[str, Any], trust: 
             "class into a module of CUSTOM_MODEL_MODULES and register it again"
         )
     pickled = (path / manifest.PICKLE).read_bytes()
-    # The very bytes that run are hashed: the file could have changed since it was checked.
+    # The bytes that will run are hashed: the file could have changed since it was checked.
     if hashlib.sha256(pickled).hexdigest() != checked.files[manifest.PICKLE]:
         raise BundleError(f"the pickled model of bundle {path} changed while it was loaded")
     try:
@@ -231,8 +233,8 @@ def _unpickled(path: Path, checked: Manifest, config: Mapping[str, Any], trust: 
     return Pickled(Recipe.from_dict(config["model"]["recipe"]), target, model)
 
 
-class _Served:
-    """What MLflow calls."""
+class _PyfuncModel:
+    """The object on which MLflow calls ``predict``."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
@@ -243,9 +245,9 @@ class _Served:
         return self.bundle.predict(model_input)
 
 
-def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> _Served:
-    """MLflow's entry; ``model_config`` is not read, for it may come out of the artifact."""
-    return _Served(open_bundle(Path(path), _in_process))
+def _load_pyfunc(path: str, model_config: Mapping[str, Any] | None = None) -> _PyfuncModel:
+    """Entry point for MLflow; ``model_config`` is ignored, as the artifact may contain it."""
+    return _PyfuncModel(open_bundle(Path(path), _in_process))
 
 
 def main(arguments: Sequence[str]) -> int:

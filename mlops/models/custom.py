@@ -1,14 +1,14 @@
-"""Models of one's own: any importable, allow-listed class with ``train`` and ``predict``.
+"""Models that a user wrote: an allow-listed class, or an object kept as a signed pickle.
 
-The class is called with the recipe's other parameters as one ``config`` dictionary. It gets
-plain data frames, and what it learned must be plain data too: JSON values and arrays.
+`Custom` imports a class with ``train`` and ``predict`` and calls it with the recipe's other
+parameters as one ``config`` dictionary. The class gets plain data frames. The fitted state must
+be plain data too: JSON values and arrays.
 
-[[A model of somebody's own, kept as a signed pickle: for a trusted notebook, never for HTTP.
-
-``predict(features)`` returns n numbers in the target's unit. Where ``sequence_length`` is 1 it
-is given a data frame as other custom models are, a column a feature, indexed by bar open time;
-else float32 ``(n, T, F)``. Features are scale-free and not standardised. A torch module is
-called in eval mode with such a tensor, ``(n, F)`` where T is 1.]]
+`Pickled` wraps an object that was fitted elsewhere, for a trusted notebook, never for HTTP. Its
+``predict(features)`` returns n numbers in the target's unit. ``features`` are scale-free and not
+standardised: a data frame as for `Custom` where ``sequence_length`` is 1, else a float32 array
+``(n, T, F)``. A torch module is called in eval mode with a tensor ``(n, T, F)``, or ``(n, F)``
+where T is 1.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TARGET_COLUMN = "target"
 
 
 class TradingModel(Protocol):
-    """What a custom class offers.
+    """The methods of a custom class.
 
     ``data`` has a column for each feature and ``target``; ``features`` has the features
     only. Both are indexed by bar open time. ``predict`` returns one number a row, in the
@@ -43,7 +43,7 @@ class TradingModel(Protocol):
     """
 
     def train(self, data: pd.DataFrame) -> Any:
-        """Learn; what is returned is not used."""
+        """Fit; the return value is not used."""
 
     def predict(self, features: pd.DataFrame) -> Any:
         """One forecast for each row."""
@@ -52,8 +52,8 @@ class TradingModel(Protocol):
 class Custom(Forecaster):
     """Runs a `TradingModel`; ``class_path`` is ``module:Class``, other parameters its config.
 
-    The state kept is the object's attributes when they are JSON values or arrays, or what
-    its own ``state() -> dict`` and ``load_state(dict)`` give and take.
+    The fitted state is the object's attributes, which must be JSON values or arrays, unless
+    the class has its own ``state() -> dict`` and ``load_state(dict)``.
     """
 
     SCHEMA: ClassVar[Mapping[str, Param]] = {CLASS_PATH: Param("")}
@@ -81,7 +81,7 @@ class Custom(Forecaster):
 
     @property
     def row_by_row(self) -> bool:
-        # It is given a whole frame and may look at all of it.
+        # The class gets the whole frame and may use all of its rows.
         return False
 
     def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
@@ -93,21 +93,22 @@ class Custom(Forecaster):
         started = perf_counter()
         context.check_deadline("custom")
         rows = self.trainable(dataset, np.concatenate([fit_rows, selection_rows]))
-        data = self._frame(dataset, rows)
+        data = _build_frame(dataset, self.spec, rows)
         data[TARGET_COLUMN] = dataset.labels.y[rows]
-        self.model = self._made()
+        self.model = self._create_model()
         self.model.train(data)
         return History(seconds=perf_counter() - started)
 
     def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
         if self.model is None:
             raise ModelError("custom is not fitted; call fit or restore first")
-        found = self.model.predict(self._frame(dataset, rows))
+        forecasts = self.model.predict(_build_frame(dataset, self.spec, rows))
         try:
-            return np.asarray(found, dtype=np.float64)
+            return np.asarray(forecasts, dtype=np.float64)
         except (TypeError, ValueError) as error:
+            kind = type(forecasts).__name__
             raise ModelError(
-                f"{self._path}.predict returned {type(found).__name__}; return one number a row"
+                f"{self._path}.predict returned {kind}; return one number a row"
             ) from error
 
     def state(self) -> tuple[dict[str, Any], Tensors]:
@@ -115,7 +116,11 @@ class Custom(Forecaster):
             raise ModelError("custom is not fitted; there is no state to keep")
         own = getattr(self.model, "state", None)
         values = own() if callable(own) else dict(vars(self.model))
-        tensors = {name: value for name, value in values.items() if _is_array(value)}
+        tensors = {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+        }
         plain = {name: value for name, value in values.items() if name not in tensors}
         for name, value in plain.items():
             if not _is_plain(value):
@@ -126,7 +131,7 @@ class Custom(Forecaster):
         return {**self._identity(), "plain": plain}, tensors
 
     def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
-        self.model = self._made()
+        self.model = self._create_model()
         values = {**config["plain"], **tensors}
         own = getattr(self.model, "load_state", None)
         if callable(own):
@@ -138,7 +143,7 @@ class Custom(Forecaster):
     def _path(self) -> str:
         return str(self.recipe.params[CLASS_PATH])
 
-    def _made(self) -> TradingModel:
+    def _create_model(self) -> TradingModel:
         module, _, name = self._path.partition(":")
         try:
             kind = getattr(import_module(module), name)
@@ -151,13 +156,11 @@ class Custom(Forecaster):
         model: TradingModel = kind(config)
         return model
 
-    def _frame(self, dataset: Dataset, rows: Rows) -> pd.DataFrame:
-        values = dataset.matrix(self.spec)[rows].astype(np.float64)
-        return pd.DataFrame(values, index=dataset.frame.index[rows], columns=list(self.spec.names))
 
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+def _build_frame(dataset: Dataset, spec: FeatureSpec, rows: Rows) -> pd.DataFrame:
+    """Features of ``rows`` with a column each, indexed by bar open time."""
+    values = dataset.matrix(spec)[rows].astype(np.float64)
+    return pd.DataFrame(values, index=dataset.frame.index[rows], columns=list(spec.names))
 
 
 def _is_plain(value: Any) -> bool:
@@ -172,7 +175,7 @@ BATCH_ROWS = 4096
 
 
 class Pickled(Forecaster):
-    """Forecasts by an object that is not one of our classes."""
+    """Forecasts by an object that was fitted elsewhere."""
 
     def __init__(self, recipe: Recipe, target: TargetSpec, model: object) -> None:
         super().__init__(recipe, target)
@@ -200,7 +203,7 @@ class Pickled(Forecaster):
 
     @property
     def row_by_row(self) -> bool:
-        # Nobody knows what it does with the rows it is given.
+        # The object may use all rows that it gets.
         return False
 
     def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
@@ -208,28 +211,25 @@ class Pickled(Forecaster):
 
     def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
         batches = [rows[first : first + BATCH_ROWS] for first in range(0, rows.size, BATCH_ROWS)]
-        parts = [self._checked(self._call(dataset, batch), batch) for batch in batches]
+        parts = [self._check_shape(self._call_model(dataset, batch), batch) for batch in batches]
         return np.concatenate(parts) if parts else np.empty(0)
 
-    def _call(self, dataset: Dataset, rows: Rows) -> Any:
+    def _call_model(self, dataset: Dataset, rows: Rows) -> Any:
         matrix, length = dataset.matrix(self.spec), self.recipe.sequence_length
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(self.model, torch.nn.Module):
-            given = np.array(windows(matrix, rows, length))
-            tensor = torch.from_numpy(given[:, 0, :] if length == 1 else given)
-            from mlops.models.devices import one_thread_each
+            batch = np.array(windows(matrix, rows, length))
+            tensor = torch.from_numpy(batch[:, 0, :] if length == 1 else batch)
+            from mlops.models.devices import one_torch_thread
 
-            with torch.inference_mode(), one_thread_each():
+            with torch.inference_mode(), one_torch_thread():
                 return self.model.eval()(tensor).cpu().numpy()
         predict = self.model.predict  # type: ignore[attr-defined]
         if length > 1:
             return predict(np.array(windows(matrix, rows, length)))
-        values = matrix[rows].astype(np.float64)
-        return predict(
-            pd.DataFrame(values, index=dataset.frame.index[rows], columns=list(self.spec.names))
-        )
+        return predict(_build_frame(dataset, self.spec, rows))
 
-    def _checked(self, raw: Any, rows: Rows) -> Floats:
+    def _check_shape(self, raw: Any, rows: Rows) -> Floats:
         try:
             answers = np.asarray(raw, dtype=np.float64).reshape(-1)
         except (TypeError, ValueError) as error:
@@ -245,8 +245,8 @@ class Pickled(Forecaster):
         return answers
 
     def state(self) -> tuple[dict[str, Any], Tensors]:
-        """The configuration alone: the object itself is the pickle."""
+        """The configuration alone; the bundle keeps the object as a pickle."""
         return self._identity(), {}
 
     def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
-        """Nothing besides the pickle is loaded."""
+        """The pickle is the only state."""

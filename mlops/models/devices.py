@@ -1,9 +1,9 @@
-"""Where a network computes: device, precision and the threads of one fit.
+"""Device, precision and threads of a network's fit.
 
-Precision and the way a batch is cut follow from the processor's abilities and the network's
-size alone, never from a race, so the same seed and data give the same weights. The number of
-threads is measured, because it cannot change them: a large network's batch is always cut in
-two halves, whose gradients are added in a fixed order whoever computed them.
+Precision and the number of parts of a batch follow from the processor and the size of the
+network alone, so that the same seed and data give the same weights. The number of threads is
+chosen by measurement, because it cannot change the weights: a large network's batch is always
+cut into two halves, whose gradients are added in a fixed order.
 """
 
 from __future__ import annotations
@@ -39,40 +39,44 @@ MEASURED_BATCHES = 5
 
 
 def choose_device(wanted: str) -> torch.device:
-    """``auto`` takes CUDA where there is one.
+    """The torch device of ``auto``, ``cpu`` or ``cuda``; ``auto`` prefers CUDA.
 
     Raises:
-        ModelError: for a device that is unknown or not there.
+        ModelError: for a device that is unknown or not available.
     """
     if wanted not in DEVICES:
         raise ModelError(f"device={wanted!r} is not one of {', '.join(DEVICES)}")
-    there = wanted != "cpu" and torch.cuda.is_available()
-    if wanted == "cuda" and not there:
+    has_cuda = wanted != "cpu" and torch.cuda.is_available()
+    if wanted == "cuda" and not has_cuda:
         raise ModelError("device='cuda' is not available on this machine; use auto or cpu")
-    return torch.device("cuda" if there else "cpu")
+    return torch.device("cuda" if has_cuda else "cpu")
 
 
 def choose_precision(device: torch.device, n_parameters: int) -> torch.dtype:
-    """bfloat16 for a large network where the processor multiplies it natively, else float32."""
+    """bfloat16 for a large network where the processor has native support, else float32."""
     if n_parameters < LARGE_PARAMETERS:
         return torch.float32
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if _multiplies_bfloat16() else torch.float32
+    is_x86 = platform.machine().lower() in ("x86_64", "amd64")
+    native = is_x86 and (
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    )
+    return torch.bfloat16 if native else torch.float32
 
 
 def parts_of_batch(device: torch.device, n_parameters: int, batch_size: int) -> int:
-    """Parts that each batch of a fit is cut into."""
+    """How many parts each batch of a fit is cut into."""
     worth_it = n_parameters >= LARGE_PARAMETERS and batch_size >= HALVES * SMALLEST_HALF
     return HALVES if device.type == "cpu" and worth_it else 1
 
 
 @contextmanager
-def one_thread_each() -> Iterator[None]:
-    """Keep torch from starting threads inside an operation.
+def one_torch_thread() -> Iterator[None]:
+    """Run each torch operation in one thread.
 
-    Its threads wait by spinning: with one busy neighbour on two cores they slow a fit two
-    hundredfold, where a single thread loses nothing.
+    Threads inside an operation spin while they wait: with one other busy process on two cores
+    they slow a fit two hundredfold; a single thread is not slowed.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -83,15 +87,15 @@ def one_thread_each() -> Iterator[None]:
 
 
 class GradientWorkers:
-    """Runs the parts of a batch, in turn or side by side, whichever is faster just now.
+    """Runs the parts of a batch one after the other or in parallel, whichever is faster.
 
-    Both give the same result; the choice is measured on real batches and again every
-    `MEASURE_EVERY` of them, since a neighbour may come or go.
+    Both give the same result. The choice is measured on real batches and again every
+    `MEASURE_EVERY` batches, because the load of the machine changes.
     """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        # The calling thread works too: it is awake, and on a core of its own.
+        # The calling thread works too, so the pool needs one thread less.
         self._pool = ThreadPoolExecutor(workers - 1) if workers > 1 else None
         self._batch = 0
         self._spent = {True: 0.0, False: 0.0}
@@ -105,16 +109,16 @@ class GradientWorkers:
             self._pool.shutdown()
 
     def run(self, work: Callable[[T], R], parts: Sequence[T]) -> list[R]:
-        """``work`` done on each part, results in the order of the parts."""
+        """Apply ``work`` to each part; results are in the order of the parts."""
         if self._pool is None or len(parts) == 1:
             return [work(part) for part in parts]
         phase = self._batch % MEASURE_EVERY
         self._batch += 1
         if phase >= 2 * MEASURED_BATCHES:
             return self._run(work, parts, self.side_by_side)
-        return self._measured(work, parts, phase)
+        return self._run_and_time(work, parts, phase)
 
-    def _measured(self, work: Callable[[T], R], parts: Sequence[T], phase: int) -> list[R]:
+    def _run_and_time(self, work: Callable[[T], R], parts: Sequence[T], phase: int) -> list[R]:
         if phase == 0:
             self._spent = {True: 0.0, False: 0.0}
         side_by_side = phase % 2 == 1
@@ -130,9 +134,3 @@ class GradientWorkers:
         others = [self._pool.submit(work, part) for part in parts[1:]]
         first = work(parts[0])
         return [first, *(other.result() for other in others)]
-
-
-def _multiplies_bfloat16() -> bool:
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())

@@ -1,4 +1,4 @@
-"""Several recipes fitted on the same rows; their forecasts are averaged by learned weights."""
+"""The ensemble: several recipes fitted on the same rows, averaged by fitted weights."""
 
 from __future__ import annotations
 
@@ -31,18 +31,19 @@ REFIT = "refit_on_selection"
 
 
 class Ensemble(Forecaster):
-    """A weighted mean of its members: weights are not negative and sum to one.
+    """A weighted mean of its members; weights are at least zero and sum to one.
 
-    They minimise the squared error on selection rows, of members that were fitted on fit rows
-    only, with a pull towards equal weights: ``equal_pull`` is the penalty as a share of the
-    members' mean squared error. A member that can is then refitted on all rows.
+    The weights minimise the squared error on selection rows of members that were fitted on fit
+    rows only. ``equal_pull`` penalises distance from equal weights, as a share of the members'
+    mean squared error. A member whose recipe has ``refit_on_selection`` is then fitted on all
+    rows.
     """
 
     SCHEMA: ClassVar[Mapping[str, Param]] = {"equal_pull": Param(0.1, low=0.0, high=1e6)}
 
     def __init__(self, recipe: Recipe, target: TargetSpec) -> None:
         super().__init__(recipe, target)
-        self.members = [_of(member, target) for member in self.recipe.members]
+        self.members = [_create_member(member, target) for member in self.recipe.members]
         self.weights = np.full(len(self.members), 1 / len(self.members))
 
     @classmethod
@@ -55,7 +56,8 @@ class Ensemble(Forecaster):
         if not recipe.members:
             raise ModelError("members is empty; an ensemble needs at least one recipe")
         return replace(
-            recipe, members=tuple(_of(member, self.target).recipe for member in recipe.members)
+            recipe,
+            members=tuple(_create_member(member, self.target).recipe for member in recipe.members),
         )
 
     @property
@@ -77,31 +79,31 @@ class Ensemble(Forecaster):
         selection_rows = self.trainable(dataset, selection_rows)
         histories = []
         for number, member in enumerate(self.members):
-            self.members[number] = held_back = _of(_held_back(member.recipe), self.target)
-            own = context.seeded(number)
-            histories.append(held_back.fit(dataset, fit_rows, selection_rows, own))
-        self.weights = self._weigh(dataset, fit_rows, selection_rows)
-        self._refit(dataset, fit_rows, selection_rows, context)
+            # The weights need members that have not seen the selection rows.
+            recipe = member.recipe
+            if recipe.params.get(REFIT):
+                recipe = recipe.with_params(**{REFIT: False})
+            self.members[number] = _create_member(recipe, self.target)
+            histories.append(
+                self.members[number].fit(dataset, fit_rows, selection_rows, context.seeded(number))
+            )
+        self.weights = self._fit_weights(dataset, fit_rows, selection_rows)
+        for number, recipe in enumerate(self.recipe.members):
+            if recipe.params.get(REFIT):
+                self.members[number] = _create_member(recipe, self.target)
+                self.members[number].fit(dataset, fit_rows, selection_rows, context.seeded(number))
         return History(
             seconds=perf_counter() - started,
             device=histories[-1].device,
             members=tuple(histories),
         )
 
-    def _weigh(self, dataset: Dataset, fit_rows: Rows, rows: Rows) -> Floats:
+    def _fit_weights(self, dataset: Dataset, fit_rows: Rows, rows: Rows) -> Floats:
         transform = TargetTransform.fit(dataset, fit_rows)
         errors = transform.errors(
             dataset, rows, np.stack([member.predict(dataset, rows) for member in self.members])
         )
         return simplex_weights(errors.T, self.recipe.number("equal_pull"))
-
-    def _refit(
-        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
-    ) -> None:
-        for number, recipe in enumerate(self.recipe.members):
-            if recipe.params.get(REFIT):
-                self.members[number] = _of(recipe, self.target)
-                self.members[number].fit(dataset, fit_rows, selection_rows, context.seeded(number))
 
     def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
         forecasts = [member.predict(dataset, rows) for member in self.members]
@@ -111,8 +113,8 @@ class Ensemble(Forecaster):
         states = [member.state() for member in self.members]
         tensors = {
             f"{number}.{name}": value
-            for number, (_, own) in enumerate(states)
-            for name, value in own.items()
+            for number, (_, member_tensors) in enumerate(states)
+            for name, value in member_tensors.items()
         }
         configs = [config for config, _ in states]
         return {**self._identity(), "weights": self.weights.tolist(), "members": configs}, tensors
@@ -120,16 +122,26 @@ class Ensemble(Forecaster):
     def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
         self.weights = np.asarray(config["weights"], dtype=np.float64)
         self.members = [
-            forecaster_class(own["recipe"]["model_type"]).restore(own, _part(tensors, number))
-            for number, own in enumerate(config["members"])
+            forecaster_class(member["recipe"]["model_type"]).restore(
+                member,
+                {
+                    name.removeprefix(f"{number}."): value
+                    for name, value in tensors.items()
+                    if name.startswith(f"{number}.")
+                },
+            )
+            for number, member in enumerate(config["members"])
         ]
 
 
 def simplex_weights(errors: Floats, equal_pull: float) -> Floats:
-    """Weights (K,) that minimise the mean square of ``errors @ weights``; errors are (n, K).
+    """Weights (K,) that minimise the mean square of ``errors @ weights``.
 
-    The penalty ``equal_pull`` times the mean squared error times |w - 1/K|^2 keeps weights
-    learned on few rows from chasing noise.
+    The penalty ``equal_pull`` times the mean squared error times |w - 1/K|^2 keeps weights that
+    are fitted on few rows from fitting noise.
+
+    Args:
+        errors: The errors of each member (n, K).
     """
     from scipy.optimize import nnls
 
@@ -145,15 +157,6 @@ def simplex_weights(errors: Floats, equal_pull: float) -> Floats:
     return np.asarray(weights / weights.sum())
 
 
-def _of(recipe: Recipe, target: TargetSpec) -> Forecaster:
+def _create_member(recipe: Recipe, target: TargetSpec) -> Forecaster:
     # Custom members were checked against the allow-list where the ensemble was built.
     return forecaster_class(recipe.model_type)(recipe, target)
-
-
-def _held_back(recipe: Recipe) -> Recipe:
-    return recipe.with_params(**{REFIT: False}) if recipe.params.get(REFIT) else recipe
-
-
-def _part(tensors: Tensors, number: int) -> Tensors:
-    prefix = f"{number}."
-    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -1,8 +1,8 @@
-"""The one path from a dataset to what a model learns: scaled features, standardised target.
+"""Scaled features and a standardised target, for every forecaster that reads features.
 
-A forecaster that reads features inherits this path, so training, batch and live cannot
-differ: features by the dataset, a scaler fitted on fit rows only, windows by row number,
-and the target's inverse transform.
+Forecasters inherit this path, so training, batch and live cannot differ: features by the
+dataset, a scaler fitted on fit rows only, windows by row number, and the target's inverse
+transform.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from mlops.service import Target
 Matrix = NDArray[np.float32]
 
 RISK = FeatureSpec(("volatility_24",))
-"""Log volatility per bar by which changes of price are divided before learning."""
+"""Log volatility per bar, by which changes of price are divided before a fit."""
 
 WINSOR_SIGMAS = 4.0
-"""Standardised labels are cut here while learning: fat tails teach a network noise."""
+"""Standardised labels are cut here during a fit: a network would fit the noise of fat tails."""
 
 PROBABILITY_EDGE = 0.01
 """Forecast probabilities stay this far from 0 and 1, so that the log loss stays finite."""
@@ -37,11 +37,11 @@ PROBABILITY_EDGE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class TargetTransform:
-    """From a label to what is learned and back.
+    """From labels in the target's unit to standardised labels, and back.
 
-    Volatility is learned as its change from persistence; a price and a return as log
-    changes in units of trailing volatility, so that a wild week does not outweigh a quiet
-    year; a direction as its distance from one half.
+    Volatility becomes its change from persistence; a price and a return become log changes in
+    units of trailing volatility, so that one volatile week does not outweigh a quiet year; a
+    direction becomes its distance from one half.
     """
 
     kind: Target
@@ -50,7 +50,7 @@ class TargetTransform:
 
     @classmethod
     def fit(cls, dataset: Dataset, rows: Rows) -> TargetTransform:
-        """Learn the scale from fit rows only."""
+        """Fit the scale on fit rows only."""
         raw = cls(dataset.target.kind, dataset.target.horizon)
         changes = raw.encode(dataset, rows)
         scale = float(np.sqrt(np.mean(np.square(changes))))
@@ -62,7 +62,7 @@ class TargetTransform:
         return self.kind in (Target.RETURN, Target.PRICE)
 
     def encode(self, dataset: Dataset, rows: Rows) -> Floats:
-        """(n,) what a model learns, in standard deviations and without an upper bound."""
+        """Standardised labels (n,), in standard deviations and not cut."""
         y, persistence = dataset.labels.y[rows], dataset.persistence[rows]
         if self.kind is Target.DIRECTION:
             change = y - 0.5
@@ -70,11 +70,11 @@ class TargetTransform:
             change = np.log(y / persistence)
         else:
             change = y - persistence
-        return np.asarray(change / self._unit(dataset, rows))
+        return np.asarray(change / self._scale_of_rows(dataset, rows))
 
     def decode(self, learned: Floats, dataset: Dataset, rows: Rows) -> Floats:
-        """(n,) forecasts in the target's unit."""
-        change = learned * self._unit(dataset, rows)
+        """Forecasts in the target's unit (n,) from standardised ones."""
+        change = learned * self._scale_of_rows(dataset, rows)
         persistence = dataset.persistence[rows]
         if self.kind is Target.DIRECTION:
             return np.clip(change + 0.5, PROBABILITY_EDGE, 1 - PROBABILITY_EDGE)
@@ -83,13 +83,13 @@ class TargetTransform:
         return np.asarray(persistence + change)
 
     def errors(self, dataset: Dataset, rows: Rows, forecasts: Floats) -> Floats:
-        """(..., n) label less forecast, in the unit a model learns in."""
-        missed = dataset.labels.y[rows] - forecasts
+        """Label less forecast (..., n), in units of the standardised label."""
+        errors = dataset.labels.y[rows] - forecasts
         if self.kind is Target.PRICE:
-            missed = missed / dataset.persistence[rows]
-        return np.asarray(missed / self._unit(dataset, rows))
+            errors = errors / dataset.persistence[rows]
+        return np.asarray(errors / self._scale_of_rows(dataset, rows))
 
-    def _unit(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _scale_of_rows(self, dataset: Dataset, rows: Rows) -> Floats:
         if not self.by_risk:
             return np.full(rows.size, self.scale)
         per_bar = np.exp(dataset.matrix(RISK)[rows, 0].astype(np.float64))
@@ -113,7 +113,7 @@ class FeatureForecaster(Forecaster):
 
     @property
     def row_by_row(self) -> bool:
-        # A registered feature is proven causal, not blind to what lies before its warm-up.
+        # A registered feature is proven causal, but may read bars before its warm-up.
         return self.spec.built_in
 
     def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
@@ -123,18 +123,18 @@ class FeatureForecaster(Forecaster):
         return np.asarray(usable & np.isfinite(dataset.persistence))
 
     def prepare(self, dataset: Dataset, fit_rows: Rows) -> None:
-        """Fit scaler and target scale on fit rows and nothing else."""
+        """Fit scaler and target scale on fit rows only."""
         self.scaler = Scaler.fit(dataset.matrix(self.spec)[fit_rows])
         self.transform = TargetTransform.fit(dataset, fit_rows)
 
     def inputs(self, dataset: Dataset) -> Matrix:
-        """(N, F) scaled features; NaN before their warm-up."""
+        """Scaled features (N, F); NaN before their warm-up."""
         if self.scaler is None:
             raise ModelError(f"{self.recipe.model_type} is not fitted; call fit or restore first")
         return self.scaler.transform(dataset.matrix(self.spec))
 
     def learned(self, dataset: Dataset, rows: Rows) -> Floats:
-        """(n,) standardised labels, cut at `WINSOR_SIGMAS`."""
+        """Standardised labels (n,), cut at `WINSOR_SIGMAS`."""
         encoded = self.transform.encode(dataset, rows)
         return np.clip(encoded, -WINSOR_SIGMAS, WINSOR_SIGMAS)
 

@@ -1,7 +1,7 @@
-"""Examples that travel with a model: raw bars in, the forecast that must come out.
+"""Golden examples in a bundle: raw bars and the forecast that the model must make from them.
 
-They catch what no checksum sees: a model that loads and is wrong, because a feature, a scaler
-or a library changed under it.
+They detect what a checksum cannot: a model that loads but forecasts something else, because a
+feature, a scaler or a library has changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mlops.errors import BundleError
 
 GOLDEN_EXAMPLES = 3
 RELATIVE_TOLERANCE = 1e-5
-"""Of the forecast, or of the target's own spread where that is larger: float32 on another
+"""As a share of the forecast or, where it is larger, of the target's spread: float32 on another
 processor differs by some 1e-6."""
 
 
@@ -32,7 +32,7 @@ class Golden:
 
 
 def deviation(got: float, expected: float, spread: float) -> float:
-    """How far a forecast is from its example, as a share of the larger of forecast and spread."""
+    """Distance of a forecast from its example, as a share of the larger of forecast and spread."""
     scale = max(abs(expected), spread, float(np.finfo(np.float64).tiny))
     return abs(got - expected) / scale if np.isfinite(got) else float("inf")
 
@@ -55,7 +55,7 @@ def golden_from_tensors(tensors: Mapping[str, NDArray[Any]]) -> tuple[Golden, ..
         BundleError: when there is no example or one is incomplete.
     """
     try:
-        examples = tuple(_read(tensors, number) for number in range(len(tensors) // 3))
+        examples = tuple(_read_example(tensors, number) for number in range(len(tensors) // 3))
     except (KeyError, ValueError, IndexError) as error:
         raise BundleError(f"a golden example is not complete ({error}); train again") from error
     if not examples:
@@ -63,7 +63,7 @@ def golden_from_tensors(tensors: Mapping[str, NDArray[Any]]) -> tuple[Golden, ..
     return examples
 
 
-def _read(tensors: Mapping[str, NDArray[Any]], number: int) -> Golden:
+def _read_example(tensors: Mapping[str, NDArray[Any]], number: int) -> Golden:
     stamps = tensors[f"{number}.open_time"].astype("datetime64[ns]")
     index = pd.DatetimeIndex(stamps, tz="UTC", name="open_time")
     bars = pd.DataFrame(tensors[f"{number}.bars"], index=index, columns=list(COLUMNS))

@@ -1,8 +1,7 @@
-"""Ridge regression: the yardstick every network must justify itself against.
+"""Ridge regression, the model that a network must beat, and linear algebra equal to the bit.
 
-For volatility its features are the HAR terms of Corsi (2009) with the time of day and week.
-
-[[Linear algebra whose last bit does not depend on how many threads the machine has.]]
+For volatility the features are the HAR terms of Corsi (2009) with the time of day and week.
+`one_blas_thread` and `linear_combination` give the same last bit on any number of cores.
 """
 
 from __future__ import annotations
@@ -30,24 +29,24 @@ if TYPE_CHECKING:
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """Keep BLAS from cutting sums by its threads: the cut would be in the fitted weights.
+    """Run BLAS in one thread, because the number of threads changes the last digits of a sum.
 
-    Of 100,000 rows one thread and two make different ridge coefficients, in the last digits.
+    On 100,000 rows one thread and two give ridge coefficients that differ in the last digits.
     """
-    with _blas().limit(limits=1):
+    with _find_blas().limit(limits=1):
         yield
 
 
 @cache
-def _blas() -> ThreadpoolController:
-    """NumPy's own, found once: looking through all that a process has loaded takes milliseconds."""
+def _find_blas() -> ThreadpoolController:
+    """NumPy's BLAS, searched for once: a search of all loaded libraries takes milliseconds."""
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas")
 
 
 def linear_combination(design: Floats, coefficients: Floats) -> Floats:
-    """``design (n, P) @ coefficients (P,)`` without BLAS, so it is bit-equal too."""
+    """``design (n, P) @ coefficients (P,)`` without BLAS, bit-equal for any number of threads."""
     combined: Floats = np.einsum("np,p->n", design, coefficients)
     return combined
 
@@ -57,10 +56,10 @@ SHARES = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 
 
 class Linear(FeatureForecaster):
-    """Ridge on the flattened window; the penalty is the one best on selection rows.
+    """Ridge on the flattened window, with the penalty that is best on selection rows.
 
     ``alpha`` above zero fixes the penalty (a share of the mean eigenvalue). With
-    ``refit_on_selection`` the chosen penalty is fitted once more on all rows given.
+    ``refit_on_selection`` the model is fitted once more on all rows with the chosen penalty.
     """
 
     SCHEMA: ClassVar[Mapping[str, Param]] = {
@@ -85,21 +84,18 @@ class Linear(FeatureForecaster):
         started = perf_counter()
         context.check_deadline("linear")
         with one_blas_thread():
-            self._learn(dataset, fit_rows, selection_rows)
+            fit_rows = self.trainable(dataset, fit_rows)
+            self.prepare(dataset, fit_rows)
+            scaled = self.inputs(dataset)
+            path = RidgePath.of(self._design(scaled, fit_rows), self.learned(dataset, fit_rows))
+            self.penalty = self._choose_penalty(path, dataset, scaled, selection_rows)
+            if self.recipe.params["refit_on_selection"] and selection_rows.size:
+                rows = self.trainable(dataset, np.concatenate([fit_rows, selection_rows]))
+                path = RidgePath.of(self._design(scaled, rows), self.learned(dataset, rows))
+            self.coefficients, self.intercept = path.solve(self.penalty)
         return History(seconds=perf_counter() - started)
 
-    def _learn(self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows) -> None:
-        fit_rows = self.trainable(dataset, fit_rows)
-        self.prepare(dataset, fit_rows)
-        scaled = self.inputs(dataset)
-        path = RidgePath.of(self._design(scaled, fit_rows), self.learned(dataset, fit_rows))
-        self.penalty = self._choose(path, dataset, scaled, selection_rows)
-        if self.recipe.params["refit_on_selection"] and selection_rows.size:
-            every = self.trainable(dataset, np.concatenate([fit_rows, selection_rows]))
-            path = RidgePath.of(self._design(scaled, every), self.learned(dataset, every))
-        self.coefficients, self.intercept = path.solve(self.penalty)
-
-    def _choose(
+    def _choose_penalty(
         self, path: RidgePath, dataset: Dataset, scaled: NDArray[np.float32], rows: Rows
     ) -> float:
         fixed = self.recipe.number("alpha")
@@ -131,7 +127,7 @@ class Linear(FeatureForecaster):
 
 
 class RidgePath:
-    """Ridge solutions for any penalty out of one eigen-decomposition."""
+    """Ridge solutions for any penalty from one eigendecomposition."""
 
     def __init__(self, mean: Floats, level: float, values: Floats, basis: Floats, moment: Floats):
         self._mean, self._level = mean, level

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from mlops.features.targets import TargetSpec
-from mlops.models.networks import NETWORK_PARAMS, Network, NetworkForecaster, dropout_mask
+from mlops.models.networks import NETWORK_PARAMS, NetworkForecaster
 from mlops.models.recipe import Param, Recipe
+from mlops.models.trainer import Network, dropout_mask
 
 LSTM_CONFIG = {
     "sequence_length": 60,
@@ -23,7 +24,7 @@ LSTM_CONFIG = {
     "batch_size": 32,
     "epochs": 100,
 }
-"""The platform's configuration, used where nothing is said."""
+"""The platform's configuration, the default of this type."""
 
 
 class LstmNetwork(Network):
@@ -37,7 +38,7 @@ class LstmNetwork(Network):
         self.units, self.dropout = tuple(units), dropout
 
     def forward(self, window: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
-        """(n,) from windows (T, n, F)."""
+        """Standardised forecasts (n,) from windows (T, n, F)."""
         flow = window
         for number, layer in enumerate(self.layers):
             flow, _ = layer(flow)
@@ -54,10 +55,10 @@ class LstmNetwork(Network):
         return [dropout_mask((n, width), self.dropout, generator) for width in self.units]
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Uniform within one over the root of the width, as torch does it.
+        """Uniform within one over the root of the width, as in torch.
 
-        Orthogonal recurrent weights with open forget gates began to learn a product of two
-        inputs in a stack of three layers epochs later.
+        With orthogonal recurrent weights and open forget gates a stack of three layers needed
+        more epochs before it began to fit a product of two inputs.
         """
         for layer in (*self.layers, self.head):
             width = layer.in_features if isinstance(layer, nn.Linear) else layer.hidden_size
@@ -67,7 +68,7 @@ class LstmNetwork(Network):
 
 
 class Lstm(NetworkForecaster):
-    """The LSTM forecaster; parameters carry the platform's names."""
+    """The LSTM forecaster; its parameters have the platform's names."""
 
     SCHEMA: ClassVar[Mapping[str, Param]] = {
         **NETWORK_PARAMS,

@@ -1,8 +1,8 @@
-"""What a bundle's directory must look like, and the digest that stands for its content.
+"""The manifest of a bundle: its files with their hashes, and the digest of its content.
 
-A bundle is flat: the files below and nothing else. The digest covers their bytes and the
-format, and no time, id or machine, so equal training gives an equal digest; the signature
-over it lies beside it.
+A bundle is one folder with exactly the files below. The digest covers their bytes and the
+format, but no time, id or machine, so equal training gives an equal digest. The signature of
+the digest is a file beside them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PICKLE = "model.pickle"
 
 
 class Format(StrEnum):
-    """How the model itself is kept."""
+    """How the bundle stores the model."""
 
     TENSORS = "tensors"
     SIGNED_PICKLE = "signed_pickle"
@@ -46,7 +46,7 @@ _FILES = {
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The SHA-256 of every file of a bundle, and of all of them."""
+    """The SHA-256 of every file of a bundle, and the digest of the whole."""
 
     schema_version: int
     format: Format
@@ -66,7 +66,7 @@ class Manifest:
 
 
 def canonical_json(value: Any) -> str:
-    """One spelling for equal values, so that equal content has equal bytes."""
+    """JSON with sorted keys, so that equal values give equal bytes."""
     return json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n"
 
 
@@ -77,18 +77,18 @@ def make_manifest(directory: Path, form: Format) -> Manifest:
 
 
 def read_manifest(directory: Path, *, max_bytes: int = MAX_BYTES) -> Manifest:
-    """Check the directory against its manifest, every byte of it.
+    """Read the manifest and check every byte of the directory against it.
 
     Raises:
         BundleError: naming what is missing, stray, linked, too large, altered or too new.
     """
     _check_listing(directory, max_bytes)
-    manifest = _parsed(directory)
+    manifest = _parse_manifest(directory)
     expected = set(manifest.files) | {MANIFEST, SIGNATURE}
-    found = {path.name for path in directory.iterdir()}
-    if found != expected:
-        missing = ", ".join(sorted(expected - found)) or "none"
-        stray = ", ".join(sorted(found - expected)) or "none"
+    present = {path.name for path in directory.iterdir()}
+    if present != expected:
+        missing = ", ".join(sorted(expected - present)) or "none"
+        stray = ", ".join(sorted(present - expected)) or "none"
         raise BundleError(
             f"bundle {directory} has the wrong files (missing: {missing}; stray: {stray}); "
             "register the model again"
@@ -120,7 +120,7 @@ def _check_listing(directory: Path, max_bytes: int) -> None:
         )
 
 
-def _parsed(directory: Path) -> Manifest:
+def _parse_manifest(directory: Path) -> Manifest:
     try:
         text = (directory / MANIFEST).read_text(encoding="utf-8")
         raw = json.loads(text)

@@ -8,18 +8,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from mlops.errors import ModelError
 from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext, Floats, History, Rows, Tensors
-from mlops.models.devices import choose_device, one_thread_each
+from mlops.models.devices import choose_device, one_torch_thread
 from mlops.models.feature_forecaster import FeatureForecaster
 from mlops.models.recipe import Param
-from mlops.models.trainer import TrainingHyperparameters, cut, train_network
+from mlops.models.trainer import Network, TrainingHyperparameters, gather_windows, train_network
 
 PREDICT_BATCH = 2_048
-"""Windows forecast at once."""
+"""Windows in one forward pass."""
 
 NETWORK_PARAMS: Mapping[str, Param] = {
     "dropout_rate": Param(0.1, low=0.0, high=0.9),
@@ -33,28 +32,6 @@ NETWORK_PARAMS: Mapping[str, Param] = {
 }
 
 
-class Network(nn.Module):
-    """A network over windows (T, n, F) that gives one number a window (n,).
-
-    Dropout is drawn outside, once for a window, by `masks`: that costs nothing beside the
-    network, and parts of a batch may then run side by side without sharing a generator.
-    """
-
-    @abstractmethod
-    def masks(self, n: int, generator: torch.Generator) -> list[Tensor]:
-        """Scaled dropout masks for ``n`` windows, first dimension n."""
-
-    @abstractmethod
-    def initialise(self, generator: torch.Generator) -> None:
-        """Draw all weights anew."""
-
-
-def dropout_mask(shape: tuple[int, ...], rate: float, generator: torch.Generator) -> Tensor:
-    """Zeros at ``rate``, the rest scaled so that the mean stays one."""
-    kept = torch.rand(shape, generator=generator) >= rate
-    return kept / (1 - rate)
-
-
 class NetworkForecaster(FeatureForecaster):
     """A forecaster whose learned part is a `Network`."""
 
@@ -63,7 +40,7 @@ class NetworkForecaster(FeatureForecaster):
 
     @abstractmethod
     def build(self, n_features: int) -> Network:
-        """The network of this recipe, its weights still arbitrary."""
+        """The network of this recipe, before `Network.initialise` draws its weights."""
 
     def fit(
         self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
@@ -72,44 +49,42 @@ class NetworkForecaster(FeatureForecaster):
         selection_rows = self.trainable(dataset, selection_rows)
         self.prepare(dataset, fit_rows)
         device = choose_device(context.device)
-        network = self._started(context).to(device)
+        network = self.build(len(self.spec))
+        network.initialise(torch.Generator().manual_seed(context.seed))
+        network = network.to(device)
         learned = np.full(len(dataset), np.nan, dtype=np.float32)
         for rows in (fit_rows, selection_rows):
             learned[rows] = self.learned(dataset, rows)
-        plan = TrainingHyperparameters.of(self.recipe)
         history = train_network(
             network,
             torch.from_numpy(self.inputs(dataset)).to(device),
             torch.from_numpy(learned).to(device),
             fit_rows=torch.from_numpy(fit_rows),
             selection_rows=torch.from_numpy(selection_rows),
-            plan=plan,
+            config=TrainingHyperparameters.of(self.recipe),
             context=context,
         )
         self.network = network.cpu().eval()
         return history
 
-    def _started(self, context: FitContext) -> Network:
-        network = self.build(len(self.spec))
-        network.initialise(torch.Generator().manual_seed(context.seed))
-        return network
-
     def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
-        network = self._fitted()
+        network = self._require_network()
         inputs = torch.from_numpy(self.inputs(dataset))
         parts = torch.split(torch.from_numpy(rows), PREDICT_BATCH)
-        with torch.inference_mode(), one_thread_each():
-            found = [network(cut(inputs, part, self.recipe.sequence_length)) for part in parts]
-        learned = torch.cat(found).double().numpy() if found else np.empty(0)
+        with torch.inference_mode(), one_torch_thread():
+            forecasts = [
+                network(gather_windows(inputs, part, self.recipe.sequence_length)) for part in parts
+            ]
+        learned = torch.cat(forecasts).double().numpy() if forecasts else np.empty(0)
         return self.transform.decode(learned, dataset, rows)
 
-    def _fitted(self) -> Network:
+    def _require_network(self) -> Network:
         if self.network is None:
             raise ModelError(f"{self.recipe.model_type} is not fitted; call fit or restore first")
         return self.network
 
     def state(self) -> tuple[dict[str, Any], Tensors]:
-        weights = self._fitted().state_dict()
+        weights = self._require_network().state_dict()
         return self.path_state(), {name: weight.numpy() for name, weight in weights.items()}
 
     def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:

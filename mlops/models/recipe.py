@@ -1,6 +1,6 @@
-"""What a model is before it is fitted: its type, features, window and parameters.
+"""Recipes: a model's type, features, window and parameters, before it is fitted.
 
-A recipe is plain JSON, so the same value travels through tuning, ledger and bundle.
+A recipe is plain JSON, so that tuning, ledger and bundle hold the same value.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -22,7 +22,7 @@ _OWN_KEYS = ("sequence_length", "features", "members")
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One parameter of a model: its default and what is allowed.
+    """One parameter of a model: its default and the allowed values.
 
     A tuple default means a list of such values; an int default takes whole numbers only.
     """
@@ -39,12 +39,12 @@ class Param:
             ModelError: naming the key, what was got and what is allowed.
         """
         if not isinstance(self.default, tuple):
-            return self._check_one(name, value, self.default)
+            return self._check_scalar(name, value, self.default)
         if not isinstance(value, list | tuple) or not value:
             raise ModelError(f"{name}={value!r} is not a non-empty list such as {self.default}")
-        return tuple(self._check_one(name, item, self.default[0]) for item in value)
+        return tuple(self._check_scalar(name, item, self.default[0]) for item in value)
 
-    def _check_one(self, name: str, value: Any, like: Scalar) -> Scalar:
+    def _check_scalar(self, name: str, value: Any, like: Scalar) -> Scalar:
         if self.choices:
             if value not in self.choices:
                 allowed = ", ".join(str(choice) for choice in self.choices)
@@ -94,9 +94,9 @@ class Recipe:
         return replace(self, params={**self.params, **changes})
 
     def with_config(self, config: Mapping[str, Any]) -> Recipe:
-        """This recipe with the keys of a flat platform config laid over it.
+        """This recipe with values replaced by those of a flat platform config.
 
-        ``sequence_length``, ``features`` and ``members`` are the recipe's own; all other
+        ``sequence_length``, ``features`` and ``members`` are fields of the recipe; all other
         keys are parameters.
         """
         own = {key: value for key, value in config.items() if key in _OWN_KEYS}
@@ -111,15 +111,16 @@ class Recipe:
     def checked(self, schema: Mapping[str, Param], *, open_keys: bool = False) -> Recipe:
         """This recipe with every parameter of ``schema`` present and legal.
 
+        Args:
+            open_keys: Whether parameters that are not in ``schema`` are kept.
+
         Raises:
-            ModelError: for an unknown or illegal parameter, unless ``open_keys`` lets
-                unknown ones pass.
+            ModelError: for an unknown or illegal parameter.
         """
         unknown = sorted(set(self.params) - set(schema))
         if unknown and not open_keys:
-            raise ModelError(
-                f"{self.model_type} has no parameter {unknown[0]!r}; it knows {_listed(schema)}"
-            )
+            names = ", ".join(sorted(schema)) or "none"
+            raise ModelError(f"{self.model_type} has no parameter {unknown[0]!r}; it knows {names}")
         known = {
             key: param.check(key, self.params.get(key, param.default))
             for key, param in schema.items()
@@ -164,7 +165,3 @@ class Recipe:
         """SHA-256 over the recipe's sorted JSON."""
         text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(sorted(names)) or "none"

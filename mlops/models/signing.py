@@ -1,7 +1,7 @@
-"""The signature that says a bundle was registered here, and the key that makes it.
+"""The signature of a bundle that was registered here, and its key.
 
-HMAC-SHA256 over the digest. The key never leaves its file, which only its owner may read;
-whoever holds it is trusted to sign code, for a signed pickle runs code when it loads.
+The signature is HMAC-SHA256 of the digest. The key never leaves its file, which only its owner
+may read. Its holder can sign code, because a signed pickle runs code when it loads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _OTHERS_MAY = stat.S_IRWXO | stat.S_IWGRP
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SigningKey:
-    """A secret; it shows itself nowhere."""
+    """The secret of an installation; ``repr`` does not show it."""
 
     secret: bytes
 
@@ -42,10 +42,10 @@ class SigningKey:
         """Raises: BundleError: when the bundle's signature was not made with this key."""
         try:
             raw = json.loads((directory / SIGNATURE).read_text(encoding="utf-8"))
-            found = str(raw["signature"])
+            signature = str(raw["signature"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BundleError(f"{directory / SIGNATURE} is not a signature ({error})") from error
-        if not hmac.compare_digest(found, self.sign(digest)):
+        if not hmac.compare_digest(signature, self.sign(digest)):
             raise BundleError(
                 f"bundle {directory} was not signed with this installation's key; it comes from "
                 "elsewhere or was altered. Register it here, or share the key file of "
@@ -75,7 +75,7 @@ def load_key(path: Path) -> SigningKey:
 
 
 def load_or_make_key(path: Path) -> SigningKey:
-    """The key of this installation, made on first use."""
+    """The key of this installation; the first call creates it."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         fresh = path.with_name(f"{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
@@ -83,7 +83,7 @@ def load_or_make_key(path: Path) -> SigningKey:
         with os.fdopen(handle, "wb") as file:
             file.write(secrets.token_bytes(KEY_BYTES))
         try:
-            # A link either makes the whole key visible or finds another process's: never half.
+            # The link makes the complete key visible at once, or fails on another process's key.
             os.link(fresh, path)
         except FileExistsError:
             pass

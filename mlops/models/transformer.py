@@ -12,8 +12,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from mlops.errors import ModelError
 from mlops.features.targets import TargetSpec
-from mlops.models.networks import NETWORK_PARAMS, Network, NetworkForecaster, dropout_mask
+from mlops.models.networks import NETWORK_PARAMS, NetworkForecaster
 from mlops.models.recipe import Param, Recipe
+from mlops.models.trainer import Network, dropout_mask
 
 TRANSFORMER_CONFIG = {
     "sequence_length": 100,
@@ -25,13 +26,13 @@ TRANSFORMER_CONFIG = {
     "dropout_rate": 0.1,
     "learning_rate": 0.0001,
 }
-"""The platform's configuration, used where nothing is said."""
+"""The platform's configuration, the default of this type."""
 
 WAVELENGTH = 10_000.0
 
 
 class Block(nn.Module):
-    """Self-attention and a feed-forward layer, each added to what comes in (T, n, E)."""
+    """Self-attention and a feed-forward layer, each added to its input (T, n, E)."""
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -69,7 +70,7 @@ class TransformerNetwork(Network):
         self.width, self.dropout = width, dropout
 
     def forward(self, window: Tensor, masks: Sequence[Tensor] = ()) -> Tensor:
-        """(n,) from windows (T, n, F)."""
+        """Standardised forecasts (n,) from windows (T, n, F)."""
         flow = self.embedding(window) + positions(len(window), self.width).to(window.device)
         for number, block in enumerate(self.blocks):
             flow = block(flow, masks[2 * number : 2 * number + 2])
@@ -83,7 +84,7 @@ class TransformerNetwork(Network):
         return [dropout_mask(shape, self.dropout, generator) for _ in range(2 * len(self.blocks))]
 
     def initialise(self, generator: torch.Generator) -> None:
-        """Xavier everywhere; norms start as the identity."""
+        """Xavier weights and zero biases; norms start as the identity."""
         for name, weight in self.named_parameters():
             if weight.dim() > 1:
                 nn.init.xavier_uniform_(weight, generator=generator)
@@ -102,7 +103,7 @@ def positions(steps: int, width: int) -> Tensor:
 
 
 class Transformer(NetworkForecaster):
-    """The Transformer forecaster; parameters carry the platform's names."""
+    """The Transformer forecaster; its parameters have the platform's names."""
 
     SCHEMA: ClassVar[Mapping[str, Param]] = {
         **NETWORK_PARAMS,

@@ -1,8 +1,8 @@
-"""Bars a caller wants a forecast from, and several callers' bars laid end to end.
+"""Windows of bars to forecast from, and several windows joined end to end for one call.
 
-A batch of windows is one array of bars with a hole before each window. Trailing sums add
-each window by itself and recursive features forget within their warm-up, so past its own
-warm-up a window's features do not depend on what lies before it.
+Joined windows are one array of bars with a hole before each window. Trailing sums add each span
+separately and recursive features decay within their warm-up, so past its own warm-up a window's
+features do not depend on the windows before it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from mlops.service import Timeframe
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """Consecutive bars of one symbol, oldest first; whoever makes one has checked the bars.
+    """Consecutive bars of one symbol, oldest first; the caller has checked them.
 
     ``values`` (n, 5) float64 in the order of `mlops.data.bars.COLUMNS`; ``open_time`` (n,)
-    naive UTC ``datetime64[ns]``; ``hole_before`` (n,) is True where a bar does not follow its
-    predecessor, and its first entry says nothing.
+    naive UTC ``datetime64[ns]``; ``hole_before`` (n,) is True where a bar does not directly
+    follow its predecessor; its first entry is not used.
     """
 
     values: FloatArray
@@ -38,7 +38,7 @@ class Window:
         return len(self.values)
 
     def sliding(self, size: int) -> Iterator[Window]:
-        """Every stretch of ``size`` bars, oldest first, as views."""
+        """Every run of ``size`` consecutive bars, oldest first, as views."""
         for end in range(size, len(self) + 1):
             bars = slice(end - size, end)
             yield Window(self.values[bars], self.open_time[bars], self.hole_before[bars])
@@ -51,10 +51,10 @@ def window_of(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> 
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Joined:
-    """Windows laid end to end: their bars (N,), and where each window ends among them.
+class JoinedWindows:
+    """Windows joined end to end: their bars (N,), and the end of each window among them.
 
-    ``history`` (N,) says how many bars of its own window lie before each bar.
+    ``history`` (N,) is how many earlier bars of its own window each bar has.
     """
 
     bars: BarArrays
@@ -62,20 +62,20 @@ class Joined:
     history: NDArray[np.intp]
 
     def split(self, each_bar: FloatArray) -> list[FloatArray]:
-        """One value a bar (N,) as one array a window."""
+        """Split one value a bar (N,) into one array a window."""
         return [each_bar[start:end] for start, end in pairwise([0, *self.ends])]
 
 
-def join(windows: Sequence[Window]) -> Joined:
-    """Lay windows, at least one, end to end, with a hole before each."""
+def join_windows(windows: Sequence[Window]) -> JoinedWindows:
+    """Join at least one window end to end, with a hole before each."""
     lengths = [len(window.values) for window in windows]
     ends = list(accumulate(lengths))
     starts = [0, *ends[:-1]]
-    # One copy that turns rows into columns, so that every feature reads what lies together.
+    # One copy turns rows into columns, so that every feature reads contiguous memory.
     values = np.concatenate([window.values for window in windows]).T.copy()
     columns = dict(zip(COLUMNS, values, strict=True))
     holes = np.concatenate([window.hole_before for window in windows])
     holes[starts] = True
     times = np.concatenate([window.open_time for window in windows])
     bars = BarArrays(**columns, open_time=times, hole_before=holes)
-    return Joined(bars, ends, np.arange(ends[-1]) - np.repeat(starts, lengths))
+    return JoinedWindows(bars, ends, np.arange(ends[-1]) - np.repeat(starts, lengths))

@@ -23,7 +23,7 @@ import pandas as pd
 from mlops.data.bars import content_hash
 from mlops.data.calendar import load_calendar
 from mlops.data.market_clock import market_speed
-from mlops.data.recent_bars import Recent, RecentBars
+from mlops.data.recent_bars import KnownBars, RecentBars
 from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
 from mlops.logs import bound
 from mlops.models import manifest
@@ -148,7 +148,7 @@ class ForecastPublisher:
         if version is None:
             return
         service = Service.parse(route.service)
-        recent = await asyncio.to_thread(self.bars.of, service, version.notes)
+        recent = await asyncio.to_thread(self.bars.load, service, version.notes)
         if recent is None:
             self.reasons_missing[route.service] = "nobody keeps bars of this market here"
             return
@@ -159,7 +159,7 @@ class ForecastPublisher:
             await self._confirm(route, service, recent)
         await self._forecast_shadow(route, service, recent)
 
-    async def _publish(self, route: Route, service: Service, recent: Recent) -> None:
+    async def _publish(self, route: Route, service: Service, recent: KnownBars) -> None:
         row = await asyncio.to_thread(self._read_stored_row, route, recent)
         if row is None:
             row = await self._forecast_record(route, service, recent)
@@ -169,7 +169,7 @@ class ForecastPublisher:
         self._published[route.service] = self._make_published(route, service, recent, row)
         self.reasons_missing.pop(route.service, None)
 
-    async def _confirm(self, route: Route, service: Service, recent: Recent) -> None:
+    async def _confirm(self, route: Route, service: Service, recent: KnownBars) -> None:
         """Publish the row that the store kept: another replica's may have come first."""
         if self.spool.waiting():
             return
@@ -180,7 +180,7 @@ class ForecastPublisher:
         if row != self._published[route.service].row:
             self._published[route.service] = self._make_published(route, service, recent, row)
 
-    def _read_stored_row(self, route: Route, recent: Recent) -> ForecastRow | None:
+    def _read_stored_row(self, route: Route, recent: KnownBars) -> ForecastRow | None:
         """The stored forecast of the newest bar; None where there is none or the store is away."""
         if time.monotonic() - self.route_view().taken_at > AWAY_S:
             # The store may not answer at all, and waiting for it would delay the forecast.
@@ -192,7 +192,7 @@ class ForecastPublisher:
             return None
         return next((row for row in rows if row.bar == bar), None)
 
-    async def _forecast_record(self, route: Route, service: Service, recent: Recent) -> ForecastRow:
+    async def _forecast_record(self, route: Route, service: Service, recent: KnownBars) -> ForecastRow:
         """The forecast of the champion or, on a fault, of the next version that is ready."""
         last: ServingError | None = None
         for model_id in ask_order(route, self.pool.ready(), challenger_first=False):
@@ -202,7 +202,7 @@ class ForecastPublisher:
                 last = error
         raise last or ServingError("no version is ready")
 
-    async def _forecast_shadow(self, route: Route, service: Service, recent: Recent) -> None:
+    async def _forecast_shadow(self, route: Route, service: Service, recent: KnownBars) -> None:
         """Store the challenger's forecast of the same bar, once a bar."""
         challenger, bar = route.challenger, recent.frame.index[-1]
         if challenger is None or challenger not in self.pool.ready():
@@ -220,7 +220,7 @@ class ForecastPublisher:
         self._shadowed[route.service] = (challenger, bar)
 
     async def _forecast(
-        self, route: Route, service: Service, recent: Recent, model_id: str, role: Role
+        self, route: Route, service: Service, recent: KnownBars, model_id: str, role: Role
     ) -> ForecastRow:
         with self.pool.borrow(model_id) as model:
             frame = recent.frame.iloc[-model.warm_up :]
@@ -251,7 +251,7 @@ class ForecastPublisher:
         return self._quantiles[model.model_id]
 
     def _make_published(
-        self, route: Route, service: Service, recent: Recent, row: ForecastRow
+        self, route: Route, service: Service, recent: KnownBars, row: ForecastRow
     ) -> PublishedForecast:
         step = service.timeframe.step
         closed = row.bar + step

@@ -102,7 +102,7 @@ class ReplayTrials:
         if version is None:
             return 0
         service = Service.parse(route.service)
-        recent = await asyncio.to_thread(self.bars.of, service, version.notes)
+        recent = await asyncio.to_thread(self.bars.load, service, version.notes)
         if recent is None:
             return 0
         self.counters.restart(route, Source.REPLAY)

@@ -1,1 +1,1 @@
-"""Statistics that know nothing of bars, models or stores: arrays in, numbers out."""
+"""Statistics of arrays, independent of bars, models and stores."""

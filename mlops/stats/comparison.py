@@ -1,8 +1,8 @@
-"""Tests of one forecast against another, and of a forecast against chance.
+"""Tests of one forecast against another or against chance, and exact bounds of a share.
 
-All are one-sided: a small p-value says the forecast is better than what it is held against.
-
-[[What a count of failures says about the share behind it: exact bounds (Clopper, Pearson 1934).]]
+The tests of forecasts are one-sided: a small p-value says that the forecast is better than its
+reference. `is_surely_above` and `share_interval` judge a count such as failures of requests by
+the exact binomial distribution (Clopper and Pearson 1934).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from mlops.stats.dependence import is_constant, lag_length, long_run_variance
 def is_surely_above(share: float, *, count: int, trials: int, alpha: float) -> bool:
     """Whether ``count`` of ``trials`` refute that the true share is at most ``share``.
 
-    One-sided: trials with a share of at most ``share`` are taken for more with probability at
-    most ``alpha``.
+    Args:
+        alpha: The level of the one-sided test: the most probable false refutation.
     """
     if count == 0:
         return False
@@ -32,7 +32,7 @@ def is_surely_above(share: float, *, count: int, trials: int, alpha: float) -> b
 def share_interval(
     count: int, trials: int, *, confidence_level: float = 0.95
 ) -> tuple[float, float]:
-    """The two-sided interval of a share; all of 0 to 1 where nothing was tried."""
+    """The two-sided interval of a share; 0 to 1 without a trial."""
     tail = (1.0 - confidence_level) / 2.0
     low = 0.0 if count == 0 else float(betaincinv(count, trials - count + 1, tail))
     high = 1.0 if count == trials else float(betaincinv(count + 1, trials - count, 1.0 - tail))
@@ -41,7 +41,7 @@ def share_interval(
 
 @dataclass(frozen=True, slots=True)
 class TestResult:
-    """A statistic and its one-sided p-value; NaN and 1 where the rows cannot be tested."""
+    """A statistic and its one-sided p-value; NaN and 1 for rows that cannot be tested."""
 
     __test__ = False
 
@@ -53,11 +53,16 @@ class TestResult:
 def diebold_mariano(
     difference: ArrayLike, *, horizon: int = 1, lags: int | None = None
 ) -> TestResult:
-    """Is the mean of loss(reference) - loss(candidate) above zero?
+    """Test whether the mean of loss(reference) - loss(candidate) is above zero.
 
-    HAC variance (``lags`` None: `lag_length`), the small-sample factor of Harvey, Leybourne
-    and Newbold (1997) and Student's t with n - 1 degrees of freedom. Rows without variation, or
-    no more of them than a label looks ahead, carry no evidence: p = 1.
+    HAC variance, the small-sample factor of Harvey, Leybourne and Newbold (1997) and Student's t
+    with n - 1 degrees of freedom. The p-value is 1 for rows without variation and for at most
+    ``horizon`` rows.
+
+    Args:
+        difference: Differences of loss, one a forecast (n,).
+        horizon: Bars that a label looks ahead, over which the differences overlap.
+        lags: Bartlett lags; by default `lag_length`.
     """
     from scipy.stats import t
 
@@ -74,10 +79,10 @@ def diebold_mariano(
 def clark_west(
     y: ArrayLike, forecast: ArrayLike, naive: ArrayLike, *, horizon: int = 1
 ) -> TestResult:
-    """Does a forecast that nests the naive one predict better in population?
+    """Test whether a forecast that nests the naive forecast predicts better in population.
 
-    The squared-error difference plus (naive - forecast)^2, the noise a larger model adds by
-    estimating what is zero. Source: Clark and West (2007).
+    The statistic is the mean of the squared-error difference plus (naive - forecast)^2, which is
+    the noise of a larger model that estimates parameters of zero. Source: Clark and West (2007).
     """
     from scipy.stats import norm
 
@@ -94,10 +99,10 @@ def clark_west(
 def pesaran_timmermann(
     move: ArrayLike, forecast_move: ArrayLike, *, horizon: int = 1
 ) -> TestResult:
-    """Do called signs agree with realised signs more often than independent ones would?
+    """Test whether forecast signs agree with realised signs more often than independent signs.
 
-    The covariance of the two signs, with a HAC variance: for independent rows this is the
-    statistic of Pesaran and Timmermann (1992), and overlapping labels stay honest.
+    The statistic is the covariance of the two signs with a HAC variance. For independent rows it
+    is that of Pesaran and Timmermann (1992); the variance allows for overlapping labels.
     """
     from scipy.stats import norm
 

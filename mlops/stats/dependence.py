@@ -1,7 +1,7 @@
 """Variance, block lengths and intervals for averages of dependent rows.
 
 Labels that look h bars ahead overlap, so neighbouring losses are correlated over at least
-h rows; every test and interval of the library takes its memory from the rules here.
+h rows; every test and interval of the library takes its lags and blocks from these rules.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def long_run_variance(values: ArrayLike, lags: int) -> float:
 
 
 def is_constant(values: FloatArray) -> bool:
-    """Whether the rows do not vary beyond rounding, so that no test can be made of them."""
+    """Whether the rows vary by no more than rounding, so that they cannot be tested."""
     if values.size < 2:
         return True
     scale = max(float(np.abs(values).max()), np.finfo(np.float64).tiny)
@@ -54,9 +54,10 @@ def is_constant(values: FloatArray) -> bool:
 
 
 def integrated_time(values: FloatArray) -> float:
-    """Rows that one independent row is worth: 1 + 2 * the sum of autocorrelations, at least 1.
+    """Integrated autocorrelation time: 1 + 2 * the sum of autocorrelations, at least 1.
 
-    The sum ends at the first lag of at least five times itself. Source: Sokal (1997), section 3.
+    So many dependent rows are worth one independent row. The sum ends at the first lag that is
+    at least five times the sum. Source: Sokal (1997), section 3.
     """
     if is_constant(values):
         return 1.0
@@ -80,7 +81,7 @@ class Interval:
 
 
 def block_starts(n: int, *, block: int, reps: int, seed: int) -> NDArray[np.int64]:
-    """First rows ``(reps, ceil(n / block))`` of the blocks a circular bootstrap draws."""
+    """First rows of the blocks of a circular bootstrap ``(reps, ceil(n / block))``."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, n, size=(reps, math.ceil(n / block)))
 
@@ -105,10 +106,10 @@ def bootstrap_means(
 
 @lru_cache(maxsize=64)
 def finite_block_factor(n_blocks: float, *, tail: float) -> float:
-    """How much too near a block bootstrap puts its quantiles, for want of blocks.
+    """Factor by which a block bootstrap's quantiles are too near the mean, with few blocks.
 
-    It estimates its variance from n_blocks independent pieces, so the variance is too small
-    by 1 - 1/n_blocks, and the quantiles are Student's rather than normal.
+    The bootstrap estimates its variance from n_blocks independent pieces, so the variance is too
+    small by 1 - 1/n_blocks, and the quantiles are Student's rather than normal.
     """
     from scipy.stats import norm, t
 

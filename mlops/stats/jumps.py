@@ -1,8 +1,8 @@
-"""Has a series jumped? The last day beside the month before, judged by the jumps of quiet months.
+"""Test for a jump of a series: the mean of the last day against the month before.
 
-A slow series wanders so far in a reference of months that a sixfold volatility may lie inside
-its range for a week. Its jumps wander far less. Every bar is looked at, so the null is that of
-the largest jump of a whole span of looks: a p-value that needs no correction for looking often.
+A slow series varies so much over a reference of months that sixfold volatility may stay inside
+its range for a week; its jumps vary far less. Every bar is tested, so the null is that of the
+largest jump in a span of bars, and the p-value needs no correction for repeated tests.
 """
 
 from __future__ import annotations
@@ -16,51 +16,55 @@ from mlops.stats.statistic_null import StatisticNull
 FloatArray = NDArray[np.float64]
 
 RECENT = 24
-"""Bars whose mean is compared ..."""
+"""Bars of the recent mean."""
 
 BEFORE = 720
-"""... with the mean of so many bars before them."""
+"""Bars of the mean before the recent bars."""
 
 BARS = RECENT + BEFORE
 SPANS_PER_LENGTH = 8
 MIN_SPANS = 4.0
-"""The least number of spans of looks a reference must hold."""
+"""The least number of spans in a reference."""
 
 WORTH = 0.8
-"""What a span is worth of an independent one: neighbours share the month that bars look back on.
+"""Independent spans for each span, because neighbours share the month before them.
 
-With it p-values are as rare as they say on noise, autoregressions and a market's features.
+With this value p-values are uniform on noise, autoregressions and a market's features.
 """
 
 
-def jumps(scores: FloatArray) -> FloatArray:
-    """Mean of the last 24 scores less that of the 720 before, for every bar from the 744th on."""
+def measure_jumps(scores: FloatArray) -> FloatArray:
+    """Mean of the last 24 scores less that of the 720 before, for each bar from the 744th on."""
     running = np.concatenate([[0.0], np.cumsum(scores)])
     ends = np.arange(BARS, scores.size + 1)
     recent = (running[ends] - running[ends - RECENT]) / RECENT
     before = (running[ends - RECENT] - running[ends - BARS]) / BEFORE
-    found: FloatArray = recent - before
-    return found
+    jumps: FloatArray = recent - before
+    return jumps
 
 
 def fit_jumps(scores: FloatArray, *, span: int) -> StatisticNull | None:
-    """The null of the largest jump, either way, in ``span`` looks; None where N is too short.
+    """The null of the largest jump, up or down, in ``span`` bars; None where N is too short.
 
-    ``scores`` (N,) are normal scores, so that no single bar is a jump. Logarithms make the
-    maxima nearly normal; overlapping spans are worth `WORTH` of those that fit side by side.
+    Logarithms make the maxima nearly normal. Overlapping spans are worth `WORTH` of the spans
+    that fit without overlap.
+
+    Args:
+        scores: Normal scores (N,), which bound the effect of a single bar.
+        span: The bars that are tested together.
     """
-    sizes = np.abs(jumps(scores)) if scores.size >= BARS else np.zeros(0)
+    sizes = np.abs(measure_jumps(scores)) if scores.size >= BARS else np.zeros(0)
     if sizes.size < MIN_SPANS * span:
         return None
     largest = sliding_window_view(sizes, span)[:: max(1, span // SPANS_PER_LENGTH)].max(axis=1)
-    return StatisticNull.of(_log(largest), WORTH * sizes.size / span, resolution=1.0 / RECENT)
+    return StatisticNull.of(_log_sizes(largest), WORTH * sizes.size / span, resolution=1.0 / RECENT)
 
 
-def jump_p_values(null: StatisticNull, found: FloatArray) -> FloatArray:
-    """How likely a span without a change holds a jump as large anywhere (E,)."""
-    return null.upper(_log(np.abs(found)))
+def jump_p_values(null: StatisticNull, jumps: FloatArray) -> FloatArray:
+    """The probability that a span without a change has a jump as large anywhere (E,)."""
+    return null.upper(_log_sizes(np.abs(jumps)))
 
 
-def _log(sizes: FloatArray) -> FloatArray:
+def _log_sizes(sizes: FloatArray) -> FloatArray:
     logs: FloatArray = np.log(np.maximum(sizes, 1e-9))
     return logs

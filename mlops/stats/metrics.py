@@ -1,4 +1,4 @@
-"""Errors and hit rates of forecasts, and `ModelMetrics`, the platform's words for a model."""
+"""Errors and hit rates of forecasts, and `ModelMetrics`, the platform's figures of a model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def r2_out_of_sample(y: ArrayLike, forecast: ArrayLike, naive: ArrayLike) -> flo
 
 
 def skill(losses: FloatArray, baseline_losses: FloatArray) -> float:
-    """1 - mean loss / mean loss of the baseline; NaN where the baseline never errs."""
+    """1 - mean loss / mean loss of the baseline; NaN where the baseline's loss is 0."""
     reference = float(baseline_losses.mean())
     return 1.0 - float(losses.mean()) / reference if reference > 0.0 else math.nan
 
@@ -59,7 +59,7 @@ def log_loss(outcome: ArrayLike, probability: ArrayLike) -> FloatArray:
 class DirectionFigures:
     """Hits on the sign of a move; up is the positive class.
 
-    ``coverage`` is the share of moving rows on which the forecast takes a side;
+    ``coverage`` is the share of moving rows for which the forecast is up or down;
     ``base_rate`` the share of the more common side, ``up_rate`` the share of up.
     """
 
@@ -74,7 +74,7 @@ class DirectionFigures:
 
 
 def direction_figures(move: ArrayLike, forecast_move: ArrayLike) -> DirectionFigures:
-    """Hit rates over rows where outcome and forecast both move; NaN where there is none."""
+    """Hit rates over rows where outcome and forecast both move; NaN without such a row."""
     actual = np.sign(np.asarray(move, dtype=np.float64))
     called = np.sign(np.asarray(forecast_move, dtype=np.float64))
     moving = actual != 0
@@ -104,10 +104,10 @@ _SHARES = ("accuracy", "precision", "recall", "f1_score", "win_rate")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelMetrics:
-    """A model's figures in the platform's words; None where unknown or undefined.
+    """A model's figures by the platform's names; None where unknown or undefined.
 
     ``max_drawdown`` is <= 0 (-0.25 is a fall of a quarter), ``sharpe_ratio`` annualised,
-    ``profit_factor`` +inf where nothing was lost.
+    ``profit_factor`` +inf without a loss.
 
     Raises:
         GateError: when a figure is outside its range, naming figure and range.
@@ -126,17 +126,16 @@ class ModelMetrics:
     profit_factor: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in self._known().items():
-            low, high = _allowed(name)
+        for name in (field.name for field in fields(self)):
+            if getattr(self, name) is None:
+                continue
+            value = float(getattr(self, name))
+            low, high = _allowed_range(name)
             if not low <= value <= high or (math.isinf(value) and name != "profit_factor"):
                 raise GateError(
                     f"metric {name} is {value}, outside [{low:g}, {high:g}]; "
                     "correct it, or leave it out where it is not known"
                 )
-
-    def _known(self) -> dict[str, float]:
-        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return {name: float(value) for name, value in pairs if value is not None}
 
     def to_dict(self) -> dict[str, float | bool | None]:
         """JSON-legal: an infinite profit factor becomes null with ``no_losses`` true."""
@@ -155,7 +154,7 @@ class ModelMetrics:
         return cls(**known)
 
 
-def _allowed(name: str) -> tuple[float, float]:
+def _allowed_range(name: str) -> tuple[float, float]:
     if name in _SHARES:
         return 0.0, 1.0
     if name in {"mse", "mae", "profit_factor"}:

@@ -10,7 +10,7 @@ FloatArray = NDArray[np.float64]
 
 
 class OrderedReference:
-    """Finite reference values (N,), sorted once; each look-up after that costs n log N."""
+    """Finite reference values (N,), sorted once, so that n ranks cost n log N."""
 
     def __init__(self, values: ArrayLike) -> None:
         self._given: FloatArray = np.asarray(values, dtype=np.float64)
@@ -22,16 +22,16 @@ class OrderedReference:
         self._running: FloatArray | None = None
 
     def normal_scores(self, values: FloatArray) -> FloatArray:
-        """Normal quantile of each value's mid-rank in the reference, bounded by its ends (n,)."""
+        """Normal quantile of each value's mid-rank in the reference, cut at its ends (n,)."""
         below = np.searchsorted(self.values, values, side="left")
         if self._has_ties:
             up_to = np.searchsorted(self.values, values, side="right")
         else:
             up_to = below + (self.values[np.minimum(below, self.size - 1)] == values)
-        return self._scores((below + up_to) / 2.0)
+        return self._scores_of_ranks((below + up_to) / 2.0)
 
     def own_scores(self) -> FloatArray:
-        """The normal scores of the values the reference was made of, in the order given (N,)."""
+        """The normal scores of the reference's own values, in their original order (N,)."""
         ranks = np.arange(self.size) + 0.5
         if self._has_ties:
             starts = np.flatnonzero(np.diff(self.values, prepend=np.nan) != 0.0)
@@ -39,9 +39,9 @@ class OrderedReference:
             ranks = np.repeat((starts + ends) / 2.0, ends - starts)
         given = np.empty(self.size)
         given[np.argsort(self._given, kind="stable")] = ranks
-        return self._scores(given)
+        return self._scores_of_ranks(given)
 
-    def _scores(self, ranks: FloatArray) -> FloatArray:
+    def _scores_of_ranks(self, ranks: FloatArray) -> FloatArray:
         ends = 0.5 / (self.size + 1)
         scores: FloatArray = ndtri(np.clip((ranks + 0.5) / (self.size + 1), ends, 1.0 - ends))
         return scores
@@ -49,9 +49,9 @@ class OrderedReference:
     def wasserstein(self, values: ArrayLike) -> float:
         """Exact 1-Wasserstein distance to the empirical distribution of ``values (n,)``.
 
-        Each current value owns a slice of 1/n of the probability. Within it the reference's
+        Each value has a slice of 1/n of the probability. Within the slice the reference's
         quantiles lie first below and then above the value, so the integral of their distance
-        is four look-ups in the running integral of the quantiles.
+        takes four values of the running integral of the quantiles.
         """
         if self._running is None:
             self._running = np.concatenate([[0.0], np.cumsum(self.values - self._centre)])
@@ -60,12 +60,12 @@ class OrderedReference:
         edges = np.arange(n + 1, dtype=np.float64) * (self.size / n)
         crossing = np.searchsorted(self.values, current, side="left").astype(np.float64)
         crossing = np.clip(crossing, edges[:-1], edges[1:])
-        area, at_crossing = self._integral(edges), self._integral(crossing)
+        area, at_crossing = self._sum_of_first(edges), self._sum_of_first(crossing)
         below = (current - self._centre) * (2.0 * crossing - edges[:-1] - edges[1:])
         total = below + area[:-1] + area[1:] - 2.0 * at_crossing
         return float(total.sum() / self.size)
 
-    def _integral(self, positions: FloatArray) -> FloatArray:
+    def _sum_of_first(self, positions: FloatArray) -> FloatArray:
         """The sum of the first ``positions`` centred values, linear between whole ones."""
         assert self._running is not None
         whole = np.minimum(positions.astype(np.int64), self.size - 1)

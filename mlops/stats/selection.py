@@ -1,9 +1,8 @@
-"""Is the best of many trials better than chance? Tests that count every trial made.
+"""Tests of many hypotheses at once: the best of many trials, and the false discovery rate.
 
-The tests are those of the arch package; what is added is what a gate needs: trials in
-different units made comparable, trials that never act left out, long series kept affordable.
-
-[[Many hypotheses at once: which to reject so that few rejections are false.]]
+`best_of_trials` runs the SPA test of the arch package as a gate needs it: trials in different
+units are made comparable, trials that never act are left out, long series are averaged so that
+the test stays affordable. `benjamini_yekutieli` bounds the share of false rejections.
 """
 
 from __future__ import annotations
@@ -27,14 +26,17 @@ from mlops.stats.dependence import (
 
 
 def benjamini_yekutieli(p_values: ArrayLike, level: float) -> NDArray[np.bool_]:
-    """Which of P hypotheses to reject (P,), the share of false ones held to ``level``.
+    """Which of P hypotheses to reject (P,), with the false discovery rate held to ``level``.
 
-    It holds whatever the dependence between the tests, at the price of a factor of about
-    ln P; with all hypotheses true, any rejection has at most that chance.
+    The bound holds for any dependence between the tests; its cost is a factor of about ln P.
+    Where all hypotheses are true, the probability of any rejection is at most ``level``.
     Source: Benjamini and Yekutieli (2001), theorem 1.3.
 
     Raises:
         MlopsError: when a p-value is not a number between 0 and 1.
+
+    >>> benjamini_yekutieli([0.001, 0.2, 0.01, 0.7], level=0.05).tolist()
+    [True, False, True, False]
     """
     p = np.asarray(p_values, dtype=np.float64).ravel()
     if not ((p >= 0.0) & (p <= 1.0)).all():
@@ -56,10 +58,10 @@ MAX_ROWS = 8_000
 
 @dataclass(frozen=True, slots=True)
 class SpaResult:
-    """p-values of superior predictive ability, and the trials that are superior themselves.
+    """P-values of superior predictive ability, and the trials that are superior on their own.
 
-    ``better`` are columns of the input whose own statistic passes the critical value of the
-    maximum, so naming one of them wins no second chance.
+    ``better`` are columns of the input whose own statistic exceeds the critical value of the
+    maximum, so that choosing one of them needs no further correction.
     """
 
     lower: float
@@ -97,15 +99,20 @@ def best_of_trials(
     reps: int = REPS,
     seed: int = SEED,
 ) -> SpaResult:
-    """SPA of gains ``(n, k)`` over the benchmark (positive is better), as a gate needs it.
+    """SPA test of gains over the benchmark, as a gate needs it.
 
-    Each column is divided by its long-run deviation first: arch compares raw means, so one
-    loud trial would decide how large a gain must be (Hansen 2005 studentises for this reason).
-    Columns that do not vary cannot be tested and cannot win. Means are shrunk by the error a
-    bootstrap makes with few blocks: with 12-bar labels and 800 rows, tests at .05 err .056 of
-    the time with it and .08 without. Above 8,000 rows runs of neighbours are averaged, which
-    leaves means and long-run variances as they are. No p-value is reported below
+    Each column is first divided by its long-run deviation: arch compares raw means, so one
+    volatile trial would decide how large a gain must be (Hansen 2005 studentises for this
+    reason). Columns that do not vary are not tested and cannot win. Means are shrunk by the
+    error of a bootstrap with few blocks: with 12-bar labels and 800 rows, tests at .05 err .056
+    of the time with the shrinkage and .08 without. Above 8,000 rows runs of neighbours are
+    averaged, which keeps means and long-run variances. No p-value is reported below
     1 / (reps + 1), and reps grow until alpha is ten times that.
+
+    Args:
+        gains: Loss of the benchmark less that of each trial (n, k); positive is better.
+        horizon: Bars that a label looks ahead, over which gains overlap.
+        alpha: The level at which a trial is superior on its own.
     """
     varying = np.flatnonzero([not is_constant(column) for column in gains.T])
     if varying.size == 0 or len(gains) < 2:
@@ -116,23 +123,23 @@ def best_of_trials(
     run = math.ceil(len(scaled) / MAX_ROWS)
     block = max(1, round(block / run))
     reps = max(reps, math.ceil(10 / alpha))
-    binned = _averaged(scaled - excess * scaled.mean(axis=0), run)
-    found = superior_ability(
+    binned = _average_runs(scaled - excess * scaled.mean(axis=0), run)
+    spa = superior_ability(
         np.zeros(len(binned)), -binned, block=block, alpha=alpha, reps=reps, seed=seed
     )
     least = 1.0 / (reps + 1)
     return SpaResult(
-        lower=max(found.lower, least),
-        consistent=max(found.consistent, least),
-        upper=max(found.upper, least),
-        better=tuple(int(varying[i]) for i in found.better),
+        lower=max(spa.lower, least),
+        consistent=max(spa.consistent, least),
+        upper=max(spa.upper, least),
+        better=tuple(int(varying[i]) for i in spa.better),
         n_used=len(binned),
         n_trials=int(varying.size),
     )
 
 
 def _bootstrap_error(n_blocks: float, block: int, horizon: int, alpha: float) -> float:
-    """Factor by which resampled means vary too little: few blocks, and labels cut at their ends.
+    """Factor by which resampled means vary too little: few blocks, and overlap cut at block ends.
 
     A block of b rows keeps 1 - (h^2 - 1) / (3 h b) of the variance that h-bar overlap adds.
     """
@@ -155,7 +162,7 @@ def _long_run_deviation(gains: FloatArray, horizon: int) -> FloatArray:
     return np.sqrt([long_run_variance(column, lags) for column in gains.T])
 
 
-def _averaged(rows: FloatArray, run: int) -> FloatArray:
+def _average_runs(rows: FloatArray, run: int) -> FloatArray:
     """Means of runs of rows; the oldest rows that fill no run are dropped."""
     if run <= 1:
         return rows
@@ -192,7 +199,7 @@ def model_confidence_set(
 
 
 def overfitting_probability(returns: FloatArray, *, n_blocks: int = 16) -> float:
-    """Share of half-and-half splits in which the in-sample best falls below the median outside.
+    """Share of half-and-half splits in which the in-sample best is below the median outside.
 
     Combinatorially symmetric cross-validation of ``returns (n, k)`` by Sharpe ratio; about .5
     for noise. Source: Bailey, Borwein, Lopez de Prado and Zhu (2017). NaN below two trials.

@@ -12,14 +12,14 @@ from scipy.special import stdtr
 FloatArray = NDArray[np.float64]
 
 MIN_INDEPENDENT = 2.5
-"""Least m that the p-value is computed with; callers should ask for more before trusting it."""
+"""The least m for which a p-value is computed; callers should demand more before they trust it."""
 
 
 @dataclass(frozen=True, slots=True)
 class StatisticNull:
     """One statistic over the reference's windows: mean, spread and the values in order (J,).
 
-    ``independent`` is m, the windows that the J overlapping ones are worth.
+    ``independent`` is m: the J overlapping windows are worth m independent windows.
     """
 
     mean: float
@@ -29,16 +29,18 @@ class StatisticNull:
 
     @classmethod
     def of(cls, values: FloatArray, independent: float, *, resolution: float) -> StatisticNull:
-        """``resolution`` is the least spread: what one bar of the window can change.
+        """Fit the null to the statistic of each window (J,).
 
-        Without it a clock, whose every window is alike, would alarm at one missing bar.
+        Args:
+            resolution: The least spread, which is the change by one bar of the window. Without
+                it a feature of the clock, equal in every window, would alarm at a missing bar.
         """
         m = max(independent, MIN_INDEPENDENT)
         spread = max(float(values.std()), resolution) * np.sqrt((m + 1.0) / (m - 1.0))
         return cls(float(values.mean()), float(spread), np.sort(values), m)
 
     def to_array(self) -> FloatArray:
-        """All of it in one array, as `from_array` reads it."""
+        """All fields in one array, which `from_array` reads back."""
         return np.concatenate([[self.mean, self.spread, self.independent], self.ranked])
 
     @classmethod

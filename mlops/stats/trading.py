@@ -1,22 +1,21 @@
-"""From an edge to positions, net returns and the trading figures, by one rule.
+"""Trading figures of a forecast: positions by one rule, net returns, and Sharpe ratio tests.
 
 The rule: ``position_t = clip(edge_t / (2 s_t), -1, 1)``, where ``edge_t`` is the forecast
 gain of being long over the next bars and ``s_t`` the root mean square of the edges forecast
 before t (EWMA, decay .98; no position during the first 20 forecasts). Position t is known at
 the close of bar t and earns the return of bar t + 1.
 
-Why this one. It needs no unit, so a shrunk forecast trades like an unshrunk one. Against
-``sign(edge)`` it does not pay the same fee for a weak opinion as for a strong one: with a
+Reasons for this rule: it has no unit, so a shrunk forecast trades like an unshrunk one. Against
+``sign(edge)`` it does not pay the same fee for a weak forecast as for a strong one: with a
 predictable share of 2 % of hourly variance (volatility .5 %) it keeps 83 % of its edge after
 1 bp where the sign keeps 81 %, and its Sharpe ratio per bar is .115 against .092; for a
 product of two inputs .109 against .069. Full size at two scales loses 1 to 2 % of the
 Sharpe ratio of an unbounded position and bounds the risk. The scale reads only the past, so without
 fees a worthless forecast earns zero on average whatever its shape.
 
-[[How much a Sharpe ratio proves: probabilistic and deflated ratios, and track-record length.
-
-Every ratio here is per bar, and kurtosis is the plain fourth moment (3 for a normal).
-Sources: Bailey and Lopez de Prado (2012, 2014).]]
+The tests of a Sharpe ratio (probabilistic and deflated ratio, minimum track record) take ratios
+per bar; kurtosis is the plain fourth moment (3 for a normal). Sources: Bailey and Lopez de Prado
+(2012, 2014).
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ def trailing_rms(values: ArrayLike, decay: float) -> FloatArray:
 
 
 def positions_from_edge(edge: ArrayLike) -> FloatArray:
-    """Positions in [-1, 1] by the module's rule; a NaN edge or an unknown scale holds none."""
+    """Positions in [-1, 1] by the module's rule; 0 for a NaN edge or an unknown scale."""
     wanted = np.nan_to_num(np.asarray(edge, dtype=np.float64), posinf=0.0, neginf=0.0)
     scale = FULL_SIZE_SCALES * trailing_rms(wanted, EDGE_DECAY)
     known = np.isfinite(scale) & (scale > 0.0)
@@ -59,7 +58,7 @@ def positions_from_edge(edge: ArrayLike) -> FloatArray:
 
 
 def turnover(positions: ArrayLike) -> FloatArray:
-    """|position - previous position| per bar, from none; the last position is not closed out."""
+    """|position - previous position| per bar, from 0; the last position stays open."""
     held = np.asarray(positions, dtype=np.float64)
     return np.abs(np.diff(held, prepend=0.0))
 
@@ -106,7 +105,7 @@ def max_drawdown(returns: ArrayLike) -> float:
 
 
 def equity_curve(returns: ArrayLike) -> FloatArray:
-    """Compounded growth of one unit (n,); a loss of more than everything leaves nothing."""
+    """Compounded growth of one unit (n,); a loss of more than 100 % leaves 0."""
     return np.cumprod(growth(returns), dtype=np.float64)
 
 
@@ -133,7 +132,7 @@ def profit_factor(returns: ArrayLike) -> float:
 
 @dataclass(frozen=True, slots=True)
 class TradingFigures:
-    """What following a forecast would have earned after costs, per bar of the series."""
+    """Figures of the returns, after costs, of positions that follow a forecast."""
 
     sharpe_per_bar: float
     sharpe_ratio: float
@@ -151,13 +150,22 @@ def trading_figures(
 ) -> TradingFigures:
     """All trading figures; ``sharpe_ratio`` is annualised by ``bars_per_year``.
 
-    ``cost_share`` = costs / gross gain of the whole series: +inf where costs meet no gain.
+    ``cost_share`` = costs / gross gain of the whole series: +inf for costs without a gain.
+
+    Args:
+        positions: Positions in [-1, 1], each known at the close of its bar (n,).
+        next_returns: The return of the bar after each position (n,).
+        fee_bps: The fee on turnover, in basis points.
     """
     held = np.asarray(positions, dtype=np.float64)
     net = net_returns(held, next_returns, fee_bps=fee_bps)
     traded = turnover(held)
     costs = float(traded.sum()) * fee_bps * BPS
     gross = float(net.sum()) + costs
+    if costs == 0.0:
+        cost_share = 0.0
+    else:
+        cost_share = costs / gross if gross > 0.0 else math.inf
     per_bar = sharpe_per_bar(net)
     return TradingFigures(
         sharpe_per_bar=per_bar,
@@ -168,14 +176,8 @@ def trading_figures(
         total_return=float(np.prod(growth(net))) - 1.0,
         n_trades=count_trades(held),
         turnover_per_bar=float(traded.mean()) if held.size else math.nan,
-        cost_share=_cost_share(costs, gross),
+        cost_share=cost_share,
     )
-
-
-def _cost_share(costs: float, gross: float) -> float:
-    if costs == 0.0:
-        return 0.0
-    return costs / gross if gross > 0.0 else math.inf
 
 
 EULER_GAMMA = 0.5772156649015329
@@ -183,7 +185,7 @@ EULER_GAMMA = 0.5772156649015329
 
 @dataclass(frozen=True, slots=True)
 class SharpeMoments:
-    """What the distribution of an estimated Sharpe ratio depends on."""
+    """The moments that determine the distribution of an estimated Sharpe ratio."""
 
     sharpe: float
     n: int
@@ -223,17 +225,19 @@ def expected_maximum(n_trials: float) -> float:
         return 0.0
     first = float(norm.ppf(1.0 - 1.0 / n_trials))
     second = float(norm.ppf(1.0 - 1.0 / (n_trials * math.e)))
-    # The approximation is for many trials: of 1.05 effective ones it would make -0.48.
+    # The approximation is for many trials: for 1.05 effective trials it gives -0.48.
     return max(0.0, (1.0 - EULER_GAMMA) * first + EULER_GAMMA * second)
 
 
 def deflated_sharpe(
     moments: SharpeMoments, *, n_trials: float, variance: float | None = None
 ) -> float:
-    """Probability that the ratio exceeds what the best of n worthless trials would show.
+    """Probability that the ratio exceeds the expected best of n worthless trials.
 
-    ``variance`` is that of the trials' ratios; None takes 1 / n. The variance measured
-    across trials is a trap: the more trials are good, the larger it is and the less passes.
+    Args:
+        n_trials: Effective number of independent trials.
+        variance: The variance of the trials' ratios; by default 1 / n. Do not measure it across
+            the trials: good trials make it larger, so that fewer of them pass.
     """
     spread = math.sqrt(1.0 / moments.n if variance is None else variance)
     return probabilistic_sharpe(moments, benchmark=spread * expected_maximum(n_trials))
@@ -252,7 +256,7 @@ def minimum_track_record(
 
 
 def effective_trials(series: FloatArray) -> float:
-    """Independent trials that ``series (n, k)`` amount to: k^2 / sum of squared correlations."""
+    """Effective number of independent series in (n, k): k^2 / sum of squared correlations."""
     varying = series[:, ~np.array([is_constant(column) for column in series.T])]
     if varying.shape[1] <= 1:
         return float(varying.shape[1])

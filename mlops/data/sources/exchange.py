@@ -1,4 +1,4 @@
-"""Bars from any exchange ccxt knows: paged by hand, patient with the network, quick to refuse."""
+"""Bars from any exchange of ccxt, in pages, with retries after network errors only."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import pandas as pd
 
 from mlops.data.cleaning import COLUMNS
+from mlops.data.market_clock import wall_clock
 from mlops.errors import SourceError
 from mlops.service import Timeframe
 
@@ -23,7 +24,7 @@ MAX_TRIES = 6
 FIRST_DELAY_S = 1.0
 MAX_DELAY_S = 60.0
 TIMEOUT_S = 20.0
-# Above its own page size a venue cuts silently, so each is asked for what it gives.
+# A venue silently cuts a larger request to its own page size, so ask for exactly that.
 PAGE_BARS = {
     "binance": 1000,
     "bitvavo": 1440,
@@ -34,7 +35,7 @@ PAGE_BARS = {
     "okx": 300,
 }
 DEFAULT_PAGE_BARS = 300
-# Without this Binance loads its derivatives markets too, which are other hosts.
+# Without this ccxt loads Binance's derivatives markets too, which are on other hosts.
 _OPTIONS: dict[str, dict[str, Any]] = {"binance": {"fetchMarkets": {"types": ["spot"]}}}
 
 _clients: dict[tuple[int, str, str | None], Client] = {}
@@ -42,34 +43,31 @@ _clients_lock = threading.Lock()
 T = TypeVar("T")
 
 
-def _wall_clock() -> datetime:
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A ccxt exchange and the lock that keeps its rate limiter and session to one thread."""
+    """A ccxt exchange and its lock: rate limiter and session serve one thread at a time."""
 
     exchange: Any
     lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 def shared_client(venue: str, base_url: str | None = None, timeout_s: float = TIMEOUT_S) -> Client:
-    """The one client of an exchange in this process, because the rate limiter is per client.
+    """This process's client of an exchange; it is shared because it holds the rate limiter.
 
-    ``base_url`` replaces scheme and host of the exchange's REST address.
+    Args:
+        base_url: Replaces scheme and host of the exchange's REST address.
 
     Raises:
-        SourceError: when ccxt knows no such exchange.
+        SourceError: when ccxt has no such exchange.
     """
     key = (os.getpid(), venue, base_url)
     with _clients_lock:
         if key not in _clients:
-            _clients[key] = Client(_new_exchange(venue, base_url, timeout_s))
+            _clients[key] = Client(_create_exchange(venue, base_url, timeout_s))
         return _clients[key]
 
 
-def _new_exchange(venue: str, base_url: str | None, timeout_s: float) -> Any:
+def _create_exchange(venue: str, base_url: str | None, timeout_s: float) -> Any:
     import ccxt
 
     if venue not in ccxt.exchanges:
@@ -100,8 +98,14 @@ def _rebased(urls: Any, base_url: str) -> Any:
 class ExchangeSource:
     """The bars of one exchange.
 
-    Time-outs, 429, 418 and 5xx are tried ``max_tries`` times with doubling delays; an unknown
-    symbol or timeframe fails at once. ``clock`` and ``sleep`` are arguments for tests.
+    After a time-out or status 418, 429 or 5xx a request is sent again with exponential
+    back-off; an unknown symbol or timeframe fails at once.
+
+    Args:
+        base_url: Replaces scheme and host of the exchange's REST address.
+        max_tries: Requests before a network error is final.
+        page_bars: Bars of a page; by default the venue's own page size.
+        clock: Gives the time by which a bar is closed; for tests, as ``sleep`` is.
     """
 
     venue: str
@@ -109,7 +113,7 @@ class ExchangeSource:
     max_tries: int = MAX_TRIES
     timeout_s: float = TIMEOUT_S
     page_bars: int | None = None
-    clock: Callable[[], datetime] = _wall_clock
+    clock: Callable[[], datetime] = wall_clock
     sleep: Callable[[float], None] = time.sleep
 
     def default_start(self, timeframe: Timeframe, end: datetime) -> datetime:
@@ -122,7 +126,7 @@ class ExchangeSource:
         Raises:
             SourceError: when it has no such symbol or timeframe.
         """
-        self._ready(symbol, timeframe)
+        self._open_market(symbol, timeframe)
 
     def fetch(
         self,
@@ -147,16 +151,16 @@ class ExchangeSource:
     ) -> Iterator[pd.DataFrame]:
         """Pages of bars opened in ``[start, end)`` and closed by the clock as the fetch starts.
 
-        An empty page is the end; a short one is not.
+        Only an empty page ends the history; a short page does not.
         """
         step = timeframe.minutes * 60_000
-        # The clock, read before the first request, decides what is part-formed: on a venue
-        # without trades in the last minutes the last row is complete.
+        # The clock, not the last row, decides which bars are part-formed: on a venue without
+        # trades in the last minutes the last row is complete. It is read before any request.
         bound = min(_ms(end), _ms(self.clock()) - step + 1)
-        client = self._ready(symbol, timeframe)
+        client = self._open_market(symbol, timeframe)
         since = _ms(start)
         while since < bound:
-            rows = self._page(client, symbol, timeframe, since)
+            rows = self._fetch_page(client, symbol, timeframe, since)
             fresh = [row for row in rows if row[0] >= since]
             complete = [row for row in fresh if row[0] < bound]
             if complete:
@@ -165,32 +169,32 @@ class ExchangeSource:
                 return
             since = int(max(row[0] for row in fresh)) + step
 
-    def _ready(self, symbol: str, timeframe: Timeframe) -> Client:
+    def _open_market(self, symbol: str, timeframe: Timeframe) -> Client:
         client = shared_client(self.venue, self.base_url, self.timeout_s)
         offered = client.exchange.timeframes or {}
         if timeframe.name not in offered:
             raise SourceError(
                 f"{self.venue} has no timeframe {timeframe}; it has {', '.join(offered)}"
             )
-        self._patiently(client, "list its markets", client.exchange.load_markets)
+        self._call_with_retries(client, "list its markets", client.exchange.load_markets)
         if symbol not in client.exchange.markets:
             near = difflib.get_close_matches(symbol, client.exchange.symbols)
             hint = f"; did you mean {', '.join(near)}?" if near else ""
             raise SourceError(f"{self.venue} has no symbol {symbol!r}{hint}")
         return client
 
-    def _page(
+    def _fetch_page(
         self, client: Client, symbol: str, timeframe: Timeframe, since: int
     ) -> list[list[float]]:
         limit = self.page_bars or PAGE_BARS.get(self.venue, DEFAULT_PAGE_BARS)
-        return self._patiently(
+        return self._call_with_retries(
             client,
             f"send bars of {symbol}",
             lambda: client.exchange.fetch_ohlcv(symbol, timeframe.name, since=since, limit=limit),
         )
 
-    def _patiently(self, client: Client, what: str, call: Callable[[], T]) -> T:
-        """Call, and call again after a network error; any other error is final."""
+    def _call_with_retries(self, client: Client, what: str, call: Callable[[], T]) -> T:
+        """Call, with exponential back-off after a network error; any other error is final."""
         import ccxt
 
         delay: float = FIRST_DELAY_S
@@ -201,17 +205,17 @@ class ExchangeSource:
             except ccxt.NetworkError as error:
                 if attempt == self.max_tries:
                     raise SourceError(
-                        f"{self.venue} did not {what} in {attempt} tries: {_brief(error)}; what "
+                        f"{self.venue} did not {what} in {attempt} tries: {_describe(error)}; what "
                         "was stored is kept, and the next call resumes there"
                     ) from error
             except ccxt.BaseError as error:
-                raise SourceError(f"{self.venue} refused to {what}: {_brief(error)}") from error
+                raise SourceError(f"{self.venue} refused to {what}: {_describe(error)}") from error
             self.sleep(delay)
             delay = min(2 * delay, MAX_DELAY_S)
         raise SourceError(f"max_tries={self.max_tries} allows no request; use at least 1")
 
 
-def _brief(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return f"{type(error).__name__} {str(error)[:200]}"
 
 

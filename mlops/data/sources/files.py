@@ -1,4 +1,4 @@
-"""Bars from a CSV or Parquet file; what its stamps mean is said, never guessed."""
+"""Bars from a CSV or Parquet file; arguments say what its stamps mean, nothing is guessed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Literal
 
 import pandas as pd
 
-from mlops.data.cleaning import COLUMNS, named_columns, read_opens
-from mlops.data.sources.base import within
+from mlops.data.cleaning import COLUMNS, parse_time_column, require_columns
+from mlops.data.sources.base import cut_to_period
 from mlops.errors import BarsError, SourceError
 from mlops.service import Timeframe
 
@@ -21,9 +21,13 @@ from mlops.service import Timeframe
 class FileSource:
     """One file with the bars of one symbol.
 
-    ``stamps`` says whether a row is stamped at its open or its close; ``timezone`` is needed
-    where stamps name no zone, ``dayfirst`` where 03/04 may be either month. ``columns`` renames
-    the file's columns (theirs: ours), ``time_column`` settles which of two times to trust.
+    Args:
+        stamps: Whether a row is stamped at its open or its close.
+        timezone: The zone of stamps that name none.
+        dayfirst: Whether 03/04 is the third of April; needed where a date can be read both ways.
+        time_column: Which column holds the time, where the file has two that disagree.
+        columns: New names of columns by their names in the file.
+        skip_rows: Lines of a CSV file above its header.
     """
 
     path: Path | str
@@ -47,14 +51,14 @@ class FileSource:
         start: datetime | None = None,
         end: datetime | None = None,
     ) -> pd.DataFrame:
-        """Rows in file order with UTC opens as index; ``symbol`` is the caller's word for them.
+        """Rows in file order with UTC opens as index; a file does not check ``symbol``.
 
         Raises:
             SourceError: when the file cannot be read.
             BarsError: when a column is missing or a stamp cannot be understood.
         """
-        table = named_columns(self._read().rename(columns=dict(self.columns)))
-        opened, _ = read_opens(
+        table = require_columns(self._read_table().rename(columns=dict(self.columns)))
+        opened, _ = parse_time_column(
             table,
             timeframe=timeframe,
             now=pd.Timestamp(datetime.now(UTC)),
@@ -64,9 +68,9 @@ class FileSource:
             time_column=self.time_column,
         )
         bars = table[list(COLUMNS)].set_axis(opened.rename("open_time"), axis=0)
-        return within(bars, start, end)
+        return cut_to_period(bars, start, end)
 
-    def _read(self) -> pd.DataFrame:
+    def _read_table(self) -> pd.DataFrame:
         path = Path(self.path)
         if not path.is_file():
             raise SourceError(f"no file {path}; check the path")

@@ -8,7 +8,7 @@ from importlib.resources import as_file, files
 
 import pandas as pd
 
-from mlops.data.sources.base import within
+from mlops.data.sources.base import cut_to_period
 from mlops.errors import SourceError
 from mlops.service import Timeframe
 
@@ -17,7 +17,7 @@ SAMPLE_VENUE = "sample"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One embedded dataset; its label says that it is history."""
+    """One embedded dataset, whose label names its years."""
 
     file: str
     timeframe: str
@@ -60,7 +60,7 @@ class SampleSource:
                 f"ask for timeframe {sample.timeframe}"
             )
         with as_file(files("mlops.data.samples") / sample.file) as path:
-            return within(pd.read_parquet(path), start, end)
+            return cut_to_period(pd.read_parquet(path), start, end)
 
 
 def _sample(symbol: str) -> Sample:

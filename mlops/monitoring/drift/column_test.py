@@ -23,7 +23,7 @@ from mlops.monitoring.drift.columns import (
     trimmed,
 )
 from mlops.monitoring.drift.config import MIN_WINDOW_BARS
-from mlops.stats.jumps import BARS, jump_p_values, jumps
+from mlops.stats.jumps import BARS, jump_p_values, measure_jumps
 from mlops.stats.window_null import NumericNull, WindowNull
 
 MIN_REFERENCE_BARS = 1000
@@ -174,7 +174,7 @@ def _with_jump(reference: ColumnReference, column: pd.Series, found: ColumnDrift
     history = history[is_present(history)][-BARS:]
     if history.size < BARS:
         return found
-    jump = jumps(null.ordered.normal_scores(history))
+    jump = measure_jumps(null.ordered.normal_scores(history))
     p_value = float(jump_p_values(reference.jumps, jump)[0])
     return replace(found, jump=float(jump[0]), jump_p_value=p_value)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.data.cleaning import clean
+from mlops.data.cleaning import clean_bars
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 from tests.mlops.data.conftest import make_bars
@@ -15,7 +15,7 @@ N = 30
 
 def refused(raw: pd.DataFrame, **arguments) -> BarsError:
     with pytest.raises(BarsError) as caught:
-        clean(raw, timeframe=Timeframe("1h"), now=NOW, **arguments)
+        clean_bars(raw, timeframe=Timeframe("1h"), now=NOW, **arguments)
     return caught.value
 
 
@@ -64,7 +64,7 @@ def test_rounding_is_no_violation():
     raw = make_bars(N)
     raw["high"] = raw[["open", "close"]].max(axis=1) * (1 - 1e-12)
 
-    assert len(clean(raw, timeframe=Timeframe("1h"), now=NOW).frame) == N
+    assert len(clean_bars(raw, timeframe=Timeframe("1h"), now=NOW).frame) == N
 
 
 def test_rows_are_those_of_the_input_even_where_it_is_out_of_order():

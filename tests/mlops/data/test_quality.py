@@ -8,7 +8,7 @@ import pytest
 
 from mlops.data.bars import COLUMNS
 from mlops.data.calendar import load_calendar
-from mlops.data.quality import assess
+from mlops.data.quality import flag_oddities
 from mlops.data.sources.samples import SampleSource
 from mlops.service import Timeframe
 from tests.mlops.data.conftest import START, make_bars
@@ -18,7 +18,7 @@ AT = START + timedelta(hours=300)
 
 
 def flags(frame: pd.DataFrame):
-    return assess(frame, Timeframe("1h"), load_calendar("24/7"))
+    return flag_oddities(frame, Timeframe("1h"), load_calendar("24/7"))
 
 
 def stepped(factor: float, volume_factor: float = 1.0, *, split: bool = False) -> pd.DataFrame:

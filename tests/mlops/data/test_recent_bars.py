@@ -36,7 +36,7 @@ def test_a_bar_that_has_not_closed_is_not_seen(tmp_path: Path) -> None:
     tenth = frame.index[9].to_pydatetime()
     for minutes, last in ((59, frame.index[8]), (60, frame.index[9])):
         wall = tenth + timedelta(minutes=minutes)
-        recent = RecentBars(tmp_path, lambda *_, wall=wall: wall).of(service("binance"), {})
+        recent = RecentBars(tmp_path, lambda *_, wall=wall: wall).load(service("binance"), {})
         assert recent is not None
         assert recent.frame.index[-1] == last
 
@@ -45,10 +45,10 @@ def test_new_bars_on_disk_are_seen(tmp_path: Path) -> None:
     frame = simulate_bars(50, seed=1)
     wall = frame.index[-1].to_pydatetime() + HOUR
     bars = RecentBars(tmp_path, lambda *_: wall)
-    assert bars.of(service("binance"), {}) is None
+    assert bars.load(service("binance"), {}) is None
     for part in (frame.iloc[:30], frame.iloc[30:]):
         keep(tmp_path, part)
-        recent = bars.of(service("binance"), {})
+        recent = bars.load(service("binance"), {})
         assert recent is not None
         assert recent.frame.index[-1] == part.index[-1]
 
@@ -57,17 +57,17 @@ def test_how_new_the_bars_of_a_feed_are(tmp_path: Path) -> None:
     frame = simulate_bars(50, seed=1)
     wall = frame.index[-1].to_pydatetime() + 5 * HOUR
     bars = RecentBars(tmp_path, lambda *_: wall)
-    nothing = bars.newest(service("binance"), {})
+    nothing = bars.find_newest(service("binance"), {})
     assert nothing is not None
     assert nothing.closed_at is None
     keep(tmp_path, frame)
-    found = bars.newest(service("binance"), {})
+    found = bars.find_newest(service("binance"), {})
     assert found == NewestBar(frame.index[-1].to_pydatetime() + HOUR, wall)
-    assert bars.newest(service("sample"), {}) is None
+    assert bars.find_newest(service("sample"), {}) is None
 
 
 def test_the_sample_is_read_under_its_label(tmp_path: Path) -> None:
-    recent = RecentBars(tmp_path).of(service("sample"), {})
+    recent = RecentBars(tmp_path).load(service("sample"), {})
     assert recent is not None
     assert recent.label == "BTC/USD sample, 2017-2019"
     assert len(recent.frame) == KEEP_BARS
@@ -78,7 +78,7 @@ def test_a_model_trained_on_a_file_is_shown_that_file(tmp_path: Path) -> None:
     frame = simulate_bars(60, seed=2)
     frame.to_parquet(path)
     notes = {"config": {"bars_file": str(path)}}
-    recent = RecentBars(tmp_path, lambda *_: datetime(2026, 1, 1, tzinfo=UTC)).of(
+    recent = RecentBars(tmp_path, lambda *_: datetime(2026, 1, 1, tzinfo=UTC)).load(
         service("file"), notes
     )
     assert recent is not None
@@ -87,4 +87,4 @@ def test_a_model_trained_on_a_file_is_shown_that_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("venue", ["file", "simulator", "kraken"])
 def test_a_market_that_nobody_keeps_has_no_bars(tmp_path: Path, venue: str) -> None:
-    assert RecentBars(tmp_path).of(service(venue), {}) is None
+    assert RecentBars(tmp_path).load(service(venue), {}) is None

