@@ -68,7 +68,7 @@ class RolloutRunner:
 
         def ended(_: Controller, moved: tuple[Moved, ...]) -> bool:
             nonlocal latest
-            seen = look(self.store, rollout_id)
+            seen = read_progress(self.store, rollout_id)
             tell(seen)
             latest = seen.rollout
             return latest.phase.final
@@ -117,7 +117,7 @@ class RolloutRunner:
             _step_down(controller)
 
 
-def look(store: Store, rollout_id: str) -> RolloutProgress:
+def read_progress(store: Store, rollout_id: str) -> RolloutProgress:
     """A rollout as it stands; the verdict is None once it has ended.
 
     Raises:

@@ -12,7 +12,7 @@ from mlops.errors import RolloutError, StoreError
 from mlops.rollout import runner as carrying
 from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.plan import Strategy, plan_for
-from mlops.rollout.runner import RolloutProgress, RolloutRunner, look, unfinished, unique
+from mlops.rollout.runner import RolloutProgress, RolloutRunner, read_progress, unfinished, unique
 from mlops.store import Phase, Store
 from mlops.store.leases import acquire
 from tests.mlops.rollout.rows import CHALLENGER, ask, route_of
@@ -100,7 +100,7 @@ def test_where_another_holds_the_role_nothing_is_carried(
     assert acquire(service, LEASE, "another", seconds=60) is not None
     with acknowledging(service):
         assert carrier(service).carry_open(seconds=60) == ()
-    assert look(service, asked.id).rollout.phase is Phase.PENDING
+    assert read_progress(service, asked.id).rollout.phase is Phase.PENDING
 
 
 def test_a_lease_of_the_dead_is_waited_out(service: Store) -> None:
