@@ -37,7 +37,7 @@ class RolloutProgress:
     verdict: Verdict | None
 
 
-def nothing() -> None:
+def no_op() -> None:
     """What is done before a tick where nothing is."""
 
 
@@ -52,7 +52,7 @@ class RolloutRunner:
     store: Store
     holder: str
     stop: threading.Event = field(default_factory=threading.Event)
-    before: Callable[[], object] = nothing
+    before: Callable[[], object] = no_op
     tick_s: float = TICK_S
 
     def follow(
