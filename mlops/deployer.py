@@ -19,7 +19,7 @@ from mlops.registry.mirror import mirror
 from mlops.rollout.fallback import Moved
 from mlops.rollout.plan import Strategy, plan_from
 from mlops.rollout.request import request_rollout, roll_back
-from mlops.rollout.runner import RolloutProgress, RolloutRunner, no_op, unfinished
+from mlops.rollout.runner import RolloutProgress, RolloutRunner, list_unfinished, no_op
 from mlops.settings import Settings
 from mlops.store import (
     ModelVersion,
@@ -95,7 +95,7 @@ class Deployer:
         """Carry on every open rollout that nobody else does, for so long at most."""
         with self._some_replica() as bring:
             carrier = RolloutRunner(
-                self.store, holder, before=bring if unfinished(self.store) else no_op
+                self.store, holder, before=bring if list_unfinished(self.store) else no_op
             )
             return carrier.carry_open(seconds=seconds)
 

@@ -92,13 +92,13 @@ class RolloutRunner:
             held = held if controller.lease is None else now
             # A lease that is not ours may be one of a process that has just died.
             elsewhere = now - held > LEASE_S
-            return elsewhere or now - began >= seconds or not unfinished(self.store)
+            return elsewhere or now - began >= seconds or not list_unfinished(self.store)
 
         self._tick_until(ended)
         return tuple(taken)
 
     def _tick_until(self, ended: Callable[[Controller, tuple[Moved, ...]], bool]) -> None:
-        controller = Controller(self.store, unique(self.holder))
+        controller = Controller(self.store, unique_holder_name(self.holder))
         away_since: float | None = None
         try:
             while not self.stop.is_set():
@@ -139,13 +139,13 @@ def _verdict(s: Snapshot) -> Verdict:
     return s.verdict
 
 
-def unfinished(store: Store) -> tuple[Rollout, ...]:
+def list_unfinished(store: Store) -> tuple[Rollout, ...]:
     """Every rollout that has not ended, oldest first."""
     with store.read() as connection:
         return open_rollouts(connection)
 
 
-def unique(name: str) -> str:
+def unique_holder_name(name: str) -> str:
     """A holder's name that no other process, and no other life of this one, has."""
     return f"{name}@{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
 

@@ -12,7 +12,13 @@ from mlops.errors import RolloutError, StoreError
 from mlops.rollout import runner as carrying
 from mlops.rollout.controller import LEASE, Controller
 from mlops.rollout.plan import Strategy, plan_for
-from mlops.rollout.runner import RolloutProgress, RolloutRunner, read_progress, unfinished, unique
+from mlops.rollout.runner import (
+    RolloutProgress,
+    RolloutRunner,
+    list_unfinished,
+    read_progress,
+    unique_holder_name,
+)
 from mlops.store import Phase, Store
 from mlops.store.leases import acquire
 from tests.mlops.rollout.rows import CHALLENGER, ask, route_of
@@ -60,7 +66,7 @@ def test_stopping_leaves_the_rollout_open_and_the_role_free(service: Store) -> N
     asked, stop = ask(service, QUICK), Event()
     ended = carrier(service, stop=stop).follow(asked.id, lambda seen: stop.set())
     assert ended.phase is Phase.PENDING
-    assert [one.id for one in unfinished(service)] == [asked.id]
+    assert [one.id for one in list_unfinished(service)] == [asked.id]
     assert free(service)
 
 
@@ -122,7 +128,7 @@ def test_what_is_open_for_longer_is_left_at_the_end_of_the_time(service: Store) 
     with acknowledging(service):
         moved = carrier(service).carry_open(seconds=0)
     assert moved[0].what == f"{asked.id} loading"
-    assert [one.id for one in unfinished(service)] == [asked.id]
+    assert [one.id for one in list_unfinished(service)] == [asked.id]
     assert free(service)
 
 
@@ -143,4 +149,4 @@ def test_after_the_promotion_the_new_champion_alone_is_judged(service: Store) ->
 
 
 def test_no_two_holders_have_one_name() -> None:
-    assert len({unique("flow") for _ in range(50)}) == 50
+    assert len({unique_holder_name("flow") for _ in range(50)}) == 50
