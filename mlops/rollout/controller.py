@@ -180,7 +180,7 @@ class Controller:
         return store_time(connection) if self.now is None else self.now()
 
 
-def carry_role(controller: Controller, stop: threading.Event) -> None:
+def run_controller(controller: Controller, stop: threading.Event) -> None:
     """Tick until told to stop; a store that is away is asked again."""
     while not stop.wait(TICK_S):
         try:

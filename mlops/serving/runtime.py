@@ -15,7 +15,7 @@ from mlops.data.market_clock import Clock, market_clock
 from mlops.data.recent_bars import RecentBars
 from mlops.errors import ServingError
 from mlops.models.bundle import Trust
-from mlops.rollout.controller import Controller, carry_role
+from mlops.rollout.controller import Controller, run_controller
 from mlops.serving.app import App
 from mlops.serving.dispatcher import Dispatcher
 from mlops.serving.engine.batcher import Batcher
@@ -144,7 +144,7 @@ class Runtime:
         me = self.keeper.identity
         # A restarted process of the same name is another holder.
         controller = Controller(self.store, f"controller@{me.name}:{me.incarnation}")
-        works = (partial(carry_role, controller, stop), partial(self.feed.run, stop))
+        works = (partial(run_controller, controller, stop), partial(self.feed.run, stop))
         threads = [threading.Thread(target=work, daemon=True) for work in works]
         self.keeper.start()
         for thread in threads:

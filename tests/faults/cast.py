@@ -76,13 +76,13 @@ def _refuse_memory(model_pool: Any, models: tuple[str, ...]) -> None:
 
 def controller(given: Mapping[str, Any]) -> None:
     """A process that does nothing but carry the role; SIGTERM steps down."""
-    from mlops.rollout.controller import Controller, carry_role
+    from mlops.rollout.controller import Controller, run_controller
     from mlops.store import open_store
 
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with closing(open_store(given["url"], patience_s=PATIENCE_S)) as store:
-        carry_role(Controller(store, given["who"]), stop)
+        run_controller(Controller(store, given["who"]), stop)
 
 
 def asker(given: Mapping[str, Any]) -> None:
