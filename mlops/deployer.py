@@ -16,7 +16,7 @@ from mlops.errors import RegistryError, RolloutError, VersionNotFound
 from mlops.models.bundle import Trust
 from mlops.registry import Registry, bundle_cache, check_reachable, is_local, load, load_version
 from mlops.registry.mirror import mirror
-from mlops.rollout.fallback import Moved
+from mlops.rollout.fallback import Move
 from mlops.rollout.plan import Strategy, plan_from
 from mlops.rollout.request import request_rollout, roll_back
 from mlops.rollout.runner import RolloutProgress, RolloutRunner, list_unfinished, no_op
@@ -91,7 +91,7 @@ class Deployer:
             self.show(row.service)
         return row
 
-    def carry_open(self, *, holder: str, seconds: float) -> tuple[Moved, ...]:
+    def carry_open(self, *, holder: str, seconds: float) -> tuple[Move, ...]:
         """Carry on every open rollout that nobody else does, for so long at most."""
         with self._some_replica() as bring:
             carrier = RolloutRunner(

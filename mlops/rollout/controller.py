@@ -16,7 +16,7 @@ from mlops.alerts.conditions import tell_of_fallback, tell_of_move
 from mlops.errors import LeaseLost, StoreError
 from mlops.rollout.analysis import Counts, gather, of_champion
 from mlops.rollout.decide import Snapshot, decide
-from mlops.rollout.fallback import WINDOW_S, Fallback, Moved, champion_failing, decide_fallback
+from mlops.rollout.fallback import WINDOW_S, Fallback, Move, champion_failing, decide_fallback
 from mlops.rollout.plan import RolloutPlan
 from mlops.store import audit
 from mlops.store.engine import Connection, Store
@@ -55,7 +55,7 @@ class Controller:
         self.now = now
         self.lease: Lease | None = None
 
-    def tick(self) -> tuple[Moved, ...]:
+    def tick(self) -> tuple[Move, ...]:
         """Carry everything on by what is known now; nothing where another process does it.
 
         Raises:
@@ -93,9 +93,9 @@ class Controller:
             forget_dead(connection, after=FORGET_REPLICA_S)
             forget_tallies(connection, after=FORGET_EVIDENCE_S)
 
-    def _carry_all_on(self, lease: Lease) -> tuple[list[Moved], StoreError | None]:
+    def _carry_all_on(self, lease: Lease) -> tuple[list[Move], StoreError | None]:
         """Every open rollout; one that the store refuses to move does not hold up the others."""
-        moved: list[Moved] = []
+        moved: list[Move] = []
         trouble: StoreError | None = None
         for row in self._open():
             try:
@@ -106,8 +106,8 @@ class Controller:
                 trouble = error
         return moved, trouble
 
-    def _carry_on(self, row: Rollout, lease: Lease) -> list[Moved]:
-        moved: list[Moved] = []
+    def _carry_on(self, row: Rollout, lease: Lease) -> list[Move]:
+        moved: list[Move] = []
         while len(moved) < MAX_ARROWS:
             snapshot, now = self._look(row.id)
             if snapshot is None:
@@ -117,7 +117,7 @@ class Controller:
                 break
             self._take(snapshot, arrow, lease, now)
             what = f"{row.id} {arrow.to}"
-            moved.append(Moved(row.service, what, arrow.reason, row.to_version))
+            moved.append(Move(row.service, what, arrow.reason, row.to_version))
         return moved
 
     def _look(self, rollout_id: str) -> tuple[Snapshot | None, datetime]:
@@ -137,7 +137,7 @@ class Controller:
             # A share that has just been given must count at once.
             keep_exposed(connection, s.route.service, seconds=EXPOSURE_S)
 
-    def _check_health(self, lease: Lease) -> list[Moved]:
+    def _check_health(self, lease: Lease) -> list[Move]:
         moved = []
         for route, fallback, now in self._fallbacks():
             with self.store.write() as connection:
@@ -153,7 +153,7 @@ class Controller:
                     reason=fallback.reason,
                     at=now,
                 )
-            moved.append(Moved(route.service, "fall_back", fallback.reason, route.champion))
+            moved.append(Move(route.service, "fall_back", fallback.reason, route.champion))
         return moved
 
     def _fallbacks(self) -> list[tuple[Route, Fallback, datetime]]:

@@ -35,7 +35,7 @@ WINDOW_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class Move:
     """One thing a tick did, and the version it did it to."""
 
     service: str
@@ -143,7 +143,7 @@ def _refusal_of(route: Route, triggers: Sequence[TriggerRow]) -> TriggerRow | No
 
 def return_to_baseline(
     store: Store, service: str | None = None, *, now: datetime | None = None
-) -> tuple[Moved, ...]:
+) -> tuple[Move, ...]:
     """Take back every service, or this one, whose champion has to go; empty where none has.
 
     Every replica holds every baseline, so nothing is waited for. ``now`` replaces the database's
@@ -176,7 +176,7 @@ def _suspects(store: Store, service: str | None) -> list[Route]:
     return [route for route in list_routes(store) if (route.service, route.champion) in lost]
 
 
-def _return(store: Store, service: str, now: datetime | None) -> Moved | None:
+def _return(store: Store, service: str, now: datetime | None) -> Move | None:
     """Decide on what the transaction sees, and act in it."""
     with store.write() as connection:
         route = read_route(connection, service)
@@ -196,7 +196,7 @@ def _return(store: Store, service: str, now: datetime | None) -> Moved | None:
         for model_id, status in back.statuses.items():
             change_status(connection, model_id, status, why)
         tell_of_return(connection, route, reason=back.reason, at=at)
-    return Moved(service, RETURN, back.reason, route.champion)
+    return Move(service, RETURN, back.reason, route.champion)
 
 
 def _lost(connection: Connection, route: Route) -> bool:

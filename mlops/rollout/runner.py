@@ -15,7 +15,7 @@ from mlops.errors import StoreError
 from mlops.rollout.analysis import Verdict, judge_alone
 from mlops.rollout.controller import LEASE_S, TICK_S, Controller, snapshot_of
 from mlops.rollout.decide import Snapshot
-from mlops.rollout.fallback import Moved
+from mlops.rollout.fallback import Move
 from mlops.store.engine import Store
 from mlops.store.rollouts import Rollout, RolloutEvent, get_rollout, list_events, open_rollouts
 from mlops.store.routes import read_route
@@ -66,7 +66,7 @@ class RolloutRunner:
         """
         latest = get_rollout(self.store, rollout_id)
 
-        def ended(_: Controller, moved: tuple[Moved, ...]) -> bool:
+        def ended(_: Controller, moved: tuple[Move, ...]) -> bool:
             nonlocal latest
             seen = read_progress(self.store, rollout_id)
             tell(seen)
@@ -76,16 +76,16 @@ class RolloutRunner:
         self._tick_until(ended)
         return latest
 
-    def carry_open(self, *, seconds: float) -> tuple[Moved, ...]:
+    def carry_open(self, *, seconds: float) -> tuple[Move, ...]:
         """Carry on whatever is open that nobody else does, for so long at most; at least one tick.
 
         Raises:
             StoreError: when the store has been away for ten minutes.
         """
-        began, taken = time.monotonic(), list[Moved]()
+        began, taken = time.monotonic(), list[Move]()
         held = began
 
-        def ended(controller: Controller, moved: tuple[Moved, ...]) -> bool:
+        def ended(controller: Controller, moved: tuple[Move, ...]) -> bool:
             nonlocal held
             taken.extend(moved)
             now = time.monotonic()
@@ -97,7 +97,7 @@ class RolloutRunner:
         self._tick_until(ended)
         return tuple(taken)
 
-    def _tick_until(self, ended: Callable[[Controller, tuple[Moved, ...]], bool]) -> None:
+    def _tick_until(self, ended: Callable[[Controller, tuple[Move, ...]], bool]) -> None:
         controller = Controller(self.store, unique_holder_name(self.holder))
         away_since: float | None = None
         try:
