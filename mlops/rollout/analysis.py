@@ -54,27 +54,27 @@ class Conclusion(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class TrialCounts:
     """Trials, and how many of them failed."""
 
     trials: int = 0
     faults: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.trials + other.trials, self.faults + other.faults)
+    def __add__(self, other: TrialCounts) -> TrialCounts:
+        return TrialCounts(self.trials + other.trials, self.faults + other.faults)
 
 
 @dataclass(frozen=True, slots=True)
-class Dealt:
+class DealtTrials:
     """Trials dealt between both versions while the challenger's share was ``weight_bp``."""
 
     weight_bp: int
-    champion: Counts
-    challenger: Counts
+    champion: TrialCounts
+    challenger: TrialCounts
 
 
 @dataclass(frozen=True, slots=True)
-class Paired:
+class PairedTrials:
     """Inputs given to both versions, and how many only one of them failed."""
 
     trials: int = 0
@@ -86,14 +86,14 @@ class Paired:
 class Evidence:
     """What was counted until now; ``promoted`` is the new champion after its promotion."""
 
-    dealt: tuple[Dealt, ...] = ()
-    paired: Paired = Paired()
-    promoted: Counts = Counts()
+    dealt: tuple[DealtTrials, ...] = ()
+    paired: PairedTrials = PairedTrials()
+    promoted: TrialCounts = TrialCounts()
 
     @property
-    def challenger(self) -> Counts:
+    def challenger(self) -> TrialCounts:
         """Everything the challenger was tried on before its promotion."""
-        total = Counts(self.paired.trials, self.paired.challenger_faults)
+        total = TrialCounts(self.paired.trials, self.paired.challenger_faults)
         return sum((one.challenger for one in self.dealt), start=total)
 
 
@@ -123,29 +123,31 @@ def gather(tallies: Iterable[Tally], promoted: Iterable[Tally] = ()) -> Evidence
 
     Replicas replay the same bars, so of replays the worst replica counts, not the sum.
     """
-    dealt: dict[int, Dealt] = {}
-    paired, replays = Paired(), [Paired()]
+    dealt: dict[int, DealtTrials] = {}
+    paired, replays = PairedTrials(), [PairedTrials()]
     for one in tallies:
-        both = Paired(one.challenger_trials, one.challenger_faults, one.champion_faults)
+        both = PairedTrials(one.challenger_trials, one.challenger_faults, one.champion_faults)
         if one.source is Source.REPLAY:
             replays.append(both)
         elif one.source is Source.MIRROR:
             paired = _joined(paired, both)
         else:
-            before = dealt.get(one.weight_bp, Dealt(one.weight_bp, Counts(), Counts()))
-            dealt[one.weight_bp] = Dealt(
+            before = dealt.get(
+                one.weight_bp, DealtTrials(one.weight_bp, TrialCounts(), TrialCounts())
+            )
+            dealt[one.weight_bp] = DealtTrials(
                 one.weight_bp,
-                before.champion + Counts(one.champion_trials, one.champion_faults),
-                before.challenger + Counts(one.challenger_trials, one.challenger_faults),
+                before.champion + TrialCounts(one.champion_trials, one.champion_faults),
+                before.challenger + TrialCounts(one.challenger_trials, one.challenger_faults),
             )
     worst = max(replays, key=lambda replay: (replay.challenger_faults, replay.trials))
     return Evidence(tuple(dealt.values()), _joined(paired, worst), of_champion(promoted))
 
 
-def of_champion(tallies: Iterable[Tally]) -> Counts:
+def of_champion(tallies: Iterable[Tally]) -> TrialCounts:
     """What a champion was tried on, and how often it failed."""
-    counts = (Counts(one.champion_trials, one.champion_faults) for one in tallies)
-    return sum(counts, start=Counts())
+    counts = (TrialCounts(one.champion_trials, one.champion_faults) for one in tallies)
+    return sum(counts, start=TrialCounts())
 
 
 @lru_cache(maxsize=4096)
@@ -159,12 +161,12 @@ def judge(evidence: Evidence, *, max_fault_rate: float) -> Verdict:
 
 
 @lru_cache(maxsize=4096)
-def judge_alone(seen: Counts, *, max_fault_rate: float) -> Verdict:
+def judge_alone(seen: TrialCounts, *, max_fault_rate: float) -> Verdict:
     """What a version's own trials say of it, where nothing runs beside it."""
     return _verdict(seen, limit_e_value(seen, max_fault_rate), max_fault_rate)
 
 
-def compared_e_value(dealt: Sequence[Dealt], paired: Paired) -> float:
+def compared_e_value(dealt: Sequence[DealtTrials], paired: PairedTrials) -> float:
     """Evidence that the challenger fails more often than the champion beside it."""
     exponents = []
     for odds in ODDS:
@@ -180,13 +182,13 @@ def compared_e_value(dealt: Sequence[Dealt], paired: Paired) -> float:
     return _mean_exp(exponents)
 
 
-def limit_e_value(seen: Counts, limit: float) -> float:
+def limit_e_value(seen: TrialCounts, limit: float) -> float:
     """Evidence that a fault rate lies above ``limit``."""
     above = (min(limit * times, max(limit, _HIGHEST)) for times in _TIMES_THE_LIMIT)
     return _mean_exp([_log_ratio(seen, rate, limit) for rate in above])
 
 
-def upper_bound(seen: Counts, alpha: float = ALPHA_GOOD) -> float:
+def upper_bound(seen: TrialCounts, alpha: float = ALPHA_GOOD) -> float:
     """The largest fault rate not refuted, at any look, with error ``alpha``."""
     low, high = (seen.faults / seen.trials if seen.trials else 0.0), 1.0
     for _ in range(_BISECTIONS):
@@ -198,7 +200,7 @@ def upper_bound(seen: Counts, alpha: float = ALPHA_GOOD) -> float:
     return high
 
 
-def _refuted(seen: Counts, bound: float, alpha: float) -> bool:
+def _refuted(seen: TrialCounts, bound: float, alpha: float) -> bool:
     evidence = sum(
         weight * math.exp(min(_log_ratio(seen, share * bound, bound), 700.0))
         for share, weight in _OF_THE_BOUND
@@ -206,7 +208,7 @@ def _refuted(seen: Counts, bound: float, alpha: float) -> bool:
     return evidence >= 1 / alpha
 
 
-def _verdict(seen: Counts, e_value: float, max_fault_rate: float) -> Verdict:
+def _verdict(seen: TrialCounts, e_value: float, max_fault_rate: float) -> Verdict:
     bound = upper_bound(seen)
     if e_value >= 1 / ALPHA_WORSE:
         word = Conclusion.WORSE
@@ -217,7 +219,7 @@ def _verdict(seen: Counts, e_value: float, max_fault_rate: float) -> Verdict:
     return Verdict(word, e_value, bound, seen.trials, seen.faults)
 
 
-def _log_ratio(seen: Counts, rate: float, null: float) -> float:
+def _log_ratio(seen: TrialCounts, rate: float, null: float) -> float:
     """Log likelihood of the counts at ``rate`` over that at ``null``."""
     if null >= 1.0:
         return -math.inf if seen.faults < seen.trials else 0.0
@@ -229,8 +231,8 @@ def _mean_exp(exponents: Sequence[float]) -> float:
     return sum(math.exp(min(exponent, 700.0)) for exponent in exponents) / len(exponents)
 
 
-def _joined(a: Paired, b: Paired) -> Paired:
-    return Paired(
+def _joined(a: PairedTrials, b: PairedTrials) -> PairedTrials:
+    return PairedTrials(
         a.trials + b.trials,
         a.challenger_faults + b.challenger_faults,
         a.champion_faults + b.champion_faults,

@@ -14,7 +14,7 @@ from datetime import datetime
 
 from mlops.alerts.conditions import tell_of_fallback, tell_of_move
 from mlops.errors import LeaseLost, StoreError
-from mlops.rollout.analysis import Counts, gather, of_champion
+from mlops.rollout.analysis import TrialCounts, gather, of_champion
 from mlops.rollout.decide import Snapshot, decide
 from mlops.rollout.fallback import WINDOW_S, Fallback, Move, champion_failing, decide_fallback
 from mlops.rollout.plan import RolloutPlan
@@ -238,6 +238,6 @@ def _previous_status(connection: Connection, route: Route) -> Status | None:
     return status_of(connection, {route.previous_champion})[route.previous_champion]
 
 
-def _recent(connection: Connection, route: Route) -> Counts:
+def _recent(connection: Connection, route: Route) -> TrialCounts:
     tallies = read_tallies(connection, route.service, champion_scope(route), newer_than_s=WINDOW_S)
     return of_champion(tallies)

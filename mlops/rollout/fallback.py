@@ -15,7 +15,7 @@ from datetime import datetime
 
 from mlops.alerts.conditions import tell_of_return
 from mlops.errors import StoreError
-from mlops.rollout.analysis import Conclusion, Counts, judge_alone
+from mlops.rollout.analysis import Conclusion, TrialCounts, judge_alone
 from mlops.store import audit
 from mlops.store.alerts import Condition, is_lasting, list_alerts
 from mlops.store.engine import Connection, Store
@@ -58,7 +58,7 @@ class Fallback:
     statuses: Mapping[str, Status]
 
 
-def champion_failing(route: Route, replicas: Sequence[Replica], seen: Counts) -> str | None:
+def champion_failing(route: Route, replicas: Sequence[Replica], seen: TrialCounts) -> str | None:
     """Why the champion is not fit to serve; None where nothing speaks against it."""
     lost = [one for one in replicas if one.lost(route.champion)]
     if replicas and 2 * len(lost) >= len(replicas):
@@ -73,7 +73,7 @@ def champion_failing(route: Route, replicas: Sequence[Replica], seen: Counts) ->
 def decide_fallback(
     route: Route,
     replicas: Sequence[Replica],
-    seen: Counts,
+    seen: TrialCounts,
     *,
     previous_status: Status | None = None,
 ) -> Fallback | None:

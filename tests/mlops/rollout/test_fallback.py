@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import pytest
 
-from mlops.rollout.analysis import Counts
+from mlops.rollout.analysis import TrialCounts
 from mlops.rollout.fallback import champion_failing, decide_fallback
 from mlops.store import Route, Status
 from tests.mlops.rollout.rows import BASELINE, CHAMPION, NOW, SERVICE
 from tests.mlops.rollout.snapshots import a_replica
 
 ROUTE = Route(SERVICE, 7, CHAMPION, "previous", BASELINE, NOW, NOW)
-HEALTHY, FAILING = Counts(1000, 1), Counts(1000, 200)
+HEALTHY, FAILING = TrialCounts(1000, 1), TrialCounts(1000, 200)
 HOLDS = a_replica(held={CHAMPION: "ready", "previous": "ready"})
 LOST = a_replica("r1", held={CHAMPION: "failed", "previous": "ready"})
 
@@ -23,8 +23,8 @@ LOST = a_replica("r1", held={CHAMPION: "failed", "previous": "ready"})
     [
         ((HOLDS,), HEALTHY, None),
         ((), HEALTHY, None),
-        ((HOLDS,), Counts(), None),
-        ((HOLDS,), Counts(20, 1), None),
+        ((HOLDS,), TrialCounts(), None),
+        ((HOLDS,), TrialCounts(20, 1), None),
         ((HOLDS,), FAILING, "champion fails: 200 faults in 1000 trials"),
         ((), FAILING, "champion fails"),
         ((HOLDS, HOLDS, LOST), HEALTHY, None),
@@ -34,7 +34,7 @@ LOST = a_replica("r1", held={CHAMPION: "failed", "previous": "ready"})
     ],
 )
 def test_a_champion_fails_by_its_trials_or_by_half_of_its_replicas(
-    replicas: tuple[object, ...], seen: Counts, why: str | None
+    replicas: tuple[object, ...], seen: TrialCounts, why: str | None
 ) -> None:
     found = champion_failing(ROUTE, replicas, seen)  # type: ignore[arg-type]
     assert found is None if why is None else why in str(found)
