@@ -118,7 +118,7 @@ class Verdict:
         )
 
 
-def gather(tallies: Iterable[Tally], promoted: Iterable[Tally] = ()) -> Evidence:
+def gather_evidence(tallies: Iterable[Tally], promoted: Iterable[Tally] = ()) -> Evidence:
     """Add up what the replicas counted during a rollout, and of its version after promotion.
 
     Replicas replay the same bars, so of replays the worst replica counts, not the sum.
@@ -141,17 +141,17 @@ def gather(tallies: Iterable[Tally], promoted: Iterable[Tally] = ()) -> Evidence
                 before.challenger + TrialCounts(one.challenger_trials, one.challenger_faults),
             )
     worst = max(replays, key=lambda replay: (replay.challenger_faults, replay.trials))
-    return Evidence(tuple(dealt.values()), _joined(paired, worst), of_champion(promoted))
+    return Evidence(tuple(dealt.values()), _joined(paired, worst), count_champion_trials(promoted))
 
 
-def of_champion(tallies: Iterable[Tally]) -> TrialCounts:
+def count_champion_trials(tallies: Iterable[Tally]) -> TrialCounts:
     """What a champion was tried on, and how often it failed."""
     counts = (TrialCounts(one.champion_trials, one.champion_faults) for one in tallies)
     return sum(counts, start=TrialCounts())
 
 
 @lru_cache(maxsize=4096)
-def judge(evidence: Evidence, *, max_fault_rate: float) -> Verdict:
+def judge_challenger(evidence: Evidence, *, max_fault_rate: float) -> Verdict:
     """What the evidence says of the challenger before its promotion."""
     seen = evidence.challenger
     compared = compared_e_value(evidence.dealt, evidence.paired)
@@ -161,7 +161,7 @@ def judge(evidence: Evidence, *, max_fault_rate: float) -> Verdict:
 
 
 @lru_cache(maxsize=4096)
-def judge_alone(seen: TrialCounts, *, max_fault_rate: float) -> Verdict:
+def judge_version(seen: TrialCounts, *, max_fault_rate: float) -> Verdict:
     """What a version's own trials say of it, where nothing runs beside it."""
     return _verdict(seen, limit_e_value(seen, max_fault_rate), max_fault_rate)
 

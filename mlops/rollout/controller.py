@@ -14,7 +14,7 @@ from datetime import datetime
 
 from mlops.alerts.conditions import tell_of_fallback, tell_of_move
 from mlops.errors import LeaseLost, StoreError
-from mlops.rollout.analysis import TrialCounts, gather, of_champion
+from mlops.rollout.analysis import TrialCounts, count_champion_trials, gather_evidence
 from mlops.rollout.decide import Snapshot, decide
 from mlops.rollout.fallback import WINDOW_S, Fallback, Move, champion_failing, decide_fallback
 from mlops.rollout.plan import RolloutPlan
@@ -212,7 +212,9 @@ def snapshot_of(connection: Connection, row: Rollout, route: Route, now: datetim
         plan=RolloutPlan.from_dict(row.plan),
         route=route,
         replicas=replicas,
-        evidence=gather(read_tallies(connection, row.service, row.id), recent if promoted else ()),
+        evidence=gather_evidence(
+            read_tallies(connection, row.service, row.id), recent if promoted else ()
+        ),
         statuses=status_of(connection, {row.to_version, route.champion}),
         champion_failing=failing,
     )
@@ -240,4 +242,4 @@ def _previous_status(connection: Connection, route: Route) -> Status | None:
 
 def _recent(connection: Connection, route: Route) -> TrialCounts:
     tallies = read_tallies(connection, route.service, champion_scope(route), newer_than_s=WINDOW_S)
-    return of_champion(tallies)
+    return count_champion_trials(tallies)

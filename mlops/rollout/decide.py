@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from mlops.rollout.analysis import Conclusion, Evidence, Verdict, judge, judge_alone
+from mlops.rollout.analysis import Conclusion, Evidence, Verdict, judge_challenger, judge_version
 from mlops.rollout.plan import EVERYTHING_BP, RolloutPlan
 from mlops.rollout.routing import takes_part
 from mlops.store.replicas import Replica, ReplicaState
@@ -51,7 +51,7 @@ class Snapshot:
 
     @property
     def verdict(self) -> Verdict:
-        return judge(self.evidence, max_fault_rate=self.plan.max_fault_rate)
+        return judge_challenger(self.evidence, max_fault_rate=self.plan.max_fault_rate)
 
 
 def decide(s: Snapshot, now: datetime) -> Arrow | None:
@@ -325,7 +325,7 @@ def _takes_part(s: Snapshot, one: Replica) -> bool:
 
 
 def _after(s: Snapshot) -> Verdict:
-    return judge_alone(s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate)
+    return judge_version(s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate)
 
 
 def _against_promoted(s: Snapshot, now: datetime) -> str | None:

@@ -15,7 +15,7 @@ from datetime import datetime
 
 from mlops.alerts.conditions import tell_of_return
 from mlops.errors import StoreError
-from mlops.rollout.analysis import Conclusion, TrialCounts, judge_alone
+from mlops.rollout.analysis import Conclusion, TrialCounts, judge_version
 from mlops.store import audit
 from mlops.store.alerts import Condition, is_lasting, list_alerts
 from mlops.store.engine import Connection, Store
@@ -64,7 +64,7 @@ def champion_failing(route: Route, replicas: Sequence[Replica], seen: TrialCount
     if replicas and 2 * len(lost) >= len(replicas):
         error = lost[0].models[route.champion].error
         return f"{len(lost)} of {len(replicas)} replicas cannot load {route.champion}: {error}"
-    verdict = judge_alone(seen, max_fault_rate=MAX_FAULT_RATE)
+    verdict = judge_version(seen, max_fault_rate=MAX_FAULT_RATE)
     if verdict.word is Conclusion.WORSE:
         return f"{route.champion} fails: {verdict}"
     return None

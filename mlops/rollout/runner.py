@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mlops.errors import StoreError
-from mlops.rollout.analysis import Verdict, judge_alone
+from mlops.rollout.analysis import Verdict, judge_version
 from mlops.rollout.controller import LEASE_S, TICK_S, Controller, snapshot_of
 from mlops.rollout.decide import Snapshot
 from mlops.rollout.fallback import Move
@@ -135,7 +135,7 @@ def read_progress(store: Store, rollout_id: str) -> RolloutProgress:
 
 def _verdict(s: Snapshot) -> Verdict:
     if s.rollout.phase is Phase.PROMOTED:
-        return judge_alone(s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate)
+        return judge_version(s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate)
     return s.verdict
 
 

@@ -17,7 +17,7 @@ import pytest
 
 from mlops.rollout import decide as deciding
 from mlops.rollout import routing
-from mlops.rollout.analysis import Evidence, judge
+from mlops.rollout.analysis import Evidence, judge_challenger
 from mlops.rollout.decide import Snapshot
 from mlops.rollout.plan import EVERYTHING_BP
 from mlops.store.schema import Phase
@@ -342,7 +342,7 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
     },
     "_after": {
         "as before": lambda right: lambda s: s.verdict,
-        "never worse": lambda right: lambda s: judge(Evidence(), max_fault_rate=0.01),
+        "never worse": lambda right: lambda s: judge_challenger(Evidence(), max_fault_rate=0.01),
     },
     "_loaded_in_time": _YES_NO,
     "_why_late": {"without words": _always("")},

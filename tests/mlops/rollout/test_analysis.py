@@ -19,11 +19,11 @@ from mlops.rollout.analysis import (
     PairedTrials,
     TrialCounts,
     compared_e_value,
-    gather,
-    judge,
-    judge_alone,
+    count_champion_trials,
+    gather_evidence,
+    judge_challenger,
+    judge_version,
     limit_e_value,
-    of_champion,
     upper_bound,
 )
 from mlops.store.request_counts import Source
@@ -133,8 +133,8 @@ def test_the_bound_is_where_the_evidence_against_it_reaches_its_price(seen: Tria
 
 def test_nothing_seen_bounds_nothing() -> None:
     assert upper_bound(NOBODY) == 1.0
-    assert judge(Evidence(), max_fault_rate=0.01).word is Conclusion.UNKNOWN
-    assert judge_alone(NOBODY, max_fault_rate=0.01).word is Conclusion.UNKNOWN
+    assert judge_challenger(Evidence(), max_fault_rate=0.01).word is Conclusion.UNKNOWN
+    assert judge_version(NOBODY, max_fault_rate=0.01).word is Conclusion.UNKNOWN
 
 
 # Fair bets: what is expected under the null is one, exactly -----------------------------------
@@ -197,7 +197,7 @@ def test_good_is_said_exactly_where_the_bound_is_within_the_limit() -> None:
     for faults in range(4):
         for trials in range(10, 1500, 70):
             seen = TrialCounts(trials, faults)
-            good = judge_alone(seen, max_fault_rate=0.01).word is Conclusion.GOOD
+            good = judge_version(seen, max_fault_rate=0.01).word is Conclusion.GOOD
             assert good == (upper_bound(seen) <= 0.01)
 
 
@@ -206,7 +206,7 @@ def test_good_is_said_exactly_where_the_bound_is_within_the_limit() -> None:
 
 def test_worse_weighs_both_parts() -> None:
     dealt = (DealtTrials(1000, TrialCounts(900, 1), TrialCounts(100, 9)),)
-    verdict = judge(Evidence(dealt), max_fault_rate=0.01)
+    verdict = judge_challenger(Evidence(dealt), max_fault_rate=0.01)
     compared, limited = (
         compared_e_value(dealt, PairedTrials()),
         limit_e_value(TrialCounts(100, 9), 0.01),
@@ -229,25 +229,25 @@ def test_where_nothing_is_compared_the_limit_judges_alone() -> None:
     """At a share of one the champion is asked nothing."""
     everything = (DealtTrials(10_000, NOBODY, TrialCounts(100, 30)),)
     assert compared_e_value(everything, PairedTrials()) == pytest.approx(1.0, rel=1e-12)
-    assert judge(Evidence(everything), max_fault_rate=0.01).word is Conclusion.WORSE
+    assert judge_challenger(Evidence(everything), max_fault_rate=0.01).word is Conclusion.WORSE
 
 
 def test_worse_is_said_before_good() -> None:
     seen = Evidence((DealtTrials(1000, TrialCounts(100_000, 0), TrialCounts(10_000, 50)),))
-    verdict = judge(seen, max_fault_rate=0.01)
+    verdict = judge_challenger(seen, max_fault_rate=0.01)
     assert verdict.upper_bound < 0.01
     assert verdict.word is Conclusion.WORSE
 
 
 def test_huge_counts_do_not_overflow() -> None:
-    assert judge_alone(TrialCounts(10**7, 10**6), max_fault_rate=0.01).word is Conclusion.WORSE
-    assert judge_alone(TrialCounts(10**7, 0), max_fault_rate=0.01).word is Conclusion.GOOD
+    assert judge_version(TrialCounts(10**7, 10**6), max_fault_rate=0.01).word is Conclusion.WORSE
+    assert judge_version(TrialCounts(10**7, 0), max_fault_rate=0.01).word is Conclusion.GOOD
     paired = Evidence(paired=PairedTrials(10**6, 10**5, 0))
-    assert judge(paired, max_fault_rate=0.01).word is Conclusion.WORSE
+    assert judge_challenger(paired, max_fault_rate=0.01).word is Conclusion.WORSE
 
 
 def test_a_verdict_reads_as_a_sentence() -> None:
-    verdict = judge_alone(TrialCounts(1000, 2), max_fault_rate=0.01)
+    verdict = judge_version(TrialCounts(1000, 2), max_fault_rate=0.01)
     assert str(verdict).startswith("2 faults in 1000 trials, evidence for worse 3.18e-05 ")
     assert str(verdict).endswith("of 100, fault rate at most 0.90%")
     assert ALPHA_WORSE == 1 / 100
@@ -265,7 +265,7 @@ def live(**counts: object) -> object:
 
 
 def test_requests_are_added_up_by_share() -> None:
-    found = gather(
+    found = gather_evidence(
         [
             live(weight_bp=1000, champion_trials=90, champion_faults=1, challenger_trials=10),
             live(weight_bp=1000, replica_id="r1", champion_trials=9, challenger_trials=1),
@@ -281,7 +281,7 @@ def test_requests_are_added_up_by_share() -> None:
 
 def test_of_replays_the_worst_counts_not_the_sum() -> None:
     """All replicas replay the same bars."""
-    found = gather(
+    found = gather_evidence(
         [
             tally("rollout", replica_id="r0", challenger_trials=500, challenger_faults=1),
             tally("rollout", replica_id="r1", challenger_trials=500, challenger_faults=2),
@@ -296,11 +296,11 @@ def test_of_clean_replays_the_longest_counts() -> None:
         tally("rollout", replica_id=f"r{n}", challenger_trials=n, challenger_faults=0)
         for n in (10, 500, 20)
     ]
-    assert gather(replays).paired == PairedTrials(500, 0, 0)
+    assert gather_evidence(replays).paired == PairedTrials(500, 0, 0)
 
 
 def test_mirrored_requests_are_added_up() -> None:
-    found = gather(
+    found = gather_evidence(
         [
             tally("rollout", source=Source.MIRROR, challenger_trials=5, challenger_faults=1),
             tally(
@@ -321,6 +321,6 @@ def test_a_promoted_version_is_counted_as_the_champion_it_is() -> None:
         tally("champion:b", source=Source.LIVE, champion_trials=10, champion_faults=1),
         tally("champion:b", source=Source.LIVE, replica_id="r1", champion_trials=5),
     ]
-    assert of_champion(rows) == TrialCounts(15, 1)
-    assert gather([], rows).promoted == TrialCounts(15, 1)
-    assert gather([], rows).challenger == NOBODY
+    assert count_champion_trials(rows) == TrialCounts(15, 1)
+    assert gather_evidence([], rows).promoted == TrialCounts(15, 1)
+    assert gather_evidence([], rows).challenger == NOBODY

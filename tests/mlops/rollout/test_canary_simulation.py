@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlops.rollout.analysis import Conclusion, DealtTrials, Evidence, TrialCounts, judge
+from mlops.rollout.analysis import Conclusion, DealtTrials, Evidence, TrialCounts, judge_challenger
 from mlops.rollout.controller import Controller
 from mlops.rollout.plan import plan_for
 from mlops.rollout.routing import deal, goes_to_challenger
@@ -24,7 +24,7 @@ CHAMPION_RATE = 0.005
 
 
 def word_of(dealt: DealtTrials) -> Conclusion:
-    return judge(Evidence((dealt,)), max_fault_rate=LIMIT).word
+    return judge_challenger(Evidence((dealt,)), max_fault_rate=LIMIT).word
 
 
 def ever_worse(
