@@ -105,7 +105,7 @@ class Verdict:
     largest fault rate that is not refuted.
     """
 
-    word: Conclusion
+    conclusion: Conclusion
     e_value: float
     upper_bound: float
     trials: int
@@ -211,12 +211,12 @@ def _refuted(seen: TrialCounts, bound: float, alpha: float) -> bool:
 def _verdict(seen: TrialCounts, e_value: float, max_fault_rate: float) -> Verdict:
     bound = upper_bound(seen)
     if e_value >= 1 / ALPHA_WORSE:
-        word = Conclusion.WORSE
+        conclusion = Conclusion.WORSE
     elif bound <= max_fault_rate:
-        word = Conclusion.GOOD
+        conclusion = Conclusion.GOOD
     else:
-        word = Conclusion.UNKNOWN
-    return Verdict(word, e_value, bound, seen.trials, seen.faults)
+        conclusion = Conclusion.UNKNOWN
+    return Verdict(conclusion, e_value, bound, seen.trials, seen.faults)
 
 
 def _log_ratio(seen: TrialCounts, rate: float, null: float) -> float:

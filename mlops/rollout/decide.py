@@ -112,7 +112,7 @@ def against(s: Snapshot, now: datetime) -> str | None:
         return f"aborted by {s.rollout.abort_requested}"
     if load_failed(s):
         return f"a replica cannot load it: {_load_error(s)}"
-    if s.verdict.word is Conclusion.WORSE:
+    if s.verdict.conclusion is Conclusion.WORSE:
         return f"worse than the champion: {s.verdict}"
     if s.champion_failing is not None:
         return f"the champion itself is failing ({s.champion_failing}), so nothing can be compared"
@@ -168,7 +168,7 @@ def _step(s: Snapshot, now: datetime) -> Arrow | None:
         return None
     if not s.plan.promotes:
         return _arrow(s, Phase.DONE, f"shadowed: {s.verdict}", route=_without_challenger(s))
-    if s.verdict.word is not Conclusion.GOOD:
+    if s.verdict.conclusion is not Conclusion.GOOD:
         return None
     return _next_step(s) or _promote(s)
 
@@ -231,7 +231,7 @@ def _arrow(
         statuses=statuses or {},
         detail={
             "weight_bp": (route or s.route).weight_bp,
-            "verdict": verdict.word,
+            "verdict": verdict.conclusion,
             "e_value": verdict.e_value,
             "upper_bound": verdict.upper_bound,
             "trials": verdict.trials,
@@ -310,7 +310,7 @@ def _revert(s: Snapshot, why: str) -> Arrow:
 def _roll_back(s: Snapshot, why: str) -> Arrow:
     """Take the traffic away; what failed on evidence is marked as failed."""
     hidden = replace(s.route, weight_bp=0, mirror_bp=0)
-    failed = load_failed(s) or s.verdict.word is Conclusion.WORSE
+    failed = load_failed(s) or s.verdict.conclusion is Conclusion.WORSE
     statuses = {s.rollout.to_version: Status.FAILED} if failed else {}
     return _arrow(s, Phase.ROLLBACK, why, route=hidden, statuses=statuses)
 
@@ -333,7 +333,7 @@ def _against_promoted(s: Snapshot, now: datetime) -> str | None:
         return f"aborted by {s.rollout.abort_requested}"
     if load_failed(s):
         return f"a replica cannot load the new champion: {_load_error(s)}"
-    if _after(s).word is Conclusion.WORSE:
+    if _after(s).conclusion is Conclusion.WORSE:
         return f"the new champion fails: {_after(s)}"
     if late(s, now) and not (acknowledged(s) and loaded(s)):
         return "not every replica has taken the new champion in time"

@@ -65,7 +65,7 @@ def champion_failing(route: Route, replicas: Sequence[Replica], seen: TrialCount
         error = lost[0].models[route.champion].error
         return f"{len(lost)} of {len(replicas)} replicas cannot load {route.champion}: {error}"
     verdict = judge_version(seen, max_fault_rate=MAX_FAULT_RATE)
-    if verdict.word is Conclusion.WORSE:
+    if verdict.conclusion is Conclusion.WORSE:
         return f"{route.champion} fails: {verdict}"
     return None
 

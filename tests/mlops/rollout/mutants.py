@@ -228,7 +228,7 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "everything": _always("why"),
         "aborted or not": _asking(abort_requested=None),
         "worse or not": lambda right: (
-            lambda s, now: None if s.verdict.word == "worse" else right(s, now)
+            lambda s, now: None if s.verdict.conclusion == "worse" else right(s, now)
         ),
         "failing champion or not": _seeing(champion_failing=None),
         "late or not": _timeless,
@@ -364,9 +364,15 @@ _SNAPSHOT: Mapping[str, Mapping[str, Wrong]] = {
         "one": lambda right: lambda s: right(s)[:1],
     },
     "verdict": {
-        "always good": lambda right: lambda s: replace(right(s), word=deciding.Conclusion.GOOD),
-        "never good": lambda right: lambda s: replace(right(s), word=deciding.Conclusion.UNKNOWN),
-        "always worse": lambda right: lambda s: replace(right(s), word=deciding.Conclusion.WORSE),
+        "always good": lambda right: (
+            lambda s: replace(right(s), conclusion=deciding.Conclusion.GOOD)
+        ),
+        "never good": lambda right: (
+            lambda s: replace(right(s), conclusion=deciding.Conclusion.UNKNOWN)
+        ),
+        "always worse": lambda right: (
+            lambda s: replace(right(s), conclusion=deciding.Conclusion.WORSE)
+        ),
     },
 }
 

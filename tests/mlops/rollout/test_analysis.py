@@ -133,8 +133,8 @@ def test_the_bound_is_where_the_evidence_against_it_reaches_its_price(seen: Tria
 
 def test_nothing_seen_bounds_nothing() -> None:
     assert upper_bound(NOBODY) == 1.0
-    assert judge_challenger(Evidence(), max_fault_rate=0.01).word is Conclusion.UNKNOWN
-    assert judge_version(NOBODY, max_fault_rate=0.01).word is Conclusion.UNKNOWN
+    assert judge_challenger(Evidence(), max_fault_rate=0.01).conclusion is Conclusion.UNKNOWN
+    assert judge_version(NOBODY, max_fault_rate=0.01).conclusion is Conclusion.UNKNOWN
 
 
 # Fair bets: what is expected under the null is one, exactly -----------------------------------
@@ -197,7 +197,7 @@ def test_good_is_said_exactly_where_the_bound_is_within_the_limit() -> None:
     for faults in range(4):
         for trials in range(10, 1500, 70):
             seen = TrialCounts(trials, faults)
-            good = judge_version(seen, max_fault_rate=0.01).word is Conclusion.GOOD
+            good = judge_version(seen, max_fault_rate=0.01).conclusion is Conclusion.GOOD
             assert good == (upper_bound(seen) <= 0.01)
 
 
@@ -214,7 +214,7 @@ def test_worse_weighs_both_parts() -> None:
     assert verdict.e_value == pytest.approx(
         COMPARED_SHARE * compared + (1 - COMPARED_SHARE) * limited, rel=1e-12
     )
-    assert verdict.word is Conclusion.WORSE
+    assert verdict.conclusion is Conclusion.WORSE
     assert (verdict.trials, verdict.faults) == (100, 9)
 
 
@@ -229,21 +229,25 @@ def test_where_nothing_is_compared_the_limit_judges_alone() -> None:
     """At a share of one the champion is asked nothing."""
     everything = (DealtTrials(10_000, NOBODY, TrialCounts(100, 30)),)
     assert compared_e_value(everything, PairedTrials()) == pytest.approx(1.0, rel=1e-12)
-    assert judge_challenger(Evidence(everything), max_fault_rate=0.01).word is Conclusion.WORSE
+    assert (
+        judge_challenger(Evidence(everything), max_fault_rate=0.01).conclusion is Conclusion.WORSE
+    )
 
 
 def test_worse_is_said_before_good() -> None:
     seen = Evidence((DealtTrials(1000, TrialCounts(100_000, 0), TrialCounts(10_000, 50)),))
     verdict = judge_challenger(seen, max_fault_rate=0.01)
     assert verdict.upper_bound < 0.01
-    assert verdict.word is Conclusion.WORSE
+    assert verdict.conclusion is Conclusion.WORSE
 
 
 def test_huge_counts_do_not_overflow() -> None:
-    assert judge_version(TrialCounts(10**7, 10**6), max_fault_rate=0.01).word is Conclusion.WORSE
-    assert judge_version(TrialCounts(10**7, 0), max_fault_rate=0.01).word is Conclusion.GOOD
+    assert (
+        judge_version(TrialCounts(10**7, 10**6), max_fault_rate=0.01).conclusion is Conclusion.WORSE
+    )
+    assert judge_version(TrialCounts(10**7, 0), max_fault_rate=0.01).conclusion is Conclusion.GOOD
     paired = Evidence(paired=PairedTrials(10**6, 10**5, 0))
-    assert judge_challenger(paired, max_fault_rate=0.01).word is Conclusion.WORSE
+    assert judge_challenger(paired, max_fault_rate=0.01).conclusion is Conclusion.WORSE
 
 
 def test_a_verdict_reads_as_a_sentence() -> None:

@@ -24,7 +24,7 @@ CHAMPION_RATE = 0.005
 
 
 def word_of(dealt: DealtTrials) -> Conclusion:
-    return judge_challenger(Evidence((dealt,)), max_fault_rate=LIMIT).word
+    return judge_challenger(Evidence((dealt,)), max_fault_rate=LIMIT).conclusion
 
 
 def ever_worse(

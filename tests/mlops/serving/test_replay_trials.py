@@ -39,7 +39,7 @@ def test_a_good_version_is_shown_good_enough_by_bars_alone(loading: Runtime) -> 
     assert (tally.scope, tally.challenger_faults) == ("rollout-1", 0)
     assert tally.challenger_trials > REPLAY_BARS - 10
     verdict = judge_challenger(gather_evidence([tally]), max_fault_rate=0.01)
-    assert verdict.word is Conclusion.GOOD
+    assert verdict.conclusion is Conclusion.GOOD
 
 
 def test_bars_are_replayed_once_a_rollout(loading: Runtime) -> None:
@@ -63,7 +63,10 @@ def test_a_version_that_fails_one_bar_in_twenty_is_shown_worse(
     monkeypatch.setattr(loading.batcher, "shadow", failing)
     (tally,) = replayed(loading)
     assert tally.challenger_faults >= 29
-    assert judge_challenger(gather_evidence([tally]), max_fault_rate=0.01).word is Conclusion.WORSE
+    assert (
+        judge_challenger(gather_evidence([tally]), max_fault_rate=0.01).conclusion
+        is Conclusion.WORSE
+    )
 
 
 def test_work_that_was_dropped_is_no_trial(
