@@ -35,9 +35,9 @@ from mlops.store.alerts import (
     recover_alert,
 )
 from mlops.store.engine import Connection, Store
-from mlops.store.leases import Lease, acquire, fence, is_known, release
+from mlops.store.leases import Lease, acquire, fence, release, was_ever_held
 from mlops.store.replicas import live_replicas
-from mlops.store.request_counts import TrafficRow, forget_traffic, read_traffic, total
+from mlops.store.request_counts import TrafficRow, forget_traffic, read_traffic, sum_traffic
 from mlops.store.routes import Route, read_routes
 from mlops.store.sql import store_time
 from mlops.store.versions import get_version
@@ -119,7 +119,7 @@ class Guard:
         Raises:
             StoreError: when the store is away.
         """
-        if not is_known(self.store, LEASE):
+        if not was_ever_held(self.store, LEASE):
             return ()
         found = self.look()
         if self._first_seen:
@@ -171,8 +171,8 @@ class Guard:
             found.append(
                 ServiceSnapshot(
                     route=route,
-                    this_hour=total([row for row in rows if row.hour >= hour]),
-                    two_hours=total(rows),
+                    this_hour=sum_traffic([row for row in rows if row.hour >= hour]),
+                    two_hours=sum_traffic(rows),
                     replicas=replicas,
                 )
             )

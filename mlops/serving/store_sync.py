@@ -34,7 +34,7 @@ from mlops.store.replicas import (
     ReplicaState,
     acknowledge,
     heartbeat,
-    leave,
+    remove_replica,
 )
 from mlops.store.request_counts import record_tallies, write_traffic
 from mlops.store.versions import ModelVersion, get_version
@@ -121,7 +121,7 @@ class StoreSync:
         try:
             self.write()
             self.write_traffic()
-            leave(self.store, self.identity.name)
+            remove_replica(self.store, self.identity.name)
         except StoreError as error:
             # The lease runs out by itself, and the spool waits for the next process.
             log.warning("left without telling the store: %s", error)

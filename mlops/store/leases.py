@@ -77,7 +77,7 @@ def renewing(renew: Callable[[], bool], *, every_s: float) -> Iterator[None]:
         keeper.join()
 
 
-def is_known(store: Store, name: str) -> bool:
+def was_ever_held(store: Store, name: str) -> bool:
     """Whether anybody ever held the role."""
     with store.read() as connection:
         query = sa.select(lease.c.name).where(lease.c.name == name)
@@ -167,7 +167,7 @@ def require_held(connection: Connection, held: HeldLease) -> None:
     fence(connection, held.lease)
 
 
-def holder_of(store: Store, name: str) -> str | None:
+def current_holder(store: Store, name: str) -> str | None:
     """Who has the turn now."""
     with store.read() as connection:
         query = sa.select(lease.c.holder).where(lease.c.name == name, lease.c.until > db_now())
@@ -180,7 +180,7 @@ def _wait(
     end, told = time.monotonic() + timeout_s, None
     while True:
         # Looking first: a write would wait for the writes of the one who works.
-        other = holder_of(store, name)
+        other = current_holder(store, name)
         if other is None:
             held = acquire(store, name, holder, seconds=LEASE_S)
             if held is not None:

@@ -78,7 +78,7 @@ def get_check(store: Store, check_id: str) -> CheckRow | None:
     return None if row is None else CheckRow(**row._mapping)
 
 
-def last_looked(store: Store, service: str) -> datetime | None:
+def last_check_time(store: Store, service: str) -> datetime | None:
     """The market time of the newest look at any version of a service."""
     query = sa.select(sa.func.max(check.c.at)).where(check.c.service == service)
     with store.read() as connection:

@@ -88,7 +88,7 @@ def heartbeat(store: Store, replica_id: str, *, seconds: float) -> bool:
     return done.rowcount == 1
 
 
-def leave(store: Store, replica_id: str) -> None:
+def remove_replica(store: Store, replica_id: str) -> None:
     """Be gone: nobody waits for this process any more."""
     with store.write() as connection:
         connection.execute(replica.delete().where(replica.c.id == replica_id))

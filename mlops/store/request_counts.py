@@ -84,9 +84,9 @@ class Traffic:
             return None
         rank = share * self.timed
         bucket, above = next(
-            (place, total)
-            for place, total in enumerate(itertools.accumulate(self.latencies))
-            if total >= rank and total > 0
+            (place, sum_traffic)
+            for place, sum_traffic in enumerate(itertools.accumulate(self.latencies))
+            if sum_traffic >= rank and sum_traffic > 0
         )
         if bucket >= len(EDGES_S):
             return EDGES_S[-1]
@@ -114,7 +114,7 @@ class TrafficRow:
     traffic: Traffic
 
 
-def total(rows: Sequence[TrafficRow]) -> Traffic:
+def sum_traffic(rows: Sequence[TrafficRow]) -> Traffic:
     """All of them together."""
     return sum((row.traffic for row in rows), start=Traffic())
 

@@ -212,7 +212,7 @@ def renew_claim(store: Store, claim: Claim, *, seconds: float) -> None:
         _refuse_unless(done.rowcount == len(claim.triggers), claim)
 
 
-def put_off(store: Store, service: str, *, until: datetime) -> int:
+def postpone_triggers(store: Store, service: str, *, until: datetime) -> int:
     """Let what waits for a service wait until then (market time); how many triggers do.
 
     Nothing was tried, so neither the cooldown nor the budget of a day counts it.
@@ -278,7 +278,7 @@ def read_triggers(connection: Connection, service: str) -> tuple[TriggerRow, ...
     return _read(connection, trigger.c.service == service)
 
 
-def unanswered(
+def list_trainable_services(
     store: Store, *, at: Callable[[str], datetime], limits: Limits | None = None
 ) -> tuple[tuple[str, Cause], ...]:
     """Services that could be trained now and are not, with why: somebody should ring for them.

@@ -24,14 +24,14 @@ from mlops.service import Service
 from mlops.store import ModelVersion, Status, Store, get_route, list_versions
 from mlops.store.engine import Connection
 from mlops.store.leases import renewing
-from mlops.store.monitor_runs import last_looked
+from mlops.store.monitor_runs import last_check_time
 from mlops.store.triggers import (
     Answer,
     Claim,
     Limits,
     answer_triggers,
     claim_triggers,
-    put_off,
+    postpone_triggers,
     renew_claim,
 )
 from mlops.training.refit_policy import refit_policy_for
@@ -78,7 +78,7 @@ def claim_retraining(
     config = TrainingConfig.model_validate({**last.notes["config"], "end": now})
     ready = _judged_from(store, Service.parse(service), request_digest(model_type, config))
     if ready is not None and ready > now:
-        if put_off(store, service, until=ready):
+        if postpone_triggers(store, service, until=ready):
             log.info("service=%s waits until %s for bars to judge a retraining by", service, ready)
         return None
     claim = claim_triggers(store, service, holder, at=now, seconds=CLAIM_S, limits=limits)
@@ -108,7 +108,7 @@ def market_time(store: Store, service: str, wall: datetime) -> datetime:
     nothing is learned from bars that nobody has seen yet.
     """
     replayed = Service.parse(service).venue == SAMPLE_VENUE
-    return (last_looked(store, service) if replayed else None) or wall
+    return (last_check_time(store, service) if replayed else None) or wall
 
 
 def last_requested(store: Store, service: str) -> ModelVersion | None:

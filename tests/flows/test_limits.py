@@ -16,7 +16,7 @@ from prefect import flow
 from mlops.errors import LeaseLost, TrainingTimeout
 from mlops.service import Service
 from mlops.store import leases, list_versions
-from mlops.store.leases import holder_of
+from mlops.store.leases import current_holder
 from mlops.store.schema import lease
 from tasks import concurrency, training
 from tasks.concurrency import training_slot, training_turn
@@ -127,7 +127,7 @@ def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
     at_once.set()
     with ThreadPoolExecutor(2) as pool:
         working = pool.submit(hold, btc, free)
-        until(lambda: holder_of(open_manager().store, f"training:{btc}"))
+        until(lambda: current_holder(open_manager().store, f"training:{btc}"))
         waiting = pool.submit(hold, btc, at_once)
         assert waits.wait(20)
         hold(eth, at_once)

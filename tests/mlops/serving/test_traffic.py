@@ -15,7 +15,7 @@ from mlops.serving.engine.model_pool import LoadedModel
 from mlops.serving.runtime import Runtime
 from mlops.serving.traffic import HOUR_S, TrafficCounts
 from mlops.store import Store
-from mlops.store.request_counts import Traffic, TrafficRow, read_traffic, total
+from mlops.store.request_counts import Traffic, TrafficRow, read_traffic, sum_traffic
 from tests.mlops.serving.test_dispatcher import window
 
 from .conftest import KEY, SERVICE, Library
@@ -185,13 +185,13 @@ def test_it_is_written_every_half_minute_and_at_the_end(
     assert on_record(store) == ()
     monkeypatch.setattr(store_sync, "FLUSH_S", 0.0)
     runtime.keeper.beat()
-    assert total(on_record(store)).requests == 1
+    assert sum_traffic(on_record(store)).requests == 1
     monkeypatch.undo()
     runtime.traffic.took(KEY, champion, 0.001)
     runtime.keeper.beat()
-    assert total(on_record(store)).requests == 1
+    assert sum_traffic(on_record(store)).requests == 1
     runtime.keeper.stop()
-    assert total(on_record(store)).requests == 2
+    assert sum_traffic(on_record(store)).requests == 2
 
 
 def test_what_a_store_that_is_away_does_not_take_is_written_once_it_is_back(
@@ -209,7 +209,7 @@ def test_what_a_store_that_is_away_does_not_take_is_written_once_it_is_back(
         runtime.keeper.beat()
     assert on_record(store) == ()
     runtime.keeper.beat()
-    found = total(on_record(store))
+    found = sum_traffic(on_record(store))
     assert (found.requests, found.faults) == (2, 1)
 
 
@@ -222,5 +222,5 @@ def test_a_process_that_comes_again_adds_to_what_the_one_before_it_wrote(
     again.took(KEY, champion, 0.001)
     runtime.keeper.traffic = again
     runtime.keeper.write_traffic()
-    assert total(on_record(store)).requests == 2
+    assert sum_traffic(on_record(store)).requests == 2
     assert {row.service for row in on_record(store)} == {SERVICE.key}

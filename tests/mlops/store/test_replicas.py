@@ -13,7 +13,7 @@ from mlops.store.replicas import (
     acknowledge,
     forget_dead,
     heartbeat,
-    leave,
+    remove_replica,
 )
 from mlops.store.schema import replica, replica_model, replica_route
 from mlops.store.sql import db_now
@@ -86,7 +86,7 @@ def test_a_heartbeat_of_nobody_known_says_so(store: Store) -> None:
 def test_who_leaves_is_gone_with_all_it_said(store: Store) -> None:
     acknowledge(store, SAID, seconds=60)
     acknowledge(store, replace(SAID, id="r1"), seconds=60)
-    leave(store, "r0")
+    remove_replica(store, "r0")
     assert [one.id for one in list_replicas(store)] == ["r1"]
     with store.read() as connection:
         for table in (replica_route, replica_model):

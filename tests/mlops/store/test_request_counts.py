@@ -19,7 +19,7 @@ from mlops.store.request_counts import (
     TrafficRow,
     forget_traffic,
     read_traffic,
-    total,
+    sum_traffic,
     write_traffic,
 )
 from tests.mlops.store.conftest import NOW
@@ -70,9 +70,9 @@ def test_counts_of_parts_add_up_to_those_of_the_whole() -> None:
     ]
     rows = [replace(ONE, traffic=part) for part in parts]
     whole = traffic_of(drawn, faults=3, turned_away=3)
-    assert replace(total(rows), seconds=0.0) == replace(whole, seconds=0.0)
-    assert total(rows).seconds == pytest.approx(whole.seconds)
-    assert total(()) == Traffic()
+    assert replace(sum_traffic(rows), seconds=0.0) == replace(whole, seconds=0.0)
+    assert sum_traffic(rows).seconds == pytest.approx(whole.seconds)
+    assert sum_traffic(()) == Traffic()
 
 
 def test_only_what_surely_took_longer_counts_as_slower() -> None:
@@ -100,8 +100,8 @@ def test_lives_replicas_hours_and_versions_are_rows_of_their_own(store: Store) -
         {"service": "t"},
     )
     write_traffic(store, [ONE, *(replace(ONE, **other) for other in others)])  # type: ignore[arg-type]
-    assert total(read(store)).requests == 6 * 3
-    assert total(read(store, service="s", model_id="m")).requests == 4 * 3
+    assert sum_traffic(read(store)).requests == 6 * 3
+    assert sum_traffic(read(store, service="s", model_id="m")).requests == 4 * 3
     assert [row.hour for row in read(store, since=NOW - HOUR, until=NOW)] == [NOW - HOUR]
 
 

@@ -22,10 +22,10 @@ from mlops.store.triggers import (
     TriggerState,
     answer_triggers,
     claim_triggers,
+    list_trainable_services,
     list_triggers,
     raise_trigger,
     renew_claim,
-    unanswered,
 )
 
 from .conftest import NOW, SERVICE
@@ -172,7 +172,7 @@ def test_what_came_too_early_waits_and_so_does_whatever_comes_meanwhile(store):
     answer(store, claim(store), Answer.TOO_EARLY, not_before=later)
     ring(store, at=NOW + DAY, watermark="next", columns=("har_1",))
     assert claim(store, at=later - HOUR, limits=EAGER) is None
-    assert unanswered(store, at=lambda _: later - HOUR) == ()
+    assert list_trainable_services(store, at=lambda _: later - HOUR) == ()
     held = claim(store, at=later, limits=EAGER)
     assert [row.watermark for row in held.triggers] == [DRIFT.watermark, "next"]
     answer(store, held, Answer.REFUSED, at=later)
@@ -188,17 +188,19 @@ def test_a_schedule_is_never_deaf(store):
 def test_a_training_that_failed_leaves_its_triggers_to_the_next_and_at_last_drops_them(store):
     ring(store)
     for attempt in range(MAX_ATTEMPTS):
-        assert unanswered(store, at=lambda _: NOW + DAY) == ((SERVICE, Cause.DRIFT),)
+        assert list_trainable_services(store, at=lambda _: NOW + DAY) == ((SERVICE, Cause.DRIFT),)
         answer(store, claim(store, at=NOW + attempt * HOUR, limits=EAGER), Answer.FAILED)
     assert states(store) == [TriggerState.DROPPED]
-    assert unanswered(store, at=lambda _: NOW + DAY) == ()
+    assert list_trainable_services(store, at=lambda _: NOW + DAY) == ()
     assert claim(store, at=NOW + DAY, limits=EAGER) is None
 
 
 def test_the_triggers_of_a_process_that_died_are_claimed_again_and_it_may_not_answer(store):
     ring(store)
     dead = claim(store, "run-1", seconds=0.0)
-    assert unanswered(store, at=lambda _: NOW + HOUR, limits=EAGER) == ((SERVICE, Cause.DRIFT),)
+    assert list_trainable_services(store, at=lambda _: NOW + HOUR, limits=EAGER) == (
+        (SERVICE, Cause.DRIFT),
+    )
     held = claim(store, "run-2", at=NOW + HOUR, limits=EAGER)
     assert [row.attempts for row in held.triggers] == [2]
     with pytest.raises(StoreError, match=r"run-1 .* ran out"):
@@ -257,10 +259,10 @@ def test_services_do_not_wait_for_one_another(store):
 
 def test_nobody_rings_for_what_is_at_work_or_too_soon(store):
     ring(store)
-    assert unanswered(store, at=lambda _: NOW) == ((SERVICE, Cause.DRIFT),)
+    assert list_trainable_services(store, at=lambda _: NOW) == ((SERVICE, Cause.DRIFT),)
     held = claim(store)
     ring(store, watermark="later")
-    assert unanswered(store, at=lambda _: NOW + DAY) == ()
+    assert list_trainable_services(store, at=lambda _: NOW + DAY) == ()
     answer(store, held, Answer.CHALLENGER)
-    assert unanswered(store, at=lambda _: NOW + HOUR) == ()
-    assert unanswered(store, at=lambda _: NOW + DAY) == ((SERVICE, Cause.DRIFT),)
+    assert list_trainable_services(store, at=lambda _: NOW + HOUR) == ()
+    assert list_trainable_services(store, at=lambda _: NOW + DAY) == ((SERVICE, Cause.DRIFT),)

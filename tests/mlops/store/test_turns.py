@@ -12,7 +12,7 @@ import pytest
 
 from mlops.errors import LeaseLost, TrainingTimeout
 from mlops.store import Store, leases, open_store
-from mlops.store.leases import HeldLease, exclusive, holder_of, require_held
+from mlops.store.leases import HeldLease, current_holder, exclusive, require_held
 from mlops.store.schema import lease
 from mlops.store.sql import db_now
 from tests.forked import in_child
@@ -73,18 +73,18 @@ def test_runs_of_one_name_never_overlap(store: Store) -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(work, range(3)))
     assert (most, inside) == (1, 0)
-    assert holder_of(store, NAME) is None
+    assert current_holder(store, NAME) is None
 
 
 def test_other_names_do_not_wait(store: Store) -> None:
     with exclusive(store, NAME, "one", timeout_s=0), exclusive(store, OTHER, "two", timeout_s=0):
-        assert (holder_of(store, NAME), holder_of(store, OTHER)) == ("one", "two")
+        assert (current_holder(store, NAME), current_holder(store, OTHER)) == ("one", "two")
 
 
 def test_a_run_that_fails_frees_its_turn_at_once(store: Store) -> None:
     with pytest.raises(KeyError), exclusive(store, NAME, "one", timeout_s=0):
         raise KeyError
-    assert holder_of(store, NAME) is None
+    assert current_holder(store, NAME) is None
 
 
 def test_who_waits_says_for_whom_and_not_for_ever(store: Store, told: list[str]) -> None:
@@ -106,7 +106,7 @@ def test_a_holder_killed_at_work_is_followed_when_its_lease_ends(
 
     assert os.WTERMSIG(in_child(die)) == signal.SIGKILL
     with exclusive(store, NAME, "the next", timeout_s=10, tell=told.append):
-        assert holder_of(store, NAME) == "the next"
+        assert current_holder(store, NAME) == "the next"
     assert told == [f"{NAME} waits for the killed"]
 
 
@@ -130,14 +130,14 @@ def test_who_slept_through_its_lease_does_not_end_the_next_ones_turn(
             awake.set()
             with pytest.raises(LeaseLost):
                 sleeper.result()
-            assert holder_of(store, NAME) == "the next"
+            assert current_holder(store, NAME) == "the next"
 
 
 def test_who_slept_while_another_came_and_went_may_not_write(store: Store) -> None:
     """Its lease could be had again, but what it knows is old."""
     with exclusive(store, NAME, "the sleeper", timeout_s=0) as mine:
         pass_on(store, "the other")
-        until(lambda: holder_of(store, NAME) is None)
+        until(lambda: current_holder(store, NAME) is None)
         with pytest.raises(LeaseLost):
             write(store, mine)
 
