@@ -23,7 +23,7 @@ from mlops.store import (
     Store,
     get_route,
     get_version,
-    history,
+    list_audit_entries,
     list_events,
     list_live_periods,
 )
@@ -42,7 +42,7 @@ class Explanation:
     verdict: str
     reasons: tuple[str, ...]
     report: GateReport | None
-    history: tuple[AuditEntry, ...]
+    list_audit_entries: tuple[AuditEntry, ...]
 
     def __str__(self) -> str:
         version = self.version
@@ -78,7 +78,7 @@ def explain(registry: Registry, model_id: str) -> Explanation:
         verdict=_verdict(version, report, baseline=baseline),
         reasons=_reasons(version, report),
         report=report,
-        history=history(registry.store, subject=model_id),
+        history=list_audit_entries(registry.store, subject=model_id),
     )
 
 

@@ -1,6 +1,6 @@
 """The one SQL store: what exists, what is live, what was counted, who changed it."""
 
-from mlops.store.audit import AuditEntry, Why, history
+from mlops.store.audit import AuditEntry, Why, list_audit_entries
 from mlops.store.engine import Store, open_store
 from mlops.store.forecasts import ForecastRow, list_forecasts
 from mlops.store.ledger import alpha_for_refit, count_trials, record_trials, spend_alpha
@@ -28,7 +28,7 @@ __all__ = [
     "get_rollout",
     "get_route",
     "get_version",
-    "history",
+    "list_audit_entries",
     "list_events",
     "list_forecasts",
     "list_live_periods",

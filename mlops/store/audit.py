@@ -62,7 +62,7 @@ def record(
     )
 
 
-def history(
+def list_audit_entries(
     store: Store, *, service: str | None = None, subject: str | None = None
 ) -> tuple[AuditEntry, ...]:
     """The entries of a service or a version, oldest first."""

@@ -14,7 +14,14 @@ from mlops.rollout import fallback
 from mlops.rollout.controller import Controller
 from mlops.rollout.fallback import return_to_baseline
 from mlops.rollout.plan import Strategy
-from mlops.store import Status, Store, get_version, history, list_live_periods, open_store
+from mlops.store import (
+    Status,
+    Store,
+    get_version,
+    list_audit_entries,
+    list_live_periods,
+    open_store,
+)
 from mlops.store.alerts import (
     Condition,
     Severity,
@@ -78,7 +85,7 @@ def test_the_baseline_serves_and_the_champion_is_retired(service: Store) -> None
     assert get_version(service, CHAMPION).status is Status.RETIRED
     last = list_live_periods(service, SERVICE)[-1]
     assert (last.action, last.reason) == ("return_to_baseline", moved.reason)
-    [entry] = [one for one in history(service) if one.action == "return_to_baseline"]
+    [entry] = [one for one in list_audit_entries(service) if one.action == "return_to_baseline"]
     assert (entry.before or {})["champion"] == CHAMPION
 
 

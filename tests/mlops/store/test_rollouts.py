@@ -17,7 +17,7 @@ from mlops.store import (
     get_rollout,
     get_route,
     get_version,
-    history,
+    list_audit_entries,
     list_events,
     list_live_periods,
     list_rollouts,
@@ -115,7 +115,7 @@ def test_a_move_writes_row_event_route_statuses_and_audit_together(asked: Store)
     assert event.detail == {"verdict": "unknown", "e_value": 0.5}
     assert get_version(asked, "lstm_BTC_2").status is Status.FAILED
     assert list_live_periods(asked, SERVICE)[-1].action == "rollout_loading"
-    actions = [(one.action, one.actor) for one in history(asked)][-2:]
+    actions = [(one.action, one.actor) for one in list_audit_entries(asked)][-2:]
     assert actions == [("rollout_loading", "controller"), ("change_status", "controller")]
 
 
@@ -167,7 +167,7 @@ def test_a_move_whose_version_is_unknown_leaves_nothing_half(asked: Store) -> No
 def test_two_open_rollouts_of_a_service_are_impossible(asked: Store) -> None:
     with pytest.raises(StoreError, match=r"(?i)unique"):
         insert(asked, replace(ROLLOUT, id="rollout-2"))
-    assert len(history(asked, subject="lstm_BTC_2")) == 2
+    assert len(list_audit_entries(asked, subject="lstm_BTC_2")) == 2
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_who_aborts_and_why_is_kept_on_the_row_and_in_the_audit(asked: Store) ->
     row = ask_abort(asked, "rollout-1", Why(NOW, actor="ben", reason="a mistake"))
     assert row.abort_requested == "ben: a mistake"
     assert get_rollout(asked, "rollout-1").abort_requested == "ben: a mistake"
-    entry = history(asked, subject="lstm_BTC_2")[-1]
+    entry = list_audit_entries(asked, subject="lstm_BTC_2")[-1]
     assert (entry.action, entry.actor, entry.reason) == ("abort_rollout", "ben", "a mistake")
 
 

@@ -17,7 +17,7 @@ from mlops.store import (
     Store,
     Why,
     get_route,
-    history,
+    list_audit_entries,
     list_live_periods,
     list_routes,
     live_at,
@@ -84,7 +84,7 @@ def test_a_change_is_the_next_generation_with_history_and_audit(began: Store, ad
     reign = list_live_periods(began, SERVICE)[-1]
     assert (reign.generation, reign.champion, reign.action) == (2, "lstm", "promote")
     assert (reign.actor, reign.reason) == ("anna", "it is better")
-    entry = history(began, service=SERVICE)[-1]
+    entry = list_audit_entries(began, service=SERVICE)[-1]
     assert (entry.action, entry.subject) == ("promote", "lstm")
     assert entry.before == {
         "champion": "persistence_BTC_1",
