@@ -62,7 +62,7 @@ _ALARMS = (Cause.DRIFT, Cause.PERFORMANCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
+class TriggerReason:
     """Why a service should be trained anew.
 
     ``watermark`` is the newest bar the verdict rests on: of one cause and watermark there is one
@@ -80,7 +80,7 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class TriggerLimits:
     """How often a service may be trained because of triggers.
 
     A cause whose last training was refused is deaf for ``deaf`` where the champion is the same:
@@ -134,14 +134,18 @@ class Claim:
 
 
 def raise_trigger(
-    connection: Connection, reason: Reason, *, at: datetime, limits: Limits | None = None
+    connection: Connection,
+    reason: TriggerReason,
+    *,
+    at: datetime,
+    limits: TriggerLimits | None = None,
 ) -> str | None:
     """Put a reason into the queue, inside the caller's transaction; its id.
 
     None where it was there before, what waits asks for the same, or its cause led to a refusal
     lately.
     """
-    limits = limits or Limits()
+    limits = limits or TriggerLimits()
     if _waits(connection, reason) or _deaf(connection, reason, since=at - limits.deaf):
         return None
     row = {
@@ -167,13 +171,13 @@ def claim_triggers(
     *,
     at: datetime,
     seconds: float,
-    limits: Limits | None = None,
+    limits: TriggerLimits | None = None,
 ) -> Claim | None:
     """Take everything that waits for a service; None where nothing does, or it is too soon.
 
     ``seconds`` is how long the claim lasts unless it is renewed.
     """
-    limits = limits or Limits()
+    limits = limits or TriggerLimits()
     with store.write() as connection:
         _give_back_dead(connection, service)
         rows = _read(connection, trigger.c.service == service, lock=True)
@@ -279,13 +283,13 @@ def read_triggers(connection: Connection, service: str) -> tuple[TriggerRow, ...
 
 
 def list_trainable_services(
-    store: Store, *, at: Callable[[str], datetime], limits: Limits | None = None
+    store: Store, *, at: Callable[[str], datetime], limits: TriggerLimits | None = None
 ) -> tuple[tuple[str, Cause], ...]:
     """Services that could be trained now and are not, with why: somebody should ring for them.
 
     Those whose training died are among them. ``at`` is the time a service is asked at.
     """
-    limits = limits or Limits()
+    limits = limits or TriggerLimits()
     open_ones = trigger.c.state.in_((TriggerState.WAITING, TriggerState.CLAIMED))
     lost = sa.and_(trigger.c.state == TriggerState.CLAIMED, trigger.c.claimed_until <= db_now())
     with store.read() as connection:
@@ -321,7 +325,7 @@ def _row(row: sa.Row[Any]) -> TriggerRow:
     return TriggerRow(**values)
 
 
-def _waits(connection: Connection, reason: Reason) -> bool:
+def _waits(connection: Connection, reason: TriggerReason) -> bool:
     """Whether all it is about waits already: an alarm that lasts asks once, not every hour."""
     if reason.cause not in _ALARMS:
         return False
@@ -329,7 +333,7 @@ def _waits(connection: Connection, reason: Reason) -> bool:
     return bool(waiting) and _columns(waiting).issuperset(reason.columns)
 
 
-def _deaf(connection: Connection, reason: Reason, *, since: datetime) -> bool:
+def _deaf(connection: Connection, reason: TriggerReason, *, since: datetime) -> bool:
     """Whether all it is about led to refusals since, and to nothing else after them."""
     if reason.cause not in _ALARMS:
         return False
@@ -343,7 +347,7 @@ def _deaf(connection: Connection, reason: Reason, *, since: datetime) -> bool:
     return bool(refused) and _columns(refused).issuperset(reason.columns)
 
 
-def _of_kind(reason: Reason) -> tuple[sa.ColumnElement[bool], ...]:
+def _of_kind(reason: TriggerReason) -> tuple[sa.ColumnElement[bool], ...]:
     return (
         trigger.c.service == reason.service,
         trigger.c.cause == reason.cause,
@@ -381,7 +385,7 @@ def _rings(rows: Sequence[TriggerRow], gone: Collection[str]) -> Cause | None:
     return next((row.cause for row in (*claimed, *waiting)), None)
 
 
-def _too_soon(rows: Sequence[TriggerRow], at: datetime, limits: Limits) -> bool:
+def _too_soon(rows: Sequence[TriggerRow], at: datetime, limits: TriggerLimits) -> bool:
     """By what came too early, and by earlier claims; a failed one cost as much as any."""
     waiting = [row.not_before for row in rows if row.state is TriggerState.WAITING]
     if any(time is not None and time > at for time in waiting):

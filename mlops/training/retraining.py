@@ -28,7 +28,7 @@ from mlops.store.monitor_runs import last_check_time
 from mlops.store.triggers import (
     Answer,
     Claim,
-    Limits,
+    TriggerLimits,
     answer_triggers,
     claim_triggers,
     postpone_triggers,
@@ -62,7 +62,7 @@ class Retraining:
 
 
 def claim_retraining(
-    store: Store, service: str, holder: str, *, now: datetime, limits: Limits | None = None
+    store: Store, service: str, holder: str, *, now: datetime, limits: TriggerLimits | None = None
 ) -> Retraining | None:
     """Take what asks for a retraining; None where nothing does, or it is too soon.
 

@@ -17,8 +17,8 @@ from mlops.store.triggers import (
     Answer,
     Cause,
     Claim,
-    Limits,
-    Reason,
+    TriggerLimits,
+    TriggerReason,
     TriggerState,
     answer_triggers,
     claim_triggers,
@@ -31,8 +31,8 @@ from mlops.store.triggers import (
 from .conftest import NOW, SERVICE
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-EAGER = Limits(cooldown=timedelta(0), per_day=1000, deaf=timedelta(0))
-DRIFT = Reason(
+EAGER = TriggerLimits(cooldown=timedelta(0), per_day=1000, deaf=timedelta(0))
+DRIFT = TriggerReason(
     service=SERVICE,
     cause=Cause.DRIFT,
     watermark="2025-01-01T00:00",
@@ -43,7 +43,9 @@ DRIFT = Reason(
 )
 
 
-def ring(store: Store, at: datetime = NOW, limits: Limits | None = None, **changes) -> str | None:
+def ring(
+    store: Store, at: datetime = NOW, limits: TriggerLimits | None = None, **changes
+) -> str | None:
     with store.write() as connection:
         return raise_trigger(connection, replace(DRIFT, **changes), at=at, limits=limits)
 
@@ -126,13 +128,13 @@ def test_between_two_trainings_lies_the_cooldown(store):
     ring(store)
     answer(store, claim(store), Answer.CHALLENGER)
     ring(store, watermark="later")
-    limits = Limits(cooldown=6 * HOUR)
+    limits = TriggerLimits(cooldown=6 * HOUR)
     assert claim(store, at=NOW + 5 * HOUR, limits=limits) is None
     assert claim(store, at=NOW + 6 * HOUR, limits=limits) is not None
 
 
 def test_a_day_has_its_budget(store):
-    limits = Limits(cooldown=timedelta(0), per_day=3)
+    limits = TriggerLimits(cooldown=timedelta(0), per_day=3)
     taken = []
     for hour in range(48):
         ring(store, at=NOW + hour * HOUR, watermark=str(hour))
