@@ -24,7 +24,7 @@ from mlops.store.leases import Lease, acquire, fence, release
 from mlops.store.replicas import Replica, ReplicaState, forget_dead, live_replicas
 from mlops.store.request_counts import forget_tallies, read_tallies
 from mlops.store.rollouts import Arrow, Rollout, move_rollout, open_rollouts, status_of
-from mlops.store.routes import Route, change_route, keep_exposed, read_route, read_routes
+from mlops.store.routes import Route, change_route, read_route, read_routes, renew_exposure
 from mlops.store.schema import Phase, Status
 from mlops.store.sql import store_time
 from mlops.store.versions import change_status
@@ -89,7 +89,7 @@ class Controller:
             fence(connection, lease)
             for route in read_routes(connection):
                 if route.challenger is not None:
-                    keep_exposed(connection, route.service, seconds=EXPOSURE_S)
+                    renew_exposure(connection, route.service, seconds=EXPOSURE_S)
             forget_dead(connection, after=FORGET_REPLICA_S)
             forget_tallies(connection, after=FORGET_EVIDENCE_S)
 
@@ -135,7 +135,7 @@ class Controller:
             move_rollout(connection, s.rollout, s.route, arrow, term=lease.term, at=now)
             tell_of_move(connection, s.rollout, arrow, now)
             # A share that has just been given must count at once.
-            keep_exposed(connection, s.route.service, seconds=EXPOSURE_S)
+            renew_exposure(connection, s.route.service, seconds=EXPOSURE_S)
 
     def _check_health(self, lease: Lease) -> list[Move]:
         moved = []

@@ -123,7 +123,7 @@ def change_route(
     return changed
 
 
-def keep_exposed(connection: sa.Connection, service: str, *, seconds: float) -> None:
+def renew_exposure(connection: sa.Connection, service: str, *, seconds: float) -> None:
     """Let the challenger's share count for so many seconds more, by the database's clock."""
     connection.execute(
         route.update()
