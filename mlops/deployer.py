@@ -33,7 +33,7 @@ from mlops.store import (
     list_replicas,
 )
 from mlops.store.replicas import ReplicaState
-from mlops.store.rollouts import ask_abort
+from mlops.store.rollouts import request_abort
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ class Deployer:
         Raises:
             RolloutError: when there is no such rollout, or it has ended.
         """
-        ask_abort(self.store, rollout_id, why)
+        request_abort(self.store, rollout_id, why)
         return self.follow(rollout_id, holder=holder)
 
     def roll_back(self, service_or_model_id: str, why: Why) -> Route:

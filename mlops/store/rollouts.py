@@ -152,7 +152,7 @@ def move_rollout(
     return after
 
 
-def ask_abort(store: Store, rollout_id: str, why: audit.Why) -> Rollout:
+def request_abort(store: Store, rollout_id: str, why: audit.Why) -> Rollout:
     """Ask that a rollout be undone; the controller does it, whatever phase it is in.
 
     Raises:

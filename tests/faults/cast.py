@@ -92,7 +92,7 @@ def asker(given: Mapping[str, Any]) -> None:
     from mlops.rollout.plan import plan_for
     from mlops.rollout.request import request_rollout, roll_back
     from mlops.store import Why, open_store
-    from mlops.store.rollouts import ask_abort
+    from mlops.store.rollouts import request_abort
 
     why = Why(datetime.now(UTC), actor="ann", reason="because")
     with closing(open_store(given["url"], patience_s=PATIENCE_S)) as store:
@@ -100,7 +100,7 @@ def asker(given: Mapping[str, Any]) -> None:
             plan = plan_for(given["strategy"], **given["plan"])
             request_rollout(store, given["model"], plan, why)
         elif given["what"] == "abort":
-            ask_abort(store, given["rollout"], why)
+            request_abort(store, given["rollout"], why)
         else:
             roll_back(store, given["service"], why, prove=lambda version: None)
 

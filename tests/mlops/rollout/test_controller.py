@@ -30,7 +30,7 @@ from mlops.store import (
     list_replicas,
     live_at,
 )
-from mlops.store.rollouts import ask_abort
+from mlops.store.rollouts import request_abort
 from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import evidence, lease
 from mlops.store.schema import replica as replica_table
@@ -165,7 +165,7 @@ def test_an_abort_is_carried_out_in_the_next_tick(service: Store) -> None:
     one, controller = RowReplica(service), Controller(service, "one")
     asked = ask(service)
     carry(controller, [one])
-    ask_abort(service, asked.id, Why(NOW, actor="anna", reason="a mistake"))
+    request_abort(service, asked.id, Why(NOW, actor="anna", reason="a mistake"))
     assert [moved.what for moved in controller.tick()] == [f"{asked.id} rollback"]
     assert "aborted by anna: a mistake" in get_rollout(service, asked.id).reason
     carry(controller, [one])

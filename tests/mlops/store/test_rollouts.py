@@ -24,10 +24,10 @@ from mlops.store import (
 )
 from mlops.store.rollouts import (
     Arrow,
-    ask_abort,
     insert_rollout,
     move_rollout,
     open_rollouts,
+    request_abort,
     status_of,
 )
 from tests.mlops.store.test_routes import Add
@@ -150,7 +150,7 @@ def test_a_rollout_that_was_aborted_meanwhile_is_not_moved_by_who_did_not_know(
     asked: Store,
 ) -> None:
     """It was promoted, and then taken back: what was aborted before must not go live at all."""
-    ask_abort(asked, "rollout-1", ANNA)
+    request_abort(asked, "rollout-1", ANNA)
     with pytest.raises(StoreError, match="has moved"):
         move(asked, ROLLOUT, arrow_to(Phase.LOADING))
     known = get_rollout(asked, "rollout-1")
@@ -187,7 +187,7 @@ def test_a_rollout_is_of_another_version_that_exists(
 
 
 def test_who_aborts_and_why_is_kept_on_the_row_and_in_the_audit(asked: Store) -> None:
-    row = ask_abort(asked, "rollout-1", Why(NOW, actor="ben", reason="a mistake"))
+    row = request_abort(asked, "rollout-1", Why(NOW, actor="ben", reason="a mistake"))
     assert row.abort_requested == "ben: a mistake"
     assert get_rollout(asked, "rollout-1").abort_requested == "ben: a mistake"
     entry = list_audit_entries(asked, subject="lstm_BTC_2")[-1]
@@ -197,7 +197,7 @@ def test_who_aborts_and_why_is_kept_on_the_row_and_in_the_audit(asked: Store) ->
 def test_what_has_ended_is_not_aborted(asked: Store) -> None:
     move(asked, ROLLOUT, arrow_to(Phase.DONE))
     with pytest.raises(RolloutError, match=r"ended as done; .* roll back the service"):
-        ask_abort(asked, "rollout-1", ANNA)
+        request_abort(asked, "rollout-1", ANNA)
 
 
 def test_statuses_are_read_together(asked: Store) -> None:
