@@ -43,7 +43,7 @@ POSTGRES_DRIVER = "postgresql+psycopg"
 EXAMPLES = "sqlite:////absolute/path/store.db or postgresql://user:password@host/database"
 
 
-def connectable(url: str, patience_s: float) -> sa.Engine:
+def make_engine(url: str, patience_s: float) -> sa.Engine:
     """An engine for the URL; nothing is connected yet.
 
     Raises:
@@ -130,7 +130,7 @@ def _postgres(url: sa.URL, patience_s: float) -> sa.Engine:
     return engine
 
 
-def wait_as_long_as_it_takes(connection: sa.Connection) -> None:
+def lift_answer_limit(connection: sa.Connection) -> None:
     """For a statement of this connection that has no limit, such as a migration's."""
     raw = connection.connection.dbapi_connection
     assert raw is not None

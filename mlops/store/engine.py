@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
 from mlops.errors import StoreError
-from mlops.store.connect import EXAMPLES, connectable, wait_as_long_as_it_takes
+from mlops.store.connect import EXAMPLES, lift_answer_limit, make_engine
 from mlops.store.migrations import HEAD, current_revision, upgrade
 
 PATIENCE_S = 30.0
@@ -118,7 +118,7 @@ def open_store(url: str, *, patience_s: float = PATIENCE_S) -> Store:
         StoreError: when the database cannot be reached or was written by a newer release.
     """
     with _readable_errors():
-        engine = connectable(url, patience_s)
+        engine = make_engine(url, patience_s)
         try:
             _migrate(engine)
         except BaseException:
@@ -159,7 +159,7 @@ def _alone_on_postgres(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text(f"SET LOCAL lock_timeout = '{MIGRATION_S}s'"))
         connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-        wait_as_long_as_it_takes(connection)
+        lift_answer_limit(connection)
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_KEY)))
 
 

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from mlops.errors import StoreError
 from mlops.store import Store, Why, list_audit_entries, open_store
 from mlops.store.audit import record
-from mlops.store.connect import connectable
+from mlops.store.connect import make_engine
 from mlops.store.schema import route
 from tests.forked import in_child
 from tests.lines import line_to
@@ -48,7 +48,7 @@ def silent_port() -> Iterator[int]:
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
 def test_every_spelling_of_a_postgres_url_is_taken_by_one_driver(scheme: str) -> None:
-    assert connectable(f"{scheme}://host/store", 1).url.drivername == "postgresql+psycopg"
+    assert make_engine(f"{scheme}://host/store", 1).url.drivername == "postgresql+psycopg"
 
 
 def test_a_server_that_never_answers_is_given_up_within_seconds(silent_port: int) -> None:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from mlops.errors import StoreError
 from mlops.store import Store, Why, open_store
 from mlops.store.audit import list_audit_entries, record
-from mlops.store.connect import POOL_OVERFLOW, POOL_SIZE, connectable
+from mlops.store.connect import POOL_OVERFLOW, POOL_SIZE, make_engine
 from mlops.store.engine import _alone_on_postgres, _alone_on_sqlite
 from mlops.store.migrations import HEAD, VERSION_TABLE, current_revision
 from mlops.store.schema import audit, metadata, route
@@ -172,7 +172,7 @@ def test_a_process_that_migrates_for_too_long_is_not_waited_for(
 @contextmanager
 def migrating(url: str) -> Iterator[None]:
     """Another process is bringing the schema up to date."""
-    engine = connectable(url, 1)
+    engine = make_engine(url, 1)
     with _alone_on_sqlite(engine), engine.connect() as connection:
         _alone_on_postgres(connection)
         yield
@@ -212,7 +212,7 @@ def test_a_time_without_zone_is_refused(store: Store) -> None:
 
 
 def test_an_empty_database_has_no_revision(empty_url: str) -> None:
-    engine = connectable(empty_url, 1)
+    engine = make_engine(empty_url, 1)
     with engine.connect() as connection:
         assert current_revision(connection) is None
     engine.dispose()
