@@ -19,7 +19,7 @@ from mlops.errors import StoreError
 from mlops.store.engine import Store
 from mlops.store.outcomes import FloatArray, TimeArray
 from mlops.store.schema import outcome
-from mlops.store.sql import insert_for
+from mlops.store.sql import dialect_insert
 
 ROWS_AT_ONCE = 20_000
 """Rows of one transaction: on SQLite nobody else writes meanwhile."""
@@ -206,7 +206,7 @@ def _replace_revised(_: sa.Connection, given: Given) -> Any:
 
 
 def _insert(connection: sa.Connection, values: dict[str, Any]) -> Any:
-    insert = insert_for(connection, outcome)
+    insert = dialect_insert(connection, outcome)
     if connection.dialect.name == "postgresql":
         return insert.from_select(
             list(values), sa.select(*values.values())
