@@ -51,7 +51,7 @@ class OutcomeBatch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Changes:
+class ServiceOutcomeChanges:
     """What a look at the bars of one service changes.
 
     ``new`` outcomes have no row yet, ``arrived`` ones had been marked missing, ``revised`` ones
@@ -70,7 +70,7 @@ class Changes:
 
 
 @dataclass(slots=True)
-class Written:
+class WrittenCounts:
     """How many rows of each kind were changed; what another process was first to write is not."""
 
     new: int = 0
@@ -79,12 +79,14 @@ class Written:
     missing: int = 0
 
 
-def write_changes(store: Store, changes: Sequence[Changes], *, at: datetime) -> list[Written]:
+def write_outcomes(
+    store: Store, changes: Sequence[ServiceOutcomeChanges], *, at: datetime
+) -> list[WrittenCounts]:
     """Write what was found at market time ``at``; what stands already is written no second time.
 
     Services share transactions of at most `ROWS_AT_ONCE` rows, each whole or not at all.
     """
-    written = [Written() for _ in changes]
+    written = [WrittenCounts() for _ in changes]
     parts = [part for number, one in enumerate(changes) for part in _parts(number, one, at)]
     for together in _batches(parts):
         with store.write() as connection:
@@ -147,7 +149,7 @@ class _Part:
         return int(connection.execute(statement).rowcount)
 
 
-def _parts(number: int, changes: Changes, at: datetime) -> Iterable[_Part]:
+def _parts(number: int, changes: ServiceOutcomeChanges, at: datetime) -> Iterable[_Part]:
     if at.tzinfo is None:
         raise StoreError(f"time {at.isoformat()} has no zone; pass an aware UTC datetime")
     now = np.datetime64(at.astimezone(UTC).replace(tzinfo=None), "us")

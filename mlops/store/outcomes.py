@@ -49,7 +49,7 @@ class RecordedOutcomes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Matched:
+class MatchedForecasts:
     """Forecasts (n,) with a known outcome, by bar and then version; times are naive UTC.
 
     ``first_value`` is what was known first, ``known_at`` the close of the last bar of the
@@ -71,9 +71,9 @@ class Matched:
     def __len__(self) -> int:
         return len(self.bar)
 
-    def take(self, rows: NDArray[Any]) -> Matched:
+    def take(self, rows: NDArray[Any]) -> MatchedForecasts:
         """Those rows, by mask, slice positions or numbers."""
-        return Matched(*(getattr(self, column.name)[rows] for column in fields(self)))
+        return MatchedForecasts(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ def read_matched(
     model_id: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
-) -> Matched:
+) -> MatchedForecasts:
     """Forecasts of bars opened in ``[since, until)`` whose outcome is known, oldest first."""
     query = (
         sa.select(
@@ -148,9 +148,9 @@ def read_matched(
         .order_by(forecast.c.bar, forecast.c.model_id)
     )
     with store.read() as connection:
-        columns = _columns(connection.execute(query), len(fields(Matched)))
-    named = dict(zip((column.name for column in fields(Matched)), columns, strict=True))
-    return Matched(
+        columns = _columns(connection.execute(query), len(fields(MatchedForecasts)))
+    named = dict(zip((column.name for column in fields(MatchedForecasts)), columns, strict=True))
+    return MatchedForecasts(
         bar=_times(named["bar"]),
         model_id=np.array(named["model_id"], dtype=object),
         role=np.array([Role(role) for role in named["role"]], dtype=object),

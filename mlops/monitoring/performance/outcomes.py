@@ -29,7 +29,12 @@ from mlops.models.baselines import Baseline
 from mlops.models.recipe import Recipe
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, get_version, list_routes
-from mlops.store.outcome_writes import Changes, OutcomeBatch, Written, write_changes
+from mlops.store.outcome_writes import (
+    OutcomeBatch,
+    ServiceOutcomeChanges,
+    WrittenCounts,
+    write_outcomes,
+)
 from mlops.store.outcomes import RecordedOutcomes, TimeArray, read_recorded
 
 log = logging.getLogger(__name__)
@@ -134,7 +139,7 @@ def match_sightings(
         _plan(store, sighting, now=now, patience_bars=patience_bars, lookback_bars=lookback_bars)
         for sighting in sightings
     ]
-    written = write_changes(store, [plan.changes for plan in plans], at=now)
+    written = write_outcomes(store, [plan.changes for plan in plans], at=now)
     return tuple(_counted(plan, done) for plan, done in zip(plans, written, strict=True))
 
 
@@ -159,7 +164,7 @@ def naive_recipe(baseline: ModelVersion, dataset: Dataset) -> Recipe:
 class OutcomeChanges:
     """What a look would change, and how many bars are overdue and still waited for."""
 
-    changes: Changes
+    changes: ServiceOutcomeChanges
     waiting: int = 0
 
 
@@ -194,7 +199,7 @@ def plan_changes(
     late = ~known & ~standing.recorded & (overdue >= 0)
     given_up = late & (overdue >= patience_bars)
     return OutcomeChanges(
-        Changes(
+        ServiceOutcomeChanges(
             service=sighting.service.key,
             new=labelled(known & ~standing.recorded),
             arrived=labelled(known & standing.recorded & ~had),
@@ -246,7 +251,7 @@ def _bars_overdue(bar: TimeArray, sighting: Sighting, now: np.datetime64) -> NDA
     return overdue
 
 
-def _counted(plan: OutcomeChanges, done: Written) -> Matching:
+def _counted(plan: OutcomeChanges, done: WrittenCounts) -> Matching:
     matching = Matching(
         service=plan.changes.service,
         new=done.new,
@@ -269,11 +274,13 @@ def _counted(plan: OutcomeChanges, done: Written) -> Matching:
     return matching
 
 
-def _nothing(service: Service) -> Changes:
+def _nothing(service: Service) -> ServiceOutcomeChanges:
     none = np.empty(0)
     never = np.empty(0, dtype="datetime64[us]")
     empty = OutcomeBatch(never, never, none, none, none, none)
-    return Changes(service.key, empty, empty, empty, np.empty(0, dtype=np.int64), never)
+    return ServiceOutcomeChanges(
+        service.key, empty, empty, empty, np.empty(0, dtype=np.int64), never
+    )
 
 
 def _naive(now: datetime) -> np.datetime64:
