@@ -26,7 +26,7 @@ IN_ORDER = (
 MID_ROLLOUT = ("leases.acquire", "controller._keep_house")
 """Points of every tick: the fault strikes at the third, when a rollout is under way."""
 
-ENDING = ("replicas.leave", "socket[", "traffic.write_traffic")
+ENDING = ("replicas.remove_replica", "socket[", "request_counts.write_traffic")
 """Points that a process comes by when it is told to end; traffic is written every 30 s as well."""
 
 

@@ -13,7 +13,7 @@ ROOT = Path(mlops.__file__).parent
 ROOMS = ("rollout", "serving", "deployer.py")
 """All their commits are points; of the store's functions those that are called here."""
 
-OF_FLOWS = ("lost_skill.py",)
+OF_FLOWS = ("fallback.py",)
 """Flows call it, and no process of the scenes does: `tests/mlops/rollout` has its books."""
 
 
