@@ -53,7 +53,7 @@ def replica(given: Mapping[str, Any]) -> None:
     from mlops.serving.engine import model_pool
 
     if not given["stands_by"]:
-        runtime.carry_role = lambda controller, stop: stop.wait()
+        runtime.run_controller = lambda controller, stop: stop.wait()
     if given["no_memory_for"]:
         _refuse_memory(model_pool, tuple(given["no_memory_for"]))
     port = str(given["port"])

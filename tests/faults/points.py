@@ -29,7 +29,7 @@ def commits_in_source() -> set[str]:
 
 def stages_in_source() -> set[str]:
     """The stages that `mlops.serving.engine.model_pool` announces."""
-    tree = ast.parse((ROOT / "serving" / "loaded.py").read_text())
+    tree = ast.parse((ROOT / "serving" / "engine" / "model_pool.py").read_text())
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     return {
         call.args[0].value
