@@ -63,19 +63,19 @@ def decide(s: Snapshot, now: datetime) -> Arrow | None:
 # Conditions ---------------------------------------------------------------------------------
 
 
-def acknowledged(s: Snapshot) -> bool:
+def is_acknowledged(s: Snapshot) -> bool:
     """Every live replica, and at least one, routes by this generation."""
     seen = [one.generations.get(s.route.service) for one in s.waited_for]
     return bool(seen) and all(generation == s.route.generation for generation in seen)
 
 
-def loaded(s: Snapshot) -> bool:
+def is_loaded(s: Snapshot) -> bool:
     """Every live replica that takes part, and at least one, has the version ready."""
     parts = [one for one in s.waited_for if _takes_part(s, one)]
     return bool(parts) and all(one.holds(s.rollout.to_version) for one in parts)
 
 
-def deserted(s: Snapshot) -> bool:
+def has_lost_participants(s: Snapshot) -> bool:
     """None of the replicas that were to take part is alive, and others are."""
     chosen = s.route.only_replicas is not None and bool(s.waited_for)
     return chosen and not any(_takes_part(s, one) for one in s.waited_for)
@@ -86,17 +86,17 @@ def load_failed(s: Snapshot) -> bool:
     return any(one.lost(s.rollout.to_version) for one in s.waited_for)
 
 
-def late(s: Snapshot, now: datetime) -> bool:
+def is_late(s: Snapshot, now: datetime) -> bool:
     """The deadline of the phase has passed."""
     return now >= s.rollout.deadline
 
 
-def dwelt(s: Snapshot, now: datetime, seconds: float) -> bool:
+def has_dwelt(s: Snapshot, now: datetime, seconds: float) -> bool:
     """The phase has lasted that long."""
     return now >= s.rollout.since + timedelta(seconds=seconds)
 
 
-def gate_seen(s: Snapshot) -> bool:
+def has_gate_evidence(s: Snapshot) -> bool:
     """The version has answered enough inputs to be shown to anybody."""
     return s.evidence.challenger.trials >= s.plan.min_gate_trials
 
@@ -106,7 +106,7 @@ def may_go_live(s: Snapshot) -> bool:
     return s.rollout.forced or s.statuses.get(s.rollout.to_version) in DEPLOYABLE
 
 
-def against(s: Snapshot, now: datetime) -> str | None:
+def reason_to_undo(s: Snapshot, now: datetime) -> str | None:
     """Why the rollout must be undone now, None where nothing speaks against it."""
     if s.rollout.abort_requested is not None:
         return f"aborted by {s.rollout.abort_requested}"
@@ -116,103 +116,105 @@ def against(s: Snapshot, now: datetime) -> str | None:
         return f"worse than the champion: {s.verdict}"
     if s.champion_failing is not None:
         return f"the champion itself is failing ({s.champion_failing}), so nothing can be compared"
-    if late(s, now) and not _loaded_in_time(s):
-        return _why_late(s)
+    if is_late(s, now) and not _is_loaded_unattended(s):
+        return _explain_delay(s)
     return None
 
 
 # Phases -------------------------------------------------------------------------------------
 
 
-def _pending(s: Snapshot, now: datetime) -> Arrow | None:
+def _decide_pending(s: Snapshot, now: datetime) -> Arrow | None:
     if s.rollout.abort_requested is not None:
-        return _arrow(s, Phase.FAILED, f"aborted by {s.rollout.abort_requested}")
+        return _make_arrow(s, Phase.FAILED, f"aborted by {s.rollout.abort_requested}")
     if not may_go_live(s):
         status = s.statuses.get(s.rollout.to_version)
-        return _arrow(s, Phase.FAILED, f"the version is {status} now and may not go live")
+        return _make_arrow(s, Phase.FAILED, f"the version is {status} now and may not go live")
     if s.rollout.to_version == s.route.champion:
-        return _arrow(s, Phase.FAILED, "the version is the champion already")
+        return _make_arrow(s, Phase.FAILED, "the version is the champion already")
     if not s.waited_for:
-        if not late(s, now):
+        if not is_late(s, now):
             return None
-        return _arrow(s, Phase.FAILED, "no replica is running; start one with `make serve`")
-    return _load(s, "loading beside the champion")
+        return _make_arrow(s, Phase.FAILED, "no replica is running; start one with `make serve`")
+    return _begin_loading(s, "loading beside the champion")
 
 
-def _loading(s: Snapshot, now: datetime) -> Arrow | None:
-    if why := against(s, now):
+def _decide_loading(s: Snapshot, now: datetime) -> Arrow | None:
+    if why := reason_to_undo(s, now):
         return _roll_back(s, why)
-    if deserted(s):
-        return _load(s, "the replica that took part is gone; another takes its place")
-    if acknowledged(s) and loaded(s):
-        return _arrow(s, Phase.GATE, "loaded, golden examples reproduced")
+    if has_lost_participants(s):
+        return _begin_loading(s, "the replica that took part is gone; another takes its place")
+    if is_acknowledged(s) and is_loaded(s):
+        return _make_arrow(s, Phase.GATE, "loaded, golden examples reproduced")
     return None
 
 
-def _gate(s: Snapshot, now: datetime) -> Arrow | None:
-    if why := against(s, now):
+def _decide_gate(s: Snapshot, now: datetime) -> Arrow | None:
+    if why := reason_to_undo(s, now):
         return _roll_back(s, why)
-    if deserted(s):
-        return _load(s, "the replicas that took part are gone; another begins")
-    if acknowledged(s) and loaded(s) and gate_seen(s):
-        return _arrow(s, Phase.STEP, f"gate passed: {s.verdict}", route=_exposed(s, 0), step=0)
+    if has_lost_participants(s):
+        return _begin_loading(s, "the replicas that took part are gone; another begins")
+    if is_acknowledged(s) and is_loaded(s) and has_gate_evidence(s):
+        return _make_arrow(
+            s, Phase.STEP, f"gate passed: {s.verdict}", route=_with_step_share(s, 0), step=0
+        )
     return None
 
 
-def _step(s: Snapshot, now: datetime) -> Arrow | None:
-    if why := against(s, now):
+def _decide_step(s: Snapshot, now: datetime) -> Arrow | None:
+    if why := reason_to_undo(s, now):
         return _roll_back(s, why)
-    if deserted(s):
-        return _load(s, "the replicas that took part are gone; another begins")
-    if not (acknowledged(s) and loaded(s) and dwelt(s, now, s.plan.dwell_s)):
+    if has_lost_participants(s):
+        return _begin_loading(s, "the replicas that took part are gone; another begins")
+    if not (is_acknowledged(s) and is_loaded(s) and has_dwelt(s, now, s.plan.dwell_s)):
         return None
     if not s.plan.promotes:
-        return _arrow(s, Phase.DONE, f"shadowed: {s.verdict}", route=_without_challenger(s))
+        return _make_arrow(s, Phase.DONE, f"shadowed: {s.verdict}", route=_without_challenger(s))
     if s.verdict.conclusion is not Conclusion.GOOD:
         return None
     return _next_step(s) or _promote(s)
 
 
-def _promoted(s: Snapshot, now: datetime) -> Arrow | None:
-    if why := _against_promoted(s, now):
+def _decide_promoted(s: Snapshot, now: datetime) -> Arrow | None:
+    if why := _reason_to_revert(s, now):
         return _revert(s, why)
-    if acknowledged(s) and loaded(s) and dwelt(s, now, s.plan.bake_s):
-        return _arrow(s, Phase.DONE, f"stayed healthy: {_after(s)}")
+    if is_acknowledged(s) and is_loaded(s) and has_dwelt(s, now, s.plan.bake_s):
+        return _make_arrow(s, Phase.DONE, f"stayed healthy: {_promoted_verdict(s)}")
     return None
 
 
-def _reverted(s: Snapshot, now: datetime) -> Arrow | None:
+def _decide_reverted(s: Snapshot, now: datetime) -> Arrow | None:
     restored = all(one.holds(s.route.champion) for one in s.waited_for)
-    if acknowledged(s) and restored:
+    if is_acknowledged(s) and restored:
         dropped = replace(s.route, previous_champion=None)
-        return _arrow(s, Phase.FAILED, s.rollout.reason, route=dropped)
-    if late(s, now):
+        return _make_arrow(s, Phase.FAILED, s.rollout.reason, route=dropped)
+    if is_late(s, now):
         # A replica that has nothing else goes on answering from the failed version.
-        return _arrow(s, Phase.FAILED, s.rollout.reason)
+        return _make_arrow(s, Phase.FAILED, s.rollout.reason)
     return None
 
 
-def _rolling_back(s: Snapshot, now: datetime) -> Arrow | None:
-    if acknowledged(s) or late(s, now):
-        return _arrow(s, Phase.FAILED, s.rollout.reason, route=_without_challenger(s))
+def _decide_rollback(s: Snapshot, now: datetime) -> Arrow | None:
+    if is_acknowledged(s) or is_late(s, now):
+        return _make_arrow(s, Phase.FAILED, s.rollout.reason, route=_without_challenger(s))
     return None
 
 
 _RULES: dict[Phase, Callable[[Snapshot, datetime], Arrow | None]] = {
-    Phase.PENDING: _pending,
-    Phase.LOADING: _loading,
-    Phase.GATE: _gate,
-    Phase.STEP: _step,
-    Phase.PROMOTED: _promoted,
-    Phase.REVERTED: _reverted,
-    Phase.ROLLBACK: _rolling_back,
+    Phase.PENDING: _decide_pending,
+    Phase.LOADING: _decide_loading,
+    Phase.GATE: _decide_gate,
+    Phase.STEP: _decide_step,
+    Phase.PROMOTED: _decide_promoted,
+    Phase.REVERTED: _decide_reverted,
+    Phase.ROLLBACK: _decide_rollback,
 }
 
 
 # Arrows -------------------------------------------------------------------------------------
 
 
-def _arrow(
+def _make_arrow(
     s: Snapshot,
     to: Phase,
     reason: str,
@@ -240,7 +242,7 @@ def _arrow(
     )
 
 
-def _load(s: Snapshot, reason: str) -> Arrow:
+def _begin_loading(s: Snapshot, reason: str) -> Arrow:
     """Have the challenger loaded and shown what the champion sees, by all or by the first."""
     first = (s.waited_for[0].id,) if s.plan.one_by_one else None
     loading = replace(
@@ -251,10 +253,10 @@ def _load(s: Snapshot, reason: str) -> Arrow:
         salt=s.rollout.id,
         only_replicas=first,
     )
-    return _arrow(s, Phase.LOADING, reason, route=loading, step=0)
+    return _make_arrow(s, Phase.LOADING, reason, route=loading, step=0)
 
 
-def _exposed(s: Snapshot, step: int) -> Route:
+def _with_step_share(s: Snapshot, step: int) -> Route:
     """The challenger with the share of a step; who takes part does not change."""
     weights = s.plan.weights_bp
     weight = weights[min(step, len(weights) - 1)]
@@ -269,10 +271,12 @@ def _next_step(s: Snapshot) -> Arrow | None:
         if not waiting:
             return None
         joined = replace(s.route, only_replicas=(*s.route.only_replicas, waiting[0]))
-        return _arrow(s, Phase.STEP, f"good: {s.verdict}", route=joined, step=step)
+        return _make_arrow(s, Phase.STEP, f"good: {s.verdict}", route=joined, step=step)
     if step >= len(s.plan.weights_bp):
         return None
-    return _arrow(s, Phase.STEP, f"good: {s.verdict}", route=_exposed(s, step), step=step)
+    return _make_arrow(
+        s, Phase.STEP, f"good: {s.verdict}", route=_with_step_share(s, step), step=step
+    )
 
 
 def _promote(s: Snapshot) -> Arrow:
@@ -282,7 +286,7 @@ def _promote(s: Snapshot) -> Arrow:
         champion=s.rollout.to_version,
         previous_champion=s.route.champion,
     )
-    return _arrow(
+    return _make_arrow(
         s,
         Phase.PROMOTED,
         f"promoted: {s.verdict}",
@@ -298,7 +302,7 @@ def _revert(s: Snapshot, why: str) -> Arrow:
     reverted = replace(
         s.route, champion=s.route.previous_champion, previous_champion=s.route.champion
     )
-    return _arrow(
+    return _make_arrow(
         s,
         Phase.REVERTED,
         why,
@@ -312,7 +316,7 @@ def _roll_back(s: Snapshot, why: str) -> Arrow:
     hidden = replace(s.route, weight_bp=0, mirror_bp=0)
     failed = load_failed(s) or s.verdict.conclusion is Conclusion.WORSE
     statuses = {s.rollout.to_version: Status.FAILED} if failed else {}
-    return _arrow(s, Phase.ROLLBACK, why, route=hidden, statuses=statuses)
+    return _make_arrow(s, Phase.ROLLBACK, why, route=hidden, statuses=statuses)
 
 
 def _without_challenger(s: Snapshot) -> Route:
@@ -324,18 +328,18 @@ def _takes_part(s: Snapshot, one: Replica) -> bool:
     return promoted or takes_part(s.route, one.id)
 
 
-def _after(s: Snapshot) -> Verdict:
+def _promoted_verdict(s: Snapshot) -> Verdict:
     return judge_version(s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate)
 
 
-def _against_promoted(s: Snapshot, now: datetime) -> str | None:
+def _reason_to_revert(s: Snapshot, now: datetime) -> str | None:
     if s.rollout.abort_requested is not None:
         return f"aborted by {s.rollout.abort_requested}"
     if load_failed(s):
         return f"a replica cannot load the new champion: {_load_error(s)}"
-    if _after(s).conclusion is Conclusion.WORSE:
-        return f"the new champion fails: {_after(s)}"
-    if late(s, now) and not (acknowledged(s) and loaded(s)):
+    if _promoted_verdict(s).conclusion is Conclusion.WORSE:
+        return f"the new champion fails: {_promoted_verdict(s)}"
+    if is_late(s, now) and not (is_acknowledged(s) and is_loaded(s)):
         return "not every replica has taken the new champion in time"
     return None
 
@@ -349,19 +353,19 @@ def _load_error(s: Snapshot) -> str:
     return next((error for error in errors if error), "no reason given")
 
 
-def _loaded_in_time(s: Snapshot) -> bool:
+def _is_loaded_unattended(s: Snapshot) -> bool:
     """All is loaded, and only nobody was there to carry it on."""
-    return s.rollout.phase is Phase.LOADING and acknowledged(s) and loaded(s)
+    return s.rollout.phase is Phase.LOADING and is_acknowledged(s) and is_loaded(s)
 
 
-def _followed(s: Snapshot, one: Replica) -> bool:
+def _has_followed(s: Snapshot, one: Replica) -> bool:
     behind = one.generations.get(s.route.service) != s.route.generation
     return not behind and (one.holds(s.rollout.to_version) or not _takes_part(s, one))
 
 
-def _why_late(s: Snapshot) -> str:
+def _explain_delay(s: Snapshot) -> str:
     if s.rollout.phase is Phase.LOADING:
-        waiting = [one.id for one in s.waited_for if not _followed(s, one)]
+        waiting = [one.id for one in s.waited_for if not _has_followed(s, one)]
         return (
             f"not loaded within {s.plan.load_s:g} s by {', '.join(waiting) or 'any replica'}; "
             "see HEALTH_CHECK_TIMEOUT"
