@@ -213,7 +213,7 @@ def _loading(seen: ServiceSnapshot, _: SystemLimits) -> Finding:
         one.id: f"{name} ({one.models[name].error})"
         for one in _serving(seen)
         for name in _wanted(seen.route)
-        if one.lost(name)
+        if one.failed_to_load(name)
     }
     said = "; ".join(f"{replica} cannot load {what}" for replica, what in sorted(failed.items()))
     return Finding(

@@ -83,7 +83,7 @@ def has_lost_participants(s: Snapshot) -> bool:
 
 def load_failed(s: Snapshot) -> bool:
     """Some replica tried to load the version and could not."""
-    return any(one.lost(s.rollout.to_version) for one in s.waited_for)
+    return any(one.failed_to_load(s.rollout.to_version) for one in s.waited_for)
 
 
 def is_late(s: Snapshot, now: datetime) -> bool:
@@ -348,7 +348,7 @@ def _load_error(s: Snapshot) -> str:
     errors = (
         one.models[s.rollout.to_version].error
         for one in s.waited_for
-        if one.lost(s.rollout.to_version)
+        if one.failed_to_load(s.rollout.to_version)
     )
     return next((error for error in errors if error), "no reason given")
 

@@ -53,7 +53,7 @@ class Replica:
         held = self.models.get(model_id)
         return held is not None and held.state == "ready"
 
-    def lost(self, model_id: str) -> bool:
+    def failed_to_load(self, model_id: str) -> bool:
         """Whether the process tried to load the model and could not."""
         held = self.models.get(model_id)
         return held is not None and held.state == "failed"

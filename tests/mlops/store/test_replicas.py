@@ -62,7 +62,11 @@ def test_a_model_is_held_when_it_is_ready_and_lost_when_it_failed(store: Store) 
     acknowledge(store, SAID, seconds=60)
     (found,) = list_replicas(store)
     assert (found.holds("a"), found.holds("b"), found.holds("c")) == (True, False, False)
-    assert (found.lost("a"), found.lost("b"), found.lost("c")) == (False, True, False)
+    assert (found.failed_to_load("a"), found.failed_to_load("b"), found.failed_to_load("c")) == (
+        False,
+        True,
+        False,
+    )
 
 
 def test_who_says_nothing_for_too_long_does_not_count(store: Store) -> None:
