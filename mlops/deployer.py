@@ -85,8 +85,8 @@ class Deployer:
         """
         with self._some_replica() as bring:
             stopping = stop or threading.Event()
-            carrier = RolloutRunner(self.store, holder, stop=stopping, before=bring)
-            row = carrier.follow(rollout_id, tell)
+            runner = RolloutRunner(self.store, holder, stop=stopping, before=bring)
+            row = runner.follow(rollout_id, tell)
         if row.phase.final:
             self.show(row.service)
         return row
@@ -94,10 +94,10 @@ class Deployer:
     def carry_open(self, *, holder: str, seconds: float) -> tuple[Move, ...]:
         """Carry on every open rollout that nobody else does, for so long at most."""
         with self._some_replica() as bring:
-            carrier = RolloutRunner(
+            runner = RolloutRunner(
                 self.store, holder, before=bring if list_unfinished(self.store) else no_op
             )
-            return carrier.carry_open(seconds=seconds)
+            return runner.run_open_rollouts(seconds=seconds)
 
     def abort(self, rollout_id: str, why: Why, *, holder: str) -> Rollout:
         """Have a rollout undone, and wait for it.
