@@ -1,13 +1,13 @@
-"""What happens next to a rollout: a pure function of what the store shows.
+"""The state machine of a rollout: its next arrow, a pure function of what the store shows.
 
     PENDING -> LOADING -> GATE -> STEP 0 .. k -> PROMOTED -> DONE
                   any of these -> ROLLBACK (share 0) -> FAILED
                                           PROMOTED -> REVERTED -> FAILED
 
-Each arrow is one transaction. Promotion renames: the challenger has all the traffic before and
-after it, and the champion stays loaded as the previous one. Every phase that is not final has a
-way back that loads nothing and a deadline after which it takes it; what is not known by then is
-never promoted.
+Each arrow is one transaction. Promotion only renames: the challenger has all the traffic before
+and after it, and the champion stays loaded as the previous champion. Every phase that is not final
+has a deadline and an arrow back that loads no model; a version without enough evidence at the
+deadline is never promoted.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from mlops.store.routes import Route
 from mlops.store.schema import Phase, Status
 
 DEPLOYABLE = (Status.CHALLENGER, Status.RETIRED, Status.DEPLOYED)
-"""What passed its gates, or was live before."""
+"""Statuses of versions that passed their gates, or were live before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the store shows of one rollout at one moment.
+    """All that `decide` reads of one rollout at one moment.
 
     ``statuses`` are those of the versions involved, ``replicas`` the live processes,
-    ``champion_failing`` why the champion is no longer fit to serve, or None.
+    ``champion_failing`` is why the champion is no longer fit to serve, or None.
     """
 
     rollout: Rollout
@@ -46,8 +46,10 @@ class Snapshot:
 
     @property
     def waited_for(self) -> tuple[Replica, ...]:
-        """The replicas whose acknowledgement counts: a draining one is on its way out."""
-        return tuple(one for one in self.replicas if one.state is not ReplicaState.DRAINING)
+        """The replicas that a rollout waits for: all but those that are draining."""
+        return tuple(
+            replica for replica in self.replicas if replica.state is not ReplicaState.DRAINING
+        )
 
     @property
     def verdict(self) -> Verdict:
@@ -55,7 +57,31 @@ class Snapshot:
 
 
 def decide(s: Snapshot, now: datetime) -> Arrow | None:
-    """The next arrow, None to wait; ``now`` is the time that dwell and deadlines count by."""
+    """The next arrow of a rollout; None while it has to wait.
+
+    Args:
+        s: What the store shows.
+        now: The time that dwell times and deadlines are compared with.
+
+    Without a live replica a new rollout waits until its deadline:
+
+        >>> from datetime import UTC
+        >>> from mlops.rollout.analysis import Evidence
+        >>> from mlops.rollout.plan import plan_for
+        >>> plan, now = plan_for("canary"), datetime(2024, 5, 1, tzinfo=UTC)
+        >>> row = Rollout(
+        ...     id="rollout-1", service="btc", strategy="canary", from_version="A", to_version="B",
+        ...     plan=plan.to_dict(), phase=Phase.PENDING, step=0, since=now,
+        ...     deadline=now + plan.patience(Phase.PENDING), reason="", abort_requested=None,
+        ...     forced=False, requested_by="anna", requested_why="", requested_at=now,
+        ... )
+        >>> route = Route("btc", 1, "A", None, "A", created_at=now, updated_at=now)
+        >>> s = Snapshot(row, plan, route, (), Evidence(), {"B": Status.CHALLENGER})
+        >>> decide(s, now) is None
+        True
+        >>> decide(s, row.deadline).reason
+        'no replica is running; start one with `make serve`'
+    """
     rule = _RULES.get(s.rollout.phase)
     return None if rule is None else rule(s, now)
 
@@ -64,50 +90,52 @@ def decide(s: Snapshot, now: datetime) -> Arrow | None:
 
 
 def is_acknowledged(s: Snapshot) -> bool:
-    """Every live replica, and at least one, routes by this generation."""
-    seen = [one.generations.get(s.route.service) for one in s.waited_for]
+    """Whether all replicas, at least one, route by this generation."""
+    seen = [replica.generations.get(s.route.service) for replica in s.waited_for]
     return bool(seen) and all(generation == s.route.generation for generation in seen)
 
 
 def is_loaded(s: Snapshot) -> bool:
-    """Every live replica that takes part, and at least one, has the version ready."""
-    parts = [one for one in s.waited_for if _takes_part(s, one)]
-    return bool(parts) and all(one.holds(s.rollout.to_version) for one in parts)
+    """Whether all participating replicas, at least one, have the version ready."""
+    participants = [replica for replica in s.waited_for if _takes_part(s, replica)]
+    return bool(participants) and all(
+        replica.holds(s.rollout.to_version) for replica in participants
+    )
 
 
 def has_lost_participants(s: Snapshot) -> bool:
-    """None of the replicas that were to take part is alive, and others are."""
+    """Whether all chosen participants are dead while other replicas live."""
     chosen = s.route.only_replicas is not None and bool(s.waited_for)
-    return chosen and not any(_takes_part(s, one) for one in s.waited_for)
+    return chosen and not any(_takes_part(s, replica) for replica in s.waited_for)
 
 
 def load_failed(s: Snapshot) -> bool:
-    """Some replica tried to load the version and could not."""
-    return any(one.failed_to_load(s.rollout.to_version) for one in s.waited_for)
+    """Whether some replica tried to load the version and could not."""
+    return any(replica.failed_to_load(s.rollout.to_version) for replica in s.waited_for)
 
 
 def is_late(s: Snapshot, now: datetime) -> bool:
-    """The deadline of the phase has passed."""
+    """Whether the deadline of the phase has passed."""
     return now >= s.rollout.deadline
 
 
 def has_dwelt(s: Snapshot, now: datetime, seconds: float) -> bool:
-    """The phase has lasted that long."""
+    """Whether the phase has lasted that many seconds."""
     return now >= s.rollout.since + timedelta(seconds=seconds)
 
 
 def has_gate_evidence(s: Snapshot) -> bool:
-    """The version has answered enough inputs to be shown to anybody."""
+    """Whether the version has answered enough inputs to be given traffic."""
     return s.evidence.challenger.trials >= s.plan.min_gate_trials
 
 
 def may_go_live(s: Snapshot) -> bool:
-    """The version passed its gates and was not withdrawn since; or a person answers for it."""
+    """Whether the version is deployable, or a person has forced its rollout."""
     return s.rollout.forced or s.statuses.get(s.rollout.to_version) in DEPLOYABLE
 
 
 def reason_to_undo(s: Snapshot, now: datetime) -> str | None:
-    """Why the rollout must be undone now, None where nothing speaks against it."""
+    """Why the rollout must be undone now; None while it may go on."""
     if s.rollout.abort_requested is not None:
         return f"aborted by {s.rollout.abort_requested}"
     if load_failed(s):
@@ -184,12 +212,12 @@ def _decide_promoted(s: Snapshot, now: datetime) -> Arrow | None:
 
 
 def _decide_reverted(s: Snapshot, now: datetime) -> Arrow | None:
-    restored = all(one.holds(s.route.champion) for one in s.waited_for)
+    restored = all(replica.holds(s.route.champion) for replica in s.waited_for)
     if is_acknowledged(s) and restored:
         dropped = replace(s.route, previous_champion=None)
         return _make_arrow(s, Phase.FAILED, s.rollout.reason, route=dropped)
     if is_late(s, now):
-        # A replica that has nothing else goes on answering from the failed version.
+        # A replica without the restored champion goes on answering from the failed version.
         return _make_arrow(s, Phase.FAILED, s.rollout.reason)
     return None
 
@@ -243,7 +271,7 @@ def _make_arrow(
 
 
 def _begin_loading(s: Snapshot, reason: str) -> Arrow:
-    """Have the challenger loaded and shown what the champion sees, by all or by the first."""
+    """Mirror all requests to the challenger, in all replicas or, one by one, in the first."""
     first = (s.waited_for[0].id,) if s.plan.one_by_one else None
     loading = replace(
         s.route,
@@ -257,17 +285,18 @@ def _begin_loading(s: Snapshot, reason: str) -> Arrow:
 
 
 def _with_step_share(s: Snapshot, step: int) -> Route:
-    """The challenger with the share of a step; who takes part does not change."""
+    """The route with a step's share for the challenger, and the same participants."""
     weights = s.plan.weights_bp
     weight = weights[min(step, len(weights) - 1)]
     return replace(s.route, weight_bp=weight, mirror_bp=0 if weight else EVERYTHING_BP)
 
 
 def _next_step(s: Snapshot) -> Arrow | None:
-    """The next share, or the next replica; None where all have it all."""
+    """The arrow to the next share or the next replica; None after the last."""
     step = s.rollout.step + 1
     if s.route.only_replicas is not None:
-        waiting = [one.id for one in s.waited_for if one.id not in s.route.only_replicas]
+        ids = [replica.id for replica in s.waited_for]
+        waiting = [replica_id for replica_id in ids if replica_id not in s.route.only_replicas]
         if not waiting:
             return None
         joined = replace(s.route, only_replicas=(*s.route.only_replicas, waiting[0]))
@@ -280,7 +309,7 @@ def _next_step(s: Snapshot) -> Arrow | None:
 
 
 def _promote(s: Snapshot) -> Arrow:
-    """One row: the same process answers the same keys before and after."""
+    """The arrow to PROMOTED: the same processes answer the same keys before and after it."""
     promoted = replace(
         _without_challenger(s),
         champion=s.rollout.to_version,
@@ -297,7 +326,7 @@ def _promote(s: Snapshot) -> Arrow:
 
 
 def _revert(s: Snapshot, why: str) -> Arrow:
-    """The promotion backwards; the failed version stays loaded until all have followed."""
+    """Undo a promotion; the failed version stays loaded until all replicas have followed."""
     assert s.route.previous_champion is not None
     reverted = replace(
         s.route, champion=s.route.previous_champion, previous_champion=s.route.champion
@@ -312,7 +341,7 @@ def _revert(s: Snapshot, why: str) -> Arrow:
 
 
 def _roll_back(s: Snapshot, why: str) -> Arrow:
-    """Take the traffic away; what failed on evidence is marked as failed."""
+    """Take the challenger's traffic away; it is marked as failed if the evidence says so."""
     hidden = replace(s.route, weight_bp=0, mirror_bp=0)
     failed = load_failed(s) or s.verdict.conclusion is Conclusion.WORSE
     statuses = {s.rollout.to_version: Status.FAILED} if failed else {}
@@ -323,9 +352,9 @@ def _without_challenger(s: Snapshot) -> Route:
     return replace(s.route, challenger=None, weight_bp=0, mirror_bp=0, salt="", only_replicas=None)
 
 
-def _takes_part(s: Snapshot, one: Replica) -> bool:
+def _takes_part(s: Snapshot, replica: Replica) -> bool:
     promoted = s.route.champion == s.rollout.to_version
-    return promoted or takes_part(s.route, one.id)
+    return promoted or takes_part(s.route, replica.id)
 
 
 def _promoted_verdict(s: Snapshot) -> Verdict:
@@ -346,26 +375,26 @@ def _reason_to_revert(s: Snapshot, now: datetime) -> str | None:
 
 def _load_error(s: Snapshot) -> str:
     errors = (
-        one.models[s.rollout.to_version].error
-        for one in s.waited_for
-        if one.failed_to_load(s.rollout.to_version)
+        replica.models[s.rollout.to_version].error
+        for replica in s.waited_for
+        if replica.failed_to_load(s.rollout.to_version)
     )
     return next((error for error in errors if error), "no reason given")
 
 
 def _is_loaded_unattended(s: Snapshot) -> bool:
-    """All is loaded, and only nobody was there to carry it on."""
+    """Whether all replicas have loaded, but no controller ran before the deadline."""
     return s.rollout.phase is Phase.LOADING and is_acknowledged(s) and is_loaded(s)
 
 
-def _has_followed(s: Snapshot, one: Replica) -> bool:
-    behind = one.generations.get(s.route.service) != s.route.generation
-    return not behind and (one.holds(s.rollout.to_version) or not _takes_part(s, one))
+def _has_followed(s: Snapshot, replica: Replica) -> bool:
+    behind = replica.generations.get(s.route.service) != s.route.generation
+    return not behind and (replica.holds(s.rollout.to_version) or not _takes_part(s, replica))
 
 
 def _explain_delay(s: Snapshot) -> str:
     if s.rollout.phase is Phase.LOADING:
-        waiting = [one.id for one in s.waited_for if not _has_followed(s, one)]
+        waiting = [replica.id for replica in s.waited_for if not _has_followed(s, replica)]
         return (
             f"not loaded within {s.plan.load_s:g} s by {', '.join(waiting) or 'any replica'}; "
             "see HEALTH_CHECK_TIMEOUT"
