@@ -17,7 +17,7 @@ from mlops.errors import StoreError
 from mlops.store import Store, Why, open_store
 from mlops.store.audit import list_audit_entries, record
 from mlops.store.connect import POOL_OVERFLOW, POOL_SIZE, make_engine
-from mlops.store.engine import _alone_on_postgres, _alone_on_sqlite
+from mlops.store.engine import _lock_postgres_for_migration, _sqlite_migration_lock
 from mlops.store.migrations import HEAD, VERSION_TABLE, current_revision
 from mlops.store.schema import audit, metadata, route
 
@@ -173,8 +173,8 @@ def test_a_process_that_migrates_for_too_long_is_not_waited_for(
 def migrating(url: str) -> Iterator[None]:
     """Another process is bringing the schema up to date."""
     engine = make_engine(url, 1)
-    with _alone_on_sqlite(engine), engine.connect() as connection:
-        _alone_on_postgres(connection)
+    with _sqlite_migration_lock(engine), engine.connect() as connection:
+        _lock_postgres_for_migration(connection)
         yield
     engine.dispose()
 
