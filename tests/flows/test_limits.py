@@ -109,7 +109,7 @@ def test_a_run_whose_turn_another_one_had_registers_nothing(project: Place) -> N
 def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
     """With two slots: a second run of one service leaves the other slot to another service."""
     project.set(MAX_CONCURRENT_TRAINING_JOBS=2)
-    project.patch.setattr(leases, "LOOK_S", 0.02)
+    project.patch.setattr(leases, "POLL_S", 0.02)
     waits = threading.Event()
     project.patch.setattr(
         concurrency, "get_run_logger", lambda: SimpleNamespace(info=lambda _: waits.set())

@@ -24,7 +24,7 @@ OTHER = "training:sample.eth-usd.1h.volatility.24"
 @pytest.fixture(autouse=True)
 def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leases, "LEASE_S", 1.0)
-    monkeypatch.setattr(leases, "LOOK_S", 0.02)
+    monkeypatch.setattr(leases, "POLL_S", 0.02)
 
 
 @pytest.fixture
