@@ -1,4 +1,4 @@
-"""The one SQL store: what exists, what is live, what was counted, who changed it."""
+"""The SQL store: versions, routes, rollouts, counts, outcomes, alerts and the audit log."""
 
 from mlops.store.audit import AuditEntry, Why, list_audit_entries
 from mlops.store.engine import Store, open_store
