@@ -81,20 +81,19 @@ def _make_sqlite_engine(url: sa.URL, patience_s: float) -> sa.Engine:
         max_overflow=POOL_OVERFLOW,
         pool_timeout=patience_s,
     )
-    sa.event.listen(engine, "connect", _on_sqlite_connect)
-    sa.event.listen(engine, "begin", _on_sqlite_begin)
+
+    def set_up(connection: Any, _: ConnectionPoolEntry) -> None:
+        # The driver's own transaction control would begin too late for BEGIN IMMEDIATE.
+        connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    def begin(connection: sa.Connection) -> None:
+        write = connection.get_execution_options().get("mlops_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    sa.event.listen(engine, "connect", set_up)
+    sa.event.listen(engine, "begin", begin)
     return engine
-
-
-def _on_sqlite_connect(connection: Any, _: ConnectionPoolEntry) -> None:
-    # The driver's own transaction control would begin too late for BEGIN IMMEDIATE.
-    connection.isolation_level = None
-    connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _on_sqlite_begin(connection: sa.Connection) -> None:
-    write = connection.get_execution_options().get("mlops_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
 
 def _make_postgres_engine(url: sa.URL, patience_s: float) -> sa.Engine:
@@ -117,13 +116,14 @@ def _make_postgres_engine(url: sa.URL, patience_s: float) -> sa.Engine:
         pool_pre_ping=True,
     )
     statement_s = max(patience_s, min(STATEMENT_PATIENCE * patience_s, STATEMENT_TIMEOUT_S))
-    # Whole milliseconds, at least one, because zero would mean no limit.
-    limits = {
-        "lock_timeout": patience_s,
-        "statement_timeout": statement_s,
-        "idle_in_transaction_session_timeout": IDLE_TRANSACTION_S,
+    settings = {
+        "lock_timeout": _milliseconds(patience_s),
+        "statement_timeout": _milliseconds(statement_s),
+        "idle_in_transaction_session_timeout": _milliseconds(IDLE_TRANSACTION_S),
     }
-    settings = {name: f"{max(1, round(1000 * limit))}" for name, limit in limits.items()}
+
+    def connect(_dialect: Any, _entry: Any, args: Any, options: dict[str, Any]) -> Any:
+        return _connection_class().connect(*args, **options)
 
     def limit_session(connection: Any, _: ConnectionPoolEntry) -> None:
         connection.autocommit = True
@@ -132,14 +132,15 @@ def _make_postgres_engine(url: sa.URL, patience_s: float) -> sa.Engine:
         connection.autocommit = False
         connection.answer_s = statement_s + ANSWER_MARGIN_S
 
-    sa.event.listen(
-        engine,
-        "do_connect",
-        lambda dialect, entry, args, options: _connection_class().connect(*args, **options),
-    )
+    sa.event.listen(engine, "do_connect", connect)
     sa.event.listen(engine, "connect", limit_session)
     _pools.add(engine)
     return engine
+
+
+def _milliseconds(seconds: float) -> str:
+    """Whole milliseconds, at least one, because zero would mean no limit."""
+    return f"{max(1, round(1000 * seconds))}"
 
 
 def lift_answer_limit(connection: sa.Connection) -> None:

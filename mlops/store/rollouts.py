@@ -219,7 +219,16 @@ def list_events(store: Store, rollout_id: str) -> tuple[RolloutEvent, ...]:
     query = sa.select(rollout_event).where(rollout_event.c.rollout_id == rollout_id)
     with store.read() as connection:
         rows = connection.execute(query.order_by(rollout_event.c.seq)).all()
-    return tuple(_build_event(row) for row in rows)
+    return tuple(
+        RolloutEvent(
+            **dict(row._mapping)
+            | {
+                "from_phase": None if row.from_phase is None else Phase(row.from_phase),
+                "to_phase": Phase(row.to_phase),
+            }
+        )
+        for row in rows
+    )
 
 
 def status_of(connection: sa.Connection, model_ids: set[str]) -> dict[str, Status]:
@@ -245,10 +254,3 @@ def _next_event_number(connection: sa.Connection, rollout_id: str) -> int:
 def _build_rollout(row: sa.Row[Any]) -> Rollout:
     values = dict(row._mapping)
     return Rollout(**values | {"phase": Phase(values["phase"])})
-
-
-def _build_event(row: sa.Row[Any]) -> RolloutEvent:
-    values = dict(row._mapping)
-    before = values["from_phase"]
-    phases = {"from_phase": before and Phase(before), "to_phase": Phase(values["to_phase"])}
-    return RolloutEvent(**values | phases)

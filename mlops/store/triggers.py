@@ -192,7 +192,7 @@ def claim_triggers(
     limits = limits or TriggerLimits()
     with store.write() as connection:
         _requeue_expired(connection, service)
-        rows = _read(connection, trigger.c.service == service, lock=True)
+        rows = _read_queue(connection, trigger.c.service == service, lock=True)
         if any(row.state is TriggerState.CLAIMED for row in rows):
             return None
         waiting = [row for row in rows if row.state is TriggerState.WAITING]
@@ -211,7 +211,7 @@ def claim_triggers(
                 attempts=trigger.c.attempts + 1,
             )
         )
-        taken = _read(connection, trigger.c.claim == claim)
+        taken = _read_queue(connection, trigger.c.claim == claim)
     return Claim(claim, service, holder, at, taken)
 
 
@@ -282,18 +282,18 @@ def answer_triggers(
 def get_trigger(store: Store, trigger_id: str) -> TriggerRow | None:
     """The trigger with this id; None if there is no such row."""
     with store.read() as connection:
-        return next(iter(_read(connection, trigger.c.id == trigger_id)), None)
+        return next(iter(_read_queue(connection, trigger.c.id == trigger_id)), None)
 
 
 def list_triggers(store: Store, service: str | None = None) -> tuple[TriggerRow, ...]:
     """Triggers, the oldest first."""
     with store.read() as connection:
-        return _read(connection, *([] if service is None else [trigger.c.service == service]))
+        return _read_queue(connection, *([] if service is None else [trigger.c.service == service]))
 
 
 def read_triggers(connection: Connection, service: str) -> tuple[TriggerRow, ...]:
     """A service's triggers, the oldest first, inside the caller's transaction."""
-    return _read(connection, trigger.c.service == service)
+    return _read_queue(connection, trigger.c.service == service)
 
 
 def list_trainable_services(
@@ -317,7 +317,7 @@ def list_trainable_services(
             sa.select(trigger.c.service).where(open_ones).distinct().order_by(trigger.c.service)
         ).scalars()
         queues = [
-            (service, _read(connection, trigger.c.service == service)) for service in services
+            (service, _read_queue(connection, trigger.c.service == service)) for service in services
         ]
     return tuple(
         (service, cause)
@@ -327,32 +327,34 @@ def list_trainable_services(
     )
 
 
-def _read(
+def _read_queue(
     connection: Connection, *conditions: sa.ColumnElement[bool], lock: bool = False
 ) -> tuple[TriggerRow, ...]:
     query = sa.select(trigger).where(*conditions).order_by(trigger.c.raised_at, trigger.c.id)
     if lock:
         query = query.with_for_update()
-    return tuple(_build_trigger(row) for row in connection.execute(query))
-
-
-def _build_trigger(row: sa.Row[Any]) -> TriggerRow:
-    values = {name: getattr(row, name) for name in TriggerRow.__slots__}
-    values["cause"] = Cause(values["cause"])
-    values["state"] = TriggerState(values["state"])
-    values["answer"] = None if values["answer"] is None else Answer(values["answer"])
-    return TriggerRow(**values)
+    return tuple(
+        TriggerRow(
+            **{name: getattr(row, name) for name in TriggerRow.__slots__}
+            | {
+                "cause": Cause(row.cause),
+                "state": TriggerState(row.state),
+                "answer": None if row.answer is None else Answer(row.answer),
+            }
+        )
+        for row in connection.execute(query)
+    )
 
 
 def _is_queued(connection: Connection, reason: TriggerReason) -> bool:
     """Whether triggers about all its columns wait already: a lasting alarm is queued once."""
-    waiting = _read(connection, *_same_alarm(reason), trigger.c.state == TriggerState.WAITING)
+    waiting = _read_queue(connection, *_same_alarm(reason), trigger.c.state == TriggerState.WAITING)
     return bool(waiting) and _all_columns(waiting).issuperset(reason.columns)
 
 
 def _was_refused(connection: Connection, reason: TriggerReason, *, since: datetime) -> bool:
     """Whether the last answers since then were refusals that cover all its columns."""
-    rows = _read(
+    rows = _read_queue(
         connection,
         *_same_alarm(reason),
         trigger.c.state == TriggerState.ANSWERED,
