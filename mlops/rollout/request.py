@@ -11,7 +11,7 @@ from mlops.errors import RolloutError, RolloutRefused
 from mlops.rollout.decide import DEPLOYABLE
 from mlops.rollout.plan import RolloutPlan
 from mlops.store import audit
-from mlops.store.engine import Store
+from mlops.store.engine import Connection, Store
 from mlops.store.replicas import list_replicas
 from mlops.store.rollouts import Rollout, insert_rollout, open_rollouts
 from mlops.store.routes import Route, change_route, get_route, read_route
@@ -54,7 +54,12 @@ def request_rollout(
         raise RolloutRefused(f"{model_id} is the champion of {row.service} already")
     _check_gates(row, why, force=force)
     with store.write() as connection:
-        _refuse_second_rollout(open_rollouts(connection), row)
+        other = _open_rollout_of(connection, row.service)
+        if other is not None:
+            raise RolloutRefused(
+                f"{other.id} is bringing {other.to_version} live on {row.service} ({other.phase}); "
+                "wait for it to end, or abort it"
+            )
         at = now or store_time(connection)
         rollout = Rollout(
             id=f"rollout-{secrets.token_hex(6)}",
@@ -114,12 +119,11 @@ def roll_back(
         )
     prove(get_version(store, target))
     with store.write() as connection:
-        for rollout in open_rollouts(connection):
-            if rollout.service == service:
-                raise RolloutError(
-                    f"{rollout.id} is bringing {rollout.to_version} live ({rollout.phase}); "
-                    "abort it instead"
-                )
+        other = _open_rollout_of(connection, service)
+        if other is not None:
+            raise RolloutError(
+                f"{other.id} is bringing {other.to_version} live ({other.phase}); abort it instead"
+            )
         current = read_route(connection, service)
         assert current is not None
         change_status(connection, target, Status.DEPLOYED, why)
@@ -154,11 +158,6 @@ def _reason_not_to_deploy(row: ModelVersion) -> str | None:
     return None
 
 
-def _refuse_second_rollout(others: tuple[Rollout, ...], row: ModelVersion) -> None:
-    for rollout in others:
-        if rollout.service == row.service:
-            raise RolloutRefused(
-                f"{rollout.id} is bringing {rollout.to_version} live on {row.service} "
-                f"({rollout.phase}); "
-                "wait for it to end, or abort it"
-            )
+def _open_rollout_of(connection: Connection, service: str) -> Rollout | None:
+    rollouts = open_rollouts(connection)
+    return next((rollout for rollout in rollouts if rollout.service == service), None)
