@@ -1,6 +1,6 @@
 """Monitor runs: the checks of versions (`CheckRow`) and which versions to check (`WatchRow`).
 
-A check is one look at a version: its result and the state with which the next look begins. A
+A check judges a version at one bar: its result, and the state with which the next check begins. A
 watch is a person's order to check a version, champion or not, until a person ends it. A watch
 holds the interval, not the next time: the newest check gives that. So a restart loses nothing, and
 the run after a failed one makes up for it.
