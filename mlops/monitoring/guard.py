@@ -35,7 +35,7 @@ from mlops.store.alerts import (
     recover_alert,
 )
 from mlops.store.engine import Connection, Store
-from mlops.store.leases import Lease, acquire, fence, release, was_ever_held
+from mlops.store.leases import Lease, acquire_lease, fence, release_lease, was_ever_held
 from mlops.store.replicas import live_replicas
 from mlops.store.request_counts import TrafficRow, forget_traffic, read_traffic, sum_traffic
 from mlops.store.routes import Route, read_routes
@@ -92,7 +92,7 @@ class Guard:
         Raises:
             StoreError: when the store is away, or the role was lost on the way.
         """
-        self.lease = acquire(self.store, LEASE, self.holder, seconds=LEASE_S)
+        self.lease = acquire_lease(self.store, LEASE, self.holder, seconds=LEASE_S)
         if self.lease is None:
             # What this process saw when it last looked is no sign of what lasts.
             self._first_seen.clear()
@@ -142,7 +142,7 @@ class Guard:
     def step_down(self) -> None:
         """Give the role back."""
         if self.lease is not None:
-            release(self.store, self.lease)
+            release_lease(self.store, self.lease)
             self.lease = None
 
     def _run(self) -> None:

@@ -20,7 +20,7 @@ from mlops.rollout.fallback import WINDOW_S, Fallback, Move, champion_failing, d
 from mlops.rollout.plan import RolloutPlan
 from mlops.store import audit
 from mlops.store.engine import Connection, Store
-from mlops.store.leases import Lease, acquire, fence, release
+from mlops.store.leases import Lease, acquire_lease, fence, release_lease
 from mlops.store.replicas import Replica, ReplicaState, forget_dead, live_replicas
 from mlops.store.request_counts import forget_tallies, read_tallies
 from mlops.store.rollouts import Arrow, Rollout, move_rollout, open_rollouts, status_of
@@ -67,7 +67,7 @@ class Controller:
         Raises:
             StoreError: when the store is away, or the lease was lost during the tick.
         """
-        self.lease = acquire(self.store, LEASE, self.holder, seconds=LEASE_S)
+        self.lease = acquire_lease(self.store, LEASE, self.holder, seconds=LEASE_S)
         if self.lease is None:
             return ()
         self._renew_and_prune(self.lease)
@@ -84,7 +84,7 @@ class Controller:
         if self.lease is None:
             return
         try:
-            release(self.store, self.lease)
+            release_lease(self.store, self.lease)
         except StoreError as error:
             log.warning("the controller's lease was not released and expires: %s", error)
         self.lease = None

@@ -12,7 +12,7 @@ from mlops.data.load import LOCAL_VENUES, load_bars
 from mlops.errors import DataError, StoreError
 from mlops.service import Service
 from mlops.store.engine import Store
-from mlops.store.leases import acquire
+from mlops.store.leases import acquire_lease
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class MarketFeed:
         remote = [one for one in services if one.venue not in LOCAL_VENUES]
         fetched = 0
         for venue in sorted({one.venue for one in remote}):
-            held = acquire(self.store, f"feed:{venue}", self.holder, seconds=LEASE_S)
+            held = acquire_lease(self.store, f"feed:{venue}", self.holder, seconds=LEASE_S)
             if held is not None:
                 fetched += sum(self._fetch(one, now) for one in remote if one.venue == venue)
         return fetched

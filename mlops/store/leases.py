@@ -45,7 +45,7 @@ class Lease:
     term: int
 
 
-def acquire(store: Store, name: str, holder: str, *, seconds: float) -> Lease | None:
+def acquire_lease(store: Store, name: str, holder: str, *, seconds: float) -> Lease | None:
     """Acquire or renew a lease for ``seconds``; None while another process holds it."""
     with store.write() as connection:
         current = connection.execute(
@@ -93,7 +93,7 @@ def was_ever_held(store: Store, name: str) -> bool:
         return connection.execute(query).first() is not None
 
 
-def release(store: Store, held: Lease) -> None:
+def release_lease(store: Store, held: Lease) -> None:
     """End a lease now, so that the next holder need not wait until it expires."""
     with store.write() as connection:
         connection.execute(lease.update().where(*_matches(held)).values(until=db_now()))
@@ -156,7 +156,7 @@ def exclusive(
     finally:
         # If the store is away the lease expires by itself.
         with suppress(StoreError):
-            release(store, held.lease)
+            release_lease(store, held.lease)
 
 
 def require_held(connection: Connection, held: HeldLease) -> None:
@@ -183,7 +183,7 @@ def _wait_for_lease(
         # Read first: a write would wait for the writes of the holder.
         other = current_holder(store, name)
         if other is None:
-            held = acquire(store, name, holder, seconds=LEASE_S)
+            held = acquire_lease(store, name, holder, seconds=LEASE_S)
             if held is not None:
                 return held
             continue
@@ -202,7 +202,7 @@ def _renew(store: Store, held: HeldLease) -> bool:
     """Renew the lease; False if another run has held it meanwhile."""
     old = held.lease
     try:
-        new = acquire(store, old.name, old.holder, seconds=LEASE_S)
+        new = acquire_lease(store, old.name, old.holder, seconds=LEASE_S)
     except StoreError as error:
         log.warning("%s: the lease was not renewed: %s", old.name, error)
         return True
@@ -210,7 +210,7 @@ def _renew(store: Store, held: HeldLease) -> bool:
     if new is None or new.term > old.term + 1:
         log.warning("%s was not renewed in time: another run has held the lease", old.name)
         if new is not None:
-            release(store, new)
+            release_lease(store, new)
         return False
     held.lease = new
     return True

@@ -20,7 +20,7 @@ from mlops.rollout.runner import (
     unique_holder_name,
 )
 from mlops.store import Phase, Store
-from mlops.store.leases import acquire
+from mlops.store.leases import acquire_lease
 from tests.mlops.rollout.rows import CHALLENGER, ask, route_of
 from tests.replicas import ENOUGH, acknowledging
 
@@ -33,7 +33,7 @@ def runner(store: Store, **options: Any) -> RolloutRunner:
 
 def free(store: Store) -> bool:
     """Whether nobody holds the controller's role."""
-    return acquire(store, LEASE, "anybody", seconds=0.001) is not None
+    return acquire_lease(store, LEASE, "anybody", seconds=0.001) is not None
 
 
 def test_a_followed_rollout_is_carried_to_its_end_and_told_step_by_step(service: Store) -> None:
@@ -103,7 +103,7 @@ def test_where_another_holds_the_role_nothing_is_carried(
 ) -> None:
     monkeypatch.setattr(running, "LEASE_S", 0.2)
     asked = ask(service, QUICK)
-    assert acquire(service, LEASE, "another", seconds=60) is not None
+    assert acquire_lease(service, LEASE, "another", seconds=60) is not None
     with acknowledging(service):
         assert runner(service).run_open_rollouts(seconds=60) == ()
     assert read_progress(service, asked.id).rollout.phase is Phase.PENDING
@@ -111,7 +111,7 @@ def test_where_another_holds_the_role_nothing_is_carried(
 
 def test_a_lease_of_the_dead_is_waited_out(service: Store) -> None:
     asked = ask(service, QUICK)
-    assert acquire(service, LEASE, "the dead", seconds=1) is not None
+    assert acquire_lease(service, LEASE, "the dead", seconds=1) is not None
     with acknowledging(service):
         moved = runner(service).run_open_rollouts(seconds=60)
     assert moved[-1].what == f"{asked.id} done"

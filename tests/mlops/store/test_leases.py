@@ -18,11 +18,11 @@ from mlops.store import Store, leases, open_store
 from mlops.store.leases import (
     HeldLease,
     Lease,
-    acquire,
+    acquire_lease,
     current_holder,
     exclusive,
     fence,
-    release,
+    release_lease,
     renewing,
     require_held,
 )
@@ -50,74 +50,74 @@ def check(store: Store, held: Lease) -> None:
 
 
 def test_the_first_to_ask_gets_the_role(store: Store) -> None:
-    assert acquire(store, ROLE, "one", seconds=60) == Lease(ROLE, "one", 1)
-    assert acquire(store, ROLE, "two", seconds=60) is None
+    assert acquire_lease(store, ROLE, "one", seconds=60) == Lease(ROLE, "one", 1)
+    assert acquire_lease(store, ROLE, "two", seconds=60) is None
     assert 59 < left(store) <= 60
 
 
 def test_the_holder_keeps_its_term_when_it_renews(store: Store) -> None:
-    first = acquire(store, ROLE, "one", seconds=10)
-    assert acquire(store, ROLE, "one", seconds=60) == first
+    first = acquire_lease(store, ROLE, "one", seconds=10)
+    assert acquire_lease(store, ROLE, "one", seconds=60) == first
     assert left(store) > 50
 
 
 def test_each_new_holder_has_a_higher_term(store: Store) -> None:
-    acquire(store, ROLE, "one", seconds=60)
+    acquire_lease(store, ROLE, "one", seconds=60)
     end(store)
-    assert acquire(store, ROLE, "two", seconds=60) == Lease(ROLE, "two", 2)
+    assert acquire_lease(store, ROLE, "two", seconds=60) == Lease(ROLE, "two", 2)
     end(store)
-    assert acquire(store, ROLE, "one", seconds=60) == Lease(ROLE, "one", 3)
+    assert acquire_lease(store, ROLE, "one", seconds=60) == Lease(ROLE, "one", 3)
 
 
 def test_a_holder_whose_time_ran_out_begins_a_new_term(store: Store) -> None:
     """It may have slept while another one came and went."""
-    first = acquire(store, ROLE, "one", seconds=60)
+    first = acquire_lease(store, ROLE, "one", seconds=60)
     assert first is not None
     end(store)
-    assert acquire(store, ROLE, "one", seconds=60) == Lease(ROLE, "one", 2)
+    assert acquire_lease(store, ROLE, "one", seconds=60) == Lease(ROLE, "one", 2)
     with pytest.raises(LeaseLost):
         check(store, first)
 
 
 def test_a_role_that_is_given_back_is_free_at_once(store: Store) -> None:
-    held = acquire(store, ROLE, "one", seconds=60)
+    held = acquire_lease(store, ROLE, "one", seconds=60)
     assert held is not None
-    release(store, held)
-    assert acquire(store, ROLE, "two", seconds=60) == Lease(ROLE, "two", 2)
+    release_lease(store, held)
+    assert acquire_lease(store, ROLE, "two", seconds=60) == Lease(ROLE, "two", 2)
 
 
 def test_giving_back_what_another_one_holds_changes_nothing(store: Store) -> None:
-    old = acquire(store, ROLE, "one", seconds=60)
+    old = acquire_lease(store, ROLE, "one", seconds=60)
     assert old is not None
     end(store)
-    new = acquire(store, ROLE, "two", seconds=60)
+    new = acquire_lease(store, ROLE, "two", seconds=60)
     assert new is not None
-    release(store, old)
+    release_lease(store, old)
     check(store, new)
 
 
 def test_roles_are_held_apart(store: Store) -> None:
-    acquire(store, ROLE, "one", seconds=60)
-    assert acquire(store, "feed", "two", seconds=60) == Lease("feed", "two", 1)
+    acquire_lease(store, ROLE, "one", seconds=60)
+    assert acquire_lease(store, "feed", "two", seconds=60) == Lease("feed", "two", 1)
 
 
 @pytest.mark.parametrize("why", ["it ran out", "another came", "it was given back"])
 def test_the_fence_stops_whoever_lost_the_role(store: Store, why: str) -> None:
-    held = acquire(store, ROLE, "one", seconds=60)
+    held = acquire_lease(store, ROLE, "one", seconds=60)
     assert held is not None
     check(store, held)
     if why == "it was given back":
-        release(store, held)
+        release_lease(store, held)
     else:
         end(store)
     if why == "another came":
-        acquire(store, ROLE, "two", seconds=60)
+        acquire_lease(store, ROLE, "two", seconds=60)
     with pytest.raises(LeaseLost, match=ROLE):
         check(store, held)
 
 
 def test_the_fence_undoes_what_its_transaction_wrote(store: Store) -> None:
-    held = acquire(store, ROLE, "one", seconds=60)
+    held = acquire_lease(store, ROLE, "one", seconds=60)
     assert held is not None
     end(store)
 
@@ -135,7 +135,7 @@ def test_the_fence_undoes_what_its_transaction_wrote(store: Store) -> None:
 @pytest.mark.parametrize("begun", [False, True], ids=["first", "later"])
 def test_of_many_that_ask_at_once_one_gets_it(url: str, store: Store, begun: bool) -> None:
     if begun:
-        acquire(store, ROLE, "before", seconds=60)
+        acquire_lease(store, ROLE, "before", seconds=60)
         end(store)
     found: list[Lease | None] = []
     ready = threading.Barrier(4)
@@ -143,7 +143,7 @@ def test_of_many_that_ask_at_once_one_gets_it(url: str, store: Store, begun: boo
     def compete(name: str) -> None:
         with closing(open_store(url)) as mine:
             ready.wait(timeout=30)
-            found.append(acquire(mine, ROLE, name, seconds=60))
+            found.append(acquire_lease(mine, ROLE, name, seconds=60))
 
     threads = [threading.Thread(target=compete, args=(f"p{n}",)) for n in range(4)]
     for thread in threads:
