@@ -10,7 +10,7 @@ from tests.faults.scenes import SCENES, STRATEGIES
 from tests.faults.stage import Stage
 
 IN_ORDER = (
-    "leases.acquire",
+    "leases.acquire_lease",
     "controller._renew_and_prune",
     "controller._take_arrow[loading]",
     "controller._take_arrow[gate]",
@@ -23,7 +23,7 @@ IN_ORDER = (
 )
 """A rollout comes by its points in this order; what is not named here comes last."""
 
-MID_ROLLOUT = ("leases.acquire", "controller._renew_and_prune")
+MID_ROLLOUT = ("leases.acquire_lease", "controller._renew_and_prune")
 """Points of every tick: the fault strikes at the third, when a rollout is under way."""
 
 ENDING = ("replicas.remove_replica", "socket[", "request_counts.write_traffic")

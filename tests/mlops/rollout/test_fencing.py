@@ -70,7 +70,7 @@ def test_a_controller_paused_past_its_lease_writes_nothing(
         if other_acts:
             other.tick()
         else:
-            controlling.acquire(service, controlling.LEASE, "two", seconds=60)
+            controlling.acquire_lease(service, controlling.LEASE, "two", seconds=60)
         seen.update(read_books(service))
 
     late = Controller(Pausing(service, at, another_takes_over), "one")  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def test_a_paused_fallback_writes_nothing(service: Store, replica: RowReplica) -
 
     def another_takes_over() -> None:
         end_lease(service)
-        controlling.acquire(service, controlling.LEASE, "two", seconds=60)
+        controlling.acquire_lease(service, controlling.LEASE, "two", seconds=60)
 
     late = Controller(Pausing(service, ARROW, another_takes_over), "one")  # type: ignore[arg-type]
     with pytest.raises(LeaseLost):
