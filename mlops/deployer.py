@@ -24,6 +24,7 @@ from mlops.settings import Settings
 from mlops.store import (
     ModelVersion,
     Phase,
+    ReplicaState,
     Rollout,
     Route,
     Store,
@@ -31,9 +32,8 @@ from mlops.store import (
     get_route,
     get_version,
     list_replicas,
+    request_abort,
 )
-from mlops.store.replicas import ReplicaState
-from mlops.store.rollouts import request_abort
 
 log = logging.getLogger(__name__)
 

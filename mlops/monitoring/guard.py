@@ -26,21 +26,30 @@ from mlops.monitoring.system_health import (
     judge_system,
 )
 from mlops.service import Service
-from mlops.store.alerts import (
+from mlops.store import (
     AlertRow,
     Condition,
+    Connection,
+    Lease,
+    Route,
+    Store,
+    TrafficRow,
     Trouble,
+    acquire_lease,
+    fence,
+    forget_traffic,
+    get_version,
     list_alerts,
+    live_replicas,
     raise_alert,
+    read_routes,
+    read_traffic,
     recover_alert,
+    release_lease,
+    store_time,
+    sum_traffic,
+    was_ever_held,
 )
-from mlops.store.engine import Connection, Store
-from mlops.store.leases import Lease, acquire_lease, fence, release_lease, was_ever_held
-from mlops.store.replicas import live_replicas
-from mlops.store.request_counts import TrafficRow, forget_traffic, read_traffic, sum_traffic
-from mlops.store.routes import Route, read_routes
-from mlops.store.sql import store_time
-from mlops.store.versions import get_version
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,7 @@ from mlops.monitoring.monitor import Looked, Monitor
 from mlops.monitoring.performance.outcomes import Matching
 from mlops.rollout.fallback import return_to_baseline
 from mlops.serving.runtime import Headless
-from mlops.store import Store
-from mlops.store.triggers import list_trainable_services
+from mlops.store import Store, list_trainable_services
 
 Trained = TypeVar("Trained")
 HOUR = timedelta(hours=1)

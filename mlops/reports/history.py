@@ -12,7 +12,7 @@ from mlops.reports import figures
 from mlops.reports.cards import UNITS
 from mlops.reports.page import Moment, PastSection, Picture
 from mlops.service import Service
-from mlops.store.outcomes import MatchedForecasts
+from mlops.store import MatchedForecasts
 
 Reign = tuple[np.datetime64, np.datetime64, str]
 

@@ -17,16 +17,27 @@ from datetime import datetime
 from mlops.alerts.conditions import tell_of_return
 from mlops.errors import StoreError
 from mlops.rollout.analysis import Conclusion, TrialCounts, judge_version
-from mlops.store import audit
-from mlops.store.alerts import Condition, is_lasting, list_alerts
-from mlops.store.engine import Store
-from mlops.store.replicas import Replica
-from mlops.store.rollouts import open_rollouts
-from mlops.store.routes import Route, change_route, list_routes, read_route
-from mlops.store.schema import Status
-from mlops.store.sql import store_time
-from mlops.store.triggers import Answer, Cause, TriggerRow, TriggerState, read_triggers
-from mlops.store.versions import change_status
+from mlops.store import (
+    Answer,
+    Cause,
+    Condition,
+    Replica,
+    Route,
+    Status,
+    Store,
+    TriggerRow,
+    TriggerState,
+    audit,
+    change_route,
+    change_status,
+    is_lasting,
+    list_alerts,
+    list_routes,
+    open_rollouts,
+    read_route,
+    read_triggers,
+    store_time,
+)
 
 log = logging.getLogger(__name__)
 

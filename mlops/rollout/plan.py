@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mlops.errors import RolloutError
 from mlops.settings import Settings
-from mlops.store.schema import Phase
+from mlops.store import Phase
 
 EVERYTHING_BP = 10_000
 """All traffic, in basis points."""

@@ -10,14 +10,25 @@ from datetime import datetime
 from mlops.errors import RolloutError, RolloutRefused
 from mlops.rollout.decide import DEPLOYABLE
 from mlops.rollout.plan import RolloutPlan
-from mlops.store import audit
-from mlops.store.engine import Connection, Store
-from mlops.store.replicas import list_replicas
-from mlops.store.rollouts import Rollout, insert_rollout, open_rollouts
-from mlops.store.routes import Route, change_route, get_route, read_route
-from mlops.store.schema import Phase, Status
-from mlops.store.sql import store_time
-from mlops.store.versions import ModelVersion, change_status, get_version
+from mlops.store import (
+    Connection,
+    ModelVersion,
+    Phase,
+    Rollout,
+    Route,
+    Status,
+    Store,
+    audit,
+    change_route,
+    change_status,
+    get_route,
+    get_version,
+    insert_rollout,
+    list_replicas,
+    open_rollouts,
+    read_route,
+    store_time,
+)
 
 PENDING_FOR = "asked for"
 

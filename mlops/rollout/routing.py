@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Mapping
 
 from mlops.rollout.plan import EVERYTHING_BP
-from mlops.store.routes import Route
+from mlops.store import Route
 
 READY, FAILED = "ready", "failed"
 

@@ -37,10 +37,7 @@ from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.route_view import RouteView
-from mlops.store.engine import Store
-from mlops.store.forecasts import ForecastRow, Role, list_forecasts
-from mlops.store.routes import Route
-from mlops.store.versions import ModelVersion
+from mlops.store import ForecastRow, ModelVersion, Role, Route, Store, list_forecasts
 
 COVERED = 0.9
 MIN_ERRORS = 100

@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mlops.store.request_counts import Source, Tally
-from mlops.store.routes import Route
+from mlops.store import Route, Source, Tally
 
 MINUTE_S = 60.0
 BUCKET_S = 300.0

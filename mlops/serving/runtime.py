@@ -30,8 +30,7 @@ from mlops.serving.request_log import RequestLog
 from mlops.serving.services import Specs
 from mlops.serving.store_sync import LOADER_S, Identity, StoreSync
 from mlops.serving.traffic import TrafficCounts
-from mlops.store.engine import Store
-from mlops.store.routes import get_route
+from mlops.store import Store, get_route
 
 MIB = 1024**2
 

@@ -27,17 +27,19 @@ from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.request_counters import RequestCounters
 from mlops.serving.route_view import RouteView, read_route_view
 from mlops.serving.traffic import FLUSH_S, TrafficCounts
-from mlops.store.engine import Store
-from mlops.store.replicas import (
+from mlops.store import (
     HeldModel,
+    ModelVersion,
     Replica,
     ReplicaState,
+    Store,
     acknowledge,
+    get_version,
     heartbeat,
+    record_tallies,
     remove_replica,
+    write_traffic,
 )
-from mlops.store.request_counts import record_tallies, write_traffic
-from mlops.store.versions import ModelVersion, get_version
 
 log = logging.getLogger(__name__)
 

@@ -18,12 +18,19 @@ from mlops.monitoring.data_quality import BarsSeen
 from mlops.monitoring.drift.report import DriftReport, Family
 from mlops.service import Service
 from mlops.stats.comparison import share_interval
-from mlops.store import ModelVersion, Phase, Store, get_route
-from mlops.store.engine import Connection
-from mlops.store.monitor_runs import last_check
-from mlops.store.request_counts import TrafficRow, read_traffic, sum_traffic
-from mlops.store.rollouts import list_rollouts
-from mlops.store.sql import store_time
+from mlops.store import (
+    Connection,
+    ModelVersion,
+    Phase,
+    Store,
+    TrafficRow,
+    get_route,
+    last_check,
+    list_rollouts,
+    read_traffic,
+    store_time,
+    sum_traffic,
+)
 
 
 @dataclass(frozen=True, slots=True)
