@@ -44,7 +44,7 @@ class Explanation:
     verdict: str
     reasons: tuple[str, ...]
     report: GateReport | None
-    list_audit_entries: tuple[AuditEntry, ...]
+    history: tuple[AuditEntry, ...]
 
     def __str__(self) -> str:
         version = self.version

@@ -248,7 +248,7 @@ def _next_event_number(connection: sa.Connection, rollout_id: str) -> int:
     newest = sa.select(sa.func.max(rollout_event.c.seq)).where(
         rollout_event.c.rollout_id == rollout_id
     )
-    return int(connection.execute(newest).scalar_read_rollout()) + 1
+    return int(connection.execute(newest).scalar_one()) + 1
 
 
 def _build_rollout(row: sa.Row[Any]) -> Rollout:
