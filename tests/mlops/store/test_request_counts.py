@@ -138,7 +138,7 @@ TALLY = Tally(
 
 
 def read_scope(store: Store, scope: str = "rollout-1", **options: float) -> tuple[Tally, ...]:
-    with store.read_scope() as connection:
+    with store.read() as connection:
         return read_tallies(connection, "s", scope, **options)
 
 
