@@ -168,17 +168,17 @@ def count_champion_trials(tallies: Iterable[Tally]) -> TrialCounts:
 @lru_cache(maxsize=4096)
 def judge_challenger(evidence: Evidence, *, max_fault_rate: float) -> Verdict:
     """Judge the challenger before its promotion, against the champion and against the limit."""
-    seen = evidence.challenger
+    counts = evidence.challenger
     compared = compared_e_value(evidence.dealt, evidence.paired)
-    limited = limit_e_value(seen, max_fault_rate)
+    limited = limit_e_value(counts, max_fault_rate)
     e_value = COMPARED_SHARE * compared + (1 - COMPARED_SHARE) * limited
-    return _conclude(seen, e_value, max_fault_rate)
+    return _conclude(counts, e_value, max_fault_rate)
 
 
 @lru_cache(maxsize=4096)
-def judge_version(seen: TrialCounts, *, max_fault_rate: float) -> Verdict:
+def judge_version(counts: TrialCounts, *, max_fault_rate: float) -> Verdict:
     """Judge a version by its own trials, where no other version runs beside it."""
-    return _conclude(seen, limit_e_value(seen, max_fault_rate), max_fault_rate)
+    return _conclude(counts, limit_e_value(counts, max_fault_rate), max_fault_rate)
 
 
 def compared_e_value(dealt: Sequence[DealtTrials], paired: PairedTrials) -> float:
@@ -197,19 +197,19 @@ def compared_e_value(dealt: Sequence[DealtTrials], paired: PairedTrials) -> floa
     return _mean_exp(exponents)
 
 
-def limit_e_value(seen: TrialCounts, limit: float) -> float:
+def limit_e_value(counts: TrialCounts, limit: float) -> float:
     """The e-value for a fault rate above ``limit``."""
     above = (min(limit * times, max(limit, _HIGHEST_RATE)) for times in _LIMIT_MULTIPLES)
-    return _mean_exp([_log_ratio(seen, rate, limit) for rate in above])
+    return _mean_exp([_log_ratio(counts, rate, limit) for rate in above])
 
 
-def upper_bound(seen: TrialCounts, alpha: float = ALPHA_GOOD) -> float:
+def upper_bound(counts: TrialCounts, alpha: float = ALPHA_GOOD) -> float:
     """The largest fault rate that is not refuted at level ``alpha``, valid at all times."""
-    low, high = (seen.faults / seen.trials if seen.trials else 0.0), 1.0
+    low, high = (counts.faults / counts.trials if counts.trials else 0.0), 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         evidence = sum(
-            weight * math.exp(min(_log_ratio(seen, share * middle, middle), _MAX_EXPONENT))
+            weight * math.exp(min(_log_ratio(counts, share * middle, middle), _MAX_EXPONENT))
             for share, weight in _SHARES_OF_BOUND
         )
         if evidence >= 1 / alpha:
@@ -219,23 +219,26 @@ def upper_bound(seen: TrialCounts, alpha: float = ALPHA_GOOD) -> float:
     return high
 
 
-def _conclude(seen: TrialCounts, e_value: float, max_fault_rate: float) -> Verdict:
-    bound = upper_bound(seen)
+def _conclude(counts: TrialCounts, e_value: float, max_fault_rate: float) -> Verdict:
+    bound = upper_bound(counts)
     if e_value >= 1 / ALPHA_WORSE:
         conclusion = Conclusion.WORSE
     elif bound <= max_fault_rate:
         conclusion = Conclusion.GOOD
     else:
         conclusion = Conclusion.UNKNOWN
-    return Verdict(conclusion, e_value, bound, seen.trials, seen.faults)
+    return Verdict(conclusion, e_value, bound, counts.trials, counts.faults)
 
 
-def _log_ratio(seen: TrialCounts, rate: float, null: float) -> float:
+def _log_ratio(counts: TrialCounts, rate: float, null: float) -> float:
     """Log likelihood of the counts at ``rate`` over that at ``null``."""
     if null >= 1.0:
-        return -math.inf if seen.faults < seen.trials else 0.0
-    fell = seen.faults * math.log(rate / null) if rate > 0 else (-math.inf if seen.faults else 0.0)
-    return fell + (seen.trials - seen.faults) * (math.log1p(-rate) - math.log1p(-null))
+        return -math.inf if counts.faults < counts.trials else 0.0
+    of_faults = -math.inf if counts.faults else 0.0
+    if rate > 0:
+        of_faults = counts.faults * math.log(rate / null)
+    of_successes = (counts.trials - counts.faults) * (math.log1p(-rate) - math.log1p(-null))
+    return of_faults + of_successes
 
 
 def _mean_exp(exponents: Sequence[float]) -> float:

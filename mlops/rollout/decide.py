@@ -88,8 +88,8 @@ def decide(s: Snapshot, now: datetime) -> Arrow | None:
 
 def is_acknowledged(s: Snapshot) -> bool:
     """Whether all replicas, at least one, route by this generation."""
-    seen = [replica.generations.get(s.route.service) for replica in s.waited_for]
-    return bool(seen) and all(generation == s.route.generation for generation in seen)
+    generations = [replica.generations.get(s.route.service) for replica in s.waited_for]
+    return bool(generations) and all(generation == s.route.generation for generation in generations)
 
 
 def is_loaded(s: Snapshot) -> bool:

@@ -78,19 +78,19 @@ class Fallback:
     statuses: Mapping[str, Status]
 
 
-def champion_failing(route: Route, replicas: Sequence[Replica], seen: TrialCounts) -> str | None:
+def champion_failing(route: Route, replicas: Sequence[Replica], counts: TrialCounts) -> str | None:
     """Why the champion is not fit to serve; None while it is.
 
     Args:
         route: The service's route.
         replicas: The replicas that serve by this generation of the route.
-        seen: The champion's trials of the last `WINDOW_S` seconds.
+        counts: The champion's trials of the last `WINDOW_S` seconds.
     """
     lost = [replica for replica in replicas if replica.failed_to_load(route.champion)]
     if replicas and 2 * len(lost) >= len(replicas):
         error = lost[0].models[route.champion].error
         return f"{len(lost)} of {len(replicas)} replicas cannot load {route.champion}: {error}"
-    verdict = judge_version(seen, max_fault_rate=MAX_FAULT_RATE)
+    verdict = judge_version(counts, max_fault_rate=MAX_FAULT_RATE)
     if verdict.conclusion is Conclusion.WORSE:
         return f"{route.champion} fails: {verdict}"
     return None
@@ -99,7 +99,7 @@ def champion_failing(route: Route, replicas: Sequence[Replica], seen: TrialCount
 def decide_fallback(
     route: Route,
     replicas: Sequence[Replica],
-    seen: TrialCounts,
+    counts: TrialCounts,
     *,
     previous_status: Status | None = None,
 ) -> Fallback | None:
@@ -108,7 +108,7 @@ def decide_fallback(
     The previous champion takes over if some replica holds it and it has not failed itself, else
     the baseline does. The failed version is not kept as the previous champion.
     """
-    why = champion_failing(route, replicas, seen)
+    why = champion_failing(route, replicas, counts)
     if why is None or route.champion == route.baseline:
         return None
     previous = route.previous_champion

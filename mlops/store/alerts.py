@@ -151,10 +151,10 @@ def raise_alert(
     if known is None:
         return _insert_alert(connection, trouble, at)
     # An observation that arrives late must not set the time back.
-    seen = max(at, known.last_seen_at)
+    last_seen_at = max(at, known.last_seen_at)
     due = known.told_at + (REMIND_AFTER if remind_after is None else remind_after) <= at
     worse = trouble.severity is Severity.CRITICAL and known.severity != Severity.CRITICAL
-    changes: dict[str, Any] = {"last_seen_at": seen, "times_seen": known.times_seen + 1}
+    changes: dict[str, Any] = {"last_seen_at": last_seen_at, "times_seen": known.times_seen + 1}
     if due or worse:
         changes |= {"told_at": at, **_texts(trouble)}
         _write_notice(connection, known.id, Occasion.REMINDER, at, trouble.text)
