@@ -185,8 +185,8 @@ def _weights(strategy: Strategy, canary_share: float) -> tuple[int, ...]:
 SECONDS_PER_HOUR = 3600.0
 
 Share = Annotated[float, Field(gt=0, le=1)]
-Waiting = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Lasting = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeSeconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class RolloutSettings(BaseModel):
@@ -197,17 +197,17 @@ class RolloutSettings(BaseModel):
     shares: tuple[Share, ...] | None = Field(
         None, description="Shares of the traffic, step by step, rising to 1 (a tenth is 0.1)"
     )
-    dwell_s: Lasting | None = Field(None, description="Seconds each step lasts at least")
-    hold_s: Waiting | None = Field(
+    dwell_s: NonNegativeSeconds | None = Field(None, description="Seconds each step lasts at least")
+    hold_s: PositiveSeconds | None = Field(
         None, description="Seconds each step may wait for evidence; then it is undone"
     )
-    gate_s: Waiting | None = Field(
+    gate_s: PositiveSeconds | None = Field(
         None, description="Seconds to wait for the first answers, before it gets any traffic"
     )
-    bake_s: Lasting | None = Field(
+    bake_s: NonNegativeSeconds | None = Field(
         None, description="Seconds the version is watched after its promotion"
     )
-    load_s: Waiting | None = Field(
+    load_s: PositiveSeconds | None = Field(
         None, description="Seconds replicas may take to load it and acknowledge"
     )
     max_fault_rate: float | None = Field(
