@@ -16,14 +16,15 @@ from mlops.errors import RegistryError, RolloutError, VersionNotFound
 from mlops.models.bundle import Trust
 from mlops.registry import Registry, bundle_cache, check_reachable, is_local, load, load_version
 from mlops.registry.mirror import mirror
-from mlops.rollout.fallback import Moved
+from mlops.rollout.fallback import Move
 from mlops.rollout.plan import Strategy, plan_from
 from mlops.rollout.request import request_rollout, roll_back
-from mlops.rollout.runner import RolloutProgress, RolloutRunner, nothing, unfinished
+from mlops.rollout.runner import RolloutProgress, RolloutRunner, list_unfinished, no_op
 from mlops.settings import Settings
 from mlops.store import (
     ModelVersion,
     Phase,
+    ReplicaState,
     Rollout,
     Route,
     Store,
@@ -31,9 +32,8 @@ from mlops.store import (
     get_route,
     get_version,
     list_replicas,
+    request_abort,
 )
-from mlops.store.replicas import ReplicaState
-from mlops.store.rollouts import ask_abort
 
 log = logging.getLogger(__name__)
 
@@ -85,19 +85,19 @@ class Deployer:
         """
         with self._some_replica() as bring:
             stopping = stop or threading.Event()
-            carrier = RolloutRunner(self.store, holder, stop=stopping, before=bring)
-            row = carrier.follow(rollout_id, tell)
+            runner = RolloutRunner(self.store, holder, stop=stopping, before=bring)
+            row = runner.follow(rollout_id, tell)
         if row.phase.final:
             self.show(row.service)
         return row
 
-    def carry_open(self, *, holder: str, seconds: float) -> tuple[Moved, ...]:
+    def carry_open(self, *, holder: str, seconds: float) -> tuple[Move, ...]:
         """Carry on every open rollout that nobody else does, for so long at most."""
         with self._some_replica() as bring:
-            carrier = RolloutRunner(
-                self.store, holder, before=bring if unfinished(self.store) else nothing
+            runner = RolloutRunner(
+                self.store, holder, before=bring if list_unfinished(self.store) else no_op
             )
-            return carrier.carry_open(seconds=seconds)
+            return runner.run_open_rollouts(seconds=seconds)
 
     def abort(self, rollout_id: str, why: Why, *, holder: str) -> Rollout:
         """Have a rollout undone, and wait for it.
@@ -105,7 +105,7 @@ class Deployer:
         Raises:
             RolloutError: when there is no such rollout, or it has ended.
         """
-        ask_abort(self.store, rollout_id, why)
+        request_abort(self.store, rollout_id, why)
         return self.follow(rollout_id, holder=holder)
 
     def roll_back(self, service_or_model_id: str, why: Why) -> Route:

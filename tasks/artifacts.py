@@ -170,7 +170,7 @@ def rollout_table(seen: RolloutProgress) -> list[dict[str, Any]]:
     verdict, last = seen.verdict, seen.events[-1]
     now = {
         "weight_bp": last.detail.get("weight_bp", 0),
-        "verdict": verdict.word,
+        "verdict": verdict.conclusion,
         "e_value": verdict.e_value,
         "upper_bound": verdict.upper_bound,
         "trials": verdict.trials,

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from mlops.manager import MLOpsManager
-from mlops.store.triggers import Cause, unanswered
+from mlops.store import Cause, list_trainable_services
 from mlops.training.retraining import market_time
 
 DRIFT_DETECTED = "mlops.drift.detected"
@@ -33,7 +33,7 @@ def ring(service: str, cause: Cause) -> None:
 def ring_again(manager: MLOpsManager) -> tuple[str, ...]:
     """Ring for every service that could be trained now and is not."""
     store, wall = manager.store, datetime.now(UTC)
-    found = unanswered(store, at=lambda service: market_time(store, service, wall))
+    found = list_trainable_services(store, at=lambda service: market_time(store, service, wall))
     waiting = [(service, cause) for service, cause in found if cause in EVENTS]
     for service, cause in waiting:
         ring(service, cause)

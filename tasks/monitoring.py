@@ -31,8 +31,7 @@ from mlops.registry import bundle_cache, load_version
 from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
 from mlops.settings import current_settings
-from mlops.store import get_version, list_routes
-from mlops.store.monitor_runs import get_check, list_watches
+from mlops.store import get_check, get_version, list_routes, list_watches
 from tasks.artifacts import announce_drift
 from tasks.events import ring
 

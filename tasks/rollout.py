@@ -14,11 +14,9 @@ from mlops.manager import MLOpsManager
 from mlops.registry.reconcile import reconcile
 from mlops.rollout import fallback
 from mlops.rollout.plan import DeploymentConfig, RolloutSettings, Strategy
-from mlops.rollout.runner import unfinished
+from mlops.rollout.runner import list_unfinished
 from mlops.settings import current_settings
-from mlops.store import ModelVersion, Phase, Rollout, Status, Why
-from mlops.store.audit import SYSTEM
-from mlops.store.rollouts import ask_abort
+from mlops.store import SYSTEM, ModelVersion, Phase, Rollout, Status, Why, request_abort
 from tasks.artifacts import Announcer, deploy_key
 
 HOLDER = "flow"
@@ -104,9 +102,9 @@ def ask_for_rollout(version: ModelVersion, config: DeploymentConfig) -> str:
 
 def abort(manager: MLOpsManager, run_id: str, why: str) -> tuple[str, ...]:
     """Ask that what a flow run is bringing live be undone; returns the rollouts."""
-    mine = [one.id for one in unfinished(manager.store) if run_id in one.requested_why]
+    mine = [one.id for one in list_unfinished(manager.store) if run_id in one.requested_why]
     for rollout_id in mine:
-        ask_abort(manager.store, rollout_id, Why(datetime.now(UTC), "prefect", why))
+        request_abort(manager.store, rollout_id, Why(datetime.now(UTC), "prefect", why))
     return tuple(mine)
 
 

@@ -24,9 +24,7 @@ from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.service import Service
 from mlops.settings import Settings, current_settings
-from mlops.store import ModelVersion, Why
-from mlops.store.leases import HeldLease
-from mlops.store.triggers import Claim
+from mlops.store import Claim, HeldLease, ModelVersion, Why
 from mlops.training.publish import Request, publish
 from mlops.training.retraining import Retraining, claim_retraining, market_time
 from mlops.training.run import Effort, judge_training, run_search

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from mlops.store import Store
 from mlops.store.leases import renewing
-from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
+from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, remove_replica
 from mlops.store.request_counts import Source, Tally, record_tallies
 from mlops.store.routes import Route, list_routes
 
@@ -37,7 +37,7 @@ def acknowledging(
             yield
     finally:
         for name in names or ("one",):
-            leave(store, name)
+            remove_replica(store, name)
 
 
 def beat(store: Store, name: str, *, faults: int, unloadable: frozenset[str]) -> None:

@@ -31,10 +31,7 @@ from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
 from mlops.serving.runtime import Options, headless_replica
 from mlops.settings import current_settings
-from mlops.store import get_route
-from mlops.store.forecasts import Role
-from mlops.store.outcomes import read_matched
-from mlops.store.triggers import get_trigger
+from mlops.store import Role, get_route, get_trigger, read_matched
 from tasks.monitoring import dataset_of, open_monitor
 
 START = datetime(2018, 10, 14, tzinfo=UTC)

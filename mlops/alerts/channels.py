@@ -16,7 +16,7 @@ import httpx
 from mlops.alerts.delivery import Channel, compose
 from mlops.errors import AlertNotSent, SettingsError
 from mlops.settings import Settings
-from mlops.store.alerts import Notice
+from mlops.store import Notice
 
 TIMEOUT_S = 10.0
 """A server that has not answered by then has not taken the message."""

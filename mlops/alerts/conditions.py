@@ -11,20 +11,24 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime
 
-from mlops.store.alerts import (
+from mlops.store import (
     AlertRow,
+    Arrow,
     Condition,
+    Connection,
+    Phase,
+    Rollout,
+    Route,
     Severity,
+    Store,
     Trouble,
     list_alerts,
+    list_watches,
+    open_rollouts,
     raise_alert,
+    read_routes,
     recover_alert,
 )
-from mlops.store.engine import Connection, Store
-from mlops.store.monitor_runs import list_watches
-from mlops.store.rollouts import Arrow, Rollout, open_rollouts
-from mlops.store.routes import Route, read_routes
-from mlops.store.schema import Phase
 
 ROLLOUT, CHAMPION, BASELINE = "rollout", "champion", "baseline"
 _ENDED_BY_A_CHAMPION = (

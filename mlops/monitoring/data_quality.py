@@ -12,9 +12,15 @@ import pandas as pd
 from mlops.data.calendar import Calendar, missing_before
 from mlops.monitoring.drift.report import DriftReport
 from mlops.service import Timeframe
-from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recover_alert
-from mlops.store.engine import Connection
-from mlops.store.monitor_runs import CheckRow
+from mlops.store import (
+    CheckRow,
+    Condition,
+    Connection,
+    Severity,
+    Trouble,
+    raise_alert,
+    recover_alert,
+)
 
 MOST_MISSING = 0.02
 """More of a window's bars missing than this is trouble; it ends at half of it."""

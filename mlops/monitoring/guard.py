@@ -26,21 +26,30 @@ from mlops.monitoring.system_health import (
     judge_system,
 )
 from mlops.service import Service
-from mlops.store.alerts import (
+from mlops.store import (
     AlertRow,
     Condition,
+    Connection,
+    Lease,
+    Route,
+    Store,
+    TrafficRow,
     Trouble,
+    acquire_lease,
+    fence,
+    forget_traffic,
+    get_version,
     list_alerts,
+    live_replicas,
     raise_alert,
+    read_routes,
+    read_traffic,
     recover_alert,
+    release_lease,
+    store_time,
+    sum_traffic,
+    was_ever_held,
 )
-from mlops.store.engine import Connection, Store
-from mlops.store.leases import Lease, acquire, fence, is_known, release
-from mlops.store.replicas import live_replicas
-from mlops.store.request_counts import TrafficRow, forget_traffic, read_traffic, total
-from mlops.store.routes import Route, read_routes
-from mlops.store.sql import store_time
-from mlops.store.versions import get_version
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +101,7 @@ class Guard:
         Raises:
             StoreError: when the store is away, or the role was lost on the way.
         """
-        self.lease = acquire(self.store, LEASE, self.holder, seconds=LEASE_S)
+        self.lease = acquire_lease(self.store, LEASE, self.holder, seconds=LEASE_S)
         if self.lease is None:
             # What this process saw when it last looked is no sign of what lasts.
             self._first_seen.clear()
@@ -119,7 +128,7 @@ class Guard:
         Raises:
             StoreError: when the store is away.
         """
-        if not is_known(self.store, LEASE):
+        if not was_ever_held(self.store, LEASE):
             return ()
         found = self.look()
         if self._first_seen:
@@ -142,7 +151,7 @@ class Guard:
     def step_down(self) -> None:
         """Give the role back."""
         if self.lease is not None:
-            release(self.store, self.lease)
+            release_lease(self.store, self.lease)
             self.lease = None
 
     def _run(self) -> None:
@@ -171,8 +180,8 @@ class Guard:
             found.append(
                 ServiceSnapshot(
                     route=route,
-                    this_hour=total([row for row in rows if row.hour >= hour]),
-                    two_hours=total(rows),
+                    this_hour=sum_traffic([row for row in rows if row.hour >= hour]),
+                    two_hours=sum_traffic(rows),
                     replicas=replicas,
                 )
             )

@@ -39,11 +39,29 @@ from mlops.monitoring.performance.promotion import (
     reference_losses,
 )
 from mlops.service import Service
-from mlops.store import ModelVersion, Route, Store, get_route, get_version, list_routes
-from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recover_alert
-from mlops.store.engine import Connection
-from mlops.store.monitor_runs import CheckRow, WatchRow, last_check, list_watches, write_check
-from mlops.store.triggers import Cause, Limits, Reason, raise_trigger
+from mlops.store import (
+    Cause,
+    CheckRow,
+    Condition,
+    Connection,
+    ModelVersion,
+    Route,
+    Severity,
+    Store,
+    TriggerLimits,
+    TriggerReason,
+    Trouble,
+    WatchRow,
+    get_route,
+    get_version,
+    last_check,
+    list_routes,
+    list_watches,
+    raise_alert,
+    raise_trigger,
+    recover_alert,
+    write_check,
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +80,7 @@ class MonitorConfig:
     decision_window_hours: float = 168.0
     performance_threshold: float = 0.15
     fee_for: Callable[[str], float] = lambda symbol: FEE_BPS
-    limits: Limits = field(default_factory=Limits)
+    limits: TriggerLimits = field(default_factory=TriggerLimits)
     kept_in: Path | None = None
 
     def drift(self, service: Service) -> DriftConfig:
@@ -286,7 +304,7 @@ class Monitor:
     def _trigger(
         self, connection: Connection, row: CheckRow, cause: Cause, text: str, about: tuple[str, ...]
     ) -> str | None:
-        reason = Reason(
+        reason = TriggerReason(
             service=row.service,
             cause=cause,
             watermark=row.bar.isoformat(),

@@ -18,10 +18,7 @@ from mlops.data.quality import NewestBar
 from mlops.service import Service
 from mlops.settings import Settings
 from mlops.stats.comparison import is_surely_above
-from mlops.store.alerts import Severity
-from mlops.store.replicas import Replica, ReplicaState
-from mlops.store.request_counts import EDGES_S, Traffic
-from mlops.store.routes import Route
+from mlops.store import EDGES_S, Replica, ReplicaState, Route, Severity, Traffic
 
 ALPHA = 1e-3
 """Chance that one look takes a share at the limit for one above it."""
@@ -213,7 +210,7 @@ def _loading(seen: ServiceSnapshot, _: SystemLimits) -> Finding:
         one.id: f"{name} ({one.models[name].error})"
         for one in _serving(seen)
         for name in _wanted(seen.route)
-        if one.lost(name)
+        if one.failed_to_load(name)
     }
     said = "; ".join(f"{replica} cannot load {what}" for replica, what in sorted(failed.items()))
     return Finding(

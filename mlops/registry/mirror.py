@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlops.errors import RegistryError
 from mlops.registry.tracking import Tracking
-from mlops.store import ModelVersion, list_versions
-from mlops.store.engine import Store
-from mlops.store.routes import aliases
+from mlops.store import ModelVersion, Store, aliases, list_versions
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion

@@ -20,7 +20,7 @@ from urllib.request import url2pathname
 from mlops.registry.connection import Registry
 from mlops.registry.mirror import MODEL_ID_TAG, PENDING, SERVICE_TAG, STATUS_TAG, mirror
 from mlops.registry.tracking import HOST_TAG, PID_TAG
-from mlops.store.versions import list_versions
+from mlops.store import list_versions
 
 log = logging.getLogger(__name__)
 

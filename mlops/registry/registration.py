@@ -37,11 +37,19 @@ from mlops.registry.mirror import (
 )
 from mlops.registry.tracking import HOST_TAG, Tracking, open_run
 from mlops.service import Service, new_model_id
-from mlops.store import ModelVersion, Status, Why, get_route
-from mlops.store.leases import HeldLease, require_held
-from mlops.store.routes import begin_route
-from mlops.store.triggers import Claim
-from mlops.store.versions import get_version, insert_version, known_ids
+from mlops.store import (
+    Claim,
+    HeldLease,
+    ModelVersion,
+    Status,
+    Why,
+    begin_route,
+    get_route,
+    get_version,
+    insert_version,
+    known_ids,
+    require_held,
+)
 from mlops.training.retraining import answer_with
 
 LOADER = "mlops.models.bundle"

@@ -16,21 +16,23 @@ from mlops.errors import StoreError
 from mlops.registry.connection import Registry
 from mlops.store import (
     AuditEntry,
+    CheckRow,
     LivePeriod,
     ModelVersion,
+    Phase,
     Rollout,
     Status,
     Store,
+    TriggerRow,
+    get_check,
     get_route,
+    get_trigger,
     get_version,
-    history,
+    list_audit_entries,
     list_events,
     list_live_periods,
+    list_rollouts,
 )
-from mlops.store.monitor_runs import CheckRow, get_check
-from mlops.store.rollouts import list_rollouts
-from mlops.store.schema import Phase
-from mlops.store.triggers import TriggerRow, get_trigger
 from mlops.validation.report import GateReport
 
 
@@ -78,7 +80,7 @@ def explain(registry: Registry, model_id: str) -> Explanation:
         verdict=_verdict(version, report, baseline=baseline),
         reasons=_reasons(version, report),
         report=report,
-        history=history(registry.store, subject=model_id),
+        history=list_audit_entries(registry.store, subject=model_id),
     )
 
 

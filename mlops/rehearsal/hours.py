@@ -17,8 +17,7 @@ from mlops.monitoring.monitor import Looked, Monitor
 from mlops.monitoring.performance.outcomes import Matching
 from mlops.rollout.fallback import return_to_baseline
 from mlops.serving.runtime import HeadlessReplica
-from mlops.store import Store
-from mlops.store.triggers import unanswered
+from mlops.store import Store, list_trainable_services
 
 Trained = TypeVar("Trained")
 HOUR = timedelta(hours=1)
@@ -75,7 +74,7 @@ def rehearse(
         replica.forecast(service)
         [matched] = monitor.match(now, [service])
         [looked] = monitor.look(now, [service])
-        waiting = unanswered(store, at=partial(_then, now))
+        waiting = list_trainable_services(store, at=partial(_then, now))
         asked = any(one == service for one, _ in waiting)
         trained = retrain(service) if asked else None
         back = return_to_baseline(store, service, now=now)

@@ -12,13 +12,13 @@ from mlops.reports import figures
 from mlops.reports.cards import UNITS
 from mlops.reports.page import Moment, PastSection, Picture
 from mlops.service import Service
-from mlops.store.outcomes import Matched
+from mlops.store import MatchedForecasts
 
 Reign = tuple[np.datetime64, np.datetime64, str]
 
 
 def past_section(
-    service: Service, bars: pd.DataFrame, scored: Matched, moments: Sequence[Moment]
+    service: Service, bars: pd.DataFrame, scored: MatchedForecasts, moments: Sequence[Moment]
 ) -> PastSection:
     """``bars`` of the stretch by open time, its forecasts of record with their outcomes."""
     change = mse_change(scored)
@@ -38,7 +38,7 @@ def past_section(
     )
 
 
-def mse_change(scored: Matched) -> float:
+def mse_change(scored: MatchedForecasts) -> float:
     """Squared error beyond the declared baseline's on the same bars, as a share of it."""
     both = np.isfinite(scored.baseline)
     ours = np.mean((scored.value - scored.forecast)[both] ** 2)
@@ -46,7 +46,7 @@ def mse_change(scored: Matched) -> float:
     return float(ours / theirs - 1)
 
 
-def reigns(scored: Matched) -> list[Reign]:
+def reigns(scored: MatchedForecasts) -> list[Reign]:
     """Who made the forecasts of record, from bar to bar."""
     names = scored.model_id.astype(str)
     starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
@@ -58,7 +58,7 @@ def reigns(scored: Matched) -> list[Reign]:
 
 
 def _picture(
-    service: Service, bars: pd.DataFrame, scored: Matched, moments: Sequence[Moment]
+    service: Service, bars: pd.DataFrame, scored: MatchedForecasts, moments: Sequence[Moment]
 ) -> Picture:
     uri = figures.past(
         (

@@ -1,1 +1,1 @@
-"""Versions going live: plans, the pure decisions, their evidence, and the leased controller."""
+"""Rollouts: their plans, evidence, pure decisions, and the controller that carries them out."""

@@ -1,9 +1,9 @@
-"""Is the challenger worse, good enough, or is it too early to say: three answers, at every look.
+"""Evidence on a challenger: worse, good enough or unknown, valid however often it is judged.
 
 A trial is a key-minute of real requests or a replayed bar; a fault is an error, a time-out or a
 forecast that is not finite, on an input that another version answered.
 
-*Worse* is shown by an e-process, so the controller may look as often as it likes (Ville 1939;
+*Worse* is shown by an e-process, so the controller may judge as often as it likes (Ville 1939;
 Ramdas et al. 2023, "Game-theoretic statistics"). Its first part compares both versions: the
 share w of trials that the challenger gets is known by design, so if it is no worse, a fault is
 its own with probability at most w. For odds t each of its faults multiplies the evidence by
@@ -12,7 +12,7 @@ and cancel. The second part sets the challenger alone against ``max_fault_rate``
 of one there is nothing to compare. Either part is an average over a few alternatives, and so is
 the whole, which keeps it an e-process.
 
-*Good enough* is an upper bound on the challenger's fault rate that holds at all looks: the
+*Good enough* is an upper bound on the challenger's fault rate that holds at all times: the
 smallest rate that an e-process for lower rates refutes.
 """
 
@@ -25,28 +25,34 @@ from enum import StrEnum
 from functools import lru_cache
 
 from mlops.rollout.plan import EVERYTHING_BP
-from mlops.store.request_counts import Source, Tally
+from mlops.store import Source, Tally
 
 ALPHA_WORSE = 0.01
-"""Chance that a rollout of a version that is no worse is ever called worse."""
+"""Probability that a version that is no worse is ever called worse in its rollout."""
 
 ALPHA_GOOD = 0.05
-"""Chance that a version over the limit is ever called good enough."""
+"""Probability that a version above the limit is ever called good enough."""
 
 ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
-COMPARED_SHARE = 0.8
-"""Of the evidence for worse that comes from comparing; the rest from the limit alone."""
+"""Alternatives: the challenger fails so many times as often as the champion."""
 
-_TIMES_THE_LIMIT = (2.0, 4.0, 10.0, 30.0, 90.0)
-_HIGHEST = 0.99
-_OF_THE_BOUND = ((0.0, 0.5), (0.25, 0.25), (0.5, 0.25))
+COMPARED_SHARE = 0.8
+"""Weight of the comparison in the evidence for worse; the limit alone has the rest."""
+
+_LIMIT_MULTIPLES = (2.0, 4.0, 10.0, 30.0, 90.0)
+"""Alternatives to the limit, as multiples of the limit."""
+
+_HIGHEST_RATE = 0.99
+_SHARES_OF_BOUND = ((0.0, 0.5), (0.25, 0.25), (0.5, 0.25))
 """Lower rates, as shares of the bound, and the weight of each in the bound's e-process."""
 
 _BISECTIONS = 40
+_MAX_EXPONENT = 700.0
+"""exp() of more overflows a float."""
 
 
 class Conclusion(StrEnum):
-    """What the evidence says."""
+    """The three answers that the evidence may give."""
 
     WORSE = "worse"
     GOOD = "good"
@@ -54,28 +60,28 @@ class Conclusion(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
-    """Trials, and how many of them failed."""
+class TrialCounts:
+    """A number of trials, and how many of them failed."""
 
     trials: int = 0
     faults: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.trials + other.trials, self.faults + other.faults)
+    def __add__(self, other: TrialCounts) -> TrialCounts:
+        return TrialCounts(self.trials + other.trials, self.faults + other.faults)
 
 
 @dataclass(frozen=True, slots=True)
-class Dealt:
-    """Trials dealt between both versions while the challenger's share was ``weight_bp``."""
+class DealtTrials:
+    """Trials split between both versions while the challenger's share was ``weight_bp``."""
 
     weight_bp: int
-    champion: Counts
-    challenger: Counts
+    champion: TrialCounts
+    challenger: TrialCounts
 
 
 @dataclass(frozen=True, slots=True)
-class Paired:
-    """Inputs given to both versions, and how many only one of them failed."""
+class PairedTrials:
+    """Inputs that both versions were given, and how many of them only one version failed."""
 
     trials: int = 0
     challenger_faults: int = 0
@@ -84,28 +90,31 @@ class Paired:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was counted until now; ``promoted`` is the new champion after its promotion."""
+    """All counts of a rollout so far.
 
-    dealt: tuple[Dealt, ...] = ()
-    paired: Paired = Paired()
-    promoted: Counts = Counts()
+    ``promoted`` counts the new champion's trials after its promotion.
+    """
+
+    dealt: tuple[DealtTrials, ...] = ()
+    paired: PairedTrials = PairedTrials()
+    promoted: TrialCounts = TrialCounts()
 
     @property
-    def challenger(self) -> Counts:
-        """Everything the challenger was tried on before its promotion."""
-        total = Counts(self.paired.trials, self.paired.challenger_faults)
-        return sum((one.challenger for one in self.dealt), start=total)
+    def challenger(self) -> TrialCounts:
+        """All trials of the challenger before its promotion."""
+        total = TrialCounts(self.paired.trials, self.paired.challenger_faults)
+        return sum((split.challenger for split in self.dealt), start=total)
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One of three words, with the figures it rests on.
+    """A conclusion, with the figures it rests on.
 
-    ``e_value`` is the evidence for worse (worse at ``1 / ALPHA_WORSE``), ``upper_bound`` the
-    largest fault rate that is not refuted.
+    ``e_value`` is the evidence for worse (worse from ``1 / ALPHA_WORSE`` on), ``upper_bound`` the
+    largest fault rate (0 to 1) that is not refuted.
     """
 
-    word: Conclusion
+    conclusion: Conclusion
     e_value: float
     upper_bound: float
     trials: int
@@ -118,119 +127,126 @@ class Verdict:
         )
 
 
-def gather(tallies: Iterable[Tally], promoted: Iterable[Tally] = ()) -> Evidence:
-    """Add up what the replicas counted during a rollout, and of its version after promotion.
+def gather_evidence(tallies: Iterable[Tally], promoted: Iterable[Tally] = ()) -> Evidence:
+    """Add up what the replicas counted during a rollout.
 
     Replicas replay the same bars, so of replays the worst replica counts, not the sum.
+
+    Args:
+        tallies: The replicas' running totals of the rollout.
+        promoted: Those of its version as champion, counted after the promotion.
     """
-    dealt: dict[int, Dealt] = {}
-    paired, replays = Paired(), [Paired()]
-    for one in tallies:
-        both = Paired(one.challenger_trials, one.challenger_faults, one.champion_faults)
-        if one.source is Source.REPLAY:
+    dealt: dict[int, DealtTrials] = {}
+    paired, replays = PairedTrials(), [PairedTrials()]
+    for tally in tallies:
+        both = PairedTrials(tally.challenger_trials, tally.challenger_faults, tally.champion_faults)
+        if tally.source is Source.REPLAY:
             replays.append(both)
-        elif one.source is Source.MIRROR:
-            paired = _joined(paired, both)
+        elif tally.source is Source.MIRROR:
+            paired = _add_pairs(paired, both)
         else:
-            before = dealt.get(one.weight_bp, Dealt(one.weight_bp, Counts(), Counts()))
-            dealt[one.weight_bp] = Dealt(
-                one.weight_bp,
-                before.champion + Counts(one.champion_trials, one.champion_faults),
-                before.challenger + Counts(one.challenger_trials, one.challenger_faults),
+            before = dealt.get(
+                tally.weight_bp, DealtTrials(tally.weight_bp, TrialCounts(), TrialCounts())
+            )
+            dealt[tally.weight_bp] = DealtTrials(
+                tally.weight_bp,
+                before.champion + TrialCounts(tally.champion_trials, tally.champion_faults),
+                before.challenger + TrialCounts(tally.challenger_trials, tally.challenger_faults),
             )
     worst = max(replays, key=lambda replay: (replay.challenger_faults, replay.trials))
-    return Evidence(tuple(dealt.values()), _joined(paired, worst), of_champion(promoted))
+    return Evidence(
+        tuple(dealt.values()), _add_pairs(paired, worst), count_champion_trials(promoted)
+    )
 
 
-def of_champion(tallies: Iterable[Tally]) -> Counts:
-    """What a champion was tried on, and how often it failed."""
-    counts = (Counts(one.champion_trials, one.champion_faults) for one in tallies)
-    return sum(counts, start=Counts())
+def count_champion_trials(tallies: Iterable[Tally]) -> TrialCounts:
+    """Add up a champion's trials and faults."""
+    counts = (TrialCounts(tally.champion_trials, tally.champion_faults) for tally in tallies)
+    return sum(counts, start=TrialCounts())
 
 
 @lru_cache(maxsize=4096)
-def judge(evidence: Evidence, *, max_fault_rate: float) -> Verdict:
-    """What the evidence says of the challenger before its promotion."""
-    seen = evidence.challenger
+def judge_challenger(evidence: Evidence, *, max_fault_rate: float) -> Verdict:
+    """Judge the challenger before its promotion, against the champion and against the limit."""
+    counts = evidence.challenger
     compared = compared_e_value(evidence.dealt, evidence.paired)
-    limited = limit_e_value(seen, max_fault_rate)
+    limited = limit_e_value(counts, max_fault_rate)
     e_value = COMPARED_SHARE * compared + (1 - COMPARED_SHARE) * limited
-    return _verdict(seen, e_value, max_fault_rate)
+    return _conclude(counts, e_value, max_fault_rate)
 
 
 @lru_cache(maxsize=4096)
-def judge_alone(seen: Counts, *, max_fault_rate: float) -> Verdict:
-    """What a version's own trials say of it, where nothing runs beside it."""
-    return _verdict(seen, limit_e_value(seen, max_fault_rate), max_fault_rate)
+def judge_version(counts: TrialCounts, *, max_fault_rate: float) -> Verdict:
+    """Judge a version by its own trials, where no other version runs beside it."""
+    return _conclude(counts, limit_e_value(counts, max_fault_rate), max_fault_rate)
 
 
-def compared_e_value(dealt: Sequence[Dealt], paired: Paired) -> float:
-    """Evidence that the challenger fails more often than the champion beside it."""
+def compared_e_value(dealt: Sequence[DealtTrials], paired: PairedTrials) -> float:
+    """The e-value for a challenger that fails more often than the champion beside it."""
     exponents = []
     for odds in ODDS:
         both = math.log((odds + 1) / 2)
         exponent = paired.challenger_faults * (math.log(odds) - both)
         exponent -= paired.champion_faults * both
-        for one in dealt:
-            share = one.weight_bp / EVERYTHING_BP
+        for split in dealt:
+            share = split.weight_bp / EVERYTHING_BP
             total = math.log(share * odds + 1 - share)
-            exponent += one.challenger.faults * (math.log(odds) - total)
-            exponent -= one.champion.faults * total
+            exponent += split.challenger.faults * (math.log(odds) - total)
+            exponent -= split.champion.faults * total
         exponents.append(exponent)
     return _mean_exp(exponents)
 
 
-def limit_e_value(seen: Counts, limit: float) -> float:
-    """Evidence that a fault rate lies above ``limit``."""
-    above = (min(limit * times, max(limit, _HIGHEST)) for times in _TIMES_THE_LIMIT)
-    return _mean_exp([_log_ratio(seen, rate, limit) for rate in above])
+def limit_e_value(counts: TrialCounts, limit: float) -> float:
+    """The e-value for a fault rate above ``limit``."""
+    above = (min(limit * times, max(limit, _HIGHEST_RATE)) for times in _LIMIT_MULTIPLES)
+    return _mean_exp([_log_ratio(counts, rate, limit) for rate in above])
 
 
-def upper_bound(seen: Counts, alpha: float = ALPHA_GOOD) -> float:
-    """The largest fault rate not refuted, at any look, with error ``alpha``."""
-    low, high = (seen.faults / seen.trials if seen.trials else 0.0), 1.0
+def upper_bound(counts: TrialCounts, alpha: float = ALPHA_GOOD) -> float:
+    """The largest fault rate that is not refuted at level ``alpha``, valid at all times."""
+    low, high = (counts.faults / counts.trials if counts.trials else 0.0), 1.0
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if _refuted(seen, middle, alpha):
+        evidence = sum(
+            weight * math.exp(min(_log_ratio(counts, share * middle, middle), _MAX_EXPONENT))
+            for share, weight in _SHARES_OF_BOUND
+        )
+        if evidence >= 1 / alpha:
             high = middle
         else:
             low = middle
     return high
 
 
-def _refuted(seen: Counts, bound: float, alpha: float) -> bool:
-    evidence = sum(
-        weight * math.exp(min(_log_ratio(seen, share * bound, bound), 700.0))
-        for share, weight in _OF_THE_BOUND
-    )
-    return evidence >= 1 / alpha
-
-
-def _verdict(seen: Counts, e_value: float, max_fault_rate: float) -> Verdict:
-    bound = upper_bound(seen)
+def _conclude(counts: TrialCounts, e_value: float, max_fault_rate: float) -> Verdict:
+    bound = upper_bound(counts)
     if e_value >= 1 / ALPHA_WORSE:
-        word = Conclusion.WORSE
+        conclusion = Conclusion.WORSE
     elif bound <= max_fault_rate:
-        word = Conclusion.GOOD
+        conclusion = Conclusion.GOOD
     else:
-        word = Conclusion.UNKNOWN
-    return Verdict(word, e_value, bound, seen.trials, seen.faults)
+        conclusion = Conclusion.UNKNOWN
+    return Verdict(conclusion, e_value, bound, counts.trials, counts.faults)
 
 
-def _log_ratio(seen: Counts, rate: float, null: float) -> float:
+def _log_ratio(counts: TrialCounts, rate: float, null: float) -> float:
     """Log likelihood of the counts at ``rate`` over that at ``null``."""
     if null >= 1.0:
-        return -math.inf if seen.faults < seen.trials else 0.0
-    fell = seen.faults * math.log(rate / null) if rate > 0 else (-math.inf if seen.faults else 0.0)
-    return fell + (seen.trials - seen.faults) * (math.log1p(-rate) - math.log1p(-null))
+        return -math.inf if counts.faults < counts.trials else 0.0
+    of_faults = -math.inf if counts.faults else 0.0
+    if rate > 0:
+        of_faults = counts.faults * math.log(rate / null)
+    of_successes = (counts.trials - counts.faults) * (math.log1p(-rate) - math.log1p(-null))
+    return of_faults + of_successes
 
 
 def _mean_exp(exponents: Sequence[float]) -> float:
-    return sum(math.exp(min(exponent, 700.0)) for exponent in exponents) / len(exponents)
+    return sum(math.exp(min(exponent, _MAX_EXPONENT)) for exponent in exponents) / len(exponents)
 
 
-def _joined(a: Paired, b: Paired) -> Paired:
-    return Paired(
+def _add_pairs(a: PairedTrials, b: PairedTrials) -> PairedTrials:
+    return PairedTrials(
         a.trials + b.trials,
         a.challenger_faults + b.challenger_faults,
         a.champion_faults + b.champion_faults,

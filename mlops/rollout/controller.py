@@ -1,8 +1,8 @@
-"""Carries rollouts on, whoever asked for them: a role that one process holds at a time.
+"""The controller: advances every open rollout, in the one process that holds its lease.
 
-It keeps nothing between two ticks. A tick reads the store, decides, and writes one transaction
-for each arrow, fenced by the term of its lease, so that a controller may die, or wake up late,
-between any two statements: the next one goes on from the rows.
+A controller keeps no state between two ticks. A tick reads the store, decides, and writes one
+transaction for each arrow, fenced by the term of its lease. So a controller may die, or stall past
+its lease, between any two statements: the next controller goes on from the rows.
 """
 
 from __future__ import annotations
@@ -14,38 +14,62 @@ from datetime import datetime
 
 from mlops.alerts.conditions import tell_of_fallback, tell_of_move
 from mlops.errors import LeaseLost, StoreError
-from mlops.rollout.analysis import Counts, gather, of_champion
+from mlops.rollout.analysis import TrialCounts, count_champion_trials, gather_evidence
 from mlops.rollout.decide import Snapshot, decide
-from mlops.rollout.fallback import WINDOW_S, Fallback, Moved, champion_failing, decide_fallback
+from mlops.rollout.fallback import WINDOW_S, Fallback, Move, champion_failing, decide_fallback
 from mlops.rollout.plan import RolloutPlan
-from mlops.store import audit
-from mlops.store.engine import Connection, Store
-from mlops.store.leases import Lease, acquire, fence, release
-from mlops.store.replicas import Replica, ReplicaState, forget_dead, live_replicas
-from mlops.store.request_counts import forget_tallies, read_tallies
-from mlops.store.rollouts import Arrow, Rollout, move_rollout, open_rollouts, status_of
-from mlops.store.routes import Route, change_route, keep_exposed, read_route, read_routes
-from mlops.store.schema import Phase, Status
-from mlops.store.sql import store_time
-from mlops.store.versions import change_status
+from mlops.store import (
+    Arrow,
+    Connection,
+    Lease,
+    Phase,
+    Replica,
+    ReplicaState,
+    Rollout,
+    Route,
+    Store,
+    acquire_lease,
+    audit,
+    change_route,
+    change_status,
+    fence,
+    forget_dead,
+    forget_tallies,
+    live_replicas,
+    move_rollout,
+    open_rollouts,
+    read_route,
+    read_routes,
+    read_tallies,
+    release_lease,
+    renew_exposure,
+    status_of,
+    store_time,
+)
 
 log = logging.getLogger(__name__)
 
 LEASE = "controller"
 LEASE_S = 5.0
 EXPOSURE_S = 5.0
-"""So long a challenger keeps its share after the last controller died."""
+"""A challenger keeps its share for so long after the last controller died."""
 
 TICK_S = 1.0
 MAX_ARROWS = 4
-"""Arrows of one rollout in one tick."""
+"""Most arrows of one rollout in one tick."""
 
 FORGET_REPLICA_S = 3600.0
 FORGET_EVIDENCE_S = 7 * 86_400.0
 
 
 class Controller:
-    """Ticks; ``holder`` names this process, ``now`` replaces the database's clock in rehearsals."""
+    """Advances rollouts, one tick at a time.
+
+    Args:
+        store: The store with the rollouts, routes and replicas.
+        holder: Name of this process in the lease; it must differ between processes.
+        now: Replaces the database's clock in rehearsals.
+    """
 
     def __init__(
         self, store: Store, holder: str, *, now: Callable[[], datetime] | None = None
@@ -55,91 +79,95 @@ class Controller:
         self.now = now
         self.lease: Lease | None = None
 
-    def tick(self) -> tuple[Moved, ...]:
-        """Carry everything on by what is known now; nothing where another process does it.
+    def tick(self) -> tuple[Move, ...]:
+        """Advance every rollout by what the store shows now; a no-op without the lease.
 
         Raises:
-            StoreError: when the store is away, or the role was lost on the way.
+            StoreError: when the store is away, or the lease was lost during the tick.
         """
-        self.lease = acquire(self.store, LEASE, self.holder, seconds=LEASE_S)
+        self.lease = acquire_lease(self.store, LEASE, self.holder, seconds=LEASE_S)
         if self.lease is None:
             return ()
-        self._keep_house(self.lease)
-        moved, trouble = self._carry_all_on(self.lease)
-        moved += self._check_health(self.lease)
-        for one in moved:
-            one.log()
+        self._renew_and_prune(self.lease)
+        moves, trouble = self._advance_all(self.lease)
+        moves += self._fall_back(self.lease)
+        for move in moves:
+            move.log()
         if trouble is not None:
             raise trouble
-        return tuple(moved)
+        return tuple(moves)
 
     def step_down(self) -> None:
-        """Let the next controller begin at once."""
-        if self.lease is not None:
-            release(self.store, self.lease)
-            self.lease = None
+        """Release the lease, so that the next controller begins at once."""
+        if self.lease is None:
+            return
+        try:
+            release_lease(self.store, self.lease)
+        except StoreError as error:
+            log.warning("the controller's lease was not released and expires: %s", error)
+        self.lease = None
 
-    def _open(self) -> tuple[Rollout, ...]:
-        with self.store.read() as connection:
-            return open_rollouts(connection)
-
-    def _keep_house(self, lease: Lease) -> None:
-        """Renew the shares of challengers, and forget what died long ago."""
+    def _renew_and_prune(self, lease: Lease) -> None:
+        """Renew the shares of challengers, and delete rows of replicas that died long ago."""
         with self.store.write() as connection:
             fence(connection, lease)
             for route in read_routes(connection):
                 if route.challenger is not None:
-                    keep_exposed(connection, route.service, seconds=EXPOSURE_S)
+                    renew_exposure(connection, route.service, seconds=EXPOSURE_S)
             forget_dead(connection, after=FORGET_REPLICA_S)
             forget_tallies(connection, after=FORGET_EVIDENCE_S)
 
-    def _carry_all_on(self, lease: Lease) -> tuple[list[Moved], StoreError | None]:
-        """Every open rollout; one that the store refuses to move does not hold up the others."""
-        moved: list[Moved] = []
+    def _advance_all(self, lease: Lease) -> tuple[list[Move], StoreError | None]:
+        """Advance every open rollout; a refused write does not hold up the other rollouts."""
+        moves: list[Move] = []
         trouble: StoreError | None = None
-        for row in self._open():
+        with self.store.read() as connection:
+            rollouts = open_rollouts(connection)
+        for row in rollouts:
             try:
-                moved += self._carry_on(row, lease)
+                moves += self._advance(row, lease)
             except LeaseLost:
                 raise
             except StoreError as error:
                 trouble = error
-        return moved, trouble
+        return moves, trouble
 
-    def _carry_on(self, row: Rollout, lease: Lease) -> list[Moved]:
-        moved: list[Moved] = []
-        while len(moved) < MAX_ARROWS:
-            snapshot, now = self._look(row.id)
+    def _advance(self, row: Rollout, lease: Lease) -> list[Move]:
+        moves: list[Move] = []
+        while len(moves) < MAX_ARROWS:
+            snapshot, now = self._read_snapshot(row.id)
             if snapshot is None:
                 break
             arrow = decide(snapshot, now)
             if arrow is None:
                 break
-            self._take(snapshot, arrow, lease, now)
+            self._take_arrow(snapshot, arrow, lease, now)
             what = f"{row.id} {arrow.to}"
-            moved.append(Moved(row.service, what, arrow.reason, row.to_version))
-        return moved
+            moves.append(Move(row.service, what, arrow.reason, row.to_version))
+        return moves
 
-    def _look(self, rollout_id: str) -> tuple[Snapshot | None, datetime]:
+    def _read_snapshot(self, rollout_id: str) -> tuple[Snapshot | None, datetime]:
         with self.store.read() as connection:
-            now = self._time(connection)
-            row = next((one for one in open_rollouts(connection) if one.id == rollout_id), None)
+            now = self._now(connection)
+            rollouts = open_rollouts(connection)
+            row = next((rollout for rollout in rollouts if rollout.id == rollout_id), None)
             route = None if row is None else read_route(connection, row.service)
             if row is None or route is None:
                 return None, now
             return snapshot_of(connection, row, route, now), now
 
-    def _take(self, s: Snapshot, arrow: Arrow, lease: Lease, now: datetime) -> None:
+    def _take_arrow(self, s: Snapshot, arrow: Arrow, lease: Lease, now: datetime) -> None:
         with self.store.write() as connection:
             fence(connection, lease)
             move_rollout(connection, s.rollout, s.route, arrow, term=lease.term, at=now)
             tell_of_move(connection, s.rollout, arrow, now)
-            # A share that has just been given must count at once.
-            keep_exposed(connection, s.route.service, seconds=EXPOSURE_S)
+            # A new share must count at once, not from the next renewal on.
+            renew_exposure(connection, s.route.service, seconds=EXPOSURE_S)
 
-    def _check_health(self, lease: Lease) -> list[Moved]:
-        moved = []
-        for route, fallback, now in self._fallbacks():
+    def _fall_back(self, lease: Lease) -> list[Move]:
+        """Replace every failing champion by its previous version or its baseline."""
+        moves = []
+        for route, fallback, now in self._find_fallbacks():
             with self.store.write() as connection:
                 fence(connection, lease)
                 why = audit.Why(now, actor="controller", reason=fallback.reason)
@@ -153,91 +181,97 @@ class Controller:
                     reason=fallback.reason,
                     at=now,
                 )
-            moved.append(Moved(route.service, "fall_back", fallback.reason, route.champion))
-        return moved
+            moves.append(Move(route.service, "fall_back", fallback.reason, route.champion))
+        return moves
 
-    def _fallbacks(self) -> list[tuple[Route, Fallback, datetime]]:
-        """Failing champions; where a rollout is open, it is undone first."""
+    def _find_fallbacks(self) -> list[tuple[Route, Fallback, datetime]]:
+        """Find failing champions; an open rollout of the service is undone first."""
         with self.store.read() as connection:
-            now = self._time(connection)
-            busy = {one.service for one in open_rollouts(connection)}
-            replicas = _serving(live_replicas(connection))
-            found = []
+            now = self._now(connection)
+            busy = {rollout.service for rollout in open_rollouts(connection)}
+            replicas = _without_draining(live_replicas(connection))
+            fallbacks = []
             for route in read_routes(connection):
                 if route.service in busy:
                     continue
+                previous = route.previous_champion
                 fallback = decide_fallback(
                     route,
-                    _knowing(route, replicas),
-                    _recent(connection, route),
-                    previous_status=_previous_status(connection, route),
+                    _on_newest_route(route, replicas),
+                    _recent_trials(connection, route),
+                    previous_status=(
+                        None if previous is None else status_of(connection, {previous})[previous]
+                    ),
                 )
                 if fallback is not None:
-                    found.append((route, fallback, now))
-            return found
+                    fallbacks.append((route, fallback, now))
+            return fallbacks
 
-    def _time(self, connection: Connection) -> datetime:
+    def _now(self, connection: Connection) -> datetime:
         return store_time(connection) if self.now is None else self.now()
 
 
-def carry_role(controller: Controller, stop: threading.Event) -> None:
-    """Tick until told to stop; a store that is away is asked again."""
+def run_controller(controller: Controller, stop: threading.Event) -> None:
+    """Tick until ``stop`` is set; errors are logged, and the next tick tries again."""
     while not stop.wait(TICK_S):
         try:
             controller.tick()
         except StoreError as error:
             log.warning("the controller could not act: %s", error)
         except Exception:
-            # One rollout that cannot be decided may not keep this role from the next tick.
+            # A rollout that cannot be decided must not end the loop for all others.
             log.exception("a tick of the controller failed")
-    try:
-        controller.step_down()
-    except StoreError as error:
-        log.warning("the controller's lease runs out by itself: %s", error)
+    controller.step_down()
 
 
 def snapshot_of(connection: Connection, row: Rollout, route: Route, now: datetime) -> Snapshot:
-    """What the store shows of a rollout."""
+    """Read what `decide` needs to know of a rollout, in one transaction.
+
+    Args:
+        connection: The caller's transaction.
+        row: The rollout.
+        route: The route of its service.
+        now: The time of the store, or of the rehearsal.
+    """
     replicas = live_replicas(connection)
     promoted = row.phase is Phase.PROMOTED
-    # Rows of an earlier time as champion were last written before this promotion.
+    # Rows from an earlier time as champion were last written before this promotion.
     age = (now - row.since).total_seconds()
     recent = read_tallies(connection, row.service, champion_scope(route), newer_than_s=age)
     failing = None
     if not promoted:
-        seen = _recent(connection, route)
-        failing = champion_failing(route, _knowing(route, _serving(replicas)), seen)
+        serving = _on_newest_route(route, _without_draining(replicas))
+        failing = champion_failing(route, serving, _recent_trials(connection, route))
     return Snapshot(
         rollout=row,
         plan=RolloutPlan.from_dict(row.plan),
         route=route,
         replicas=replicas,
-        evidence=gather(read_tallies(connection, row.service, row.id), recent if promoted else ()),
+        evidence=gather_evidence(
+            read_tallies(connection, row.service, row.id), recent if promoted else ()
+        ),
         statuses=status_of(connection, {row.to_version, route.champion}),
         champion_failing=failing,
     )
 
 
 def champion_scope(route: Route) -> str:
-    """Under this name replicas count how a champion does, apart from any rollout."""
+    """The scope under which replicas count a champion's trials, apart from any rollout."""
     return f"champion:{route.champion}"
 
 
-def _serving(replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
-    return tuple(one for one in replicas if one.state is not ReplicaState.DRAINING)
+def _without_draining(replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
+    return tuple(replica for replica in replicas if replica.state is not ReplicaState.DRAINING)
 
 
-def _knowing(route: Route, replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
-    """Those that serve this service by its newest route."""
-    return tuple(one for one in replicas if one.generations.get(route.service) == route.generation)
+def _on_newest_route(route: Route, replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
+    return tuple(
+        replica
+        for replica in replicas
+        if replica.generations.get(route.service) == route.generation
+    )
 
 
-def _previous_status(connection: Connection, route: Route) -> Status | None:
-    if route.previous_champion is None:
-        return None
-    return status_of(connection, {route.previous_champion})[route.previous_champion]
-
-
-def _recent(connection: Connection, route: Route) -> Counts:
+def _recent_trials(connection: Connection, route: Route) -> TrialCounts:
     tallies = read_tallies(connection, route.service, champion_scope(route), newer_than_s=WINDOW_S)
-    return of_champion(tallies)
+    return count_champion_trials(tallies)

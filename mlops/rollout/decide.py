@@ -1,13 +1,13 @@
-"""What happens next to a rollout: a pure function of what the store shows.
+"""The state machine of a rollout: its next arrow, a pure function of what the store shows.
 
     PENDING -> LOADING -> GATE -> STEP 0 .. k -> PROMOTED -> DONE
                   any of these -> ROLLBACK (share 0) -> FAILED
                                           PROMOTED -> REVERTED -> FAILED
 
-Each arrow is one transaction. Promotion renames: the challenger has all the traffic before and
-after it, and the champion stays loaded as the previous one. Every phase that is not final has a
-way back that loads nothing and a deadline after which it takes it; what is not known by then is
-never promoted.
+Each arrow is one transaction. Promotion only renames: the challenger has all the traffic before
+and after it, and the champion stays loaded as the previous champion. Every phase that is not final
+has a deadline and an arrow back that loads no model; a version without enough evidence at the
+deadline is never promoted.
 """
 
 from __future__ import annotations
@@ -16,24 +16,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from mlops.rollout.analysis import Conclusion, Evidence, Verdict, judge, judge_alone
+from mlops.rollout.analysis import Conclusion, Evidence, Verdict, judge_challenger, judge_version
 from mlops.rollout.plan import EVERYTHING_BP, RolloutPlan
 from mlops.rollout.routing import takes_part
-from mlops.store.replicas import Replica, ReplicaState
-from mlops.store.rollouts import Arrow, Rollout
-from mlops.store.routes import Route
-from mlops.store.schema import Phase, Status
+from mlops.store import Arrow, Phase, Replica, ReplicaState, Rollout, Route, Status
 
 DEPLOYABLE = (Status.CHALLENGER, Status.RETIRED, Status.DEPLOYED)
-"""What passed its gates, or was live before."""
+"""Statuses of versions that passed their gates, or were live before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What the store shows of one rollout at one moment.
+    """All that `decide` reads of one rollout at one moment.
 
     ``statuses`` are those of the versions involved, ``replicas`` the live processes,
-    ``champion_failing`` why the champion is no longer fit to serve, or None.
+    ``champion_failing`` is why the champion is no longer fit to serve, or None.
     """
 
     rollout: Rollout
@@ -46,16 +43,42 @@ class Snapshot:
 
     @property
     def waited_for(self) -> tuple[Replica, ...]:
-        """The replicas whose acknowledgement counts: a draining one is on its way out."""
-        return tuple(one for one in self.replicas if one.state is not ReplicaState.DRAINING)
+        """The replicas that a rollout waits for: all but those that are draining."""
+        return tuple(
+            replica for replica in self.replicas if replica.state is not ReplicaState.DRAINING
+        )
 
     @property
     def verdict(self) -> Verdict:
-        return judge(self.evidence, max_fault_rate=self.plan.max_fault_rate)
+        return judge_challenger(self.evidence, max_fault_rate=self.plan.max_fault_rate)
 
 
 def decide(s: Snapshot, now: datetime) -> Arrow | None:
-    """The next arrow, None to wait; ``now`` is the time that dwell and deadlines count by."""
+    """The next arrow of a rollout; None while it has to wait.
+
+    Args:
+        s: What the store shows.
+        now: The time that dwell times and deadlines are compared with.
+
+    Without a live replica a new rollout waits until its deadline:
+
+        >>> from datetime import UTC
+        >>> from mlops.rollout.analysis import Evidence
+        >>> from mlops.rollout.plan import plan_for
+        >>> plan, now = plan_for("canary"), datetime(2024, 5, 1, tzinfo=UTC)
+        >>> row = Rollout(
+        ...     id="rollout-1", service="btc", strategy="canary", from_version="A", to_version="B",
+        ...     plan=plan.to_dict(), phase=Phase.PENDING, step=0, since=now,
+        ...     deadline=now + plan.patience(Phase.PENDING), reason="", abort_requested=None,
+        ...     forced=False, requested_by="anna", requested_why="", requested_at=now,
+        ... )
+        >>> route = Route("btc", 1, "A", None, "A", created_at=now, updated_at=now)
+        >>> s = Snapshot(row, plan, route, (), Evidence(), {"B": Status.CHALLENGER})
+        >>> decide(s, now) is None
+        True
+        >>> decide(s, row.deadline).reason
+        'no replica is running; start one with `make serve`'
+    """
     rule = _RULES.get(s.rollout.phase)
     return None if rule is None else rule(s, now)
 
@@ -63,156 +86,160 @@ def decide(s: Snapshot, now: datetime) -> Arrow | None:
 # Conditions ---------------------------------------------------------------------------------
 
 
-def acknowledged(s: Snapshot) -> bool:
-    """Every live replica, and at least one, routes by this generation."""
-    seen = [one.generations.get(s.route.service) for one in s.waited_for]
-    return bool(seen) and all(generation == s.route.generation for generation in seen)
+def is_acknowledged(s: Snapshot) -> bool:
+    """Whether all replicas, at least one, route by this generation."""
+    generations = [replica.generations.get(s.route.service) for replica in s.waited_for]
+    return bool(generations) and all(generation == s.route.generation for generation in generations)
 
 
-def loaded(s: Snapshot) -> bool:
-    """Every live replica that takes part, and at least one, has the version ready."""
-    parts = [one for one in s.waited_for if _takes_part(s, one)]
-    return bool(parts) and all(one.holds(s.rollout.to_version) for one in parts)
+def is_loaded(s: Snapshot) -> bool:
+    """Whether all participating replicas, at least one, have the version ready."""
+    participants = [replica for replica in s.waited_for if _takes_part(s, replica)]
+    return bool(participants) and all(
+        replica.holds(s.rollout.to_version) for replica in participants
+    )
 
 
-def deserted(s: Snapshot) -> bool:
-    """None of the replicas that were to take part is alive, and others are."""
+def has_lost_participants(s: Snapshot) -> bool:
+    """Whether all chosen participants are dead while other replicas live."""
     chosen = s.route.only_replicas is not None and bool(s.waited_for)
-    return chosen and not any(_takes_part(s, one) for one in s.waited_for)
+    return chosen and not any(_takes_part(s, replica) for replica in s.waited_for)
 
 
 def load_failed(s: Snapshot) -> bool:
-    """Some replica tried to load the version and could not."""
-    return any(one.lost(s.rollout.to_version) for one in s.waited_for)
+    """Whether some replica tried to load the version and could not."""
+    return any(replica.failed_to_load(s.rollout.to_version) for replica in s.waited_for)
 
 
-def late(s: Snapshot, now: datetime) -> bool:
-    """The deadline of the phase has passed."""
+def is_late(s: Snapshot, now: datetime) -> bool:
+    """Whether the deadline of the phase has passed."""
     return now >= s.rollout.deadline
 
 
-def dwelt(s: Snapshot, now: datetime, seconds: float) -> bool:
-    """The phase has lasted that long."""
+def has_dwelt(s: Snapshot, now: datetime, seconds: float) -> bool:
+    """Whether the phase has lasted that many seconds."""
     return now >= s.rollout.since + timedelta(seconds=seconds)
 
 
-def gate_seen(s: Snapshot) -> bool:
-    """The version has answered enough inputs to be shown to anybody."""
+def has_gate_evidence(s: Snapshot) -> bool:
+    """Whether the version has answered enough inputs to be given traffic."""
     return s.evidence.challenger.trials >= s.plan.min_gate_trials
 
 
 def may_go_live(s: Snapshot) -> bool:
-    """The version passed its gates and was not withdrawn since; or a person answers for it."""
+    """Whether the version is deployable, or a person has forced its rollout."""
     return s.rollout.forced or s.statuses.get(s.rollout.to_version) in DEPLOYABLE
 
 
-def against(s: Snapshot, now: datetime) -> str | None:
-    """Why the rollout must be undone now, None where nothing speaks against it."""
+def reason_to_undo(s: Snapshot, now: datetime) -> str | None:
+    """Why the rollout must be undone now; None while it may go on."""
     if s.rollout.abort_requested is not None:
         return f"aborted by {s.rollout.abort_requested}"
     if load_failed(s):
         return f"a replica cannot load it: {_load_error(s)}"
-    if s.verdict.word is Conclusion.WORSE:
+    if s.verdict.conclusion is Conclusion.WORSE:
         return f"worse than the champion: {s.verdict}"
     if s.champion_failing is not None:
         return f"the champion itself is failing ({s.champion_failing}), so nothing can be compared"
-    if late(s, now) and not _loaded_in_time(s):
-        return _why_late(s)
+    if is_late(s, now) and not _is_loaded_unattended(s):
+        return _explain_delay(s)
     return None
 
 
 # Phases -------------------------------------------------------------------------------------
 
 
-def _pending(s: Snapshot, now: datetime) -> Arrow | None:
+def _decide_pending(s: Snapshot, now: datetime) -> Arrow | None:
     if s.rollout.abort_requested is not None:
-        return _arrow(s, Phase.FAILED, f"aborted by {s.rollout.abort_requested}")
+        return _make_arrow(s, Phase.FAILED, f"aborted by {s.rollout.abort_requested}")
     if not may_go_live(s):
         status = s.statuses.get(s.rollout.to_version)
-        return _arrow(s, Phase.FAILED, f"the version is {status} now and may not go live")
+        return _make_arrow(s, Phase.FAILED, f"the version is {status} now and may not go live")
     if s.rollout.to_version == s.route.champion:
-        return _arrow(s, Phase.FAILED, "the version is the champion already")
+        return _make_arrow(s, Phase.FAILED, "the version is the champion already")
     if not s.waited_for:
-        if not late(s, now):
+        if not is_late(s, now):
             return None
-        return _arrow(s, Phase.FAILED, "no replica is running; start one with `make serve`")
-    return _load(s, "loading beside the champion")
+        return _make_arrow(s, Phase.FAILED, "no replica is running; start one with `make serve`")
+    return _begin_loading(s, "loading beside the champion")
 
 
-def _loading(s: Snapshot, now: datetime) -> Arrow | None:
-    if why := against(s, now):
+def _decide_loading(s: Snapshot, now: datetime) -> Arrow | None:
+    if why := reason_to_undo(s, now):
         return _roll_back(s, why)
-    if deserted(s):
-        return _load(s, "the replica that took part is gone; another takes its place")
-    if acknowledged(s) and loaded(s):
-        return _arrow(s, Phase.GATE, "loaded, golden examples reproduced")
+    if has_lost_participants(s):
+        return _begin_loading(s, "the replica that took part is gone; another takes its place")
+    if is_acknowledged(s) and is_loaded(s):
+        return _make_arrow(s, Phase.GATE, "loaded, golden examples reproduced")
     return None
 
 
-def _gate(s: Snapshot, now: datetime) -> Arrow | None:
-    if why := against(s, now):
+def _decide_gate(s: Snapshot, now: datetime) -> Arrow | None:
+    if why := reason_to_undo(s, now):
         return _roll_back(s, why)
-    if deserted(s):
-        return _load(s, "the replicas that took part are gone; another begins")
-    if acknowledged(s) and loaded(s) and gate_seen(s):
-        return _arrow(s, Phase.STEP, f"gate passed: {s.verdict}", route=_exposed(s, 0), step=0)
+    if has_lost_participants(s):
+        return _begin_loading(s, "the replicas that took part are gone; another begins")
+    if is_acknowledged(s) and is_loaded(s) and has_gate_evidence(s):
+        return _make_arrow(
+            s, Phase.STEP, f"gate passed: {s.verdict}", route=_with_step_share(s, 0), step=0
+        )
     return None
 
 
-def _step(s: Snapshot, now: datetime) -> Arrow | None:
-    if why := against(s, now):
+def _decide_step(s: Snapshot, now: datetime) -> Arrow | None:
+    if why := reason_to_undo(s, now):
         return _roll_back(s, why)
-    if deserted(s):
-        return _load(s, "the replicas that took part are gone; another begins")
-    if not (acknowledged(s) and loaded(s) and dwelt(s, now, s.plan.dwell_s)):
+    if has_lost_participants(s):
+        return _begin_loading(s, "the replicas that took part are gone; another begins")
+    if not (is_acknowledged(s) and is_loaded(s) and has_dwelt(s, now, s.plan.dwell_s)):
         return None
     if not s.plan.promotes:
-        return _arrow(s, Phase.DONE, f"shadowed: {s.verdict}", route=_without_challenger(s))
-    if s.verdict.word is not Conclusion.GOOD:
+        return _make_arrow(s, Phase.DONE, f"shadowed: {s.verdict}", route=_without_challenger(s))
+    if s.verdict.conclusion is not Conclusion.GOOD:
         return None
     return _next_step(s) or _promote(s)
 
 
-def _promoted(s: Snapshot, now: datetime) -> Arrow | None:
-    if why := _against_promoted(s, now):
+def _decide_promoted(s: Snapshot, now: datetime) -> Arrow | None:
+    if why := _reason_to_revert(s, now):
         return _revert(s, why)
-    if acknowledged(s) and loaded(s) and dwelt(s, now, s.plan.bake_s):
-        return _arrow(s, Phase.DONE, f"stayed healthy: {_after(s)}")
+    if is_acknowledged(s) and is_loaded(s) and has_dwelt(s, now, s.plan.bake_s):
+        return _make_arrow(s, Phase.DONE, f"stayed healthy: {_promoted_verdict(s)}")
     return None
 
 
-def _reverted(s: Snapshot, now: datetime) -> Arrow | None:
-    restored = all(one.holds(s.route.champion) for one in s.waited_for)
-    if acknowledged(s) and restored:
+def _decide_reverted(s: Snapshot, now: datetime) -> Arrow | None:
+    restored = all(replica.holds(s.route.champion) for replica in s.waited_for)
+    if is_acknowledged(s) and restored:
         dropped = replace(s.route, previous_champion=None)
-        return _arrow(s, Phase.FAILED, s.rollout.reason, route=dropped)
-    if late(s, now):
-        # A replica that has nothing else goes on answering from the failed version.
-        return _arrow(s, Phase.FAILED, s.rollout.reason)
+        return _make_arrow(s, Phase.FAILED, s.rollout.reason, route=dropped)
+    if is_late(s, now):
+        # A replica without the restored champion goes on answering from the failed version.
+        return _make_arrow(s, Phase.FAILED, s.rollout.reason)
     return None
 
 
-def _rolling_back(s: Snapshot, now: datetime) -> Arrow | None:
-    if acknowledged(s) or late(s, now):
-        return _arrow(s, Phase.FAILED, s.rollout.reason, route=_without_challenger(s))
+def _decide_rollback(s: Snapshot, now: datetime) -> Arrow | None:
+    if is_acknowledged(s) or is_late(s, now):
+        return _make_arrow(s, Phase.FAILED, s.rollout.reason, route=_without_challenger(s))
     return None
 
 
 _RULES: dict[Phase, Callable[[Snapshot, datetime], Arrow | None]] = {
-    Phase.PENDING: _pending,
-    Phase.LOADING: _loading,
-    Phase.GATE: _gate,
-    Phase.STEP: _step,
-    Phase.PROMOTED: _promoted,
-    Phase.REVERTED: _reverted,
-    Phase.ROLLBACK: _rolling_back,
+    Phase.PENDING: _decide_pending,
+    Phase.LOADING: _decide_loading,
+    Phase.GATE: _decide_gate,
+    Phase.STEP: _decide_step,
+    Phase.PROMOTED: _decide_promoted,
+    Phase.REVERTED: _decide_reverted,
+    Phase.ROLLBACK: _decide_rollback,
 }
 
 
 # Arrows -------------------------------------------------------------------------------------
 
 
-def _arrow(
+def _make_arrow(
     s: Snapshot,
     to: Phase,
     reason: str,
@@ -231,7 +258,7 @@ def _arrow(
         statuses=statuses or {},
         detail={
             "weight_bp": (route or s.route).weight_bp,
-            "verdict": verdict.word,
+            "verdict": verdict.conclusion,
             "e_value": verdict.e_value,
             "upper_bound": verdict.upper_bound,
             "trials": verdict.trials,
@@ -240,8 +267,8 @@ def _arrow(
     )
 
 
-def _load(s: Snapshot, reason: str) -> Arrow:
-    """Have the challenger loaded and shown what the champion sees, by all or by the first."""
+def _begin_loading(s: Snapshot, reason: str) -> Arrow:
+    """Mirror all requests to the challenger, in all replicas or, one by one, in the first."""
     first = (s.waited_for[0].id,) if s.plan.one_by_one else None
     loading = replace(
         s.route,
@@ -251,38 +278,41 @@ def _load(s: Snapshot, reason: str) -> Arrow:
         salt=s.rollout.id,
         only_replicas=first,
     )
-    return _arrow(s, Phase.LOADING, reason, route=loading, step=0)
+    return _make_arrow(s, Phase.LOADING, reason, route=loading, step=0)
 
 
-def _exposed(s: Snapshot, step: int) -> Route:
-    """The challenger with the share of a step; who takes part does not change."""
+def _with_step_share(s: Snapshot, step: int) -> Route:
+    """The route with a step's share for the challenger, and the same participants."""
     weights = s.plan.weights_bp
     weight = weights[min(step, len(weights) - 1)]
     return replace(s.route, weight_bp=weight, mirror_bp=0 if weight else EVERYTHING_BP)
 
 
 def _next_step(s: Snapshot) -> Arrow | None:
-    """The next share, or the next replica; None where all have it all."""
+    """The arrow to the next share or the next replica; None after the last."""
     step = s.rollout.step + 1
     if s.route.only_replicas is not None:
-        waiting = [one.id for one in s.waited_for if one.id not in s.route.only_replicas]
+        ids = [replica.id for replica in s.waited_for]
+        waiting = [replica_id for replica_id in ids if replica_id not in s.route.only_replicas]
         if not waiting:
             return None
         joined = replace(s.route, only_replicas=(*s.route.only_replicas, waiting[0]))
-        return _arrow(s, Phase.STEP, f"good: {s.verdict}", route=joined, step=step)
+        return _make_arrow(s, Phase.STEP, f"good: {s.verdict}", route=joined, step=step)
     if step >= len(s.plan.weights_bp):
         return None
-    return _arrow(s, Phase.STEP, f"good: {s.verdict}", route=_exposed(s, step), step=step)
+    return _make_arrow(
+        s, Phase.STEP, f"good: {s.verdict}", route=_with_step_share(s, step), step=step
+    )
 
 
 def _promote(s: Snapshot) -> Arrow:
-    """One row: the same process answers the same keys before and after."""
+    """The arrow to PROMOTED: the same processes answer the same keys before and after it."""
     promoted = replace(
         _without_challenger(s),
         champion=s.rollout.to_version,
         previous_champion=s.route.champion,
     )
-    return _arrow(
+    return _make_arrow(
         s,
         Phase.PROMOTED,
         f"promoted: {s.verdict}",
@@ -293,12 +323,12 @@ def _promote(s: Snapshot) -> Arrow:
 
 
 def _revert(s: Snapshot, why: str) -> Arrow:
-    """The promotion backwards; the failed version stays loaded until all have followed."""
+    """Undo a promotion; the failed version stays loaded until all replicas have followed."""
     assert s.route.previous_champion is not None
     reverted = replace(
         s.route, champion=s.route.previous_champion, previous_champion=s.route.champion
     )
-    return _arrow(
+    return _make_arrow(
         s,
         Phase.REVERTED,
         why,
@@ -308,60 +338,60 @@ def _revert(s: Snapshot, why: str) -> Arrow:
 
 
 def _roll_back(s: Snapshot, why: str) -> Arrow:
-    """Take the traffic away; what failed on evidence is marked as failed."""
+    """Take the challenger's traffic away; it is marked as failed if the evidence says so."""
     hidden = replace(s.route, weight_bp=0, mirror_bp=0)
-    failed = load_failed(s) or s.verdict.word is Conclusion.WORSE
+    failed = load_failed(s) or s.verdict.conclusion is Conclusion.WORSE
     statuses = {s.rollout.to_version: Status.FAILED} if failed else {}
-    return _arrow(s, Phase.ROLLBACK, why, route=hidden, statuses=statuses)
+    return _make_arrow(s, Phase.ROLLBACK, why, route=hidden, statuses=statuses)
 
 
 def _without_challenger(s: Snapshot) -> Route:
     return replace(s.route, challenger=None, weight_bp=0, mirror_bp=0, salt="", only_replicas=None)
 
 
-def _takes_part(s: Snapshot, one: Replica) -> bool:
+def _takes_part(s: Snapshot, replica: Replica) -> bool:
     promoted = s.route.champion == s.rollout.to_version
-    return promoted or takes_part(s.route, one.id)
+    return promoted or takes_part(s.route, replica.id)
 
 
-def _after(s: Snapshot) -> Verdict:
-    return judge_alone(s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate)
+def _promoted_verdict(s: Snapshot) -> Verdict:
+    return judge_version(s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate)
 
 
-def _against_promoted(s: Snapshot, now: datetime) -> str | None:
+def _reason_to_revert(s: Snapshot, now: datetime) -> str | None:
     if s.rollout.abort_requested is not None:
         return f"aborted by {s.rollout.abort_requested}"
     if load_failed(s):
         return f"a replica cannot load the new champion: {_load_error(s)}"
-    if _after(s).word is Conclusion.WORSE:
-        return f"the new champion fails: {_after(s)}"
-    if late(s, now) and not (acknowledged(s) and loaded(s)):
+    if _promoted_verdict(s).conclusion is Conclusion.WORSE:
+        return f"the new champion fails: {_promoted_verdict(s)}"
+    if is_late(s, now) and not (is_acknowledged(s) and is_loaded(s)):
         return "not every replica has taken the new champion in time"
     return None
 
 
 def _load_error(s: Snapshot) -> str:
     errors = (
-        one.models[s.rollout.to_version].error
-        for one in s.waited_for
-        if one.lost(s.rollout.to_version)
+        replica.models[s.rollout.to_version].error
+        for replica in s.waited_for
+        if replica.failed_to_load(s.rollout.to_version)
     )
     return next((error for error in errors if error), "no reason given")
 
 
-def _loaded_in_time(s: Snapshot) -> bool:
-    """All is loaded, and only nobody was there to carry it on."""
-    return s.rollout.phase is Phase.LOADING and acknowledged(s) and loaded(s)
+def _is_loaded_unattended(s: Snapshot) -> bool:
+    """Whether all replicas have loaded, but no controller ran before the deadline."""
+    return s.rollout.phase is Phase.LOADING and is_acknowledged(s) and is_loaded(s)
 
 
-def _followed(s: Snapshot, one: Replica) -> bool:
-    behind = one.generations.get(s.route.service) != s.route.generation
-    return not behind and (one.holds(s.rollout.to_version) or not _takes_part(s, one))
+def _has_followed(s: Snapshot, replica: Replica) -> bool:
+    behind = replica.generations.get(s.route.service) != s.route.generation
+    return not behind and (replica.holds(s.rollout.to_version) or not _takes_part(s, replica))
 
 
-def _why_late(s: Snapshot) -> str:
+def _explain_delay(s: Snapshot) -> str:
     if s.rollout.phase is Phase.LOADING:
-        waiting = [one.id for one in s.waited_for if not _followed(s, one)]
+        waiting = [replica.id for replica in s.waited_for if not _has_followed(s, replica)]
         return (
             f"not loaded within {s.plan.load_s:g} s by {', '.join(waiting) or 'any replica'}; "
             "see HEALTH_CHECK_TIMEOUT"

@@ -1,9 +1,10 @@
-"""A champion's health, always: one that fails gives way to the previous one, or the baseline.
+"""When a champion is replaced without a rollout.
 
-[[A champion that lost its skill, and whose retraining was refused, gives way to the baseline.
+    its requests fail, or replicas cannot load it  -> the previous champion, else the baseline
+    its skill is lost and the retraining refused   -> the baseline
 
-What is asked for is a state of the store, so it does not matter who asks, how often, or whether
-the process that saw the refusal still lives.]]
+Both decisions are pure functions of what the store shows. So any process may decide, as often as
+it likes, also when the process that saw the failure or the refusal has died since.
 """
 
 from __future__ import annotations
@@ -15,28 +16,47 @@ from datetime import datetime
 
 from mlops.alerts.conditions import tell_of_return
 from mlops.errors import StoreError
-from mlops.rollout.analysis import Conclusion, Counts, judge_alone
-from mlops.store import audit
-from mlops.store.alerts import Condition, is_lasting, list_alerts
-from mlops.store.engine import Connection, Store
-from mlops.store.replicas import Replica
-from mlops.store.rollouts import open_rollouts
-from mlops.store.routes import Route, change_route, list_routes, read_route
-from mlops.store.schema import Status
-from mlops.store.sql import store_time
-from mlops.store.triggers import Answer, Cause, TriggerRow, TriggerState, read_triggers
-from mlops.store.versions import change_status
+from mlops.rollout.analysis import Conclusion, TrialCounts, judge_version
+from mlops.store import (
+    Answer,
+    Cause,
+    Condition,
+    Replica,
+    Route,
+    Status,
+    Store,
+    TriggerRow,
+    TriggerState,
+    audit,
+    change_route,
+    change_status,
+    is_lasting,
+    list_alerts,
+    list_routes,
+    open_rollouts,
+    read_route,
+    read_triggers,
+    store_time,
+)
+
+log = logging.getLogger(__name__)
 
 MAX_FAULT_RATE = 0.05
-"""A champion is unfit when more than this share of its trials is shown to fail."""
+"""A champion fails when the evidence shows a larger fault rate than this."""
 
 WINDOW_S = 600.0
-"""Trials of this many seconds are judged together."""
+"""Champions are judged by their trials of the last so many seconds."""
+
+RETURN = "return_to_baseline"
+_OPEN = (TriggerState.WAITING, TriggerState.CLAIMED)
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """One thing a tick did, and the version it did it to."""
+class Move:
+    """One move of a rollout or of a route, and the version concerned.
+
+    ``what`` is the action: the rollout's id and new phase, or the action of the route's history.
+    """
 
     service: str
     what: str
@@ -44,28 +64,34 @@ class Moved:
     model_id: str
 
     def log(self, level: int = logging.INFO) -> None:
-        """Say it in the log."""
-        about = {"service": self.service, "model_id": self.model_id}
-        log.log(level, "service=%s %s: %s", self.service, self.what, self.reason, extra=about)
+        """Write the move to the log, with service and model_id as the record's extra fields."""
+        extra = {"service": self.service, "model_id": self.model_id}
+        log.log(level, "service=%s %s: %s", self.service, self.what, self.reason, extra=extra)
 
 
 @dataclass(frozen=True, slots=True)
 class Fallback:
-    """The route without the champion, and what becomes of the versions."""
+    """The route without the failing champion, and the new statuses of both versions."""
 
     route: Route
     reason: str
     statuses: Mapping[str, Status]
 
 
-def champion_failing(route: Route, replicas: Sequence[Replica], seen: Counts) -> str | None:
-    """Why the champion is not fit to serve; None where nothing speaks against it."""
-    lost = [one for one in replicas if one.lost(route.champion)]
+def champion_failing(route: Route, replicas: Sequence[Replica], counts: TrialCounts) -> str | None:
+    """Why the champion is not fit to serve; None while it is.
+
+    Args:
+        route: The service's route.
+        replicas: The replicas that serve by this generation of the route.
+        counts: The champion's trials of the last `WINDOW_S` seconds.
+    """
+    lost = [replica for replica in replicas if replica.failed_to_load(route.champion)]
     if replicas and 2 * len(lost) >= len(replicas):
         error = lost[0].models[route.champion].error
         return f"{len(lost)} of {len(replicas)} replicas cannot load {route.champion}: {error}"
-    verdict = judge_alone(seen, max_fault_rate=MAX_FAULT_RATE)
-    if verdict.word is Conclusion.WORSE:
+    verdict = judge_version(counts, max_fault_rate=MAX_FAULT_RATE)
+    if verdict.conclusion is Conclusion.WORSE:
         return f"{route.champion} fails: {verdict}"
     return None
 
@@ -73,20 +99,20 @@ def champion_failing(route: Route, replicas: Sequence[Replica], seen: Counts) ->
 def decide_fallback(
     route: Route,
     replicas: Sequence[Replica],
-    seen: Counts,
+    counts: TrialCounts,
     *,
     previous_status: Status | None = None,
 ) -> Fallback | None:
-    """Where a failing champion's requests go instead; None while it is healthy.
+    """Decide which version replaces a failing champion; None while the champion is healthy.
 
-    The previous champion takes over where some replica holds it and it has not failed itself,
-    else the baseline. The failed one is not kept as a way back.
+    The previous champion takes over if some replica holds it and it has not failed itself, else
+    the baseline does. The failed version is not kept as the previous champion.
     """
-    why = champion_failing(route, replicas, seen)
+    why = champion_failing(route, replicas, counts)
     if why is None or route.champion == route.baseline:
         return None
     previous = route.previous_champion
-    held = previous is not None and any(one.holds(previous) for one in replicas)
+    held = previous is not None and any(replica.holds(previous) for replica in replicas)
     held = held and previous_status is not Status.FAILED
     successor = previous if held and previous is not None else route.baseline
     return Fallback(
@@ -96,26 +122,20 @@ def decide_fallback(
     )
 
 
-log = logging.getLogger(__name__)
-
-RETURN = "return_to_baseline"
-_OPEN = (TriggerState.WAITING, TriggerState.CLAIMED)
-
-
 def decide_return(
     route: Route, triggers: Sequence[TriggerRow], *, lost: bool, busy: bool
 ) -> Fallback | None:
-    """The way back to the baseline; None while the champion keeps its place.
+    """Decide whether the baseline replaces a champion that lost its skill; None if not.
 
     Args:
-        route: What is live.
-        triggers: The service's reasons to retrain, oldest first.
+        route: The service's route.
+        triggers: The service's triggers, oldest first.
         lost: Whether the newest verdict on the champion says that its skill is lost.
-        busy: Whether a rollout of the service is under way: it may bring something better.
+        busy: Whether a rollout of the service is open: it may bring a better version.
     """
     if not lost or busy or route.champion == route.baseline:
         return None
-    refused = _refusal_of(route, triggers)
+    refused = _newest_refusal(route, triggers)
     if refused is None:
         return None
     return Fallback(
@@ -126,58 +146,62 @@ def decide_return(
     )
 
 
-def _refusal_of(route: Route, triggers: Sequence[TriggerRow]) -> TriggerRow | None:
-    """The newest trigger about the champion's lost skill, where its answer was a refusal.
+def _newest_refusal(route: Route, triggers: Sequence[TriggerRow]) -> TriggerRow | None:
+    """The newest trigger about the champion's lost skill, if its answer was a refusal.
 
-    One that waits, or was put off because too few bars had come, may still lead to a challenger.
+    A trigger that still waits may lead to a challenger.
     """
-    about = [
+    matching = [
         row for row in triggers if row.cause is Cause.PERFORMANCE and row.champion == route.champion
     ]
-    if not about or any(row.state in _OPEN for row in about):
+    if not matching or any(row.state in _OPEN for row in matching):
         return None
-    newest = about[-1]
+    newest = matching[-1]
     answered = newest.state is TriggerState.ANSWERED
     return newest if answered and newest.answer is Answer.REFUSED else None
 
 
 def return_to_baseline(
     store: Store, service: str | None = None, *, now: datetime | None = None
-) -> tuple[Moved, ...]:
-    """Take back every service, or this one, whose champion has to go; empty where none has.
+) -> tuple[Move, ...]:
+    """Put the baseline back where a champion lost its skill and its retraining was refused.
 
-    Every replica holds every baseline, so nothing is waited for. ``now`` replaces the database's
-    clock in rehearsals. A service that the store refuses to change leaves the others alone.
+    Every replica holds every baseline, so the change takes effect at once. A service that the
+    store refuses to change does not hold up the others; the next call tries it again.
+
+    Args:
+        store: The store.
+        service: Only this service; None for all.
+        now: Replaces the database's clock in rehearsals.
     """
-    moved = []
-    for route in _suspects(store, service):
+    moves = []
+    for route in _routes_with_lost_skill(store, service):
         try:
-            one = _return(store, route.service, now)
+            move = _return_one(store, route.service, now)
         except StoreError as error:
-            # The next look asks again.
-            about = {"service": route.service, "model_id": route.champion}
-            told = (route.service, error)
-            log.warning("service=%s is not back on its baseline: %s", *told, extra=about)
+            extra = {"service": route.service, "model_id": route.champion}
+            log.warning(
+                "service=%s is not back on its baseline: %s", route.service, error, extra=extra
+            )
             continue
-        if one is not None:
-            one.log(logging.WARNING)
-            moved.append(one)
-    return tuple(moved)
+        if move is not None:
+            move.log(logging.WARNING)
+            moves.append(move)
+    return tuple(moves)
 
 
-def _suspects(store: Store, service: str | None) -> list[Route]:
-    """Those whose skill is lost; nearly always there are none, and nobody's writing is held up."""
-    lasting = list_alerts(store, service=service, lasting_only=True)
+def _routes_with_lost_skill(store: Store, service: str | None) -> list[Route]:
+    """Read outside the write transaction: usually empty, so no write lock is taken."""
     lost = {
-        (one.service, one.subject)
-        for one in lasting
-        if one.condition is Condition.PERFORMANCE_DEGRADED
+        (alert.service, alert.subject)
+        for alert in list_alerts(store, service=service, lasting_only=True)
+        if alert.condition is Condition.PERFORMANCE_DEGRADED
     }
     return [route for route in list_routes(store) if (route.service, route.champion) in lost]
 
 
-def _return(store: Store, service: str, now: datetime | None) -> Moved | None:
-    """Decide on what the transaction sees, and act in it."""
+def _return_one(store: Store, service: str, now: datetime | None) -> Move | None:
+    """Decide by what the write transaction sees, and change the route in it."""
     with store.write() as connection:
         route = read_route(connection, service)
         if route is None:
@@ -185,8 +209,14 @@ def _return(store: Store, service: str, now: datetime | None) -> Moved | None:
         back = decide_return(
             route,
             read_triggers(connection, service),
-            lost=_lost(connection, route),
-            busy=any(one.service == service for one in open_rollouts(connection)),
+            # The alert begins with a verdict; a later whole window without loss ends it.
+            lost=is_lasting(
+                connection,
+                condition=Condition.PERFORMANCE_DEGRADED,
+                service=service,
+                subject=route.champion,
+            ),
+            busy=any(rollout.service == service for rollout in open_rollouts(connection)),
         )
         if back is None:
             return None
@@ -196,14 +226,4 @@ def _return(store: Store, service: str, now: datetime | None) -> Moved | None:
         for model_id, status in back.statuses.items():
             change_status(connection, model_id, status, why)
         tell_of_return(connection, route, reason=back.reason, at=at)
-    return Moved(service, RETURN, back.reason, route.champion)
-
-
-def _lost(connection: Connection, route: Route) -> bool:
-    """The alert begins with a verdict; a later whole window that shows nothing of it ends it."""
-    return is_lasting(
-        connection,
-        condition=Condition.PERFORMANCE_DEGRADED,
-        service=route.service,
-        subject=route.champion,
-    )
+    return Move(service, RETURN, back.reason, route.champion)

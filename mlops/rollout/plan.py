@@ -1,6 +1,7 @@
-"""What each strategy spells out: shares, who takes part, and how long each phase may wait.
+"""The plan of a rollout: the traffic share of each step and the seconds each phase may wait.
 
-[[What a rollout may be told, as a form people fill in; what is left empty is the usual.]]
+`plan_for` has the usual plan of each strategy, `plan_from` adds the settings. `RolloutSettings`
+and `DeploymentConfig` are the forms that people fill in; an empty field keeps the usual value.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mlops.errors import RolloutError
 from mlops.settings import Settings
-from mlops.store.schema import Phase
+from mlops.store import Phase
 
 EVERYTHING_BP = 10_000
 """All traffic, in basis points."""
 
-_LATER_SHARES = (0.25, 0.5, 1.0)
+_LATER_CANARY_SHARES = (0.25, 0.5, 1.0)
 
 
 class Strategy(StrEnum):
@@ -40,7 +41,7 @@ class Strategy(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutPlan:
-    """A strategy spelled out; times in seconds.
+    """All figures of a rollout; times in seconds.
 
     ``weights_bp`` are the shares of its steps in basis points. ``load_s`` is how long replicas
     may take to load and acknowledge, ``gate_s`` and ``hold_s`` how long gate and each step may
@@ -103,12 +104,12 @@ class RolloutPlan:
         return timedelta(seconds=seconds.get(phase, self.load_s))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON."""
+        """The plan as JSON values."""
         return {**asdict(self), "weights_bp": list(self.weights_bp)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read `to_dict` back."""
+        """Build the plan from what `to_dict` returned."""
         known = {field.name: values[field.name] for field in fields(cls)}
         known |= {
             "strategy": Strategy(values["strategy"]),
@@ -133,12 +134,23 @@ def plan_for(
     load_s: float = 30.0,
     **changes: Any,
 ) -> RolloutPlan:
-    """The usual plan of a strategy; ``changes`` replace its fields.
+    """The usual plan of a strategy.
 
-    ``canary_share`` is the first share of a canary (0 to 1).
+    Args:
+        strategy: A `Strategy` or its name.
+        canary_share: The first share of a canary (above 0, at most 1).
+        load_s: Seconds that replicas may take to load the version and to acknowledge a route.
+        **changes: Values for other fields of `RolloutPlan`.
 
     Raises:
         RolloutError: for an unknown strategy or field, or a share out of range.
+
+    A canary takes a tenth of the traffic first, then a quarter, a half and all:
+
+        >>> plan_for("canary").weights_bp
+        (1000, 2500, 5000, 10000)
+        >>> plan_for("blue_green", bake_s=600.0).bake_s
+        600.0
     """
     try:
         chosen = Strategy(strategy)
@@ -166,36 +178,36 @@ def _weights(strategy: Strategy, canary_share: float) -> tuple[int, ...]:
             f"CANARY_TRAFFIC_PERCENTAGE={canary_share} is not a share above 0 and at most 1; "
             "a tenth is 0.1"
         )
-    later = (share for share in _LATER_SHARES if share > canary_share)
+    later = (share for share in _LATER_CANARY_SHARES if share > canary_share)
     return tuple(round(share * EVERYTHING_BP) for share in (canary_share, *later))
 
 
 SECONDS_PER_HOUR = 3600.0
 
 Share = Annotated[float, Field(gt=0, le=1)]
-Waiting = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Lasting = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeSeconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class RolloutSettings(BaseModel):
-    """One rollout's choices; an empty one comes from the settings, or from its strategy."""
+    """Choices for one rollout; an empty field has the value of the settings or the strategy."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shares: tuple[Share, ...] | None = Field(
         None, description="Shares of the traffic, step by step, rising to 1 (a tenth is 0.1)"
     )
-    dwell_s: Lasting | None = Field(None, description="Seconds each step lasts at least")
-    hold_s: Waiting | None = Field(
+    dwell_s: NonNegativeSeconds | None = Field(None, description="Seconds each step lasts at least")
+    hold_s: PositiveSeconds | None = Field(
         None, description="Seconds each step may wait for evidence; then it is undone"
     )
-    gate_s: Waiting | None = Field(
+    gate_s: PositiveSeconds | None = Field(
         None, description="Seconds to wait for the first answers, before it gets any traffic"
     )
-    bake_s: Lasting | None = Field(
+    bake_s: NonNegativeSeconds | None = Field(
         None, description="Seconds the version is watched after its promotion"
     )
-    load_s: Waiting | None = Field(
+    load_s: PositiveSeconds | None = Field(
         None, description="Seconds replicas may take to load it and acknowledge"
     )
     max_fault_rate: float | None = Field(
@@ -207,7 +219,7 @@ class RolloutSettings(BaseModel):
 
     @property
     def changes(self) -> dict[str, Any]:
-        """What differs from the usual plan, by the plan's names."""
+        """The fields that were filled in, by the names of `RolloutPlan`."""
         given = self.model_dump(exclude_none=True, include=set(RolloutSettings.model_fields))
         shares = given.pop("shares", None)
         if shares is not None:
@@ -216,7 +228,7 @@ class RolloutSettings(BaseModel):
 
 
 class DeploymentConfig(RolloutSettings):
-    """What happens to a version that passed its gates."""
+    """Whether and how a version that passed its gates goes live."""
 
     auto_deploy: bool = Field(False, description="Ask for its rollout as soon as it has passed")
     deployment_strategy: Strategy | None = Field(
@@ -227,7 +239,7 @@ class DeploymentConfig(RolloutSettings):
 def plan_from(
     settings: Settings, strategy: Strategy | str | None, changes: Mapping[str, Any]
 ) -> RolloutPlan:
-    """The plan of a strategy by this configuration; ``changes`` win.
+    """The plan of a strategy with the values of the settings; ``changes`` override both.
 
     Raises:
         RolloutError: for an unknown strategy or field, or a value out of range.

@@ -1,4 +1,4 @@
-"""Asking for a rollout, and taking a service back by one step."""
+"""Requests for a rollout, and the roll-back of a service to its previous champion."""
 
 from __future__ import annotations
 
@@ -10,14 +10,25 @@ from datetime import datetime
 from mlops.errors import RolloutError, RolloutRefused
 from mlops.rollout.decide import DEPLOYABLE
 from mlops.rollout.plan import RolloutPlan
-from mlops.store import audit
-from mlops.store.engine import Store
-from mlops.store.replicas import list_replicas
-from mlops.store.rollouts import Rollout, insert_rollout, open_rollouts
-from mlops.store.routes import Route, change_route, get_route, read_route
-from mlops.store.schema import Phase, Status
-from mlops.store.sql import store_time
-from mlops.store.versions import ModelVersion, change_status, get_version
+from mlops.store import (
+    Connection,
+    ModelVersion,
+    Phase,
+    Rollout,
+    Route,
+    Status,
+    Store,
+    audit,
+    change_route,
+    change_status,
+    get_route,
+    get_version,
+    insert_rollout,
+    list_replicas,
+    open_rollouts,
+    read_route,
+    store_time,
+)
 
 PENDING_FOR = "asked for"
 
@@ -31,13 +42,19 @@ def request_rollout(
     force: bool = False,
     now: datetime | None = None,
 ) -> Rollout:
-    """Ask that a version go live; the row is the request, the controller carries it out.
+    """Request a rollout: write its row, which the controller then advances.
 
-    ``force`` lets a version through that its gates refused, or that rests on claims: ``why``
-    must then name a person and a reason. ``now`` replaces the database's clock in rehearsals.
+    Args:
+        store: The store.
+        model_id: The version that is to go live.
+        plan: The figures of the rollout.
+        why: The author and the reason, for the audit log.
+        force: Let a version through that its gates refused, or whose metrics are claims; ``why``
+            must then name a person and a reason.
+        now: Replaces the database's clock in rehearsals.
 
     Raises:
-        RolloutRefused: when the version may not go live, or another rollout is under way.
+        RolloutRefused: when the version may not go live, or another rollout is open.
         VersionNotFound: when there is no such version.
     """
     row = get_version(store, model_id)
@@ -48,9 +65,14 @@ def request_rollout(
         raise RolloutRefused(f"{model_id} is the champion of {row.service} already")
     _check_gates(row, why, force=force)
     with store.write() as connection:
-        _refuse_second(open_rollouts(connection), row)
+        other = _open_rollout_of(connection, row.service)
+        if other is not None:
+            raise RolloutRefused(
+                f"{other.id} is bringing {other.to_version} live on {row.service} ({other.phase}); "
+                "wait for it to end, or abort it"
+            )
         at = now or store_time(connection)
-        asked = Rollout(
+        rollout = Rollout(
             id=f"rollout-{secrets.token_hex(6)}",
             service=row.service,
             strategy=plan.strategy,
@@ -68,29 +90,39 @@ def request_rollout(
             requested_why=why.reason,
             requested_at=at,
         )
-        insert_rollout(connection, asked, replace(why, at=at))
-    return asked
+        insert_rollout(connection, rollout, replace(why, at=at))
+    return rollout
 
 
 def roll_back(
     store: Store, service: str, why: audit.Why, *, prove: Callable[[ModelVersion], object]
 ) -> Route:
-    """Put the previous champion back, by one row; it is loaded already, so nothing is waited for.
+    """Put the previous champion back at once: every replica holds it already.
 
-    Where there is none, or it has failed since, the baseline takes its place. ``prove`` loads
-    the version and forecasts with it, and raises where it cannot: before the pointer moves.
+    Without a previous champion, or if it has failed since, the baseline takes its place.
+
+    Args:
+        store: The store.
+        service: Key of the service.
+        why: The author and the reason, for the audit log.
+        prove: Called with the version before the route changes; must raise if the version does
+            not load or forecasts something else.
 
     Raises:
-        RolloutError: when a rollout is under way, there is nothing to go back to, or a replica
-            does not hold it.
+        RolloutError: when a rollout is open, there is no version to go back to, or a replica does
+            not hold the version.
     """
     route = get_route(store, service)
     if route is None:
         raise RolloutError(f"service {service} has not begun; there is nothing to roll back")
-    target = _way_back(store, route)
+    previous = route.previous_champion
+    if previous is None or get_version(store, previous).status is Status.FAILED:
+        target = route.baseline
+    else:
+        target = previous
     if target == route.champion:
         raise RolloutError(f"{service} is on its baseline {target}; there is nothing before it")
-    missing = [one.id for one in list_replicas(store) if not one.holds(target)]
+    missing = [replica.id for replica in list_replicas(store) if not replica.holds(target)]
     if missing:
         raise RolloutError(
             f"{target} is not ready in {', '.join(missing)}; wait until it is (`/readyz`, "
@@ -98,11 +130,11 @@ def roll_back(
         )
     prove(get_version(store, target))
     with store.write() as connection:
-        for one in open_rollouts(connection):
-            if one.service == service:
-                raise RolloutError(
-                    f"{one.id} is bringing {one.to_version} live ({one.phase}); abort it instead"
-                )
+        other = _open_rollout_of(connection, service)
+        if other is not None:
+            raise RolloutError(
+                f"{other.id} is bringing {other.to_version} live ({other.phase}); abort it instead"
+            )
         current = read_route(connection, service)
         assert current is not None
         change_status(connection, target, Status.DEPLOYED, why)
@@ -111,15 +143,8 @@ def roll_back(
         return change_route(connection, route, back, "roll_back", why)
 
 
-def _way_back(store: Store, route: Route) -> str:
-    previous = route.previous_champion
-    if previous is None or get_version(store, previous).status is Status.FAILED:
-        return route.baseline
-    return previous
-
-
 def _check_gates(row: ModelVersion, why: audit.Why, *, force: bool) -> None:
-    refusal = _refusal(row)
+    refusal = _reason_not_to_deploy(row)
     if refusal is None:
         return
     if not force:
@@ -134,7 +159,7 @@ def _check_gates(row: ModelVersion, why: audit.Why, *, force: bool) -> None:
         )
 
 
-def _refusal(row: ModelVersion) -> str | None:
+def _reason_not_to_deploy(row: ModelVersion) -> str | None:
     if row.claims_only:
         return "its figures are its caller's claims, no gate judged it"
     if row.report is not None and not row.report.get("passed", False):
@@ -144,10 +169,6 @@ def _refusal(row: ModelVersion) -> str | None:
     return None
 
 
-def _refuse_second(others: tuple[Rollout, ...], row: ModelVersion) -> None:
-    for one in others:
-        if one.service == row.service:
-            raise RolloutRefused(
-                f"{one.id} is bringing {one.to_version} live on {row.service} ({one.phase}); "
-                "wait for it to end, or abort it"
-            )
+def _open_rollout_of(connection: Connection, service: str) -> Rollout | None:
+    rollouts = open_rollouts(connection)
+    return next((rollout for rollout in rollouts if rollout.service == service), None)

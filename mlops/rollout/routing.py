@@ -1,7 +1,7 @@
-"""What a replica does with a route: whom it asks, what it loads, what it may let go. Pure.
+"""How a replica follows a route: which versions it asks, loads and may drop. Pure functions.
 
-The process that routes holds the models itself, so a request never goes to a version that is
-not ready here, whatever the row says.
+The process that routes a request holds the models itself, so a request never goes to a version
+that is not ready in that process, whatever the route says.
 """
 
 from __future__ import annotations
@@ -10,35 +10,44 @@ import hashlib
 from collections.abc import Collection, Mapping
 
 from mlops.rollout.plan import EVERYTHING_BP
-from mlops.store.routes import Route
+from mlops.store import Route
 
 READY, FAILED = "ready", "failed"
 
 
 def deal(salt: str, key: str) -> int:
-    """Where a key falls among 10,000; the same for every replica, and for every weight."""
+    """The place of a key among 10,000, by a keyed hash; the same in every replica.
+
+    Args:
+        salt: The rollout's salt, so that each rollout gives the challenger other keys.
+        key: The key of the request.
+    """
     digest = hashlib.blake2b(key.encode(), key=salt.encode()[:64], digest_size=8).digest()
     return int.from_bytes(digest, "big") % EVERYTHING_BP
 
 
 def takes_part(route: Route, replica_id: str) -> bool:
-    """Whether this replica holds the challenger at all."""
+    """Whether this replica takes part in the rollout, so that it loads the challenger."""
     if route.challenger is None:
         return False
     return route.only_replicas is None or replica_id in route.only_replicas
 
 
 def goes_to_challenger(route: Route, replica_id: str, drawn: int, *, valid: bool) -> bool:
-    """Whether a key that fell on ``drawn`` is the challenger's.
+    """Whether the challenger answers a key; a larger weight only adds keys.
 
-    Raising a weight only adds keys. Without ``valid`` (nobody has renewed the share in time)
-    none is.
+    Args:
+        route: The service's route.
+        replica_id: This replica.
+        drawn: The key's place, as `deal` returned it.
+        valid: False if no controller has renewed the share in time; then no key is the
+            challenger's.
     """
     return valid and takes_part(route, replica_id) and drawn < route.weight_bp
 
 
 def ask_order(route: Route, ready: Collection[str], *, challenger_first: bool) -> tuple[str, ...]:
-    """Whom to ask, in turn, until one answers: only what is ready in this process."""
+    """The versions to ask, in this order, until one answers: only those in ``ready``."""
     order = [route.champion, route.previous_champion, route.baseline]
     if challenger_first:
         order.insert(0, route.challenger)
@@ -46,10 +55,10 @@ def ask_order(route: Route, ready: Collection[str], *, challenger_first: bool) -
 
 
 def wanted(route: Route, replica_id: str) -> tuple[str, ...]:
-    """What this replica should hold, in the order it should load it.
+    """The versions this replica should hold, in the order of loading.
 
-    The challenger comes last: it is never ready where its champion is not, so taking traffic
-    from it again leaves nobody without an answer.
+    The challenger comes last. It is never ready in a replica whose champion is not, so every
+    request is still answered when the challenger loses its traffic.
     """
     order = [route.baseline, route.champion, route.previous_champion]
     if takes_part(route, replica_id):
@@ -58,7 +67,7 @@ def wanted(route: Route, replica_id: str) -> tuple[str, ...]:
 
 
 def next_to_load(route: Route, replica_id: str, states: Mapping[str, str]) -> str | None:
-    """The model to load now: the first wanted one that is not here, one at a time."""
+    """The version to load now: the first wanted version that this replica has not; or None."""
     for model_id in wanted(route, replica_id):
         if model_id == route.challenger and states.get(route.champion) != READY:
             return None
@@ -68,7 +77,7 @@ def next_to_load(route: Route, replica_id: str, states: Mapping[str, str]) -> st
 
 
 def may_drop(route: Route, replica_id: str, model_id: str, states: Mapping[str, str]) -> bool:
-    """Whether a model may be let go: nobody wants it here and the champion answers without it."""
+    """Whether a version may be dropped: the route does not want it and the champion is ready."""
     if model_id in wanted(route, replica_id):
         return False
     return states.get(model_id) == FAILED or states.get(route.champion) == READY

@@ -1,4 +1,4 @@
-"""Holds the controller's role for as long as something is to be carried on, and then steps down."""
+"""Runs a controller until a rollout, or all open rollouts, have ended; then frees its lease."""
 
 from __future__ import annotations
 
@@ -12,53 +12,62 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mlops.errors import StoreError
-from mlops.rollout.analysis import Verdict, judge_alone
+from mlops.rollout.analysis import Verdict, judge_version
 from mlops.rollout.controller import LEASE_S, TICK_S, Controller, snapshot_of
-from mlops.rollout.decide import Snapshot
-from mlops.rollout.fallback import Moved
-from mlops.store.engine import Store
-from mlops.store.rollouts import Rollout, RolloutEvent, get_rollout, list_events, open_rollouts
-from mlops.store.routes import read_route
-from mlops.store.schema import Phase
-from mlops.store.sql import store_time
+from mlops.rollout.fallback import Move
+from mlops.store import (
+    Phase,
+    Rollout,
+    RolloutEvent,
+    Store,
+    get_rollout,
+    list_events,
+    open_rollouts,
+    read_route,
+    store_time,
+)
 
 log = logging.getLogger(__name__)
 
 STORE_AWAY_S = 600.0
-"""So long a store that does not answer is waited for."""
+"""A store that is away is tried again for so long."""
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutProgress:
-    """A rollout while it is followed: its path so far, and what the evidence says now."""
+    """A rollout, its events so far, and the verdict on its version now (None at its end)."""
 
     rollout: Rollout
     events: tuple[RolloutEvent, ...]
     verdict: Verdict | None
 
 
-def nothing() -> None:
-    """What is done before a tick where nothing is."""
+def no_op() -> None:
+    """The default ``before`` hook: does nothing."""
 
 
 @dataclass
 class RolloutRunner:
-    """Ticks; ``holder`` says who it is, ``stop`` ends it between two ticks.
+    """Ticks a controller; while another process holds the lease, that process acts.
 
-    ``before`` is called before each tick. Where another process holds the role, that one acts
-    and this one looks on.
+    ``holder`` names this process in the lease, ``stop`` ends the loop between two ticks, and
+    ``before`` is called before each tick.
     """
 
     store: Store
     holder: str
     stop: threading.Event = field(default_factory=threading.Event)
-    before: Callable[[], object] = nothing
+    before: Callable[[], object] = no_op
     tick_s: float = TICK_S
 
     def follow(
-        self, rollout_id: str, tell: Callable[[RolloutProgress], object] = lambda seen: None
+        self, rollout_id: str, tell: Callable[[RolloutProgress], object] = lambda progress: None
     ) -> Rollout:
-        """Carry on until this rollout has ended, or ``stop``; ``tell`` hears of it at each tick.
+        """Tick until this rollout has ended, or ``stop`` is set.
+
+        Args:
+            rollout_id: The rollout.
+            tell: Called with the progress after each tick.
 
         Raises:
             RolloutError: when there is no such rollout.
@@ -66,39 +75,41 @@ class RolloutRunner:
         """
         latest = get_rollout(self.store, rollout_id)
 
-        def ended(_: Controller, moved: tuple[Moved, ...]) -> bool:
+        def ended(_: Controller, moves: tuple[Move, ...]) -> bool:
             nonlocal latest
-            seen = look(self.store, rollout_id)
-            tell(seen)
-            latest = seen.rollout
+            progress = read_progress(self.store, rollout_id)
+            tell(progress)
+            latest = progress.rollout
             return latest.phase.final
 
         self._tick_until(ended)
         return latest
 
-    def carry_open(self, *, seconds: float) -> tuple[Moved, ...]:
-        """Carry on whatever is open that nobody else does, for so long at most; at least one tick.
+    def run_open_rollouts(self, *, seconds: float) -> tuple[Move, ...]:
+        """Tick until no rollout is open, or ``seconds`` have passed; at least once.
+
+        It ends early when another process has held the lease for `LEASE_S`: that process acts.
 
         Raises:
             StoreError: when the store has been away for ten minutes.
         """
-        began, taken = time.monotonic(), list[Moved]()
+        began, taken = time.monotonic(), list[Move]()
         held = began
 
-        def ended(controller: Controller, moved: tuple[Moved, ...]) -> bool:
+        def ended(controller: Controller, moves: tuple[Move, ...]) -> bool:
             nonlocal held
-            taken.extend(moved)
+            taken.extend(moves)
             now = time.monotonic()
             held = held if controller.lease is None else now
-            # A lease that is not ours may be one of a process that has just died.
+            # The lease of another process may be left over from one that has just died.
             elsewhere = now - held > LEASE_S
-            return elsewhere or now - began >= seconds or not unfinished(self.store)
+            return elsewhere or now - began >= seconds or not list_unfinished(self.store)
 
         self._tick_until(ended)
         return tuple(taken)
 
-    def _tick_until(self, ended: Callable[[Controller, tuple[Moved, ...]], bool]) -> None:
-        controller = Controller(self.store, unique(self.holder))
+    def _tick_until(self, ended: Callable[[Controller, tuple[Move, ...]], bool]) -> None:
+        controller = Controller(self.store, unique_holder_name(self.holder))
         away_since: float | None = None
         try:
             while not self.stop.is_set():
@@ -114,11 +125,11 @@ class RolloutRunner:
                     log.warning("trying again: %s", error)
                 self.stop.wait(self.tick_s)
         finally:
-            _step_down(controller)
+            controller.step_down()
 
 
-def look(store: Store, rollout_id: str) -> RolloutProgress:
-    """A rollout as it stands; the verdict is None once it has ended.
+def read_progress(store: Store, rollout_id: str) -> RolloutProgress:
+    """Read a rollout, its events and, while it is open, the verdict on its version.
 
     Raises:
         RolloutError: when there is no such rollout.
@@ -129,30 +140,21 @@ def look(store: Store, rollout_id: str) -> RolloutProgress:
         with store.read() as connection:
             route = read_route(connection, row.service)
             if route is not None:
-                verdict = _verdict(snapshot_of(connection, row, route, store_time(connection)))
+                s = snapshot_of(connection, row, route, store_time(connection))
+                verdict = s.verdict
+                if row.phase is Phase.PROMOTED:
+                    verdict = judge_version(
+                        s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate
+                    )
     return RolloutProgress(row, list_events(store, rollout_id), verdict)
 
 
-def _verdict(s: Snapshot) -> Verdict:
-    if s.rollout.phase is Phase.PROMOTED:
-        return judge_alone(s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate)
-    return s.verdict
-
-
-def unfinished(store: Store) -> tuple[Rollout, ...]:
+def list_unfinished(store: Store) -> tuple[Rollout, ...]:
     """Every rollout that has not ended, oldest first."""
     with store.read() as connection:
         return open_rollouts(connection)
 
 
-def unique(name: str) -> str:
-    """A holder's name that no other process, and no other life of this one, has."""
+def unique_holder_name(name: str) -> str:
+    """A holder's name that no other process has, nor this one after a restart."""
     return f"{name}@{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
-
-
-def _step_down(controller: Controller) -> None:
-    try:
-        controller.step_down()
-    except StoreError as error:
-        # The lease runs out by itself.
-        log.warning("the controller's role was not given back: %s", error)

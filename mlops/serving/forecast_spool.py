@@ -20,8 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mlops.store.engine import Store
-from mlops.store.forecasts import ForecastRow, Role, record_forecasts
+from mlops.store import ForecastRow, Role, Store, record_forecasts
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from mlops.data.load import LOCAL_VENUES, load_bars
 from mlops.errors import DataError, StoreError
 from mlops.service import Service
-from mlops.store.engine import Store
-from mlops.store.leases import acquire
+from mlops.store import Store, acquire_lease
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ class MarketFeed:
         remote = [service for service in services if service.venue not in LOCAL_VENUES]
         fetched = 0
         for venue in sorted({service.venue for service in remote}):
-            if acquire(self.store, f"feed:{venue}", self.holder, seconds=LEASE_S) is not None:
+            if acquire_lease(self.store, f"feed:{venue}", self.holder, seconds=LEASE_S) is not None:
                 markets = [service for service in remote if service.venue == venue]
                 fetched += sum(self._fetch(service, now) for service in markets)
         return fetched

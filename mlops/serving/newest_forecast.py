@@ -36,10 +36,7 @@ from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.route_view import RouteView
-from mlops.store.engine import Store
-from mlops.store.forecasts import ForecastRow, Role, list_forecasts
-from mlops.store.routes import Route
-from mlops.store.versions import ModelVersion
+from mlops.store import ForecastRow, ModelVersion, Role, Route, Store, list_forecasts
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +189,9 @@ class ForecastPublisher:
             return None
         return next((row for row in rows if row.bar == bar), None)
 
-    async def _forecast_record(self, route: Route, service: Service, recent: KnownBars) -> ForecastRow:
+    async def _forecast_record(
+        self, route: Route, service: Service, recent: KnownBars
+    ) -> ForecastRow:
         """The forecast of the champion or, on a fault, of the next version that is ready."""
         last: ServingError | None = None
         for model_id in ask_order(route, self.pool.ready(), challenger_first=False):

@@ -20,9 +20,7 @@ from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.newest_forecast import newest_window
 from mlops.serving.request_counters import RequestCounters
 from mlops.serving.route_view import RouteView
-from mlops.store.request_counts import Source
-from mlops.store.routes import Route
-from mlops.store.versions import ModelVersion
+from mlops.store import ModelVersion, Route, Source
 
 log = logging.getLogger(__name__)
 

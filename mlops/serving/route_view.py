@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from mlops.store.engine import Connection, Store
-from mlops.store.routes import Route, champion_since, read_routes
-from mlops.store.sql import read_clock
+from mlops.store import Connection, Route, Store, champion_since, read_clock, read_routes
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from mlops.data.market_clock import Clock, market_clock
 from mlops.data.recent_bars import RecentBars
 from mlops.errors import ServingError
 from mlops.models.bundle import Trust
-from mlops.rollout.controller import Controller, carry_role
+from mlops.rollout.controller import Controller, run_controller
 from mlops.serving.app import App
 from mlops.serving.dispatcher import Dispatcher
 from mlops.serving.engine.batcher import Batcher
@@ -39,8 +39,7 @@ from mlops.serving.request_log import RequestLog
 from mlops.serving.services import Specs
 from mlops.serving.store_sync import LOADER_S, Identity, StoreSync
 from mlops.serving.traffic import TrafficCounts
-from mlops.store.engine import Store
-from mlops.store.routes import get_route
+from mlops.store import Store, get_route
 
 MIB = 1024**2
 
@@ -176,7 +175,7 @@ class Runtime:
         # With the incarnation, so that a restarted process does not take over its old lease.
         holder = f"controller@{identity.name}:{identity.incarnation}"
         controller = Controller(self.store, holder)
-        works = (partial(carry_role, controller, stop), partial(self.feed.run, stop))
+        works = (partial(run_controller, controller, stop), partial(self.feed.run, stop))
         threads = [threading.Thread(target=work, daemon=True) for work in works]
         self.store_sync.start()
         for thread in threads:

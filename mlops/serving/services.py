@@ -19,7 +19,7 @@ from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.newest_forecast import ForecastPublisher
 from mlops.serving.protocol.request_bars import InputSpec, unbroken_bars
 from mlops.serving.store_sync import StoreSync
-from mlops.store.routes import Route
+from mlops.store import Route
 
 MAX_BARS = 20_000
 MAX_WINDOWS = 512

@@ -29,18 +29,20 @@ from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.request_counters import RequestCounters
 from mlops.serving.route_view import RouteView, read_route_view
 from mlops.serving.traffic import FLUSH_S, TrafficCounts
-from mlops.store.engine import Store
-from mlops.store.replicas import (
+from mlops.store import (
     HeldModel,
+    ModelVersion,
     Replica,
     ReplicaState,
+    Route,
+    Store,
     acknowledge,
+    get_version,
     heartbeat,
-    leave,
+    record_tallies,
+    remove_replica,
+    write_traffic,
 )
-from mlops.store.request_counts import record_tallies, write_traffic
-from mlops.store.routes import Route
-from mlops.store.versions import ModelVersion, get_version
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +145,7 @@ class StoreSync:
         try:
             self.write()
             self.write_traffic()
-            leave(self.store, self.identity.name)
+            remove_replica(self.store, self.identity.name)
         except StoreError as error:
             # The lease runs out by itself, and the next process writes what is in the spool.
             log.warning("left without telling the store: %s", error)

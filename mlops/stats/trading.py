@@ -162,9 +162,8 @@ def trading_figures(
     traded = turnover(held)
     costs = float(traded.sum()) * fee_bps * BPS
     gross = float(net.sum()) + costs
-    if costs == 0.0:
-        cost_share = 0.0
-    else:
+    cost_share = 0.0
+    if costs:
         cost_share = costs / gross if gross > 0.0 else math.inf
     per_bar = sharpe_per_bar(net)
     return TradingFigures(

@@ -1,10 +1,11 @@
-"""Alerts: one row for each trouble from when it begins until it ends, and what became of telling.
+"""Alerts, their notices, and the delivery of each notice on each channel.
 
-A trouble that is seen again is the same row, counted. Each thing worth telling (raised, still
-there, recovered) is a notice; each channel has a delivery of each notice, so a channel that is
-down holds up no other, and what was told to whom can be read years later.
+    alert: raised -> lasting -> recovered           one row per trouble, counted when seen again
+    notice: raised, reminder or recovered           one row per event that people are told of
+    delivery: waiting -> sent or given up           one row per notice and channel
 
-When an alert is seen is the caller's time; deliveries run on the database's clock.
+A channel that is down holds up no other channel. Rows are kept, so years later one can read what
+was sent where. Alerts are timed by the caller, deliveries by the database's clock.
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from mlops.store.schema import alert, alert_delivery, alert_notice
 from mlops.store.sql import db_now, insert_new
 
 REMIND_AFTER = timedelta(hours=24)
-"""A trouble that lasts is told again after so long."""
+"""Interval of the reminders while a trouble lasts."""
 
 KEEP_TRYING_S = 3 * 86_400.0
-"""A notice older than this is not worth telling any more."""
+"""A notice older than this is not sent any more."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 900.0
-"""Before a failed delivery is tried again; the pause doubles each time."""
+"""Back-off of a failed delivery: the pause doubles from the first to the longest."""
 
 HOUR_S = 3600.0
 
@@ -45,14 +46,14 @@ class Condition(StrEnum):
 
 
 class Severity(StrEnum):
-    """Whether somebody should look today, or now."""
+    """How soon a person should act: today (warning) or now (critical)."""
 
     WARNING = "warning"
     CRITICAL = "critical"
 
 
 class Occasion(StrEnum):
-    """Why people are told of an alert."""
+    """The event that a notice reports."""
 
     RAISED = "raised"
     REMINDER = "reminder"
@@ -60,7 +61,7 @@ class Occasion(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """What became of a notice on one channel."""
+    """The state of a notice on one channel."""
 
     WAITING = "waiting"
     SENT = "sent"
@@ -69,9 +70,9 @@ class DeliveryState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is wrong: the same condition of the same service and subject is the same trouble.
+    """What is wrong; condition, service and subject together identify a trouble.
 
-    ``subject`` tells troubles of one service apart: a model_id, a feed, a rollout's service.
+    ``subject`` distinguishes troubles of one service: a model_id, a feed, a rollout's service.
     """
 
     condition: Condition
@@ -84,12 +85,13 @@ class Trouble:
 
     @property
     def key(self) -> str:
+        """Identifies the trouble: condition, service and subject."""
         return f"{self.condition}/{self.service}/{self.subject}"
 
 
 @dataclass(frozen=True, slots=True)
 class AlertRow:
-    """One trouble from its beginning; ``recovered_at`` is None while it lasts."""
+    """One trouble; ``recovered_at`` is None while it lasts."""
 
     id: str
     key: str
@@ -108,9 +110,9 @@ class AlertRow:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """One thing to tell a channel: why, when, and of which alert as it stands now.
+    """One notice that a channel is to send, with its alert as the row is now.
 
-    ``attempts`` counts this one; ``age_s`` is how long ago it was written.
+    ``attempts`` includes the present one; ``age_s`` is the time since the notice was written.
     """
 
     id: int
@@ -124,7 +126,7 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What became of a notice on a channel."""
+    """The delivery of one notice on one channel."""
 
     notice_id: int
     occasion: Occasion
@@ -137,18 +139,25 @@ class Delivery:
 def raise_alert(
     connection: Connection, trouble: Trouble, *, at: datetime, remind_after: timedelta | None = None
 ) -> bool:
-    """Note a trouble inside the caller's transaction; True where people will be told."""
-    known = connection.execute(sa.select(alert).where(*_lasting(trouble.key))).first()
+    """Record a trouble inside the caller's transaction; True if a notice was written.
+
+    Args:
+        connection: The caller's transaction.
+        trouble: What is wrong.
+        at: When the caller saw the trouble (UTC).
+        remind_after: Interval of the reminders; None for `REMIND_AFTER`.
+    """
+    known = connection.execute(sa.select(alert).where(*_is_open(trouble.key))).first()
     if known is None:
-        return _begin(connection, trouble, at)
-    # What was seen before it began, or late, is no news.
-    seen = max(at, known.last_seen_at)
+        return _insert_alert(connection, trouble, at)
+    # An observation that arrives late must not set the time back.
+    last_seen_at = max(at, known.last_seen_at)
     due = known.told_at + (REMIND_AFTER if remind_after is None else remind_after) <= at
     worse = trouble.severity is Severity.CRITICAL and known.severity != Severity.CRITICAL
-    changes: dict[str, Any] = {"last_seen_at": seen, "times_seen": known.times_seen + 1}
+    changes: dict[str, Any] = {"last_seen_at": last_seen_at, "times_seen": known.times_seen + 1}
     if due or worse:
-        changes |= {"told_at": at, **_words(trouble)}
-        _tell(connection, known.id, Occasion.REMINDER, at, trouble.text)
+        changes |= {"told_at": at, **_texts(trouble)}
+        _write_notice(connection, known.id, Occasion.REMINDER, at, trouble.text)
     connection.execute(alert.update().where(alert.c.id == known.id).values(**changes))
     return due or worse
 
@@ -162,20 +171,20 @@ def recover_alert(
     at: datetime,
     text: str,
 ) -> bool:
-    """End a trouble inside the caller's transaction; True where there was one."""
+    """End a trouble inside the caller's transaction; False if there was none."""
     key = f"{condition}/{service}/{subject}"
-    known = connection.execute(sa.select(alert.c.id).where(*_lasting(key))).first()
+    known = connection.execute(sa.select(alert.c.id).where(*_is_open(key))).first()
     if known is None:
         return False
     connection.execute(alert.update().where(alert.c.id == known.id).values(recovered_at=at))
-    _tell(connection, known.id, Occasion.RECOVERED, at, text)
+    _write_notice(connection, known.id, Occasion.RECOVERED, at, text)
     return True
 
 
 def is_lasting(connection: Connection, *, condition: Condition, service: str, subject: str) -> bool:
     """Whether a trouble has begun and not ended."""
     key = f"{condition}/{service}/{subject}"
-    return connection.execute(sa.select(alert.c.id).where(*_lasting(key))).first() is not None
+    return connection.execute(sa.select(alert.c.id).where(*_is_open(key))).first() is not None
 
 
 def list_alerts(
@@ -188,11 +197,11 @@ def list_alerts(
     if lasting_only:
         query = query.where(alert.c.recovered_at.is_(None))
     with store.read() as connection:
-        return tuple(_alert(row) for row in connection.execute(query))
+        return tuple(_build_alert(row) for row in connection.execute(query))
 
 
 def list_deliveries(store: Store, alert_id: str) -> tuple[Delivery, ...]:
-    """What became of each notice of an alert on each channel that had to do with it."""
+    """The deliveries of an alert's notices, by notice and channel."""
     query = (
         sa.select(alert_notice.c.occasion, *(alert_delivery.c[name] for name in _DELIVERY))
         .join(alert_notice, alert_notice.c.id == alert_delivery.c.notice_id)
@@ -216,17 +225,23 @@ def list_deliveries(store: Store, alert_id: str) -> tuple[Delivery, ...]:
 def claim_notices(
     store: Store, channel: str, *, seconds: float, messages_per_hour: int
 ) -> tuple[Notice, ...]:
-    """Take what a channel has to tell, oldest first, for ``seconds``; nobody else gets it.
+    """Claim the waiting notices of a channel, oldest first, so that no other process sends them.
 
-    Nothing where nothing is due, or the channel has had its messages of this hour: what waits
-    is told together then. A new notice takes along those that were to be tried again later.
+    Empty if no notice is due, or if the channel has sent its messages of this hour; the notices
+    are then sent together later. A new notice takes along those that wait for a retry.
+
+    Args:
+        store: The store.
+        channel: Name of the channel.
+        seconds: How long the claim lasts, by the database's clock.
+        messages_per_hour: Most messages of this channel in any hour.
     """
     with store.read() as connection:
-        # Nearly always: and then nobody else's writing is held up.
-        if not _anything_waits(connection, channel):
+        # Usually no notice waits, so no write lock is taken.
+        if not _has_waiting(connection, channel):
             return ()
     with store.write() as connection:
-        _address(connection, channel)
+        _insert_deliveries(connection, channel)
         waiting = connection.execute(
             sa.select(alert_delivery.c.notice_id, (alert_delivery.c.due <= db_now()).label("due"))
             .where(
@@ -239,56 +254,55 @@ def claim_notices(
         ).all()
         if not any(row.due for row in waiting):
             return ()
-        if _sent_lately(connection, channel) >= messages_per_hour:
+        if _messages_of_last_hour(connection, channel) >= messages_per_hour:
             return ()
         ids = [row.notice_id for row in waiting]
         connection.execute(
             alert_delivery.update()
-            .where(*_of(channel, ids))
+            .where(*_deliveries_of(channel, ids))
             .values(claimed_until=db_now() + seconds, attempts=alert_delivery.c.attempts + 1)
         )
-        return _notices(connection, channel, ids)
+        return _read_notices(connection, channel, ids)
 
 
 def note_sent(store: Store, channel: str, notices: Sequence[Notice]) -> None:
-    """These were told, in one message."""
-    ids = [one.id for one in notices]
+    """Mark notices as sent, together in one message."""
+    ids = [notice.id for notice in notices]
     with store.write() as connection:
         connection.execute(
             alert_delivery.update()
-            .where(*_of(channel, ids))
+            .where(*_deliveries_of(channel, ids))
             .values(state=DeliveryState.SENT, sent_at=db_now(), message=str(uuid.uuid4()), error="")
         )
 
 
 def note_failed(store: Store, channel: str, notices: Sequence[Notice], error: str) -> None:
-    """These could not be told; they are tried again, unless they are too old to matter."""
+    """Schedule a retry of notices, or give up those older than `KEEP_TRYING_S`."""
     with store.write() as connection:
-        for one in notices:
-            state = DeliveryState.GIVEN_UP if one.age_s > KEEP_TRYING_S else DeliveryState.WAITING
+        for notice in notices:
+            too_old = notice.age_s > KEEP_TRYING_S
+            state = DeliveryState.GIVEN_UP if too_old else DeliveryState.WAITING
             connection.execute(
                 alert_delivery.update()
-                .where(*_of(channel, [one.id]))
-                .values(state=state, due=db_now() + pause_s(one.attempts), claimed_until=0.0)
+                .where(*_deliveries_of(channel, [notice.id]))
+                .values(state=state, due=db_now() + pause_s(notice.attempts), claimed_until=0.0)
                 .values(error=error)
             )
 
 
 def pause_s(attempts: int) -> float:
-    """Seconds until a delivery that failed so often is tried again."""
+    """The back-off in seconds after so many failed attempts."""
     return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempts - 1, 30)))
 
-
-# Parts -------------------------------------------------------------------------------------------
 
 _DELIVERY = ("notice_id", "channel", "state", "attempts", "error")
 
 
-def _lasting(key: str) -> tuple[sa.ColumnElement[bool], ...]:
+def _is_open(key: str) -> tuple[sa.ColumnElement[bool], ...]:
     return (alert.c.key == key, alert.c.recovered_at.is_(None))
 
 
-def _words(trouble: Trouble) -> dict[str, Any]:
+def _texts(trouble: Trouble) -> dict[str, Any]:
     return {
         "severity": trouble.severity,
         "title": trouble.title,
@@ -297,27 +311,27 @@ def _words(trouble: Trouble) -> dict[str, Any]:
     }
 
 
-def _begin(connection: Connection, trouble: Trouble, at: datetime) -> bool:
+def _insert_alert(connection: Connection, trouble: Trouble, at: datetime) -> bool:
     row = {
         "id": str(uuid.uuid4()),
         "key": trouble.key,
         "condition": trouble.condition,
         "service": trouble.service,
         "subject": trouble.subject,
-        **_words(trouble),
+        **_texts(trouble),
         "raised_at": at,
         "last_seen_at": at,
         "told_at": at,
         "times_seen": 1,
     }
     if not insert_new(connection, alert, [row]):
-        # Another process has just seen the same.
+        # Another process has just recorded the same trouble.
         return False
-    _tell(connection, str(row["id"]), Occasion.RAISED, at, trouble.text)
+    _write_notice(connection, str(row["id"]), Occasion.RAISED, at, trouble.text)
     return True
 
 
-def _tell(
+def _write_notice(
     connection: Connection, alert_id: str, occasion: Occasion, at: datetime, text: str
 ) -> None:
     connection.execute(
@@ -327,7 +341,7 @@ def _tell(
     )
 
 
-def _anything_waits(connection: Connection, channel: str) -> bool:
+def _has_waiting(connection: Connection, channel: str) -> bool:
     of_channel = alert_notice.outerjoin(
         alert_delivery,
         sa.and_(
@@ -347,8 +361,8 @@ def _anything_waits(connection: Connection, channel: str) -> bool:
     return connection.execute(query).first() is not None
 
 
-def _address(connection: Connection, channel: str) -> None:
-    """Give the channel a delivery of each notice that it has none of and that still matters."""
+def _insert_deliveries(connection: Connection, channel: str) -> None:
+    """Insert the channel's deliveries of notices that are new to it and not too old."""
     known = sa.select(alert_delivery.c.notice_id).where(alert_delivery.c.channel == channel)
     new = connection.execute(
         sa.select(alert_notice.c.id).where(
@@ -370,18 +384,18 @@ def _address(connection: Connection, channel: str) -> None:
     insert_new(connection, alert_delivery, rows)
 
 
-def _of(channel: str, ids: Sequence[int]) -> tuple[sa.ColumnElement[bool], ...]:
+def _deliveries_of(channel: str, ids: Sequence[int]) -> tuple[sa.ColumnElement[bool], ...]:
     return (alert_delivery.c.channel == channel, alert_delivery.c.notice_id.in_(ids))
 
 
-def _sent_lately(connection: Connection, channel: str) -> int:
+def _messages_of_last_hour(connection: Connection, channel: str) -> int:
     query = sa.select(sa.func.count(sa.distinct(alert_delivery.c.message))).where(
         alert_delivery.c.channel == channel, alert_delivery.c.sent_at > db_now() - HOUR_S
     )
     return int(connection.execute(query).scalar_one())
 
 
-def _notices(connection: Connection, channel: str, ids: Sequence[int]) -> tuple[Notice, ...]:
+def _read_notices(connection: Connection, channel: str, ids: Sequence[int]) -> tuple[Notice, ...]:
     query = (
         sa.select(
             alert_notice.c.id.label("notice_id"),
@@ -394,7 +408,7 @@ def _notices(connection: Connection, channel: str, ids: Sequence[int]) -> tuple[
         )
         .join(alert, alert.c.id == alert_notice.c.alert_id)
         .join(alert_delivery, alert_delivery.c.notice_id == alert_notice.c.id)
-        .where(*_of(channel, ids))
+        .where(*_deliveries_of(channel, ids))
         .order_by(alert_notice.c.id)
     )
     return tuple(
@@ -405,13 +419,13 @@ def _notices(connection: Connection, channel: str, ids: Sequence[int]) -> tuple[
             row.said,
             row.attempts,
             row.age_s,
-            _alert(row),
+            _build_alert(row),
         )
         for row in connection.execute(query)
     )
 
 
-def _alert(row: sa.Row[Any]) -> AlertRow:
+def _build_alert(row: sa.Row[Any]) -> AlertRow:
     values = {name: getattr(row, name) for name in AlertRow.__slots__}
     values["condition"] = Condition(values["condition"])
     values["severity"] = Severity(values["severity"])

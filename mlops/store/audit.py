@@ -1,4 +1,4 @@
-"""Who changed what and why: one row in the same transaction as each change, never altered."""
+"""The audit log: who changed what and why, one row in the transaction of each change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One change: ``before`` and ``after`` hold only what it changed."""
+    """One change; ``before`` and ``after`` hold only the changed values."""
 
     at: datetime
     actor: str
@@ -47,7 +47,17 @@ def record(
     before: dict[str, Any] | None = None,
     after: dict[str, Any] | None = None,
 ) -> None:
-    """Write the entry inside the caller's transaction."""
+    """Write an entry inside the caller's transaction.
+
+    Args:
+        connection: The caller's transaction.
+        why: Author, reason and time of the change.
+        action: What was done, such as ``register``.
+        service: Key of the service.
+        subject: The model_id concerned.
+        before: The changed values as they were.
+        after: The changed values as they are now.
+    """
     connection.execute(
         audit.insert().values(
             at=why.at,
@@ -62,7 +72,7 @@ def record(
     )
 
 
-def history(
+def list_audit_entries(
     store: Store, *, service: str | None = None, subject: str | None = None
 ) -> tuple[AuditEntry, ...]:
     """The entries of a service or a version, oldest first."""

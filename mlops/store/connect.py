@@ -1,8 +1,8 @@
-"""How each of the two databases is reached, and how long it may keep a caller waiting.
+"""Engines for both databases, with a time limit for every wait.
 
 SQLite: WAL, ``BEGIN IMMEDIATE`` for writers, a busy timeout. Postgres: psycopg 3, a pool, READ
-COMMITTED for writers, and limits that the server itself keeps for each of our sessions; a server
-that takes a statement and never answers is given up by the client.
+COMMITTED for writers, and time limits that the server enforces for each session; the client
+breaks the connection to a server that accepts a statement and never answers.
 """
 
 from __future__ import annotations
@@ -25,26 +25,35 @@ if TYPE_CHECKING:
     import psycopg
 
 POOL_SIZE, POOL_OVERFLOW = 5, 10
-"""Connections kept open, and those that may be opened for a rush."""
+"""Connections kept open, and how many more may be opened at a peak."""
+
 POOL_RECYCLE_S = 1800
-"""Firewalls and balancers forget connections older than this."""
+"""Older connections are replaced: firewalls and balancers drop them silently."""
+
 CONNECT_TIMEOUT_S = 5
 SILENCE_S = 10
-"""A server that the network has lost is given up after this."""
+"""A server that the network has lost is given up after so many seconds."""
+
 STATEMENT_TIMEOUT_S = 60
 STATEMENT_PATIENCE = 5
-"""A caller that waits so long for a lock may have a statement run so many times as long."""
+"""Limit of a statement, as a multiple of the caller's patience for a lock."""
+
 ANSWER_MARGIN_S = 2.0
-"""So much later than the server should have done it, the client ends a statement itself."""
+"""The client breaks off a statement so long after the server should have."""
+
 IDLE_TRANSACTION_S = 60
-"""A transaction whose process sleeps is ended by the server, and its locks with it."""
+"""The server ends a transaction that is idle for so long, and frees its locks."""
 
 POSTGRES_DRIVER = "postgresql+psycopg"
 EXAMPLES = "sqlite:////absolute/path/store.db or postgresql://user:password@host/database"
 
 
-def connectable(url: str, patience_s: float) -> sa.Engine:
-    """An engine for the URL; nothing is connected yet.
+def make_engine(url: str, patience_s: float) -> sa.Engine:
+    """Make an engine for the URL; it connects when it is first used.
+
+    Args:
+        url: An SQLAlchemy URL of a SQLite file or a Postgres database.
+        patience_s: How long a call may wait for a lock or a connection.
 
     Raises:
         StoreError: when the URL names no database that processes could share.
@@ -52,13 +61,13 @@ def connectable(url: str, patience_s: float) -> sa.Engine:
     parsed = sa.make_url(url)
     name = parsed.get_backend_name()
     if name == "sqlite":
-        return _sqlite(parsed, patience_s)
+        return _make_sqlite_engine(parsed, patience_s)
     if name in ("postgresql", "postgres"):
-        return _postgres(parsed.set(drivername=POSTGRES_DRIVER), patience_s)
+        return _make_postgres_engine(parsed.set(drivername=POSTGRES_DRIVER), patience_s)
     raise StoreError(f"the store does not know {name!r} databases; write its URL like {EXAMPLES}")
 
 
-def _sqlite(url: sa.URL, patience_s: float) -> sa.Engine:
+def _make_sqlite_engine(url: sa.URL, patience_s: float) -> sa.Engine:
     if not url.database or url.database == ":memory:":
         raise StoreError(
             f"store URL {url} names no file, so other processes could not share it; "
@@ -72,24 +81,23 @@ def _sqlite(url: sa.URL, patience_s: float) -> sa.Engine:
         max_overflow=POOL_OVERFLOW,
         pool_timeout=patience_s,
     )
-    sa.event.listen(engine, "connect", _on_sqlite_connect)
-    sa.event.listen(engine, "begin", _on_sqlite_begin)
+
+    def set_up(connection: Any, _: ConnectionPoolEntry) -> None:
+        # The driver's own transaction control would begin too late for BEGIN IMMEDIATE.
+        connection.isolation_level = None
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    def begin(connection: sa.Connection) -> None:
+        write = connection.get_execution_options().get("mlops_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    sa.event.listen(engine, "connect", set_up)
+    sa.event.listen(engine, "begin", begin)
     _engines.add(engine)
     return engine
 
 
-def _on_sqlite_connect(connection: Any, _: ConnectionPoolEntry) -> None:
-    # The driver's own transaction control would begin too late for BEGIN IMMEDIATE.
-    connection.isolation_level = None
-    connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _on_sqlite_begin(connection: sa.Connection) -> None:
-    write = connection.get_execution_options().get("mlops_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-
-def _postgres(url: sa.URL, patience_s: float) -> sa.Engine:
+def _make_postgres_engine(url: sa.URL, patience_s: float) -> sa.Engine:
     wanted = {
         "connect_timeout": math.ceil(min(patience_s, CONNECT_TIMEOUT_S)),
         "fallback_application_name": "mlops",
@@ -109,14 +117,14 @@ def _postgres(url: sa.URL, patience_s: float) -> sa.Engine:
         pool_pre_ping=True,
     )
     statement_s = max(patience_s, min(STATEMENT_PATIENCE * patience_s, STATEMENT_TIMEOUT_S))
-    # In whole milliseconds, because zero would mean for ever.
-    limits = {
-        "lock_timeout": patience_s,
-        "statement_timeout": statement_s,
-        "idle_in_transaction_session_timeout": IDLE_TRANSACTION_S,
+    settings = {
+        "lock_timeout": _milliseconds(patience_s),
+        "statement_timeout": _milliseconds(statement_s),
+        "idle_in_transaction_session_timeout": _milliseconds(IDLE_TRANSACTION_S),
     }
 
-    settings = {name: f"{max(1, round(1000 * limit))}" for name, limit in limits.items()}
+    def connect(_dialect: Any, _entry: Any, args: Any, options: dict[str, Any]) -> Any:
+        return _connection_class().connect(*args, **options)
 
     def limit_session(connection: Any, _: ConnectionPoolEntry) -> None:
         connection.autocommit = True
@@ -125,59 +133,60 @@ def _postgres(url: sa.URL, patience_s: float) -> sa.Engine:
         connection.autocommit = False
         connection.answer_s = statement_s + ANSWER_MARGIN_S
 
-    sa.event.listen(engine, "do_connect", _connect_postgres)
+    sa.event.listen(engine, "do_connect", connect)
     sa.event.listen(engine, "connect", limit_session)
     _engines.add(engine)
     return engine
 
 
-def wait_as_long_as_it_takes(connection: sa.Connection) -> None:
-    """For a statement of this connection that has no limit, such as a migration's."""
+def _milliseconds(seconds: float) -> str:
+    """Whole milliseconds, at least one, because zero would mean no limit."""
+    return f"{max(1, round(1000 * seconds))}"
+
+
+def lift_answer_limit(connection: sa.Connection) -> None:
+    """Let the statements of this connection run without a time limit, as a migration needs."""
     raw = connection.connection.dbapi_connection
     assert raw is not None
     raw.answer_s = math.inf
 
 
-def _connect_postgres(_dialect: Any, _entry: Any, args: Any, options: dict[str, Any]) -> Any:
-    return _postgres_connection().connect(*args, **options)
-
-
 @lru_cache(maxsize=1)
-def _postgres_connection() -> type[psycopg.Connection[Any]]:
-    """A connection that waits for an answer no longer than ``answer_s``."""
+def _connection_class() -> type[psycopg.Connection[Any]]:
+    """A psycopg connection that waits for an answer at most ``answer_s`` seconds."""
     import psycopg
 
-    class Impatient(psycopg.Connection[Any]):
+    class LimitedConnection(psycopg.Connection[Any]):
         answer_s = math.inf
 
         def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
             return super().wait(self._limited(gen), *args, **options)
 
         def _limited(self, gen: Any) -> Generator[Any, Any, Any]:
-            """The same conversation, asked after by psycopg ten times a second."""
+            """Pass ``gen`` through; psycopg resumes it ten times a second while it waits."""
             end = monotonic() + self.answer_s
             try:
                 wanted = next(gen)
                 while True:
                     ready = yield wanted
                     if not ready and monotonic() > end:
-                        # Nobody knows what the server makes of it; the connection is no more.
+                        # The server may still run the statement; do not use the connection again.
                         self.pgconn.finish()
                         raise psycopg.OperationalError(
                             f"the server has not answered for {self.answer_s:g} s"
                         )
                     wanted = gen.send(ready)
-            except StopIteration as end_of_it:
-                return end_of_it.value
+            except StopIteration as finished:
+                return finished.value
 
-    return Impatient
+    return LimitedConnection
 
 
 _engines: weakref.WeakSet[sa.Engine] = weakref.WeakSet()
 _inherited_pools: list[sa.Pool] = []
 
 
-def _forget_the_parents_connections() -> None:
+def _drop_inherited_pools() -> None:
     """Give every engine of a forked process an empty pool.
 
     The child has copies of its parent's sockets and must not use them. A SQLite connection must
@@ -189,4 +198,4 @@ def _forget_the_parents_connections() -> None:
         engine.dispose(close=False)
 
 
-os.register_at_fork(after_in_child=_forget_the_parents_connections)
+os.register_at_fork(after_in_child=_drop_inherited_pools)

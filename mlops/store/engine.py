@@ -1,15 +1,16 @@
-"""One door to the database: migrated when opened, each change one transaction.
+"""The store: the only access to the database, migrated when opened.
 
-On SQLite writers queue for the whole database; on Postgres they run side by side, so a writer
-that decides by what it has read takes the row ``FOR UPDATE`` (SQLite ignores the words). Readers
-see one moment for as long as their block lasts, and never wait.
+Each change is one transaction. On SQLite writers queue for the whole database; on Postgres they
+run side by side, so a writer that decides by a row it has read takes that row ``FOR UPDATE``
+(SQLite ignores this clause). Readers see one snapshot for as long as their block lasts, and never
+wait for writers.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,26 +18,27 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
 from mlops.errors import StoreError
-from mlops.store.connect import EXAMPLES, connectable, wait_as_long_as_it_takes
+from mlops.store.connect import EXAMPLES, lift_answer_limit, make_engine
 from mlops.store.migrations import HEAD, current_revision, upgrade
 
 PATIENCE_S = 30.0
 MIGRATION_S = 60
-"""How long to wait for another process that is bringing the schema up to date."""
+"""How long to wait for another process that migrates the schema."""
+
 _MIGRATION_KEY = int.from_bytes(b"mlops")
-_ONE_MOMENT: dict[str, dict[str, Any]] = {
+_SNAPSHOT_OPTIONS: dict[str, dict[str, Any]] = {
     "postgresql": {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True},
     "sqlite": {},
 }
 
 
 Connection: TypeAlias = sa.Connection
-"""One transaction, as the functions of this room take it; callers pass it on."""
+"""One transaction; the functions of `mlops.store` that write take the caller's."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatabaseFile:
-    """The file of an open SQLite database, by name and by what the name stood for."""
+    """The file of an open SQLite database: its path, and the inode when it was opened."""
 
     path: str
     device: int
@@ -44,22 +46,26 @@ class DatabaseFile:
 
     @classmethod
     def of(cls, engine: sa.Engine) -> DatabaseFile | None:
-        """None where the database is a server's."""
+        """The engine's file; None for a server's database."""
         if engine.dialect.name != "sqlite":
             return None
         path = str(engine.url.database)
-        found = os.stat(path)
-        return cls(path, found.st_dev, found.st_ino)
+        status = os.stat(path)
+        return cls(path, status.st_dev, status.st_ino)
 
     def check(self) -> None:
-        """Raises: StoreError: where the name stands for nothing, or for another file by now."""
+        """Check that the path still leads to the file that was opened.
+
+        Raises:
+            StoreError: when the file is gone, or another file has replaced it.
+        """
         try:
-            found = os.stat(self.path)
+            status = os.stat(self.path)
         except OSError as error:
             raise StoreError(
                 f"the store's file {self.path} is not there ({error.strerror}); put it back"
             ) from error
-        if (found.st_dev, found.st_ino) != (self.device, self.inode):
+        if (status.st_dev, status.st_ino) != (self.device, self.inode):
             raise StoreError(
                 f"the store's file {self.path} was replaced by another while this process had it "
                 "open; restart the process"
@@ -70,8 +76,8 @@ class DatabaseFile:
 class Store:
     """The open database; get one from `open_store`.
 
-    ``file`` is looked at before each use, because an open connection does not notice when its
-    file is moved away or replaced: it would go on reading and writing what nobody else sees.
+    ``file`` is checked before each use: an open connection does not notice that its file was moved
+    or replaced, and would go on with a file that no other process sees.
     """
 
     engine: sa.Engine
@@ -79,46 +85,49 @@ class Store:
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
-        """A consistent view; nothing written through it is kept, and Postgres refuses it."""
-        options = _ONE_MOMENT[self.engine.dialect.name]
-        self._look_for_file()
+        """A block that reads one snapshot; writes in it are rolled back, or refused by Postgres."""
+        options = _SNAPSHOT_OPTIONS[self.engine.dialect.name]
+        self._check_file()
         with (
-            _readable_errors(),
+            _as_store_errors(),
             self.engine.connect().execution_options(**options) as connection,
         ):
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """One transaction: all of it is kept when the block ends, none when it raises."""
-        self._look_for_file()
+        """A block that is one transaction: committed at its end, rolled back when it raises."""
+        self._check_file()
         with (
-            _readable_errors(),
+            _as_store_errors(),
             self.engine.connect().execution_options(mlops_write=True) as connection,
             connection.begin(),
         ):
             yield connection
 
     def close(self) -> None:
+        """Close all pooled connections."""
         self.engine.dispose()
 
-    def _look_for_file(self) -> None:
+    def _check_file(self) -> None:
         if self.file is not None:
             self.file.check()
 
 
 def open_store(url: str, *, patience_s: float = PATIENCE_S) -> Store:
-    """Connect, create what is missing, and bring an older schema up to date.
+    """Connect to the database, and create or migrate its schema.
 
-    ``patience_s`` is how long a call may wait for a lock that another process holds, or for a
-    connection, before it raises `StoreError`. Postgres takes at least 2 seconds to give up on a
-    server that does not answer, and at most 5 for each of its addresses.
+    Args:
+        url: An SQLAlchemy URL of a SQLite file or a Postgres database.
+        patience_s: How long a call may wait for a lock that another process holds, or for a
+            connection, before it raises `StoreError`. Postgres takes at least 2 seconds to give up
+            on a server that does not answer, and at most 5 for each of its addresses.
 
     Raises:
         StoreError: when the database cannot be reached or was written by a newer release.
     """
-    with _readable_errors():
-        engine = connectable(url, patience_s)
+    with _as_store_errors():
+        engine = make_engine(url, patience_s)
         try:
             _migrate(engine)
         except BaseException:
@@ -129,50 +138,45 @@ def open_store(url: str, *, patience_s: float = PATIENCE_S) -> Store:
 
 def _migrate(engine: sa.Engine) -> None:
     with engine.connect() as connection:
-        found = current_revision(connection)
-    if found == HEAD:
+        revision = current_revision(connection)
+    if revision == HEAD:
         return
     with (
-        _alone_on_sqlite(engine),
+        _sqlite_migration_lock(engine),
         engine.connect().execution_options(mlops_write=True) as connection,
         connection.begin(),
     ):
-        _alone_on_postgres(connection)
+        _lock_postgres_for_migration(connection)
         if current_revision(connection) != HEAD:
             upgrade(connection)
 
 
 @contextmanager
-def _alone_on_sqlite(engine: sa.Engine) -> Iterator[None]:
-    """Two processes may open a fresh store at once, and switching to WAL ignores busy_timeout."""
-    lock: AbstractContextManager[Any] = nullcontext()
-    if engine.dialect.name == "sqlite":
-        lock = FileLock(f"{engine.url.database}.lock", timeout=MIGRATION_S)
-    with lock:
-        if engine.dialect.name == "sqlite":
-            _use_wal(engine)
+def _sqlite_migration_lock(engine: sa.Engine) -> Iterator[None]:
+    """Hold a lock file while switching to WAL, which ignores busy_timeout, and migrating."""
+    if engine.dialect.name != "sqlite":
+        yield
+        return
+    with FileLock(f"{engine.url.database}.lock", timeout=MIGRATION_S):
+        raw = engine.raw_connection()
+        try:
+            raw.cursor().execute("PRAGMA journal_mode = WAL")
+        finally:
+            raw.close()
         yield
 
 
-def _alone_on_postgres(connection: sa.Connection) -> None:
-    """Wait for whoever is migrating; what is done in this transaction may take its time."""
+def _lock_postgres_for_migration(connection: sa.Connection) -> None:
+    """Wait for another migration to end, and lift this transaction's statement limits."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.text(f"SET LOCAL lock_timeout = '{MIGRATION_S}s'"))
         connection.execute(sa.text("SET LOCAL statement_timeout = 0"))
-        wait_as_long_as_it_takes(connection)
+        lift_answer_limit(connection)
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_KEY)))
 
 
-def _use_wal(engine: sa.Engine) -> None:
-    raw = engine.raw_connection()
-    try:
-        raw.cursor().execute("PRAGMA journal_mode = WAL")
-    finally:
-        raw.close()
-
-
 @contextmanager
-def _readable_errors() -> Iterator[None]:
+def _as_store_errors() -> Iterator[None]:
     try:
         yield
     except (sa.exc.IntegrityError, sa.exc.DataError) as error:
@@ -187,7 +191,7 @@ def _readable_errors() -> Iterator[None]:
             "program"
         ) from error
     except sa.exc.StatementError as error:
-        # A value that a column of ours refused, in words of its own.
+        # One of our column types refused a value, with a message of its own.
         if isinstance(error.orig, StoreError):
             raise error.orig from error
         raise

@@ -1,6 +1,6 @@
-"""Forecasts of record: what a service said about each bar, once, and what its challenger said.
+"""Forecasts of record: one per service and bar, and beside it those of a challenger.
 
-The first forecast of record of a bar stands; writing it again, by another replica or out of a
+The first forecast of record of a bar is kept; writing it again, by another replica or from a
 spool, changes nothing.
 """
 
@@ -19,7 +19,7 @@ from mlops.store.sql import insert_new
 
 
 class Role(StrEnum):
-    """What a forecast was made for."""
+    """Whether a forecast is the service's forecast of record or a challenger's shadow."""
 
     RECORD = "record"
     SHADOW = "shadow"
@@ -47,7 +47,7 @@ class ForecastRow:
 
 
 def record_forecasts(store: Store, rows: Sequence[ForecastRow]) -> int:
-    """Keep what is not there yet; returns how many were new."""
+    """Insert the forecasts that have no row yet; returns how many."""
     if not rows:
         return 0
     values = [{name: getattr(row, name) for name in ForecastRow.__slots__} for row in rows]
@@ -63,7 +63,7 @@ def list_forecasts(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> tuple[ForecastRow, ...]:
-    """Forecasts of bars opened in ``[since, until)``, oldest first."""
+    """Forecasts of bars opened in ``[since, until)``, oldest first; a role of None means both."""
     query = sa.select(forecast).where(forecast.c.service == service)
     if role is not None:
         query = query.where(forecast.c.role == role)

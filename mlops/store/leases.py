@@ -1,13 +1,13 @@
-"""Roles held by one process at a time: a lease has a holder, a term and an end.
+"""Leases: a name that one process holds at a time, with a holder, a fencing term and an end.
 
-The term grows with each new holder. A write that names its term is refused once another holder
-has come, however late the old one wakes up: a paused process cannot act on what it knew.
+    free -> held(term) -> renewed(term) ... -> released or expired -> held(term + 1) by the next
 
-[[Taking turns: work of one name is done by one run at a time, whichever process it is in.
+The term grows with each new holder. `fence` refuses a transaction once another holder has come,
+however late the old holder wakes up (Kleppmann 2016, "How to do distributed locking").
 
-A turn is a lease that a thread renews. Who is killed can renew no more, and the next one's turn
-comes within `LEASE_S`. Who only slept, and wakes when another one had its turn, is refused by
-`require_held` when it wants to write what it made.]]
+`exclusive` runs a block under a lease that a thread renews. If the holder dies, another process
+gets the lease after `LEASE_S`. A holder that stalled past its lease is rejected at commit by
+`require_held`.
 """
 
 from __future__ import annotations
@@ -27,30 +27,39 @@ from mlops.store.engine import Connection, Store
 from mlops.store.schema import lease
 from mlops.store.sql import db_now, insert_new
 
+log = logging.getLogger(__name__)
+
+LEASE_S = 90.0
+"""A killed run keeps others waiting for at most so long."""
+
+POLL_S = 2.0
+"""How often a waiting run asks whether the lease is free."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A role held for now."""
+    """A lease that was acquired; ``term`` is its fencing token."""
 
     name: str
     holder: str
     term: int
 
 
-def acquire(store: Store, name: str, holder: str, *, seconds: float) -> Lease | None:
-    """Take the role, or keep it for ``seconds`` more; None while another process holds it."""
+def acquire_lease(store: Store, name: str, holder: str, *, seconds: float) -> Lease | None:
+    """Acquire or renew a lease for ``seconds``; None while another process holds it."""
     with store.write() as connection:
-        row = connection.execute(
+        current = connection.execute(
             sa.select(lease.c.holder, lease.c.term, (lease.c.until > db_now()).label("held"))
             .where(lease.c.name == name)
             .with_for_update()
         ).first()
-        if row is None:
-            return _first(connection, name, holder, seconds)
-        mine = row.holder == holder and row.held
-        if row.held and not mine:
+        if current is None:
+            row = {"name": name, "holder": holder, "term": 1, "until": db_now() + seconds}
+            return Lease(name, holder, 1) if insert_new(connection, lease, [row]) else None
+        mine = current.holder == holder and current.held
+        if current.held and not mine:
             return None
-        term = row.term if mine else row.term + 1
+        term = current.term if mine else current.term + 1
         connection.execute(
             lease.update()
             .where(lease.c.name == name)
@@ -61,49 +70,49 @@ def acquire(store: Store, name: str, holder: str, *, seconds: float) -> Lease | 
 
 @contextmanager
 def renewing(renew: Callable[[], bool], *, every_s: float) -> Iterator[None]:
-    """Call ``renew`` in a thread while the block works, until it says that there is no more to."""
-    over = threading.Event()
+    """Call ``renew`` in a thread while the block runs, until ``renew`` returns False."""
+    finished = threading.Event()
 
-    def keep() -> None:
-        while not over.wait(every_s) and renew():
+    def renew_until_finished() -> None:
+        while not finished.wait(every_s) and renew():
             pass
 
-    keeper = threading.Thread(target=keep, daemon=True)
-    keeper.start()
+    thread = threading.Thread(target=renew_until_finished, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        over.set()
-        keeper.join()
+        finished.set()
+        thread.join()
 
 
-def is_known(store: Store, name: str) -> bool:
-    """Whether anybody ever held the role."""
+def was_ever_held(store: Store, name: str) -> bool:
+    """Whether any process ever held the lease."""
     with store.read() as connection:
         query = sa.select(lease.c.name).where(lease.c.name == name)
         return connection.execute(query).first() is not None
 
 
-def release(store: Store, held: Lease) -> None:
-    """Give the role back at once, so that the next holder need not wait for its end."""
+def release_lease(store: Store, held: Lease) -> None:
+    """End a lease now, so that the next holder need not wait until it expires."""
     with store.write() as connection:
-        connection.execute(lease.update().where(*_still(held)).values(until=db_now()))
+        connection.execute(lease.update().where(*_matches(held)).values(until=db_now()))
 
 
 def fence(connection: sa.Connection, held: Lease) -> None:
-    """Refuse the caller's transaction unless the role is still held.
+    """Refuse the caller's transaction unless the lease is still held.
 
     Raises:
-        LeaseLost: when it ran out or another process holds it.
+        LeaseLost: when the lease expired or another process holds it.
     """
     row = connection.execute(
-        sa.select(lease.c.term).where(*_still(held), lease.c.until > db_now()).with_for_update()
+        sa.select(lease.c.term).where(*_matches(held), lease.c.until > db_now()).with_for_update()
     ).first()
     if row is None:
         raise LeaseLost(held.name, held.term)
 
 
-def _still(held: Lease) -> tuple[sa.ColumnElement[bool], ...]:
+def _matches(held: Lease) -> tuple[sa.ColumnElement[bool], ...]:
     return (
         lease.c.name == held.name,
         lease.c.holder == held.holder,
@@ -111,22 +120,9 @@ def _still(held: Lease) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
-def _first(connection: sa.Connection, name: str, holder: str, seconds: float) -> Lease | None:
-    row = {"name": name, "holder": holder, "term": 1, "until": db_now() + seconds}
-    return Lease(name, holder, 1) if insert_new(connection, lease, [row]) else None
-
-
-log = logging.getLogger(__name__)
-
-LEASE_S = 90.0
-"""So long a killed run keeps others waiting, at most."""
-
-LOOK_S = 2.0
-
-
 @dataclass(slots=True)
 class HeldLease:
-    """A turn that is held for now; its lease gets a new term where it ran out unnoticed."""
+    """The lease of an `exclusive` block; a renewal after an expiry gives it a new term."""
 
     lease: Lease
 
@@ -140,76 +136,81 @@ def exclusive(
     timeout_s: float,
     tell: Callable[[str], object] = log.info,
 ) -> Iterator[HeldLease]:
-    """Wait until nobody holds ``name``, and hold it for as long as the block works.
+    """Wait for the lease of ``name``, and hold it while the block runs.
 
-    ``holder`` is what the others are told they wait for; it must differ between runs.
+    Args:
+        store: The store.
+        name: What only one process may do at a time.
+        holder: Shown to those that wait; it must differ between runs.
+        timeout_s: How long to wait.
+        tell: Called with a text when the wait begins, and when the holder changes.
 
     Raises:
-        TrainingTimeout: when the turn has not come after ``timeout_s``.
+        TrainingTimeout: when the lease is not free after ``timeout_s``.
         StoreError: when the store is away while waiting.
     """
-    held = HeldLease(_wait(store, name, holder, timeout_s=timeout_s, tell=tell))
+    held = HeldLease(_wait_for_lease(store, name, holder, timeout_s=timeout_s, tell=tell))
     try:
         with renewing(partial(_renew, store, held), every_s=LEASE_S / 3):
             yield held
     finally:
-        # Where the store is away the lease runs out by itself.
+        # If the store is away the lease expires by itself.
         with suppress(StoreError):
-            release(store, held.lease)
+            release_lease(store, held.lease)
 
 
 def require_held(connection: Connection, held: HeldLease) -> None:
-    """Refuse the caller's transaction where another one had its turn meanwhile.
+    """Refuse the caller's transaction if another run has held the lease meanwhile.
 
     Raises:
-        LeaseLost: then; what was made must not be kept.
+        LeaseLost: then; the caller's result must not be kept.
     """
     fence(connection, held.lease)
 
 
-def holder_of(store: Store, name: str) -> str | None:
-    """Who has the turn now."""
+def current_holder(store: Store, name: str) -> str | None:
+    """The holder of the lease now; None if it is free."""
     with store.read() as connection:
         query = sa.select(lease.c.holder).where(lease.c.name == name, lease.c.until > db_now())
         return connection.execute(query).scalar()
 
 
-def _wait(
+def _wait_for_lease(
     store: Store, name: str, holder: str, *, timeout_s: float, tell: Callable[[str], object]
 ) -> Lease:
-    end, told = time.monotonic() + timeout_s, None
+    end, announced = time.monotonic() + timeout_s, None
     while True:
-        # Looking first: a write would wait for the writes of the one who works.
-        other = holder_of(store, name)
+        # Read first: a write would wait for the writes of the holder.
+        other = current_holder(store, name)
         if other is None:
-            held = acquire(store, name, holder, seconds=LEASE_S)
+            held = acquire_lease(store, name, holder, seconds=LEASE_S)
             if held is not None:
                 return held
             continue
-        if other != told:
+        if other != announced:
             tell(f"{name} waits for {other}")
-            told = other
+            announced = other
         if time.monotonic() > end:
             raise TrainingTimeout(
                 f"{name} waited {timeout_s:,.0f} s for {other}, which still works; see what holds "
                 "it up, or raise TRAINING_JOB_TIMEOUT_HOURS"
             )
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
 
 
 def _renew(store: Store, held: HeldLease) -> bool:
-    """Whether the turn goes on."""
+    """Renew the lease; False if another run has held it meanwhile."""
     old = held.lease
     try:
-        new = acquire(store, old.name, old.holder, seconds=LEASE_S)
+        new = acquire_lease(store, old.name, old.holder, seconds=LEASE_S)
     except StoreError as error:
-        log.warning("%s the turn was not renewed: %s", old.name, error)
+        log.warning("%s: the lease was not renewed: %s", old.name, error)
         return True
-    # Each holder's term is one more: where two were added, another one had its turn.
+    # Each new holder adds one to the term: after two, another run has held the lease.
     if new is None or new.term > old.term + 1:
-        log.warning("%s was silent too long: another run had its turn", old.name)
+        log.warning("%s was not renewed in time: another run has held the lease", old.name)
         if new is not None:
-            release(store, new)
+            release_lease(store, new)
         return False
     held.lease = new
     return True

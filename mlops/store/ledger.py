@@ -1,19 +1,19 @@
-"""Everything that costs statistical credibility, counted where decisions are made.
+"""The ledger of multiple testing: trials of searches, and the alpha that refits have spent.
 
-Searches: every trial of every study counts, for ever; gates deflate by the count.
+Every trial of every search counts for ever; the gates correct for their number.
 
-Refits of an unchanged recipe are not searches, but each is one more chance to be fooled. They
-share a yearly budget of false promotions (5 % by default), which accrues continuously:
+Refits of an unchanged recipe are not searches, but each is one more chance of a false promotion.
+They share a yearly budget of alpha (5 % by default), which accrues continuously:
 
     available(now) = min(yearly * (now - last spend) / 365 days,
                          yearly - everything spent in the last 365 days)
 
-where a service that never spent counts from the day it began. So a daily refit is judged at
+where a service without a refit accrues from the day it began. So a daily refit is judged at
 0.05 / 365, a refit after a quiet half year at 0.025, and no 365 days ever spend more than the
 budget, however the refits are timed. Time is market time: a rehearsed year has a year's budget.
 
-A row is unique by what it counts, so a retry after a crash neither counts nor spends twice;
-rows are never altered, so the ledger is its own audit trail.
+A row's key names the trial or refit, so a retry after a crash neither counts nor spends twice.
+Rows are never altered, so the ledger is its own audit log.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Kind(StrEnum):
 def record_trials(
     store: Store, service: str, *, study: str, numbers: Iterable[int], at: datetime
 ) -> int:
-    """Count a study's trials by their numbers; returns how many were new."""
+    """Record a study's trials by their numbers; returns how many were new."""
     rows = [
         {
             "service": service,
@@ -62,8 +62,8 @@ def record_trials(
 
 
 def count_trials(store: Store, service: str) -> int:
-    """How many trials the service has ever had."""
-    counted = _of(service, Kind.TRIAL).with_only_columns(sa.func.count())
+    """The number of all trials that the service has ever had."""
+    counted = _rows_of(service, Kind.TRIAL).with_only_columns(sa.func.count())
     with store.read() as connection:
         return int(connection.execute(counted).scalar_one())
 
@@ -71,9 +71,9 @@ def count_trials(store: Store, service: str) -> int:
 def alpha_for_refit(
     store: Store, service: str, now: datetime, *, yearly: float = YEARLY_ALPHA
 ) -> float:
-    """The significance level a refit may be judged at now; see the module for the rule."""
+    """The significance level that a refit would be granted now; the module has the rule."""
     with store.read() as connection:
-        return _available(connection, service, now, yearly)
+        return _accrued_alpha(connection, service, now, yearly)
 
 
 def spend_alpha(
@@ -86,25 +86,59 @@ def spend_alpha(
     alpha: float | None = None,
     yearly: float = YEARLY_ALPHA,
 ) -> float:
-    """Take the level for one refit out of the budget; judge the refit at what is returned.
+    """Spend alpha on one refit; returns the level at which to judge the refit.
 
-    ``alpha`` None takes all that is available. A refit is known by its data and recipe: asking
-    again for the same one, as after a crash, returns what was spent then.
+    A refit is identified by its data and recipe: a second call, as after a crash, returns what the
+    first one spent.
+
+    Args:
+        store: The store.
+        service: Key of the service.
+        watermark: Content hash of the bars of the refit.
+        recipe_digest: Digest of its recipe.
+        now: Market time (UTC).
+        alpha: The level to spend; None for all that has accrued.
+        yearly: The service's budget for 365 days.
 
     Raises:
-        StoreError: when more is asked for than has accrued.
+        StoreError: when ``alpha`` is more than has accrued, or the service has not begun.
+
+    A service that began 73 days ago has accrued a fifth of its year:
+
+        >>> import tempfile
+        >>> from datetime import UTC
+        >>> from mlops.store import ModelVersion, Status, Why, open_store
+        >>> from mlops.store.routes import begin_route
+        >>> from mlops.store.versions import insert_version
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> store = open_store(f"sqlite:///{folder.name}/store.db")
+        >>> began = datetime(2024, 1, 1, tzinfo=UTC)
+        >>> baseline = ModelVersion(
+        ...     "btc-1", "btc", 1, "run", "persistence", "BTC/USD", Status.DEPLOYED, digest="",
+        ...     bundle_uri="", watermark="", trained_until=None, recipe_digest="",
+        ...     claims_only=False, code_version="", created_at=began,
+        ... )
+        >>> with store.write() as connection:
+        ...     insert_version(connection, baseline, Why(began))
+        ...     _ = begin_route(connection, "btc", baseline.model_id, Why(began))
+        >>> now = began + timedelta(days=73)
+        >>> level = spend_alpha(store, "btc", watermark="bars", recipe_digest="lstm", now=now)
+        >>> round(level, 6)
+        0.01
+        >>> store.close(), folder.cleanup()
+        (None, None)
     """
     key = f"{watermark}/{recipe_digest}"
     with store.write() as connection:
-        # Spenders of one budget take turns; what the last one spent is read after it is done.
+        # Lock the service's route, so that concurrent refits do not spend the same alpha.
         connection.execute(
             sa.select(route.c.service).where(route.c.service == service).with_for_update()
         )
-        mine = _of(service, Kind.REFIT).where(ledger.c.key == key)
+        mine = _rows_of(service, Kind.REFIT).where(ledger.c.key == key)
         spent = connection.execute(mine.with_only_columns(ledger.c.alpha_spent)).scalar()
         if spent is not None:
             return float(spent)
-        available = _available(connection, service, now, yearly)
+        available = _accrued_alpha(connection, service, now, yearly)
         granted = available if alpha is None else alpha
         if not 0 <= granted <= available + _ROUNDING:
             raise StoreError(
@@ -125,8 +159,8 @@ def spend_alpha(
     return granted
 
 
-def _available(connection: sa.Connection, service: str, now: datetime, yearly: float) -> float:
-    refits = _of(service, Kind.REFIT)
+def _accrued_alpha(connection: sa.Connection, service: str, now: datetime, yearly: float) -> float:
+    refits = _rows_of(service, Kind.REFIT)
     last = connection.execute(refits.with_only_columns(sa.func.max(ledger.c.at))).scalar()
     if last is None:
         began = sa.select(route.c.created_at).where(route.c.service == service)
@@ -141,5 +175,5 @@ def _available(connection: sa.Connection, service: str, now: datetime, yearly: f
     return max(0.0, min(yearly * (elapsed / YEAR), yearly - float(spent)))
 
 
-def _of(service: str, kind: Kind) -> sa.Select[tuple[int]]:
+def _rows_of(service: str, kind: Kind) -> sa.Select[tuple[int]]:
     return sa.select(ledger.c.id).where(ledger.c.service == service, ledger.c.kind == kind)

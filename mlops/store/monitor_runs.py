@@ -1,9 +1,9 @@
-"""What watching a version found, bar by bar: one row a look, with the state it left behind.
+"""Monitor runs: the checks of versions (`CheckRow`) and which versions to check (`WatchRow`).
 
-[[Versions that are watched because somebody said so, champion or not, until somebody ends it.
-
-A row holds how often, not when next: that follows from the version's newest look, so a restart
-loses nothing and a look that failed is made up for by the next run.]]
+A check judges a version at one bar: its result, and the state with which the next check begins. A
+watch is a person's order to check a version, champion or not, until a person ends it. A watch
+holds the interval, not the next time: the newest check gives that. So a restart loses nothing, and
+the run after a failed one makes up for it.
 """
 
 from __future__ import annotations
@@ -26,20 +26,16 @@ from mlops.store.sql import insert_new
 from mlops.store.versions import get_version
 
 
-def _new_id() -> str:
-    return f"check-{uuid.uuid4().hex[:12]}"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckRow:
-    """One look at a version: ``bar`` is the newest bar it saw, ``official`` a window that decides.
+    """One check of a version.
 
-    ``report`` is the drift report, ``performance`` the live figures where they were judged,
-    ``state`` what the next look begins with, and ``bars`` how complete the bars of the window
-    were (None in rows of before that was kept).
+    ``bar`` is the newest bar it used, ``official`` says that its window decides. ``report`` is the
+    drift report, ``performance`` the live figures if they were judged, ``state`` what the next
+    check begins with, and ``bars`` the completeness of the window's bars (None in old rows).
     """
 
-    id: str = field(default_factory=_new_id)
+    id: str = field(default_factory=lambda: f"check-{uuid.uuid4().hex[:12]}")
     service: str
     model_id: str
     bar: datetime
@@ -53,13 +49,13 @@ class CheckRow:
 
 
 def write_check(connection: Connection, row: CheckRow) -> bool:
-    """Keep a look, inside the caller's transaction; False where this bar was looked at already."""
+    """Insert a check inside the caller's transaction; False if the bar has a check already."""
     values = {name: getattr(row, name) for name in CheckRow.__slots__}
     return bool(insert_new(connection, check, [values]))
 
 
 def last_check(store: Store, service: str, model_id: str) -> CheckRow | None:
-    """The newest look at a version."""
+    """The newest check of a version; None before the first."""
     query = (
         sa.select(check)
         .where(check.c.service == service, check.c.model_id == model_id)
@@ -72,22 +68,22 @@ def last_check(store: Store, service: str, model_id: str) -> CheckRow | None:
 
 
 def get_check(store: Store, check_id: str) -> CheckRow | None:
-    """One look, None where there is no such row."""
+    """The check with this id; None if there is no such row."""
     with store.read() as connection:
         row = connection.execute(sa.select(check).where(check.c.id == check_id)).first()
     return None if row is None else CheckRow(**row._mapping)
 
 
-def last_looked(store: Store, service: str) -> datetime | None:
-    """The market time of the newest look at any version of a service."""
+def last_check_time(store: Store, service: str) -> datetime | None:
+    """The market time of the newest check of any version of a service."""
     query = sa.select(sa.func.max(check.c.at)).where(check.c.service == service)
     with store.read() as connection:
-        found: datetime | None = connection.execute(query).scalar()
-    return found
+        newest: datetime | None = connection.execute(query).scalar()
+    return newest
 
 
 def list_checks(store: Store, service: str, *, official_only: bool = False) -> tuple[CheckRow, ...]:
-    """The looks at a service's versions, oldest first."""
+    """The checks of a service's versions, oldest first."""
     query = sa.select(check).where(check.c.service == service).order_by(check.c.bar)
     if official_only:
         query = query.where(check.c.official)
@@ -96,12 +92,12 @@ def list_checks(store: Store, service: str, *, official_only: bool = False) -> t
 
 
 SHORTEST_HOURS = 1.0
-"""What looks runs every hour."""
+"""Monitor runs start every hour."""
 
 
 @dataclass(frozen=True, slots=True)
 class WatchRow:
-    """A version and how often it is looked at; ``stopped_at`` is None while it is."""
+    """A version that is checked at an interval; ``stopped_at`` is None until that ends."""
 
     id: str
     service: str
@@ -117,19 +113,23 @@ class WatchRow:
         return timedelta(hours=self.interval_hours)
 
     def due(self, newest: datetime, looked: datetime | None) -> bool:
-        """Whether bars of a whole interval have come since the newest one that was looked at.
+        """Whether a whole interval of bars has come since the last check.
 
-        Both are opens of bars, in market time: minutes by which a run is late do not add up,
-        and a replayed market is watched by its own clock.
+        Open times of bars are compared, in market time: delays of the runs do not add up, and a
+        replayed market is checked by its own clock.
+
+        Args:
+            newest: Open time of the newest bar (UTC).
+            looked: Open time of the newest bar at the last check; None before the first.
         """
         return looked is None or newest - looked >= self.interval
 
 
 def start_watch(store: Store, model_id: str, interval_hours: float, why: audit.Why) -> WatchRow:
-    """Have a version looked at; what is watched already goes on, at the interval given last.
+    """Begin to check a version, or change the interval of its watch.
 
     Raises:
-        SettingsError: for an interval that nothing could keep.
+        SettingsError: for an interval shorter than that of the monitor runs.
         VersionNotFound: when there is no such version.
         StoreError: for a baseline.
     """
@@ -154,11 +154,11 @@ def start_watch(store: Store, model_id: str, interval_hours: float, why: audit.W
         why.actor,
     )
     with store.write() as connection:
-        known = _watched(connection, model_id)
+        known = _read_watch(connection, model_id)
         if known is not None and known.interval_hours == row.interval_hours:
             return known
         if known is not None:
-            _stop(connection, known, why)
+            _end_watch(connection, known, why)
         values = {name: getattr(row, name) for name in WatchRow.__slots__}
         if not insert_new(connection, watch, [values]):
             raise StoreError(f"somebody else has just begun to watch {model_id}; list what is")
@@ -175,17 +175,17 @@ def start_watch(store: Store, model_id: str, interval_hours: float, why: audit.W
 
 
 def stop_watch(store: Store, model_id: str, why: audit.Why) -> bool:
-    """End it; False where the version was not watched.
+    """End the watch of a version; False if the version was not watched.
 
     Raises:
         VersionNotFound: when there is no such version.
     """
     version = get_version(store, model_id)
     with store.write() as connection:
-        known = _watched(connection, model_id)
+        known = _read_watch(connection, model_id)
         if known is None:
             return False
-        _stop(connection, known, why)
+        _end_watch(connection, known, why)
         audit.record(
             connection,
             why,
@@ -198,28 +198,28 @@ def stop_watch(store: Store, model_id: str, why: audit.Why) -> bool:
 
 
 def list_watches(store: Store, *, stopped_too: bool = False) -> tuple[WatchRow, ...]:
-    """What is watched, or ever was, oldest first."""
+    """The watches that go on, or all there ever were, oldest first."""
     query = sa.select(watch).order_by(watch.c.since, watch.c.id)
     if not stopped_too:
         query = query.where(watch.c.stopped_at.is_(None))
     with store.read() as connection:
-        return tuple(_built(row) for row in connection.execute(query))
+        return tuple(_build_watch(row) for row in connection.execute(query))
 
 
-def _watched(connection: Connection, model_id: str) -> WatchRow | None:
+def _read_watch(connection: Connection, model_id: str) -> WatchRow | None:
     query = (
         sa.select(watch)
         .where(watch.c.model_id == model_id, watch.c.stopped_at.is_(None))
         .with_for_update()
     )
     row = connection.execute(query).first()
-    return None if row is None else _built(row)
+    return None if row is None else _build_watch(row)
 
 
-def _stop(connection: Connection, row: WatchRow, why: audit.Why) -> None:
+def _end_watch(connection: Connection, row: WatchRow, why: audit.Why) -> None:
     values = {"stopped_at": why.at, "stopped_by": why.actor}
     connection.execute(watch.update().where(watch.c.id == row.id).values(**values))
 
 
-def _built(row: sa.Row[Any]) -> WatchRow:
+def _build_watch(row: sa.Row[Any]) -> WatchRow:
     return WatchRow(**row._mapping)

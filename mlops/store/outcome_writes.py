@@ -1,7 +1,7 @@
-"""Writes what became of forecast bars, many rows at a time, each exactly once.
+"""Writes outcomes of forecast bars in bulk, each exactly once.
 
-Every statement carries its own condition (no row yet, still missing, as often revised as was
-read), so that of two processes that look at the same bars one writes and the other counts nothing.
+Every statement carries its own condition (no row yet, still missing, as many revisions as were
+read). So if two processes match the same bars, one writes a row and the other changes nothing.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from mlops.errors import StoreError
 from mlops.store.engine import Store
 from mlops.store.outcomes import FloatArray, TimeArray
 from mlops.store.schema import outcome
-from mlops.store.sql import insert_for
+from mlops.store.sql import dialect_insert
 
 ROWS_AT_ONCE = 20_000
-"""Rows of one transaction: on SQLite nobody else writes meanwhile."""
+"""Most rows of one transaction: on SQLite no other process writes meanwhile."""
 
-Given = Callable[[str], Any]
-"""The expression that stands for a column of the rows that are written."""
+ColumnExpression = Callable[[str], Any]
+"""From a column's name to the SQL expression of its values in the rows to be written."""
 
-_BOUND = "given_"
-"""SQLAlchemy keeps the plain names of columns for itself."""
+_PREFIX = "given_"
+"""Of bound parameters: SQLAlchemy reserves the plain names of the columns."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutcomeBatch:
-    """Outcomes (n,) as the bars give them; times are naive UTC, a value that is none is NaN.
+    """Outcomes (n,) by bar; times are naive UTC, NaN stands for no value.
 
-    ``persistence`` and ``baseline`` are what the target's last value and the service's declared
-    baseline said of the bar, ``next_return`` is the simple return of the bar after it.
+    ``persistence`` and ``baseline`` are the forecasts of the target's last value and of the
+    service's declared baseline, ``next_return`` is the simple return of the bar after it.
     """
 
     bar: TimeArray
@@ -51,11 +51,11 @@ class OutcomeBatch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Changes:
-    """What a look at the bars of one service changes.
+class ServiceOutcomeChanges:
+    """All outcome rows of one service that one match of bars inserts or changes.
 
-    ``new`` outcomes have no row yet, ``arrived`` ones had been marked missing, ``revised`` ones
-    had another value after ``revisions`` (n,) revisions; ``missing`` are bars to be marked.
+    ``new`` outcomes have no row yet, ``arrived`` outcomes were marked missing, ``revised`` outcomes
+    had another value after ``revisions`` (n,) revisions; ``missing`` are bars to be marked so.
     """
 
     service: str
@@ -70,8 +70,8 @@ class Changes:
 
 
 @dataclass(slots=True)
-class Written:
-    """How many rows of each kind were changed; what another process was first to write is not."""
+class WrittenCounts:
+    """The rows of each kind that this process changed, not those another was first to change."""
 
     new: int = 0
     arrived: int = 0
@@ -79,14 +79,28 @@ class Written:
     missing: int = 0
 
 
-def write_changes(store: Store, changes: Sequence[Changes], *, at: datetime) -> list[Written]:
-    """Write what was found at market time ``at``; what stands already is written no second time.
+def write_outcomes(
+    store: Store, changes: Sequence[ServiceOutcomeChanges], *, at: datetime
+) -> list[WrittenCounts]:
+    """Write the outcomes of several services; returns the changed rows of each.
 
-    Services share transactions of at most `ROWS_AT_ONCE` rows, each whole or not at all.
+    Services share transactions of at most `ROWS_AT_ONCE` rows.
+
+    Args:
+        store: The store.
+        changes: The rows by service.
+        at: Market time of the match, aware.
+
+    Raises:
+        StoreError: when ``at`` has no time zone.
     """
-    written = [Written() for _ in changes]
-    parts = [part for number, one in enumerate(changes) for part in _parts(number, one, at)]
-    for together in _batches(parts):
+    written = [WrittenCounts() for _ in changes]
+    parts = [
+        part
+        for number, of_service in enumerate(changes)
+        for part in _split_by_kind(number, of_service, at)
+    ]
+    for together in _group_into_transactions(parts):
         with store.write() as connection:
             for part in together:
                 done = part.write(connection)
@@ -97,7 +111,7 @@ def write_changes(store: Store, changes: Sequence[Changes], *, at: datetime) -> 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """Rows of one kind of one service that are written by one statement; columns by name."""
+    """Rows of one kind and service that one statement writes, as columns by name."""
 
     number: int
     kind: str
@@ -109,28 +123,33 @@ class _Part:
         return len(self.columns["bar"])
 
     def write(self, connection: sa.Connection) -> int:
-        """How many rows changed."""
+        """Write the rows; returns how many changed."""
         if connection.dialect.name == "postgresql":
-            return self._as_arrays(connection)
-        return self._row_by_row(connection)
+            return self._write_arrays(connection)
+        return self._write_rows(connection)
 
-    def _row_by_row(self, connection: sa.Connection) -> int:
-        # The driver gets its rows as they are: SQLAlchemy would take four times as long to
-        # prepare each value as SQLite takes to write it.
-        statement = _STATEMENTS[self.kind](connection, _bound)
+    def _write_rows(self, connection: sa.Connection) -> int:
+        # Rows go to the driver directly: SQLAlchemy takes four times as long to prepare a value
+        # as SQLite takes to write it.
+        statement = _STATEMENTS[self.kind](
+            connection, lambda name: sa.bindparam(f"{_PREFIX}{name}", type_=_type_of(name))
+        )
         compiled = statement.compile(dialect=connection.dialect)
-        columns = {name: _plain(values) for name, values in self.columns.items()}
-        columns["now"] = _plain(np.array([self.now])) * len(self)
+        columns = {name: _to_sqlite(values) for name, values in self.columns.items()}
+        columns["now"] = _to_sqlite(np.array([self.now])) * len(self)
         columns["service"] = [self.service] * len(self)
-        order = [name.removeprefix(_BOUND) for name in compiled.positiontup]
+        order = [name.removeprefix(_PREFIX) for name in compiled.positiontup]
         rows = list(zip(*(columns[name] for name in order), strict=True))
         return int(connection.exec_driver_sql(str(compiled), rows).rowcount)
 
-    def _as_arrays(self, connection: sa.Connection) -> int:
-        # One statement with an array a column, and each array one text: a server takes as many
-        # rows one by one five times as long, and psycopg builds an array three times as long.
+    def _write_arrays(self, connection: sa.Connection) -> int:
+        # One statement with one array per column, each array passed as text: row by row takes the
+        # server five times as long, and arrays built by psycopg three times.
         arrays = [
-            sa.cast(sa.bindparam(name, _array(values), type_=sa.Text()), sa.ARRAY(_type_of(name)))
+            sa.cast(
+                sa.bindparam(name, _to_postgres_array(values), type_=sa.Text()),
+                sa.ARRAY(_type_of(name)),
+            )
             for name, values in self.columns.items()
         ]
         given = sa.func.unnest(*arrays).table_valued(*self.columns, name="given").render_derived()
@@ -142,19 +161,19 @@ class _Part:
             return sa.type_coerce(given.c[name], _type_of(name))
 
         statement = _STATEMENTS[self.kind](connection, column)
-        # Unasked, psycopg's count of an insert is always -1.
+        # Without this option the row count of an insert is always -1 on psycopg.
         statement = statement.execution_options(preserve_rowcount=True)
         return int(connection.execute(statement).rowcount)
 
 
-def _parts(number: int, changes: Changes, at: datetime) -> Iterable[_Part]:
+def _split_by_kind(number: int, changes: ServiceOutcomeChanges, at: datetime) -> Iterable[_Part]:
     if at.tzinfo is None:
         raise StoreError(f"time {at.isoformat()} has no zone; pass an aware UTC datetime")
     now = np.datetime64(at.astimezone(UTC).replace(tzinfo=None), "us")
-    labelled = {"new": changes.new, "arrived": changes.arrived, "revised": changes.revised}
+    outcomes = {"new": changes.new, "arrived": changes.arrived, "revised": changes.revised}
     kinds: dict[str, dict[str, NDArray[Any]]] = {
         kind: {column.name: getattr(rows, column.name) for column in fields(OutcomeBatch)}
-        for kind, rows in labelled.items()
+        for kind, rows in outcomes.items()
     }
     kinds["revised"]["revisions"] = changes.revisions
     kinds["missing"] = {"bar": changes.missing}
@@ -166,8 +185,8 @@ def _parts(number: int, changes: Changes, at: datetime) -> Iterable[_Part]:
             yield _Part(number, kind, cut, changes.service, now)
 
 
-def _batches(parts: Sequence[_Part]) -> Iterable[list[_Part]]:
-    """Parts in order, as many together as a transaction may hold."""
+def _group_into_transactions(parts: Sequence[_Part]) -> Iterable[list[_Part]]:
+    """Group parts, in order, by `ROWS_AT_ONCE` rows."""
     together: list[_Part] = []
     held = 0
     for part in parts:
@@ -180,33 +199,33 @@ def _batches(parts: Sequence[_Part]) -> Iterable[list[_Part]]:
         yield together
 
 
-def _insert_new(connection: sa.Connection, given: Given) -> Any:
+def _insert_new(connection: sa.Connection, given: ColumnExpression) -> Any:
     names = ("service", "bar", "known_at", "value", "persistence", "baseline", "next_return")
     values = {name: given(name) for name in names}
     values |= {"first_value": given("value"), "matched_at": given("now"), "revisions": _NONE_YET}
-    return _insert(connection, values)
+    return _insert_unless_there(connection, values)
 
 
-def _insert_missing(connection: sa.Connection, given: Given) -> Any:
+def _insert_missing(connection: sa.Connection, given: ColumnExpression) -> Any:
     values = {"service": given("service"), "bar": given("bar"), "missing_at": given("now")}
-    return _insert(connection, values | {"revisions": _NONE_YET})
+    return _insert_unless_there(connection, values | {"revisions": _NONE_YET})
 
 
-def _fill_arrived(_: sa.Connection, given: Given) -> Any:
+def _fill_arrived(_: sa.Connection, given: ColumnExpression) -> Any:
     names = ("known_at", "value", "persistence", "baseline", "next_return")
     values = {name: given(name) for name in names}
     values |= {"first_value": given("value"), "matched_at": given("now")}
-    return _update(given).where(outcome.c.value.is_(None)).values(values)
+    return _update_bar(given).where(outcome.c.value.is_(None)).values(values)
 
 
-def _replace_revised(_: sa.Connection, given: Given) -> Any:
+def _replace_revised(_: sa.Connection, given: ColumnExpression) -> Any:
     values = {name: given(name) for name in ("known_at", "value", "next_return")}
     values |= {"revised_at": given("now"), "revisions": outcome.c.revisions + _ONE_MORE}
-    return _update(given).where(outcome.c.revisions == given("revisions")).values(values)
+    return _update_bar(given).where(outcome.c.revisions == given("revisions")).values(values)
 
 
-def _insert(connection: sa.Connection, values: dict[str, Any]) -> Any:
-    insert = insert_for(connection, outcome)
+def _insert_unless_there(connection: sa.Connection, values: dict[str, Any]) -> Any:
+    insert = dialect_insert(connection, outcome)
     if connection.dialect.name == "postgresql":
         return insert.from_select(
             list(values), sa.select(*values.values())
@@ -214,7 +233,7 @@ def _insert(connection: sa.Connection, values: dict[str, Any]) -> Any:
     return insert.values(values).on_conflict_do_nothing()
 
 
-def _update(given: Given) -> Any:
+def _update_bar(given: ColumnExpression) -> Any:
     same_bar = outcome.c.bar == given("bar")
     return outcome.update().where(outcome.c.service == given("service"), same_bar)
 
@@ -222,7 +241,7 @@ def _update(given: Given) -> Any:
 _NONE_YET = sa.literal_column("0", sa.Integer)
 _ONE_MORE = sa.literal_column("1", sa.Integer)
 
-_STATEMENTS: dict[str, Callable[[sa.Connection, Given], Any]] = {
+_STATEMENTS: dict[str, Callable[[sa.Connection, ColumnExpression], Any]] = {
     "new": _insert_new,
     "missing": _insert_missing,
     "arrived": _fill_arrived,
@@ -240,15 +259,11 @@ def _type_of(name: str) -> Any:
     return _TYPES.get(name, sa.Double())
 
 
-def _bound(name: str) -> Any:
-    return sa.bindparam(f"{_BOUND}{name}", type_=_type_of(name))
-
-
-def _plain(values: NDArray[Any]) -> list[Any]:
-    """What SQLite's driver takes: times as the text they are kept as, None for no number."""
+def _to_sqlite(values: NDArray[Any]) -> list[Any]:
+    """Values for SQLite's driver: times as the stored text, None for NaN."""
     if values.dtype.kind == "M":
         stamps = np.datetime_as_string(values.astype("datetime64[us]"))
-        # All texts at once: the letter between day and hour is at one place in each.
+        # Replace the letter T between day and hour in all texts at once.
         stamps.view("U1").reshape(len(stamps), -1)[:, len("2020-01-01")] = " "
         return list(stamps.tolist())
     if values.dtype.kind == "f" and np.isnan(values).any():
@@ -256,8 +271,8 @@ def _plain(values: NDArray[Any]) -> list[Any]:
     return list(values.tolist())
 
 
-def _array(values: NDArray[Any]) -> str:
-    """An array as Postgres writes it; every bit of a number is kept."""
+def _to_postgres_array(values: NDArray[Any]) -> str:
+    """The array as a Postgres literal; repr keeps every bit of a number."""
     if values.dtype.kind == "M":
         items = np.datetime_as_string(values.astype("datetime64[us]")).tolist()
         return "{" + ",".join(items) + "}"

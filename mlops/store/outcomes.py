@@ -1,11 +1,12 @@
-"""What became of the bars that were forecast: one row a service and bar, whoever forecast it.
+"""Outcomes of forecast bars: one row per service and bar, read as arrays.
 
-The first value known of a bar stays in its row; a later one takes its place beside it and is
-counted. A bar whose outcome did not come in time is marked missing, and is known again only if
-it comes after all. Naive forecasts are those of the first match: a revision of the bars changes
-the outcome, never what was said before.
+    no row -> known -> revised, once or more often
+    no row -> missing -> known (arrived late)
 
-Everything travels in columns, because a year of hourly bars is nine thousand rows;
+A row keeps the first value of its bar beside the latest one. The naive forecasts are those of the
+first match: a revision of the bars changes the outcome, never a forecast.
+
+Rows are read as columns, because a year of hourly bars is nine thousand rows;
 `mlops.store.outcome_writes` writes them.
 """
 
@@ -33,10 +34,10 @@ TimeArray = NDArray[np.datetime64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RecordedOutcomes:
-    """Bars (n,) that a service has forecasts of, oldest first, and what is on record of each.
+    """Forecast bars (n,) of a service, oldest first, with the outcome on record.
 
-    ``bar`` is naive UTC ``datetime64[us]``; ``recorded`` says that there is a row, ``value`` is
-    NaN where there is none or the outcome is missing, ``revisions`` counts.
+    ``bar`` is naive UTC ``datetime64[us]``; ``recorded`` says that the bar has a row, ``value`` is
+    NaN without a row or with a missing outcome, ``revisions`` counts the later values.
     """
 
     bar: TimeArray
@@ -49,11 +50,11 @@ class RecordedOutcomes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Matched:
+class MatchedForecasts:
     """Forecasts (n,) with a known outcome, by bar and then version; times are naive UTC.
 
-    ``first_value`` is what was known first, ``known_at`` the close of the last bar of the
-    outcome; ``baseline`` and ``next_return`` are NaN where there was none.
+    ``first_value`` is the first value on record, ``known_at`` the close of the last bar of the
+    outcome; ``baseline`` and ``next_return`` are NaN if there was none.
     """
 
     bar: TimeArray
@@ -71,17 +72,17 @@ class Matched:
     def __len__(self) -> int:
         return len(self.bar)
 
-    def take(self, rows: NDArray[Any]) -> Matched:
-        """Those rows, by mask, slice positions or numbers."""
-        return Matched(*(getattr(self, column.name)[rows] for column in fields(self)))
+    def take(self, rows: NDArray[Any]) -> MatchedForecasts:
+        """The rows selected by a mask or by positions."""
+        return MatchedForecasts(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)
 class OutcomeCounts:
-    """Forecasts of a stretch of bars and what became of them.
+    """Forecasts of a range of bars by the state of their outcome.
 
-    ``arrived`` were known only after they had been marked missing; ``waiting`` have no outcome
-    on record yet. ``forecasts = known + missing + waiting``.
+    ``arrived`` outcomes came after they had been marked missing; ``waiting`` forecasts have no
+    outcome on record yet. ``forecasts = known + missing + waiting``.
     """
 
     forecasts: int = 0
@@ -95,7 +96,7 @@ class OutcomeCounts:
 def read_recorded(
     store: Store, service: str, *, since: datetime, until: datetime
 ) -> RecordedOutcomes:
-    """Every bar opened in ``[since, until)`` that the service has a forecast of."""
+    """All bars opened in ``[since, until)`` that the service has forecast, with their outcomes."""
     made = (
         sa.select(forecast.c.bar)
         .where(forecast.c.service == service)
@@ -110,11 +111,11 @@ def read_recorded(
         .order_by(made.c.bar)
     )
     with store.read() as connection:
-        bar, revisions, value = _columns(connection.execute(query), 3)
+        bar, revisions, value = _fetch_columns(connection.execute(query), 3)
     return RecordedOutcomes(
-        bar=_times(bar),
+        bar=_to_times(bar),
         recorded=np.array([count is not None for count in revisions], dtype=bool),
-        value=_floats(value),
+        value=_to_floats(value),
         revisions=np.array([count or 0 for count in revisions], dtype=np.int64),
     )
 
@@ -127,7 +128,7 @@ def read_matched(
     model_id: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
-) -> Matched:
+) -> MatchedForecasts:
     """Forecasts of bars opened in ``[since, until)`` whose outcome is known, oldest first."""
     query = (
         sa.select(
@@ -143,20 +144,20 @@ def read_matched(
             outcome.c.revisions,
             _stamp(outcome.c.known_at),
         )
-        .select_from(_joined())
-        .where(*_chosen(service, role, model_id, since, until), outcome.c.value.is_not(None))
+        .select_from(_join_outcomes())
+        .where(*_conditions(service, role, model_id, since, until), outcome.c.value.is_not(None))
         .order_by(forecast.c.bar, forecast.c.model_id)
     )
     with store.read() as connection:
-        columns = _columns(connection.execute(query), len(fields(Matched)))
-    named = dict(zip((column.name for column in fields(Matched)), columns, strict=True))
-    return Matched(
-        bar=_times(named["bar"]),
+        columns = _fetch_columns(connection.execute(query), len(fields(MatchedForecasts)))
+    named = dict(zip((column.name for column in fields(MatchedForecasts)), columns, strict=True))
+    return MatchedForecasts(
+        bar=_to_times(named["bar"]),
         model_id=np.array(named["model_id"], dtype=object),
         role=np.array([Role(role) for role in named["role"]], dtype=object),
         revisions=np.array(named["revisions"], dtype=np.int64),
-        known_at=_times(named["known_at"]),
-        **{name: _floats(named[name]) for name in _NUMBERS},
+        known_at=_to_times(named["known_at"]),
+        **{name: _to_floats(named[name]) for name in _FLOAT_COLUMNS},
     )
 
 
@@ -169,7 +170,7 @@ def count_outcomes(
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> OutcomeCounts:
-    """What became of the forecasts of bars opened in ``[since, until)``."""
+    """Count the forecasts of bars opened in ``[since, until)`` by the state of their outcome."""
     known, marked = outcome.c.value.is_not(None), outcome.c.missing_at.is_not(None)
     sums = {
         "known": known,
@@ -178,46 +179,49 @@ def count_outcomes(
         "arrived": known & marked,
         "waiting": outcome.c.bar.is_(None),
     }
-    counted = [sa.func.sum(sa.case((what, 1), else_=0)).label(name) for name, what in sums.items()]
+    counted = [
+        sa.func.sum(sa.case((condition, 1), else_=0)).label(name)
+        for name, condition in sums.items()
+    ]
     query = (
         sa.select(sa.func.count().label("forecasts"), *counted)
-        .select_from(_joined(outer=True))
-        .where(*_chosen(service, role, model_id, since, until))
+        .select_from(_join_outcomes(outer=True))
+        .where(*_conditions(service, role, model_id, since, until))
     )
     with store.read() as connection:
         row = connection.execute(query).one()
     return OutcomeCounts(**{name: int(number or 0) for name, number in row._mapping.items()})
 
 
-_NUMBERS = ("forecast", "value", "first_value", "persistence", "baseline", "next_return")
+_FLOAT_COLUMNS = ("forecast", "value", "first_value", "persistence", "baseline", "next_return")
 
 
-def _joined(*, outer: bool = False) -> Any:
+def _join_outcomes(*, outer: bool = False) -> Any:
     same = sa.and_(outcome.c.service == forecast.c.service, outcome.c.bar == forecast.c.bar)
     return forecast.join(outcome, same, isouter=outer)
 
 
-def _chosen(
+def _conditions(
     service: str,
     role: Role | None,
     model_id: str | None,
     since: datetime | None,
     until: datetime | None,
 ) -> list[Any]:
-    wanted = [forecast.c.service == service]
+    conditions = [forecast.c.service == service]
     if role is not None:
-        wanted.append(forecast.c.role == role)
+        conditions.append(forecast.c.role == role)
     if model_id is not None:
-        wanted.append(forecast.c.model_id == model_id)
+        conditions.append(forecast.c.model_id == model_id)
     if since is not None:
-        wanted.append(forecast.c.bar >= since)
+        conditions.append(forecast.c.bar >= since)
     if until is not None:
-        wanted.append(forecast.c.bar < until)
-    return wanted
+        conditions.append(forecast.c.bar < until)
+    return conditions
 
 
 class _stamp(FunctionElement[Any]):  # noqa: N801 - reads as the SQL function it is
-    """A time as it travels fastest: text from SQLite, microseconds since 1970 from Postgres."""
+    """A time in its fastest form: text on SQLite, microseconds since 1970 on Postgres."""
 
     inherit_cache = True
 
@@ -233,18 +237,18 @@ def _on_postgres(element: _stamp, compiler: Any, **options: Any) -> str:
     return f"(EXTRACT(EPOCH FROM {column}) * 1000000)::bigint"
 
 
-def _columns(result: sa.CursorResult[Any], width: int) -> list[Sequence[Any]]:
-    # Straight from the driver, for no value needs to be made into another.
+def _fetch_columns(result: sa.CursorResult[Any], width: int) -> list[Sequence[Any]]:
+    # From the driver directly: no value needs SQLAlchemy's conversion.
     assert result.cursor is not None
     rows = result.cursor.fetchall()
     return [list(map(itemgetter(place), rows)) for place in range(width)]
 
 
-def _times(values: Sequence[str | int]) -> TimeArray:
+def _to_times(values: Sequence[str | int]) -> TimeArray:
     if values and isinstance(values[0], str):
         return np.array(values, dtype="datetime64[us]")
     return np.array(values, dtype=np.int64).view("datetime64[us]")
 
 
-def _floats(values: Sequence[float | None]) -> FloatArray:
+def _to_floats(values: Sequence[float | None]) -> FloatArray:
     return np.array(values, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""What each serving process acknowledges: the routes it has seen and the models it holds."""
+"""Live serving processes: the route generations and models that each has acknowledged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlops.store.sql import db_now, store_time, upsert
 
 
 class ReplicaState(StrEnum):
-    """Whether a replica takes requests."""
+    """The state of a replica; a ready replica takes requests."""
 
     STARTING = "starting"
     READY = "ready"
@@ -24,7 +24,10 @@ class ReplicaState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HeldModel:
-    """One model in one process: fetching, loading, warming, ready, failed or draining."""
+    """One model in one process.
+
+    ``state`` is fetching, loading, warming, ready, failed or draining.
+    """
 
     model_id: str
     state: str
@@ -37,7 +40,7 @@ class HeldModel:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A live serving process: ``generations`` by service, ``models`` by id, what it holds."""
+    """A live serving process: route generations by service, models by model_id."""
 
     id: str
     incarnation: str
@@ -49,36 +52,39 @@ class Replica:
     models: Mapping[str, HeldModel] = field(default_factory=dict)
 
     def holds(self, model_id: str) -> bool:
-        """Whether the model answers in that process."""
+        """Whether the model is ready in that process."""
         held = self.models.get(model_id)
         return held is not None and held.state == "ready"
 
-    def lost(self, model_id: str) -> bool:
+    def failed_to_load(self, model_id: str) -> bool:
         """Whether the process tried to load the model and could not."""
         held = self.models.get(model_id)
         return held is not None and held.state == "failed"
 
 
-def acknowledge(store: Store, said: Replica, *, seconds: float) -> None:
-    """Say what this process has seen and holds; it counts as live for ``seconds``."""
+def acknowledge(store: Store, reported: Replica, *, seconds: float) -> None:
+    """Write which routes and models this process has; it counts as live for ``seconds``."""
     with store.write() as connection:
-        _put_replica(connection, said, seconds)
-        connection.execute(replica_route.delete().where(replica_route.c.replica_id == said.id))
-        connection.execute(replica_model.delete().where(replica_model.c.replica_id == said.id))
+        _upsert_replica(connection, reported, seconds)
+        connection.execute(replica_route.delete().where(replica_route.c.replica_id == reported.id))
+        connection.execute(replica_model.delete().where(replica_model.c.replica_id == reported.id))
         routes = [
-            {"replica_id": said.id, "service": service, "generation": generation}
-            for service, generation in said.generations.items()
+            {"replica_id": reported.id, "service": service, "generation": generation}
+            for service, generation in reported.generations.items()
         ]
         models = [
-            {"replica_id": said.id, **{name: getattr(held, name) for name in HeldModel.__slots__}}
-            for held in said.models.values()
+            {
+                "replica_id": reported.id,
+                **{name: getattr(held, name) for name in HeldModel.__slots__},
+            }
+            for held in reported.models.values()
         ]
         upsert(connection, replica_route, routes)
         upsert(connection, replica_model, models)
 
 
 def heartbeat(store: Store, replica_id: str, *, seconds: float) -> bool:
-    """Stay live with nothing new to say; False where the process is not known (any more)."""
+    """Renew the replica's lease alone; False if the replica has no row (any more)."""
     with store.write() as connection:
         done = connection.execute(
             replica.update()
@@ -88,25 +94,25 @@ def heartbeat(store: Store, replica_id: str, *, seconds: float) -> bool:
     return done.rowcount == 1
 
 
-def leave(store: Store, replica_id: str) -> None:
-    """Be gone: nobody waits for this process any more."""
+def remove_replica(store: Store, replica_id: str) -> None:
+    """Delete a replica at its end, so that no rollout waits for it."""
     with store.write() as connection:
         connection.execute(replica.delete().where(replica.c.id == replica_id))
 
 
 def forget_dead(connection: sa.Connection, *, after: float) -> int:
-    """Remove replicas whose lease ran out ``after`` seconds ago; returns how many."""
+    """Delete replicas whose lease expired ``after`` seconds ago; returns how many."""
     dead = replica.delete().where(replica.c.lease_until < db_now() - after)
     return connection.execute(dead).rowcount
 
 
 def live_replicas(connection: sa.Connection) -> tuple[Replica, ...]:
-    """Every replica whose lease has not run out, by id."""
+    """All replicas whose lease has not expired, by id."""
     alive = sa.select(replica).where(replica.c.lease_until > db_now()).order_by(replica.c.id)
     rows = connection.execute(alive).all()
     ids = [row.id for row in rows]
-    routes = connection.execute(_of(replica_route, ids)).all()
-    models = connection.execute(_of(replica_model, ids)).all()
+    routes = connection.execute(_rows_of(replica_route, ids)).all()
+    models = connection.execute(_rows_of(replica_model, ids)).all()
     return tuple(
         Replica(
             id=row.id,
@@ -116,40 +122,40 @@ def live_replicas(connection: sa.Connection) -> tuple[Replica, ...]:
             build=row.build,
             memory_free=row.memory_free,
             generations={r.service: r.generation for r in routes if r.replica_id == row.id},
-            models={m.model_id: _held(m) for m in models if m.replica_id == row.id},
+            models={
+                m.model_id: HeldModel(**{name: getattr(m, name) for name in HeldModel.__slots__})
+                for m in models
+                if m.replica_id == row.id
+            },
         )
         for row in rows
     )
 
 
 def list_replicas(store: Store) -> tuple[Replica, ...]:
-    """The live replicas."""
+    """As `live_replicas`, in a transaction of its own."""
     with store.read() as connection:
         return live_replicas(connection)
 
 
-def _put_replica(connection: sa.Connection, said: Replica, seconds: float) -> None:
+def _upsert_replica(connection: sa.Connection, reported: Replica, seconds: float) -> None:
     now: datetime = store_time(connection)
     values = {
-        "incarnation": said.incarnation,
-        "address": said.address,
-        "state": said.state,
-        "build": said.build,
-        "memory_free": said.memory_free,
+        "incarnation": reported.incarnation,
+        "address": reported.address,
+        "state": reported.state,
+        "build": reported.build,
+        "memory_free": reported.memory_free,
     }
     until = db_now() + seconds
     changed = connection.execute(
-        replica.update().where(replica.c.id == said.id).values(**values, lease_until=until)
+        replica.update().where(replica.c.id == reported.id).values(**values, lease_until=until)
     )
     if not changed.rowcount:
         connection.execute(
-            replica.insert().values(id=said.id, **values, lease_until=until, started_at=now)
+            replica.insert().values(id=reported.id, **values, lease_until=until, started_at=now)
         )
 
 
-def _of(table: sa.Table, ids: Sequence[str]) -> sa.Select[tuple[object, ...]]:
+def _rows_of(table: sa.Table, ids: Sequence[str]) -> sa.Select[tuple[object, ...]]:
     return sa.select(table).where(table.c.replica_id.in_(ids))
-
-
-def _held(row: sa.Row[tuple[object, ...]]) -> HeldModel:
-    return HeldModel(**{name: getattr(row, name) for name in HeldModel.__slots__})

@@ -1,12 +1,10 @@
-"""What versions were asked for and how long that took, by replica and hour.
+"""Counts of requests, written by each replica: hourly traffic, and evidence for rollouts.
 
-Like `evidence`, rows hold running totals of one process life, so that writing one twice counts
-nothing twice; rows of several lives, replicas or hours are added up where they are read. Hours
-are those of the wall clock: how long an answer took has no market time.
+    Traffic: requests, faults and latencies of a version, by hour of the wall clock
+    Tally:   trials and faults of champion and challenger, by rollout, step and source
 
-[[How versions did on real requests and replayed bars, counted by each replica.
-
-Rows hold running totals of one process life, so that writing one twice counts nothing twice.]]
+Rows hold the running totals of one process, so writing a row twice counts no request twice. Rows
+of several processes or hours are added up by the reader.
 """
 
 from __future__ import annotations
@@ -30,9 +28,9 @@ EDGES_S: tuple[float, ...] = tuple(
     FASTEST_S * RATIO ** float(power)
     for power in range(math.ceil(math.log(SLOWEST_S / FASTEST_S, RATIO)) + 1)
 )
-"""Upper edges of the buckets that latencies are counted in; one more bucket is open above.
+"""Upper edges of the latency buckets in seconds; one more bucket has no upper edge.
 
-They are part of what is stored: other edges would need other columns.
+Stored counts depend on these edges: other edges would need other columns.
 """
 
 BUCKETS = len(EDGES_S) + 1
@@ -40,12 +38,12 @@ BUCKETS = len(EDGES_S) + 1
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Requests that a version was asked, and what became of them; ``a + b`` adds two counts.
+    """Requests to a version, by result; ``a + b`` adds two counts.
 
-    ``faults`` are its own: errors, time-outs, forecasts that are not finite. ``turned_away``
-    found no turn, because too much waited or nothing was loaded. ``seconds`` is the time that all
-    others took together, from question to answer or fault, and ``latencies`` counts them by
-    bucket, faster than each of `EDGES_S`, then slower than all.
+    ``faults`` are the version's own: errors, time-outs, forecasts that are not finite.
+    ``turned_away`` were refused, because the queue was full or no version was loaded. ``seconds``
+    is the summed latency of all others, and ``latencies`` counts them by bucket: one for each of
+    `EDGES_S`, then one for slower requests.
     """
 
     requests: int = 0
@@ -66,27 +64,30 @@ class Traffic:
 
     @property
     def timed(self) -> int:
-        """Requests whose time was taken."""
+        """Requests whose latency was measured."""
         return sum(self.latencies)
 
     @property
     def failed(self) -> int:
-        """Requests the version did not answer, whoever's fault that was."""
+        """Requests without an answer: faults and requests turned away."""
         return self.faults + self.turned_away
 
     def quantile_s(self, share: float) -> float | None:
-        """The time within which that share of the requests was over; None where none was timed.
+        """A quantile of the latency in seconds; None if no latency was measured.
 
-        Exact to its bucket, and interpolated there on a log scale; what lies outside the edges is
-        given as within a step of them.
+        Exact to its bucket and interpolated inside it on a log scale. Latencies outside the edges
+        are reported as within one bucket of them.
+
+        Args:
+            share: The quantile's share, above 0 and at most 1.
         """
         if not self.timed:
             return None
         rank = share * self.timed
         bucket, above = next(
-            (place, total)
-            for place, total in enumerate(itertools.accumulate(self.latencies))
-            if total >= rank and total > 0
+            (place, sum_traffic)
+            for place, sum_traffic in enumerate(itertools.accumulate(self.latencies))
+            if sum_traffic >= rank and sum_traffic > 0
         )
         if bucket >= len(EDGES_S):
             return EDGES_S[-1]
@@ -94,7 +95,7 @@ class Traffic:
         return float(EDGES_S[bucket] * RATIO ** ((rank - above) / inside))
 
     def slower_than(self, seconds: float) -> int:
-        """How many requests surely took longer: those of a bucket that begins there or later."""
+        """How many requests were surely slower: all of the buckets from ``seconds`` on."""
         return sum(
             count
             for count, faster in zip(self.latencies[1:], EDGES_S, strict=True)
@@ -104,7 +105,7 @@ class Traffic:
 
 @dataclass(frozen=True, slots=True)
 class TrafficRow:
-    """One hour of one version in one process life; ``hour`` is when it began."""
+    """One hour of one version in one process; ``hour`` is the start of the hour."""
 
     service: str
     model_id: str
@@ -114,16 +115,21 @@ class TrafficRow:
     traffic: Traffic
 
 
-def total(rows: Sequence[TrafficRow]) -> Traffic:
-    """All of them together."""
+def sum_traffic(rows: Sequence[TrafficRow]) -> Traffic:
+    """Add up the traffic of several rows."""
     return sum((row.traffic for row in rows), start=Traffic())
 
 
 def write_traffic(store: Store, rows: Sequence[TrafficRow]) -> None:
     """Write running totals over those written before."""
-    if rows:
+    values = [
+        {name: getattr(row, name) for name in _KEYS}
+        | {name: getattr(row.traffic, name) for name in _COUNTED}
+        for row in rows
+    ]
+    if values:
         with store.write() as connection:
-            upsert(connection, traffic, [_values(row) for row in rows])
+            upsert(connection, traffic, values)
 
 
 def read_traffic(
@@ -142,35 +148,30 @@ def read_traffic(
         query = query.where(traffic.c.service == service)
     if model_id is not None:
         query = query.where(traffic.c.model_id == model_id)
-    return tuple(_row(row) for row in connection.execute(query))
+    return tuple(_build_traffic_row(row) for row in connection.execute(query))
 
 
 def forget_traffic(connection: sa.Connection, *, before: datetime) -> None:
-    """Remove the hours that began earlier."""
+    """Delete the hours that began before ``before``."""
     connection.execute(traffic.delete().where(traffic.c.hour < before))
 
 
-_OWN = ("service", "model_id", "replica_id", "incarnation", "hour")
-_COUNTED = tuple(one.name for one in fields(Traffic))
+_KEYS = ("service", "model_id", "replica_id", "incarnation", "hour")
+_COUNTED = tuple(column.name for column in fields(Traffic))
 
 
-def _values(row: TrafficRow) -> dict[str, Any]:
-    counted = {name: getattr(row.traffic, name) for name in _COUNTED}
-    return {name: getattr(row, name) for name in _OWN} | counted
-
-
-def _row(row: sa.Row[Any]) -> TrafficRow:
+def _build_traffic_row(row: sa.Row[Any]) -> TrafficRow:
     counted = {name: getattr(row, name) for name in _COUNTED}
-    own = {name: getattr(row, name) for name in _OWN}
+    keys = {name: getattr(row, name) for name in _KEYS}
     return TrafficRow(
-        **own, traffic=Traffic(**counted | {"latencies": tuple(counted["latencies"])})
+        **keys, traffic=Traffic(**counted | {"latencies": tuple(counted["latencies"])})
     )
 
 
 class Source(StrEnum):
-    """Where trials come from.
+    """The source of trials.
 
-    ``live``: requests dealt by weight. ``mirror``: requests shown to both versions.
+    ``live``: requests split by weight. ``mirror``: requests given to both versions.
     ``replay``: recent bars given to both versions.
     """
 
@@ -183,8 +184,8 @@ class Source(StrEnum):
 class Tally:
     """Counts of one replica, source and step; a trial is a key-minute, or a bar.
 
-    A fault counts against a version where another one answered the same input: what no
-    version answers is nobody's fault. ``detail`` has the faults by kind.
+    A fault counts against a version only if another version answered the same input.
+    ``detail`` has the faults by kind.
     """
 
     scope: str
@@ -201,15 +202,15 @@ class Tally:
 
 
 def record_tallies(store: Store, tallies: Mapping[str, Sequence[Tally]]) -> None:
-    """Write running totals by service."""
+    """Write running totals, given by service, over those written before."""
     rows = [
         {
             "service": service,
-            **{name: getattr(one, name) for name in Tally.__slots__},
-            "detail": dict(one.detail),
+            **{name: getattr(tally, name) for name in Tally.__slots__},
+            "detail": dict(tally.detail),
         }
-        for service, several in tallies.items()
-        for one in several
+        for service, of_service in tallies.items()
+        for tally in of_service
     ]
     if not rows:
         return
@@ -221,18 +222,22 @@ def record_tallies(store: Store, tallies: Mapping[str, Sequence[Tally]]) -> None
 def read_tallies(
     connection: sa.Connection, service: str, scope: str, *, newer_than_s: float | None = None
 ) -> tuple[Tally, ...]:
-    """What was counted for a scope: a rollout's id, or a champion's ``model_id``.
+    """The tallies of a scope: a rollout, or a champion outside of rollouts.
 
-    With ``newer_than_s`` only what was written within so many seconds.
+    Args:
+        connection: The caller's transaction.
+        service: Key of the service.
+        scope: A rollout's id, or what `mlops.rollout.controller.champion_scope` returns.
+        newer_than_s: Only tallies written within the last so many seconds.
     """
     columns = [evidence.c[name] for name in Tally.__slots__]
     query = sa.select(*columns).where(evidence.c.service == service, evidence.c.scope == scope)
     if newer_than_s is not None:
         query = query.where(evidence.c.updated_at > db_now() - newer_than_s)
-    found = connection.execute(query.order_by(evidence.c.step)).all()
-    return tuple(Tally(**dict(row._mapping) | {"source": Source(row.source)}) for row in found)
+    rows = connection.execute(query.order_by(evidence.c.step)).all()
+    return tuple(Tally(**dict(row._mapping) | {"source": Source(row.source)}) for row in rows)
 
 
 def forget_tallies(connection: sa.Connection, *, after: float) -> None:
-    """Remove what was last written more than ``after`` seconds ago."""
+    """Delete tallies that were last written more than ``after`` seconds ago."""
     connection.execute(evidence.delete().where(evidence.c.updated_at < db_now() - after))

@@ -1,7 +1,7 @@
-"""Rollouts as rows: the row is the request, its events are the record of what was done.
+"""Rollouts: a row is the request and the present phase, its events are the history.
 
-At most one rollout of a service is open. Each move writes rollout, event, route and statuses in
-one transaction, fenced by the controller's lease.
+A service has at most one open rollout. Each arrow writes rollout, event, route and statuses in one
+transaction, fenced by the controller's lease.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from mlops.store.versions import change_status
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """A version on its way live.
+    """One rollout of a version.
 
-    ``since`` is when its phase and step began, ``deadline`` when it stops waiting there;
-    ``plan`` is what the strategy spells out, ``abort_requested`` who wants it ended, and why.
+    ``since`` is when its phase and step began, ``deadline`` when the phase is given up; ``plan`` is
+    a `mlops.rollout.plan.RolloutPlan` as JSON, ``abort_requested`` names who asked for the abort,
+    and the reason.
     """
 
     id: str
@@ -50,7 +51,7 @@ class Rollout:
 
 @dataclass(frozen=True, slots=True)
 class RolloutEvent:
-    """One arrow of a rollout's path."""
+    """One arrow that a rollout has taken; ``term`` is that of the controller's lease."""
 
     rollout_id: str
     seq: int
@@ -66,10 +67,10 @@ class RolloutEvent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arrow:
-    """Where a rollout goes next: phase, step, how long it may wait there, and the evidence.
+    """A transition of a rollout: its next phase and step, and what changes with it.
 
-    ``route`` is the routing it comes with (None: the same as before), ``statuses`` what becomes
-    of versions.
+    ``patience`` is the time until the new phase's deadline, ``route`` the new route (None: the same
+    as before), ``statuses`` the new statuses by model_id, ``detail`` the evidence.
     """
 
     to: Phase
@@ -82,7 +83,7 @@ class Arrow:
 
 
 def insert_rollout(connection: sa.Connection, row: Rollout, why: audit.Why) -> None:
-    """Ask for a rollout, inside the caller's transaction.
+    """Insert a rollout and its first event, inside the caller's transaction.
 
     Raises:
         StoreError: when the service has an open rollout already.
@@ -110,9 +111,17 @@ def move_rollout(
 ) -> Route:
     """Take one arrow, inside the caller's fenced transaction; returns the route after it.
 
+    Args:
+        connection: The caller's transaction.
+        row: The rollout as the caller read it.
+        before: The route as the caller read it.
+        arrow: The transition.
+        term: The term of the controller's lease.
+        at: Time of the transition (UTC).
+
     Raises:
-        StoreError: when rollout or route have moved since they were read, or somebody has asked
-            for an abort that the caller does not know of.
+        StoreError: when rollout or route have changed since they were read, or an abort was
+            requested since.
     """
     why = audit.Why(at, actor="controller", reason=arrow.reason)
     done = connection.execute(
@@ -138,7 +147,7 @@ def move_rollout(
     connection.execute(
         rollout_event.insert().values(
             rollout_id=row.id,
-            seq=_next_seq(connection, row.id),
+            seq=_next_event_number(connection, row.id),
             at=at,
             from_phase=row.phase,
             to_phase=arrow.to,
@@ -152,14 +161,14 @@ def move_rollout(
     return after
 
 
-def ask_abort(store: Store, rollout_id: str, why: audit.Why) -> Rollout:
-    """Ask that a rollout be undone; the controller does it, whatever phase it is in.
+def request_abort(store: Store, rollout_id: str, why: audit.Why) -> Rollout:
+    """Request that the controller undo a rollout, in whatever phase it is.
 
     Raises:
         RolloutError: when there is no such rollout, or it has ended.
     """
     with store.write() as connection:
-        row = _one(connection, rollout_id)
+        row = _read_rollout(connection, rollout_id)
         if row.phase.final:
             raise RolloutError(
                 f"rollout {rollout_id} ended as {row.phase}; to take {row.to_version} back, "
@@ -177,65 +186,71 @@ def ask_abort(store: Store, rollout_id: str, why: audit.Why) -> Rollout:
             subject=row.to_version,
             after={"rollout": rollout_id},
         )
-        return _one(connection, rollout_id)
+        return _read_rollout(connection, rollout_id)
 
 
 def get_rollout(store: Store, rollout_id: str) -> Rollout:
-    """Raises: RolloutError: when there is no such rollout."""
+    """The rollout with this id.
+
+    Raises:
+        RolloutError: when there is no such rollout.
+    """
     with store.read() as connection:
-        return _one(connection, rollout_id)
+        return _read_rollout(connection, rollout_id)
 
 
 def open_rollouts(connection: sa.Connection) -> tuple[Rollout, ...]:
     """Every rollout that has not ended, oldest first."""
     query = sa.select(rollout).where(sa.text(OPEN)).order_by(rollout.c.requested_at, rollout.c.id)
-    return tuple(_built(row) for row in connection.execute(query))
+    return tuple(_build_rollout(row) for row in connection.execute(query))
 
 
 def list_rollouts(store: Store, *, service: str | None = None) -> tuple[Rollout, ...]:
-    """Rollouts, newest first."""
+    """Rollouts of one service or of all, newest first."""
     query = sa.select(rollout).order_by(rollout.c.requested_at.desc(), rollout.c.id)
     if service is not None:
         query = query.where(rollout.c.service == service)
     with store.read() as connection:
-        return tuple(_built(row) for row in connection.execute(query))
+        return tuple(_build_rollout(row) for row in connection.execute(query))
 
 
 def list_events(store: Store, rollout_id: str) -> tuple[RolloutEvent, ...]:
-    """The path a rollout took, in order."""
+    """The events of a rollout, oldest first."""
     query = sa.select(rollout_event).where(rollout_event.c.rollout_id == rollout_id)
     with store.read() as connection:
-        found = connection.execute(query.order_by(rollout_event.c.seq)).all()
-    return tuple(_event(row) for row in found)
+        rows = connection.execute(query.order_by(rollout_event.c.seq)).all()
+    return tuple(
+        RolloutEvent(
+            **dict(row._mapping)
+            | {
+                "from_phase": None if row.from_phase is None else Phase(row.from_phase),
+                "to_phase": Phase(row.to_phase),
+            }
+        )
+        for row in rows
+    )
 
 
 def status_of(connection: sa.Connection, model_ids: set[str]) -> dict[str, Status]:
-    """What became of these versions."""
+    """The statuses of these versions by model_id."""
     query = sa.select(version.c.model_id, version.c.status).where(version.c.model_id.in_(model_ids))
     return {row.model_id: Status(row.status) for row in connection.execute(query)}
 
 
-def _one(connection: sa.Connection, rollout_id: str) -> Rollout:
+def _read_rollout(connection: sa.Connection, rollout_id: str) -> Rollout:
     row = connection.execute(sa.select(rollout).where(rollout.c.id == rollout_id)).first()
     if row is None:
         raise RolloutError(f"no rollout {rollout_id!r}; list them with list_rollouts()")
-    return _built(row)
+    return _build_rollout(row)
 
 
-def _next_seq(connection: sa.Connection, rollout_id: str) -> int:
+def _next_event_number(connection: sa.Connection, rollout_id: str) -> int:
     newest = sa.select(sa.func.max(rollout_event.c.seq)).where(
         rollout_event.c.rollout_id == rollout_id
     )
     return int(connection.execute(newest).scalar_one()) + 1
 
 
-def _built(row: sa.Row[Any]) -> Rollout:
+def _build_rollout(row: sa.Row[Any]) -> Rollout:
     values = dict(row._mapping)
     return Rollout(**values | {"phase": Phase(values["phase"])})
-
-
-def _event(row: sa.Row[Any]) -> RolloutEvent:
-    values = dict(row._mapping)
-    begun = values["from_phase"]
-    phases = {"from_phase": begun and Phase(begun), "to_phase": Phase(values["to_phase"])}
-    return RolloutEvent(**values | phases)

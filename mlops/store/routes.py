@@ -1,8 +1,7 @@
-"""What is live: one row per service names its champion, the one before, its baseline, and the
-challenger of a rollout with its share.
+"""Routes: one row per service with champion, previous champion, baseline and challenger.
 
-The row is a complete and always valid routing; each change is one transaction that raises its
-generation by one and writes history and audit.
+A row is always a complete and valid route. Each change is one transaction that raises the
+generation by one and writes history and audit log.
 """
 
 from __future__ import annotations
@@ -25,10 +24,10 @@ from mlops.store.sql import db_now
 class Route:
     """Where a service's requests go; ``generation`` grows by one with each change.
 
-    Of all keys ``weight_bp`` in 10,000 go to the challenger and ``mirror_bp`` are shown to it
-    beside the champion; ``salt`` deals the keys. ``only_replicas`` names the replicas that take
-    part in a rolling rollout (None: all). ``valid_until`` is a second of the database's clock
-    after which the challenger's share counts as zero, unless it is renewed.
+    Of 10,000 keys ``weight_bp`` go to the challenger, and ``mirror_bp`` are sent to both versions;
+    ``salt`` seeds the hash that decides which. ``only_replicas`` are the participants of a rolling
+    rollout (None: all). After ``valid_until``, in seconds of the database's clock, the challenger's
+    share counts as zero.
     """
 
     service: str
@@ -48,7 +47,10 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class LivePeriod:
-    """From ``at`` on, until the next one, this was live, by this person, for this reason."""
+    """A period from ``at`` until the next one, with the versions that were live.
+
+    ``actor``, ``action`` and ``reason`` are those of the change that began the period.
+    """
 
     service: str
     generation: int
@@ -67,14 +69,14 @@ _CHANGEABLE = (*_LIVE, "generation", "mirror_bp", "salt", "only_replicas", "upda
 
 
 def begin_route(connection: sa.Connection, service: str, baseline: str, why: audit.Why) -> Route:
-    """Start a service on its baseline, inside the caller's transaction.
+    """Insert the route of a new service on its baseline, inside the caller's transaction.
 
     Raises:
         StoreError: when the service is already live or the baseline is no version.
     """
     started = Route(service, 1, baseline, None, baseline, why.at, why.at)
-    connection.execute(route.insert().values(**_values(started)))
-    _remember(connection, started, "begin_service", why)
+    connection.execute(route.insert().values(**_to_columns(started)))
+    _insert_history(connection, started, "begin_service", why)
     audit.record(
         connection,
         why,
@@ -89,15 +91,20 @@ def begin_route(connection: sa.Connection, service: str, baseline: str, why: aud
 def change_route(
     connection: sa.Connection, before: Route, after: Route, action: str, why: audit.Why
 ) -> Route:
-    """Put ``after`` in the place of ``before``, inside the caller's transaction.
+    """Replace ``before`` by ``after``, inside the caller's transaction.
 
-    The generation and the time are set here.
+    Args:
+        connection: The caller's transaction.
+        before: The route as the caller read it.
+        after: The new route; its generation and ``updated_at`` are set here.
+        action: Name of the change in history and audit log.
+        why: Author, reason and time.
 
     Raises:
-        StoreError: when the route is no longer what ``before`` says.
+        StoreError: when the route is no longer at the generation of ``before``.
     """
     changed = replace(after, generation=before.generation + 1, updated_at=why.at)
-    values = {name: value for name, value in _values(changed).items() if name in _CHANGEABLE}
+    values = {name: value for name, value in _to_columns(changed).items() if name in _CHANGEABLE}
     done = connection.execute(
         route.update()
         .where(route.c.service == before.service, route.c.generation == before.generation)
@@ -108,23 +115,23 @@ def change_route(
             f"the route of {before.service} is no longer at generation {before.generation}; "
             "nothing was changed: read it again and decide anew"
         )
-    _remember(connection, changed, action, why)
-    was, now = _values(before), _values(changed)
-    differing = [name for name in (*_LIVE, "generation") if was[name] != now[name]]
+    _insert_history(connection, changed, action, why)
+    old, new = _to_columns(before), _to_columns(changed)
+    differing = [name for name in (*_LIVE, "generation") if old[name] != new[name]]
     audit.record(
         connection,
         why,
         action=action,
         service=before.service,
         subject=changed.challenger or changed.champion,
-        before={name: was[name] for name in differing},
-        after={name: now[name] for name in differing},
+        before={name: old[name] for name in differing},
+        after={name: new[name] for name in differing},
     )
     return changed
 
 
-def keep_exposed(connection: sa.Connection, service: str, *, seconds: float) -> None:
-    """Let the challenger's share count for so many seconds more, by the database's clock."""
+def renew_exposure(connection: sa.Connection, service: str, *, seconds: float) -> None:
+    """Let the challenger's share count for ``seconds`` from now, by the database's clock."""
     connection.execute(
         route.update()
         .where(route.c.service == service, route.c.challenger.is_not(None))
@@ -133,7 +140,7 @@ def keep_exposed(connection: sa.Connection, service: str, *, seconds: float) -> 
 
 
 def get_route(store: Store, service: str) -> Route | None:
-    """The service's route, None before it has begun."""
+    """The service's route; None before the service has begun."""
     with store.read() as connection:
         return read_route(connection, service)
 
@@ -141,11 +148,11 @@ def get_route(store: Store, service: str) -> Route | None:
 def read_route(connection: sa.Connection, service: str) -> Route | None:
     """As `get_route`, inside the caller's transaction."""
     row = connection.execute(sa.select(route).where(route.c.service == service)).first()
-    return None if row is None else _built(row)
+    return None if row is None else _build_route(row)
 
 
 def list_routes(store: Store) -> tuple[Route, ...]:
-    """Every service there is, by key."""
+    """The routes of all services, by key."""
     with store.read() as connection:
         return read_routes(connection)
 
@@ -153,23 +160,23 @@ def list_routes(store: Store) -> tuple[Route, ...]:
 def read_routes(connection: sa.Connection) -> tuple[Route, ...]:
     """As `list_routes`, inside the caller's transaction."""
     rows = connection.execute(sa.select(route).order_by(route.c.service)).all()
-    return tuple(_built(row) for row in rows)
+    return tuple(_build_route(row) for row in rows)
 
 
 def live_at(store: Store, service: str, at: datetime) -> LivePeriod | None:
-    """Who was live at a moment, since when, by whom and why; None before the service began."""
+    """The period of a moment: which versions were live; None before the service began."""
     query = (
         sa.select(route_history)
         .where(route_history.c.service == service, route_history.c.at <= at)
         .order_by(route_history.c.generation.desc())
         .limit(1)
     )
-    found = _reigns(store, query)
-    return found[0] if found else None
+    periods = _read_periods(store, query)
+    return periods[0] if periods else None
 
 
 def champion_since(connection: sa.Connection, service: str) -> datetime | None:
-    """When the present champion began, whatever challengers have come and gone since."""
+    """Since when the present champion is live, whatever challengers there were meanwhile."""
     history = sa.select(route_history).where(route_history.c.service == service)
     newest = history.order_by(route_history.c.generation.desc()).limit(1)
     present = connection.execute(newest).first()
@@ -182,27 +189,26 @@ def champion_since(connection: sa.Connection, service: str) -> datetime | None:
     began = sa.select(sa.func.min(route_history.c.at)).where(
         route_history.c.service == service, route_history.c.generation > before
     )
-    found: datetime | None = connection.execute(began).scalar()
-    return found
+    since: datetime | None = connection.execute(began).scalar()
+    return since
 
 
 def list_live_periods(store: Store, service: str) -> tuple[LivePeriod, ...]:
-    """Everything that was ever live, oldest first."""
+    """All periods of a service, oldest first."""
     query = sa.select(route_history).where(route_history.c.service == service)
-    return _reigns(store, query.order_by(route_history.c.generation))
+    return _read_periods(store, query.order_by(route_history.c.generation))
 
 
-def _reigns(store: Store, query: sa.Select[Any]) -> tuple[LivePeriod, ...]:
+def _read_periods(store: Store, query: sa.Select[Any]) -> tuple[LivePeriod, ...]:
     with store.read() as connection:
         return tuple(LivePeriod(**row._mapping) for row in connection.execute(query))
 
 
 def aliases(store: Store, service: str) -> dict[str, int]:
-    """The MLflow aliases a service should have, by the store: alias to MLflow version.
+    """The MLflow aliases that a service should have by the store, with their MLflow versions.
 
-    ``challenger`` is the version a rollout is bringing live, else the newest version that passed
-    the gates and is not live; a version whose metrics are only claims gets it by a forced
-    rollout alone.
+    ``challenger`` is the version of the open rollout, else the newest version that passed the gates
+    and is not live; a version whose metrics are claims becomes challenger by a forced rollout only.
     """
     newest = (
         sa.select(version.c.mlflow_version)
@@ -220,13 +226,13 @@ def aliases(store: Store, service: str) -> dict[str, int]:
                 .join(route, route.c[alias] == version.c.model_id)
                 .where(route.c.service == service)
             )
-            found = connection.execute(numbered).scalar()
-            if found is not None:
-                wanted[alias] = int(found)
+            number = connection.execute(numbered).scalar()
+            if number is not None:
+                wanted[alias] = int(number)
     return wanted
 
 
-def _remember(connection: sa.Connection, live: Route, action: str, why: audit.Why) -> None:
+def _insert_history(connection: sa.Connection, live: Route, action: str, why: audit.Why) -> None:
     values = {name: getattr(live, name) for name in ("service", "generation", *_LIVE)}
     connection.execute(
         route_history.insert().values(
@@ -235,13 +241,13 @@ def _remember(connection: sa.Connection, live: Route, action: str, why: audit.Wh
     )
 
 
-def _values(live: Route) -> dict[str, Any]:
+def _to_columns(live: Route) -> dict[str, Any]:
     values = {name: getattr(live, name) for name in Route.__slots__}
     only: Sequence[str] | None = live.only_replicas
     return values | {"only_replicas": None if only is None else list(only)}
 
 
-def _built(row: sa.Row[Any]) -> Route:
+def _build_route(row: sa.Row[Any]) -> Route:
     values = dict(row._mapping)
     only = values["only_replicas"]
     return Route(**values | {"only_replicas": None if only is None else tuple(only)})

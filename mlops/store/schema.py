@@ -1,7 +1,7 @@
-"""The tables that say what exists, what is live, what was counted and who changed it.
+"""The tables of the store.
 
-Times are market or wall time in UTC: stored naive, handed out aware. JSON is stored as text
-because nothing queries inside it and because a metric may be NaN, which JSON columns refuse.
+Times are market or wall time in UTC: stored naive, returned aware. JSON is stored as text because
+no query looks inside it and because a metric may be NaN, which JSON columns refuse.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SHA256_HEX = 64
 
 
 class Status(StrEnum):
-    """What became of a version."""
+    """The status of a version."""
 
     TRAINING = "training"
     REFUSED = "refused"
@@ -30,7 +30,7 @@ class Status(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where a rollout is; `mlops.rollout.decide` says how it moves on."""
+    """The phase of a rollout; `mlops.rollout.decide` has the transitions."""
 
     PENDING = "pending"
     LOADING = "loading"
@@ -44,15 +44,16 @@ class Phase(StrEnum):
 
     @property
     def final(self) -> bool:
+        """Whether the rollout has ended."""
         return self in (Phase.DONE, Phase.FAILED)
 
 
 OPEN = "phase NOT IN ('done', 'failed')"
-"""The rollouts that have not ended, in SQL."""
+"""SQL condition: the rollout has not ended."""
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
-    """An aware UTC datetime in a column without a zone."""
+    """A column for aware UTC datetimes, stored without a time zone."""
 
     impl = sa.DateTime
     cache_ok = True
@@ -69,7 +70,7 @@ class UtcTime(sa.types.TypeDecorator[datetime]):
 
 
 class JsonText(sa.types.TypeDecorator[Any]):
-    """Any JSON value, kept exactly, NaN included."""
+    """A column for JSON values, NaN included, stored as text."""
 
     impl = sa.Text
     cache_ok = True
@@ -354,7 +355,7 @@ audit = sa.Table(
 )
 
 LASTING = "recovered_at IS NULL"
-"""The alerts that are not over, in SQL."""
+"""SQL condition: the alert has not ended."""
 
 alert = sa.Table(
     "alert",
@@ -455,7 +456,7 @@ check = sa.Table(
 )
 
 WATCHED = "stopped_at IS NULL"
-"""The versions that are watched now, in SQL."""
+"""SQL condition: the watch has not been stopped."""
 
 watch = sa.Table(
     "watch",

@@ -1,6 +1,7 @@
-"""The database's own clock: leases and time limits of all processes are read off one dial.
+"""SQL that differs between SQLite and Postgres: the server's clock, and inserts with conflicts.
 
-[[The one statement the two databases spell with different classes: insert unless it is there.]]
+Leases and time limits of all processes count by the database's clock, so that the clocks of their
+hosts need not agree.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def _on_sqlite(element: db_now, compiler: Any, **_: Any) -> str:
 
 @compiles(db_now, "postgresql")
 def _on_postgres(element: db_now, compiler: Any, **_: Any) -> str:
-    # now() stands still within a transaction, which may have waited for a lock.
+    # now() is the start of the transaction, which may have waited for a lock since.
     return "EXTRACT(EPOCH FROM clock_timestamp())::double precision"
 
 
@@ -42,8 +43,8 @@ def store_time(connection: sa.Connection) -> datetime:
     return datetime.fromtimestamp(read_clock(connection), UTC)
 
 
-def insert_for(connection: sa.Connection, table: sa.Table) -> Any:
-    """An insert that knows ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""
+def dialect_insert(connection: sa.Connection, table: sa.Table) -> Any:
+    """The dialect's insert, with ``on_conflict_do_nothing`` and ``on_conflict_do_update``."""
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
     return dialect.insert(table)
 
@@ -52,7 +53,7 @@ def upsert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]
     """Insert rows, or overwrite those with the same primary key."""
     if not rows:
         return
-    insert = insert_for(connection, table)
+    insert = dialect_insert(connection, table)
     keys = [column.name for column in table.primary_key]
     others = {name: insert.excluded[name] for name in rows[0] if name not in keys}
     statement = insert.on_conflict_do_update(index_elements=keys, set_=others)
@@ -60,8 +61,8 @@ def upsert(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]
 
 
 def insert_new(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> int:
-    """Insert the rows that break no unique rule; returns how many were new."""
-    insert = insert_for(connection, table).on_conflict_do_nothing()
-    # Unasked, psycopg's count of an insert is always -1.
+    """Insert the rows that violate no unique constraint; returns how many were new."""
+    insert = dialect_insert(connection, table).on_conflict_do_nothing()
+    # Without this option the row count of an insert is always -1 on psycopg.
     insert = insert.execution_options(preserve_rowcount=True)
     return sum(connection.execute(insert.values(**row)).rowcount for row in rows)

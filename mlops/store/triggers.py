@@ -1,11 +1,15 @@
-"""Reasons to retrain, in one queue: whoever trains claims them, and what is claimed is answered.
+"""The queue of triggers, which are the reasons to retrain a service.
 
-The event that rings in Prefect is only a doorbell; what counts is the row. All that waits for a
-service is answered by one training. A claim is a lease: who lets it run out can no longer
-answer, and the next one claims it again.
+    waiting -> claimed -> answered
+       ^----------+        the claim expired, the training failed, or it came too early
+                  +-> dropped after `MAX_ATTEMPTS`
 
-Cooldown, daily budget and deafness count by the caller's time from claim to claim, so that a year
-can be rehearsed; that a claim lasts is the database's clock.
+The row counts; the Prefect event only starts a flow that reads the queue. One training claims and
+answers all triggers of a service that wait. A claim is a lease: a holder that let the claim expire
+can no longer answer, and another training claims the triggers again.
+
+Cooldown, daily budget and the silence after a refusal count by the caller's time from claim to
+claim, so that a year can be rehearsed; claims expire by the database's clock.
 """
 
 from __future__ import annotations
@@ -26,13 +30,13 @@ from mlops.store.schema import trigger
 from mlops.store.sql import db_now, insert_new
 
 MAX_ATTEMPTS = 3
-"""Trainings that may die over a trigger before it is dropped."""
+"""A trigger is dropped after so many trainings have failed on it."""
 
 DAY = timedelta(days=1)
 
 
 class Cause(StrEnum):
-    """What wants a retraining."""
+    """The source of a trigger."""
 
     DRIFT = "drift"
     PERFORMANCE = "performance"
@@ -41,7 +45,7 @@ class Cause(StrEnum):
 
 
 class TriggerState(StrEnum):
-    """Where a trigger is."""
+    """The state of a trigger in the queue."""
 
     WAITING = "waiting"
     CLAIMED = "claimed"
@@ -50,7 +54,7 @@ class TriggerState(StrEnum):
 
 
 class Answer(StrEnum):
-    """What a training made of its triggers."""
+    """The result of the training that claimed a trigger."""
 
     CHALLENGER = "challenger"
     REFUSED = "refused"
@@ -62,12 +66,12 @@ _ALARMS = (Cause.DRIFT, Cause.PERFORMANCE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reason:
-    """Why a service should be trained anew.
+class TriggerReason:
+    """Why a service should be retrained.
 
-    ``watermark`` is the newest bar the verdict rests on: of one cause and watermark there is one
-    trigger for ever. ``champion`` is the version the verdict is about, ``verdict`` the id of the
-    row that holds it. ``columns`` are those the alarm is about, where it is about any.
+    ``watermark`` is the newest bar of the verdict: a cause and watermark have at most one trigger,
+    ever. ``champion`` is the version that was judged, ``verdict`` the id of the row with the
+    verdict, ``columns`` the columns that a drift alarm names.
     """
 
     service: str
@@ -80,12 +84,12 @@ class Reason:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How often a service may be trained because of triggers.
+class TriggerLimits:
+    """How often triggers may train a service.
 
-    A cause whose last training was refused is deaf for ``deaf`` where the champion is the same:
-    the alarm that led to nothing must not ring on. One that is about another column is another
-    alarm.
+    ``cooldown`` is the shortest time between two claims, ``per_day`` the most claims in 24 hours.
+    An alarm whose training was refused raises no trigger for ``deaf`` while the champion is the
+    same; an alarm about another column is another alarm.
     """
 
     cooldown: timedelta = timedelta(hours=6)
@@ -95,7 +99,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class TriggerRow:
-    """A trigger and what became of it."""
+    """A trigger with its state and answer."""
 
     id: str
     service: str
@@ -118,13 +122,13 @@ class TriggerRow:
 
     @property
     def columns(self) -> frozenset[str]:
-        """The columns it is about."""
+        """The columns that the alarm names."""
         return frozenset(self.detail.get("columns", ()))
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to answer these triggers, for as long as it is renewed; ``at`` is market time."""
+    """The right to answer these triggers while it is renewed; ``at`` is market time."""
 
     id: str
     service: str
@@ -134,15 +138,21 @@ class Claim:
 
 
 def raise_trigger(
-    connection: Connection, reason: Reason, *, at: datetime, limits: Limits | None = None
+    connection: Connection,
+    reason: TriggerReason,
+    *,
+    at: datetime,
+    limits: TriggerLimits | None = None,
 ) -> str | None:
     """Put a reason into the queue, inside the caller's transaction; its id.
 
     None where it was there before, what waits asks for the same, or its cause led to a refusal
     lately.
     """
-    limits = limits or Limits()
-    if _waits(connection, reason) or _deaf(connection, reason, since=at - limits.deaf):
+    limits = limits or TriggerLimits()
+    if reason.cause in _ALARMS and (
+        _is_queued(connection, reason) or _was_refused(connection, reason, since=at - limits.deaf)
+    ):
         return None
     row = {
         "id": str(uuid.uuid4()),
@@ -167,20 +177,26 @@ def claim_triggers(
     *,
     at: datetime,
     seconds: float,
-    limits: Limits | None = None,
+    limits: TriggerLimits | None = None,
 ) -> Claim | None:
-    """Take everything that waits for a service; None where nothing does, or it is too soon.
+    """Claim all triggers that wait for a service; None if none waits or a limit forbids it.
 
-    ``seconds`` is how long the claim lasts unless it is renewed.
+    Args:
+        store: The store.
+        service: Key of the service.
+        holder: Name of the run that will train; it must differ between runs.
+        at: Market time (UTC), by which the limits count.
+        seconds: How long the claim lasts unless it is renewed, by the database's clock.
+        limits: How often the service may be trained.
     """
-    limits = limits or Limits()
+    limits = limits or TriggerLimits()
     with store.write() as connection:
-        _give_back_dead(connection, service)
-        rows = _read(connection, trigger.c.service == service, lock=True)
+        _requeue_expired(connection, service)
+        rows = _read_queue(connection, trigger.c.service == service, lock=True)
         if any(row.state is TriggerState.CLAIMED for row in rows):
             return None
         waiting = [row for row in rows if row.state is TriggerState.WAITING]
-        if not waiting or _too_soon(rows, at, limits):
+        if not waiting or _is_too_soon(rows, at, limits):
             return None
         claim = str(uuid.uuid4())
         connection.execute(
@@ -195,27 +211,24 @@ def claim_triggers(
                 attempts=trigger.c.attempts + 1,
             )
         )
-        taken = _read(connection, trigger.c.claim == claim)
+        taken = _read_queue(connection, trigger.c.claim == claim)
     return Claim(claim, service, holder, at, taken)
 
 
 def renew_claim(store: Store, claim: Claim, *, seconds: float) -> None:
-    """Keep a claim for ``seconds`` more.
+    """Renew a claim for ``seconds``.
 
     Raises:
-        StoreError: when it ran out, or another process has it.
+        StoreError: when the claim expired.
     """
     with store.write() as connection:
-        done = connection.execute(
-            trigger.update().where(*_held(claim)).values(claimed_until=db_now() + seconds)
-        )
-        _refuse_unless(done.rowcount == len(claim.triggers), claim)
+        _update_claimed(connection, claim, {"claimed_until": db_now() + seconds})
 
 
-def put_off(store: Store, service: str, *, until: datetime) -> int:
-    """Let what waits for a service wait until then (market time); how many triggers do.
+def postpone_triggers(store: Store, service: str, *, until: datetime) -> int:
+    """Postpone a service's waiting triggers until a market time; returns how many.
 
-    Nothing was tried, so neither the cooldown nor the budget of a day counts it.
+    No training was tried, so neither the cooldown nor the daily budget counts it.
     """
     waits = (trigger.c.service == service, trigger.c.state == TriggerState.WAITING)
     with store.write() as connection:
@@ -234,13 +247,21 @@ def answer_triggers(
     model_id: str | None = None,
     not_before: datetime | None = None,
 ) -> None:
-    """Say what came of a claim, inside the transaction that makes it so.
+    """Answer the triggers of a claim, inside the transaction that writes the result.
 
-    A training that failed leaves its triggers to the next one, `MAX_ATTEMPTS` times; one that
-    came too early leaves them too, and nobody trains before ``not_before`` (market time).
+    After ``FAILED`` the triggers wait for another training, at most `MAX_ATTEMPTS` times; after
+    ``TOO_EARLY`` they wait until ``not_before``.
+
+    Args:
+        connection: The caller's transaction.
+        claim: The claim.
+        answer: The result of the training.
+        at: Market time of the answer (UTC).
+        model_id: The version that was trained, if any.
+        not_before: Market time before which the triggers are not claimed again.
 
     Raises:
-        StoreError: when the claim ran out: the caller is late, and nothing may be changed.
+        StoreError: when the claim expired; the caller must not write its result.
     """
     values: dict[str, Any] = {
         "answer": answer,
@@ -255,95 +276,95 @@ def answer_triggers(
         state = sa.case(
             (trigger.c.attempts >= MAX_ATTEMPTS, TriggerState.DROPPED), else_=TriggerState.WAITING
         )
-    done = connection.execute(
-        trigger.update().where(*_held(claim)).values(state=state, claimed_until=0.0, **values)
-    )
-    _refuse_unless(done.rowcount == len(claim.triggers), claim)
+    _update_claimed(connection, claim, {**values, "state": state, "claimed_until": 0.0})
 
 
 def get_trigger(store: Store, trigger_id: str) -> TriggerRow | None:
-    """One trigger, None where there is no such row."""
+    """The trigger with this id; None if there is no such row."""
     with store.read() as connection:
-        return next(iter(_read(connection, trigger.c.id == trigger_id)), None)
+        return next(iter(_read_queue(connection, trigger.c.id == trigger_id)), None)
 
 
 def list_triggers(store: Store, service: str | None = None) -> tuple[TriggerRow, ...]:
     """Triggers, the oldest first."""
     with store.read() as connection:
-        return _read(connection, *([] if service is None else [trigger.c.service == service]))
+        return _read_queue(connection, *([] if service is None else [trigger.c.service == service]))
 
 
 def read_triggers(connection: Connection, service: str) -> tuple[TriggerRow, ...]:
     """A service's triggers, the oldest first, inside the caller's transaction."""
-    return _read(connection, trigger.c.service == service)
+    return _read_queue(connection, trigger.c.service == service)
 
 
-def unanswered(
-    store: Store, *, at: Callable[[str], datetime], limits: Limits | None = None
+def list_trainable_services(
+    store: Store, *, at: Callable[[str], datetime], limits: TriggerLimits | None = None
 ) -> tuple[tuple[str, Cause], ...]:
-    """Services that could be trained now and are not, with why: somebody should ring for them.
+    """Services with triggers that a training could claim now, and the first cause of each.
 
-    Those whose training died are among them. ``at`` is the time a service is asked at.
+    Services whose training died are among them.
+
+    Args:
+        store: The store.
+        at: Returns the market time of a service, by which the limits count.
+        limits: How often a service may be trained.
     """
-    limits = limits or Limits()
+    limits = limits or TriggerLimits()
     open_ones = trigger.c.state.in_((TriggerState.WAITING, TriggerState.CLAIMED))
-    lost = sa.and_(trigger.c.state == TriggerState.CLAIMED, trigger.c.claimed_until <= db_now())
+    expired = sa.and_(trigger.c.state == TriggerState.CLAIMED, trigger.c.claimed_until <= db_now())
     with store.read() as connection:
-        gone = set(connection.execute(sa.select(trigger.c.id).where(lost)).scalars())
+        expired_ids = set(connection.execute(sa.select(trigger.c.id).where(expired)).scalars())
         services = connection.execute(
             sa.select(trigger.c.service).where(open_ones).distinct().order_by(trigger.c.service)
         ).scalars()
-        found = [(service, _read(connection, trigger.c.service == service)) for service in services]
+        queues = [
+            (service, _read_queue(connection, trigger.c.service == service)) for service in services
+        ]
     return tuple(
         (service, cause)
-        for service, rows in found
-        if (cause := _rings(rows, gone)) is not None and not _too_soon(rows, at(service), limits)
+        for service, rows in queues
+        if (cause := _first_open_cause(rows, expired_ids)) is not None
+        and not _is_too_soon(rows, at(service), limits)
     )
 
 
-# Parts -------------------------------------------------------------------------------------------
-
-
-def _read(
+def _read_queue(
     connection: Connection, *conditions: sa.ColumnElement[bool], lock: bool = False
 ) -> tuple[TriggerRow, ...]:
     query = sa.select(trigger).where(*conditions).order_by(trigger.c.raised_at, trigger.c.id)
     if lock:
         query = query.with_for_update()
-    return tuple(_row(row) for row in connection.execute(query))
+    return tuple(
+        TriggerRow(
+            **{name: getattr(row, name) for name in TriggerRow.__slots__}
+            | {
+                "cause": Cause(row.cause),
+                "state": TriggerState(row.state),
+                "answer": None if row.answer is None else Answer(row.answer),
+            }
+        )
+        for row in connection.execute(query)
+    )
 
 
-def _row(row: sa.Row[Any]) -> TriggerRow:
-    values = {name: getattr(row, name) for name in TriggerRow.__slots__}
-    values["cause"] = Cause(values["cause"])
-    values["state"] = TriggerState(values["state"])
-    values["answer"] = None if values["answer"] is None else Answer(values["answer"])
-    return TriggerRow(**values)
+def _is_queued(connection: Connection, reason: TriggerReason) -> bool:
+    """Whether triggers about all its columns wait already: a lasting alarm is queued once."""
+    waiting = _read_queue(connection, *_same_alarm(reason), trigger.c.state == TriggerState.WAITING)
+    return bool(waiting) and _all_columns(waiting).issuperset(reason.columns)
 
 
-def _waits(connection: Connection, reason: Reason) -> bool:
-    """Whether all it is about waits already: an alarm that lasts asks once, not every hour."""
-    if reason.cause not in _ALARMS:
-        return False
-    waiting = _read(connection, *_of_kind(reason), trigger.c.state == TriggerState.WAITING)
-    return bool(waiting) and _columns(waiting).issuperset(reason.columns)
-
-
-def _deaf(connection: Connection, reason: Reason, *, since: datetime) -> bool:
-    """Whether all it is about led to refusals since, and to nothing else after them."""
-    if reason.cause not in _ALARMS:
-        return False
-    rows = _read(
+def _was_refused(connection: Connection, reason: TriggerReason, *, since: datetime) -> bool:
+    """Whether the last answers since then were refusals that cover all its columns."""
+    rows = _read_queue(
         connection,
-        *_of_kind(reason),
+        *_same_alarm(reason),
         trigger.c.state == TriggerState.ANSWERED,
         trigger.c.claimed_at > since,
     )
     refused = list(takewhile(lambda row: row.answer is Answer.REFUSED, reversed(rows)))
-    return bool(refused) and _columns(refused).issuperset(reason.columns)
+    return bool(refused) and _all_columns(refused).issuperset(reason.columns)
 
 
-def _of_kind(reason: Reason) -> tuple[sa.ColumnElement[bool], ...]:
+def _same_alarm(reason: TriggerReason) -> tuple[sa.ColumnElement[bool], ...]:
     return (
         trigger.c.service == reason.service,
         trigger.c.cause == reason.cause,
@@ -351,12 +372,12 @@ def _of_kind(reason: Reason) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
-def _columns(rows: Iterable[TriggerRow]) -> frozenset[str]:
+def _all_columns(rows: Iterable[TriggerRow]) -> frozenset[str]:
     return frozenset[str]().union(*(row.columns for row in rows))
 
 
-def _give_back_dead(connection: Connection, service: str) -> None:
-    """Claims that ran out wait again, or are dropped where too many trainings died over them."""
+def _requeue_expired(connection: Connection, service: str) -> None:
+    """Let triggers of expired claims wait again, or drop them after `MAX_ATTEMPTS`."""
     spent = trigger.c.attempts >= MAX_ATTEMPTS
     connection.execute(
         trigger.update()
@@ -372,17 +393,17 @@ def _give_back_dead(connection: Connection, service: str) -> None:
     )
 
 
-def _rings(rows: Sequence[TriggerRow], gone: Collection[str]) -> Cause | None:
-    """The first cause that nobody is at; None where a training is, or nothing waits."""
+def _first_open_cause(rows: Sequence[TriggerRow], expired_ids: Collection[str]) -> Cause | None:
+    """First cause among waiting or expired triggers; None if a live claim exists or none waits."""
     claimed = [row for row in rows if row.state is TriggerState.CLAIMED]
-    if any(row.id not in gone for row in claimed):
+    if any(row.id not in expired_ids for row in claimed):
         return None
     waiting = [row for row in rows if row.state is TriggerState.WAITING]
     return next((row.cause for row in (*claimed, *waiting)), None)
 
 
-def _too_soon(rows: Sequence[TriggerRow], at: datetime, limits: Limits) -> bool:
-    """By what came too early, and by earlier claims; a failed one cost as much as any."""
+def _is_too_soon(rows: Sequence[TriggerRow], at: datetime, limits: TriggerLimits) -> bool:
+    """Whether a postponement or the limits forbid a claim now; failed claims count too."""
     waiting = [row.not_before for row in rows if row.state is TriggerState.WAITING]
     if any(time is not None and time > at for time in waiting):
         return True
@@ -392,17 +413,15 @@ def _too_soon(rows: Sequence[TriggerRow], at: datetime, limits: Limits) -> bool:
     return lately or len(times) >= limits.per_day
 
 
-def _held(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
+def _update_claimed(connection: Connection, claim: Claim, values: Mapping[str, Any]) -> None:
+    held = (
         trigger.c.claim == claim.id,
         trigger.c.claimed_by == claim.holder,
         trigger.c.state == TriggerState.CLAIMED,
         trigger.c.claimed_until > db_now(),
     )
-
-
-def _refuse_unless(right: bool, claim: Claim) -> None:
-    if not right:
+    updated = connection.execute(trigger.update().where(*held).values(**values)).rowcount
+    if updated != len(claim.triggers):
         raise StoreError(
             f"the claim of {claim.holder} on the triggers of {claim.service} ran out; another "
             "training may be at it, and nothing was changed"

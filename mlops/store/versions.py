@@ -1,4 +1,4 @@
-"""The versions there are: a row exists exactly when its version is registered."""
+"""Registered versions: a row exists exactly when its version is registered."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class ModelVersion:
     """One registered version.
 
     ``watermark`` is the content hash of the bars it was trained on, ``trained_until`` the close
-    of the last of them; ``claims_only`` says that its metrics came from the caller and no gate
-    saw them; ``report`` is the gates' verdict as a dict; ``notes`` is what the caller added.
+    of the last of them; ``claims_only`` says that its metrics are the caller's and no gate checked
+    them; ``report`` is the gates' verdict as a dict; ``notes`` are the caller's notes.
     """
 
     model_id: str
@@ -45,7 +45,7 @@ class ModelVersion:
 
 
 def insert_version(connection: sa.Connection, row: ModelVersion, why: audit.Why) -> None:
-    """Make a version exist, inside the caller's transaction.
+    """Insert a version, inside the caller's transaction.
 
     Raises:
         StoreError: when the model_id or the MLflow version is already taken.
@@ -64,33 +64,33 @@ def insert_version(connection: sa.Connection, row: ModelVersion, why: audit.Why)
 def change_status(
     connection: sa.Connection, model_id: str, status: Status, why: audit.Why
 ) -> ModelVersion:
-    """Move a version to another status, inside the caller's transaction.
+    """Give a version another status, inside the caller's transaction; returns the new row.
 
     Raises:
         VersionNotFound: when there is no such version.
     """
-    found = _one(connection, model_id)
+    before = _read_version(connection, model_id)
     connection.execute(version.update().where(version.c.model_id == model_id).values(status=status))
     audit.record(
         connection,
         why,
         action="change_status",
-        service=found.service,
+        service=before.service,
         subject=model_id,
-        before={"status": found.status},
+        before={"status": before.status},
         after={"status": status},
     )
-    return _one(connection, model_id)
+    return _read_version(connection, model_id)
 
 
 def get_version(store: Store, model_id: str) -> ModelVersion:
     """The version with this id.
 
     Raises:
-        VersionNotFound: naming the newest ids there are.
+        VersionNotFound: when there is no such version; the text names the newest ids.
     """
     with store.read() as connection:
-        return _one(connection, model_id)
+        return _read_version(connection, model_id)
 
 
 def list_versions(
@@ -101,10 +101,10 @@ def list_versions(
     symbol: str | None = None,
     status: str | None = None,
 ) -> tuple[ModelVersion, ...]:
-    """The versions that match every word given, newest first.
+    """The versions that match all given values, newest first.
 
     Raises:
-        StoreError: when the status is not one of the known words.
+        StoreError: for an unknown status.
     """
     if status is not None and status not in set(Status):
         raise StoreError(f"status {status!r} is not one of {', '.join(Status)}")
@@ -116,16 +116,16 @@ def list_versions(
         if value is not None:
             query = query.where(version.c[name] == value)
     with store.read() as connection:
-        return tuple(_built(row) for row in connection.execute(query))
+        return tuple(_build_version(row) for row in connection.execute(query))
 
 
 def known_ids(store: Store) -> frozenset[str]:
-    """Every model_id in use."""
+    """All model_ids in use."""
     with store.read() as connection:
         return frozenset(connection.execute(sa.select(version.c.model_id)).scalars())
 
 
-def _one(connection: sa.Connection, model_id: str) -> ModelVersion:
+def _read_version(connection: sa.Connection, model_id: str) -> ModelVersion:
     row = connection.execute(sa.select(version).where(version.c.model_id == model_id)).first()
     if row is None:
         newest = connection.execute(
@@ -136,10 +136,10 @@ def _one(connection: sa.Connection, model_id: str) -> ModelVersion:
             f"no version {model_id!r} is registered; the newest are: {known}. "
             "List them with manager.list_models()"
         )
-    return _built(row)
+    return _build_version(row)
 
 
-def _built(row: sa.Row[Any]) -> ModelVersion:
+def _build_version(row: sa.Row[Any]) -> ModelVersion:
     values = dict(row._mapping)
     try:
         values["status"] = Status(values["status"])

@@ -22,9 +22,7 @@ from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog
 from mlops.search.study import Study, Trial
 from mlops.service import Service
-from mlops.store import ModelVersion, Status, Why
-from mlops.store.leases import HeldLease
-from mlops.store.triggers import Claim
+from mlops.store import Claim, HeldLease, ModelVersion, Status, Why
 from mlops.training.verdict import Judgement
 
 

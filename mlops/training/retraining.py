@@ -21,18 +21,22 @@ from mlops.errors import StoreError
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import request_digest
 from mlops.service import Service
-from mlops.store import ModelVersion, Status, Store, get_route, list_versions
-from mlops.store.engine import Connection
-from mlops.store.leases import renewing
-from mlops.store.monitor_runs import last_looked
-from mlops.store.triggers import (
+from mlops.store import (
     Answer,
     Claim,
-    Limits,
+    Connection,
+    ModelVersion,
+    Status,
+    Store,
+    TriggerLimits,
     answer_triggers,
     claim_triggers,
-    put_off,
+    get_route,
+    last_check_time,
+    list_versions,
+    postpone_triggers,
     renew_claim,
+    renewing,
 )
 from mlops.training.refit_policy import refit_policy_for
 from mlops.validation.evidence import Thresholds
@@ -62,7 +66,7 @@ class Retraining:
 
 
 def claim_retraining(
-    store: Store, service: str, holder: str, *, now: datetime, limits: Limits | None = None
+    store: Store, service: str, holder: str, *, now: datetime, limits: TriggerLimits | None = None
 ) -> Retraining | None:
     """Take what asks for a retraining; None where nothing does, or it is too soon.
 
@@ -78,7 +82,7 @@ def claim_retraining(
     config = TrainingConfig.model_validate({**last.notes["config"], "end": now})
     ready = _judged_from(store, Service.parse(service), request_digest(model_type, config))
     if ready is not None and ready > now:
-        if put_off(store, service, until=ready):
+        if postpone_triggers(store, service, until=ready):
             log.info("service=%s waits until %s for bars to judge a retraining by", service, ready)
         return None
     claim = claim_triggers(store, service, holder, at=now, seconds=CLAIM_S, limits=limits)
@@ -108,7 +112,7 @@ def market_time(store: Store, service: str, wall: datetime) -> datetime:
     nothing is learned from bars that nobody has seen yet.
     """
     replayed = Service.parse(service).venue == SAMPLE_VENUE
-    return (last_looked(store, service) if replayed else None) or wall
+    return (last_check_time(store, service) if replayed else None) or wall
 
 
 def last_requested(store: Store, service: str) -> ModelVersion | None:

@@ -23,8 +23,8 @@ from typing import Any
 STAGES = ("fetching", "verifying", "opening", "golden", "warming", "ready")
 BEGIN, BEFORE, AFTER = "begin", "before", "after"
 DETAILS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "leases.acquire": lambda names: names["name"].partition(":")[0],
-    "controller._take": lambda names: _arrow(names["arrow"]),
+    "leases.acquire_lease": lambda names: names["name"].partition(":")[0],
+    "controller._take_arrow": lambda names: _arrow(names["arrow"]),
 }
 """What tells the commits of one function apart, from its local names."""
 

@@ -53,7 +53,7 @@ def replica(given: Mapping[str, Any]) -> None:
     from mlops.serving.engine import model_pool
 
     if not given["stands_by"]:
-        runtime.carry_role = lambda controller, stop: stop.wait()
+        runtime.run_controller = lambda controller, stop: stop.wait()
     if given["no_memory_for"]:
         _refuse_memory(model_pool, tuple(given["no_memory_for"]))
     port = str(given["port"])
@@ -76,13 +76,13 @@ def _refuse_memory(model_pool: Any, models: tuple[str, ...]) -> None:
 
 def controller(given: Mapping[str, Any]) -> None:
     """A process that does nothing but carry the role; SIGTERM steps down."""
-    from mlops.rollout.controller import Controller, carry_role
+    from mlops.rollout.controller import Controller, run_controller
     from mlops.store import open_store
 
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with closing(open_store(given["url"], patience_s=PATIENCE_S)) as store:
-        carry_role(Controller(store, given["who"]), stop)
+        run_controller(Controller(store, given["who"]), stop)
 
 
 def asker(given: Mapping[str, Any]) -> None:
@@ -92,7 +92,7 @@ def asker(given: Mapping[str, Any]) -> None:
     from mlops.rollout.plan import plan_for
     from mlops.rollout.request import request_rollout, roll_back
     from mlops.store import Why, open_store
-    from mlops.store.rollouts import ask_abort
+    from mlops.store.rollouts import request_abort
 
     why = Why(datetime.now(UTC), actor="ann", reason="because")
     with closing(open_store(given["url"], patience_s=PATIENCE_S)) as store:
@@ -100,7 +100,7 @@ def asker(given: Mapping[str, Any]) -> None:
             plan = plan_for(given["strategy"], **given["plan"])
             request_rollout(store, given["model"], plan, why)
         elif given["what"] == "abort":
-            ask_abort(store, given["rollout"], why)
+            request_abort(store, given["rollout"], why)
         else:
             roll_back(store, given["service"], why, prove=lambda version: None)
 

@@ -13,7 +13,7 @@ from mlops.store import (
     RolloutEvent,
     Store,
     get_route,
-    history,
+    list_audit_entries,
     list_live_periods,
 )
 from mlops.store.rollouts import list_events, list_rollouts
@@ -49,7 +49,9 @@ def broken_in_store(store: Store) -> Iterator[str]:
     if route is None or route.generation != reigns[-1].generation:
         yield f"the route {route} is not what its history ends with"
     changes = [
-        entry for entry in history(store, service=KEY) if "generation" in (entry.after or {})
+        entry
+        for entry in list_audit_entries(store, service=KEY)
+        if "generation" in (entry.after or {})
     ]
     if [entry.after["generation"] for entry in changes if entry.after] != [
         reign.generation for reign in reigns

@@ -10,23 +10,23 @@ from tests.faults.scenes import SCENES, STRATEGIES
 from tests.faults.stage import Stage
 
 IN_ORDER = (
-    "leases.acquire",
-    "controller._keep_house",
-    "controller._take[loading]",
-    "controller._take[gate]",
-    "controller._take[step",
-    "controller._take[promoted]",
-    "controller._take[reverted]",
-    "controller._take[rollback]",
-    "controller._take[done]",
-    "controller._take[failed]",
+    "leases.acquire_lease",
+    "controller._renew_and_prune",
+    "controller._take_arrow[loading]",
+    "controller._take_arrow[gate]",
+    "controller._take_arrow[step",
+    "controller._take_arrow[promoted]",
+    "controller._take_arrow[reverted]",
+    "controller._take_arrow[rollback]",
+    "controller._take_arrow[done]",
+    "controller._take_arrow[failed]",
 )
 """A rollout comes by its points in this order; what is not named here comes last."""
 
-MID_ROLLOUT = ("leases.acquire", "controller._keep_house")
+MID_ROLLOUT = ("leases.acquire_lease", "controller._renew_and_prune")
 """Points of every tick: the fault strikes at the third, when a rollout is under way."""
 
-ENDING = ("replicas.leave", "socket[", "traffic.write_traffic")
+ENDING = ("replicas.remove_replica", "socket[", "request_counts.write_traffic")
 """Points that a process comes by when it is told to end; traffic is written every 30 s as well."""
 
 

@@ -13,7 +13,7 @@ ROOT = Path(mlops.__file__).parent
 ROOMS = ("rollout", "serving", "deployer.py")
 """All their commits are points; of the store's functions those that are called here."""
 
-OF_FLOWS = ("lost_skill.py",)
+OF_FLOWS = ("fallback.py",)
 """Flows call it, and no process of the scenes does: `tests/mlops/rollout` has its books."""
 
 
@@ -29,7 +29,7 @@ def commits_in_source() -> set[str]:
 
 def stages_in_source() -> set[str]:
     """The stages that `mlops.serving.engine.model_pool` announces."""
-    tree = ast.parse((ROOT / "serving" / "loaded.py").read_text())
+    tree = ast.parse((ROOT / "serving" / "engine" / "model_pool.py").read_text())
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call))
     return {
         call.args[0].value

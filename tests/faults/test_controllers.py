@@ -72,7 +72,9 @@ def test_a_rollout_whose_deadline_passed_while_nobody_was_there_is_rolled_back(
 
 @pytest.mark.beside
 @both
-@pytest.mark.parametrize("point", ["controller._keep_house", "controller._take[promoted]"])
+@pytest.mark.parametrize(
+    "point", ["controller._renew_and_prune", "controller._take_arrow[promoted]"]
+)
 def test_a_controller_that_wakes_up_after_its_lease_changes_nothing(
     stage: Stage, database: str, point: str
 ) -> None:
@@ -99,7 +101,7 @@ def test_a_controller_that_sleeps_in_the_middle_of_a_change_makes_it_once(
     with stage.world("asleep-inside", database) as world:
         begin(world)
         row = world.ask(GOOD)
-        sleeper = world.controller(Fault("controller._take[gate]", BEFORE, "stop"))
+        sleeper = world.controller(Fault("controller._take_arrow[gate]", BEFORE, "stop"))
         _until_asleep(world)
         world.controller()
         woken_at = time.monotonic() + 2 * cast.LEASE_S

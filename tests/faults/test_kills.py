@@ -259,7 +259,7 @@ def ask_and_die(world: World, fault: Fault) -> None:
     route, rows = world.route(), list_rollouts(world.store)
     other = another(world)
     asked = fault.when == AFTER
-    if fault.point == "rollouts.ask_abort":
+    if fault.point == "rollouts.request_abort":
         row = world.ask(other, "shadow", dwell_s=60.0)
         process = world.asker("abort", fault, rollout=row.id)
         assert process.wait() == -signal.SIGKILL, process.tail()

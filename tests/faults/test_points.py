@@ -15,7 +15,7 @@ def test_the_stages_of_a_load_are_those_of_the_source() -> None:
 
 def test_the_source_has_commits() -> None:
     found = commits_in_source()
-    assert {"controller._take", "leases.acquire", "replicas.acknowledge"} <= found
+    assert {"controller._take_arrow", "leases.acquire_lease", "replicas.acknowledge"} <= found
     assert len(found) >= 12
 
 

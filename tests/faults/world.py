@@ -19,7 +19,7 @@ from mlops.rollout.plan import RolloutPlan, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.store import Phase, Rollout, Route, Store, Why, get_route, list_replicas, open_store
 from mlops.store.replicas import Replica
-from mlops.store.rollouts import ask_abort, get_rollout, list_rollouts
+from mlops.store.rollouts import get_rollout, list_rollouts, request_abort
 from mlops.store.schema import lease
 from mlops.store.sql import db_now
 from tests.faults import cast
@@ -209,7 +209,7 @@ class World:
         return request_rollout(self.store, model_id, quick_plan(strategy, **changes), _why())
 
     def abort(self, rollout: Rollout) -> None:
-        ask_abort(self.store, rollout.id, _why())
+        request_abort(self.store, rollout.id, _why())
 
     def rollout(self, model_id: str, strategy: str = "canary", **changes: Any) -> Rollout:
         """Ask for one and wait for its end."""

@@ -16,7 +16,7 @@ from prefect import flow
 from mlops.errors import LeaseLost, TrainingTimeout
 from mlops.service import Service
 from mlops.store import leases, list_versions
-from mlops.store.leases import holder_of
+from mlops.store.leases import current_holder
 from mlops.store.schema import lease
 from tasks import concurrency, training
 from tasks.concurrency import training_slot, training_turn
@@ -111,7 +111,7 @@ def test_a_run_whose_turn_another_one_had_registers_nothing(project: Place) -> N
 def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
     """With two slots: a second run of one service leaves the other slot to another service."""
     project.set(MAX_CONCURRENT_TRAINING_JOBS=2)
-    project.patch.setattr(leases, "LOOK_S", 0.02)
+    project.patch.setattr(leases, "POLL_S", 0.02)
     waits = threading.Event()
     project.patch.setattr(
         concurrency, "get_run_logger", lambda: SimpleNamespace(info=lambda _: waits.set())
@@ -129,7 +129,7 @@ def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
     at_once.set()
     with ThreadPoolExecutor(2) as pool:
         working = pool.submit(hold, btc, free)
-        until(lambda: holder_of(open_manager().store, f"training:{btc}"))
+        until(lambda: current_holder(open_manager().store, f"training:{btc}"))
         waiting = pool.submit(hold, btc, at_once)
         assert waits.wait(20)
         hold(eth, at_once)

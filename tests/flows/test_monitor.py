@@ -21,7 +21,7 @@ from mlops.reports import drift as pages
 from mlops.settings import current_settings
 from mlops.store import Store, Why, get_version
 from mlops.store.alerts import Condition, list_alerts
-from mlops.store.leases import acquire
+from mlops.store.leases import acquire_lease
 from mlops.store.monitor_runs import list_checks
 from mlops.store.routes import change_route, read_route
 from mlops.store.triggers import list_triggers
@@ -172,7 +172,7 @@ def test_where_no_replica_is_left_people_are_told_that_nothing_answers(
     now = (last + timedelta(hours=1)).to_pydatetime()
     monitor(now=now)
     assert list_alerts(store, lasting_only=True) == ()
-    acquire(store, guard.LEASE, "a replica that is gone", seconds=0.0)
+    acquire_lease(store, guard.LEASE, "a replica that is gone", seconds=0.0)
     monitor(now=now)
     [row] = list_alerts(store, lasting_only=True)
     assert (row.condition, row.subject, row.service) == (

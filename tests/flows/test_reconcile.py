@@ -22,7 +22,7 @@ from mlops.store import (
     list_replicas,
     list_rollouts,
 )
-from mlops.store.leases import acquire, release
+from mlops.store.leases import acquire_lease, release_lease
 from tests.flows.deployable import Deployable
 from tests.flows.killed import deploy_slowly
 from tests.project import SERVICE, Place
@@ -106,12 +106,12 @@ def test_where_nothing_serves_it_brings_a_replica_along(deployable: Deployable) 
 def test_what_another_process_carries_is_left_to_it(deployable: Deployable) -> None:
     store = deployable.place.registry.store
     asked = deploy(deployable.challenger, wait=False, plan=QUICK)
-    lease = acquire(store, LEASE, "another", seconds=10 * LEASE_S)
+    lease = acquire_lease(store, LEASE, "another", seconds=10 * LEASE_S)
     assert lease is not None
     with acknowledging(store):
         assert reconcile().moved == ()
     assert get_rollout(store, asked.rollout_id).phase is Phase.PENDING
-    release(store, lease)
+    release_lease(store, lease)
 
 
 def test_it_stops_in_time_for_the_next_run(deployable: Deployable) -> None:

@@ -29,7 +29,7 @@ from mlops.store.schema import trigger
 from mlops.store.triggers import (
     Answer,
     Cause,
-    Reason,
+    TriggerReason,
     TriggerState,
     answer_triggers,
     claim_triggers,
@@ -46,7 +46,7 @@ CREATED = datetime(2025, 1, 1, tzinfo=UTC)
 
 
 def ask(store: Store, watermark: str = "2025-01-01") -> None:
-    reason = Reason(
+    reason = TriggerReason(
         service=SERVICE,
         cause=Cause.DRIFT,
         watermark=watermark,
@@ -132,7 +132,7 @@ def test_the_row_of_the_new_version_answers_its_triggers(
 def degraded(store: Store, deployable: Deployable) -> str:
     """The challenger has become the champion and then lost its skill; its model_id."""
     champion = deployable.challenger
-    reason = Reason(
+    reason = TriggerReason(
         service=SERVICE, cause=Cause.PERFORMANCE, watermark="-", champion=champion, text="-"
     )
     trouble = Trouble(Condition.PERFORMANCE_DEGRADED, SERVICE, champion, "it lost its skill", "-")

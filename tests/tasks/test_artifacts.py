@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlops.rollout.analysis import Counts, judge_alone
+from mlops.rollout.analysis import TrialCounts, judge_version
 from mlops.rollout.runner import RolloutProgress
 from mlops.service import Service
 from mlops.store import Phase, Rollout, RolloutEvent
@@ -78,7 +78,7 @@ def test_a_rollouts_table_has_a_row_for_each_arrow_with_its_evidence() -> None:
 
 
 def test_while_it_waits_the_last_row_is_what_is_known_now() -> None:
-    verdict = judge_alone(Counts(40, 0), max_fault_rate=0.01)
+    verdict = judge_version(TrialCounts(40, 0), max_fault_rate=0.01)
     *_, now = rollout_table(seen(arrow(0, Phase.STEP, **FIGURES), verdict=verdict))
     assert (now["at"], now["weight"], now["samples"], now["why"]) == (
         "now",

@@ -30,8 +30,14 @@ from mlops.monitoring.performance.promotion import Promotion
 from mlops.service import Service, Target
 from mlops.stats import trading
 from mlops.stats.dependence import block_length
-from mlops.store import ModelVersion, Store
-from mlops.store.outcomes import Matched, OutcomeCounts, count_outcomes, read_matched
+from mlops.store import (
+    MatchedForecasts,
+    ModelVersion,
+    OutcomeCounts,
+    Store,
+    count_outcomes,
+    read_matched,
+)
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.measures import Measure, Sampler, direction_measures, error_measures
 
@@ -210,7 +216,7 @@ def due_bars(service: Service, *, now: datetime, size: int) -> tuple[datetime, .
     return tuple(due.to_pydatetime().tolist())
 
 
-def live_record(service: Service, matched: Matched) -> Forecasts | None:
+def live_record(service: Service, matched: MatchedForecasts) -> Forecasts | None:
     """Matched forecasts of one version as the gates read them; None where there is none.
 
     Bars without a forecast of the baseline are left out: both are measured on the same ones.

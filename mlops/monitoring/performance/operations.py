@@ -18,12 +18,19 @@ from mlops.monitoring.data_quality import BarsSeen
 from mlops.monitoring.drift.report import DriftReport, Family
 from mlops.service import Service
 from mlops.stats.comparison import share_interval
-from mlops.store import ModelVersion, Phase, Store, get_route
-from mlops.store.engine import Connection
-from mlops.store.monitor_runs import last_check
-from mlops.store.request_counts import TrafficRow, read_traffic, total
-from mlops.store.rollouts import list_rollouts
-from mlops.store.sql import store_time
+from mlops.store import (
+    Connection,
+    ModelVersion,
+    Phase,
+    Store,
+    TrafficRow,
+    get_route,
+    last_check,
+    list_rollouts,
+    read_traffic,
+    store_time,
+    sum_traffic,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +129,9 @@ def _figures(
     """By name; of latencies and errors nothing where nothing was asked."""
     if hours is None or not (rows or none_is_zero):
         return {}
-    asked, seconds = total(rows), max((hours[1] - hours[0]).total_seconds(), 1.0)
+    asked, seconds = sum_traffic(rows), max((hours[1] - hours[0]).total_seconds(), 1.0)
     by_hour = groupby(rows, key=lambda row: row.hour)
-    busiest = max((total(tuple(of_one)).requests for _, of_one in by_hour), default=0)
+    busiest = max((sum_traffic(tuple(of_one)).requests for _, of_one in by_hour), default=0)
     found = {
         "throughput_per_second": asked.requests / seconds,
         "throughput_busiest_hour": busiest / HOUR.total_seconds(),
@@ -139,7 +146,7 @@ def _figures(
 
 
 def _interval(name: str, rows: Sequence[TrafficRow]) -> tuple[float | None, float | None]:
-    asked = total(rows)
+    asked = sum_traffic(rows)
     return share_interval(asked.failed, asked.requests) if name == "error_rate" else (None, None)
 
 

@@ -28,9 +28,19 @@ from mlops.models.base import build_forecaster, default_recipe, forecaster_class
 from mlops.models.baselines import Baseline
 from mlops.models.recipe import Recipe
 from mlops.service import Service
-from mlops.store import ModelVersion, Store, get_version, list_routes
-from mlops.store.outcome_writes import Changes, OutcomeBatch, Written, write_changes
-from mlops.store.outcomes import RecordedOutcomes, TimeArray, read_recorded
+from mlops.store import (
+    ModelVersion,
+    OutcomeBatch,
+    RecordedOutcomes,
+    ServiceOutcomeChanges,
+    Store,
+    TimeArray,
+    WrittenCounts,
+    get_version,
+    list_routes,
+    read_recorded,
+    write_outcomes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -134,7 +144,7 @@ def match_sightings(
         _plan(store, sighting, now=now, patience_bars=patience_bars, lookback_bars=lookback_bars)
         for sighting in sightings
     ]
-    written = write_changes(store, [plan.changes for plan in plans], at=now)
+    written = write_outcomes(store, [plan.changes for plan in plans], at=now)
     return tuple(_counted(plan, done) for plan, done in zip(plans, written, strict=True))
 
 
@@ -159,7 +169,7 @@ def naive_recipe(baseline: ModelVersion, dataset: Dataset) -> Recipe:
 class OutcomeChanges:
     """What a look would change, and how many bars are overdue and still waited for."""
 
-    changes: Changes
+    changes: ServiceOutcomeChanges
     waiting: int = 0
 
 
@@ -194,7 +204,7 @@ def plan_changes(
     late = ~known & ~standing.recorded & (overdue >= 0)
     given_up = late & (overdue >= patience_bars)
     return OutcomeChanges(
-        Changes(
+        ServiceOutcomeChanges(
             service=sighting.service.key,
             new=labelled(known & ~standing.recorded),
             arrived=labelled(known & standing.recorded & ~had),
@@ -246,7 +256,7 @@ def _bars_overdue(bar: TimeArray, sighting: Sighting, now: np.datetime64) -> NDA
     return overdue
 
 
-def _counted(plan: OutcomeChanges, done: Written) -> Matching:
+def _counted(plan: OutcomeChanges, done: WrittenCounts) -> Matching:
     matching = Matching(
         service=plan.changes.service,
         new=done.new,
@@ -269,11 +279,13 @@ def _counted(plan: OutcomeChanges, done: Written) -> Matching:
     return matching
 
 
-def _nothing(service: Service) -> Changes:
+def _nothing(service: Service) -> ServiceOutcomeChanges:
     none = np.empty(0)
     never = np.empty(0, dtype="datetime64[us]")
     empty = OutcomeBatch(never, never, none, none, none, none)
-    return Changes(service.key, empty, empty, empty, np.empty(0, dtype=np.int64), never)
+    return ServiceOutcomeChanges(
+        service.key, empty, empty, empty, np.empty(0, dtype=np.int64), never
+    )
 
 
 def _naive(now: datetime) -> np.datetime64:

@@ -16,8 +16,7 @@ from mlops.models import manifest
 from mlops.models.bundle import Bundle, read_tensors
 from mlops.monitoring.performance.degradation import Losses
 from mlops.service import Service
-from mlops.store import ModelVersion
-from mlops.store.outcomes import TimeArray
+from mlops.store import ModelVersion, TimeArray
 from mlops.validation.evaluation import Evaluation
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.records import kept_record

@@ -26,7 +26,7 @@ from mlops.models.bundle import Bundle, Trust, open_bundle
 from mlops.models.manifest import read_manifest
 from mlops.models.windows import Window, window_of
 from mlops.registry.fetching import fetch_bundle
-from mlops.store.versions import ModelVersion
+from mlops.store import ModelVersion
 
 MEMINFO = Path("/proc/meminfo")
 CONTROL_GROUP = Path("/sys/fs/cgroup")

@@ -8,7 +8,7 @@ from mlops.rollout.controller import Controller
 from mlops.rollout.plan import Strategy
 from mlops.store import Store, Why
 from mlops.store.alerts import AlertRow, Severity, list_alerts
-from mlops.store.rollouts import ask_abort
+from mlops.store.rollouts import request_abort
 from tests.mlops.rollout.rows import (
     BASELINE,
     CHALLENGER,
@@ -50,7 +50,7 @@ def test_what_a_person_ended_is_no_news(service: Store) -> None:
     one, controller = RowReplica(service), Controller(service, "one")
     asked = ask(service)
     carry(controller, [one])
-    ask_abort(service, asked.id, Why(NOW, actor="anna", reason="a mistake"))
+    request_abort(service, asked.id, Why(NOW, actor="anna", reason="a mistake"))
     carry(controller, [one])
     assert alerts(service) == []
 

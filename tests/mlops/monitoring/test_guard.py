@@ -18,7 +18,7 @@ from mlops.monitoring.guard import CONFIRM_S, LOOK_S, Guard
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, Why
 from mlops.store.alerts import AlertRow, Condition, Trouble, list_alerts, raise_alert
-from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
+from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, remove_replica
 from mlops.store.request_counts import Traffic, TrafficRow, read_traffic, write_traffic
 from mlops.store.routes import begin_route, change_route, read_route
 
@@ -172,11 +172,11 @@ def test_stale_bars_are_told_once_confirmed_and_end_when_bars_come_steadily(
 def test_a_restart_between_two_looks_is_no_trouble_and_an_absence_is(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
-    leave(live, "r1")
+    remove_replica(live, "r1")
     look_for(guard, clock, 1)
     answer(live)
     look_for(guard, clock, 1)
-    leave(live, "r1")
+    remove_replica(live, "r1")
     look_for(guard, clock, 1)
     assert list_alerts(live) == ()
     look_for(guard, clock, 1)
@@ -221,7 +221,7 @@ def test_one_process_looks_and_another_goes_on_from_its_alerts(
 def test_what_a_process_saw_before_it_lost_the_role_confirms_nothing(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
-    leave(live, "r1")
+    remove_replica(live, "r1")
     look_for(guard, clock, 1)
     guard.step_down()
     other = guard_of(live, clock, "two")
@@ -229,7 +229,7 @@ def test_what_a_process_saw_before_it_lost_the_role_confirms_nothing(
     other.look()
     look_for(guard, clock, 9)
     other.step_down()
-    leave(live, "r1")
+    remove_replica(live, "r1")
     look_for(guard, clock, 1)
     assert list_alerts(live) == ()
 
@@ -293,7 +293,7 @@ def test_a_process_that_does_not_stay_looks_where_a_replica_once_did(
         pauses.append(seconds)
         clock.now += timedelta(seconds=seconds)
 
-    leave(live, "r1")
+    remove_replica(live, "r1")
     passing = guard_of(live, clock, "flow")
     assert passing.look_in_passing(pause) == ()
     guard.look()

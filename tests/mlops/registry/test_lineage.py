@@ -20,7 +20,7 @@ from mlops.store.schema import check, trigger
 from mlops.store.triggers import (
     Answer,
     Cause,
-    Reason,
+    TriggerReason,
     answer_triggers,
     claim_triggers,
     raise_trigger,
@@ -47,7 +47,7 @@ LOOK = CheckRow(
 @pytest.fixture
 def passed(began: Store, add: Callable[..., ModelVersion]) -> Store:
     """A look asked for a training, and its version passed."""
-    reason = Reason(
+    reason = TriggerReason(
         service=SERVICE, cause=Cause.DRIFT, watermark="w", champion="linear_BTC_1",
         text="the target drifted", verdict=LOOK.id,
     )  # fmt: skip

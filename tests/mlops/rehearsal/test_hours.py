@@ -15,7 +15,7 @@ from mlops.monitoring.monitor import Looked
 from mlops.monitoring.performance.outcomes import Matching
 from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
 from mlops.store import Store, open_store
-from mlops.store.triggers import Cause, Reason, raise_trigger
+from mlops.store.triggers import Cause, TriggerReason, raise_trigger
 
 SERVICE = "sample.btc-usd.1h.volatility.6"
 START = datetime(2018, 10, 14, tzinfo=UTC)
@@ -41,7 +41,7 @@ class House:
     def look(self, now: datetime, services: list[str]) -> tuple[Looked, ...]:
         self.note("look")
         if now == self.alarmed:
-            reason = Reason(
+            reason = TriggerReason(
                 service=SERVICE, cause=Cause.DRIFT, watermark="w", champion="linear", text="drift"
             )
             with self.store.write() as connection:

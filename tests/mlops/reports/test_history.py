@@ -11,16 +11,16 @@ import pytest
 from mlops.reports.history import mse_change, past_section, reigns
 from mlops.reports.page import Moment, Page, render
 from mlops.service import Service
-from mlops.store.outcomes import Matched
+from mlops.store.outcomes import MatchedForecasts
 
 SERVICE = Service.parse("sample.btc-usd.1h.volatility.6")
 BARS = np.datetime64("2018-11-14", "us") + np.arange(4) * np.timedelta64(1, "h")
 
 
-def matched() -> Matched:
+def matched() -> MatchedForecasts:
     """Errors 1, 1, 1, 1 against the baseline's 2, 2, 2 and none; another version from the third."""
     value = np.zeros(4)
-    return Matched(
+    return MatchedForecasts(
         bar=BARS,
         model_id=np.array(["linear_A", "linear_A", "linear_B", "linear_B"], dtype=object),
         role=np.array(["record"] * 4, dtype=object),

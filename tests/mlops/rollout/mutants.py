@@ -17,7 +17,7 @@ import pytest
 
 from mlops.rollout import decide as deciding
 from mlops.rollout import routing
-from mlops.rollout.analysis import Evidence, judge
+from mlops.rollout.analysis import Evidence, judge_challenger
 from mlops.rollout.decide import Snapshot
 from mlops.rollout.plan import EVERYTHING_BP
 from mlops.store.schema import Phase
@@ -26,7 +26,7 @@ Rule = Callable[..., Any]
 Wrong = Callable[[Rule], Rule]
 """Makes a wrong version out of the right one."""
 
-NO_RULES = frozenset({"_load_error", "_followed"})
+NO_RULES = frozenset({"_load_error", "_has_followed"})
 """Functions that only find words."""
 
 
@@ -130,10 +130,10 @@ def _at_once(to: Phase) -> Wrong:
 
     def wrong(right: Rule) -> Rule:
         def hasty(s: Snapshot, now: Any) -> Any:
-            if right(s, now) is not None or deciding.against(s, now):
+            if right(s, now) is not None or deciding.reason_to_undo(s, now):
                 return right(s, now)
-            route = deciding._exposed(s, 0) if to is Phase.STEP else None
-            return deciding._arrow(s, to, "at once", route=route, step=0)
+            route = deciding._with_step_share(s, 0) if to is Phase.STEP else None
+            return deciding._make_arrow(s, to, "at once", route=route, step=0)
 
         return hasty
 
@@ -143,8 +143,8 @@ def _at_once(to: Phase) -> Wrong:
 def _promotes_unseen(right: Rule) -> Rule:
     def wrong(s: Snapshot, now: Any) -> Any:
         arrow = right(s, now)
-        ready = deciding.acknowledged(s) and deciding.loaded(s)
-        if arrow is None and ready and deciding.dwelt(s, now, s.plan.dwell_s):
+        ready = deciding.is_acknowledged(s) and deciding.is_loaded(s)
+        if arrow is None and ready and deciding.has_dwelt(s, now, s.plan.dwell_s):
             return deciding._next_step(s) or deciding._promote(s)
         return arrow
 
@@ -167,7 +167,7 @@ def _ends(condition: Callable[[Snapshot, Any], bool], **changes: Any) -> Wrong:
         def ended(s: Snapshot, now: Any) -> Any:
             if not condition(s, now):
                 return None
-            return deciding._arrow(s, Phase.FAILED, "why", route=replace(s.route, **changes))
+            return deciding._make_arrow(s, Phase.FAILED, "why", route=replace(s.route, **changes))
 
         return ended
 
@@ -179,21 +179,21 @@ _NO_CHALLENGER = {"challenger": None, "weight_bp": 0, "mirror_bp": 0, "only_repl
 
 def _restored(s: Snapshot, now: Any) -> bool:
     holds = all(one.holds(s.route.champion) for one in s.waited_for)
-    return (deciding.acknowledged(s) and holds) or deciding.late(s, now)
+    return (deciding.is_acknowledged(s) and holds) or deciding.is_late(s, now)
 
 
 def _repeats_the_last(right: Rule) -> Rule:
     def wrong(s: Snapshot) -> Any:
-        last = deciding._exposed(s, s.rollout.step + 1)
+        last = deciding._with_step_share(s, s.rollout.step + 1)
         step = s.rollout.step + 1
-        return right(s) or deciding._arrow(s, Phase.STEP, "again", route=last, step=step)
+        return right(s) or deciding._make_arrow(s, Phase.STEP, "again", route=last, step=step)
 
     return wrong
 
 
 _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
     "decide": {"never anything": _always(None)},
-    "acknowledged": {
+    "is_acknowledged": {
         **_YES_NO,
         "by nobody": lambda right: lambda s: not s.waited_for or right(s),
         "by one": lambda right: (
@@ -202,13 +202,13 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
             )
         ),
     },
-    "loaded": {
+    "is_loaded": {
         **_YES_NO,
         "by one": lambda right: (
             lambda s: any(one.holds(s.rollout.to_version) for one in s.waited_for)
         ),
     },
-    "deserted": {
+    "has_lost_participants": {
         **_YES_NO,
         "by one": lambda right: (
             lambda s: (
@@ -219,21 +219,21 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         ),
     },
     "load_failed": _YES_NO,
-    "late": _YES_NO,
-    "dwelt": _YES_NO,
-    "gate_seen": _YES_NO,
+    "is_late": _YES_NO,
+    "has_dwelt": _YES_NO,
+    "has_gate_evidence": _YES_NO,
     "may_go_live": {**_YES_NO, "even where forced": _asking(forced=False)},
-    "against": {
+    "reason_to_undo": {
         "nothing": _always(None),
         "everything": _always("why"),
         "aborted or not": _asking(abort_requested=None),
         "worse or not": lambda right: (
-            lambda s, now: None if s.verdict.word == "worse" else right(s, now)
+            lambda s, now: None if s.verdict.conclusion == "worse" else right(s, now)
         ),
         "failing champion or not": _seeing(champion_failing=None),
         "late or not": _timeless,
     },
-    "_against_promoted": {
+    "_reason_to_revert": {
         "nothing": _always(None),
         "everything": _always("why"),
         "aborted or not": _asking(abort_requested=None),
@@ -244,66 +244,66 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         ),
         "late or not": _timeless,
     },
-    "_pending": {
+    "_decide_pending": {
         "waits for ever": _always(None),
         "whatever it is": lambda right: (
-            lambda s, now: deciding._load(s, "why") if s.waited_for else right(s, now)
+            lambda s, now: deciding._begin_loading(s, "why") if s.waited_for else right(s, now)
         ),
         "aborted or not": _asking(abort_requested=None),
         "the champion again": lambda right: (
             lambda s, now: (
-                deciding._load(s, "why")
+                deciding._begin_loading(s, "why")
                 if s.waited_for and s.rollout.to_version == s.route.champion
                 else right(s, now)
             )
         ),
         "nobody runs": lambda right: (
-            lambda s, now: right(s, now) or deciding._arrow(s, Phase.LOADING, "why")
+            lambda s, now: right(s, now) or deciding._make_arrow(s, Phase.LOADING, "why")
         ),
     },
-    "_loading": {"waits for ever": _always(None), "goes on at once": _at_once(Phase.GATE)},
-    "_gate": {"waits for ever": _always(None), "goes on at once": _at_once(Phase.STEP)},
-    "_step": {
+    "_decide_loading": {"waits for ever": _always(None), "goes on at once": _at_once(Phase.GATE)},
+    "_decide_gate": {"waits for ever": _always(None), "goes on at once": _at_once(Phase.STEP)},
+    "_decide_step": {
         "waits for ever": _always(None),
         "promotes at once": _at_once(Phase.PROMOTED),
         "promotes unseen": _promotes_unseen,
         "promotes shadows": _promotes_shadows,
     },
-    "_promoted": {
+    "_decide_promoted": {
         "waits for ever": _always(None),
         "ends at once": lambda right: (
-            lambda s, now: right(s, now) or deciding._arrow(s, Phase.DONE, "why")
+            lambda s, now: right(s, now) or deciding._make_arrow(s, Phase.DONE, "why")
         ),
     },
-    "_reverted": {
+    "_decide_reverted": {
         "waits for ever": _always(None),
         "ends at once": _ends(lambda s, now: True, previous_champion=None),
         "before all hold it": _ends(
-            lambda s, now: deciding.acknowledged(s), previous_champion=None
+            lambda s, now: deciding.is_acknowledged(s), previous_champion=None
         ),
         "drops the failed version though late": _ends(_restored, previous_champion=None),
-        "at its deadline only": _ends(deciding.late),
+        "at its deadline only": _ends(deciding.is_late),
     },
-    "_rolling_back": {
+    "_decide_rollback": {
         "waits for ever": _always(None),
         "ends at once": _ends(lambda s, now: True, **_NO_CHALLENGER),
-        "keeps the challenger": _ends(lambda s, now: deciding.acknowledged(s)),
-        "at its deadline only": _ends(deciding.late, **_NO_CHALLENGER),
+        "keeps the challenger": _ends(lambda s, now: deciding.is_acknowledged(s)),
+        "at its deadline only": _ends(deciding.is_late, **_NO_CHALLENGER),
     },
-    "_arrow": {
+    "_make_arrow": {
         "without patience": _returning(patience=timedelta(0)),
         "without its route": _returning(route=None),
         "without statuses": _returning(statuses={}),
         "without counting": _returning(step=0),
     },
-    "_load": {
+    "_begin_loading": {
         "exposed": _routed(weight_bp=EVERYTHING_BP),
         "shown nothing": _routed(mirror_bp=0),
         "by all at once": _routed(only_replicas=None),
         "by nobody": _routed(only_replicas=()),
         "dealt as ever": _routed(salt=""),
     },
-    "_exposed": {
+    "_with_step_share": {
         "at once": lambda right: lambda s, step: right(s, len(s.plan.weights_bp) - 1),
         "never": lambda right: lambda s, step: replace(s.route, weight_bp=0),
         "shown nothing": lambda right: lambda s, step: replace(right(s, step), mirror_bp=0),
@@ -340,12 +340,12 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         **_YES_NO,
         "only before": lambda right: lambda s, one: routing.takes_part(s.route, one.id),
     },
-    "_after": {
+    "_promoted_verdict": {
         "as before": lambda right: lambda s: s.verdict,
-        "never worse": lambda right: lambda s: judge(Evidence(), max_fault_rate=0.01),
+        "never worse": lambda right: lambda s: judge_challenger(Evidence(), max_fault_rate=0.01),
     },
-    "_loaded_in_time": _YES_NO,
-    "_why_late": {"without words": _always("")},
+    "_is_loaded_unattended": _YES_NO,
+    "_explain_delay": {"without words": _always("")},
 }
 
 
@@ -364,9 +364,15 @@ _SNAPSHOT: Mapping[str, Mapping[str, Wrong]] = {
         "one": lambda right: lambda s: right(s)[:1],
     },
     "verdict": {
-        "always good": lambda right: lambda s: replace(right(s), word=deciding.Conclusion.GOOD),
-        "never good": lambda right: lambda s: replace(right(s), word=deciding.Conclusion.UNKNOWN),
-        "always worse": lambda right: lambda s: replace(right(s), word=deciding.Conclusion.WORSE),
+        "always good": lambda right: (
+            lambda s: replace(right(s), conclusion=deciding.Conclusion.GOOD)
+        ),
+        "never good": lambda right: (
+            lambda s: replace(right(s), conclusion=deciding.Conclusion.UNKNOWN)
+        ),
+        "always worse": lambda right: (
+            lambda s: replace(right(s), conclusion=deciding.Conclusion.WORSE)
+        ),
     },
 }
 

@@ -12,7 +12,7 @@ from mlops.rollout.plan import RolloutPlan, Strategy, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load
 from mlops.store import ModelVersion, Rollout, Route, Status, Store, Why, get_route
-from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, leave
+from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, remove_replica
 from mlops.store.request_counts import Source, Tally, record_tallies
 from mlops.store.routes import begin_route, change_route
 from mlops.store.versions import insert_version
@@ -137,7 +137,7 @@ class RowReplica:
         self.seen, self.states = None, {}
 
     def leave(self) -> None:
-        leave(self.store, self.name)
+        remove_replica(self.store, self.name)
 
     @property
     def ready(self) -> frozenset[str]:

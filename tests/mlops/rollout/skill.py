@@ -9,8 +9,8 @@ from mlops.store.alerts import Condition, Trouble, raise_alert
 from mlops.store.triggers import (
     Answer,
     Cause,
-    Limits,
-    Reason,
+    TriggerLimits,
+    TriggerReason,
     answer_triggers,
     claim_triggers,
     raise_trigger,
@@ -18,13 +18,13 @@ from mlops.store.triggers import (
 
 from .rows import CHAMPION, NOW, SERVICE
 
-OFTEN = Limits(cooldown=timedelta(0), per_day=10_000, deaf=timedelta(0))
+OFTEN = TriggerLimits(cooldown=timedelta(0), per_day=10_000, deaf=timedelta(0))
 
 
 def lose_skill(store: Store, champion: str = CHAMPION, *, week: int = 1) -> None:
     """The monitor's verdict of a week: an alert, and a reason to retrain."""
     at = NOW + timedelta(weeks=week)
-    reason = Reason(
+    reason = TriggerReason(
         service=SERVICE, cause=Cause.PERFORMANCE, watermark=f"{at}", champion=champion, text="-"
     )
     degraded = Trouble(Condition.PERFORMANCE_DEGRADED, SERVICE, champion, "it lost its skill", "-")

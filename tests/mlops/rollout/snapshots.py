@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from mlops.rollout.analysis import Counts, Evidence, Paired
+from mlops.rollout.analysis import Evidence, PairedTrials, TrialCounts
 from mlops.rollout.decide import Snapshot
 from mlops.rollout.plan import EVERYTHING_BP, RolloutPlan, Strategy, plan_for
 from mlops.store import Phase, Replica, Rollout, Route, Status
@@ -14,9 +14,9 @@ from mlops.store.replicas import HeldModel, ReplicaState
 
 from .rows import BASELINE, CHALLENGER, CHAMPION, NOW, SERVICE
 
-NONE, FEW = Evidence(), Evidence(paired=Paired(50))
-GOOD = Evidence(paired=Paired(1000), promoted=Counts(1000, 0))
-WORSE = Evidence(paired=Paired(1000, challenger_faults=100))
+NONE, FEW = Evidence(), Evidence(paired=PairedTrials(50))
+GOOD = Evidence(paired=PairedTrials(1000), promoted=TrialCounts(1000, 0))
+WORSE = Evidence(paired=PairedTrials(1000, challenger_faults=100))
 GENERATION = 7
 
 Held = dict[str, str]

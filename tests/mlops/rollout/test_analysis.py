@@ -14,23 +14,23 @@ from mlops.rollout.analysis import (
     COMPARED_SHARE,
     ODDS,
     Conclusion,
-    Counts,
-    Dealt,
+    DealtTrials,
     Evidence,
-    Paired,
+    PairedTrials,
+    TrialCounts,
     compared_e_value,
-    gather,
-    judge,
-    judge_alone,
+    count_champion_trials,
+    gather_evidence,
+    judge_challenger,
+    judge_version,
     limit_e_value,
-    of_champion,
     upper_bound,
 )
 from mlops.store.request_counts import Source
 
 from .rows import tally
 
-NOBODY = Counts()
+NOBODY = TrialCounts()
 
 
 def mean(values: list[Fraction]) -> float:
@@ -52,14 +52,16 @@ T = [Fraction(3, 2), Fraction(2), Fraction(3), Fraction(5), Fraction(10), Fracti
 def test_a_fault_multiplies_the_evidence_by_what_it_should(
     challenger: int, champion: int, by_hand: list[Fraction]
 ) -> None:
-    dealt = Dealt(1000, Counts(900, champion), Counts(100, challenger))
-    assert compared_e_value((dealt,), Paired()) == pytest.approx(mean(by_hand), rel=1e-12)
+    dealt = DealtTrials(1000, TrialCounts(900, champion), TrialCounts(100, challenger))
+    assert compared_e_value((dealt,), PairedTrials()) == pytest.approx(mean(by_hand), rel=1e-12)
 
 
 def test_the_numbers_of_one_fault_at_a_tenth() -> None:
     """(1.5/1.05 + 2/1.1 + 3/1.2 + 5/1.4 + 10/1.9 + 20/2.9) / 6."""
-    dealt = Dealt(1000, Counts(900, 0), Counts(100, 1))
-    assert compared_e_value((dealt,), Paired()) == pytest.approx(3.5796485728427654, rel=1e-12)
+    dealt = DealtTrials(1000, TrialCounts(900, 0), TrialCounts(100, 1))
+    assert compared_e_value((dealt,), PairedTrials()) == pytest.approx(
+        3.5796485728427654, rel=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -73,14 +75,14 @@ def test_the_numbers_of_one_fault_at_a_tenth() -> None:
 def test_a_pair_of_which_one_failed_is_a_fair_coin(
     challenger: int, champion: int, by_hand: list[Fraction]
 ) -> None:
-    paired = Paired(100, challenger_faults=challenger, champion_faults=champion)
+    paired = PairedTrials(100, challenger_faults=challenger, champion_faults=champion)
     assert compared_e_value((), paired) == pytest.approx(mean(by_hand), rel=1e-12)
 
 
 def test_shares_of_all_steps_and_pairs_multiply() -> None:
     steps = (
-        Dealt(1000, Counts(90, 1), Counts(10, 0)),
-        Dealt(5000, Counts(50, 0), Counts(50, 2)),
+        DealtTrials(1000, TrialCounts(90, 1), TrialCounts(10, 0)),
+        DealtTrials(5000, TrialCounts(50, 0), TrialCounts(50, 2)),
     )
     by_hand = [
         1
@@ -89,32 +91,34 @@ def test_shares_of_all_steps_and_pairs_multiply() -> None:
         * (2 * t / (t + 1))
         for t in T
     ]
-    found = compared_e_value(steps, Paired(5, challenger_faults=1))
+    found = compared_e_value(steps, PairedTrials(5, challenger_faults=1))
     assert found == pytest.approx(mean(by_hand), rel=1e-12)
 
 
 @pytest.mark.parametrize(
     ("seen", "by_hand"),
     [
-        (Counts(0, 0), [Fraction(1)]),
-        (Counts(1, 1), [Fraction(2), Fraction(4), Fraction(10), Fraction(30), Fraction(90)]),
-        (Counts(1, 0), [Fraction(100 - a, 99) for a in (2, 4, 10, 30, 90)]),
-        (Counts(3, 1), [a * Fraction(100 - a, 99) ** 2 for a in (2, 4, 10, 30, 90)]),
+        (TrialCounts(0, 0), [Fraction(1)]),
+        (TrialCounts(1, 1), [Fraction(2), Fraction(4), Fraction(10), Fraction(30), Fraction(90)]),
+        (TrialCounts(1, 0), [Fraction(100 - a, 99) for a in (2, 4, 10, 30, 90)]),
+        (TrialCounts(3, 1), [a * Fraction(100 - a, 99) ** 2 for a in (2, 4, 10, 30, 90)]),
     ],
 )
 def test_the_limit_alone_is_judged_by_likelihood_ratios(
-    seen: Counts, by_hand: list[Fraction]
+    seen: TrialCounts, by_hand: list[Fraction]
 ) -> None:
     assert limit_e_value(seen, 0.01) == pytest.approx(mean(by_hand), rel=1e-12)
 
 
 @pytest.mark.parametrize("limit", [0.01, 0.05, 0.3, 0.9])
 def test_rates_above_one_are_no_alternatives(limit: float) -> None:
-    assert 0 < limit_e_value(Counts(10, 5), limit) < math.inf
+    assert 0 < limit_e_value(TrialCounts(10, 5), limit) < math.inf
 
 
-@pytest.mark.parametrize("seen", [Counts(50, 0), Counts(400, 0), Counts(400, 3), Counts(20, 20)])
-def test_the_bound_is_where_the_evidence_against_it_reaches_its_price(seen: Counts) -> None:
+@pytest.mark.parametrize(
+    "seen", [TrialCounts(50, 0), TrialCounts(400, 0), TrialCounts(400, 3), TrialCounts(20, 20)]
+)
+def test_the_bound_is_where_the_evidence_against_it_reaches_its_price(seen: TrialCounts) -> None:
     bound = upper_bound(seen)
     if bound == 1.0:
         assert seen.faults == seen.trials
@@ -129,8 +133,8 @@ def test_the_bound_is_where_the_evidence_against_it_reaches_its_price(seen: Coun
 
 def test_nothing_seen_bounds_nothing() -> None:
     assert upper_bound(NOBODY) == 1.0
-    assert judge(Evidence(), max_fault_rate=0.01).word is Conclusion.UNKNOWN
-    assert judge_alone(NOBODY, max_fault_rate=0.01).word is Conclusion.UNKNOWN
+    assert judge_challenger(Evidence(), max_fault_rate=0.01).conclusion is Conclusion.UNKNOWN
+    assert judge_version(NOBODY, max_fault_rate=0.01).conclusion is Conclusion.UNKNOWN
 
 
 # Fair bets: what is expected under the null is one, exactly -----------------------------------
@@ -142,7 +146,10 @@ def test_of_versions_that_are_alike_nothing_is_won_by_comparing(weight: int, fau
     share = weight / 10_000
     expected = sum(
         stats.binom.pmf(mine, faults, share)
-        * compared_e_value((Dealt(weight, Counts(99, faults - mine), Counts(99, mine)),), Paired())
+        * compared_e_value(
+            (DealtTrials(weight, TrialCounts(99, faults - mine), TrialCounts(99, mine)),),
+            PairedTrials(),
+        )
         for mine in range(faults + 1)
     )
     assert expected == pytest.approx(1.0, abs=1e-12)
@@ -152,7 +159,7 @@ def test_of_versions_that_are_alike_nothing_is_won_by_comparing(weight: int, fau
 @pytest.mark.parametrize("trials", [1, 30, 100])
 def test_of_versions_within_the_limit_nothing_is_won(rate: float, trials: int) -> None:
     expected = sum(
-        stats.binom.pmf(k, trials, rate) * limit_e_value(Counts(trials, k), 0.01)
+        stats.binom.pmf(k, trials, rate) * limit_e_value(TrialCounts(trials, k), 0.01)
         for k in range(trials + 1)
     )
     assert expected <= 1 + 1e-9
@@ -172,7 +179,7 @@ def chance_of_ever_refuting(rate: float, trials: int) -> float:
             after[k] = after.get(k, 0.0) + chance * (1 - rate)
             after[k + 1] = after.get(k + 1, 0.0) + chance * rate
         # The more trials, the more faults are compatible with a low bound; never fewer.
-        while upper_bound(Counts(n, most + 1)) < rate:
+        while upper_bound(TrialCounts(n, most + 1)) < rate:
             most += 1
         refuted += sum(chance for k, chance in after.items() if k <= most)
         alive = {k: chance for k, chance in after.items() if k > most}
@@ -189,8 +196,8 @@ def test_the_bound_covers_at_every_look(rate: float, trials: int) -> None:
 def test_good_is_said_exactly_where_the_bound_is_within_the_limit() -> None:
     for faults in range(4):
         for trials in range(10, 1500, 70):
-            seen = Counts(trials, faults)
-            good = judge_alone(seen, max_fault_rate=0.01).word is Conclusion.GOOD
+            seen = TrialCounts(trials, faults)
+            good = judge_version(seen, max_fault_rate=0.01).conclusion is Conclusion.GOOD
             assert good == (upper_bound(seen) <= 0.01)
 
 
@@ -198,46 +205,53 @@ def test_good_is_said_exactly_where_the_bound_is_within_the_limit() -> None:
 
 
 def test_worse_weighs_both_parts() -> None:
-    dealt = (Dealt(1000, Counts(900, 1), Counts(100, 9)),)
-    verdict = judge(Evidence(dealt), max_fault_rate=0.01)
-    compared, limited = compared_e_value(dealt, Paired()), limit_e_value(Counts(100, 9), 0.01)
+    dealt = (DealtTrials(1000, TrialCounts(900, 1), TrialCounts(100, 9)),)
+    verdict = judge_challenger(Evidence(dealt), max_fault_rate=0.01)
+    compared, limited = (
+        compared_e_value(dealt, PairedTrials()),
+        limit_e_value(TrialCounts(100, 9), 0.01),
+    )
     assert verdict.e_value == pytest.approx(
         COMPARED_SHARE * compared + (1 - COMPARED_SHARE) * limited, rel=1e-12
     )
-    assert verdict.word is Conclusion.WORSE
+    assert verdict.conclusion is Conclusion.WORSE
     assert (verdict.trials, verdict.faults) == (100, 9)
 
 
 def test_faults_that_hit_both_alike_are_nobodys() -> None:
     """A market shock: a tenth of all requests fails, whoever answers; the limit is not reached."""
-    shock = (Dealt(5000, Counts(1000, 100), Counts(1000, 100)),)
-    assert compared_e_value(shock, Paired()) < 1
-    assert compared_e_value((), Paired(1000, 100, 100)) < 1
+    shock = (DealtTrials(5000, TrialCounts(1000, 100), TrialCounts(1000, 100)),)
+    assert compared_e_value(shock, PairedTrials()) < 1
+    assert compared_e_value((), PairedTrials(1000, 100, 100)) < 1
 
 
 def test_where_nothing_is_compared_the_limit_judges_alone() -> None:
     """At a share of one the champion is asked nothing."""
-    everything = (Dealt(10_000, NOBODY, Counts(100, 30)),)
-    assert compared_e_value(everything, Paired()) == pytest.approx(1.0, rel=1e-12)
-    assert judge(Evidence(everything), max_fault_rate=0.01).word is Conclusion.WORSE
+    everything = (DealtTrials(10_000, NOBODY, TrialCounts(100, 30)),)
+    assert compared_e_value(everything, PairedTrials()) == pytest.approx(1.0, rel=1e-12)
+    assert (
+        judge_challenger(Evidence(everything), max_fault_rate=0.01).conclusion is Conclusion.WORSE
+    )
 
 
 def test_worse_is_said_before_good() -> None:
-    seen = Evidence((Dealt(1000, Counts(100_000, 0), Counts(10_000, 50)),))
-    verdict = judge(seen, max_fault_rate=0.01)
+    seen = Evidence((DealtTrials(1000, TrialCounts(100_000, 0), TrialCounts(10_000, 50)),))
+    verdict = judge_challenger(seen, max_fault_rate=0.01)
     assert verdict.upper_bound < 0.01
-    assert verdict.word is Conclusion.WORSE
+    assert verdict.conclusion is Conclusion.WORSE
 
 
 def test_huge_counts_do_not_overflow() -> None:
-    assert judge_alone(Counts(10**7, 10**6), max_fault_rate=0.01).word is Conclusion.WORSE
-    assert judge_alone(Counts(10**7, 0), max_fault_rate=0.01).word is Conclusion.GOOD
-    paired = Evidence(paired=Paired(10**6, 10**5, 0))
-    assert judge(paired, max_fault_rate=0.01).word is Conclusion.WORSE
+    assert (
+        judge_version(TrialCounts(10**7, 10**6), max_fault_rate=0.01).conclusion is Conclusion.WORSE
+    )
+    assert judge_version(TrialCounts(10**7, 0), max_fault_rate=0.01).conclusion is Conclusion.GOOD
+    paired = Evidence(paired=PairedTrials(10**6, 10**5, 0))
+    assert judge_challenger(paired, max_fault_rate=0.01).conclusion is Conclusion.WORSE
 
 
 def test_a_verdict_reads_as_a_sentence() -> None:
-    verdict = judge_alone(Counts(1000, 2), max_fault_rate=0.01)
+    verdict = judge_version(TrialCounts(1000, 2), max_fault_rate=0.01)
     assert str(verdict).startswith("2 faults in 1000 trials, evidence for worse 3.18e-05 ")
     assert str(verdict).endswith("of 100, fault rate at most 0.90%")
     assert ALPHA_WORSE == 1 / 100
@@ -255,7 +269,7 @@ def live(**counts: object) -> object:
 
 
 def test_requests_are_added_up_by_share() -> None:
-    found = gather(
+    found = gather_evidence(
         [
             live(weight_bp=1000, champion_trials=90, champion_faults=1, challenger_trials=10),
             live(weight_bp=1000, replica_id="r1", champion_trials=9, challenger_trials=1),
@@ -263,22 +277,22 @@ def test_requests_are_added_up_by_share() -> None:
         ]  # type: ignore[list-item]
     )
     assert found.dealt == (
-        Dealt(1000, Counts(99, 1), Counts(11, 0)),
-        Dealt(5000, Counts(5, 0), Counts(5, 0)),
+        DealtTrials(1000, TrialCounts(99, 1), TrialCounts(11, 0)),
+        DealtTrials(5000, TrialCounts(5, 0), TrialCounts(5, 0)),
     )
-    assert found.challenger == Counts(16, 0)
+    assert found.challenger == TrialCounts(16, 0)
 
 
 def test_of_replays_the_worst_counts_not_the_sum() -> None:
     """All replicas replay the same bars."""
-    found = gather(
+    found = gather_evidence(
         [
             tally("rollout", replica_id="r0", challenger_trials=500, challenger_faults=1),
             tally("rollout", replica_id="r1", challenger_trials=500, challenger_faults=2),
             tally("rollout", replica_id="r2", challenger_trials=480, challenger_faults=2),
         ]
     )
-    assert found.paired == Paired(500, 2, 0)
+    assert found.paired == PairedTrials(500, 2, 0)
 
 
 def test_of_clean_replays_the_longest_counts() -> None:
@@ -286,11 +300,11 @@ def test_of_clean_replays_the_longest_counts() -> None:
         tally("rollout", replica_id=f"r{n}", challenger_trials=n, challenger_faults=0)
         for n in (10, 500, 20)
     ]
-    assert gather(replays).paired == Paired(500, 0, 0)
+    assert gather_evidence(replays).paired == PairedTrials(500, 0, 0)
 
 
 def test_mirrored_requests_are_added_up() -> None:
-    found = gather(
+    found = gather_evidence(
         [
             tally("rollout", source=Source.MIRROR, challenger_trials=5, challenger_faults=1),
             tally(
@@ -303,7 +317,7 @@ def test_mirrored_requests_are_added_up() -> None:
             tally("rollout", challenger_trials=100),
         ]
     )
-    assert found.paired == Paired(112, 1, 2)
+    assert found.paired == PairedTrials(112, 1, 2)
 
 
 def test_a_promoted_version_is_counted_as_the_champion_it_is() -> None:
@@ -311,6 +325,6 @@ def test_a_promoted_version_is_counted_as_the_champion_it_is() -> None:
         tally("champion:b", source=Source.LIVE, champion_trials=10, champion_faults=1),
         tally("champion:b", source=Source.LIVE, replica_id="r1", champion_trials=5),
     ]
-    assert of_champion(rows) == Counts(15, 1)
-    assert gather([], rows).promoted == Counts(15, 1)
-    assert gather([], rows).challenger == NOBODY
+    assert count_champion_trials(rows) == TrialCounts(15, 1)
+    assert gather_evidence([], rows).promoted == TrialCounts(15, 1)
+    assert gather_evidence([], rows).challenger == NOBODY

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mlops.rollout.analysis import Conclusion, Counts, Dealt, Evidence, judge
+from mlops.rollout.analysis import Conclusion, DealtTrials, Evidence, TrialCounts, judge_challenger
 from mlops.rollout.controller import Controller
 from mlops.rollout.plan import plan_for
 from mlops.rollout.routing import deal, goes_to_challenger
@@ -23,22 +23,22 @@ LIMIT = 0.01
 CHAMPION_RATE = 0.005
 
 
-def word_of(dealt: Dealt) -> Conclusion:
-    return judge(Evidence((dealt,)), max_fault_rate=LIMIT).word
+def word_of(dealt: DealtTrials) -> Conclusion:
+    return judge_challenger(Evidence((dealt,)), max_fault_rate=LIMIT).conclusion
 
 
 def ever_worse(
     draw: np.random.Generator, *, weight: int, looks: int, between: int, rate: float
 ) -> bool:
     """Whether a challenger with this fault rate is called worse at any of the looks."""
-    champion = challenger = Counts()
+    champion = challenger = TrialCounts()
     for _ in range(looks):
         mine = int(draw.binomial(between, weight / 10_000))
-        champion += Counts(between - mine, int(draw.binomial(between - mine, CHAMPION_RATE)))
+        champion += TrialCounts(between - mine, int(draw.binomial(between - mine, CHAMPION_RATE)))
         faults = int(draw.binomial(mine, rate))
-        challenger += Counts(mine, faults)
+        challenger += TrialCounts(mine, faults)
         # Only a fault of its own can make it look worse.
-        if faults and word_of(Dealt(weight, champion, challenger)) is Conclusion.WORSE:
+        if faults and word_of(DealtTrials(weight, champion, challenger)) is Conclusion.WORSE:
             return True
     return False
 
@@ -71,15 +71,15 @@ def requests_until_worse(rate: float, *, runs: int, seed: int) -> list[int]:
     draw = np.random.default_rng(seed)
     found = []
     for _ in range(runs):
-        champion = challenger = Counts()
+        champion = challenger = TrialCounts()
         while challenger.trials < 600:
             # The champion's requests between two of the challenger's, at a share of a tenth.
             others = int(draw.geometric(0.1)) - 1
-            champion += Counts(others, int(draw.binomial(others, CHAMPION_RATE)))
+            champion += TrialCounts(others, int(draw.binomial(others, CHAMPION_RATE)))
             fault = bool(draw.random() < rate)
-            challenger += Counts(1, fault)
+            challenger += TrialCounts(1, fault)
             # Only a fault of its own can make it look worse.
-            if fault and word_of(Dealt(1000, champion, challenger)) is Conclusion.WORSE:
+            if fault and word_of(DealtTrials(1000, champion, challenger)) is Conclusion.WORSE:
                 break
         found.append(challenger.trials)
     return found
@@ -151,8 +151,8 @@ class Hourly:
         drawn = deal(route.salt, f"request-{number}")
         mine = goes_to_challenger(route, one.name, drawn, valid=True) and "challenger" in one.ready
         step = get_rollout(self.store, asked.id).step
-        before = self.live.get((step, route.weight_bp), Counts())
-        after = before + Counts(1, mine and self.draw.random() < self.rate)
+        before = self.live.get((step, route.weight_bp), TrialCounts())
+        after = before + TrialCounts(1, mine and self.draw.random() < self.rate)
         if mine:
             self.live[step, route.weight_bp] = after
             counts = {"challenger_trials": after.trials, "challenger_faults": after.faults}
@@ -202,7 +202,11 @@ def test_a_broken_one_never_is(store: Store, rate: float, seed: int) -> None:
 
 def test_no_broken_one_is_ever_called_good() -> None:
     """Of 5 % faults in 500 bars, the chance that they look good: a fault or none at all."""
-    most = max(k for k in range(20) if word_of(Dealt(10_000, Counts(), Counts(BARS, k))) == "good")
+    most = max(
+        k
+        for k in range(20)
+        if word_of(DealtTrials(10_000, TrialCounts(), TrialCounts(BARS, k))) == "good"
+    )
     assert stats.binom.cdf(most, BARS, 0.05) < 1e-9
 
 

@@ -24,13 +24,13 @@ from mlops.store import (
     Why,
     get_rollout,
     get_version,
-    history,
+    list_audit_entries,
     list_events,
     list_live_periods,
     list_replicas,
     live_at,
 )
-from mlops.store.rollouts import ask_abort
+from mlops.store.rollouts import request_abort
 from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import evidence, lease
 from mlops.store.schema import replica as replica_table
@@ -127,7 +127,9 @@ def test_every_change_of_the_route_is_remembered_with_its_reason(service: Store)
     assert reigns[-1].reason.startswith("promoted: 0 faults in 1000 trials")
     events = list_events(service, rollout_id)
     assert {event.term for event in events[1:]} == {1}
-    moved = [entry.action for entry in history(service) if entry.action.startswith("rollout_")]
+    moved = [
+        entry.action for entry in list_audit_entries(service) if entry.action.startswith("rollout_")
+    ]
     assert moved == [reign.action for reign in reigns if reign.action.startswith("rollout_")]
 
 
@@ -163,7 +165,7 @@ def test_an_abort_is_carried_out_in_the_next_tick(service: Store) -> None:
     one, controller = RowReplica(service), Controller(service, "one")
     asked = ask(service)
     carry(controller, [one])
-    ask_abort(service, asked.id, Why(NOW, actor="anna", reason="a mistake"))
+    request_abort(service, asked.id, Why(NOW, actor="anna", reason="a mistake"))
     assert [moved.what for moved in controller.tick()] == [f"{asked.id} rollback"]
     assert "aborted by anna: a mistake" in get_rollout(service, asked.id).reason
     carry(controller, [one])
@@ -233,7 +235,7 @@ def test_a_failing_champion_falls_back_with_an_audit_row(
     assert [one.what for one in moved] == ["fall_back"]
     assert route_of(service).champion == BASELINE
     assert get_version(service, CHAMPION).status is Status.FAILED
-    entry = next(one for one in history(service) if one.action == "fall_back")
+    entry = next(one for one in list_audit_entries(service) if one.action == "fall_back")
     assert (entry.actor, entry.before, entry.after) == (
         "controller",
         {"champion": CHAMPION, "generation": 2},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mlops.rollout.analysis import Counts, Evidence, Paired
+from mlops.rollout.analysis import Evidence, PairedTrials, TrialCounts
 from mlops.rollout.decide import decide
 from mlops.store import Phase, Status
 from mlops.store.replicas import ReplicaState
@@ -88,8 +88,8 @@ def test_loading(situation: dict[str, Any], phase: Phase | None, reason: str) ->
     [
         ({"evidence": FEW}, P.STEP, "gate passed: 0 faults in 50 trials"),
         ({"evidence": NONE}, None, ""),
-        ({"evidence": Evidence(paired=Paired(19))}, None, ""),
-        ({"evidence": Evidence(paired=Paired(20))}, P.STEP, "gate passed"),
+        ({"evidence": Evidence(paired=PairedTrials(19))}, None, ""),
+        ({"evidence": Evidence(paired=PairedTrials(20))}, P.STEP, "gate passed"),
         ({"replicas": (BEHIND,)}, None, ""),
         ({"replicas": (LOADING,)}, None, ""),
         ({"replicas": (BROKEN,)}, P.ROLLBACK, "cannot load it"),
@@ -132,7 +132,7 @@ def test_step(situation: dict[str, Any], phase: Phase | None, reason: str) -> No
     check(taken(P.STEP, **situation), phase, reason)
 
 
-AFTER_WORSE = Evidence(promoted=Counts(1000, 100))
+AFTER_WORSE = Evidence(promoted=TrialCounts(1000, 100))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from mlops.rollout import controller as controlling
 from mlops.rollout.controller import Controller
 from mlops.rollout.plan import Strategy, plan_for
 from mlops.store import Phase, Store, Why, get_rollout, list_events, open_store
-from mlops.store.rollouts import ask_abort
+from mlops.store.rollouts import request_abort
 from mlops.store.schema import lease
 from mlops.store.sql import db_now
 from tests.forked import in_child
@@ -70,7 +70,7 @@ def test_a_controller_paused_past_its_lease_writes_nothing(
         if other_acts:
             other.tick()
         else:
-            controlling.acquire(service, controlling.LEASE, "two", seconds=60)
+            controlling.acquire_lease(service, controlling.LEASE, "two", seconds=60)
         seen.update(read_books(service))
 
     late = Controller(Pausing(service, at, another_takes_over), "one")  # type: ignore[arg-type]
@@ -88,7 +88,7 @@ def test_a_paused_fallback_writes_nothing(service: Store, replica: RowReplica) -
 
     def another_takes_over() -> None:
         end_lease(service)
-        controlling.acquire(service, controlling.LEASE, "two", seconds=60)
+        controlling.acquire_lease(service, controlling.LEASE, "two", seconds=60)
 
     late = Controller(Pausing(service, ARROW, another_takes_over), "one")  # type: ignore[arg-type]
     with pytest.raises(LeaseLost):
@@ -135,7 +135,7 @@ def test_an_abort_between_look_and_write_is_heeded(service: Store, replica: RowR
     count(service, asked)
 
     def somebody_aborts() -> None:
-        ask_abort(service, asked.id, Why(asked.since, actor="anna"))
+        request_abort(service, asked.id, Why(asked.since, actor="anna"))
 
     late = Controller(Pausing(service, ARROW, somebody_aborts), "one")  # type: ignore[arg-type]
     with pytest.raises(StoreError, match="has moved"):

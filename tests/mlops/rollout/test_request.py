@@ -18,7 +18,7 @@ from mlops.store import (
     Why,
     get_rollout,
     get_version,
-    history,
+    list_audit_entries,
     list_events,
     list_live_periods,
     list_rollouts,
@@ -55,7 +55,7 @@ def test_a_request_is_a_pending_row_with_its_event_and_its_audit_entry(service: 
     assert [(e.seq, e.from_phase, e.to_phase) for e in list_events(service, row.id)] == [
         (0, None, Phase.PENDING)
     ]
-    entry = history(service, subject=CHALLENGER)[-1]
+    entry = list_audit_entries(service, subject=CHALLENGER)[-1]
     assert (entry.action, entry.actor, entry.reason) == ("request_rollout", "anna", "it is better")
     assert entry.after == {"rollout": row.id, "strategy": "canary", "forced": False}
     assert route_of(service).challenger is None
@@ -64,7 +64,7 @@ def test_a_request_is_a_pending_row_with_its_event_and_its_audit_entry(service: 
 def test_without_a_time_the_database_says_what_it_is(service: Store) -> None:
     asked = ask(service)
     assert asked.since > NOW
-    assert history(service, subject=CHALLENGER)[-1].at == asked.since
+    assert list_audit_entries(service, subject=CHALLENGER)[-1].at == asked.since
 
 
 def refused_version(store: Store, **changes: Any) -> str:
@@ -96,7 +96,7 @@ def test_a_person_with_a_reason_can_force_it(service: Store, changes: dict[str, 
     model_id = refused_version(service, **changes)
     asked = request_rollout(service, model_id, PLAN, ASKED, force=True)
     assert asked.forced
-    assert history(service, subject=model_id)[-1].after["forced"] is True  # type: ignore[index]
+    assert list_audit_entries(service, subject=model_id)[-1].after["forced"] is True  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ from mlops.store import (
     list_rollouts,
     open_store,
 )
-from mlops.store.rollouts import ask_abort
+from mlops.store.rollouts import request_abort
 from mlops.store.schema import lease
 from mlops.store.schema import replica as replica_table
 from mlops.store.sql import db_now
@@ -118,7 +118,7 @@ class Rollouts(RuleBasedStateMachine):
     @rule()
     def abort(self) -> None:
         assert self.open is not None
-        ask_abort(self.store, self.open.id, Why(self.clock(), actor="anna"))
+        request_abort(self.store, self.open.id, Why(self.clock(), actor="anna"))
         self.aborted.setdefault(self.open.id, self._length(self.open))
 
     @rule()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from mlops.rollout import decide as deciding
 from mlops.rollout import routing
-from mlops.rollout.analysis import Counts, Evidence, Paired
+from mlops.rollout.analysis import Evidence, PairedTrials, TrialCounts
 from mlops.rollout.plan import RolloutPlan, Strategy, plan_for
 from mlops.store.replicas import HeldModel, Replica, ReplicaState
 from mlops.store.rollouts import Arrow, Rollout
@@ -241,10 +241,10 @@ class Clock(StrEnum):
 
 
 NOTHING = Evidence()
-LITTLE = Evidence(paired=Paired(50))
-GOOD = Evidence(paired=Paired(1000), promoted=Counts(1000, 0))
-WORSE = Evidence(paired=Paired(1000, challenger_faults=100))
-WORSE_AFTER = Evidence(paired=Paired(1000), promoted=Counts(1000, 100))
+LITTLE = Evidence(paired=PairedTrials(50))
+GOOD = Evidence(paired=PairedTrials(1000), promoted=TrialCounts(1000, 0))
+WORSE = Evidence(paired=PairedTrials(1000, challenger_faults=100))
+WORSE_AFTER = Evidence(paired=PairedTrials(1000), promoted=TrialCounts(1000, 100))
 
 
 class Sight(NamedTuple):

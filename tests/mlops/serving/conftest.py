@@ -18,7 +18,7 @@ from mlops.registry import Candidate, Registry, bundle_parts, ensure_service, re
 from mlops.serving.runtime import Options, Runtime
 from mlops.serving.store_sync import Identity
 from mlops.store import ModelVersion, Status, Store, Why, get_version
-from mlops.store.routes import change_route, keep_exposed, read_route
+from mlops.store.routes import change_route, read_route, renew_exposure
 from tests.mlops.registry.conftest import AT, SERVICE, dataset_of, fitted, mlflow_on, opened_at
 
 N_BARS = 1500
@@ -101,7 +101,7 @@ def set_route(store: Store) -> Callable[..., None]:
             route = read_route(connection, KEY)
             assert route is not None
             change_route(connection, route, replace(route, **changes), "test", Why(AT))  # type: ignore[arg-type]
-            keep_exposed(connection, KEY, seconds=60.0)
+            renew_exposure(connection, KEY, seconds=60.0)
 
     return change
 

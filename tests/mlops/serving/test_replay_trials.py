@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from mlops.errors import ModelFault
-from mlops.rollout.analysis import Conclusion, gather, judge
+from mlops.rollout.analysis import Conclusion, gather_evidence, judge_challenger
 from mlops.serving.engine.model_pool import LoadedModel
 from mlops.serving.replay_trials import REPLAY_BARS
 from mlops.serving.runtime import Runtime
@@ -38,8 +38,8 @@ def test_replayed_bars_alone_show_a_good_version_good(loading: Runtime) -> None:
     (tally,) = replayed(loading)
     assert (tally.scope, tally.challenger_faults) == ("rollout-1", 0)
     assert tally.challenger_trials > REPLAY_BARS - 10
-    verdict = judge(gather([tally]), max_fault_rate=0.01)
-    assert verdict.word is Conclusion.GOOD
+    verdict = judge_challenger(gather_evidence([tally]), max_fault_rate=0.01)
+    assert verdict.conclusion is Conclusion.GOOD
 
 
 def test_bars_are_replayed_once_a_rollout(loading: Runtime) -> None:
@@ -63,7 +63,10 @@ def test_a_version_that_fails_one_replayed_bar_in_twenty_is_worse(
     monkeypatch.setattr(loading.batcher, "shadow", failing)
     (tally,) = replayed(loading)
     assert tally.challenger_faults >= 29
-    assert judge(gather([tally]), max_fault_rate=0.01).word is Conclusion.WORSE
+    assert (
+        judge_challenger(gather_evidence([tally]), max_fault_rate=0.01).conclusion
+        is Conclusion.WORSE
+    )
 
 
 def test_a_dropped_forecast_is_no_trial(loading: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

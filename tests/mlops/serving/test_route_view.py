@@ -10,7 +10,7 @@ import pytest
 from mlops.serving import route_view
 from mlops.serving.route_view import read_route_view
 from mlops.store import ModelVersion, Status, Store, Why
-from mlops.store.routes import change_route, keep_exposed, read_route
+from mlops.store.routes import change_route, read_route, renew_exposure
 from tests.mlops.store.conftest import SERVICE, add, began, store, url  # noqa: F401
 
 AT = datetime(2025, 1, 1, tzinfo=UTC)
@@ -37,7 +37,7 @@ def test_a_renewed_share_counts_until_it_runs_out(
     exposed: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with exposed.write() as connection:
-        keep_exposed(connection, SERVICE, seconds=5.0)
+        renew_exposure(connection, SERVICE, seconds=5.0)
     seen = read_route_view(exposed).routes[SERVICE]
     assert seen.valid
     later = seen.valid_until + 0.001
@@ -50,7 +50,7 @@ def test_reading_the_routes_never_extends_a_share(
 ) -> None:
     """What the reading costs is taken off: the clock is read before it."""
     with exposed.write() as connection:
-        keep_exposed(connection, SERVICE, seconds=5.0)
+        renew_exposure(connection, SERVICE, seconds=5.0)
     ticks = iter([100.0, 200.0, 300.0])
     monkeypatch.setattr(route_view.time, "monotonic", lambda: next(ticks))
     assert read_route_view(exposed).routes[SERVICE].valid_until <= 105.0

@@ -15,7 +15,7 @@ from mlops.serving.engine.model_pool import LoadedModel
 from mlops.serving.runtime import Runtime
 from mlops.serving.traffic import HOUR_S, TrafficCounts
 from mlops.store import Store
-from mlops.store.request_counts import Traffic, TrafficRow, read_traffic, total
+from mlops.store.request_counts import Traffic, TrafficRow, read_traffic, sum_traffic
 from tests.mlops.serving.test_dispatcher import window
 
 from .conftest import KEY, SERVICE, Library
@@ -185,13 +185,13 @@ def test_traffic_is_written_every_half_minute_and_at_the_end(
     assert on_record(store) == ()
     monkeypatch.setattr(store_sync, "FLUSH_S", 0.0)
     runtime.store_sync.sync_once()
-    assert total(on_record(store)).requests == 1
+    assert sum_traffic(on_record(store)).requests == 1
     monkeypatch.undo()
     runtime.traffic.count_answer(KEY, champion, 0.001)
     runtime.store_sync.sync_once()
-    assert total(on_record(store)).requests == 1
+    assert sum_traffic(on_record(store)).requests == 1
     runtime.store_sync.stop()
-    assert total(on_record(store)).requests == 2
+    assert sum_traffic(on_record(store)).requests == 2
 
 
 def test_traffic_is_written_once_the_store_is_back(
@@ -209,7 +209,7 @@ def test_traffic_is_written_once_the_store_is_back(
         runtime.store_sync.sync_once()
     assert on_record(store) == ()
     runtime.store_sync.sync_once()
-    traffic = total(on_record(store))
+    traffic = sum_traffic(on_record(store))
     assert (traffic.requests, traffic.faults) == (2, 1)
 
 
@@ -222,5 +222,5 @@ def test_a_restarted_process_adds_to_the_traffic_of_its_former_life(
     again.count_answer(KEY, champion, 0.001)
     runtime.store_sync.traffic = again
     runtime.store_sync.write_traffic()
-    assert total(on_record(store)).requests == 2
+    assert sum_traffic(on_record(store)).requests == 2
     assert {row.service for row in on_record(store)} == {SERVICE.key}

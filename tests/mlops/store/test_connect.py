@@ -11,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from mlops.errors import StoreError
-from mlops.store import Store, Why, history, open_store
+from mlops.store import Store, Why, list_audit_entries, open_store
 from mlops.store.audit import record
-from mlops.store.connect import connectable
+from mlops.store.connect import make_engine
 from mlops.store.schema import route
 from tests.forked import in_child
 from tests.lines import line_to
@@ -48,7 +48,7 @@ def silent_port() -> Iterator[int]:
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
 def test_every_spelling_of_a_postgres_url_is_taken_by_one_driver(scheme: str) -> None:
-    assert connectable(f"{scheme}://host/store", 1).url.drivername == "postgresql+psycopg"
+    assert make_engine(f"{scheme}://host/store", 1).url.drivername == "postgresql+psycopg"
 
 
 def test_a_server_that_never_answers_is_given_up_within_seconds(silent_port: int) -> None:
@@ -93,7 +93,7 @@ def test_a_server_that_falls_silent_is_given_up_and_found_again(
         assert time.monotonic() - start < 10
         line.set("open")
         write_one(store)
-        assert len(history(store)) == 2
+        assert len(list_audit_entries(store)) == 2
 
 
 @on_postgres
@@ -130,7 +130,7 @@ def test_a_restart_of_the_server_between_two_calls_is_not_noticed(store: Store, 
     with closing(open_store(url)) as other, other.write() as connection:
         cut_all_others(connection)
     write_one(store)
-    assert len(history(store)) == 2
+    assert len(list_audit_entries(store)) == 2
 
 
 @on_postgres
@@ -143,7 +143,7 @@ def test_a_connection_lost_within_a_change_leaves_nothing(store: Store, url: str
 
     with pytest.raises(StoreError, match="cannot be used now"):
         write_and_be_cut()
-    assert history(store) == ()
+    assert list_audit_entries(store) == ()
 
 
 @on_postgres

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 
 from mlops.errors import StoreError
 from mlops.store import Store, Why, open_store
-from mlops.store.audit import history, record
-from mlops.store.connect import POOL_OVERFLOW, POOL_SIZE, connectable
-from mlops.store.engine import _alone_on_postgres, _alone_on_sqlite
+from mlops.store.audit import list_audit_entries, record
+from mlops.store.connect import POOL_OVERFLOW, POOL_SIZE, make_engine
+from mlops.store.engine import _lock_postgres_for_migration, _sqlite_migration_lock
 from mlops.store.migrations import HEAD, VERSION_TABLE, current_revision
 from mlops.store.schema import audit, metadata, route
 
@@ -61,12 +61,12 @@ def test_threads_may_each_create_a_store_of_their_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(len(urls)) as pool:
         for opened in pool.map(open_store, urls):
             with closing(opened):
-                assert history(opened) == ()
+                assert list_audit_entries(opened) == ()
 
 
 def test_opening_again_keeps_what_was_written(began: Store, url: str) -> None:
     with closing(open_store(url)) as again:
-        assert len(history(again, service=SERVICE)) == 2
+        assert len(list_audit_entries(again, service=SERVICE)) == 2
 
 
 def test_a_store_of_a_newer_release_is_refused(store: Store, url: str) -> None:
@@ -84,13 +84,13 @@ def test_a_transaction_that_raises_leaves_nothing(store: Store) -> None:
 
     with pytest.raises(RuntimeError):
         write_then_fail()
-    assert history(store) == ()
+    assert list_audit_entries(store) == ()
 
 
 def test_readers_do_not_wait_for_a_writer(store: Store) -> None:
     with store.write() as connection:
         record(connection, Why(NOW), action="a", service=SERVICE, subject="x")
-        assert history(store) == ()
+        assert list_audit_entries(store) == ()
 
 
 def test_a_reader_sees_one_moment_for_as_long_as_it_reads(store: Store) -> None:
@@ -100,7 +100,7 @@ def test_a_reader_sees_one_moment_for_as_long_as_it_reads(store: Store) -> None:
         with store.write() as connection:
             record(connection, Why(NOW), action="a", service=SERVICE, subject="x")
         assert reader.execute(count).scalar_one() == before
-    assert len(history(store)) == before + 1
+    assert len(list_audit_entries(store)) == before + 1
 
 
 def test_a_file_that_was_moved_away_is_missed_until_it_is_back(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_file_that_was_moved_away_is_missed_until_it_is_back(tmp_path: Path) -
             with pytest.raises(StoreError, match="is not there"), use():
                 raise AssertionError("a file that nobody else can open was used")
         (tmp_path / "away.db").rename(path)
-        assert history(store) == ()
+        assert list_audit_entries(store) == ()
 
 
 def test_a_file_that_was_put_in_the_place_of_ours_is_not_mistaken_for_it(tmp_path: Path) -> None:
@@ -120,14 +120,14 @@ def test_a_file_that_was_put_in_the_place_of_ours_is_not_mistaken_for_it(tmp_pat
     with closing(open_store(f"sqlite:///{path}")) as store:
         other.replace(path)
         with pytest.raises(StoreError, match="replaced by another"):
-            history(store)
+            list_audit_entries(store)
 
 
 def test_nothing_written_by_a_reader_is_kept(store: Store) -> None:
     # Postgres says so; SQLite forgets in silence.
     with suppress(StoreError), store.read() as connection:
         record(connection, Why(NOW), action="a", service=SERVICE, subject="x")
-    assert history(store) == ()
+    assert list_audit_entries(store) == ()
 
 
 def test_processes_that_open_and_write_at_once_all_succeed(empty_url: str) -> None:
@@ -138,7 +138,7 @@ def test_processes_that_open_and_write_at_once_all_succeed(empty_url: str) -> No
     errors = [writer.communicate(timeout=60)[1].decode() for writer in writers]
     assert errors == ["", "", ""]
     with closing(open_store(empty_url)) as opened:
-        assert len(history(opened)) == 60
+        assert len(list_audit_entries(opened)) == 60
 
 
 @pytest.mark.timing
@@ -159,7 +159,7 @@ def test_a_call_waits_for_a_free_connection_no_longer_than_its_patience(url: str
         for _ in range(POOL_SIZE + POOL_OVERFLOW):
             busy.enter_context(impatient.read())
         with pytest.raises(StoreError, match=r"cannot be used now.*QueuePool"):
-            history(impatient)
+            list_audit_entries(impatient)
 
 
 def test_a_process_that_migrates_for_too_long_is_not_waited_for(
@@ -173,9 +173,9 @@ def test_a_process_that_migrates_for_too_long_is_not_waited_for(
 @contextmanager
 def migrating(url: str) -> Iterator[None]:
     """Another process is bringing the schema up to date."""
-    engine = connectable(url, 1)
-    with _alone_on_sqlite(engine), engine.connect() as connection:
-        _alone_on_postgres(connection)
+    engine = make_engine(url, 1)
+    with _sqlite_migration_lock(engine), engine.connect() as connection:
+        _lock_postgres_for_migration(connection)
         yield
     engine.dispose()
 
@@ -213,7 +213,7 @@ def test_a_time_without_zone_is_refused(store: Store) -> None:
 
 
 def test_an_empty_database_has_no_revision(empty_url: str) -> None:
-    engine = connectable(empty_url, 1)
+    engine = make_engine(empty_url, 1)
     with engine.connect() as connection:
         assert current_revision(connection) is None
     engine.dispose()

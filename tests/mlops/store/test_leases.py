@@ -1,19 +1,34 @@
-"""A role has one holder at a time; whoever lost it is refused, however late it wakes up."""
+"""A lease has one holder at a time; a holder that lost it is refused, however late it wakes up."""
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
 import sqlalchemy as sa
 
-from mlops.errors import LeaseLost
-from mlops.store import Store, open_store
-from mlops.store.leases import Lease, acquire, fence, release, renewing
+from mlops.errors import LeaseLost, TrainingTimeout
+from mlops.store import Store, leases, open_store
+from mlops.store.leases import (
+    HeldLease,
+    Lease,
+    acquire_lease,
+    current_holder,
+    exclusive,
+    fence,
+    release_lease,
+    renewing,
+    require_held,
+)
 from mlops.store.schema import lease
 from mlops.store.sql import db_now
+from tests.forked import in_child
 
 ROLE = "controller"
 
@@ -35,74 +50,74 @@ def check(store: Store, held: Lease) -> None:
 
 
 def test_the_first_to_ask_gets_the_role(store: Store) -> None:
-    assert acquire(store, ROLE, "one", seconds=60) == Lease(ROLE, "one", 1)
-    assert acquire(store, ROLE, "two", seconds=60) is None
+    assert acquire_lease(store, ROLE, "one", seconds=60) == Lease(ROLE, "one", 1)
+    assert acquire_lease(store, ROLE, "two", seconds=60) is None
     assert 59 < left(store) <= 60
 
 
 def test_the_holder_keeps_its_term_when_it_renews(store: Store) -> None:
-    first = acquire(store, ROLE, "one", seconds=10)
-    assert acquire(store, ROLE, "one", seconds=60) == first
+    first = acquire_lease(store, ROLE, "one", seconds=10)
+    assert acquire_lease(store, ROLE, "one", seconds=60) == first
     assert left(store) > 50
 
 
 def test_each_new_holder_has_a_higher_term(store: Store) -> None:
-    acquire(store, ROLE, "one", seconds=60)
+    acquire_lease(store, ROLE, "one", seconds=60)
     end(store)
-    assert acquire(store, ROLE, "two", seconds=60) == Lease(ROLE, "two", 2)
+    assert acquire_lease(store, ROLE, "two", seconds=60) == Lease(ROLE, "two", 2)
     end(store)
-    assert acquire(store, ROLE, "one", seconds=60) == Lease(ROLE, "one", 3)
+    assert acquire_lease(store, ROLE, "one", seconds=60) == Lease(ROLE, "one", 3)
 
 
 def test_a_holder_whose_time_ran_out_begins_a_new_term(store: Store) -> None:
     """It may have slept while another one came and went."""
-    first = acquire(store, ROLE, "one", seconds=60)
+    first = acquire_lease(store, ROLE, "one", seconds=60)
     assert first is not None
     end(store)
-    assert acquire(store, ROLE, "one", seconds=60) == Lease(ROLE, "one", 2)
+    assert acquire_lease(store, ROLE, "one", seconds=60) == Lease(ROLE, "one", 2)
     with pytest.raises(LeaseLost):
         check(store, first)
 
 
 def test_a_role_that_is_given_back_is_free_at_once(store: Store) -> None:
-    held = acquire(store, ROLE, "one", seconds=60)
+    held = acquire_lease(store, ROLE, "one", seconds=60)
     assert held is not None
-    release(store, held)
-    assert acquire(store, ROLE, "two", seconds=60) == Lease(ROLE, "two", 2)
+    release_lease(store, held)
+    assert acquire_lease(store, ROLE, "two", seconds=60) == Lease(ROLE, "two", 2)
 
 
 def test_giving_back_what_another_one_holds_changes_nothing(store: Store) -> None:
-    old = acquire(store, ROLE, "one", seconds=60)
+    old = acquire_lease(store, ROLE, "one", seconds=60)
     assert old is not None
     end(store)
-    new = acquire(store, ROLE, "two", seconds=60)
+    new = acquire_lease(store, ROLE, "two", seconds=60)
     assert new is not None
-    release(store, old)
+    release_lease(store, old)
     check(store, new)
 
 
 def test_roles_are_held_apart(store: Store) -> None:
-    acquire(store, ROLE, "one", seconds=60)
-    assert acquire(store, "feed", "two", seconds=60) == Lease("feed", "two", 1)
+    acquire_lease(store, ROLE, "one", seconds=60)
+    assert acquire_lease(store, "feed", "two", seconds=60) == Lease("feed", "two", 1)
 
 
 @pytest.mark.parametrize("why", ["it ran out", "another came", "it was given back"])
 def test_the_fence_stops_whoever_lost_the_role(store: Store, why: str) -> None:
-    held = acquire(store, ROLE, "one", seconds=60)
+    held = acquire_lease(store, ROLE, "one", seconds=60)
     assert held is not None
     check(store, held)
     if why == "it was given back":
-        release(store, held)
+        release_lease(store, held)
     else:
         end(store)
     if why == "another came":
-        acquire(store, ROLE, "two", seconds=60)
+        acquire_lease(store, ROLE, "two", seconds=60)
     with pytest.raises(LeaseLost, match=ROLE):
         check(store, held)
 
 
 def test_the_fence_undoes_what_its_transaction_wrote(store: Store) -> None:
-    held = acquire(store, ROLE, "one", seconds=60)
+    held = acquire_lease(store, ROLE, "one", seconds=60)
     assert held is not None
     end(store)
 
@@ -120,7 +135,7 @@ def test_the_fence_undoes_what_its_transaction_wrote(store: Store) -> None:
 @pytest.mark.parametrize("begun", [False, True], ids=["first", "later"])
 def test_of_many_that_ask_at_once_one_gets_it(url: str, store: Store, begun: bool) -> None:
     if begun:
-        acquire(store, ROLE, "before", seconds=60)
+        acquire_lease(store, ROLE, "before", seconds=60)
         end(store)
     found: list[Lease | None] = []
     ready = threading.Barrier(4)
@@ -128,7 +143,7 @@ def test_of_many_that_ask_at_once_one_gets_it(url: str, store: Store, begun: boo
     def compete(name: str) -> None:
         with closing(open_store(url)) as mine:
             ready.wait(timeout=30)
-            found.append(acquire(mine, ROLE, name, seconds=60))
+            found.append(acquire_lease(mine, ROLE, name, seconds=60))
 
     threads = [threading.Thread(target=compete, args=(f"p{n}",)) for n in range(4)]
     for thread in threads:
@@ -167,3 +182,133 @@ def test_what_is_lost_is_renewed_no_more():
     with renewing(renew, every_s=0.01):
         time.sleep(0.2)
     assert len(renewed) == 2
+
+
+# Exclusive blocks --------------------------------------------------------------------------------
+
+
+NAME = "training:sample.btc-usd.1h.volatility.24"
+OTHER = "training:sample.eth-usd.1h.volatility.24"
+
+
+@pytest.fixture(autouse=True)
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "LEASE_S", 1.0)
+    monkeypatch.setattr(leases, "POLL_S", 0.02)
+
+
+@pytest.fixture
+def told() -> list[str]:
+    return []
+
+
+def pass_on(store: Store, holder: str) -> None:
+    """Let another one come and go."""
+    with store.write() as connection:
+        row = {"holder": holder, "term": lease.c.term + 1, "until": db_now() - 0.001}
+        connection.execute(lease.update().values(**row))
+
+
+def until(seen: Callable[[], bool]) -> None:
+    for _ in range(500):
+        if seen():
+            return
+        threading.Event().wait(0.02)
+    pytest.fail("not within 10 s")
+
+
+def write(store: Store, held: HeldLease) -> None:
+    with store.write() as connection:
+        require_held(connection, held)
+
+
+def test_runs_of_one_name_never_overlap(store: Store) -> None:
+    inside, most = 0, 0
+
+    def work(number: int) -> None:
+        nonlocal inside, most
+        with exclusive(store, NAME, f"run {number}", timeout_s=30):
+            inside += 1
+            most = max(most, inside)
+            # Longer than the lease lasts: it is renewed.
+            threading.Event().wait(1.3 if number == 0 else 0.05)
+            inside -= 1
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(work, range(3)))
+    assert (most, inside) == (1, 0)
+    assert current_holder(store, NAME) is None
+
+
+def test_other_names_do_not_wait(store: Store) -> None:
+    with exclusive(store, NAME, "one", timeout_s=0), exclusive(store, OTHER, "two", timeout_s=0):
+        assert (current_holder(store, NAME), current_holder(store, OTHER)) == ("one", "two")
+
+
+def test_a_run_that_fails_frees_its_turn_at_once(store: Store) -> None:
+    with pytest.raises(KeyError), exclusive(store, NAME, "one", timeout_s=0):
+        raise KeyError
+    assert current_holder(store, NAME) is None
+
+
+def test_who_waits_says_for_whom_and_not_for_ever(store: Store, told: list[str]) -> None:
+    with (
+        exclusive(store, NAME, "train-lstm-BTC/USD", timeout_s=0),
+        pytest.raises(TrainingTimeout, match="TRAINING_JOB_TIMEOUT_HOURS"),
+        exclusive(store, NAME, "two", timeout_s=0.1, tell=told.append),
+    ):
+        pytest.fail("two runs have one turn")
+    assert told == [f"{NAME} waits for train-lstm-BTC/USD"]
+
+
+def test_a_holder_killed_at_work_is_followed_when_its_lease_ends(
+    store: Store, url: str, told: list[str]
+) -> None:
+    def die() -> None:
+        with exclusive(open_store(url), NAME, "the killed", timeout_s=0):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert os.WTERMSIG(in_child(die)) == signal.SIGKILL
+    with exclusive(store, NAME, "the next", timeout_s=10, tell=told.append):
+        assert current_holder(store, NAME) == "the next"
+    assert told == [f"{NAME} waits for the killed"]
+
+
+def test_who_slept_through_its_lease_does_not_end_the_next_ones_turn(
+    store: Store,
+) -> None:
+    asleep, awake = threading.Event(), threading.Event()
+
+    def oversleep() -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(leases, "_renew", lambda *_: False)
+            with exclusive(store, NAME, "the sleeper", timeout_s=0) as mine:
+                asleep.set()
+                awake.wait(10)
+                write(store, mine)
+
+    with ThreadPoolExecutor(1) as pool:
+        sleeper = pool.submit(oversleep)
+        asleep.wait(10)
+        with exclusive(store, NAME, "the next", timeout_s=10):
+            awake.set()
+            with pytest.raises(LeaseLost):
+                sleeper.result()
+            assert current_holder(store, NAME) == "the next"
+
+
+def test_who_slept_while_another_came_and_went_may_not_write(store: Store) -> None:
+    """Its lease could be had again, but what it knows is old."""
+    with exclusive(store, NAME, "the sleeper", timeout_s=0) as mine:
+        pass_on(store, "the other")
+        until(lambda: current_holder(store, NAME) is None)
+        with pytest.raises(LeaseLost):
+            write(store, mine)
+
+
+def test_who_slept_alone_may_write(store: Store) -> None:
+    with exclusive(store, NAME, "the sleeper", timeout_s=0) as mine:
+        first = mine.lease
+        end(store)
+        until(lambda: mine.lease != first)
+        write(store, mine)

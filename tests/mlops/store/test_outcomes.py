@@ -12,7 +12,12 @@ from mlops.errors import StoreError
 from mlops.store import ForecastRow, Store
 from mlops.store import outcome_writes as room
 from mlops.store.forecasts import Role, record_forecasts
-from mlops.store.outcome_writes import Changes, OutcomeBatch, Written, write_changes
+from mlops.store.outcome_writes import (
+    OutcomeBatch,
+    ServiceOutcomeChanges,
+    WrittenCounts,
+    write_outcomes,
+)
 from mlops.store.outcomes import OutcomeCounts, count_outcomes, read_matched, read_recorded
 
 from .conftest import NOW, SERVICE
@@ -40,15 +45,15 @@ def labelled(*numbers: int, value: float = 1.0, **columns: float) -> OutcomeBatc
     return OutcomeBatch(**found | {name: np.full(len(hours), x) for name, x in columns.items()})
 
 
-def changes(service: str = SERVICE, **kinds: object) -> Changes:
+def changes(service: str = SERVICE, **kinds: object) -> ServiceOutcomeChanges:
     empty = {"new": labelled(), "arrived": labelled(), "revised": labelled(), "missing": bars()}
     revised = kinds.get("revised", labelled())
     kinds.setdefault("revisions", np.zeros(len(revised), dtype=np.int64))  # type: ignore[arg-type]
-    return Changes(service=service, **empty | kinds)  # type: ignore[arg-type]
+    return ServiceOutcomeChanges(service=service, **empty | kinds)  # type: ignore[arg-type]
 
 
-def write(store: Store, at: datetime = LATER, **kinds: object) -> Written:
-    (done,) = write_changes(store, [changes(**kinds)], at=at)
+def write(store: Store, at: datetime = LATER, **kinds: object) -> WrittenCounts:
+    (done,) = write_outcomes(store, [changes(**kinds)], at=at)
     return done
 
 
@@ -78,7 +83,7 @@ def forecast(
 
 def test_what_is_written_is_what_is_read_beside_its_forecast(store: Store) -> None:
     forecast(store, 0, 1, 2)
-    assert write(store, new=labelled(0, 2)) == Written(new=2)
+    assert write(store, new=labelled(0, 2)) == WrittenCounts(new=2)
     found = read_matched(store, SERVICE)
     wanted = labelled(0, 2)
     for column in fields(OutcomeBatch):
@@ -91,7 +96,7 @@ def test_what_is_written_is_what_is_read_beside_its_forecast(store: Store) -> No
 def test_an_outcome_is_written_once(store: Store) -> None:
     forecast(store, 0, 1)
     write(store, new=labelled(0))
-    assert write(store, new=labelled(0, 1, value=9.0)) == Written(new=1)
+    assert write(store, new=labelled(0, 1, value=9.0)) == WrittenCounts(new=1)
     assert read_matched(store, SERVICE).value.tolist() == [0.5, 9.5]
 
 
@@ -114,7 +119,7 @@ def test_a_revision_replaces_the_value_and_keeps_the_first(store: Store) -> None
     forecast(store, 1)
     write(store, new=labelled(1))
     changed = labelled(1, value=3.0, persistence=77.0, baseline=77.0, next_return=0.7)
-    assert write(store, revised=changed) == Written(revised=1)
+    assert write(store, revised=changed) == WrittenCounts(revised=1)
     found = read_matched(store, SERVICE)
     assert (found.value[0], found.first_value[0], found.revisions[0]) == (3.5, 1.5, 1)
     assert (found.persistence[0], found.baseline[0]) == (1.0, 1.25)
@@ -125,21 +130,21 @@ def test_a_revision_of_what_was_revised_meanwhile_is_not_counted(store: Store) -
     forecast(store, 1)
     write(store, new=labelled(1))
     write(store, revised=labelled(1, value=3.0))
-    assert write(store, revised=labelled(1, value=4.0)) == Written()
+    assert write(store, revised=labelled(1, value=4.0)) == WrittenCounts()
     second = labelled(1, value=4.0)
-    assert write(store, revised=second, revisions=np.array([1])) == Written(revised=1)
+    assert write(store, revised=second, revisions=np.array([1])) == WrittenCounts(revised=1)
     found = read_matched(store, SERVICE)
     assert (found.value[0], found.first_value[0], found.revisions[0]) == (4.5, 1.5, 2)
 
 
 def test_what_is_missing_is_not_scored_until_it_arrives(store: Store) -> None:
     forecast(store, 0, 1)
-    assert write(store, missing=bars(0, 1)) == Written(missing=2)
-    assert write(store, missing=bars(0, 1)) == Written()
+    assert write(store, missing=bars(0, 1)) == WrittenCounts(missing=2)
+    assert write(store, missing=bars(0, 1)) == WrittenCounts()
     assert len(read_matched(store, SERVICE)) == 0
-    assert write(store, new=labelled(0)) == Written()
-    assert write(store, arrived=labelled(0)) == Written(arrived=1)
-    assert write(store, arrived=labelled(0, value=9.0)) == Written()
+    assert write(store, new=labelled(0)) == WrittenCounts()
+    assert write(store, arrived=labelled(0)) == WrittenCounts(arrived=1)
+    assert write(store, arrived=labelled(0, value=9.0)) == WrittenCounts()
     assert read_matched(store, SERVICE).value.tolist() == [0.5]
     counts = count_outcomes(store, SERVICE)
     assert counts == OutcomeCounts(forecasts=2, known=1, missing=1, arrived=1)
@@ -148,7 +153,7 @@ def test_what_is_missing_is_not_scored_until_it_arrives(store: Store) -> None:
 def test_a_known_outcome_is_never_marked_missing(store: Store) -> None:
     forecast(store, 0)
     write(store, new=labelled(0))
-    assert write(store, missing=bars(0)) == Written()
+    assert write(store, missing=bars(0)) == WrittenCounts()
     assert count_outcomes(store, SERVICE) == OutcomeCounts(forecasts=1, known=1)
 
 
@@ -189,12 +194,12 @@ def test_versions_roles_and_services_are_apart(store: Store) -> None:
 def test_services_are_counted_apart_in_one_write(store: Store) -> None:
     forecast(store, 0, 1)
     forecast(store, 0, service="other")
-    found = write_changes(
+    found = write_outcomes(
         store,
         [changes(new=labelled(0, 1)), changes(service="other", missing=bars(0)), changes("third")],
         at=LATER,
     )
-    assert found == [Written(new=2), Written(missing=1), Written()]
+    assert found == [WrittenCounts(new=2), WrittenCounts(missing=1), WrittenCounts()]
 
 
 def test_many_rows_are_written_in_several_transactions(
@@ -202,7 +207,7 @@ def test_many_rows_are_written_in_several_transactions(
 ) -> None:
     monkeypatch.setattr(room, "ROWS_AT_ONCE", 3)
     forecast(store, *range(8))
-    assert write(store, new=labelled(*range(7)), missing=bars(7)) == Written(new=7, missing=1)
+    assert write(store, new=labelled(*range(7)), missing=bars(7)) == WrittenCounts(new=7, missing=1)
     assert read_matched(store, SERVICE).value.tolist() == [n + 0.5 for n in range(7)]
 
 

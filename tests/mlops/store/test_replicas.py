@@ -13,7 +13,7 @@ from mlops.store.replicas import (
     acknowledge,
     forget_dead,
     heartbeat,
-    leave,
+    remove_replica,
 )
 from mlops.store.schema import replica, replica_model, replica_route
 from mlops.store.sql import db_now
@@ -62,7 +62,11 @@ def test_a_model_is_held_when_it_is_ready_and_lost_when_it_failed(store: Store) 
     acknowledge(store, SAID, seconds=60)
     (found,) = list_replicas(store)
     assert (found.holds("a"), found.holds("b"), found.holds("c")) == (True, False, False)
-    assert (found.lost("a"), found.lost("b"), found.lost("c")) == (False, True, False)
+    assert (found.failed_to_load("a"), found.failed_to_load("b"), found.failed_to_load("c")) == (
+        False,
+        True,
+        False,
+    )
 
 
 def test_who_says_nothing_for_too_long_does_not_count(store: Store) -> None:
@@ -86,7 +90,7 @@ def test_a_heartbeat_of_nobody_known_says_so(store: Store) -> None:
 def test_who_leaves_is_gone_with_all_it_said(store: Store) -> None:
     acknowledge(store, SAID, seconds=60)
     acknowledge(store, replace(SAID, id="r1"), seconds=60)
-    leave(store, "r0")
+    remove_replica(store, "r0")
     assert [one.id for one in list_replicas(store)] == ["r1"]
     with store.read() as connection:
         for table in (replica_route, replica_model):

@@ -17,17 +17,17 @@ from mlops.store import (
     get_rollout,
     get_route,
     get_version,
-    history,
+    list_audit_entries,
     list_events,
     list_live_periods,
     list_rollouts,
 )
 from mlops.store.rollouts import (
     Arrow,
-    ask_abort,
     insert_rollout,
     move_rollout,
     open_rollouts,
+    request_abort,
     status_of,
 )
 from tests.mlops.store.test_routes import Add
@@ -115,7 +115,7 @@ def test_a_move_writes_row_event_route_statuses_and_audit_together(asked: Store)
     assert event.detail == {"verdict": "unknown", "e_value": 0.5}
     assert get_version(asked, "lstm_BTC_2").status is Status.FAILED
     assert list_live_periods(asked, SERVICE)[-1].action == "rollout_loading"
-    actions = [(one.action, one.actor) for one in history(asked)][-2:]
+    actions = [(one.action, one.actor) for one in list_audit_entries(asked)][-2:]
     assert actions == [("rollout_loading", "controller"), ("change_status", "controller")]
 
 
@@ -150,7 +150,7 @@ def test_a_rollout_that_was_aborted_meanwhile_is_not_moved_by_who_did_not_know(
     asked: Store,
 ) -> None:
     """It was promoted, and then taken back: what was aborted before must not go live at all."""
-    ask_abort(asked, "rollout-1", ANNA)
+    request_abort(asked, "rollout-1", ANNA)
     with pytest.raises(StoreError, match="has moved"):
         move(asked, ROLLOUT, arrow_to(Phase.LOADING))
     known = get_rollout(asked, "rollout-1")
@@ -167,7 +167,7 @@ def test_a_move_whose_version_is_unknown_leaves_nothing_half(asked: Store) -> No
 def test_two_open_rollouts_of_a_service_are_impossible(asked: Store) -> None:
     with pytest.raises(StoreError, match=r"(?i)unique"):
         insert(asked, replace(ROLLOUT, id="rollout-2"))
-    assert len(history(asked, subject="lstm_BTC_2")) == 2
+    assert len(list_audit_entries(asked, subject="lstm_BTC_2")) == 2
 
 
 @pytest.mark.parametrize(
@@ -187,17 +187,17 @@ def test_a_rollout_is_of_another_version_that_exists(
 
 
 def test_who_aborts_and_why_is_kept_on_the_row_and_in_the_audit(asked: Store) -> None:
-    row = ask_abort(asked, "rollout-1", Why(NOW, actor="ben", reason="a mistake"))
+    row = request_abort(asked, "rollout-1", Why(NOW, actor="ben", reason="a mistake"))
     assert row.abort_requested == "ben: a mistake"
     assert get_rollout(asked, "rollout-1").abort_requested == "ben: a mistake"
-    entry = history(asked, subject="lstm_BTC_2")[-1]
+    entry = list_audit_entries(asked, subject="lstm_BTC_2")[-1]
     assert (entry.action, entry.actor, entry.reason) == ("abort_rollout", "ben", "a mistake")
 
 
 def test_what_has_ended_is_not_aborted(asked: Store) -> None:
     move(asked, ROLLOUT, arrow_to(Phase.DONE))
     with pytest.raises(RolloutError, match=r"ended as done; .* roll back the service"):
-        ask_abort(asked, "rollout-1", ANNA)
+        request_abort(asked, "rollout-1", ANNA)
 
 
 def test_statuses_are_read_together(asked: Store) -> None:

@@ -17,12 +17,12 @@ from mlops.store import (
     Store,
     Why,
     get_route,
-    history,
+    list_audit_entries,
     list_live_periods,
     list_routes,
     live_at,
 )
-from mlops.store.routes import aliases, begin_route, change_route, keep_exposed
+from mlops.store.routes import aliases, begin_route, change_route, renew_exposure
 from tests.mlops.store.conftest import NOW, SERVICE
 
 Add = Callable[..., ModelVersion]
@@ -84,7 +84,7 @@ def test_a_change_is_the_next_generation_with_history_and_audit(began: Store, ad
     reign = list_live_periods(began, SERVICE)[-1]
     assert (reign.generation, reign.champion, reign.action) == (2, "lstm", "promote")
     assert (reign.actor, reign.reason) == ("anna", "it is better")
-    entry = history(began, service=SERVICE)[-1]
+    entry = list_audit_entries(began, service=SERVICE)[-1]
     assert (entry.action, entry.subject) == ("promote", "lstm")
     assert entry.before == {
         "champion": "persistence_BTC_1",
@@ -150,14 +150,14 @@ def test_who_takes_part_is_kept(began: Store, add: Add) -> None:
 def test_a_share_is_renewed_only_where_there_is_a_challenger(began: Store, add: Add) -> None:
     add("lstm", 2)
     with began.write() as connection:
-        keep_exposed(connection, SERVICE, seconds=5)
+        renew_exposure(connection, SERVICE, seconds=5)
     assert current(began).valid_until is None
     change(began, current(began), challenger="lstm", weight_bp=10)
     with began.write() as connection:
-        keep_exposed(connection, SERVICE, seconds=5)
+        renew_exposure(connection, SERVICE, seconds=5)
     first = current(began).valid_until
     with began.write() as connection:
-        keep_exposed(connection, SERVICE, seconds=50)
+        renew_exposure(connection, SERVICE, seconds=50)
     second = current(began).valid_until
     assert first is not None
     assert second is not None

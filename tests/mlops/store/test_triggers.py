@@ -17,22 +17,22 @@ from mlops.store.triggers import (
     Answer,
     Cause,
     Claim,
-    Limits,
-    Reason,
+    TriggerLimits,
+    TriggerReason,
     TriggerState,
     answer_triggers,
     claim_triggers,
+    list_trainable_services,
     list_triggers,
     raise_trigger,
     renew_claim,
-    unanswered,
 )
 
 from .conftest import NOW, SERVICE
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-EAGER = Limits(cooldown=timedelta(0), per_day=1000, deaf=timedelta(0))
-DRIFT = Reason(
+EAGER = TriggerLimits(cooldown=timedelta(0), per_day=1000, deaf=timedelta(0))
+DRIFT = TriggerReason(
     service=SERVICE,
     cause=Cause.DRIFT,
     watermark="2025-01-01T00:00",
@@ -43,7 +43,9 @@ DRIFT = Reason(
 )
 
 
-def ring(store: Store, at: datetime = NOW, limits: Limits | None = None, **changes) -> str | None:
+def ring(
+    store: Store, at: datetime = NOW, limits: TriggerLimits | None = None, **changes
+) -> str | None:
     with store.write() as connection:
         return raise_trigger(connection, replace(DRIFT, **changes), at=at, limits=limits)
 
@@ -126,13 +128,13 @@ def test_between_two_trainings_lies_the_cooldown(store):
     ring(store)
     answer(store, claim(store), Answer.CHALLENGER)
     ring(store, watermark="later")
-    limits = Limits(cooldown=6 * HOUR)
+    limits = TriggerLimits(cooldown=6 * HOUR)
     assert claim(store, at=NOW + 5 * HOUR, limits=limits) is None
     assert claim(store, at=NOW + 6 * HOUR, limits=limits) is not None
 
 
 def test_a_day_has_its_budget(store):
-    limits = Limits(cooldown=timedelta(0), per_day=3)
+    limits = TriggerLimits(cooldown=timedelta(0), per_day=3)
     taken = []
     for hour in range(48):
         ring(store, at=NOW + hour * HOUR, watermark=str(hour))
@@ -172,7 +174,7 @@ def test_what_came_too_early_waits_and_so_does_whatever_comes_meanwhile(store):
     answer(store, claim(store), Answer.TOO_EARLY, not_before=later)
     ring(store, at=NOW + DAY, watermark="next", columns=("har_1",))
     assert claim(store, at=later - HOUR, limits=EAGER) is None
-    assert unanswered(store, at=lambda _: later - HOUR) == ()
+    assert list_trainable_services(store, at=lambda _: later - HOUR) == ()
     held = claim(store, at=later, limits=EAGER)
     assert [row.watermark for row in held.triggers] == [DRIFT.watermark, "next"]
     answer(store, held, Answer.REFUSED, at=later)
@@ -188,17 +190,19 @@ def test_a_schedule_is_never_deaf(store):
 def test_a_training_that_failed_leaves_its_triggers_to_the_next_and_at_last_drops_them(store):
     ring(store)
     for attempt in range(MAX_ATTEMPTS):
-        assert unanswered(store, at=lambda _: NOW + DAY) == ((SERVICE, Cause.DRIFT),)
+        assert list_trainable_services(store, at=lambda _: NOW + DAY) == ((SERVICE, Cause.DRIFT),)
         answer(store, claim(store, at=NOW + attempt * HOUR, limits=EAGER), Answer.FAILED)
     assert states(store) == [TriggerState.DROPPED]
-    assert unanswered(store, at=lambda _: NOW + DAY) == ()
+    assert list_trainable_services(store, at=lambda _: NOW + DAY) == ()
     assert claim(store, at=NOW + DAY, limits=EAGER) is None
 
 
 def test_the_triggers_of_a_process_that_died_are_claimed_again_and_it_may_not_answer(store):
     ring(store)
     dead = claim(store, "run-1", seconds=0.0)
-    assert unanswered(store, at=lambda _: NOW + HOUR, limits=EAGER) == ((SERVICE, Cause.DRIFT),)
+    assert list_trainable_services(store, at=lambda _: NOW + HOUR, limits=EAGER) == (
+        (SERVICE, Cause.DRIFT),
+    )
     held = claim(store, "run-2", at=NOW + HOUR, limits=EAGER)
     assert [row.attempts for row in held.triggers] == [2]
     with pytest.raises(StoreError, match=r"run-1 .* ran out"):
@@ -257,10 +261,10 @@ def test_services_do_not_wait_for_one_another(store):
 
 def test_nobody_rings_for_what_is_at_work_or_too_soon(store):
     ring(store)
-    assert unanswered(store, at=lambda _: NOW) == ((SERVICE, Cause.DRIFT),)
+    assert list_trainable_services(store, at=lambda _: NOW) == ((SERVICE, Cause.DRIFT),)
     held = claim(store)
     ring(store, watermark="later")
-    assert unanswered(store, at=lambda _: NOW + DAY) == ()
+    assert list_trainable_services(store, at=lambda _: NOW + DAY) == ()
     answer(store, held, Answer.CHALLENGER)
-    assert unanswered(store, at=lambda _: NOW + HOUR) == ()
-    assert unanswered(store, at=lambda _: NOW + DAY) == ((SERVICE, Cause.DRIFT),)
+    assert list_trainable_services(store, at=lambda _: NOW + HOUR) == ()
+    assert list_trainable_services(store, at=lambda _: NOW + DAY) == ((SERVICE, Cause.DRIFT),)

@@ -8,7 +8,15 @@ from datetime import timedelta
 import pytest
 
 from mlops.errors import StoreError, VersionNotFound
-from mlops.store import ModelVersion, Status, Store, Why, get_version, history, list_versions
+from mlops.store import (
+    ModelVersion,
+    Status,
+    Store,
+    Why,
+    get_version,
+    list_audit_entries,
+    list_versions,
+)
 from mlops.store.versions import change_status, known_ids
 
 from .conftest import NOW
@@ -67,6 +75,6 @@ def test_a_change_of_status_says_who_and_why(store: Store, add: Add) -> None:
     with store.write() as connection:
         changed = change_status(connection, "a", Status.RETIRED, why)
     assert changed.status is Status.RETIRED
-    entry = history(store, subject="a")[-1]
+    entry = list_audit_entries(store, subject="a")[-1]
     assert (entry.actor, entry.reason) == ("ann", "superseded")
     assert (entry.before, entry.after) == ({"status": "deployed"}, {"status": "retired"})

@@ -19,7 +19,7 @@ from mlops.store import ModelVersion, Status, Store, Why, open_store
 from mlops.store.triggers import (
     Answer,
     Cause,
-    Reason,
+    TriggerReason,
     TriggerState,
     list_triggers,
     raise_trigger,
@@ -72,7 +72,7 @@ def search(service: Service = SERVICE, **changes: object) -> ModelVersion:
 
 def asked(store: Store, version: ModelVersion, now: datetime) -> Retraining | None:
     """What is claimed when drift asks for the service of a version to be trained anew."""
-    reason = Reason(
+    reason = TriggerReason(
         service=version.service,
         cause=Cause.DRIFT,
         watermark=now.isoformat(),

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mlops.errors import SettingsError, StoreError, VersionNotFound
-from mlops.store import Store, Why, history, open_store
+from mlops.store import Store, Why, list_audit_entries, open_store
 from mlops.store.monitor_runs import WatchRow, list_watches, start_watch, stop_watch
 
 from .conftest import NOW
@@ -34,7 +34,7 @@ def test_a_watch_outlives_the_process_and_ends_when_told(
     assert list_watches(store) == ()
     [ended] = list_watches(store, stopped_too=True)
     assert (ended.started_by, ended.stopped_by) == ("anna", "ben")
-    told = [(one.action, one.actor) for one in history(store, subject=trained)][1:]
+    told = [(one.action, one.actor) for one in list_audit_entries(store, subject=trained)][1:]
     assert told == [("start_monitoring", "anna"), ("stop_monitoring", "ben")]
     assert not stop_watch(store, trained, ANNA)
 
