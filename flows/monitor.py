@@ -10,7 +10,7 @@ from datetime import datetime
 
 from prefect import flow
 
-from mlops.monitoring.monitor import Looked
+from mlops.monitoring.monitor import Look
 from mlops.monitoring.performance.outcomes import Matching
 from tasks import monitoring as step
 from tasks.context import run_logs
@@ -25,7 +25,7 @@ class MonitorResult:
     """
 
     matched: tuple[Matching, ...]
-    looked: tuple[Looked, ...]
+    looked: tuple[Look, ...]
     returned: tuple[str, ...] = ()
 
 

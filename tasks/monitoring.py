@@ -24,7 +24,7 @@ from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
 from mlops.monitoring.guard import Guard
-from mlops.monitoring.monitor import Looked, Monitor
+from mlops.monitoring.monitor import Look, Monitor
 from mlops.monitoring.performance.outcomes import Matching
 from mlops.monitoring.system_health import Finding, limits_of
 from mlops.registry import bundle_cache, load_version
@@ -94,7 +94,7 @@ def match(watch: Watch) -> tuple[Matching, ...]:
 
 
 @task(cache_policy=NO_CACHE)
-def look(watch: Watch) -> tuple[Looked, ...]:
+def look(watch: Watch) -> tuple[Look, ...]:
     """Look at every service that has bars, once, and at what else is watched there and due."""
     return tuple(
         one
@@ -105,7 +105,7 @@ def look(watch: Watch) -> tuple[Looked, ...]:
 
 
 @task(cache_policy=NO_CACHE)
-def announce(looked: Sequence[Looked]) -> None:
+def announce(looked: Sequence[Look]) -> None:
     """Ring for what should be retrained, and show every look in the Prefect UI."""
     for one in looked:
         for _, cause in one.triggers:
@@ -114,7 +114,7 @@ def announce(looked: Sequence[Looked]) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def draw(watch: Watch, alarmed: Sequence[Looked]) -> None:
+def draw(watch: Watch, alarmed: Sequence[Look]) -> None:
     """Draw what each alarm rests on; a page that cannot be drawn costs no alarm."""
     manager = MLOpsManager(current_settings())
     for one in alarmed:
@@ -126,7 +126,7 @@ def draw(watch: Watch, alarmed: Sequence[Looked]) -> None:
             get_run_logger().exception(told, one.service, extra=about)
 
 
-def _draw(manager: MLOpsManager, watch: Watch, one: Looked) -> None:
+def _draw(manager: MLOpsManager, watch: Watch, one: Look) -> None:
     check = get_check(manager.store, one.check)
     dataset = watch.monitor.bars_of(Service.parse(one.service))
     assert check is not None
@@ -145,7 +145,7 @@ def _draw(manager: MLOpsManager, watch: Watch, one: Looked) -> None:
     announce_drift(manager.registry.tracking, version, page, why)
 
 
-def _line(one: Looked) -> dict[str, str]:
+def _line(one: Look) -> dict[str, str]:
     report = one.report
     return {
         "service": one.service,

@@ -77,7 +77,7 @@ class MonitorConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
+class Look:
     """One look at a service; ``why_not`` says why nothing was judged.
 
     ``check`` is the id of its row, ``triggers`` those of the reasons to retrain it gave.
@@ -123,7 +123,7 @@ class Monitor:
         found = match_outcomes(self.store, bars_of, now=now)
         return tuple(one for one in found if services is None or one.service in services)
 
-    def look(self, now: datetime, services: Collection[str] | None = None) -> tuple[Looked, ...]:
+    def look(self, now: datetime, services: Collection[str] | None = None) -> tuple[Look, ...]:
         """Look at the champion of each service, or of these, at market time ``now``."""
         routes = list_routes(self.store)
         wanted = [route for route in routes if services is None or route.service in services]
@@ -137,7 +137,7 @@ class Monitor:
 
     def look_watched(
         self, now: datetime, services: Collection[str] | None = None
-    ) -> tuple[Looked, ...]:
+    ) -> tuple[Look, ...]:
         """Look at each version that somebody has watched and whose time has come.
 
         A champion is looked at with the others, every hour. What is found of any other version
@@ -166,7 +166,7 @@ class Monitor:
             return True
         return row.due(bars.index[-1].to_pydatetime(), None if before is None else before.bar)
 
-    def _look_safely(self, route: Route, model_id: str, now: datetime) -> Looked:
+    def _look_safely(self, route: Route, model_id: str, now: datetime) -> Look:
         with bound(service=route.service, model_id=model_id):
             try:
                 return self._look(route, model_id, now)
@@ -176,7 +176,7 @@ class Monitor:
                 why = f"{type(error).__name__}: {error}"
                 if isinstance(error, DataError):
                     self._tell_unreadable(route.service, model_id, why, now)
-                return Looked(service=route.service, model_id=model_id, why_not=why)
+                return Look(service=route.service, model_id=model_id, why_not=why)
 
     def _tell_unreadable(self, service: str, model_id: str, why: str, now: datetime) -> None:
         try:
@@ -185,8 +185,8 @@ class Monitor:
         except StoreError as error:
             log.warning("service=%s nobody is told that %s: %s", service, why, error)
 
-    def _look(self, route: Route, model_id: str, now: datetime) -> Looked:
-        nothing = Looked(service=route.service, model_id=model_id)
+    def _look(self, route: Route, model_id: str, now: datetime) -> Look:
+        nothing = Look(service=route.service, model_id=model_id)
         if model_id == route.baseline:
             return replace(nothing, why_not="the baseline serves: there is nothing to retrain")
         service = Service.parse(route.service)

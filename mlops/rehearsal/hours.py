@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Generic, TypeVar
 
-from mlops.monitoring.monitor import Looked, Monitor
+from mlops.monitoring.monitor import Look, Monitor
 from mlops.monitoring.performance.outcomes import Matching
 from mlops.rollout.fallback import return_to_baseline
 from mlops.serving.runtime import Headless
@@ -43,7 +43,7 @@ class Hour(Generic[Trained]):
 
     now: datetime
     matched: Matching
-    looked: Looked
+    looked: Look
     trained: Trained | None
     returned: str
 

@@ -21,7 +21,7 @@ from mlops.models.bundle import Bundle, open_bundle
 from mlops.models.signing import load_or_make_key
 from mlops.monitoring import monitor as module
 from mlops.monitoring.drift import version_drift
-from mlops.monitoring.monitor import Looked, Monitor, MonitorConfig
+from mlops.monitoring.monitor import Look, Monitor, MonitorConfig
 from mlops.monitoring.performance.degradation import SkillStatus
 from mlops.registry import bundle_parts, write_bundle
 from mlops.service import Service
@@ -98,7 +98,7 @@ def at(bars: pd.DataFrame, row: int) -> datetime:
     return moment
 
 
-def only(looked: tuple[Looked, ...]) -> Looked:
+def only(looked: tuple[Look, ...]) -> Look:
     [one] = looked
     return one
 

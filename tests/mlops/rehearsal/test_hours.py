@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mlops.monitoring.monitor import Looked
+from mlops.monitoring.monitor import Look
 from mlops.monitoring.performance.outcomes import Matching
 from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
 from mlops.store import Store, open_store
@@ -38,7 +38,7 @@ class House:
         self.note("match")
         return (Matching(service=SERVICE, new=1),)
 
-    def look(self, now: datetime, services: list[str]) -> tuple[Looked, ...]:
+    def look(self, now: datetime, services: list[str]) -> tuple[Look, ...]:
         self.note("look")
         if now == self.alarmed:
             reason = Reason(
@@ -46,7 +46,7 @@ class House:
             )
             with self.store.write() as connection:
                 raise_trigger(connection, reason, at=now)
-        return (Looked(service=SERVICE, model_id="linear"),)
+        return (Look(service=SERVICE, model_id="linear"),)
 
     def retrain(self, service: str) -> str:
         self.note(f"retrain {service}")
