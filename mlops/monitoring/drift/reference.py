@@ -144,7 +144,7 @@ def place_of(folder: Path, digest: str, config: DriftConfig) -> Path:
     return folder / f"{digest}-{fitted}.safetensors"
 
 
-def load_or_fit(path: Path, fit: Callable[[], DriftReference]) -> DriftReference:
+def load_or_fit_reference(path: Path, fit: Callable[[], DriftReference]) -> DriftReference:
     """The reference at ``path``, fitted and left there where none can be read."""
     found = _read(path)
     if found is None:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.drift.reference import load_or_fit, place_of
+from mlops.monitoring.drift.reference import load_or_fit_reference, place_of
 from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,
@@ -54,8 +54,8 @@ def never() -> DriftReference:
 
 def test_a_kept_reference_judges_exactly_as_the_fitted_one(tmp_path: Path) -> None:
     path = place_of(tmp_path / "references", "d" * 64, CONFIG)
-    first = load_or_fit(path, fitted)
-    again = load_or_fit(path, never)
+    first = load_or_fit_reference(path, fitted)
+    again = load_or_fit_reference(path, never)
     assert again == first
     assert (again.families, again.testable) == (first.families, first.testable)
     assert again.watched_for_jumps == first.watched_for_jumps == ("target",)
@@ -77,10 +77,10 @@ def test_other_windows_and_other_bundles_lie_apart(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_read_is_fitted_again(tmp_path: Path) -> None:
     path = place_of(tmp_path, "d", CONFIG)
-    load_or_fit(path, fitted)
+    load_or_fit_reference(path, fitted)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert load_or_fit(path, fitted) == fitted()
+    assert load_or_fit_reference(path, fitted) == fitted()
     assert path.read_bytes() == whole
 
 
@@ -89,5 +89,5 @@ def test_where_nothing_can_be_kept_the_watch_goes_on(
 ) -> None:
     (tmp_path / "references").write_text("a file where the folder should be")
     path = place_of(tmp_path / "references", "d", CONFIG)
-    assert load_or_fit(path, fitted) == fitted()
+    assert load_or_fit_reference(path, fitted) == fitted()
     assert "was not kept" in caplog.text
