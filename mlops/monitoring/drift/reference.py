@@ -138,7 +138,7 @@ log = logging.getLogger(__name__)
 _VALUES = "reference"
 
 
-def place_of(folder: Path, digest: str, config: DriftConfig) -> Path:
+def reference_path(folder: Path, digest: str, config: DriftConfig) -> Path:
     """Where the reference of the bundle with this digest lies, as this release fits it."""
     fitted = f"{config.window_bars}-{config.looks_per_budget}-{FORMAT}-{release()}"
     return folder / f"{digest}-{fitted}.safetensors"

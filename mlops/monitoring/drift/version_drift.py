@@ -13,7 +13,7 @@ from mlops.features.dataset import Dataset
 from mlops.features.indicators import follows_clock, log_range
 from mlops.models import manifest
 from mlops.models.bundle import Bundle, read_tensors
-from mlops.monitoring.drift.reference import load_or_fit_reference, place_of
+from mlops.monitoring.drift.reference import load_or_fit_reference, reference_path
 from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,
@@ -41,7 +41,7 @@ class VersionDrift:
         self.reference = (
             self._fitted()
             if kept_in is None
-            else load_or_fit_reference(place_of(kept_in, bundle.digest, config), self._fitted)
+            else load_or_fit_reference(reference_path(kept_in, bundle.digest, config), self._fitted)
         )
 
     def _fitted(self) -> DriftReference:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.drift.reference import load_or_fit_reference, place_of
+from mlops.monitoring.drift.reference import load_or_fit_reference, reference_path
 from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,
@@ -53,7 +53,7 @@ def never() -> DriftReference:
 
 
 def test_a_kept_reference_judges_exactly_as_the_fitted_one(tmp_path: Path) -> None:
-    path = place_of(tmp_path / "references", "d" * 64, CONFIG)
+    path = reference_path(tmp_path / "references", "d" * 64, CONFIG)
     first = load_or_fit_reference(path, fitted)
     again = load_or_fit_reference(path, never)
     assert again == first
@@ -68,7 +68,7 @@ def test_a_kept_reference_judges_exactly_as_the_fitted_one(tmp_path: Path) -> No
 
 def test_other_windows_and_other_bundles_lie_apart(tmp_path: Path) -> None:
     places = {
-        place_of(tmp_path, digest, DriftConfig(window_bars=bars))
+        reference_path(tmp_path, digest, DriftConfig(window_bars=bars))
         for digest in ("a", "b")
         for bars in (48, 168)
     }
@@ -76,7 +76,7 @@ def test_other_windows_and_other_bundles_lie_apart(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_fitted_again(tmp_path: Path) -> None:
-    path = place_of(tmp_path, "d", CONFIG)
+    path = reference_path(tmp_path, "d", CONFIG)
     load_or_fit_reference(path, fitted)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -88,6 +88,6 @@ def test_where_nothing_can_be_kept_the_watch_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "references").write_text("a file where the folder should be")
-    path = place_of(tmp_path / "references", "d", CONFIG)
+    path = reference_path(tmp_path / "references", "d", CONFIG)
     assert load_or_fit_reference(path, fitted) == fitted()
     assert "was not kept" in caplog.text
