@@ -105,7 +105,7 @@ def fit_reference(
     last ``max_bars`` values are kept. Columns that follow the clock should be left out:
     they change with the calendar, never with the market.
     """
-    found = find_columns(frame)
+    found = columns_by_name(frame)
     absent = pd.Series([], dtype=np.float64)
     fitted = [
         fit_column(
@@ -121,7 +121,7 @@ def fit_reference(
     return DriftReference(columns=tuple(fitted), ends_at=last_label(frame))
 
 
-def find_columns(frame: pd.DataFrame) -> dict[str, pd.Series]:
+def columns_by_name(frame: pd.DataFrame) -> dict[str, pd.Series]:
     """A frame's columns by name; of several with one name the last."""
     return {str(name): column for name, column in frame.items()}
 

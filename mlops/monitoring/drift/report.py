@@ -33,7 +33,7 @@ from mlops.monitoring.drift.recommendation import (
     news,
     reject,
 )
-from mlops.monitoring.drift.reference import DriftReference, find_columns, fit_reference
+from mlops.monitoring.drift.reference import DriftReference, columns_by_name, fit_reference
 
 __all__ = [
     "ColumnDrift",
@@ -212,7 +212,7 @@ def watch(
 def _check(
     reference: DriftReference, current: pd.DataFrame, config: DriftConfig
 ) -> tuple[ColumnDrift, ...]:
-    found = find_columns(current)
+    found = columns_by_name(current)
     return tuple(
         check_column(own, found.get(own.name), window_bars=config.window_bars)
         for own in reference.columns
