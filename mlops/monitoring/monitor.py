@@ -26,7 +26,7 @@ from mlops.monitoring.drift.report import (
     DriftReport,
     DriftState,
     Recommendation,
-    begin_watch,
+    first_state,
     watch,
 )
 from mlops.monitoring.drift.version_drift import VersionDrift, current_frame
@@ -204,7 +204,7 @@ class Monitor:
         )
         frame = current_frame(drift.bundle, recent)
         before = last_check(self.store, route.service, model_id)
-        state = DriftState.from_dict(before.state) if before else begin_watch(drift.reference)
+        state = DriftState.from_dict(before.state) if before else first_state(drift.reference)
         report, after = watch(drift.reference, frame, state, drift.config)
         if not len(frame):
             return replace(nothing, report=report, why_not="there are no bars yet")

@@ -46,8 +46,8 @@ __all__ = [
     "Recommendation",
     "ReportStatus",
     "Role",
-    "begin_watch",
     "check_drift",
+    "first_state",
     "fit_reference",
     "watch",
 ]
@@ -171,7 +171,7 @@ def check_drift(
     return _report(columns, found, decide(found, columns, before=before), config, len(window))
 
 
-def begin_watch(reference: DriftReference) -> DriftState:
+def first_state(reference: DriftReference) -> DriftState:
     """The state of a version that goes live: its first window begins after its reference."""
     return DriftState(seen_until=reference.ends_at)
 

@@ -17,7 +17,7 @@ from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,
     Role,
-    begin_watch,
+    first_state,
     fit_reference,
     watch,
 )
@@ -94,7 +94,7 @@ def alarms(frame: pd.DataFrame, roles: Mapping[str, Role]) -> dict[str, float]:
 
 
 def _by_windows(reference: DriftReference, frame: pd.DataFrame) -> float:
-    state = begin_watch(reference)
+    state = first_state(reference)
     for end in range(WINDOW, len(frame) - REFERENCE + 1, WINDOW):
         report, state = watch(reference, frame[REFERENCE : REFERENCE + end], state, CONFIG)
         assert report.official

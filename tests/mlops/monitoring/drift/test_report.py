@@ -19,8 +19,8 @@ from mlops.monitoring.drift.report import (
     DriftState,
     Recommendation,
     Role,
-    begin_watch,
     check_drift,
+    first_state,
     watch,
 )
 from tests.mlops.monitoring.frames import WINDOW, fit, hourly, noise, settings
@@ -161,7 +161,7 @@ def hours(frame, state, reference, ends, **changes):
 def test_windows_that_decide_never_overlap():
     frame = noise(REFERENCE + 3 * WINDOW)
     reference = fit(frame[:REFERENCE])
-    state, official = begin_watch(reference), []
+    state, official = first_state(reference), []
     for end in range(REFERENCE, len(frame) + 1, 12):
         report, state = watch(reference, frame[:end], state, settings())
         official += [end - REFERENCE] if report.official else []
@@ -174,7 +174,7 @@ def test_looking_twice_at_a_bar_decides_nothing_twice():
     frame = noise(REFERENCE + WINDOW)
     frame.iloc[-WINDOW:, 0] += 3.0
     reference = fit(frame[:REFERENCE])
-    first, state = watch(reference, frame, begin_watch(reference))
+    first, state = watch(reference, frame, first_state(reference))
     again, after = watch(reference, frame, state)
     assert first.official
     assert first.recommendation is SOON
@@ -199,7 +199,7 @@ def test_a_gross_change_is_met_within_hours():
     frame = noise(REFERENCE + WINDOW + 100)
     frame.iloc[REFERENCE + WINDOW + 1 :, 0] += 8.0
     reference = fit(frame[:REFERENCE])
-    state, met = begin_watch(reference), None
+    state, met = first_state(reference), None
     for end in range(REFERENCE + WINDOW, len(frame) + 1):
         report, state = watch(reference, frame[:end], state, settings())
         if report.recommendation is NOW:
@@ -215,7 +215,7 @@ def test_a_jump_of_what_is_forecast_is_met_within_a_day_between_windows():
     frame.iloc[-24:, :2] += 3.0
     reference = fit(frame[:5000], f1=Role.TARGET)
     assert reference.watched_for_jumps == ("f1",)
-    state = replace(begin_watch(reference), seen_until=frame.index[5000 + WINDOW - 1].isoformat())
+    state = replace(first_state(reference), seen_until=frame.index[5000 + WINDOW - 1].isoformat())
     report, _ = watch(reference, frame, state, settings())
     assert not report.official
     assert report.recommendation is SOON
@@ -232,7 +232,7 @@ def test_a_jump_that_a_version_was_trained_on_is_no_news_to_it():
     frame = noise(5000 + 24)
     frame.iloc[4990:, 1] += 3.0
     reference = fit(frame[:5000], f1=Role.TARGET)
-    state, jumped = begin_watch(reference), []
+    state, jumped = first_state(reference), []
     for end in range(5001, len(frame) + 1):
         report, state = watch(reference, frame[:end], state, settings())
         jumped.append(report.drift_detected)
@@ -246,7 +246,7 @@ def test_a_fast_change_is_one_of_bars_that_the_version_was_not_trained_on():
     frame.iloc[REFERENCE - 20 :, 0] += 8.0
     told, surprised = fit(frame[:REFERENCE]), fit(frame[: REFERENCE - 21])
     for reference, found in ((told, ()), (surprised, ("f0",))):
-        _, state = watch(reference, frame[:-20], begin_watch(reference), settings())
+        _, state = watch(reference, frame[:-20], first_state(reference), settings())
         assert state.fast == found
 
 
@@ -278,7 +278,7 @@ def test_a_budget_that_is_spent_waits_for_its_next_period():
     frame = noise(REFERENCE + 6 * WINDOW)
     reference = fit(frame[:REFERENCE])
     started = frame.index[REFERENCE].isoformat()
-    spent = replace(begin_watch(reference), budget_start=started, spent=1.0)
+    spent = replace(first_state(reference), budget_start=started, spent=1.0)
     assert not hours(frame, spent, reference, [REFERENCE + WINDOW])[0].official
     report, state = hours(frame, spent, reference, [REFERENCE + 5 * WINDOW])
     assert report.official
@@ -289,7 +289,7 @@ def test_a_budget_that_is_spent_waits_for_its_next_period():
 def test_times_without_a_zone_are_utc():
     frame = noise(REFERENCE + WINDOW)
     reference = fit(frame[:REFERENCE].tz_localize(None))
-    assert watch(reference, frame, begin_watch(reference))[0].official
+    assert watch(reference, frame, first_state(reference))[0].official
 
 
 def test_rows_without_times_are_not_watched():

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.drift.report import Recommendation, Role, begin_watch, check_drift, watch
+from mlops.monitoring.drift.report import Recommendation, Role, check_drift, first_state, watch
 from tests.mlops.monitoring.frames import MONTH, WINDOW, each_path, fit, settings
 from tests.mlops.monitoring.sample import alarms
 from tests.mlops.monitoring.series import (
@@ -40,7 +40,7 @@ def months_that_retrain(paths, seed, change=lambda month: month):
 def _retrains(frame, change):
     before = frame[:REFERENCE]
     reference, month = fit(before), change(frame[REFERENCE:].copy())
-    state = begin_watch(reference)
+    state = first_state(reference)
     asked = False
     for end in range(WINDOW, MONTH + 1, WINDOW):
         report, state = watch(reference, month[:end], state, settings())
