@@ -27,7 +27,7 @@ from mlops.monitoring.drift.report import (
     DriftState,
     Recommendation,
     first_state,
-    watch,
+    judge_hourly,
 )
 from mlops.monitoring.drift.version_drift import VersionDrift, current_frame
 from mlops.monitoring.performance.degradation import SkillStatus
@@ -205,7 +205,7 @@ class Monitor:
         frame = current_frame(drift.bundle, recent)
         before = last_check(self.store, route.service, model_id)
         state = DriftState.from_dict(before.state) if before else first_state(drift.reference)
-        report, after = watch(drift.reference, frame, state, drift.config)
+        report, after = judge_hourly(drift.reference, frame, state, drift.config)
         if not len(frame):
             return replace(nothing, report=report, why_not="there are no bars yet")
         performance = self._performance(version, drift, now) if report.official else None

@@ -1,6 +1,6 @@
 """Has the world left what a version was trained on? One call, one frozen report.
 
-`check_drift` judges one window by itself; `watch` is the same within a service's hourly run,
+`check_drift` judges one window by itself; `judge_hourly` is the same within a service's hourly run,
 with the state that keeps false alarms in budget. Neither reads or writes anything.
 """
 
@@ -49,7 +49,7 @@ __all__ = [
     "check_drift",
     "first_state",
     "fit_reference",
-    "watch",
+    "judge_hourly",
 ]
 
 
@@ -176,7 +176,7 @@ def first_state(reference: DriftReference) -> DriftState:
     return DriftState(seen_until=reference.ends_at)
 
 
-def watch(
+def judge_hourly(
     reference: DriftReference,
     current: pd.DataFrame,
     state: DriftState,

@@ -19,7 +19,7 @@ from mlops.monitoring.drift.report import (
     Role,
     first_state,
     fit_reference,
-    watch,
+    judge_hourly,
 )
 from mlops.service import Timeframe
 from mlops.stats.jumps import jump_p_values, jumps
@@ -96,7 +96,7 @@ def alarms(frame: pd.DataFrame, roles: Mapping[str, Role]) -> dict[str, float]:
 def _by_windows(reference: DriftReference, frame: pd.DataFrame) -> float:
     state = first_state(reference)
     for end in range(WINDOW, len(frame) - REFERENCE + 1, WINDOW):
-        report, state = watch(reference, frame[REFERENCE : REFERENCE + end], state, CONFIG)
+        report, state = judge_hourly(reference, frame[REFERENCE : REFERENCE + end], state, CONFIG)
         assert report.official
         if report.recommendation.asks_for_retraining:
             return end

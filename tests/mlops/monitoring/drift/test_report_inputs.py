@@ -16,7 +16,7 @@ from mlops.monitoring.drift.report import (
     ReportStatus,
     Role,
     check_drift,
-    watch,
+    judge_hourly,
 )
 from tests.mlops.monitoring.frames import WINDOW, fit, hourly, noise, settings
 
@@ -225,7 +225,7 @@ def test_more_labels_than_can_be_told_apart_share_one():
 def test_any_type_of_column_gives_a_verdict(values):
     frame = hourly({"x": pd.Series(values)})
     reference = fit(frame[:1900])
-    report, _ = watch(reference, frame, DriftState(), settings())
+    report, _ = judge_hourly(reference, frame, DriftState(), settings())
     json.dumps(report.to_dict())
     json.dumps(reference.to_dict())
     assert isinstance(report.recommendation, Recommendation)

@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.drift.report import Recommendation, Role, check_drift, first_state, watch
+from mlops.monitoring.drift.report import (
+    Recommendation,
+    Role,
+    check_drift,
+    first_state,
+    judge_hourly,
+)
 from tests.mlops.monitoring.frames import MONTH, WINDOW, each_path, fit, settings
 from tests.mlops.monitoring.sample import alarms
 from tests.mlops.monitoring.series import (
@@ -43,7 +49,7 @@ def _retrains(frame, change):
     state = first_state(reference)
     asked = False
     for end in range(WINDOW, MONTH + 1, WINDOW):
-        report, state = watch(reference, month[:end], state, settings())
+        report, state = judge_hourly(reference, month[:end], state, settings())
         asked |= report.recommendation.asks_for_retraining
         assert report.official
     assert state.windows == 4
