@@ -194,7 +194,7 @@ def decide(
     return _watch(found, columns)
 
 
-def look(
+def recommend_between_windows(
     found: Rejections,
     columns: Sequence[ColumnDrift],
     *,

@@ -29,8 +29,8 @@ from mlops.monitoring.drift.recommendation import (
     decide,
     fast_before,
     is_due,
-    look,
     news,
+    recommend_between_windows,
     reject,
 )
 from mlops.monitoring.drift.reference import DriftReference, columns_by_name, fit_reference
@@ -199,12 +199,18 @@ def judge_hourly(
     columns = _check(reference, current, config)
     found = news(_reject(reference, columns, config), reference.ends_at, known, config)
     if not len(times):
-        return _report(columns, found, look(found, columns), config, 0, official=False), state
+        return _report(
+            columns, found, recommend_between_windows(found, columns), config, 0, official=False
+        ), state
     due = is_due(state, times, config)
     earlier = fast_before(state, times, config)
     latest = state.recent[-1] if state.recent else None
     judge = decide(found, columns, before=latest, fast_before=earlier)
-    decision = judge if due else look(found, columns, latest=latest, fast_before=earlier)
+    decision = (
+        judge
+        if due
+        else recommend_between_windows(found, columns, latest=latest, fast_before=earlier)
+    )
     report = _report(columns, found, decision, config, len(times), official=due)
     return report, advance(state, found, times, config, due=due)
 
