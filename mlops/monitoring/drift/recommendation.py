@@ -159,7 +159,7 @@ def news(
     )
 
 
-def decide(
+def recommend(
     found: Rejections,
     columns: Sequence[ColumnDrift],
     *,

@@ -26,10 +26,10 @@ from mlops.monitoring.drift.recommendation import (
     Recommendation,
     Rejections,
     advance,
-    decide,
     fast_before,
     is_due,
     news,
+    recommend,
     recommend_between_windows,
     reject,
 )
@@ -168,7 +168,7 @@ def check_drift(
     window = current.iloc[-config.window_bars :]
     columns = _check(reference, current, config)
     found = _reject(reference, columns, config)
-    return _report(columns, found, decide(found, columns, before=before), config, len(window))
+    return _report(columns, found, recommend(found, columns, before=before), config, len(window))
 
 
 def first_state(reference: DriftReference) -> DriftState:
@@ -205,7 +205,7 @@ def judge_hourly(
     due = is_due(state, times, config)
     earlier = fast_before(state, times, config)
     latest = state.recent[-1] if state.recent else None
-    judge = decide(found, columns, before=latest, fast_before=earlier)
+    judge = recommend(found, columns, before=latest, fast_before=earlier)
     decision = (
         judge
         if due
