@@ -139,7 +139,7 @@ def reject(
     )
 
 
-def news(
+def drop_known_changes(
     found: Rejections, ends_at: str | None, times: pd.DatetimeIndex, config: DriftConfig
 ) -> Rejections:
     """Without the jumps and fast changes that a reference which ends then knows of itself.

@@ -26,9 +26,9 @@ from mlops.monitoring.drift.recommendation import (
     Recommendation,
     Rejections,
     advance,
+    drop_known_changes,
     fast_before,
     is_due,
-    news,
     recommend,
     recommend_between_windows,
     reject,
@@ -197,7 +197,9 @@ def judge_hourly(
     known = _times(current)
     times = known[-config.window_bars :]
     columns = _check(reference, current, config)
-    found = news(_reject(reference, columns, config), reference.ends_at, known, config)
+    found = drop_known_changes(
+        _reject(reference, columns, config), reference.ends_at, known, config
+    )
     if not len(times):
         return _report(
             columns, found, recommend_between_windows(found, columns), config, 0, official=False
