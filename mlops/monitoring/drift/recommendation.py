@@ -97,7 +97,7 @@ class Decision:
     reasons: tuple[str, ...]
 
 
-def reject(
+def reject_columns(
     columns: Sequence[ColumnDrift],
     config: DriftConfig,
     *,

@@ -31,7 +31,7 @@ from mlops.monitoring.drift.recommendation import (
     is_due,
     recommend,
     recommend_between_windows,
-    reject,
+    reject_columns,
 )
 from mlops.monitoring.drift.reference import DriftReference, columns_by_name, fit_reference
 
@@ -230,7 +230,7 @@ def _check(
 def _reject(
     reference: DriftReference, columns: Sequence[ColumnDrift], config: DriftConfig
 ) -> Rejections:
-    return reject(
+    return reject_columns(
         columns,
         config,
         families=reference.families,

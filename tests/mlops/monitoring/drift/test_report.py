@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 
 from mlops.errors import DataError, SettingsError
 from mlops.monitoring.drift.column_test import ColumnDrift, ColumnStatus
-from mlops.monitoring.drift.recommendation import Rejections, recommend, reject
+from mlops.monitoring.drift.recommendation import Rejections, recommend, reject_columns
 from mlops.monitoring.drift.report import (
     DriftReference,
     DriftReport,
@@ -36,7 +36,7 @@ def column(name="x", p=0.5, effect=0.2, role=Role.FEATURE, status=ColumnStatus.T
 
 def judged(*columns, before=None, fast_before=()):
     """The decision on columns of a reference with one family, K = 4."""
-    found = reject(columns, settings(), families=1, testable=len(columns))
+    found = reject_columns(columns, settings(), families=1, testable=len(columns))
     return recommend(found, columns, before=before, fast_before=fast_before).recommendation
 
 
