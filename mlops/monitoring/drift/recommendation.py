@@ -223,7 +223,7 @@ def is_due(state: DriftState, window: pd.DatetimeIndex, config: DriftConfig) -> 
     return spent + 1.0 / config.windows_per_budget <= 1.0 + 1e-9
 
 
-def advance(
+def advance_state(
     state: DriftState,
     found: Rejections,
     window: pd.DatetimeIndex,

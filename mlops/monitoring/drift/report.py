@@ -25,7 +25,7 @@ from mlops.monitoring.drift.recommendation import (
     DriftState,
     Recommendation,
     Rejections,
-    advance,
+    advance_state,
     drop_known_changes,
     fast_before,
     is_due,
@@ -214,7 +214,7 @@ def judge_hourly(
         else recommend_between_windows(found, columns, latest=latest, fast_before=earlier)
     )
     report = _report(columns, found, decision, config, len(times), official=due)
-    return report, advance(state, found, times, config, due=due)
+    return report, advance_state(state, found, times, config, due=due)
 
 
 def _check(
