@@ -212,7 +212,7 @@ def recommend_between_windows(
     return _watch(replace(found, noticed=tuple(dict.fromkeys((*found.fast, *in_force)))), columns)
 
 
-def is_due(state: DriftState, window: pd.DatetimeIndex, config: DriftConfig) -> bool:
+def is_window_due(state: DriftState, window: pd.DatetimeIndex, config: DriftConfig) -> bool:
     """Whether a window (the times of its bars) may decide: whole, apart, and within the budget."""
     if len(window) < config.window_bars:
         return False

@@ -28,7 +28,7 @@ from mlops.monitoring.drift.recommendation import (
     advance_state,
     drop_known_changes,
     fast_before,
-    is_due,
+    is_window_due,
     recommend,
     recommend_between_windows,
     reject_columns,
@@ -204,7 +204,7 @@ def judge_hourly(
         return _report(
             columns, found, recommend_between_windows(found, columns), config, 0, official=False
         ), state
-    due = is_due(state, times, config)
+    due = is_window_due(state, times, config)
     earlier = fast_before(state, times, config)
     latest = state.recent[-1] if state.recent else None
     judge = recommend(found, columns, before=latest, fast_before=earlier)
