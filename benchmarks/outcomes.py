@@ -17,7 +17,7 @@ from benchmarks.figure import Figure
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import default_recipe
-from mlops.monitoring.performance.outcomes import Matching, Sighting, match_sightings
+from mlops.monitoring.performance.outcomes import Matching, ServiceBars, match_sightings
 from mlops.service import Service, Target, Timeframe
 from mlops.store import Store, open_store
 from mlops.store.outcomes import read_matched
@@ -70,10 +70,10 @@ def record(store: Store, key: str, bars: pd.DatetimeIndex, model_id: str, role: 
         connection.execute(sa.insert(forecast), rows)
 
 
-def sight(frame: pd.DataFrame, of: Service) -> Sighting:
+def sight(frame: pd.DataFrame, of: Service) -> ServiceBars:
     target = TargetSpec(Target.VOLATILITY, HORIZON)
     dataset = Dataset(frame, timeframe=Timeframe("1h"), target=target)
-    return Sighting.of(of, dataset, default_recipe("persistence", target))
+    return ServiceBars.of(of, dataset, default_recipe("persistence", target))
 
 
 def hundred_thousand(store: Store, database: str, n: int = FORECASTS) -> Figure:

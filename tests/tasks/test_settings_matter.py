@@ -19,7 +19,7 @@ from mlops.models.base import default_recipe
 from mlops.monitoring.drift.report import DriftReport
 from mlops.monitoring.performance import degradation
 from mlops.monitoring.performance.live import LivePerformance
-from mlops.monitoring.performance.outcomes import Sighting, match_sightings
+from mlops.monitoring.performance.outcomes import ServiceBars, match_sightings
 from mlops.registry.connection import load
 from mlops.search.config import TrainingConfig
 from mlops.service import Service
@@ -225,7 +225,7 @@ def test_live_figures_and_lost_skill_are_measured_as_set(project: Place) -> None
     store = open_project().registry.store
     target = TargetSpec(service.target, service.horizon)
     dataset = Dataset(project.frame, timeframe=service.timeframe, target=target)
-    sighting = Sighting.of(service, dataset, default_recipe("persistence", target))
+    sighting = ServiceBars.of(service, dataset, default_recipe("persistence", target))
     wrong = sighting.baseline + 2.0 * np.where(np.arange(len(dataset)) % 2, 1.0, -1.0)
     record_forecasts(
         store,

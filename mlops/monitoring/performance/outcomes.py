@@ -47,7 +47,7 @@ SAME_SHARE, SAME_VALUE = 1e-9, 1e-12
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sighting:
+class ServiceBars:
     """One service's bars as they are known now, and what its declared baseline says of each.
 
     ``baseline`` (N,) is NaN where no forecast can be made. Bars before the first that has one
@@ -59,7 +59,7 @@ class Sighting:
     baseline: FloatArray
 
     @classmethod
-    def of(cls, service: Service, dataset: Dataset, baseline: Recipe) -> Sighting:
+    def of(cls, service: Service, dataset: Dataset, baseline: Recipe) -> ServiceBars:
         """With the forecasts of a naive recipe, which learns nothing."""
         return cls(service, dataset, build_forecaster(baseline, dataset.target).forecast(dataset))
 
@@ -93,7 +93,7 @@ def match_outcomes(
     ``bars_of`` gives a service's bars, warm-up included, and None where nobody keeps any: its
     forecasts wait. ``now`` is market time; later bars are not looked at.
     """
-    sightings: list[Sighting] = []
+    sightings: list[ServiceBars] = []
     troubles: dict[str, str] = {}
     routes = list_routes(store)
     for route in routes:
@@ -104,7 +104,7 @@ def match_outcomes(
                 troubles[route.service] = "nobody keeps bars of this market here"
                 continue
             baseline = naive_recipe(get_version(store, route.baseline), dataset)
-            sightings.append(Sighting.of(service, dataset, baseline))
+            sightings.append(ServiceBars.of(service, dataset, baseline))
         except Exception as error:
             # Nothing that one market's bars do may leave the others without outcomes.
             about = {"service": route.service}
@@ -123,7 +123,7 @@ def match_outcomes(
 
 def match_sightings(
     store: Store,
-    sightings: Sequence[Sighting],
+    sightings: Sequence[ServiceBars],
     *,
     now: datetime,
     patience_bars: int = PATIENCE_BARS,
@@ -164,7 +164,7 @@ class OutcomeChanges:
 
 
 def plan_changes(
-    standing: RecordedOutcomes, sighting: Sighting, *, now: datetime, patience_bars: int
+    standing: RecordedOutcomes, sighting: ServiceBars, *, now: datetime, patience_bars: int
 ) -> OutcomeChanges:
     """Compare what is on record with what the bars say now; pure."""
     dataset = sighting.dataset
@@ -208,7 +208,7 @@ def plan_changes(
 
 def _plan(
     store: Store,
-    sighting: Sighting,
+    sighting: ServiceBars,
     *,
     now: datetime,
     patience_bars: int,
@@ -221,7 +221,7 @@ def _plan(
     return plan_changes(standing, sighting, now=now, patience_bars=patience_bars)
 
 
-def _first_bar(sighting: Sighting, now: datetime, lookback_bars: int | None) -> datetime | None:
+def _first_bar(sighting: ServiceBars, now: datetime, lookback_bars: int | None) -> datetime | None:
     """The open of the first bar that is looked at; None where no bar has its history."""
     ready = np.isfinite(sighting.baseline) & np.isfinite(sighting.dataset.persistence)
     if not ready.any():
@@ -235,7 +235,7 @@ def _first_bar(sighting: Sighting, now: datetime, lookback_bars: int | None) -> 
     return moment.replace(tzinfo=UTC)
 
 
-def _bars_overdue(bar: TimeArray, sighting: Sighting, now: np.datetime64) -> NDArray[np.int64]:
+def _bars_overdue(bar: TimeArray, sighting: ServiceBars, now: np.datetime64) -> NDArray[np.int64]:
     """Bars the market could have traded since each outcome was due (n,); below 0 before."""
     step = np.timedelta64(sighting.dataset.step)
     closes: TimeArray = np.add(bar.astype("datetime64[ns]"), step)

@@ -18,7 +18,7 @@ import pandas as pd
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import default_recipe
-from mlops.monitoring.performance.outcomes import Sighting
+from mlops.monitoring.performance.outcomes import ServiceBars
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ForecastRow
 from mlops.store.forecasts import Role
@@ -46,11 +46,11 @@ def forecast_row(service: Service, bar: datetime, **changes: object) -> Forecast
     return replace(row, **changes)  # type: ignore[arg-type]
 
 
-def sighting_of(frame: pd.DataFrame, service: Service, baseline: str) -> Sighting:
+def sighting_of(frame: pd.DataFrame, service: Service, baseline: str) -> ServiceBars:
     """What a service's bars say, by a market that never closes."""
     target = TargetSpec(service.target, service.horizon)
     dataset = Dataset(frame, timeframe=Timeframe("1h"), target=target)
-    return Sighting.of(service, dataset, default_recipe(baseline, target))
+    return ServiceBars.of(service, dataset, default_recipe(baseline, target))
 
 
 @dataclass

@@ -17,7 +17,7 @@ from mlops.features.targets import TargetSpec
 from mlops.models.base import default_recipe
 from mlops.monitoring.performance.outcomes import (
     Matching,
-    Sighting,
+    ServiceBars,
     match_outcomes,
     match_sightings,
     naive_recipe,
@@ -219,7 +219,7 @@ def test_a_weekend_is_no_delay(store: Store) -> None:
             target=TargetSpec(service.target, service.horizon),
             calendar=calendar_for(service.venue, service.symbol),
         )
-        sighting = Sighting(service, dataset, np.zeros(len(dataset)))
+        sighting = ServiceBars(service, dataset, np.zeros(len(dataset)))
         moment = pd.Timestamp(now).to_pydatetime()
         return match_sightings(store, [sighting], now=moment, patience_bars=2)[0]
 
