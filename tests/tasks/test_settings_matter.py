@@ -19,7 +19,7 @@ from mlops.models.base import default_recipe
 from mlops.monitoring.drift.report import DriftReport
 from mlops.monitoring.performance import degradation
 from mlops.monitoring.performance.live import LivePerformance
-from mlops.monitoring.performance.outcomes import ServiceBars, match_sightings
+from mlops.monitoring.performance.outcomes import ServiceBars, match_bars
 from mlops.registry.connection import load
 from mlops.search.config import TrainingConfig
 from mlops.service import Service
@@ -235,7 +235,7 @@ def test_live_figures_and_lost_skill_are_measured_as_set(project: Place) -> None
         ],
     )
     now = project.frame.index[-1].to_pydatetime() + service.timeframe.step
-    match_sightings(store, [sighting], now=now)
+    match_bars(store, [sighting], now=now)
 
     def measured() -> LivePerformance:
         manager = MLOpsManager(current_settings())

@@ -110,7 +110,7 @@ def match_outcomes(
             about = {"service": route.service}
             log.exception("service=%s outcomes were not matched", route.service, extra=about)
             troubles[route.service] = f"{type(error).__name__}: {error}"
-    found = match_sightings(
+    found = match_bars(
         store, sightings, now=now, patience_bars=patience_bars, lookback_bars=lookback_bars
     )
     by_service = {matching.service: matching for matching in found}
@@ -121,7 +121,7 @@ def match_outcomes(
     )
 
 
-def match_sightings(
+def match_bars(
     store: Store,
     sightings: Sequence[ServiceBars],
     *,

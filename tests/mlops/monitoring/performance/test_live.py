@@ -26,7 +26,7 @@ from mlops.monitoring.performance.live import (
     due_bars,
     measure_performance,
 )
-from mlops.monitoring.performance.outcomes import match_sightings
+from mlops.monitoring.performance.outcomes import match_bars
 from mlops.monitoring.performance.promotion import (
     Promotion,
     evaluation_at_promotion,
@@ -83,7 +83,7 @@ def lived(
         for n in hours
     ]
     record_forecasts(store, rows)
-    match_sightings(store, [sighting_of(frame, service, baseline)], now=NOW, patience_bars=5)
+    match_bars(store, [sighting_of(frame, service, baseline)], now=NOW, patience_bars=5)
 
 
 def measured(store: Store, version: ModelVersion, hours: float = 96, **options) -> LivePerformance:
@@ -195,7 +195,7 @@ def test_missing_waiting_and_corrected_outcomes_are_counted(
     lived(store, frame=holed, hours=range(FIRST, 390))
     corrected = holed.copy()
     corrected.loc[BARS.index[370], "close"] *= 1.01
-    match_sightings(store, [sighting_of(corrected, RETURNS, "zero")], now=NOW, patience_bars=5)
+    match_bars(store, [sighting_of(corrected, RETURNS, "zero")], now=NOW, patience_bars=5)
     found = measured(store, version())
     counts = found.completeness.counts
     assert counts == OutcomeCounts(forecasts=89, known=85, missing=4, revised=2)

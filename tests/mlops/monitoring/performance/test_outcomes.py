@@ -18,8 +18,8 @@ from mlops.models.base import default_recipe
 from mlops.monitoring.performance.outcomes import (
     Matching,
     ServiceBars,
+    match_bars,
     match_outcomes,
-    match_sightings,
     naive_recipe,
 )
 from mlops.service import Service, Timeframe
@@ -65,7 +65,7 @@ def look(
     """Match one service by the bars that have closed by the hour ``now``."""
     known = frame[frame.index < pd.Timestamp(at(now))]
     sighting = sighting_of(known, service, "zero" if service is RETURNS else "persistence")
-    (found,) = match_sightings(
+    (found,) = match_bars(
         store,
         [sighting],
         now=at(now),
@@ -94,7 +94,7 @@ def test_an_outcome_is_known_when_its_last_bar_has_closed(store: Store) -> None:
 def test_bars_that_close_later_than_now_are_not_looked_at(store: Store) -> None:
     forecast(store, 10, 11)
     sighting = sighting_of(BARS, RETURNS, "zero")
-    (found,) = match_sightings(store, [sighting], now=at(14))
+    (found,) = match_bars(store, [sighting], now=at(14))
     assert found == matching(new=1)
 
 
@@ -221,7 +221,7 @@ def test_a_weekend_is_no_delay(store: Store) -> None:
         )
         sighting = ServiceBars(service, dataset, np.zeros(len(dataset)))
         moment = pd.Timestamp(now).to_pydatetime()
-        return match_sightings(store, [sighting], now=moment, patience_bars=2)[0]
+        return match_bars(store, [sighting], now=moment, patience_bars=2)[0]
 
     last = pd.Timestamp("2024-01-05 21:00Z").to_pydatetime()
     record_forecasts(store, [forecast_row(service, last)])
@@ -252,7 +252,7 @@ def test_any_order_of_events_ends_in_the_book_of_a_slow_clerk(
         frame = ticker.seen(at(hour))
         sighting = sighting_of(frame, service, baseline)
         for _ in range(int(rng.integers(0, 3))):
-            match_sightings(store, [sighting], now=at(hour), patience_bars=12, lookback_bars=None)
+            match_bars(store, [sighting], now=at(hour), patience_bars=12, lookback_bars=None)
             clerk.look(made, frame, at(hour))
     _compare(store, service, clerk)
 
@@ -300,7 +300,7 @@ def test_of_two_jobs_that_match_at_once_one_writes_each_outcome(store: Store, ur
 
 def test_a_moment_without_a_zone_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="no zone"):
-        match_sightings(store, [sighting_of(BARS, RETURNS, "zero")], now=datetime(2024, 1, 2))
+        match_bars(store, [sighting_of(BARS, RETURNS, "zero")], now=datetime(2024, 1, 2))
 
 
 class Desk:
