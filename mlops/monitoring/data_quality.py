@@ -21,7 +21,7 @@ MOST_MISSING = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class BarsSeen:
+class BarCounts:
     """The bars of a window: how many the market could trade and how many are there.
 
     ``repeated`` counts bars that came more than once.
@@ -61,7 +61,7 @@ class BarsSeen:
 
 
 def find_problems(
-    report: DriftReport, bars: BarsSeen, *, most_missing: float = MOST_MISSING
+    report: DriftReport, bars: BarCounts, *, most_missing: float = MOST_MISSING
 ) -> tuple[str, ...]:
     """What is wrong with the data, a sentence each.
 
@@ -83,7 +83,7 @@ def find_problems(
 
 def tell_of_data(connection: Connection, row: CheckRow, report: DriftReport) -> None:
     """Raise what is wrong with the data of a look; a look at a window that is sound ends it."""
-    bars = BarsSeen.from_dict(row.bars or {"expected": 0, "present": 0})
+    bars = BarCounts.from_dict(row.bars or {"expected": 0, "present": 0})
     problems = find_problems(report, bars)
     if problems:
         trouble = Trouble(

@@ -20,7 +20,7 @@ from mlops.errors import DataError, StoreError
 from mlops.features.dataset import Dataset
 from mlops.logs import bound
 from mlops.models.bundle import Bundle
-from mlops.monitoring.data_quality import BarsSeen, tell_of_data, tell_of_unreadable
+from mlops.monitoring.data_quality import BarCounts, tell_of_data, tell_of_unreadable
 from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReport,
@@ -219,7 +219,7 @@ class Monitor:
             report=report.to_dict(),
             performance=None if performance is None else performance.to_dict(),
             state=after.to_dict(),
-            bars=BarsSeen.of(
+            bars=BarCounts.of(
                 pd.DatetimeIndex(bars.index),
                 pd.DatetimeIndex(frame.index[-drift.config.window_bars :]),
                 timeframe=service.timeframe,

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 
 from mlops.data.load import LOCAL_VENUES
-from mlops.monitoring.data_quality import BarsSeen
+from mlops.monitoring.data_quality import BarCounts
 from mlops.monitoring.drift.report import DriftReport, Family
 from mlops.service import Service
 from mlops.stats.comparison import share_interval
@@ -84,7 +84,7 @@ def data_measures(
         "target_drift": report.score_of(Family.TARGET),
     }
     if row.bars is not None:
-        figures["data_completeness"] = BarsSeen.from_dict(row.bars).completeness
+        figures["data_completeness"] = BarCounts.from_dict(row.bars).completeness
     return tuple(
         LiveMeasure(name, value, None, None, None, None)
         for name, value in figures.items()

@@ -13,7 +13,7 @@ import pytest
 
 from mlops.data.calendar import load_calendar
 from mlops.monitoring.data_quality import (
-    BarsSeen,
+    BarCounts,
     find_problems,
     tell_of_data,
     tell_of_unreadable,
@@ -34,7 +34,7 @@ from mlops.store.monitor_runs import CheckRow, last_check, write_check
 SERVICE = "sample.btc-usd.1h.volatility.24"
 AT = datetime(2025, 1, 1, tzinfo=UTC)
 HOURLY = pd.date_range("2024-01-01", periods=3000, freq="h", tz="UTC")
-WHOLE = BarsSeen(48, 48)
+WHOLE = BarCounts(48, 48)
 CONFIG = DriftConfig(window_bars=48)
 
 
@@ -64,7 +64,7 @@ def report_of(reference: DriftReference, current: pd.DataFrame) -> DriftReport:
     return check_drift(reference, current, CONFIG)
 
 
-def row_of(report: DriftReport, bars: BarsSeen | None, at: datetime = AT) -> CheckRow:
+def row_of(report: DriftReport, bars: BarCounts | None, at: datetime = AT) -> CheckRow:
     return CheckRow(
         service=SERVICE,
         model_id="champion",
@@ -79,16 +79,16 @@ def row_of(report: DriftReport, bars: BarsSeen | None, at: datetime = AT) -> Che
     )
 
 
-def seen(opened: pd.DatetimeIndex, *, calendar: str = "24/7") -> BarsSeen:
+def seen(opened: pd.DatetimeIndex, *, calendar: str = "24/7") -> BarCounts:
     used = opened.unique()
-    return BarsSeen.of(opened, used, timeframe=Timeframe("1h"), calendar=load_calendar(calendar))
+    return BarCounts.of(opened, used, timeframe=Timeframe("1h"), calendar=load_calendar(calendar))
 
 
 def test_bars_are_counted_against_what_the_market_could_trade() -> None:
     week = HOURLY[:168]
-    assert seen(week) == BarsSeen(168, 168)
-    assert seen(week.delete([5, 6, 90])) == BarsSeen(168, 165)
-    assert seen(week.insert(9, week[8])) == BarsSeen(168, 168, 1)
+    assert seen(week) == BarCounts(168, 168)
+    assert seen(week.delete([5, 6, 90])) == BarCounts(168, 165)
+    assert seen(week.insert(9, week[8])) == BarCounts(168, 168, 1)
     assert seen(week[:0]).completeness == 1.0
     assert seen(week.delete([5])).completeness == pytest.approx(167 / 168)
 
@@ -137,10 +137,10 @@ def test_a_trouble_of_the_data_lasts_until_a_window_is_clearly_sound(
 ) -> None:
     report = report_of(reference, frame[-48:])
     sequence = [
-        (BarsSeen(168, 167), []),
-        (BarsSeen(168, 164), [None]),
-        (BarsSeen(168, 166), [None]),
-        (BarsSeen(168, 167), [AT + timedelta(hours=3)]),
+        (BarCounts(168, 167), []),
+        (BarCounts(168, 164), [None]),
+        (BarCounts(168, 166), [None]),
+        (BarCounts(168, 167), [AT + timedelta(hours=3)]),
     ]
     for hour, (bars, ends) in enumerate(sequence):
         at = AT + timedelta(hours=hour)
@@ -154,7 +154,7 @@ def test_people_read_what_is_wrong(
 ) -> None:
     report = report_of(reference, spoiled(frame, x=np.nan))
     with store.write() as connection:
-        tell_of_data(connection, row_of(report, BarsSeen(168, 150, 2)), report)
+        tell_of_data(connection, row_of(report, BarCounts(168, 150, 2)), report)
     [row] = list_alerts(store)
     assert (row.condition, row.subject) == (Condition.DATA_QUALITY, "champion")
     assert row.text == (
@@ -183,8 +183,8 @@ def test_how_complete_the_bars_were_is_kept_with_the_look(
 ) -> None:
     report = report_of(reference, frame[-48:])
     with store.write() as connection:
-        write_check(connection, row_of(report, BarsSeen(48, 40)))
+        write_check(connection, row_of(report, BarCounts(48, 40)))
     row = last_check(store, SERVICE, "champion")
     assert row is not None
     assert row.bars is not None
-    assert BarsSeen.from_dict(row.bars) == BarsSeen(48, 40)
+    assert BarCounts.from_dict(row.bars) == BarCounts(48, 40)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.data_quality import BarsSeen
+from mlops.monitoring.data_quality import BarCounts
 from mlops.monitoring.drift.report import DriftConfig, DriftReport, Role, check_drift, fit_reference
 from mlops.monitoring.performance.live import measure_performance
 from mlops.monitoring.performance.operations import LiveMeasure, data_measures, system_measures
@@ -181,7 +181,7 @@ def report() -> DriftReport:
 
 
 def looked(
-    store: Store, report: DriftReport, at: datetime = NOW, bars: BarsSeen | None = None
+    store: Store, report: DriftReport, at: datetime = NOW, bars: BarCounts | None = None
 ) -> None:
     row = CheckRow(
         service=SERVICE,
@@ -208,8 +208,8 @@ def test_data_are_as_the_newest_look_found_them(
     store: Store, champion: ModelVersion, report: DriftReport
 ) -> None:
     assert data(store, champion) == {}
-    looked(store, report, NOW - HOUR, BarsSeen(48, 48))
-    looked(store, report, bars=BarsSeen(48, 36))
+    looked(store, report, NOW - HOUR, BarCounts(48, 48))
+    looked(store, report, bars=BarCounts(48, 36))
     assert data(store, champion) == {
         "feature_drift": report.score,
         "target_drift": 0.0,
@@ -221,7 +221,7 @@ def test_data_are_as_the_newest_look_found_them(
 def test_an_old_look_and_one_of_before_bars_were_counted_say_less(
     store: Store, champion: ModelVersion, report: DriftReport
 ) -> None:
-    looked(store, report, NOW - 25 * HOUR, BarsSeen(48, 36))
+    looked(store, report, NOW - 25 * HOUR, BarCounts(48, 36))
     assert data(store, champion) == {}
     looked(store, report, NOW - HOUR)
     assert set(data(store, champion)) == {"feature_drift", "target_drift"}
@@ -231,7 +231,7 @@ def test_all_of_it_is_part_of_the_live_figures(
     store: Store, champion: ModelVersion, report: DriftReport, asked: AtHour
 ) -> None:
     asked(NOW.replace(minute=0), 100, 0.3)
-    looked(store, report, bars=BarsSeen(48, 36))
+    looked(store, report, bars=BarCounts(48, 36))
     found = measure_performance(store, champion, now=NOW, window_hours=24, fee_bps=1.0)
     assert found["latency_p99_ms"].value > 100.0
     assert found["data_completeness"].value == 0.75
