@@ -60,7 +60,7 @@ class BarCounts:
         return cls(**values)
 
 
-def find_problems(
+def find_data_problems(
     report: DriftReport, bars: BarCounts, *, most_missing: float = MOST_MISSING
 ) -> tuple[str, ...]:
     """What is wrong with the data, a sentence each.
@@ -84,7 +84,7 @@ def find_problems(
 def tell_of_data(connection: Connection, row: CheckRow, report: DriftReport) -> None:
     """Raise what is wrong with the data of a look; a look at a window that is sound ends it."""
     bars = BarCounts.from_dict(row.bars or {"expected": 0, "present": 0})
-    problems = find_problems(report, bars)
+    problems = find_data_problems(report, bars)
     if problems:
         trouble = Trouble(
             Condition.DATA_QUALITY,
@@ -95,7 +95,7 @@ def tell_of_data(connection: Connection, row: CheckRow, report: DriftReport) -> 
             detail={"check": row.id, "problems": list(problems), **bars.to_dict()},
         )
         raise_alert(connection, trouble, at=row.at)
-    elif not find_problems(report, bars, most_missing=MOST_MISSING / 2):
+    elif not find_data_problems(report, bars, most_missing=MOST_MISSING / 2):
         recover_alert(
             connection,
             condition=Condition.DATA_QUALITY,

@@ -14,7 +14,7 @@ import pytest
 from mlops.data.calendar import load_calendar
 from mlops.monitoring.data_quality import (
     BarCounts,
-    find_problems,
+    find_data_problems,
     tell_of_data,
     tell_of_unreadable,
 )
@@ -100,7 +100,7 @@ def test_a_weekend_is_no_hole_in_the_bars_of_a_currency() -> None:
 
 
 def test_sound_data_have_no_problem(reference: DriftReference, frame: pd.DataFrame) -> None:
-    assert find_problems(report_of(reference, frame[-48:]), WHOLE) == ()
+    assert find_data_problems(report_of(reference, frame[-48:]), WHOLE) == ()
 
 
 @pytest.mark.parametrize(
@@ -116,10 +116,10 @@ def test_a_column_that_came_in_broken_is_a_problem(
     reference: DriftReference, frame: pd.DataFrame, columns: dict[str, object], said: str
 ) -> None:
     report = report_of(reference, spoiled(frame, **columns))
-    [problem] = find_problems(report, WHOLE)
+    [problem] = find_data_problems(report, WHOLE)
     assert problem.startswith(said)
     # At every look, not only at those that decide.
-    assert find_problems(replace(report, official=False), WHOLE) == (problem,)
+    assert find_data_problems(replace(report, official=False), WHOLE) == (problem,)
 
 
 def test_more_missing_rows_than_ever_count_where_a_window_decides(
@@ -128,8 +128,8 @@ def test_more_missing_rows_than_ever_count_where_a_window_decides(
     report = report_of(reference, frame[-48:])
     rare = replace(report["x"], missing_p_value=1e-6)
     judged = replace(report, columns=(rare,))
-    assert find_problems(judged, WHOLE) == ("x: far more missing rows than in the reference",)
-    assert find_problems(replace(judged, official=False), WHOLE) == ()
+    assert find_data_problems(judged, WHOLE) == ("x: far more missing rows than in the reference",)
+    assert find_data_problems(replace(judged, official=False), WHOLE) == ()
 
 
 def test_a_trouble_of_the_data_lasts_until_a_window_is_clearly_sound(
