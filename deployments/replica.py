@@ -31,7 +31,7 @@ from mlops.alerts.delivery import AlertSender
 from mlops.models.bundle import Trust
 from mlops.models.signing import load_or_make_key
 from mlops.monitoring.guard import Guard
-from mlops.monitoring.system_health import limits_of
+from mlops.monitoring.system_health import read_limits
 from mlops.registry.connection import key_file
 from mlops.serving.runtime import Options, Runtime
 from mlops.serving.store_sync import Identity
@@ -123,7 +123,7 @@ def guard_of(runtime: Runtime, settings: Settings) -> Guard:
         runtime.store,
         f"guard@{me.name}:{me.incarnation}",
         newest_bar=runtime.newest.bars.newest,
-        limits=limits_of(settings),
+        limits=read_limits(settings),
         keep_days=settings.forecast_log_days,
     )
 

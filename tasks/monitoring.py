@@ -26,7 +26,7 @@ from mlops.manager import MLOpsManager
 from mlops.monitoring.guard import Guard
 from mlops.monitoring.monitor import Look, Monitor
 from mlops.monitoring.performance.outcomes import Matching
-from mlops.monitoring.system_health import Finding, limits_of
+from mlops.monitoring.system_health import Finding, read_limits
 from mlops.registry import bundle_cache, load_version
 from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
@@ -174,7 +174,7 @@ def open_guard() -> Guard:
         MLOpsManager(settings).store,
         f"monitor@{socket.gethostname()}:{os.getpid()}",
         newest_bar=RecentBars(settings.bars_path).newest,
-        limits=limits_of(settings),
+        limits=read_limits(settings),
         keep_days=settings.forecast_log_days,
     )
 

@@ -65,7 +65,7 @@ class SystemLimits:
     max_age_bars: float = 2.0
 
 
-def limits_of(settings: Settings) -> SystemLimits:
+def read_limits(settings: Settings) -> SystemLimits:
     """The limits that the settings name."""
     return SystemLimits(
         error_rate=settings.alert_error_rate,
