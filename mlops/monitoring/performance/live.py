@@ -144,7 +144,7 @@ def measure_performance(
     model_id = version.model_id
     matched = read_matched(store, service.key, model_id=model_id, since=due[0], until=until)
     counts = count_outcomes(store, service.key, model_id=model_id, since=since, until=until)
-    record = live_record(service, matched)
+    record = to_record(service, matched)
     step = service.timeframe.step
     first = _row_of(record, since + step)
     rows = _from(record, first)
@@ -210,7 +210,7 @@ def due_bars(service: Service, *, now: datetime, size: int) -> tuple[datetime, .
     return tuple(due.to_pydatetime().tolist())
 
 
-def live_record(service: Service, matched: Matched) -> Forecasts | None:
+def to_record(service: Service, matched: Matched) -> Forecasts | None:
     """Matched forecasts of one version as the gates read them; None where there is none.
 
     Bars without a forecast of the baseline are left out: both are measured on the same ones.
