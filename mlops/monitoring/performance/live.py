@@ -137,8 +137,8 @@ def measure_performance(
         SettingsError: when the window holds no bar, or a level is out of range.
     """
     service = Service.parse(version.service)
-    size = bars_in(service, window_hours)
-    judged = size if decision_hours is None else bars_in(service, decision_hours)
+    size = bars_in_window(service, window_hours)
+    judged = size if decision_hours is None else bars_in_window(service, decision_hours)
     due = due_bars(service, now=now, size=max(size, judged) + RUN_UP_BARS)
     since, until = due[-size], due[-1] + _INSTANT
     model_id = version.model_id
@@ -178,7 +178,7 @@ def measure_performance(
     )
 
 
-def bars_in(service: Service, window_hours: float) -> int:
+def bars_in_window(service: Service, window_hours: float) -> int:
     """Bars of a window.
 
     Raises:
