@@ -139,7 +139,7 @@ def measure_performance(
     service = Service.parse(version.service)
     size = bars_in_window(service, window_hours)
     judged = size if decision_hours is None else bars_in_window(service, decision_hours)
-    due = due_bars(service, now=now, size=max(size, judged) + RUN_UP_BARS)
+    due = list_due_bars(service, now=now, size=max(size, judged) + RUN_UP_BARS)
     since, until = due[-size], due[-1] + _INSTANT
     model_id = version.model_id
     matched = read_matched(store, service.key, model_id=model_id, since=due[0], until=until)
@@ -193,7 +193,7 @@ def bars_in_window(service: Service, window_hours: float) -> int:
     return size
 
 
-def due_bars(service: Service, *, now: datetime, size: int) -> tuple[datetime, ...]:
+def list_due_bars(service: Service, *, now: datetime, size: int) -> tuple[datetime, ...]:
     """Opens of the latest ``size`` bars whose outcome is due, oldest first.
 
     They are bars the market could trade by its calendar, whether they are there or not.

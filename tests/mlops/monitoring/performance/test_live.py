@@ -23,7 +23,7 @@ from mlops.monitoring.performance.degradation import Losses, SkillStatus
 from mlops.monitoring.performance.live import (
     RUN_UP_BARS,
     LivePerformance,
-    due_bars,
+    list_due_bars,
     measure_performance,
 )
 from mlops.monitoring.performance.outcomes import match_bars
@@ -93,16 +93,16 @@ def measured(store: Store, version: ModelVersion, hours: float = 96, **options) 
 
 
 def test_a_window_is_the_latest_bars_whose_outcome_is_due() -> None:
-    due = due_bars(RETURNS, now=NOW, size=3)
+    due = list_due_bars(RETURNS, now=NOW, size=3)
     assert due == tuple(START + n * HOUR for n in (394, 395, 396))
-    assert due_bars(RETURNS, now=NOW + timedelta(minutes=59), size=3) == due
-    assert due_bars(RETURNS, now=NOW + HOUR, size=3)[-1] == START + 397 * HOUR
+    assert list_due_bars(RETURNS, now=NOW + timedelta(minutes=59), size=3) == due
+    assert list_due_bars(RETURNS, now=NOW + HOUR, size=3)[-1] == START + 397 * HOUR
 
 
 def test_a_weekend_shortens_no_window() -> None:
     euro = replace(RETURNS, symbol="EUR/USD")
     monday = pd.Timestamp("2024-01-08 12:00Z").to_pydatetime()
-    due = due_bars(euro, now=monday, size=24)
+    due = list_due_bars(euro, now=monday, size=24)
     assert len(due) == 24
     assert due[0] == pd.Timestamp("2024-01-05 09:00Z")
     assert due[-1] == pd.Timestamp("2024-01-08 08:00Z")
