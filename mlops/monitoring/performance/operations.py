@@ -42,7 +42,7 @@ class LiveMeasure:
 HOUR = timedelta(hours=1)
 
 
-def system_measures(
+def measure_system(
     store: Store, version: ModelVersion, *, now: datetime, window_hours: float
 ) -> tuple[LiveMeasure, ...]:
     """How fast and how often the version answered replicas' requests, in whole hours.

@@ -16,7 +16,7 @@ import pytest
 from mlops.monitoring.data_quality import BarCounts
 from mlops.monitoring.drift.report import DriftConfig, DriftReport, Role, check_drift, fit_reference
 from mlops.monitoring.performance.live import measure_performance
-from mlops.monitoring.performance.operations import LiveMeasure, data_measures, system_measures
+from mlops.monitoring.performance.operations import LiveMeasure, data_measures, measure_system
 from mlops.stats.comparison import share_interval
 from mlops.store import ModelVersion, Phase, Store, Why
 from mlops.store.monitor_runs import CheckRow, write_check
@@ -74,7 +74,7 @@ def asked(store: Store) -> AtHour:
 
 
 def system(store: Store, version: ModelVersion, hours: float = 24) -> dict[str, LiveMeasure]:
-    found = system_measures(store, version, now=NOW, window_hours=hours)
+    found = measure_system(store, version, now=NOW, window_hours=hours)
     return {one.name: one for one in found}
 
 
