@@ -25,7 +25,11 @@ from mlops.monitoring.performance.degradation import (
     Losses,
     judge_degradation,
 )
-from mlops.monitoring.performance.operations import LiveMeasure, data_measures, measure_system
+from mlops.monitoring.performance.operations import (
+    LiveMeasure,
+    measure_data_quality,
+    measure_system,
+)
 from mlops.monitoring.performance.promotion import Promotion
 from mlops.service import Service, Target
 from mlops.stats import trading
@@ -172,7 +176,7 @@ def measure_performance(
         n=0 if rows is None else len(rows),
         measures=measures,
         system=measure_system(store, version, now=now, window_hours=window_hours),
-        data_quality=data_measures(store, version, now=now, window_hours=window_hours),
+        data_quality=measure_data_quality(store, version, now=now, window_hours=window_hours),
         completeness=Completeness(size, counts),
         degradation=degradation,
     )

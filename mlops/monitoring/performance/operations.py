@@ -71,7 +71,7 @@ def measure_system(
     )
 
 
-def data_measures(
+def measure_data_quality(
     store: Store, version: ModelVersion, *, now: datetime, window_hours: float
 ) -> tuple[LiveMeasure, ...]:
     """How complete the bars were and how far they drifted, by the newest look in the window."""

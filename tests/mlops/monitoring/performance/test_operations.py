@@ -16,7 +16,11 @@ import pytest
 from mlops.monitoring.data_quality import BarCounts
 from mlops.monitoring.drift.report import DriftConfig, DriftReport, Role, check_drift, fit_reference
 from mlops.monitoring.performance.live import measure_performance
-from mlops.monitoring.performance.operations import LiveMeasure, data_measures, measure_system
+from mlops.monitoring.performance.operations import (
+    LiveMeasure,
+    measure_data_quality,
+    measure_system,
+)
 from mlops.stats.comparison import share_interval
 from mlops.store import ModelVersion, Phase, Store, Why
 from mlops.store.monitor_runs import CheckRow, write_check
@@ -200,7 +204,7 @@ def looked(
 
 
 def data(store: Store, version: ModelVersion) -> dict[str, float]:
-    found = data_measures(store, version, now=NOW, window_hours=24)
+    found = measure_data_quality(store, version, now=NOW, window_hours=24)
     return {one.name: one.value for one in found}
 
 
