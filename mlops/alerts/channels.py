@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from mlops.alerts.delivery import Channel, compose
+from mlops.alerts.delivery import Channel, compose_message
 from mlops.errors import AlertNotSent, SettingsError
 from mlops.settings import Settings
 from mlops.store.alerts import Notice
@@ -40,7 +40,7 @@ class Email:
         return f"email:{self.to}"
 
     def send(self, notices: Sequence[Notice]) -> None:
-        said = compose(notices)
+        said = compose_message(notices)
         mail = EmailMessage()
         mail["Subject"], mail["From"], mail["To"] = said.title, self.sender, self.to
         mail.set_content(said.text)
@@ -70,7 +70,7 @@ class Slack:
         return "slack"
 
     def send(self, notices: Sequence[Notice]) -> None:
-        said = compose(notices)
+        said = compose_message(notices)
         text = f"*{said.title}*\n{said.text}"
         try:
             answer = httpx.post(self.url, json={"text": text}, timeout=TIMEOUT_S)
@@ -108,7 +108,7 @@ class AppriseChannel:
         return f"apprise:{self.number}"
 
     def send(self, notices: Sequence[Notice]) -> None:
-        said = compose(notices)
+        said = compose_message(notices)
         if not self.service.notify(title=said.title, body=said.text):
             raise AlertNotSent(f"entry {self.number} of ALERT_URLS did not take the message")
 

@@ -55,7 +55,7 @@ class Message:
     text: str
 
 
-def compose(notices: Sequence[Notice]) -> Message:
+def compose_message(notices: Sequence[Notice]) -> Message:
     """One message of one or several notices."""
     if len(notices) == 1:
         return Message(_title(notices[0]), _text(notices[0]))
