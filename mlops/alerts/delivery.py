@@ -63,7 +63,7 @@ def compose_message(notices: Sequence[Notice]) -> Message:
     return Message(f"{len(notices)} alerts", "\n\n".join(parts))
 
 
-def deliver(
+def deliver_notices(
     store: Store, channel: Channel, *, messages_per_hour: int = MESSAGES_PER_HOUR
 ) -> tuple[Notice, ...]:
     """Tell a channel what waits for it; returns what was told."""
@@ -131,7 +131,7 @@ class AlertSender:
     def _run(self, channel: Channel) -> None:
         while not self._stop.is_set():
             try:
-                deliver(self.store, channel, messages_per_hour=self.messages_per_hour)
+                deliver_notices(self.store, channel, messages_per_hour=self.messages_per_hour)
             except StoreError as error:
                 log.warning("channel=%s alerts wait for the store: %s", channel.name, error)
             except Exception:

@@ -24,7 +24,7 @@ from mlops.alerts.channels import (
     Slack,
     channels_of,
 )
-from mlops.alerts.delivery import AlertSender, deliver
+from mlops.alerts.delivery import AlertSender, deliver_notices
 from mlops.errors import AlertNotSent, SettingsError
 from mlops.settings import Settings
 from mlops.store.alerts import (
@@ -146,9 +146,9 @@ def test_mail_arrives_once_and_again_when_it_is_over(store):
         channel = mail_to(port)
         for _ in range(3):
             see(store)
-            deliver(store, channel)
+            deliver_notices(store, channel)
         over(store)
-        deliver(store, channel)
+        deliver_notices(store, channel)
     assert [mail["subject"] for mail in inbox.mails] == [
         "[WARNING] Volume has drifted", "Recovered: Volume has drifted",
     ]  # fmt: skip
@@ -160,10 +160,10 @@ def test_mail_that_a_dead_server_did_not_take_is_told_when_it_is_back(store):
     port = free_port()
     channel = mail_to(port)
     see(store)
-    assert deliver(store, channel) == ()
+    assert deliver_notices(store, channel) == ()
     with mail_server(port) as inbox:
         over(store)
-        assert len(deliver(store, channel)) == 2
+        assert len(deliver_notices(store, channel)) == 2
     [mail] = inbox.mails
     assert mail["subject"] == "2 alerts"
     assert mail.get_content().count("Volume has drifted") == 2
@@ -173,10 +173,10 @@ def test_slack_gets_text_and_is_told_again_after_an_outage(store, webhook):
     state, url = webhook
     state.down = True
     see(store)
-    assert deliver(store, Slack(url)) == ()
+    assert deliver_notices(store, Slack(url)) == ()
     state.down = False
     over(store)
-    deliver(store, Slack(url))
+    deliver_notices(store, Slack(url))
     [message] = state.got
     assert message["text"].startswith("*2 alerts*")
 
@@ -192,7 +192,7 @@ def test_what_cannot_be_reached_does_not_tell_its_address():
 def test_apprise_takes_any_of_its_urls(store, webhook):
     state, url = webhook
     see(store)
-    deliver(store, AppriseChannel.of(url.replace("http", "json"), 1))
+    deliver_notices(store, AppriseChannel.of(url.replace("http", "json"), 1))
     assert state.got[0]["title"] == "[WARNING] Volume has drifted"
 
 
@@ -225,7 +225,7 @@ class Picky:
 def test_an_async_handler_gets_plain_values(store):
     handler = Notes()
     see(store)
-    deliver(store, Handler(handler))
+    deliver_notices(store, Handler(handler))
     [data] = handler.seen
     assert json.loads(json.dumps(data)) == data
     assert (data["condition"], data["occasion"]) == ("data_drift", "raised")
@@ -235,9 +235,9 @@ def test_a_handler_that_raises_on_one_alert_gets_the_others_once(store):
     handler = Picky()
     for subject in ("lstm_A", "lstm_B", "lstm_C"):
         see(store, Trouble(TROUBLE.condition, SERVICE, subject, "Drift", "moved"))
-    deliver(store, Handler(handler))
+    deliver_notices(store, Handler(handler))
     over(store)
-    deliver(store, Handler(handler))
+    deliver_notices(store, Handler(handler))
     assert handler.seen == ["lstm_A", "lstm_B", "lstm_C", "lstm_B", "lstm_A"]
 
 
