@@ -26,7 +26,7 @@ import uvicorn
 import uvloop
 
 from mlops import logs
-from mlops.alerts.channels import channels_of
+from mlops.alerts.channels import open_channels
 from mlops.alerts.delivery import AlertSender
 from mlops.models.bundle import Trust
 from mlops.models.signing import load_or_make_key
@@ -113,7 +113,7 @@ def open_runtime(settings: Settings, identity: Identity, *, batching: bool = Tru
 def courier_of(store: Store, settings: Settings) -> AlertSender:
     """What carries alerts to the channels that the settings name."""
     each = settings.alert_messages_per_hour
-    return AlertSender(store, channels_of(settings), messages_per_hour=each)
+    return AlertSender(store, open_channels(settings), messages_per_hour=each)
 
 
 def guard_of(runtime: Runtime, settings: Settings) -> Guard:

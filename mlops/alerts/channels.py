@@ -160,7 +160,7 @@ def alert_data(notice: Notice) -> dict[str, Any]:
     }
 
 
-def channels_of(settings: Settings) -> tuple[Channel, ...]:
+def open_channels(settings: Settings) -> tuple[Channel, ...]:
     """The channels that the settings name.
 
     Raises:

@@ -22,7 +22,7 @@ from mlops.alerts.channels import (
     Email,
     Handler,
     Slack,
-    channels_of,
+    open_channels,
 )
 from mlops.alerts.delivery import AlertSender, deliver_notices
 from mlops.errors import AlertNotSent, SettingsError
@@ -282,7 +282,7 @@ def test_the_settings_name_the_channels():
         alert_urls="json://localhost xml://localhost",
         alert_handlers=f"{Notes.__module__}:Notes",
     )
-    assert [channel.name for channel in channels_of(settings)] == [
+    assert [channel.name for channel in open_channels(settings)] == [
         "email:desk@example.com",
         "slack",
         "apprise:1",
@@ -292,10 +292,10 @@ def test_the_settings_name_the_channels():
 
 
 def test_without_settings_there_is_no_channel():
-    assert channels_of(Settings(_env_file=None)) == ()
+    assert open_channels(Settings(_env_file=None)) == ()
 
 
 @pytest.mark.parametrize("path", ["nowhere:Notes", "json:Nothing", "json", "json:dumps"])
 def test_a_handler_that_cannot_be_made_is_named(path):
     with pytest.raises(SettingsError, match=path):
-        channels_of(Settings(_env_file=None, alert_handlers=path))
+        open_channels(Settings(_env_file=None, alert_handlers=path))
