@@ -25,7 +25,7 @@ from mlops.features.dataset import Dataset
 from mlops.manager import MLOpsManager
 from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
 from mlops.reports.history import mse_change, past_section
-from mlops.reports.page import Moment, PastSection
+from mlops.reports.page import HistorySection, Moment
 from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
@@ -76,7 +76,7 @@ def tell_past(symbol: str, console: Console, *, until: datetime, path: Path) -> 
 
 def go_through(
     manager: MLOpsManager, symbol: str, console: Console, *, until: datetime
-) -> PastSection | None:
+) -> HistorySection | None:
     """Train as of then, and let the hours go by; None where nothing had earned its place then."""
     first = train(
         symbol,

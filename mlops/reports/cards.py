@@ -10,9 +10,9 @@ import numpy as np
 
 from mlops.reports import figures
 from mlops.reports.page import (
+    HistorySection,
     MetricRow,
     Page,
-    PastSection,
     Picture,
     RolloutSection,
     Section,
@@ -95,7 +95,7 @@ def save_story(
     title: str,
     subtitle: str,
     rollouts: Sequence[RolloutSection] = (),
-    past: Sequence[PastSection] = (),
+    past: Sequence[HistorySection] = (),
 ) -> Path:
     """Put saved cards, the rollouts that followed, and stretches of the past on one page."""
     sections = [

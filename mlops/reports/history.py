@@ -10,7 +10,7 @@ import pandas as pd
 
 from mlops.reports import figures
 from mlops.reports.cards import UNITS
-from mlops.reports.page import Moment, PastSection, Picture
+from mlops.reports.page import HistorySection, Moment, Picture
 from mlops.service import Service
 from mlops.store.outcomes import Matched
 
@@ -19,11 +19,11 @@ Reign = tuple[np.datetime64, np.datetime64, str]
 
 def past_section(
     service: Service, bars: pd.DataFrame, scored: Matched, moments: Sequence[Moment]
-) -> PastSection:
+) -> HistorySection:
     """``bars`` of the stretch by open time, its forecasts of record with their outcomes."""
     change = mse_change(scored)
     began, ended = bars.index[0], bars.index[-1]
-    return PastSection(
+    return HistorySection(
         title=f"{service} from {began:%Y-%m-%d} to {ended:%Y-%m-%d}",
         verdict=f"{len(scored):,} forecasts met their outcomes: squared error {change:+.1%} of the "
         "baseline's on the same bars.",

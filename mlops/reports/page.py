@@ -90,7 +90,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PastSection:
+class HistorySection:
     """A stretch of a service's life: what it was worth, what happened when, what it looked like."""
 
     title: str
@@ -124,7 +124,7 @@ class Page:
     subtitle: str
     sections: Sequence[Section]
     rollouts: Sequence[RolloutSection] = ()
-    past: Sequence[PastSection] = ()
+    past: Sequence[HistorySection] = ()
 
 
 def render(page: Page) -> str:
