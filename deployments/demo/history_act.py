@@ -24,7 +24,7 @@ from mlops.data.recent_bars import RecentBars
 from mlops.features.dataset import Dataset
 from mlops.manager import MLOpsManager
 from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
-from mlops.reports.history import mse_change, past_section
+from mlops.reports.history import history_section, mse_change
 from mlops.reports.page import HistorySection, Moment
 from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.search.config import ModelType, TrainingConfig
@@ -121,7 +121,7 @@ def go_through(
         f"until {until:%Y-%m-%d} {len(scored):,} forecasts met their outcomes: squared error "
         f"{100 * mse_change(scored):+.1f} % of the baseline's on the same bars",
     )
-    return past_section(service, seen.frame[seen.frame.index >= START], scored, moments)
+    return history_section(service, seen.frame[seen.frame.index >= START], scored, moments)
 
 
 def _retrain_and_roll_out(service: str) -> TrainResult | None:

@@ -17,7 +17,7 @@ from mlops.store.outcomes import Matched
 Reign = tuple[np.datetime64, np.datetime64, str]
 
 
-def past_section(
+def history_section(
     service: Service, bars: pd.DataFrame, scored: Matched, moments: Sequence[Moment]
 ) -> HistorySection:
     """``bars`` of the stretch by open time, its forecasts of record with their outcomes."""

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.reports.history import mse_change, past_section, reigns
+from mlops.reports.history import history_section, mse_change, reigns
 from mlops.reports.page import Moment, Page, render
 from mlops.service import Service
 from mlops.store.outcomes import Matched
@@ -51,7 +51,7 @@ def test_the_page_tells_what_happened_when_and_draws_it() -> None:
         {"close": [4.0, 3.0, 2.0, 1.0]}, pd.DatetimeIndex(BARS.astype("datetime64[ns]"), tz="UTC")
     )
     told = Moment(datetime(2018, 11, 14, 3, tzinfo=UTC), "drift", "what is <forecast> changed")
-    section = past_section(SERVICE, bars, matched(), [told])
+    section = history_section(SERVICE, bars, matched(), [told])
     assert section.passed
     page = render(Page("past", "", [], past=[section]))
     assert "squared error -75.0%" in page
