@@ -30,7 +30,7 @@ def history_section(
         passed=change < 0,
         facts={
             "bars": f"{len(bars):,}",
-            "champions": ", ".join(dict.fromkeys(name for *_, name in reigns(scored))),
+            "champions": ", ".join(dict.fromkeys(name for *_, name in champion_spans(scored))),
             "first and last bar forecast": f"{scored.bar[0]}, {scored.bar[-1]}",
         },
         moments=moments,
@@ -46,7 +46,7 @@ def mse_change(scored: Matched) -> float:
     return float(ours / theirs - 1)
 
 
-def reigns(scored: Matched) -> list[Reign]:
+def champion_spans(scored: Matched) -> list[Reign]:
     """Who made the forecasts of record, from bar to bar."""
     names = scored.model_id.astype(str)
     starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
@@ -66,7 +66,7 @@ def _picture(
             bars["close"].to_numpy(dtype=np.float64),
         ),
         (scored.bar, scored.value, scored.forecast, scored.baseline),
-        reigns(scored),
+        champion_spans(scored),
         [(_naive(one.at), one.kind) for one in moments],
         unit=UNITS[service.target],
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.reports.history import history_section, mse_change, reigns
+from mlops.reports.history import champion_spans, history_section, mse_change
 from mlops.reports.page import Moment, Page, render
 from mlops.service import Service
 from mlops.store.outcomes import Matched
@@ -40,7 +40,7 @@ def test_the_error_is_set_against_the_baseline_on_the_bars_that_both_forecast() 
 
 
 def test_who_was_live_is_who_made_the_forecasts_of_record() -> None:
-    assert reigns(matched()) == [
+    assert champion_spans(matched()) == [
         (BARS[0], BARS[2], "linear_A"),
         (BARS[2], BARS[3], "linear_B"),
     ]
