@@ -14,7 +14,7 @@ from mlops.reports.page import HistorySection, Moment, Picture
 from mlops.service import Service
 from mlops.store.outcomes import Matched
 
-Reign = tuple[np.datetime64, np.datetime64, str]
+ChampionSpan = tuple[np.datetime64, np.datetime64, str]
 
 
 def history_section(
@@ -46,7 +46,7 @@ def mse_change(scored: Matched) -> float:
     return float(ours / theirs - 1)
 
 
-def champion_spans(scored: Matched) -> list[Reign]:
+def champion_spans(scored: Matched) -> list[ChampionSpan]:
     """Who made the forecasts of record, from bar to bar."""
     names = scored.model_id.astype(str)
     starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
