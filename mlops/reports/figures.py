@@ -132,7 +132,7 @@ def traffic(
         return _encode(figure)
 
 
-def past(
+def draw_history(
     bars: tuple[Times, Floats],
     scored: tuple[Times, Floats, Floats, Floats],
     reigns: Sequence[tuple[np.datetime64, np.datetime64, str]],

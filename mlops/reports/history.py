@@ -60,7 +60,7 @@ def champion_spans(scored: Matched) -> list[ChampionSpan]:
 def _picture(
     service: Service, bars: pd.DataFrame, scored: Matched, moments: Sequence[Moment]
 ) -> Picture:
-    uri = figures.past(
+    uri = figures.draw_history(
         (
             pd.DatetimeIndex(bars.index).tz_localize(None).to_numpy(),
             bars["close"].to_numpy(dtype=np.float64),
