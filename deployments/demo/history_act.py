@@ -23,7 +23,7 @@ from flows.train import TrainResult, train
 from mlops.data.recent_bars import RecentBars
 from mlops.features.dataset import Dataset
 from mlops.manager import MLOpsManager
-from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
+from mlops.rehearsal.hours import HourResult, RehearsalClock, hours_between, rehearse
 from mlops.reports.history import history_section, mse_change
 from mlops.reports.page import HistorySection, Moment
 from mlops.rollout.plan import RolloutSettings, Strategy
@@ -132,7 +132,7 @@ def _retrain_and_roll_out(service: str) -> TrainResult | None:
     return result
 
 
-def _moments(manager: MLOpsManager, hour: Hour[TrainResult]) -> Iterator[Moment]:
+def _moments(manager: MLOpsManager, hour: HourResult[TrainResult]) -> Iterator[Moment]:
     """The alarms of an hour, and what came of the retraining and the rollout they asked for."""
     rows = [get_trigger(manager.store, one) for one, _ in hour.looked.triggers]
     for row in rows:

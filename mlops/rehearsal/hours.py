@@ -35,7 +35,7 @@ class RehearsalClock:
 
 
 @dataclass(frozen=True, slots=True)
-class Hour(Generic[Trained]):
+class HourResult(Generic[Trained]):
     """What came of one hour: outcomes that met their forecasts, the look, and what was trained.
 
     ``returned`` says why the service went back to its baseline, empty where it did not.
@@ -64,7 +64,7 @@ def rehearse(
     replica: Headless,
     monitor: Monitor,
     retrain: Callable[[str], Trained | None],
-) -> Iterator[Hour[Trained]]:
+) -> Iterator[HourResult[Trained]]:
     """Go through the hours; ``retrain`` trains and rolls out what the service's queue asks for.
 
     ``replica`` goes by ``clock`` and forecasts when it is told to; ``monitor`` is shown bars by
@@ -79,7 +79,7 @@ def rehearse(
         asked = any(one == service for one, _ in waiting)
         trained = retrain(service) if asked else None
         back = return_to_baseline(store, service, now=now)
-        yield Hour(now, matched, looked, trained, "".join(one.reason for one in back))
+        yield HourResult(now, matched, looked, trained, "".join(one.reason for one in back))
 
 
 def _then(now: datetime, service: str) -> datetime:

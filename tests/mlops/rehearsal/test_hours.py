@@ -13,7 +13,7 @@ import pytest
 
 from mlops.monitoring.monitor import Look
 from mlops.monitoring.performance.outcomes import Matching
-from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
+from mlops.rehearsal.hours import HourResult, RehearsalClock, hours_between, rehearse
 from mlops.store import Store, open_store
 from mlops.store.triggers import Cause, Reason, raise_trigger
 
@@ -59,7 +59,7 @@ def store(sqlite_template: Path, tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def live_through(store: Store, hours: int) -> tuple[House, list[Hour[str]]]:
+def live_through(store: Store, hours: int) -> tuple[House, list[HourResult[str]]]:
     clock = RehearsalClock(START)
     house: Any = House(store, clock, alarmed=START + timedelta(hours=2))
     lived = rehearse(
