@@ -89,7 +89,9 @@ def open_monitor(manager: MLOpsManager, bars_of: Callable[[Service], Dataset | N
 def match(watch: Watch) -> tuple[Matching, ...]:
     """Join forecasts with the outcomes that are known by now."""
     return tuple(
-        one for now, services in watch.times.items() for one in watch.monitor.match(now, services)
+        one
+        for now, services in watch.times.items()
+        for one in watch.monitor.match_outcomes(now, services)
     )
 
 

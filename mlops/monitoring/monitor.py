@@ -113,7 +113,9 @@ class Monitor:
         self.config = config or MonitorConfig()
         self._watched: dict[str, VersionDrift] = {}
 
-    def match(self, now: datetime, services: Collection[str] | None = None) -> tuple[Matching, ...]:
+    def match_outcomes(
+        self, now: datetime, services: Collection[str] | None = None
+    ) -> tuple[Matching, ...]:
         """Join forecasts with the outcomes that are known at market time ``now``."""
 
         def bars_of(service: Service) -> Dataset | None:

@@ -73,7 +73,7 @@ def rehearse(
     for now in hours:
         clock.now = now
         replica.forecast(service)
-        [matched] = monitor.match(now, [service])
+        [matched] = monitor.match_outcomes(now, [service])
         [looked] = monitor.look(now, [service])
         waiting = unanswered(store, at=partial(_then, now))
         asked = any(one == service for one, _ in waiting)

@@ -34,7 +34,7 @@ class House:
     def forecast(self, service: str) -> None:
         self.note("forecast")
 
-    def match(self, now: datetime, services: list[str]) -> tuple[Matching, ...]:
+    def match_outcomes(self, now: datetime, services: list[str]) -> tuple[Matching, ...]:
         self.note("match")
         return (Matching(service=SERVICE, new=1),)
 
