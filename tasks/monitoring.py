@@ -184,4 +184,4 @@ def open_guard() -> Guard:
 @task(cache_policy=NO_CACHE)
 def look_for_trouble() -> tuple[Finding, ...]:
     """Look in the place of the replicas, where none of them does it any more."""
-    return open_guard().look_in_passing()
+    return open_guard().check_health_once()

@@ -45,8 +45,8 @@ from mlops.store.versions import get_version
 log = logging.getLogger(__name__)
 
 LEASE = "guard"
-LOOK_S = 60.0
-LEASE_S = 2.5 * LOOK_S
+CHECK_EVERY_S = 60.0
+LEASE_S = 2.5 * CHECK_EVERY_S
 CONFIRM_S = 45.0
 """So long a trouble that a restart may show for a moment must be seen before anybody is told."""
 
@@ -86,7 +86,7 @@ class Guard:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def look(self) -> tuple[Finding, ...]:
+    def check_health(self) -> tuple[Finding, ...]:
         """Look at every service once; nothing where another process does it.
 
         Raises:
@@ -111,7 +111,7 @@ class Guard:
         close_alerts_of_replaced(self.store, now)
         return found
 
-    def look_in_passing(self, pause: Callable[[float], None] = time.sleep) -> tuple[Finding, ...]:
+    def check_health_once(self, pause: Callable[[float], None] = time.sleep) -> tuple[Finding, ...]:
         """The look of a process that does not stay: where none that serves looks any more.
 
         So somebody says that no replica is live. Where none ever was, nothing is missing.
@@ -121,10 +121,10 @@ class Guard:
         """
         if not is_known(self.store, LEASE):
             return ()
-        found = self.look()
+        found = self.check_health()
         if self._first_seen:
             pause(CONFIRM_S)
-            found = self.look()
+            found = self.check_health()
         self.step_down()
         return found
 
@@ -146,9 +146,9 @@ class Guard:
             self.lease = None
 
     def _run(self) -> None:
-        while not self._stop.wait(LOOK_S):
+        while not self._stop.wait(CHECK_EVERY_S):
             try:
-                self.look()
+                self.check_health()
             except StoreError as error:
                 log.warning("the guard could not look: %s", error)
             except Exception:

@@ -14,7 +14,7 @@ import pytest
 from mlops.alerts.conditions import tell_of_return
 from mlops.data.quality import NewestBar
 from mlops.monitoring import guard as module
-from mlops.monitoring.guard import CONFIRM_S, LOOK_S, Guard
+from mlops.monitoring.guard import CHECK_EVERY_S, CONFIRM_S, Guard
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, Why
 from mlops.store.alerts import AlertRow, Condition, Trouble, list_alerts, raise_alert
@@ -91,8 +91,8 @@ def guard_of(store: Store, clock: Minutes, name: str = "one", **options: float) 
 
 def look_for(guard: Guard, clock: Minutes, minutes: int, *, every: int = 1) -> None:
     for _ in range(0, minutes, every):
-        clock.now += every * timedelta(seconds=LOOK_S)
-        guard.look()
+        clock.now += every * timedelta(seconds=CHECK_EVERY_S)
+        guard.check_health()
 
 
 def asked(store: Store, hour: datetime, requests: int, faults: int = 0, **own: str) -> None:
@@ -211,10 +211,10 @@ def test_one_process_looks_and_another_goes_on_from_its_alerts(
 ) -> None:
     asked(live, NOON, 400, 100)
     other = guard_of(live, clock, "two")
-    assert guard.look() != ()
-    assert other.look() == ()
+    assert guard.check_health() != ()
+    assert other.check_health() == ()
     guard.step_down()
-    assert other.look() != ()
+    assert other.check_health() != ()
     assert only(live).times_seen == 2
 
 
@@ -226,7 +226,7 @@ def test_what_a_process_saw_before_it_lost_the_role_confirms_nothing(
     guard.step_down()
     other = guard_of(live, clock, "two")
     answer(live)
-    other.look()
+    other.check_health()
     look_for(guard, clock, 9)
     other.step_down()
     leave(live, "r1")
@@ -256,11 +256,11 @@ def test_alerts_about_a_version_end_when_another_serves(
         assert route is not None
         route = change_route(connection, route, replace(route, champion=champion), "up", Why(NOON))
         raise_alert(connection, drifted, at=NOON)
-    guard.look()
+    guard.check_health()
     assert only(live).recovered_at is None
     with live.write() as connection:
         change_route(connection, route, replace(route, champion=BASELINE), "back", Why(NOON))
-    guard.look()
+    guard.check_health()
     assert only(live).recovered_at is not None
 
 
@@ -271,14 +271,14 @@ def test_that_a_service_is_back_on_its_baseline_is_told_until_another_version_go
         route = read_route(connection, SERVICE)
         assert route is not None
         tell_of_return(connection, route, reason="linear_BTC_2 lost its skill", at=NOON)
-    guard.look()
+    guard.check_health()
     assert only(live).recovered_at is None
 
 
 def test_old_traffic_is_forgotten(live: Store, clock: Minutes) -> None:
     asked(live, NOON - timedelta(days=3), 5)
     asked(live, NOON - timedelta(days=1), 5)
-    guard_of(live, clock, keep_days=2.0).look()
+    guard_of(live, clock, keep_days=2.0).check_health()
     with live.read() as connection:
         rows = read_traffic(connection, since=NOON - timedelta(days=9))
     assert [row.hour for row in rows] == [NOON - timedelta(days=1)]
@@ -295,15 +295,15 @@ def test_a_process_that_does_not_stay_looks_where_a_replica_once_did(
 
     leave(live, "r1")
     passing = guard_of(live, clock, "flow")
-    assert passing.look_in_passing(pause) == ()
-    guard.look()
-    assert passing.look_in_passing(pause) == ()
+    assert passing.check_health_once(pause) == ()
+    guard.check_health()
+    assert passing.check_health_once(pause) == ()
     guard.step_down()
-    assert passing.look_in_passing(pause) != ()
+    assert passing.check_health_once(pause) != ()
     assert only(live).subject == "replicas"
     assert pauses == [CONFIRM_S]
     # The role is free again for a replica that comes back.
-    assert guard.look() != ()
+    assert guard.check_health() != ()
 
 
 def test_a_look_that_fails_is_not_the_last(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +313,7 @@ def test_a_look_that_fails_is_not_the_last(guard: Guard, monkeypatch: pytest.Mon
         looks.release()
         raise OSError("no memory")
 
-    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    monkeypatch.setattr(module, "CHECK_EVERY_S", 0.01)
     monkeypatch.setattr(guard, "look", broken)
     guard.start()
     for _ in range(3):
@@ -322,4 +322,4 @@ def test_a_look_that_fails_is_not_the_last(guard: Guard, monkeypatch: pytest.Mon
 
 
 def test_a_trouble_is_confirmed_by_the_second_look() -> None:
-    assert CONFIRM_S < LOOK_S
+    assert CONFIRM_S < CHECK_EVERY_S
