@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 CLAIM_S = 60.0
 """A process that claimed notices and died keeps them for so long; no channel may take longer."""
 
-LOOK_S = 1.0
+POLL_S = 1.0
 MESSAGES_PER_HOUR = 30
 
 
@@ -93,11 +93,11 @@ class AlertSender:
         channels: Sequence[Channel] = (),
         *,
         messages_per_hour: int = MESSAGES_PER_HOUR,
-        look_s: float = LOOK_S,
+        poll_s: float = POLL_S,
     ) -> None:
         self.store = store
         self.messages_per_hour = messages_per_hour
-        self.look_s = look_s
+        self.poll_s = poll_s
         self._started = False
         self._stop = threading.Event()
         self._threads: dict[str, threading.Thread] = {}
@@ -137,7 +137,7 @@ class AlertSender:
             except Exception:
                 # It may be the only channel that people read: it is asked again.
                 log.exception("channel=%s a delivery failed", channel.name)
-            self._stop.wait(self.look_s)
+            self._stop.wait(self.poll_s)
 
 
 _PREFIX = {Occasion.RAISED: "", Occasion.REMINDER: "Still: ", Occasion.RECOVERED: "Recovered: "}

@@ -246,7 +246,7 @@ def test_a_channel_that_hangs_keeps_nobody_waiting(store, webhook):
     port = free_port()
     with mail_server(port) as inbox, silent_server() as silent:
         lost = Email(to="lost@example.com", sender="a@b.c", host="127.0.0.1", port=silent)
-        courier = AlertSender(store, [lost, Slack(url), mail_to(port)], look_s=0.05)
+        courier = AlertSender(store, [lost, Slack(url), mail_to(port)], poll_s=0.05)
         courier.start()
         see(store)
         until(lambda: inbox.mails and state.got)
@@ -260,7 +260,7 @@ def test_a_channel_that_hangs_keeps_nobody_waiting(store, webhook):
 
 def test_a_channel_added_later_tells_what_still_matters(store):
     handler = Notes()
-    courier = AlertSender(store, look_s=0.05)
+    courier = AlertSender(store, poll_s=0.05)
     courier.start()
     see(store)
     courier.add(Handler(handler))
