@@ -146,7 +146,7 @@ class MLOpsManager:
         Raises:
             SettingsError: when it has no such method.
         """
-        self.courier.add(Handler(handler))
+        self.courier.add_channel(Handler(handler))
 
     def alerts(
         self, service: str | None = None, *, lasting_only: bool = False

@@ -102,9 +102,9 @@ class AlertSender:
         self._stop = threading.Event()
         self._threads: dict[str, threading.Thread] = {}
         for channel in channels:
-            self.add(channel)
+            self.add_channel(channel)
 
-    def add(self, channel: Channel) -> None:
+    def add_channel(self, channel: Channel) -> None:
         """One more channel; of two that have the same name the first one stays."""
         if channel.name in self._threads:
             return

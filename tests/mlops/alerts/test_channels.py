@@ -263,8 +263,8 @@ def test_a_channel_added_later_tells_what_still_matters(store):
     courier = AlertSender(store, poll_s=0.05)
     courier.start()
     see(store)
-    courier.add(Handler(handler))
-    courier.add(Handler(Notes()))
+    courier.add_channel(Handler(handler))
+    courier.add_channel(Handler(Notes()))
     until(lambda: handler.seen)
     courier.stop()
     assert len(handler.seen) == 1
