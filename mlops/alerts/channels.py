@@ -33,7 +33,7 @@ class Email:
     user: str = ""
     password: str = field(default="", repr=False)
     starttls: bool = False
-    together: bool = True
+    takes_batches: bool = True
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class Slack:
     """A webhook of Slack, or of a server that takes the same message."""
 
     url: str = field(repr=False)
-    together: bool = True
+    takes_batches: bool = True
 
     @property
     def name(self) -> str:
@@ -88,7 +88,7 @@ class AppriseChannel:
 
     number: int
     service: Any = field(repr=False)
-    together: bool = True
+    takes_batches: bool = True
 
     @classmethod
     def of(cls, url: str, number: int) -> AppriseChannel:
@@ -118,7 +118,7 @@ class Handler:
     """An object with ``send_alert(alert_data)``, async or not; it gets one alert at a time."""
 
     handler: Any
-    together: bool = False
+    takes_batches: bool = False
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.handler, "send_alert", None)):

@@ -36,7 +36,7 @@ class Channel(Protocol):
     def name(self) -> str: ...
 
     @property
-    def together(self) -> bool: ...
+    def takes_batches(self) -> bool: ...
 
     def send(self, notices: Sequence[Notice]) -> None:
         """Tell these in one go, within seconds.
@@ -70,7 +70,7 @@ def deliver_notices(
     notices = claim_notices(
         store, channel.name, seconds=CLAIM_S, messages_per_hour=messages_per_hour
     )
-    groups = [notices] if channel.together and notices else [(one,) for one in notices]
+    groups = [notices] if channel.takes_batches and notices else [(one,) for one in notices]
     told: list[Notice] = []
     for group in groups:
         try:
