@@ -70,11 +70,11 @@ class DriftConfig:
         """Bars, and so looks of the fast path, in a budget's days."""
         return max(1, self.budget_span // self.step)
 
-    def notice(self, families: int) -> float:
+    def notice_level(self, families: int) -> float:
         """Level within a family of columns at which a window is worth watching."""
         return self.alpha / max(families, 1)
 
-    def decision(self, families: int, *, watched: int = 0) -> float:
+    def decision_level(self, families: int, *, watched: int = 0) -> float:
         """Level within a family at which one window asks for a retraining.
 
         ``watched`` counts the columns whose jumps take their share of the same budget.
@@ -82,19 +82,19 @@ class DriftConfig:
         share = 1.0 - JUMP_SHARE if watched else 1.0
         return share * self.false_alarm_budget / (self.windows_per_budget * max(families, 1))
 
-    def repeated(self, families: int, *, watched: int = 0) -> float:
+    def repeated_level(self, families: int, *, watched: int = 0) -> float:
         """Level at which the same column must be rejected in two windows in a row."""
-        return math.sqrt(self.decision(families, watched=watched))
+        return math.sqrt(self.decision_level(families, watched=watched))
 
-    def severe(self, families: int, *, watched: int = 0) -> float:
+    def severe_level(self, families: int, *, watched: int = 0) -> float:
         """Level at which a loss alone asks for a retraining at once."""
-        return self.decision(families, watched=watched) / SEVERE
+        return self.decision_level(families, watched=watched) / SEVERE
 
-    def jump(self, watched: int) -> float:
+    def jump_level(self, watched: int) -> float:
         """Level of one column's largest jump in all looks of a budget."""
         return JUMP_SHARE * self.false_alarm_budget / max(watched, 1)
 
-    def at_a_look(self, columns: int) -> float:
+    def fast_level(self, columns: int) -> float:
         """Level of one column at one look of the fast path."""
         share = FAST_SHARE * self.false_alarm_budget
         return share / (self.looks_per_budget * max(columns, 1))

@@ -125,12 +125,12 @@ def reject_columns(
         return tuple(name for name in _by_family(among, level) if name in large)
 
     watched = len(watched_for_jumps)
-    fast, jump = config.at_a_look(testable), config.jump(watched)
+    fast, jump = config.fast_level(testable), config.jump_level(watched)
     return Rejections(
-        noticed=_by_family(tested, config.notice(families)),
-        repeated=_by_family(tested, config.repeated(families, watched=watched)),
-        decided=names(config.decision(families, watched=watched)),
-        severe=names(config.severe(families, watched=watched), losses),
+        noticed=_by_family(tested, config.notice_level(families)),
+        repeated=_by_family(tested, config.repeated_level(families, watched=watched)),
+        decided=names(config.decision_level(families, watched=watched)),
+        severe=names(config.severe_level(families, watched=watched), losses),
         lost=_by_family(losses, config.alpha),
         fast=tuple(c.name for c in tested if c.p_value < fast and c.effect >= FAST_EFFECT),
         jumped=tuple(

@@ -104,7 +104,7 @@ def _by_windows(reference: DriftReference, frame: pd.DataFrame) -> float:
 
 
 def _by_fast_path(reference: DriftReference, frame: pd.DataFrame) -> float:
-    level = CONFIG.at_a_look(reference.testable)
+    level = CONFIG.fast_level(reference.testable)
     ends = np.arange(REFERENCE, len(frame)) + 1
     beyond = []
     for column in reference.columns:
@@ -124,7 +124,7 @@ def _by_jumps(reference: DriftReference, frame: pd.DataFrame) -> float:
     assert column.jumps is not None
     looks = jumps(column.null.ordered.normal_scores(frame[column.name].to_numpy()))
     p_values = jump_p_values(column.jumps, looks)[-(len(frame) - REFERENCE) :]
-    return _first(p_values < CONFIG.jump(1))
+    return _first(p_values < CONFIG.jump_level(1))
 
 
 def _first(alarms: NDArray[np.bool_]) -> float:

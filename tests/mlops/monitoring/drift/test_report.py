@@ -78,9 +78,11 @@ def test_levels_follow_the_length_of_window_and_bar():
     assert settings(step=timedelta(minutes=1)).windows_per_budget == 257
     assert settings(step=timedelta(days=1)).windows_per_budget == 1
     assert settings().looks_per_budget == 720
-    assert settings().decision(2) == pytest.approx(0.05 / 8)
-    assert settings().decision(2, watched=1) + settings().jump(1) / 8 == pytest.approx(0.05 / 8)
-    assert settings().repeated(2) ** 2 == pytest.approx(settings().decision(2))
+    assert settings().decision_level(2) == pytest.approx(0.05 / 8)
+    assert settings().decision_level(2, watched=1) + settings().jump_level(1) / 8 == pytest.approx(
+        0.05 / 8
+    )
+    assert settings().repeated_level(2) ** 2 == pytest.approx(settings().decision_level(2))
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,7 @@ def fast_alarms(paths, seed):
     alarms = []
     for frame in each_path(ten_columns(paths, REFERENCE + MONTH, rng)):
         reference = fit(frame[:REFERENCE])
-        level, ends = config.at_a_look(reference.testable), np.arange(REFERENCE, len(frame)) + 1
+        level, ends = config.fast_level(reference.testable), np.arange(REFERENCE, len(frame)) + 1
         beyond = []
         for column in reference.columns:
             found = column.null.check(frame[column.name].to_numpy(), WINDOW, ends)
