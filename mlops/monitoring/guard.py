@@ -208,15 +208,15 @@ class Guard:
         }
         for one in found:
             key = (one.service, str(one.subject))
-            if one.word is HealthState.TROUBLE and (key in known or self._is_confirmed(one)):
+            if one.state is HealthState.TROUBLE and (key in known or self._is_confirmed(one)):
                 self._first_seen.pop(key, None)
                 if raise_alert(connection, _trouble(one), at=now):
                     about = {"service": one.service}
                     told = (one.service, one.subject, one.text)
                     log.warning("service=%s %s: %s", *told, extra=about)
-            elif one.word is not HealthState.TROUBLE:
+            elif one.state is not HealthState.TROUBLE:
                 self._first_seen.pop(key, None)
-            if one.word is HealthState.QUIET and key in known:
+            if one.state is HealthState.QUIET and key in known:
                 _recover(connection, one, known, now)
 
     def _is_confirmed(self, one: Finding) -> bool:

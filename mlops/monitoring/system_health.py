@@ -99,7 +99,7 @@ class Finding:
 
     service: str
     subject: Subject
-    word: HealthState
+    state: HealthState
     title: str
     text: str
     severity: Severity = Severity.WARNING
@@ -116,7 +116,7 @@ def judge_system(seen: ServiceSnapshot, limits: SystemLimits) -> tuple[Finding, 
 
 def _errors(seen: ServiceSnapshot, limits: SystemLimits) -> Finding:
     champion, limit = seen.route.champion, limits.error_rate
-    judged, word = _counted(seen, lambda traffic: traffic.failed, _requests, limit)
+    judged, state = _counted(seen, lambda traffic: traffic.failed, _requests, limit)
     rate = judged.failed / judged.requests if judged.requests else 0.0
     text = (
         f"{judged.failed:,} of {judged.requests:,} requests lately ({rate:.1%}) were not answered "
@@ -128,7 +128,7 @@ def _errors(seen: ServiceSnapshot, limits: SystemLimits) -> Finding:
     return Finding(
         service=seen.route.service,
         subject=Subject.ERROR_RATE,
-        word=word,
+        state=state,
         title=f"{champion} fails on too many requests",
         text=text,
         severity=Severity.CRITICAL if grave else Severity.WARNING,
@@ -139,7 +139,7 @@ def _errors(seen: ServiceSnapshot, limits: SystemLimits) -> Finding:
 def _latency(seen: ServiceSnapshot, limits: SystemLimits) -> Finding:
     # What took longer than the last edge is not told apart.
     champion, limit_s = seen.route.champion, min(limits.latency_ms / 1e3, EDGES_S[-1])
-    judged, word = _counted(
+    judged, state = _counted(
         seen,
         lambda traffic: traffic.slower_than(limit_s),
         lambda traffic: traffic.timed,
@@ -155,7 +155,7 @@ def _latency(seen: ServiceSnapshot, limits: SystemLimits) -> Finding:
     return Finding(
         service=seen.route.service,
         subject=Subject.LATENCY,
-        word=word,
+        state=state,
         title=f"{champion} answers slowly",
         text=text,
         detail=figures | {"model_id": champion, "limit_ms": limits.latency_ms},
@@ -179,7 +179,7 @@ def _stale(seen: ServiceSnapshot, limits: SystemLimits) -> Finding | None:
     return Finding(
         service=seen.route.service,
         subject=Subject.STALE_DATA,
-        word=HealthState.TROUBLE if stale else HealthState.QUIET,
+        state=HealthState.TROUBLE if stale else HealthState.QUIET,
         title=f"{service.symbol} on {service.venue} has no new bars",
         text=f"{text}. Check the feed" if stale else text,
         detail={"closed_at": None if newest.closed_at is None else newest.closed_at.isoformat()},
@@ -198,7 +198,7 @@ def _replicas(seen: ServiceSnapshot, _: SystemLimits) -> Finding:
     return Finding(
         service=seen.route.service,
         subject=Subject.REPLICAS,
-        word=HealthState.QUIET if answering else HealthState.TROUBLE,
+        state=HealthState.QUIET if answering else HealthState.TROUBLE,
         title=f"Nothing answers for {seen.route.service}",
         text=f"{len(answering)} replicas answer" if answering else text,
         severity=Severity.CRITICAL,
@@ -219,7 +219,7 @@ def _loading(seen: ServiceSnapshot, _: SystemLimits) -> Finding:
     return Finding(
         service=seen.route.service,
         subject=Subject.LOADING,
-        word=HealthState.TROUBLE if failed else HealthState.QUIET,
+        state=HealthState.TROUBLE if failed else HealthState.QUIET,
         title=f"A version of {seen.route.service} does not load everywhere",
         text=f"{said}. It tries again every minute, and answers from what it holds"
         if failed
