@@ -101,7 +101,7 @@ class Guard:
             now = store_time(connection) if self.now is None else self.now()
             known = self._seen(connection, now)
         # Bars lie on a disk, which may be slow: no transaction waits for it.
-        seen = [replace(one, newest=self._newest(one.route)) for one in known]
+        seen = [replace(one, newest_bar=self._newest(one.route)) for one in known]
         found = tuple(finding for one in seen for finding in judge_system(one, self.limits))
         lasting = list_alerts(self.store, lasting_only=True)
         with self.store.write() as connection:

@@ -86,7 +86,7 @@ class ServiceSnapshot:
     this_hour: Traffic = field(default_factory=Traffic)
     two_hours: Traffic = field(default_factory=Traffic)
     replicas: tuple[Replica, ...] = ()
-    newest: NewestBar | None = None
+    newest_bar: NewestBar | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +163,7 @@ def _latency(seen: ServiceSnapshot, limits: SystemLimits) -> Finding:
 
 
 def _stale(seen: ServiceSnapshot, limits: SystemLimits) -> Finding | None:
-    newest = seen.newest
+    newest = seen.newest_bar
     if newest is None:
         return None
     service, bars = Service.parse(seen.route.service), limits.max_age_bars

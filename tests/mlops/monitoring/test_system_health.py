@@ -150,14 +150,14 @@ def test_bars_are_stale_where_the_market_has_traded_since(
 
 
 def test_stale_bars_are_trouble_and_bars_that_nothing_feeds_are_not_judged() -> None:
-    late = found(Subject.STALE_DATA, newest=NewestBar(AT - 5 * HOUR, AT))
+    late = found(Subject.STALE_DATA, newest_bar=NewestBar(AT - 5 * HOUR, AT))
     assert late.state is HealthState.TROUBLE
     assert "2025-01-06 07:00 UTC" in late.text
-    assert found(Subject.STALE_DATA, newest=NewestBar(None, AT)).state is HealthState.TROUBLE
-    assert found(Subject.STALE_DATA, newest=NewestBar(AT, AT)).state is HealthState.QUIET
+    assert found(Subject.STALE_DATA, newest_bar=NewestBar(None, AT)).state is HealthState.TROUBLE
+    assert found(Subject.STALE_DATA, newest_bar=NewestBar(AT, AT)).state is HealthState.QUIET
     lax = SystemLimits(max_age_bars=9.0)
     assert (
-        found(Subject.STALE_DATA, lax, newest=NewestBar(AT - 5 * HOUR, AT)).state
+        found(Subject.STALE_DATA, lax, newest_bar=NewestBar(AT - 5 * HOUR, AT)).state
         is HealthState.QUIET
     )
     assert Subject.STALE_DATA not in {
