@@ -128,7 +128,7 @@ class MLOpsManager:
             decision_window_hours=config.decision_window_hours,
             performance_threshold=config.performance_threshold,
             fee_for=config.fee_for,
-            kept_in=config.mlops_base_path / "references",
+            reference_folder=config.mlops_base_path / "references",
         )
 
     @cached_property

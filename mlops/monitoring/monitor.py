@@ -54,7 +54,7 @@ FEE_BPS = 10.0
 class MonitorConfig:
     """How closely services are watched; windows in hours, shares of one.
 
-    ``fee_for`` gives the costs of trading a symbol in bps; in the folder ``kept_in`` fitted
+    ``fee_for`` gives the costs of trading a symbol in bps; in the folder ``reference_folder`` fitted
     references are kept for other processes.
     """
 
@@ -63,7 +63,7 @@ class MonitorConfig:
     performance_threshold: float = 0.15
     fee_for: Callable[[str], float] = lambda symbol: FEE_BPS
     limits: Limits = field(default_factory=Limits)
-    kept_in: Path | None = None
+    reference_folder: Path | None = None
 
     def drift(self, service: Service) -> DriftConfig:
         """The levels at which a service's drift is decided."""
@@ -73,7 +73,7 @@ class MonitorConfig:
 
     def watched(self, bundle: Bundle, service: Service) -> VersionDrift:
         """A version's reference, ready to be looked at."""
-        return VersionDrift(bundle, self.drift(service), kept_in=self.kept_in)
+        return VersionDrift(bundle, self.drift(service), reference_folder=self.reference_folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

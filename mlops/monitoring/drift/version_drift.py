@@ -32,16 +32,20 @@ _OWN = {TARGET: Role.TARGET, FORECAST: Role.FORECAST, REALISED: Role.REALISED}
 class VersionDrift:
     """The reference of a version, fitted once; `check` sets bars against it.
 
-    What was fitted is kept in the folder ``kept_in`` for other processes, if there is one.
+    What was fitted is kept in the folder ``reference_folder`` for other processes, if there is one.
     """
 
-    def __init__(self, bundle: Bundle, config: DriftConfig, *, kept_in: Path | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, config: DriftConfig, *, reference_folder: Path | None = None
+    ) -> None:
         self.bundle = bundle
         self.config = config
         self.reference = (
             self._fitted()
-            if kept_in is None
-            else load_or_fit_reference(reference_path(kept_in, bundle.digest, config), self._fitted)
+            if reference_folder is None
+            else load_or_fit_reference(
+                reference_path(reference_folder, bundle.digest, config), self._fitted
+            )
         )
 
     def _fitted(self) -> DriftReference:

@@ -339,9 +339,9 @@ def test_another_process_reads_what_the_first_one_fitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, kept = at(bars, TRAINED + WEEK + 50), tmp_path / "references"
-    fitted_anew = only(watching(kept_in=kept).look(now)).report
+    fitted_anew = only(watching(reference_folder=kept).look(now)).report
     monkeypatch.delattr(version_drift, "fit_reference")
-    read = only(watching(kept_in=kept).look(now)).report
+    read = only(watching(reference_folder=kept).look(now)).report
     assert fitted_anew is not None
     assert read is not None
     assert [one.p_value for one in read.columns] == [one.p_value for one in fitted_anew.columns]
