@@ -395,7 +395,7 @@ class MLOpsManager:
     def _drift_of(self, model_id: str) -> VersionDrift:
         if model_id not in self._drift:
             bundle = load(self.registry, model_id)
-            self._drift[model_id] = self.monitor_config.watched(bundle, bundle.service)
+            self._drift[model_id] = self.monitor_config.fit_drift(bundle, bundle.service)
         return self._drift[model_id]
 
     def _measure_performance(self, model_id: str, now: datetime) -> LivePerformance:

@@ -65,15 +65,17 @@ class MonitorConfig:
     limits: Limits = field(default_factory=Limits)
     reference_folder: Path | None = None
 
-    def drift(self, service: Service) -> DriftConfig:
+    def drift_config(self, service: Service) -> DriftConfig:
         """The levels at which a service's drift is decided."""
         step = service.timeframe.step
         window = round(timedelta(hours=self.decision_window_hours) / step)
         return DriftConfig(effect_threshold=self.drift_threshold, window_bars=window, step=step)
 
-    def watched(self, bundle: Bundle, service: Service) -> VersionDrift:
+    def fit_drift(self, bundle: Bundle, service: Service) -> VersionDrift:
         """A version's reference, ready to be looked at."""
-        return VersionDrift(bundle, self.drift(service), reference_folder=self.reference_folder)
+        return VersionDrift(
+            bundle, self.drift_config(service), reference_folder=self.reference_folder
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,7 +241,7 @@ class Monitor:
     def _drift_of(self, version: ModelVersion, service: Service) -> VersionDrift:
         if version.model_id not in self._watched:
             bundle = self.open_bundle(version)
-            self._watched[version.model_id] = self.config.watched(bundle, service)
+            self._watched[version.model_id] = self.config.fit_drift(bundle, service)
         return self._watched[version.model_id]
 
     def _performance(
