@@ -107,12 +107,12 @@ def look(watch: Watch) -> tuple[Look, ...]:
 
 
 @task(cache_policy=NO_CACHE)
-def announce(looked: Sequence[Look]) -> None:
+def announce(looks: Sequence[Look]) -> None:
     """Ring for what should be retrained, and show every look in the Prefect UI."""
-    for one in looked:
+    for one in looks:
         for _, cause in one.triggers:
             ring(one.service, cause)
-    create_table_artifact(key=MONITOR_KEY, table=[_line(one) for one in looked])
+    create_table_artifact(key=MONITOR_KEY, table=[_line(one) for one in looks])
 
 
 @task(cache_policy=NO_CACHE)

@@ -134,7 +134,7 @@ def _retrain_and_roll_out(service: str) -> TrainResult | None:
 
 def _moments(manager: MLOpsManager, hour: HourResult[TrainResult]) -> Iterator[Moment]:
     """The alarms of an hour, and what came of the retraining and the rollout they asked for."""
-    rows = [get_trigger(manager.store, one) for one, _ in hour.looked.triggers]
+    rows = [get_trigger(manager.store, one) for one, _ in hour.look.triggers]
     for row in rows:
         if row is not None:
             yield Moment(hour.now, str(row.cause), row.text)

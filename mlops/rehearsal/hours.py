@@ -43,7 +43,7 @@ class HourResult(Generic[Trained]):
 
     now: datetime
     matched: Matching
-    looked: Look
+    look: Look
     trained: Trained | None
     returned: str
 
@@ -74,12 +74,12 @@ def rehearse(
         clock.now = now
         replica.forecast(service)
         [matched] = monitor.match_outcomes(now, [service])
-        [looked] = monitor.look(now, [service])
+        [look] = monitor.look(now, [service])
         waiting = unanswered(store, at=partial(_then, now))
         asked = any(one == service for one, _ in waiting)
         trained = retrain(service) if asked else None
         back = return_to_baseline(store, service, now=now)
-        yield HourResult(now, matched, looked, trained, "".join(one.reason for one in back))
+        yield HourResult(now, matched, look, trained, "".join(one.reason for one in back))
 
 
 def _then(now: datetime, service: str) -> datetime:
