@@ -136,7 +136,7 @@ def tell(symbol: str, console: Console, *, until: datetime, quick: bool = False)
         title=f"{symbol} sample",
         subtitle="Why versions passed or were refused, how they went live, what they lived through",
         rollouts=rollouts,
-        past=past,
+        history=past,
     )
 
 

@@ -95,13 +95,13 @@ def save_story(
     title: str,
     subtitle: str,
     rollouts: Sequence[RolloutSection] = (),
-    past: Sequence[HistorySection] = (),
+    history: Sequence[HistorySection] = (),
 ) -> Path:
     """Put saved cards, the rollouts that followed, and stretches of the past on one page."""
     sections = [
         Section.from_json(card.with_suffix(".json").read_text(encoding="utf-8")) for card in cards
     ]
-    path.write_text(render(Page(title, subtitle, sections, rollouts, past)), encoding="utf-8")
+    path.write_text(render(Page(title, subtitle, sections, rollouts, history)), encoding="utf-8")
     return path
 
 

@@ -124,7 +124,7 @@ class Page:
     subtitle: str
     sections: Sequence[Section]
     rollouts: Sequence[RolloutSection] = ()
-    past: Sequence[HistorySection] = ()
+    history: Sequence[HistorySection] = ()
 
 
 def render(page: Page) -> str:

@@ -53,7 +53,7 @@ def test_the_page_tells_what_happened_when_and_draws_it() -> None:
     told = Moment(datetime(2018, 11, 14, 3, tzinfo=UTC), "drift", "what is <forecast> changed")
     section = history_section(SERVICE, bars, matched(), [told])
     assert section.passed
-    page = render(Page("past", "", [], past=[section]))
+    page = render(Page("past", "", [], history=[section]))
     assert "squared error -75.0%" in page
     assert "2018-11-14 03:00" in page
     assert "what is &lt;forecast&gt; changed" in page
