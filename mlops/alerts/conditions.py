@@ -34,7 +34,7 @@ _ENDED_BY_A_CHAMPION = (
 )
 
 
-def tell_of_move(connection: Connection, row: Rollout, arrow: Arrow, at: datetime) -> None:
+def update_rollout_alerts(connection: Connection, row: Rollout, arrow: Arrow, at: datetime) -> None:
     """Raise an alert where a rollout was undone by itself; where one is done, end it."""
     if arrow.to is Phase.FAILED and row.abort_requested is None:
         raise_alert(connection, _undone(row, arrow), at=at)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 
-from mlops.alerts.conditions import tell_of_fallback, tell_of_move
+from mlops.alerts.conditions import tell_of_fallback, update_rollout_alerts
 from mlops.errors import LeaseLost, StoreError
 from mlops.rollout.analysis import Counts, gather, of_champion
 from mlops.rollout.decide import Snapshot, decide
@@ -133,7 +133,7 @@ class Controller:
         with self.store.write() as connection:
             fence(connection, lease)
             move_rollout(connection, s.rollout, s.route, arrow, term=lease.term, at=now)
-            tell_of_move(connection, s.rollout, arrow, now)
+            update_rollout_alerts(connection, s.rollout, arrow, now)
             # A share that has just been given must count at once.
             keep_exposed(connection, s.route.service, seconds=EXPOSURE_S)
 
