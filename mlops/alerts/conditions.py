@@ -51,7 +51,7 @@ def update_rollout_alerts(connection: Connection, row: Rollout, arrow: Arrow, at
             )
 
 
-def tell_of_fallback(
+def raise_champion_failed(
     connection: Connection, service: str, *, failed: str, reason: str, at: datetime
 ) -> None:
     """Raise an alert where a champion was replaced because it failed."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 
-from mlops.alerts.conditions import tell_of_fallback, update_rollout_alerts
+from mlops.alerts.conditions import raise_champion_failed, update_rollout_alerts
 from mlops.errors import LeaseLost, StoreError
 from mlops.rollout.analysis import Counts, gather, of_champion
 from mlops.rollout.decide import Snapshot, decide
@@ -146,7 +146,7 @@ class Controller:
                 change_route(connection, route, fallback.route, "fall_back", why)
                 for model_id, status in fallback.statuses.items():
                     change_status(connection, model_id, status, why)
-                tell_of_fallback(
+                raise_champion_failed(
                     connection,
                     route.service,
                     failed=route.champion,
