@@ -67,7 +67,9 @@ def raise_champion_failed(
     raise_alert(connection, trouble, at=at)
 
 
-def tell_of_return(connection: Connection, route: Route, *, reason: str, at: datetime) -> None:
+def raise_returned_to_baseline(
+    connection: Connection, route: Route, *, reason: str, at: datetime
+) -> None:
     """Raise an alert that a service is back on its baseline; what its champion lost is over."""
     trouble = Trouble(
         Condition.PERFORMANCE_DEGRADED,

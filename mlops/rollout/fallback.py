@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from mlops.alerts.conditions import tell_of_return
+from mlops.alerts.conditions import raise_returned_to_baseline
 from mlops.errors import StoreError
 from mlops.rollout.analysis import Conclusion, Counts, judge_alone
 from mlops.store import audit
@@ -195,7 +195,7 @@ def _return(store: Store, service: str, now: datetime | None) -> Moved | None:
         change_route(connection, route, back.route, RETURN, why)
         for model_id, status in back.statuses.items():
             change_status(connection, model_id, status, why)
-        tell_of_return(connection, route, reason=back.reason, at=at)
+        raise_returned_to_baseline(connection, route, reason=back.reason, at=at)
     return Moved(service, RETURN, back.reason, route.champion)
 
 

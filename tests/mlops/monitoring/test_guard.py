@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops.alerts.conditions import tell_of_return
+from mlops.alerts.conditions import raise_returned_to_baseline
 from mlops.data.quality import NewestBar
 from mlops.monitoring import guard as module
 from mlops.monitoring.guard import CHECK_EVERY_S, CONFIRM_S, Guard
@@ -270,7 +270,7 @@ def test_that_a_service_is_back_on_its_baseline_is_told_until_another_version_go
     with live.write() as connection:
         route = read_route(connection, SERVICE)
         assert route is not None
-        tell_of_return(connection, route, reason="linear_BTC_2 lost its skill", at=NOON)
+        raise_returned_to_baseline(connection, route, reason="linear_BTC_2 lost its skill", at=NOON)
     guard.check_health()
     assert only(live).recovered_at is None
 
