@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any, Self
 
 import pandas as pd
@@ -12,9 +11,6 @@ import pandas as pd
 from mlops.data.calendar import Calendar, missing_before
 from mlops.monitoring.drift.report import DriftReport
 from mlops.service import Timeframe
-from mlops.store.alerts import Condition, Severity, Trouble, raise_alert, recover_alert
-from mlops.store.engine import Connection
-from mlops.store.monitor_runs import CheckRow
 
 MOST_MISSING = 0.02
 """More of a window's bars missing than this is trouble; it ends at half of it."""
@@ -81,41 +77,9 @@ def find_data_problems(
     return tuple(found)
 
 
-def tell_of_data(connection: Connection, row: CheckRow, report: DriftReport) -> None:
-    """Raise what is wrong with the data of a look; a look at a window that is sound ends it."""
-    bars = BarCounts.from_dict(row.bars or {"expected": 0, "present": 0})
-    problems = find_data_problems(report, bars)
-    if problems:
-        trouble = Trouble(
-            Condition.DATA_QUALITY,
-            row.service,
-            row.model_id,
-            f"{row.model_id} is given data that are not sound",
-            "; ".join(problems),
-            detail={"check": row.id, "problems": list(problems), **bars.to_dict()},
-        )
-        raise_alert(connection, trouble, at=row.at)
-    elif not find_data_problems(report, bars, most_missing=MOST_MISSING / 2):
-        recover_alert(
-            connection,
-            condition=Condition.DATA_QUALITY,
-            service=row.service,
-            subject=row.model_id,
-            at=row.at,
-            text=f"the newest {bars.present:,} bars are sound",
-        )
+def is_data_sound(report: DriftReport, bars: BarCounts) -> bool:
+    """Whether the data of a look is sound enough to end an alert.
 
-
-def tell_of_unreadable(
-    connection: Connection, service: str, model_id: str, *, why: str, at: datetime
-) -> None:
-    """Raise that a version could not be looked at, because its bars break the contract."""
-    trouble = Trouble(
-        Condition.DATA_QUALITY,
-        service,
-        model_id,
-        f"{model_id} is given data that cannot be read",
-        why,
-        Severity.CRITICAL,
-    )
-    raise_alert(connection, trouble, at=at)
+    Missing bars must be at most half of `MOST_MISSING`, so that an alert does not come and go.
+    """
+    return not find_data_problems(report, bars, most_missing=MOST_MISSING / 2)

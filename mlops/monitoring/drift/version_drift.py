@@ -57,6 +57,15 @@ class VersionDrift:
             span=self.config.looks_per_budget,
         )
 
+    @property
+    def bars_needed(self) -> int:
+        """Bars of a whole window, with the bars before it that its columns are made of.
+
+        A feature needs its warm-up, a target and the newest forecast a horizon each.
+        """
+        horizon = self.bundle.service.horizon
+        return self.config.history_bars + int(self.bundle.config["warm_up"]) + 2 * horizon
+
     def check(self, recent: pd.DataFrame) -> DriftReport:
         """Judge the last window of plain bars, or of columns that carry the reference's names.
 

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops.alerts.conditions import raise_unreadable_data, update_data_quality_alert
 from mlops.data.calendar import load_calendar
 from mlops.monitoring.data_quality import (
     BarCounts,
     find_data_problems,
-    tell_of_data,
-    tell_of_unreadable,
+    is_data_sound,
 )
 from mlops.monitoring.drift.report import (
     DriftConfig,
@@ -77,6 +77,15 @@ def row_of(report: DriftReport, bars: BarCounts | None, at: datetime = AT) -> Ch
         state={},
         bars=None if bars is None else bars.to_dict(),
     )
+
+
+def look(store: Store, report: DriftReport, bars: BarCounts | None, at: datetime = AT) -> None:
+    """Update the alert as a look at this data does."""
+    counts = bars or BarCounts(0, 0)
+    problems, is_sound = find_data_problems(report, counts), is_data_sound(report, counts)
+    with store.write() as connection:
+        row = row_of(report, bars, at)
+        update_data_quality_alert(connection, row, problems, is_sound=is_sound)
 
 
 def seen(opened: pd.DatetimeIndex, *, calendar: str = "24/7") -> BarCounts:
@@ -144,8 +153,7 @@ def test_a_trouble_of_the_data_lasts_until_a_window_is_clearly_sound(
     ]
     for hour, (bars, ends) in enumerate(sequence):
         at = AT + timedelta(hours=hour)
-        with store.write() as connection:
-            tell_of_data(connection, row_of(report, bars, at), report)
+        look(store, report, bars, at)
         assert [row.recovered_at for row in list_alerts(store)] == ends
 
 
@@ -153,8 +161,7 @@ def test_people_read_what_is_wrong(
     reference: DriftReference, frame: pd.DataFrame, store: Store
 ) -> None:
     report = report_of(reference, spoiled(frame, x=np.nan))
-    with store.write() as connection:
-        tell_of_data(connection, row_of(report, BarCounts(168, 150, 2)), report)
+    look(store, report, BarCounts(168, 150, 2))
     [row] = list_alerts(store)
     assert (row.condition, row.subject) == (Condition.DATA_QUALITY, "champion")
     assert row.text == (
@@ -170,11 +177,10 @@ def test_data_that_cannot_be_read_end_with_the_first_sound_look(
         return row
 
     with store.write() as connection:
-        tell_of_unreadable(connection, SERVICE, "champion", why="no column close", at=AT)
+        raise_unreadable_data(connection, SERVICE, "champion", why="no column close", at=AT)
     assert (only().severity, only().text) == ("critical", "no column close")
     report = report_of(reference, frame[-48:])
-    with store.write() as connection:
-        tell_of_data(connection, row_of(report, None), report)
+    look(store, report, None)
     assert only().recovered_at == AT
 
 

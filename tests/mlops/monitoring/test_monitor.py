@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops.alerts import conditions
 from mlops.data.simulator import simulate_bars
 from mlops.errors import BundleError
 from mlops.features.dataset import Dataset
@@ -217,7 +218,7 @@ def test_a_look_whose_alert_cannot_be_written_never_was(
         raise RuntimeError("no room")
 
     with monkeypatch.context() as broken:
-        broken.setattr(module, "raise_alert", fail)
+        broken.setattr(conditions, "raise_alert", fail)
         assert only(watching(wild).look(now)).why_not == "RuntimeError: no room"
     assert (list_checks(live, KEY), list_triggers(live)) == ((), ())
     assert len(only(watching(wild).look(now)).triggers) == 1
