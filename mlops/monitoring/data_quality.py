@@ -1,4 +1,4 @@
-"""Are the bars that a look saw sound? Columns that came in broken, bars missing or come twice."""
+"""Finds what is wrong with the bars of a look: broken columns, missing bars, repeated bars."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from mlops.monitoring.drift.report import DriftReport
 from mlops.service import Timeframe
 
 MOST_MISSING = 0.02
-"""More of a window's bars missing than this is trouble; it ends at half of it."""
+"""A window with a larger share of missing bars raises an alert; half of it ends the alert."""
 
 
 @dataclass(frozen=True, slots=True)
 class BarCounts:
-    """The bars of a window: how many the market could trade and how many are there.
+    """Counts of the bars of a window.
 
-    ``repeated`` counts bars that came more than once.
+    Attributes:
+        expected: Bars that the market could trade.
+        present: Bars that can be used.
+        repeated: Bars that came more than once.
     """
 
     expected: int
@@ -36,7 +39,12 @@ class BarCounts:
         timeframe: Timeframe,
         calendar: Calendar,
     ) -> Self:
-        """From the opens of the window's bars as they ``came``, and of those that could be used."""
+        """Count the bars of a window.
+
+        Args:
+            came: The opens of the bars as they came, with repetitions; may begin earlier.
+            used: The opens of the window's bars that can be used.
+        """
         if not len(used):
             return cls(0, 0)
         missing = int(missing_before(used, timeframe, calendar).sum())
@@ -59,22 +67,22 @@ class BarCounts:
 def find_data_problems(
     report: DriftReport, bars: BarCounts, *, most_missing: float = MOST_MISSING
 ) -> tuple[str, ...]:
-    """What is wrong with the data, a sentence each.
+    """Say what is wrong with the data of a look, a sentence for each problem.
 
-    That a column has more missing rows than ever is a matter of chance: it counts in windows that
-    decide, while what came in broken counts at every look.
+    A column that came in broken counts at every look. A column with more missing rows than in the
+    reference is a test with a false-positive rate, so it counts only in windows that decide.
     """
-    found = [
+    problems = [
         f"{column.name}: {column.reason or 'far more missing rows than in the reference'}"
         for column in report.columns
         if column.status.is_quality_problem or (report.official and column.is_quality_problem)
     ]
     if 1.0 - bars.completeness > most_missing:
         missing = bars.expected - bars.present
-        found.append(f"{missing:,} of {bars.expected:,} bars are missing")
+        problems.append(f"{missing:,} of {bars.expected:,} bars are missing")
     if bars.repeated:
-        found.append(f"{bars.repeated:,} bars came more than once")
-    return tuple(found)
+        problems.append(f"{bars.repeated:,} bars came more than once")
+    return tuple(problems)
 
 
 def is_data_sound(report: DriftReport, bars: BarCounts) -> bool:
