@@ -115,6 +115,14 @@ class ColumnDrift:
         return self.status.is_quality_problem or self.missing_p_value < MISSING_LEVEL
 
     @property
+    def quality_reason(self) -> str:
+        """What is wrong with the column; only for one with a quality problem."""
+        if self.status.is_quality_problem:
+            return self.reason
+        share = f"{self.missing_share:.1%}"
+        return f"{share} of the rows are missing, more than ever in the reference"
+
+    @property
     def direction(self) -> str:
         """Where the values went: up, down, or nowhere that can be told."""
         if not math.isfinite(self.location) or self.location == 0.0:

@@ -27,7 +27,7 @@ from mlops.monitoring.drift.recommendation import (
     Rejections,
     advance_state,
     drop_known_changes,
-    fast_before,
+    fast_at_look_before,
     is_window_due,
     recommend,
     recommend_between_windows,
@@ -205,7 +205,7 @@ def judge_hourly(
             columns, found, recommend_between_windows(found, columns), config, 0, official=False
         ), state
     due = is_window_due(state, times, config)
-    earlier = fast_before(state, times, config)
+    earlier = fast_at_look_before(state, times, config)
     latest = state.recent[-1] if state.recent else None
     judge = recommend(found, columns, before=latest, fast_before=earlier)
     decision = (
