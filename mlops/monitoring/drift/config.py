@@ -26,7 +26,7 @@ JUMP_SHARE = 2 / 3
 FAST_SHARE = 0.1
 """What the fast path may add to the budget, as a share of it.
 
-So little, because the windows of its looks overlap, that in simulation it adds no false alarm.
+Its looks overlap in nearly all of their bars, so that the path adds hardly any false alarm.
 """
 
 SEVERE = 10
@@ -78,7 +78,7 @@ class DriftConfig:
 
     @property
     def windows_per_budget(self) -> int:
-        """K: windows that follow one another without overlap within the budget's days, at least 1."""
+        """K: windows without overlap within the budget's days, at least 1."""
         return max(1, self.budget_span // (self.window_bars * self.step))
 
     @property
@@ -122,5 +122,5 @@ class DriftConfig:
 
     @property
     def history_bars(self) -> int:
-        """Rows that a look reads, the last bar included: a window, or what a jump is measured on."""
+        """Rows that a look reads: those of a window, or of the month before a jump."""
         return max(self.window_bars, BARS)
