@@ -116,8 +116,8 @@ def current_frame(bundle: Bundle, dataset: Dataset) -> pd.DataFrame:
     target = np.full(len(dataset), np.nan)
     target[horizon:] = dataset.labels.y[: max(0, len(dataset) - horizon)]
     forecast = bundle.forecaster.forecast(dataset)
-    columns |= {TARGET: target, FORECAST: forecast, REALISED: log_range(dataset.bars)}
-    return pd.DataFrame(columns, dataset.frame.index)
+    own = {TARGET: target, FORECAST: forecast, REALISED: log_range(dataset.bars)}
+    return pd.DataFrame({**columns, **own}, dataset.frame.index)
 
 
 def roles_of(frame: pd.DataFrame) -> dict[str, Role]:
