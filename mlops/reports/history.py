@@ -1,9 +1,8 @@
-"""A stretch of a service's life on paper: price, forecasts, outcomes, alarms, who was live."""
+"""A section on the history of a service: price, forecasts, outcomes, moments, champions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 import numpy as np
 import pandas as pd
@@ -20,7 +19,13 @@ ChampionSpan = tuple[np.datetime64, np.datetime64, str]
 def history_section(
     service: Service, bars: pd.DataFrame, scored: Matched, moments: Sequence[Moment]
 ) -> HistorySection:
-    """``bars`` of the stretch by open time, its forecasts of record with their outcomes."""
+    """Make the section of a span of market time.
+
+    Args:
+        bars: The bars of the span by open time.
+        scored: Its forecasts of record with their outcomes.
+        moments: What happened in it.
+    """
     change = mse_change(scored)
     began, ended = bars.index[0], bars.index[-1]
     return HistorySection(
@@ -34,20 +39,20 @@ def history_section(
             "first and last bar forecast": f"{scored.bar[0]}, {scored.bar[-1]}",
         },
         moments=moments,
-        pictures=[_picture(service, bars, scored, moments)],
+        pictures=[_draw_picture(service, bars, scored, moments)],
     )
 
 
 def mse_change(scored: Matched) -> float:
-    """Squared error beyond the declared baseline's on the same bars, as a share of it."""
-    both = np.isfinite(scored.baseline)
-    ours = np.mean((scored.value - scored.forecast)[both] ** 2)
-    theirs = np.mean((scored.value - scored.baseline)[both] ** 2)
-    return float(ours / theirs - 1)
+    """Squared error less that of the declared baseline on the same bars, as a share of the latter."""
+    known = np.isfinite(scored.baseline)
+    mse = np.mean((scored.value - scored.forecast)[known] ** 2)
+    baseline_mse = np.mean((scored.value - scored.baseline)[known] ** 2)
+    return float(mse / baseline_mse - 1)
 
 
 def champion_spans(scored: Matched) -> list[ChampionSpan]:
-    """Who made the forecasts of record, from bar to bar."""
+    """The spans of bars with one champion each: first bar, last bar, model_id."""
     names = scored.model_id.astype(str)
     starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
     ends = np.r_[starts[1:], len(names) - 1]
@@ -57,7 +62,7 @@ def champion_spans(scored: Matched) -> list[ChampionSpan]:
     ]
 
 
-def _picture(
+def _draw_picture(
     service: Service, bars: pd.DataFrame, scored: Matched, moments: Sequence[Moment]
 ) -> Picture:
     uri = figures.draw_history(
@@ -67,7 +72,7 @@ def _picture(
         ),
         (scored.bar, scored.value, scored.forecast, scored.baseline),
         champion_spans(scored),
-        [(_naive(one.at), one.kind) for one in moments],
+        [(np.datetime64(moment.at.replace(tzinfo=None)), moment.kind) for moment in moments],
         unit=UNITS[service.target],
     )
     return Picture(
@@ -75,7 +80,3 @@ def _picture(
         uri,
         "Dotted lines are the moments below; the band names who made the forecasts of record.",
     )
-
-
-def _naive(at: datetime) -> np.datetime64:
-    return np.datetime64(at.replace(tzinfo=None))
