@@ -105,21 +105,21 @@ def save_drift_report(
 
 def _draw_with_evidently(report: DriftReport, reference: pd.DataFrame, window: pd.DataFrame) -> str:
     """The HTML page of Evidently, with the p-values of ``report``."""
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.metrics import DriftedColumnsCount, ValueDrift
-
-    _register_test()
     names = [str(name) for name in reference.columns]
     numbers = [name for name in names if pd.api.types.is_numeric_dtype(reference[name])]
-    definition = DataDefinition(
-        numerical_columns=numbers,
-        categorical_columns=[name for name in names if name not in numbers],
-    )
     token = _drawn_report.set(report)
     try:
         with warnings.catch_warnings():
             # Evidently's own dependencies raise warnings that a reader can do nothing about.
             warnings.simplefilter("ignore")
+            from evidently import DataDefinition, Dataset, Report
+            from evidently.metrics import DriftedColumnsCount, ValueDrift
+
+            _register_test()
+            definition = DataDefinition(
+                numerical_columns=numbers,
+                categorical_columns=[name for name in names if name not in numbers],
+            )
             then = Dataset.from_pandas(reference, data_definition=definition)
             now = Dataset.from_pandas(window, data_definition=definition)
             columns = [ValueDrift(column=name, method=TEST) for name in names]
