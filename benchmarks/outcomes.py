@@ -97,8 +97,8 @@ def hundred_thousand(store: Store, database: str, n: int = FORECASTS) -> Figure:
     now = frame.index[-1].to_pydatetime() + 48 * HOUR
 
     def look(seen: pd.DataFrame) -> Matching:
-        sighting = sight(seen, service())
-        return match_bars(store, [sighting], now=now, lookback_bars=None)[0]
+        bars = sight(seen, service())
+        return match_bars(store, [bars], now=now, lookback_bars=None)[0]
 
     began, busy = time.perf_counter(), time.process_time()
     looks = [look(seen) for seen in (first, second)]
@@ -153,8 +153,8 @@ def one_hour(store: Store, database: str, services: int = SERVICES) -> Figure:
     closed = frame.index[BARS_KEPT - 1 + HORIZON - 1].to_pydatetime()
     match_bars(store, [sight(frame.iloc[:-2], one) for one in keys], now=closed)
     began, busy = time.perf_counter(), time.process_time()
-    sightings = [sight(frame, one) for one in keys]
-    found = match_bars(store, sightings, now=closed + HOUR)
+    services = [sight(frame, one) for one in keys]
+    found = match_bars(store, services, now=closed + HOUR)
     spent, busy = time.perf_counter() - began, time.process_time() - busy
     new = sum(one.new for one in found)
     return Figure(

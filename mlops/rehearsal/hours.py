@@ -79,7 +79,7 @@ def rehearse(
         replica.forecast(service)
         [matched] = monitor.match_outcomes(now, [service])
         [look] = monitor.look(now, [service])
-        asked_for = {key for key, _ in unanswered(store, at=lambda _, now=now: now)}
+        asked_for = {key for key, _ in unanswered(store, at=lambda _: clock.now)}
         trained = retrain(service) if service in asked_for else None
         returns = return_to_baseline(store, service, now=now)
         yield HourResult(now, matched, look, trained, "".join(back.reason for back in returns))

@@ -63,13 +63,12 @@ def card_facts(plan: TrainingPlan, study: Study, version: ModelVersion) -> dict[
     """What the version is, the data it was trained on and the code that trained it."""
     frame = plan.dataset.frame
     slices, source = study.slices, plan.dataset.provenance
+    origin = "" if source is None else f"{source.label}, known {source.fetched_at:%Y-%m-%d}"
     return {
         "model": f"{version.model_type}, chosen from {len(study.trials)} trials",
         "recipe": json.dumps(study.winner.recipe.to_dict()),
         "bars": f"{len(frame):,}, {frame.index[0]:%Y-%m-%d} to {frame.index[-1]:%Y-%m-%d}",
-        "from": "unknown"
-        if source is None
-        else f"{source.label}, known {source.fetched_at:%Y-%m-%d}",
+        "from": origin or "unknown",
         "data watermark": version.watermark,
         "refits": f"{len(slices.development)} before the holdout, {len(slices.holdout)} through it",
         "leakage proof": f"{plan.proof.tests:,} tests, largest change "

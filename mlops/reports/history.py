@@ -44,7 +44,7 @@ def history_section(
 
 
 def mse_change(scored: Matched) -> float:
-    """Squared error less that of the declared baseline on the same bars, as a share of the latter."""
+    """Squared error relative to the baseline's on the same bars; 0 where both are equal."""
     known = np.isfinite(scored.baseline)
     mse = np.mean((scored.value - scored.forecast)[known] ** 2)
     baseline_mse = np.mean((scored.value - scored.baseline)[known] ** 2)

@@ -71,14 +71,16 @@ def measure_system(
                 (version.model_id, rollout),
             )
         )
-    own_total = total(own)
-    error_interval = share_interval(own_total.failed, own_total.requests)
+    requests = total(own)
+    intervals: dict[str, tuple[float | None, float | None]] = {
+        "error_rate": share_interval(requests.failed, requests.requests)
+    }
     of_baseline, at_promotion = _figures_of(baseline, (since, moment)), _figures_of(before, rollout)
     return tuple(
         LiveMeasure(
             name,
             value,
-            *(error_interval if name == "error_rate" else (None, None)),
+            *intervals.get(name, (None, None)),
             of_baseline.get(name),
             at_promotion.get(name),
         )

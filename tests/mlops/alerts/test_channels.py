@@ -181,7 +181,7 @@ def test_slack_gets_text_and_is_told_again_after_an_outage(store, webhook):
     assert message["text"].startswith("*2 alerts*")
 
 
-def test_what_cannot_be_reached_does_not_tell_its_address():
+def test_the_error_of_a_channel_does_not_show_its_secret_address():
     secret = f"http://127.0.0.1:{free_port()}/T0/B0/secret"
     with pytest.raises(AlertNotSent, match="ConnectError") as caught:
         Slack(secret).send(())
@@ -241,32 +241,32 @@ def test_a_handler_that_raises_on_one_alert_gets_the_others_once(store):
     assert handler.seen == ["lstm_A", "lstm_B", "lstm_C", "lstm_B", "lstm_A"]
 
 
-def test_a_channel_that_hangs_keeps_nobody_waiting(store, webhook):
+def test_a_channel_that_hangs_does_not_delay_the_others(store, webhook):
     state, url = webhook
     port = free_port()
     with mail_server(port) as inbox, silent_server() as silent:
         lost = Email(to="lost@example.com", sender="a@b.c", host="127.0.0.1", port=silent)
-        courier = AlertSender(store, [lost, Slack(url), mail_to(port)], poll_s=0.05)
-        courier.start()
+        sender = AlertSender(store, [lost, Slack(url), mail_to(port)], poll_s=0.05)
+        sender.start()
         see(store)
         until(lambda: inbox.mails and state.got)
-        courier.stop(wait_s=0.1)
+        sender.stop(wait_s=0.1)
         [row] = list_alerts(store)
         states = {one.channel: one.state for one in list_deliveries(store, row.id)}
     # With its server the channel that hung comes back, before the store is closed.
-    courier.stop()
+    sender.stop()
     assert states["email:lost@example.com"] is DeliveryState.WAITING
 
 
 def test_a_channel_added_later_tells_what_still_matters(store):
     handler = Notes()
-    courier = AlertSender(store, poll_s=0.05)
-    courier.start()
+    sender = AlertSender(store, poll_s=0.05)
+    sender.start()
     see(store)
-    courier.add_channel(Handler(handler))
-    courier.add_channel(Handler(Notes()))
+    sender.add_channel(Handler(handler))
+    sender.add_channel(Handler(Notes()))
     until(lambda: handler.seen)
-    courier.stop()
+    sender.stop()
     assert len(handler.seen) == 1
 
 

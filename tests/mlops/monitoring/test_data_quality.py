@@ -157,7 +157,7 @@ def test_a_trouble_of_the_data_lasts_until_a_window_is_clearly_sound(
         assert [row.recovered_at for row in list_alerts(store)] == ends
 
 
-def test_people_read_what_is_wrong(
+def test_an_alert_lists_each_problem_of_the_data(
     reference: DriftReference, frame: pd.DataFrame, store: Store
 ) -> None:
     report = report_of(reference, spoiled(frame, x=np.nan))

@@ -206,7 +206,7 @@ def test_the_trouble_of_one_service_leaves_the_others_watched(
     assert found[other].why_not == "OSError: the disk is gone"
 
 
-def test_a_look_whose_alert_cannot_be_written_never_was(
+def test_a_look_whose_alert_cannot_be_written_is_not_written_either(
     watching: Callable[..., Monitor],
     live: Store,
     bars: pd.DataFrame,
@@ -224,7 +224,7 @@ def test_a_look_whose_alert_cannot_be_written_never_was(
     assert len(only(watching(wild).look(now)).triggers) == 1
 
 
-def test_a_threshold_beyond_reach_retrains_nothing(
+def test_a_threshold_beyond_reach_raises_no_trigger(
     watching: Callable[..., Monitor], live: Store, bars: pd.DataFrame
 ) -> None:
     monitor = watching(storm(bars, TRAINED), drift_threshold=0.999)

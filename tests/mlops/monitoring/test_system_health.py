@@ -87,7 +87,7 @@ def test_requests_turned_away_are_errors_too() -> None:
     assert "50 because it had no turn" in bad.text
 
 
-def test_more_than_half_is_grave() -> None:
+def test_failures_of_more_than_half_are_critical() -> None:
     some, most = (traffic(fast=1000, faults=n) for n in (200, 900))
     assert found(Subject.ERROR_RATE, **of_both(some)).severity is Severity.WARNING
     assert found(Subject.ERROR_RATE, **of_both(most)).severity is Severity.CRITICAL
@@ -119,7 +119,7 @@ def test_limits_are_the_ones_given() -> None:
         assert found(subject, lax, **asked).state is not HealthState.TROUBLE
 
 
-def test_a_limit_beyond_what_is_told_apart_is_still_one() -> None:
+def test_a_latency_limit_beyond_the_last_edge_still_counts() -> None:
     latencies = (*[0] * (BUCKETS - 1), 10)
     asked = of_both(Traffic(requests=10, latencies=latencies))
     limits = SystemLimits(latency_ms=30_000.0)
@@ -181,7 +181,7 @@ def replica(name: str, state: ReplicaState = ReplicaState.READY, **models: str) 
         ((replica("a", ReplicaState.DRAINING, champ="ready"),), HealthState.TROUBLE),
     ],
 )
-def test_something_must_answer_for_a_service(
+def test_a_service_without_an_answering_replica_is_in_trouble(
     replicas: tuple[Replica, ...], word: HealthState
 ) -> None:
     one = found(Subject.REPLICAS, replicas=replicas)

@@ -39,7 +39,7 @@ def test_the_error_is_set_against_the_baseline_on_the_bars_that_both_forecast() 
     assert mse_change(matched()) == pytest.approx(1 / 4 - 1)
 
 
-def test_who_was_live_is_who_made_the_forecasts_of_record() -> None:
+def test_champion_spans_follow_the_forecasts_of_record() -> None:
     assert champion_spans(matched()) == [
         (BARS[0], BARS[2], "linear_A"),
         (BARS[2], BARS[3], "linear_B"),

@@ -66,7 +66,7 @@ def test_a_kept_reference_judges_exactly_as_the_fitted_one(tmp_path: Path) -> No
     assert [path.name for path in path.parent.iterdir()] == [path.name]
 
 
-def test_other_windows_and_other_bundles_lie_apart(tmp_path: Path) -> None:
+def test_other_windows_and_bundles_have_files_of_their_own(tmp_path: Path) -> None:
     places = {
         reference_path(tmp_path, digest, DriftConfig(window_bars=bars))
         for digest in ("a", "b")
@@ -84,7 +84,7 @@ def test_a_file_that_cannot_be_read_is_fitted_again(tmp_path: Path) -> None:
     assert path.read_bytes() == whole
 
 
-def test_where_nothing_can_be_kept_the_watch_goes_on(
+def test_a_reference_that_cannot_be_saved_is_fitted_and_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "references").write_text("a file where the folder should be")

@@ -61,7 +61,7 @@ def judged(*columns, before=None, fast_before=()):
         ([column(p=0.04), column("l", p=0.04, role=Role.LOSS)], None, CLOSELY),
     ],
 )
-def test_what_a_window_asks_for(columns, before, expected):
+def test_a_window_gets_the_recommendation_of_its_p_values(columns, before, expected):
     assert judged(*columns, before=before) is expected
 
 
@@ -197,7 +197,7 @@ def test_a_look_shows_what_is_in_force_until_the_next_window():
     assert state.recent == latest.recent
 
 
-def test_a_gross_change_is_met_within_hours():
+def test_a_gross_change_asks_for_a_retraining_within_hours():
     frame = noise(REFERENCE + WINDOW + 100)
     frame.iloc[REFERENCE + WINDOW + 1 :, 0] += 8.0
     reference = fit(frame[:REFERENCE])

@@ -190,7 +190,7 @@ def test_hits_that_become_fewer_are_lost_skill():
     assert check_drift(reference, hits[-WINDOW:] | True).recommendation is QUIET
 
 
-def test_a_feed_is_stuck_when_it_rests_longer_than_ever(frame):
+def test_a_feed_is_stuck_when_a_value_lasts_longer_than_in_the_reference(frame):
     resting = frame[["f0"]].copy()
     resting.iloc[100:130, 0] = 0.5
     reference, window = fit(resting[:REFERENCE]), resting[-WINDOW:].copy()

@@ -216,7 +216,7 @@ def test_higher_volatility_is_rarely_called_lost_skill(n):
 
 
 @pytest.mark.slow
-def test_lost_skill_is_found_as_often_as_said():
+def test_the_power_to_find_lost_skill_is_that_documented():
     ours, usual = degradation_alarms(300, 500, seed=412, skill=0.0)
     print("skill gone: ours, MSE +15 %", ours, usual)
     assert ours >= 0.75

@@ -42,7 +42,7 @@ from mlops.validation.evaluation import evaluate
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.records import record
 from tests.mlops.data.conftest import make_bars
-from tests.mlops.monitoring.ticker import HOUR, RETURNS, START, forecast_row, sighting_of
+from tests.mlops.monitoring.ticker import HOUR, RETURNS, START, bars_of_service, forecast_row
 
 BARS = make_bars(400)
 NOW = START + 400 * HOUR
@@ -73,7 +73,7 @@ def lived(
 ) -> None:
     """Forecasts of those hours that know a tenth of the outcome, matched with what is known."""
     baseline = "zero" if service.target is Target.RETURN else "persistence"
-    whole = sighting_of(BARS, service, baseline)
+    whole = bars_of_service(BARS, service, baseline)
     labels = whole.dataset.labels
     move = np.nan_to_num(labels.y - labels.persistence)
     draws = np.random.default_rng(5).normal(size=len(move)) * np.nanstd(move)
@@ -83,7 +83,7 @@ def lived(
         for n in hours
     ]
     record_forecasts(store, rows)
-    match_bars(store, [sighting_of(frame, service, baseline)], now=NOW, patience_bars=5)
+    match_bars(store, [bars_of_service(frame, service, baseline)], now=NOW, patience_bars=5)
 
 
 def measured(store: Store, version: ModelVersion, hours: float = 96, **options) -> LivePerformance:
@@ -195,7 +195,7 @@ def test_missing_waiting_and_corrected_outcomes_are_counted(
     lived(store, frame=holed, hours=range(FIRST, 390))
     corrected = holed.copy()
     corrected.loc[BARS.index[370], "close"] *= 1.01
-    match_bars(store, [sighting_of(corrected, RETURNS, "zero")], now=NOW, patience_bars=5)
+    match_bars(store, [bars_of_service(corrected, RETURNS, "zero")], now=NOW, patience_bars=5)
     found = measured(store, version())
     counts = found.completeness.counts
     assert counts == OutcomeCounts(forecasts=89, known=85, missing=4, revised=2)
