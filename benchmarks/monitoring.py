@@ -50,7 +50,7 @@ def watch_once(now: datetime) -> list[Run]:
     watch = open_watch(now + HOUR)  # the bars of both hours; each sees those it may
     runs = []
     for moment in (now, now + HOUR):
-        matched, looked = watch.monitor.match(moment), watch.monitor.look(moment)
+        matched, looked = watch.monitor.match_outcomes(moment), watch.monitor.look(moment)
         troubles = {one.trouble for one in matched} | {one.why_not for one in looked}
         if troubles != {""}:
             raise RuntimeError(f"some services were not watched: {troubles}")
@@ -71,7 +71,7 @@ def catch_up(now: datetime) -> None:
     """Match what had become known before the first run; it is not what is measured."""
     from tasks.monitoring import open_watch
 
-    open_watch(now).monitor.match(now)
+    open_watch(now).monitor.match_outcomes(now)
 
 
 def in_a_fresh_process(watched: Watched, work: str, now: datetime) -> list[Run]:

@@ -17,7 +17,7 @@ from benchmarks.figure import Figure
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import default_recipe
-from mlops.monitoring.performance.outcomes import Matching, Sighting, match_sightings
+from mlops.monitoring.performance.outcomes import Matching, ServiceBars, match_bars
 from mlops.service import Service, Target, Timeframe
 from mlops.store import Store, open_store
 from mlops.store.outcomes import read_matched
@@ -70,10 +70,10 @@ def record(store: Store, key: str, bars: pd.DatetimeIndex, model_id: str, role: 
         connection.execute(sa.insert(forecast), rows)
 
 
-def sight(frame: pd.DataFrame, of: Service) -> Sighting:
+def sight(frame: pd.DataFrame, of: Service) -> ServiceBars:
     target = TargetSpec(Target.VOLATILITY, HORIZON)
     dataset = Dataset(frame, timeframe=Timeframe("1h"), target=target)
-    return Sighting.of(of, dataset, default_recipe("persistence", target))
+    return ServiceBars.of(of, dataset, default_recipe("persistence", target))
 
 
 def hundred_thousand(store: Store, database: str, n: int = FORECASTS) -> Figure:
@@ -97,8 +97,8 @@ def hundred_thousand(store: Store, database: str, n: int = FORECASTS) -> Figure:
     now = frame.index[-1].to_pydatetime() + 48 * HOUR
 
     def look(seen: pd.DataFrame) -> Matching:
-        sighting = sight(seen, service())
-        return match_sightings(store, [sighting], now=now, lookback_bars=None)[0]
+        bars = sight(seen, service())
+        return match_bars(store, [bars], now=now, lookback_bars=None)[0]
 
     began, busy = time.perf_counter(), time.process_time()
     looks = [look(seen) for seen in (first, second)]
@@ -151,10 +151,10 @@ def one_hour(store: Store, database: str, services: int = SERVICES) -> Figure:
     for one in keys:
         record(store, one.key, made, "champion", "record")
     closed = frame.index[BARS_KEPT - 1 + HORIZON - 1].to_pydatetime()
-    match_sightings(store, [sight(frame.iloc[:-2], one) for one in keys], now=closed)
+    match_bars(store, [sight(frame.iloc[:-2], one) for one in keys], now=closed)
     began, busy = time.perf_counter(), time.process_time()
-    sightings = [sight(frame, one) for one in keys]
-    found = match_sightings(store, sightings, now=closed + HOUR)
+    newest = [sight(frame, one) for one in keys]
+    found = match_bars(store, newest, now=closed + HOUR)
     spent, busy = time.perf_counter() - began, time.process_time() - busy
     new = sum(one.new for one in found)
     return Figure(

@@ -26,12 +26,12 @@ import uvicorn
 import uvloop
 
 from mlops import logs
-from mlops.alerts.channels import channels_of
+from mlops.alerts.channels import open_channels
 from mlops.alerts.delivery import AlertSender
 from mlops.models.bundle import Trust
 from mlops.models.signing import load_or_make_key
 from mlops.monitoring.guard import Guard
-from mlops.monitoring.system_health import limits_of
+from mlops.monitoring.system_health import read_limits
 from mlops.registry.connection import key_file
 from mlops.serving.runtime import Options, Runtime
 from mlops.serving.store_sync import Identity
@@ -113,7 +113,7 @@ def open_runtime(settings: Settings, identity: Identity, *, batching: bool = Tru
 def courier_of(store: Store, settings: Settings) -> AlertSender:
     """What carries alerts to the channels that the settings name."""
     each = settings.alert_messages_per_hour
-    return AlertSender(store, channels_of(settings), messages_per_hour=each)
+    return AlertSender(store, open_channels(settings), messages_per_hour=each)
 
 
 def guard_of(runtime: Runtime, settings: Settings) -> Guard:
@@ -123,7 +123,7 @@ def guard_of(runtime: Runtime, settings: Settings) -> Guard:
         runtime.store,
         f"guard@{me.name}:{me.incarnation}",
         newest_bar=runtime.publisher.bars.find_newest,
-        limits=limits_of(settings),
+        limits=read_limits(settings),
         keep_days=settings.forecast_log_days,
     )
 

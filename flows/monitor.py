@@ -10,7 +10,7 @@ from datetime import datetime
 
 from prefect import flow
 
-from mlops.monitoring.monitor import Looked
+from mlops.monitoring.monitor import Look
 from mlops.monitoring.performance.outcomes import Matching
 from tasks import monitoring as step
 from tasks.context import run_logs
@@ -25,7 +25,7 @@ class MonitorResult:
     """
 
     matched: tuple[Matching, ...]
-    looked: tuple[Looked, ...]
+    looks: tuple[Look, ...]
     returned: tuple[str, ...] = ()
 
 
@@ -42,10 +42,10 @@ def monitor(now: datetime | None = None) -> MonitorResult:
     with run_logs():
         watch = step.open_watch(now)
         matched = step.match(watch)
-        looked = step.look(watch)
+        looks = step.look(watch)
         returned = return_to_baseline(open_manager())
-        step.announce(looked)
+        step.announce(looks)
         step.look_for_trouble()
-        if alarmed := [one for one in looked if one.triggers]:
+        if alarmed := [one for one in looks if one.triggers]:
             step.draw(watch, alarmed)
-        return MonitorResult(matched, looked, returned)
+        return MonitorResult(matched, looks, returned)

@@ -132,7 +132,7 @@ class MLOpsManager:
             decision_window_hours=config.decision_window_hours,
             performance_threshold=config.performance_threshold,
             fee_for=config.fee_for,
-            kept_in=config.mlops_base_path / "references",
+            reference_folder=config.mlops_base_path / "references",
         )
 
     @cached_property
@@ -150,7 +150,7 @@ class MLOpsManager:
         Raises:
             SettingsError: when it has no such method.
         """
-        self.courier.add(Handler(handler))
+        self.courier.add_channel(Handler(handler))
 
     def alerts(
         self, service: str | None = None, *, lasting_only: bool = False
@@ -399,7 +399,7 @@ class MLOpsManager:
     def _drift_of(self, model_id: str) -> VersionDrift:
         if model_id not in self._drift:
             bundle = load(self.registry, model_id)
-            self._drift[model_id] = self.monitor_config.watched(bundle, bundle.service)
+            self._drift[model_id] = self.monitor_config.fit_drift(bundle, bundle.service)
         return self._drift[model_id]
 
     def _measure_performance(self, model_id: str, now: datetime) -> LivePerformance:

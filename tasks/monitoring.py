@@ -24,9 +24,9 @@ from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
 from mlops.monitoring.guard import Guard
-from mlops.monitoring.monitor import Looked, Monitor
+from mlops.monitoring.monitor import Look, Monitor
 from mlops.monitoring.performance.outcomes import Matching
-from mlops.monitoring.system_health import Finding, limits_of
+from mlops.monitoring.system_health import Finding, read_limits
 from mlops.registry import bundle_cache, load_version
 from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
@@ -88,12 +88,14 @@ def open_monitor(manager: MLOpsManager, bars_of: Callable[[Service], Dataset | N
 def match(watch: Watch) -> tuple[Matching, ...]:
     """Join forecasts with the outcomes that are known by now."""
     return tuple(
-        one for now, services in watch.times.items() for one in watch.monitor.match(now, services)
+        one
+        for now, services in watch.times.items()
+        for one in watch.monitor.match_outcomes(now, services)
     )
 
 
 @task(cache_policy=NO_CACHE)
-def look(watch: Watch) -> tuple[Looked, ...]:
+def look(watch: Watch) -> tuple[Look, ...]:
     """Look at every service that has bars, once, and at what else is watched there and due."""
     return tuple(
         one
@@ -104,16 +106,16 @@ def look(watch: Watch) -> tuple[Looked, ...]:
 
 
 @task(cache_policy=NO_CACHE)
-def announce(looked: Sequence[Looked]) -> None:
+def announce(looks: Sequence[Look]) -> None:
     """Ring for what should be retrained, and show every look in the Prefect UI."""
-    for one in looked:
+    for one in looks:
         for _, cause in one.triggers:
             ring(one.service, cause)
-    create_table_artifact(key=MONITOR_KEY, table=[_line(one) for one in looked])
+    create_table_artifact(key=MONITOR_KEY, table=[_line(one) for one in looks])
 
 
 @task(cache_policy=NO_CACHE)
-def draw(watch: Watch, alarmed: Sequence[Looked]) -> None:
+def draw(watch: Watch, alarmed: Sequence[Look]) -> None:
     """Draw what each alarm rests on; a page that cannot be drawn costs no alarm."""
     manager = MLOpsManager(current_settings())
     for one in alarmed:
@@ -125,7 +127,7 @@ def draw(watch: Watch, alarmed: Sequence[Looked]) -> None:
             get_run_logger().exception(told, one.service, extra=about)
 
 
-def _draw(manager: MLOpsManager, watch: Watch, one: Looked) -> None:
+def _draw(manager: MLOpsManager, watch: Watch, one: Look) -> None:
     check = get_check(manager.store, one.check)
     dataset = watch.monitor.bars_of(Service.parse(one.service))
     assert check is not None
@@ -144,7 +146,7 @@ def _draw(manager: MLOpsManager, watch: Watch, one: Looked) -> None:
     announce_drift(manager.registry.tracking, version, page, why)
 
 
-def _line(one: Looked) -> dict[str, str]:
+def _line(one: Look) -> dict[str, str]:
     report = one.report
     return {
         "service": one.service,
@@ -173,7 +175,7 @@ def open_guard() -> Guard:
         MLOpsManager(settings).store,
         f"monitor@{socket.gethostname()}:{os.getpid()}",
         newest_bar=RecentBars(settings.bars_path).newest,
-        limits=limits_of(settings),
+        limits=read_limits(settings),
         keep_days=settings.forecast_log_days,
     )
 
@@ -181,4 +183,4 @@ def open_guard() -> Guard:
 @task(cache_policy=NO_CACHE)
 def look_for_trouble() -> tuple[Finding, ...]:
     """Look in the place of the replicas, where none of them does it any more."""
-    return open_guard().look_in_passing()
+    return open_guard().check_health_once()

@@ -23,9 +23,9 @@ from flows.train import TrainResult, train
 from mlops.data.recent_bars import RecentBars
 from mlops.features.dataset import Dataset
 from mlops.manager import MLOpsManager
-from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
-from mlops.reports.history import mse_change, past_section
-from mlops.reports.page import Moment, PastSection
+from mlops.rehearsal.hours import HourResult, RehearsalClock, hours_between, rehearse
+from mlops.reports.history import history_section, mse_change
+from mlops.reports.page import HistorySection, Moment
 from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
@@ -73,7 +73,7 @@ def tell_past(symbol: str, console: Console, *, until: datetime, path: Path) -> 
 
 def go_through(
     manager: MLOpsManager, symbol: str, console: Console, *, until: datetime
-) -> PastSection | None:
+) -> HistorySection | None:
     """Train as of then, and let the hours go by; None where nothing had earned its place then."""
     first = train(
         symbol,
@@ -118,7 +118,7 @@ def go_through(
         f"until {until:%Y-%m-%d} {len(scored):,} forecasts met their outcomes: squared error "
         f"{100 * mse_change(scored):+.1f} % of the baseline's on the same bars",
     )
-    return past_section(service, seen.frame[seen.frame.index >= START], scored, moments)
+    return history_section(service, seen.frame[seen.frame.index >= START], scored, moments)
 
 
 def _retrain_and_roll_out(service: str) -> TrainResult | None:
@@ -129,9 +129,9 @@ def _retrain_and_roll_out(service: str) -> TrainResult | None:
     return result
 
 
-def _moments(manager: MLOpsManager, hour: Hour[TrainResult]) -> Iterator[Moment]:
+def _moments(manager: MLOpsManager, hour: HourResult[TrainResult]) -> Iterator[Moment]:
     """The alarms of an hour, and what came of the retraining and the rollout they asked for."""
-    rows = [get_trigger(manager.store, one) for one, _ in hour.looked.triggers]
+    rows = [get_trigger(manager.store, one) for one, _ in hour.look.triggers]
     for row in rows:
         if row is not None:
             yield Moment(hour.now, str(row.cause), row.text)

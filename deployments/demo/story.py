@@ -25,7 +25,7 @@ from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager
 from mlops.registry.version_history import Explanation
 from mlops.reports.cards import save_story
-from mlops.reports.page import PastSection, RolloutSection
+from mlops.reports.page import HistorySection, RolloutSection
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service, Target
 from mlops.settings import current_settings
@@ -42,7 +42,7 @@ class Beside:
     said: Path
     section: Path
 
-    def tell(self, console: Console) -> list[PastSection]:
+    def tell(self, console: Console) -> list[HistorySection]:
         """Wait for its end, print what it said, and return what it shows.
 
         Raises:
@@ -54,7 +54,7 @@ class Beside:
         if code:
             log = self.said.with_suffix(".log")
             raise SystemExit(f"the third act ended with status {code}; see {log}")
-        return [PastSection.from_json(self.section.read_text())] if self.section.exists() else []
+        return [HistorySection.from_json(self.section.read_text())] if self.section.exists() else []
 
 
 @contextmanager
@@ -136,7 +136,7 @@ def tell(symbol: str, console: Console, *, until: datetime, quick: bool = False)
         title=f"{symbol} sample",
         subtitle="Why versions passed or were refused, how they went live, what they lived through",
         rollouts=rollouts,
-        past=past,
+        history=past,
     )
 
 

@@ -1,1 +1,1 @@
-""" """
+"""Alerts: the rules that raise and end them, and their delivery to people."""

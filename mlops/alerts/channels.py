@@ -1,4 +1,4 @@
-"""The ways to reach people: e-mail, Slack, whatever Apprise knows, and handlers in Python."""
+"""The channels that alerts are sent to: e-mail, Slack, services of Apprise, Python handlers."""
 
 from __future__ import annotations
 
@@ -6,25 +6,28 @@ import asyncio
 import importlib
 import inspect
 import smtplib
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from typing import Any
 
 import httpx
 
-from mlops.alerts.delivery import Channel, compose
+from mlops.alerts.delivery import Channel, compose_message
 from mlops.errors import AlertNotSent, SettingsError
 from mlops.settings import Settings
 from mlops.store import Notice
 
 TIMEOUT_S = 10.0
-"""A server that has not answered by then has not taken the message."""
+"""Seconds after which a server that has not answered counts as not having the message."""
 
 
 @dataclass(frozen=True, slots=True)
 class Email:
-    """Plain-text mail by SMTP; with ``starttls`` over an encrypted connection or not at all."""
+    """Plain-text mail by SMTP.
+
+    With ``starttls``, a server that offers no encryption gets no mail.
+    """
 
     to: str
     sender: str
@@ -33,17 +36,17 @@ class Email:
     user: str = ""
     password: str = field(default="", repr=False)
     starttls: bool = False
-    together: bool = True
+    takes_batches: bool = True
 
     @property
     def name(self) -> str:
         return f"email:{self.to}"
 
     def send(self, notices: Sequence[Notice]) -> None:
-        said = compose(notices)
+        message = compose_message(notices)
         mail = EmailMessage()
-        mail["Subject"], mail["From"], mail["To"] = said.title, self.sender, self.to
-        mail.set_content(said.text)
+        mail["Subject"], mail["From"], mail["To"] = message.title, self.sender, self.to
+        mail.set_content(message.text)
         try:
             with smtplib.SMTP(self.host, self.port, timeout=TIMEOUT_S) as server:
                 if self.starttls:
@@ -63,19 +66,19 @@ class Slack:
     """A webhook of Slack, or of a server that takes the same message."""
 
     url: str = field(repr=False)
-    together: bool = True
+    takes_batches: bool = True
 
     @property
     def name(self) -> str:
         return "slack"
 
     def send(self, notices: Sequence[Notice]) -> None:
-        said = compose(notices)
-        text = f"*{said.title}*\n{said.text}"
+        message = compose_message(notices)
+        text = f"*{message.title}*\n{message.text}"
         try:
             answer = httpx.post(self.url, json={"text": text}, timeout=TIMEOUT_S)
         except httpx.HTTPError as error:
-            # The address is a secret, and the error repeats it.
+            # The address is a secret and httpx repeats it in the error, so only the kind is told.
             kind = type(error).__name__
             raise AlertNotSent(f"the Slack webhook was not reached ({kind})") from None
         if not answer.is_success:
@@ -84,15 +87,23 @@ class Slack:
 
 @dataclass(frozen=True, slots=True)
 class AppriseChannel:
-    """A service that Apprise has a URL for; ``number`` is its place in ALERT_URLS."""
+    """A service that Apprise has a URL for.
+
+    Attributes:
+        number: Its place in ALERT_URLS, from 1; the URL itself is a secret.
+    """
 
     number: int
     service: Any = field(repr=False)
-    together: bool = True
+    takes_batches: bool = True
 
     @classmethod
     def of(cls, url: str, number: int) -> AppriseChannel:
-        """Raises: SettingsError: when Apprise does not know the URL."""
+        """Open the service of a URL.
+
+        Raises:
+            SettingsError: when Apprise does not know the URL.
+        """
         import apprise
 
         service = apprise.Apprise()
@@ -108,17 +119,17 @@ class AppriseChannel:
         return f"apprise:{self.number}"
 
     def send(self, notices: Sequence[Notice]) -> None:
-        said = compose(notices)
-        if not self.service.notify(title=said.title, body=said.text):
+        message = compose_message(notices)
+        if not self.service.notify(title=message.title, body=message.text):
             raise AlertNotSent(f"entry {self.number} of ALERT_URLS did not take the message")
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """An object with ``send_alert(alert_data)``, async or not; it gets one alert at a time."""
+    """An object of the user with ``send_alert(alert_data)``, async or not, one alert at a time."""
 
     handler: Any
-    together: bool = False
+    takes_batches: bool = False
 
     def __post_init__(self) -> None:
         if not callable(getattr(self.handler, "send_alert", None)):
@@ -135,62 +146,61 @@ class Handler:
             try:
                 result = self.handler.send_alert(alert_data(notice))
                 if inspect.isawaitable(result):
-                    asyncio.run(_in_time(result))
+                    asyncio.run(asyncio.wait_for(result, TIMEOUT_S))
             except Exception as error:
                 kind = type(error).__name__
                 raise AlertNotSent(f"{self.name} raised {kind}: {error}") from error
 
 
 def alert_data(notice: Notice) -> dict[str, Any]:
-    """What a handler is given: plain values, ready for JSON."""
-    one = notice.alert
+    """The argument of ``send_alert``: plain values, ready for JSON."""
+    alert = notice.alert
     return {
-        "id": one.id,
+        "id": alert.id,
         "occasion": str(notice.occasion),
-        "condition": str(one.condition),
-        "severity": str(one.severity),
-        "service": one.service,
-        "subject": one.subject,
-        "title": one.title,
+        "condition": str(alert.condition),
+        "severity": str(alert.severity),
+        "service": alert.service,
+        "subject": alert.subject,
+        "title": alert.title,
         "message": notice.text,
-        "detail": dict(one.detail),
-        "raised_at": one.raised_at.isoformat(),
+        "detail": dict(alert.detail),
+        "raised_at": alert.raised_at.isoformat(),
         "at": notice.at.isoformat(),
-        "times_seen": one.times_seen,
+        "times_seen": alert.times_seen,
     }
 
 
-def channels_of(settings: Settings) -> tuple[Channel, ...]:
-    """The channels that the settings name.
+def open_channels(settings: Settings) -> tuple[Channel, ...]:
+    """Open the channels that the settings name.
 
     Raises:
-        SettingsError: when an address is none, or a handler cannot be imported.
+        SettingsError: when an address is not one, or a handler cannot be imported.
     """
-    return tuple(_channels(settings))
-
-
-def _channels(settings: Settings) -> Iterator[Channel]:
+    channels: list[Channel] = []
     if settings.alert_email:
-        yield Email(
-            to=settings.alert_email,
-            sender=settings.smtp_from or settings.alert_email,
-            host=settings.smtp_host,
-            port=settings.smtp_port,
-            user=settings.smtp_user,
-            password=settings.smtp_password.get_secret_value(),
-            starttls=settings.smtp_starttls,
+        channels.append(
+            Email(
+                to=settings.alert_email,
+                sender=settings.smtp_from or settings.alert_email,
+                host=settings.smtp_host,
+                port=settings.smtp_port,
+                user=settings.smtp_user,
+                password=settings.smtp_password.get_secret_value(),
+                starttls=settings.smtp_starttls,
+            )
         )
     webhook = settings.slack_webhook_url.get_secret_value()
     if webhook:
-        yield Slack(webhook)
+        channels.append(Slack(webhook))
     for number, url in enumerate(settings.alert_urls, start=1):
-        yield AppriseChannel.of(url.get_secret_value(), number)
-    for path in settings.alert_handlers:
-        yield Handler(_made(path))
+        channels.append(AppriseChannel.of(url.get_secret_value(), number))
+    channels += [Handler(_make_handler(path)) for path in settings.alert_handlers]
+    return tuple(channels)
 
 
-def _made(path: str) -> object:
-    """An instance of ``module:Class``."""
+def _make_handler(path: str) -> object:
+    """Make an instance of the class at ``path``, written module:Class."""
     module, _, name = path.partition(":")
     try:
         return getattr(importlib.import_module(module), name)()
@@ -199,7 +209,3 @@ def _made(path: str) -> object:
             f"ALERT_HANDLERS: {path!r} gives no handler ({type(error).__name__}: {error}); write "
             "module:Class of a class that is made without arguments and has send_alert(alert_data)"
         ) from error
-
-
-async def _in_time(result: Awaitable[object]) -> None:
-    await asyncio.wait_for(result, TIMEOUT_S)

@@ -1,15 +1,23 @@
-"""What people are told of what is live: a version that did not stay so, a champion that failed, a
-service that is back on its baseline.
+"""Every rule that raises or ends an alert, by the condition and subject of the alert.
 
-Written in the transaction of the change itself, so that neither is without the other.
+    condition              subject     raised by                    ended by
+    deployment_failed      rollout     a rollout that was undone    a version that stays healthy
+    deployment_failed      champion    a champion that failed       a version that stays healthy
+    performance_degraded   baseline    a return to the baseline     a version that stays healthy
+    performance_degraded   a model_id  a look that finds lost skill a look that finds the skill
+    data_drift             a model_id  a look that finds drift      a deciding look without drift
+    data_quality           a model_id  a look at unsound data       a look at clearly sound data
+    system_trouble         a resource  a failed health check        a quiet time after the last one
 
-[[What was wrong with a version ends when nobody looks at it any more: another one serves.]]
+An alert about a model_id also ends when another version serves and nobody watches the old one.
+Each rule writes in the transaction of the change that it is about, so neither is there alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from datetime import datetime
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
 
 from mlops.store import (
     AlertRow,
@@ -29,22 +37,48 @@ from mlops.store import (
     read_routes,
     recover_alert,
 )
+from mlops.store.monitor_runs import CheckRow
 
 ROLLOUT, CHAMPION, BASELINE = "rollout", "champion", "baseline"
-_ENDED_BY_A_CHAMPION = (
+OF_LOOKS = (Condition.DATA_DRIFT, Condition.PERFORMANCE_DEGRADED, Condition.DATA_QUALITY)
+"""Conditions that a look raises about a version, and that only another look at it can end."""
+
+_ENDED_BY_HEALTHY_VERSION = (
     (Condition.DEPLOYMENT_FAILED, ROLLOUT),
     (Condition.DEPLOYMENT_FAILED, CHAMPION),
     (Condition.PERFORMANCE_DEGRADED, BASELINE),
 )
+_TITLES = {
+    Condition.DATA_DRIFT: "The bars have drifted from what {model_id} learned",
+    Condition.PERFORMANCE_DEGRADED: "{model_id} has lost its skill",
+}
 
 
-def tell_of_move(connection: Connection, row: Rollout, arrow: Arrow, at: datetime) -> None:
-    """Raise an alert where a rollout was undone by itself; where one is done, end it."""
+# Rollouts and routes ------------------------------------------------------------------------------
+
+
+def update_rollout_alerts(connection: Connection, row: Rollout, arrow: Arrow, at: datetime) -> None:
+    """Raise an alert for a rollout that failed by itself; end those that a healthy version ends.
+
+    Args:
+        row: The rollout before the arrow.
+        arrow: The transition that the controller writes in this transaction.
+    """
     if arrow.to is Phase.FAILED and row.abort_requested is None:
-        raise_alert(connection, _undone(row, arrow), at=at)
-    # A shadow is done without ever having been live.
+        was_live = row.phase is Phase.REVERTED
+        undone = Trouble(
+            Condition.DEPLOYMENT_FAILED,
+            row.service,
+            ROLLOUT,
+            f"The rollout of {row.to_version} was undone",
+            f"{arrow.reason}. {row.from_version} serves all requests.",
+            Severity.CRITICAL if was_live else Severity.WARNING,
+            {"rollout": row.id, "strategy": str(row.strategy), "phase": str(row.phase)},
+        )
+        raise_alert(connection, undone, at=at)
+    # A shadow rollout is done without its version ever having been live.
     if arrow.to is Phase.DONE and row.phase is Phase.PROMOTED:
-        for condition, subject in _ENDED_BY_A_CHAMPION:
+        for condition, subject in _ENDED_BY_HEALTHY_VERSION:
             recover_alert(
                 connection,
                 condition=condition,
@@ -55,10 +89,14 @@ def tell_of_move(connection: Connection, row: Rollout, arrow: Arrow, at: datetim
             )
 
 
-def tell_of_fallback(
+def raise_champion_failed(
     connection: Connection, service: str, *, failed: str, reason: str, at: datetime
 ) -> None:
-    """Raise an alert where a champion was replaced because it failed."""
+    """Raise an alert that a champion failed and another version took its place.
+
+    Args:
+        failed: The model_id of the champion that failed.
+    """
     trouble = Trouble(
         Condition.DEPLOYMENT_FAILED,
         service,
@@ -71,8 +109,14 @@ def tell_of_fallback(
     raise_alert(connection, trouble, at=at)
 
 
-def tell_of_return(connection: Connection, route: Route, *, reason: str, at: datetime) -> None:
-    """Raise an alert that a service is back on its baseline; what its champion lost is over."""
+def raise_returned_to_baseline(
+    connection: Connection, route: Route, *, reason: str, at: datetime
+) -> None:
+    """Raise an alert that a service is back on its baseline; end the one about its champion.
+
+    Args:
+        route: The route before the return; it names the champion that lost its skill.
+    """
     trouble = Trouble(
         Condition.PERFORMANCE_DEGRADED,
         route.service,
@@ -93,29 +137,98 @@ def tell_of_return(connection: Connection, route: Route, *, reason: str, at: dat
     )
 
 
-def _undone(row: Rollout, arrow: Arrow) -> Trouble:
-    was_live = row.phase is Phase.REVERTED
-    return Trouble(
-        Condition.DEPLOYMENT_FAILED,
-        row.service,
-        ROLLOUT,
-        f"The rollout of {row.to_version} was undone",
-        f"{arrow.reason}. {row.from_version} serves all requests.",
-        Severity.CRITICAL if was_live else Severity.WARNING,
-        {"rollout": row.id, "strategy": str(row.strategy), "phase": str(row.phase)},
+# Looks --------------------------------------------------------------------------------------------
+
+
+def update_version_alert(
+    connection: Connection,
+    row: CheckRow,
+    condition: Condition,
+    reason: str,
+    *,
+    severity: Severity,
+    is_over: bool,
+) -> None:
+    """Raise an alert for drift or lost skill, or end it where a look shows that it is over.
+
+    Args:
+        row: The look.
+        condition: DATA_DRIFT or PERFORMANCE_DEGRADED.
+        reason: What the look found, in sentences; empty where it found nothing.
+        is_over: Whether a look that found nothing had the data to rule the condition out.
+    """
+    if reason:
+        title = _TITLES[condition].format(model_id=row.model_id)
+        detail = {"check": row.id, "score": row.report["score"]}
+        trouble = Trouble(condition, row.service, row.model_id, title, reason, severity, detail)
+        raise_alert(connection, trouble, at=row.at)
+    elif is_over:
+        recover_alert(
+            connection,
+            condition=condition,
+            service=row.service,
+            subject=row.model_id,
+            at=row.at,
+            text="the newest whole window shows nothing of it",
+        )
+
+
+def update_data_quality_alert(
+    connection: Connection, row: CheckRow, problems: Sequence[str], *, is_sound: bool
+) -> None:
+    """Raise an alert for unsound data, or end it where the data of a look is clearly sound.
+
+    Args:
+        row: The look.
+        problems: What is wrong with its data, a sentence each.
+        is_sound: Whether the data is sound by the stricter limits that end an alert.
+    """
+    bars = {"expected": 0, "present": 0, "repeated": 0, **(row.bars or {})}
+    if problems:
+        trouble = Trouble(
+            Condition.DATA_QUALITY,
+            row.service,
+            row.model_id,
+            f"{row.model_id} is given data that are not sound",
+            "; ".join(problems),
+            detail={"check": row.id, "problems": list(problems), **bars},
+        )
+        raise_alert(connection, trouble, at=row.at)
+    elif is_sound:
+        recover_alert(
+            connection,
+            condition=Condition.DATA_QUALITY,
+            service=row.service,
+            subject=row.model_id,
+            at=row.at,
+            text=f"the newest {bars['present']:,} bars are sound",
+        )
+
+
+def raise_unreadable_data(
+    connection: Connection, service: str, model_id: str, *, why: str, at: datetime
+) -> None:
+    """Raise an alert that a look failed because the bars break the contract of bars."""
+    trouble = Trouble(
+        Condition.DATA_QUALITY,
+        service,
+        model_id,
+        f"{model_id} is given data that cannot be read",
+        why,
+        Severity.CRITICAL,
     )
-
-
-OF_LOOKS = (Condition.DATA_DRIFT, Condition.PERFORMANCE_DEGRADED, Condition.DATA_QUALITY)
-"""What looks at a version raise, and only a look could end."""
+    raise_alert(connection, trouble, at=at)
 
 
 def close_alerts_of_replaced(
     store: Store, now: datetime, services: Collection[str] | None = None
 ) -> None:
-    """End the alerts about versions that neither serve nor are watched, of these services.
+    """End the alerts about versions that neither serve nor are watched.
 
-    While a rollout is open nothing is settled: it may still be undone.
+    While a rollout of a service is open its alerts stay: the rollout may still be undone.
+
+    Args:
+        services: Close the alerts of these services only; None means all.
     """
     lasting = [
         row
@@ -123,11 +236,11 @@ def close_alerts_of_replaced(
         if row.condition in OF_LOOKS and row.subject != BASELINE
         if services is None or row.service in services
     ]
-    gone = _gone(store, lasting) if lasting else []
-    if not gone:
+    replaced = _find_replaced(store, lasting) if lasting else []
+    if not replaced:
         return
     with store.write() as connection:
-        for row, champion in gone:
+        for row, champion in replaced:
             recover_alert(
                 connection,
                 condition=row.condition,
@@ -138,14 +251,49 @@ def close_alerts_of_replaced(
             )
 
 
-def _gone(store: Store, lasting: list[AlertRow]) -> list[tuple[AlertRow, str]]:
+def _find_replaced(store: Store, lasting: Sequence[AlertRow]) -> list[tuple[AlertRow, str]]:
+    """Alerts about versions that another champion replaced, each with that champion."""
     watched = {row.model_id for row in list_watches(store)}
     with store.read() as connection:
         busy = {row.service for row in open_rollouts(connection)}
-        champions = {one.service: one.champion for one in read_routes(connection)}
+        champions = {route.service: route.champion for route in read_routes(connection)}
     return [
         (row, champions[row.service])
         for row in lasting
         if row.service in champions and row.service not in busy
         if row.subject != champions[row.service] and row.subject not in watched
     ]
+
+
+# Health checks ------------------------------------------------------------------------------------
+
+
+def raise_system_trouble(
+    connection: Connection,
+    service: str,
+    subject: str,
+    *,
+    title: str,
+    text: str,
+    severity: Severity,
+    detail: Mapping[str, Any],
+    at: datetime,
+) -> bool:
+    """Raise an alert for a failed health check; True where people will be told."""
+    trouble = Trouble(Condition.SYSTEM_TROUBLE, service, subject, title, text, severity, detail)
+    return raise_alert(connection, trouble, at=at)
+
+
+def end_system_trouble(
+    connection: Connection, alert: AlertRow, *, quiet_for: timedelta, text: str, at: datetime
+) -> None:
+    """End the alert of a health check once no check has failed for ``quiet_for``."""
+    if at - alert.last_seen_at >= quiet_for:
+        recover_alert(
+            connection,
+            condition=Condition.SYSTEM_TROUBLE,
+            service=alert.service,
+            subject=alert.subject,
+            at=at,
+            text=text,
+        )

@@ -1,8 +1,10 @@
-"""Tells people: every channel at its own pace, each in a thread of its own.
+"""Delivers notices of alerts to channels, each channel in a thread of its own.
 
-What is to be told waits in the store, so nothing is lost when a channel, or this process, is
-down, and a channel that hangs keeps nobody else waiting. A message that was sent just before a
-process died, and not noted, is sent once more.
+    notices wait in the store -> claimed for a channel -> sent -> noted as sent, or to be retried
+
+A notice stays in the store until a channel has sent it, so none is lost while a channel or this
+process is down, and a channel that hangs delays no other one. Delivery is at least once: a notice
+that was sent just before its process died, and not noted, is sent again.
 """
 
 from __future__ import annotations
@@ -19,58 +21,60 @@ from mlops.store import Notice, Occasion, Store, claim_notices, note_failed, not
 log = logging.getLogger(__name__)
 
 CLAIM_S = 60.0
-"""A process that claimed notices and died keeps them for so long; no channel may take longer."""
+"""How long a claim of notices lasts when its process dies; no channel may take longer to send."""
 
-LOOK_S = 1.0
+POLL_S = 1.0
 MESSAGES_PER_HOUR = 30
 
 
 class Channel(Protocol):
-    """A way to reach people; ``name`` stays the same over restarts.
+    """A way to reach people.
 
-    Where it takes notices ``together``, those that wait make one message.
+    Attributes:
+        name: Identifies the channel in the store, so it must stay the same over restarts.
+        takes_batches: Whether all notices that wait are sent as one message, or one by one.
     """
 
     @property
     def name(self) -> str: ...
 
     @property
-    def together(self) -> bool: ...
+    def takes_batches(self) -> bool: ...
 
     def send(self, notices: Sequence[Notice]) -> None:
-        """Tell these in one go, within seconds.
+        """Send the notices within seconds.
 
         Raises:
-            AlertNotSent: saying why; they are told again later.
+            AlertNotSent: with the reason; the notices are sent again later.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What a person reads."""
+    """The text of a message to people."""
 
     title: str
     text: str
 
 
-def compose(notices: Sequence[Notice]) -> Message:
-    """One message of one or several notices."""
+def compose_message(notices: Sequence[Notice]) -> Message:
+    """Write one message of one or several notices."""
     if len(notices) == 1:
         return Message(_title(notices[0]), _text(notices[0]))
-    parts = [f"{_title(one)}\n{_text(one)}" for one in notices]
+    parts = [f"{_title(notice)}\n{_text(notice)}" for notice in notices]
     return Message(f"{len(notices)} alerts", "\n\n".join(parts))
 
 
-def deliver(
+def deliver_notices(
     store: Store, channel: Channel, *, messages_per_hour: int = MESSAGES_PER_HOUR
 ) -> tuple[Notice, ...]:
-    """Tell a channel what waits for it; returns what was told."""
+    """Send the notices that wait for a channel; returns those that were sent."""
     notices = claim_notices(
         store, channel.name, seconds=CLAIM_S, messages_per_hour=messages_per_hour
     )
-    groups = [notices] if channel.together and notices else [(one,) for one in notices]
-    told: list[Notice] = []
+    groups = [notices] if channel.takes_batches and notices else [(notice,) for notice in notices]
+    sent: list[Notice] = []
     for group in groups:
         try:
             channel.send(group)
@@ -79,12 +83,17 @@ def deliver(
             note_failed(store, channel.name, group, str(error))
         else:
             note_sent(store, channel.name, group)
-            told += group
-    return tuple(told)
+            sent += group
+    return tuple(sent)
 
 
 class AlertSender:
-    """Carries notices to channels from `start` to `stop`."""
+    """Delivers the notices of a store to channels, from `start` to `stop`.
+
+    Args:
+        messages_per_hour: Most messages to a channel in an hour; further notices wait.
+        poll_s: Seconds between two polls of the store.
+    """
 
     def __init__(
         self,
@@ -92,19 +101,19 @@ class AlertSender:
         channels: Sequence[Channel] = (),
         *,
         messages_per_hour: int = MESSAGES_PER_HOUR,
-        look_s: float = LOOK_S,
+        poll_s: float = POLL_S,
     ) -> None:
         self.store = store
         self.messages_per_hour = messages_per_hour
-        self.look_s = look_s
+        self.poll_s = poll_s
         self._started = False
         self._stop = threading.Event()
         self._threads: dict[str, threading.Thread] = {}
         for channel in channels:
-            self.add(channel)
+            self.add_channel(channel)
 
-    def add(self, channel: Channel) -> None:
-        """One more channel; of two that have the same name the first one stays."""
+    def add_channel(self, channel: Channel) -> None:
+        """Add a channel, unless there is one of the same name already."""
         if channel.name in self._threads:
             return
         thread = threading.Thread(
@@ -115,13 +124,13 @@ class AlertSender:
             thread.start()
 
     def start(self) -> None:
-        """Begin; what waits in the store goes out first."""
+        """Start the threads; notices that wait in the store are sent first."""
         self._started = True
         for thread in self._threads.values():
             thread.start()
 
     def stop(self, *, wait_s: float = 5.0) -> None:
-        """End after the messages under way; what hangs is left to the next process."""
+        """End after the messages under way; the claim of a hanging channel runs out by itself."""
         self._stop.set()
         for thread in self._threads.values():
             if thread.is_alive():
@@ -130,29 +139,29 @@ class AlertSender:
     def _run(self, channel: Channel) -> None:
         while not self._stop.is_set():
             try:
-                deliver(self.store, channel, messages_per_hour=self.messages_per_hour)
+                deliver_notices(self.store, channel, messages_per_hour=self.messages_per_hour)
             except StoreError as error:
                 log.warning("channel=%s alerts wait for the store: %s", channel.name, error)
             except Exception:
-                # It may be the only channel that people read: it is asked again.
+                # This may be the only channel that people read, so its thread must go on.
                 log.exception("channel=%s a delivery failed", channel.name)
-            self._stop.wait(self.look_s)
+            self._stop.wait(self.poll_s)
 
 
 _PREFIX = {Occasion.RAISED: "", Occasion.REMINDER: "Still: ", Occasion.RECOVERED: "Recovered: "}
 
 
 def _title(notice: Notice) -> str:
-    one = notice.alert
-    grave = "" if notice.occasion is Occasion.RECOVERED else f"[{one.severity.upper()}] "
-    return f"{grave}{_PREFIX[notice.occasion]}{one.title}"
+    alert, recovered = notice.alert, notice.occasion is Occasion.RECOVERED
+    severity = "" if recovered else f"[{alert.severity.upper()}] "
+    return f"{severity}{_PREFIX[notice.occasion]}{alert.title}"
 
 
 def _text(notice: Notice) -> str:
-    one = notice.alert
+    alert = notice.alert
     lines = [
         notice.text,
-        f"service {one.service}: {one.condition}, {one.subject}",
-        f"since {one.raised_at:%Y-%m-%d %H:%M} UTC, seen {one.times_seen} times",
+        f"service {alert.service}: {alert.condition}, {alert.subject}",
+        f"since {alert.raised_at:%Y-%m-%d %H:%M} UTC, seen {alert.times_seen} times",
     ]
     return "\n".join(lines)

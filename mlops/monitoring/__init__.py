@@ -1,1 +1,1 @@
-"""Is what is live still right? Drift of the data, lost skill, and what to do about either."""
+"""Monitoring of what is live: drift, lost skill, data quality and system health."""

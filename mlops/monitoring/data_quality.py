@@ -1,10 +1,9 @@
-"""Are the bars that a look saw sound? Columns that came in broken, bars missing or come twice."""
+"""Finds what is wrong with the bars of a look: broken columns, missing bars, repeated bars."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from typing import Any, Self
 
 import pandas as pd
@@ -12,25 +11,19 @@ import pandas as pd
 from mlops.data.calendar import Calendar, missing_before
 from mlops.monitoring.drift.report import DriftReport
 from mlops.service import Timeframe
-from mlops.store import (
-    CheckRow,
-    Condition,
-    Connection,
-    Severity,
-    Trouble,
-    raise_alert,
-    recover_alert,
-)
 
 MOST_MISSING = 0.02
-"""More of a window's bars missing than this is trouble; it ends at half of it."""
+"""A window with a larger share of missing bars raises an alert; half of it ends the alert."""
 
 
 @dataclass(frozen=True, slots=True)
-class BarsSeen:
-    """The bars of a window: how many the market could trade and how many are there.
+class BarCounts:
+    """Counts of the bars of a window.
 
-    ``repeated`` counts bars that came more than once.
+    Attributes:
+        expected: Bars that the market could trade.
+        present: Bars that can be used.
+        repeated: Bars that came more than once.
     """
 
     expected: int
@@ -46,7 +39,12 @@ class BarsSeen:
         timeframe: Timeframe,
         calendar: Calendar,
     ) -> Self:
-        """From the opens of the window's bars as they ``came``, and of those that could be used."""
+        """Count the bars of a window.
+
+        Args:
+            came: The opens of the bars as they came, with repetitions; may begin earlier.
+            used: The opens of the window's bars that can be used.
+        """
         if not len(used):
             return cls(0, 0)
         missing = int(missing_before(used, timeframe, calendar).sum())
@@ -66,62 +64,30 @@ class BarsSeen:
         return cls(**values)
 
 
-def find_problems(
-    report: DriftReport, bars: BarsSeen, *, most_missing: float = MOST_MISSING
+def find_data_problems(
+    report: DriftReport, bars: BarCounts, *, most_missing: float = MOST_MISSING
 ) -> tuple[str, ...]:
-    """What is wrong with the data, a sentence each.
+    """Say what is wrong with the data of a look, a sentence for each problem.
 
-    That a column has more missing rows than ever is a matter of chance: it counts in windows that
-    decide, while what came in broken counts at every look.
+    A column that came in broken counts at every look. A column with more missing rows than in the
+    reference is a test with a false-positive rate, so it counts only in windows that decide.
     """
-    found = [
+    problems = [
         f"{column.name}: {column.reason or 'far more missing rows than in the reference'}"
         for column in report.columns
         if column.status.is_quality_problem or (report.official and column.is_quality_problem)
     ]
     if 1.0 - bars.completeness > most_missing:
         missing = bars.expected - bars.present
-        found.append(f"{missing:,} of {bars.expected:,} bars are missing")
+        problems.append(f"{missing:,} of {bars.expected:,} bars are missing")
     if bars.repeated:
-        found.append(f"{bars.repeated:,} bars came more than once")
-    return tuple(found)
+        problems.append(f"{bars.repeated:,} bars came more than once")
+    return tuple(problems)
 
 
-def tell_of_data(connection: Connection, row: CheckRow, report: DriftReport) -> None:
-    """Raise what is wrong with the data of a look; a look at a window that is sound ends it."""
-    bars = BarsSeen.from_dict(row.bars or {"expected": 0, "present": 0})
-    problems = find_problems(report, bars)
-    if problems:
-        trouble = Trouble(
-            Condition.DATA_QUALITY,
-            row.service,
-            row.model_id,
-            f"{row.model_id} is given data that are not sound",
-            "; ".join(problems),
-            detail={"check": row.id, "problems": list(problems), **bars.to_dict()},
-        )
-        raise_alert(connection, trouble, at=row.at)
-    elif not find_problems(report, bars, most_missing=MOST_MISSING / 2):
-        recover_alert(
-            connection,
-            condition=Condition.DATA_QUALITY,
-            service=row.service,
-            subject=row.model_id,
-            at=row.at,
-            text=f"the newest {bars.present:,} bars are sound",
-        )
+def is_data_sound(report: DriftReport, bars: BarCounts) -> bool:
+    """Whether the data of a look is sound enough to end an alert.
 
-
-def tell_of_unreadable(
-    connection: Connection, service: str, model_id: str, *, why: str, at: datetime
-) -> None:
-    """Raise that a version could not be looked at, because its bars break the contract."""
-    trouble = Trouble(
-        Condition.DATA_QUALITY,
-        service,
-        model_id,
-        f"{model_id} is given data that cannot be read",
-        why,
-        Severity.CRITICAL,
-    )
-    raise_alert(connection, trouble, at=at)
+    Missing bars must be at most half of `MOST_MISSING`, so that an alert does not come and go.
+    """
+    return not find_data_problems(report, bars, most_missing=MOST_MISSING / 2)

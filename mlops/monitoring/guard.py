@@ -1,8 +1,10 @@
-"""Looks every minute whether the system is in trouble, and sees that people are told.
+"""The health check of every minute: raises alerts about the system behind the services, ends them.
 
-A role that one process holds at a time, like the controller's, kept apart from it: what it reads
-may be slow, and rollouts do not wait. What the last looks saw stands in the alerts themselves, so
-that another process can go on; only whether a trouble is more than a moment's is its own.
+One process at a time holds the guard's lease and makes the checks. The lease is not the rollout
+controller's, because a check may read slowly and a rollout must not wait for it. All that a check
+needs to know of earlier checks is in the alerts, so that another process can take the lease over.
+The exception is the time since which a trouble was seen: a trouble that a restart may cause for a
+moment raises an alert only after the same process has seen it for `CONFIRM_S`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from mlops.alerts.conditions import close_alerts_of_replaced
+from mlops.alerts.conditions import (
+    close_alerts_of_replaced,
+    end_system_trouble,
+    raise_system_trouble,
+)
 from mlops.data.quality import NewestBar
 from mlops.errors import StoreError
 from mlops.monitoring.system_health import (
@@ -34,17 +40,14 @@ from mlops.store import (
     Route,
     Store,
     TrafficRow,
-    Trouble,
     acquire_lease,
     fence,
     forget_traffic,
     get_version,
     list_alerts,
     live_replicas,
-    raise_alert,
     read_routes,
     read_traffic,
-    recover_alert,
     release_lease,
     store_time,
     sum_traffic,
@@ -54,21 +57,24 @@ from mlops.store import (
 log = logging.getLogger(__name__)
 
 LEASE = "guard"
-LOOK_S = 60.0
-LEASE_S = 2.5 * LOOK_S
+CHECK_EVERY_S = 60.0
+LEASE_S = 2.5 * CHECK_EVERY_S
 CONFIRM_S = 45.0
-"""So long a trouble that a restart may show for a moment must be seen before anybody is told."""
+"""Seconds for which a trouble must be seen before it raises an alert, unless it is `at_once`."""
 
 HOUR = timedelta(hours=1)
 
 
 class Guard:
-    """Looks; ``newest_bar`` says how new a service's bars are, None where nothing feeds it.
+    """Makes health checks while it holds the guard's lease.
 
-    It is asked with the notes of the champion, which may say where its bars are.
-
-    Traffic older than ``keep_days`` is forgotten; ``now`` replaces the database's clock, ``clock``
-    the one that tells how long a trouble has been seen.
+    Args:
+        holder: The name of this process in the lease.
+        newest_bar: Gives the newest bar of a service, None where no feed brings its bars. It is
+            called with the notes of the champion, which may name the file of the bars.
+        keep_days: Request counts older than this are deleted.
+        now: Replaces the database's clock.
+        clock: Gives the seconds by which the guard measures how long a trouble has been seen.
     """
 
     def __init__(
@@ -95,170 +101,164 @@ class Guard:
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def look(self) -> tuple[Finding, ...]:
-        """Look at every service once; nothing where another process does it.
+    def check_health(self) -> tuple[Finding, ...]:
+        """Check every service once and update the alerts.
+
+        Returns:
+            What was found of each subject; nothing where another process holds the lease.
 
         Raises:
-            StoreError: when the store is away, or the role was lost on the way.
+            StoreError: when the store is away, or the lease was lost during the check.
         """
         self.lease = acquire_lease(self.store, LEASE, self.holder, seconds=LEASE_S)
         if self.lease is None:
-            # What this process saw when it last looked is no sign of what lasts.
+            # A trouble seen before the lease was lost may have ended since, so it confirms nothing.
             self._first_seen.clear()
             return ()
         with self.store.read() as connection:
             now = store_time(connection) if self.now is None else self.now()
-            known = self._seen(connection, now)
-        # Bars lie on a disk, which may be slow: no transaction waits for it.
-        seen = [replace(one, newest=self._newest(one.route)) for one in known]
-        found = tuple(finding for one in seen for finding in judge_system(one, self.limits))
+            snapshots = self._read_snapshots(connection, now)
+        # Bars are read from a disk, which may be slow, so no transaction is open meanwhile.
+        findings = tuple(
+            finding
+            for snapshot in snapshots
+            for finding in judge_system(
+                replace(snapshot, newest_bar=self._read_newest_bar(snapshot.route)), self.limits
+            )
+        )
         lasting = list_alerts(self.store, lasting_only=True)
         with self.store.write() as connection:
             fence(connection, self.lease)
             forget_traffic(connection, before=now - timedelta(days=self.keep_days))
-            self._tell(connection, found, lasting, now)
+            self._update_alerts(connection, findings, lasting, now)
         close_alerts_of_replaced(self.store, now)
-        return found
+        return findings
 
-    def look_in_passing(self, pause: Callable[[float], None] = time.sleep) -> tuple[Finding, ...]:
-        """The look of a process that does not stay: where none that serves looks any more.
+    def check_health_once(self, pause: Callable[[float], None] = time.sleep) -> tuple[Finding, ...]:
+        """Check from a process that does not stay, where no replica makes the checks any more.
 
-        So somebody says that no replica is live. Where none ever was, nothing is missing.
+        Without it nobody would report that no replica is live. Where no process ever held the
+        lease, no replica was ever started and none is missing.
+
+        Args:
+            pause: Waits for the seconds until a second check can confirm what the first one found.
 
         Raises:
             StoreError: when the store is away.
         """
         if not was_ever_held(self.store, LEASE):
             return ()
-        found = self.look()
+        findings = self.check_health()
         if self._first_seen:
             pause(CONFIRM_S)
-            found = self.look()
+            findings = self.check_health()
         self.step_down()
-        return found
+        return findings
 
     def start(self) -> None:
-        """Look from now on."""
+        """Make the checks in a thread of their own from now on."""
         self._thread = threading.Thread(target=self._run, name="guard", daemon=True)
         self._thread.start()
 
     def stop(self, *, wait_s: float = 5.0) -> None:
-        """Let the next process look at once."""
+        """End the thread, which gives the lease back."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(wait_s)
 
     def step_down(self) -> None:
-        """Give the role back."""
+        """Give the lease back, so that the next process can check at once."""
         if self.lease is not None:
             release_lease(self.store, self.lease)
             self.lease = None
 
     def _run(self) -> None:
-        while not self._stop.wait(LOOK_S):
+        while not self._stop.wait(CHECK_EVERY_S):
             try:
-                self.look()
+                self.check_health()
             except StoreError as error:
-                log.warning("the guard could not look: %s", error)
+                log.warning("the health check waits for the store: %s", error)
             except Exception:
-                # Whatever one look meets, the next one is made.
-                log.exception("a look of the guard failed")
+                # Without this thread nobody checks, so no error of one check may end it.
+                log.exception("a health check failed")
         try:
             self.step_down()
         except StoreError as error:
             log.warning("the guard's lease runs out by itself: %s", error)
 
-    def _seen(self, connection: Connection, now: datetime) -> list[ServiceSnapshot]:
+    def _read_snapshots(self, connection: Connection, now: datetime) -> list[ServiceSnapshot]:
+        """Routes, replicas and the requests of this hour and the one before."""
         hour = now.replace(minute=0, second=0, microsecond=0)
         replicas = live_replicas(connection)
-        asked: dict[tuple[str, str], list[TrafficRow]] = {}
+        traffic: dict[tuple[str, str], list[TrafficRow]] = {}
         for row in read_traffic(connection, since=hour - HOUR):
-            asked.setdefault((row.service, row.model_id), []).append(row)
-        found = []
+            traffic.setdefault((row.service, row.model_id), []).append(row)
+        snapshots = []
         for route in read_routes(connection):
-            rows = asked.get((route.service, route.champion), [])
-            found.append(
+            rows = traffic.get((route.service, route.champion), [])
+            this_hour = sum_traffic([row for row in rows if row.hour >= hour])
+            snapshots.append(
                 ServiceSnapshot(
-                    route=route,
-                    this_hour=sum_traffic([row for row in rows if row.hour >= hour]),
-                    two_hours=sum_traffic(rows),
-                    replicas=replicas,
+                    route=route, this_hour=this_hour, two_hours=sum_traffic(rows), replicas=replicas
                 )
             )
-        return found
+        return snapshots
 
-    def _newest(self, route: Route) -> NewestBar | None:
+    def _read_newest_bar(self, route: Route) -> NewestBar | None:
+        service, model_id = route.service, route.champion
         try:
-            return self.newest_bar(Service.parse(route.service), self._notes_of(route.champion))
+            # Notes never change, so they are read once and not every minute.
+            if model_id not in self._notes:
+                self._notes[model_id] = get_version(self.store, model_id).notes
+            return self.newest_bar(Service.parse(service), self._notes[model_id])
         except Exception:
-            # One market's bars that cannot be read leave the others, and the rest, watched.
-            about = {"service": route.service, "model_id": route.champion}
-            told = "service=%s its bars could not be looked at"
-            log.exception(told, route.service, extra=about)
+            # Bars of one market that cannot be read must not stop the other checks.
+            log.exception(
+                "service=%s its newest bar could not be read",
+                service,
+                extra={"service": service, "model_id": model_id},
+            )
             return None
 
-    def _notes_of(self, model_id: str) -> Mapping[str, Any]:
-        """They never change, and are asked for every minute."""
-        if model_id not in self._notes:
-            self._notes[model_id] = get_version(self.store, model_id).notes
-        return self._notes[model_id]
-
-    def _tell(
+    def _update_alerts(
         self,
         connection: Connection,
-        found: Sequence[Finding],
+        findings: Sequence[Finding],
         lasting: Sequence[AlertRow],
         now: datetime,
     ) -> None:
-        known = {
+        alerts = {
             (row.service, row.subject): row
             for row in lasting
             if row.condition is Condition.SYSTEM_TROUBLE
         }
-        for one in found:
-            key = (one.service, str(one.subject))
-            if one.word is HealthState.TROUBLE and (key in known or self._is_confirmed(one)):
+        for finding in findings:
+            key = (finding.service, str(finding.subject))
+            if finding.state is not HealthState.TROUBLE:
                 self._first_seen.pop(key, None)
-                if raise_alert(connection, _trouble(one), at=now):
-                    about = {"service": one.service}
-                    told = (one.service, one.subject, one.text)
-                    log.warning("service=%s %s: %s", *told, extra=about)
-            elif one.word is not HealthState.TROUBLE:
-                self._first_seen.pop(key, None)
-            if one.word is HealthState.QUIET and key in known:
-                _recover(connection, one, known, now)
-
-    def _is_confirmed(self, one: Finding) -> bool:
-        began = self._first_seen.setdefault((one.service, str(one.subject)), self.clock())
-        return one.at_once or self.clock() - began >= CONFIRM_S
-
-
-def _trouble(one: Finding) -> Trouble:
-    return Trouble(
-        Condition.SYSTEM_TROUBLE,
-        one.service,
-        str(one.subject),
-        one.title,
-        one.text,
-        one.severity,
-        one.detail,
-    )
-
-
-def _recover(
-    connection: Connection,
-    one: Finding,
-    known: Mapping[tuple[str, str], AlertRow],
-    now: datetime,
-) -> None:
-    """End what was not seen for as long as it takes."""
-    if now - known[one.service, str(one.subject)].last_seen_at < one.quiet_for:
-        return
-    recover_alert(
-        connection,
-        condition=Condition.SYSTEM_TROUBLE,
-        service=one.service,
-        subject=str(one.subject),
-        at=now,
-        text=one.text,
-    )
+                if finding.state is HealthState.QUIET and key in alerts:
+                    end_system_trouble(
+                        connection,
+                        alerts[key],
+                        quiet_for=finding.quiet_for,
+                        text=finding.text,
+                        at=now,
+                    )
+                continue
+            if key not in alerts:
+                seen_s = self.clock() - self._first_seen.setdefault(key, self.clock())
+                if not finding.at_once and seen_s < CONFIRM_S:
+                    continue
+            self._first_seen.pop(key, None)
+            if raise_system_trouble(
+                connection,
+                *key,
+                title=finding.title,
+                text=finding.text,
+                severity=finding.severity,
+                detail=finding.detail,
+                at=now,
+            ):
+                log.warning(
+                    "service=%s %s: %s", *key, finding.text, extra={"service": finding.service}
+                )

@@ -1,8 +1,10 @@
-"""One look at every service: outcomes, drift and lost skill, and what follows from them.
+"""The hourly look at every service: drift and lost skill, and the alerts and triggers they raise.
 
-A look is idempotent: the same bar decides nothing twice. What it found, the reason to retrain
-and the alert are one transaction, so that none is without the others. One service's trouble
-leaves the others alone.
+    bars that have closed -> drift report, live figures -> row of the look, alerts, triggers
+
+A look is idempotent: the same bar decides nothing twice. The row of a look, the triggers and the
+alerts that it raises are one transaction, so that none of them is written without the others. An
+error in one service does not stop the looks at the others.
 """
 
 from __future__ import annotations
@@ -15,19 +17,24 @@ from pathlib import Path
 
 import pandas as pd
 
-from mlops.alerts.conditions import close_alerts_of_replaced
+from mlops.alerts.conditions import (
+    close_alerts_of_replaced,
+    raise_unreadable_data,
+    update_data_quality_alert,
+    update_version_alert,
+)
 from mlops.errors import DataError, StoreError
 from mlops.features.dataset import Dataset
 from mlops.logs import bound
 from mlops.models.bundle import Bundle
-from mlops.monitoring.data_quality import BarsSeen, tell_of_data, tell_of_unreadable
+from mlops.monitoring.data_quality import BarCounts, find_data_problems, is_data_sound
 from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReport,
     DriftState,
     Recommendation,
-    begin_watch,
-    watch,
+    first_state,
+    judge_hourly,
 )
 from mlops.monitoring.drift.version_drift import VersionDrift, current_frame
 from mlops.monitoring.performance.degradation import SkillStatus
@@ -50,30 +57,36 @@ from mlops.store import (
     Store,
     TriggerLimits,
     TriggerReason,
-    Trouble,
     WatchRow,
     get_route,
     get_version,
     last_check,
     list_routes,
     list_watches,
-    raise_alert,
     raise_trigger,
-    recover_alert,
     write_check,
 )
 
 log = logging.getLogger(__name__)
 
 FEE_BPS = 10.0
+_CONDITIONS = {
+    Cause.DRIFT: Condition.DATA_DRIFT,
+    Cause.PERFORMANCE: Condition.PERFORMANCE_DEGRADED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MonitorConfig:
-    """How closely services are watched; windows in hours, shares of one.
+    """The thresholds and windows of the monitor.
 
-    ``fee_for`` gives the costs of trading a symbol in bps; in the folder ``kept_in`` fitted
-    references are kept for other processes.
+    Attributes:
+        drift_threshold: Least effect of drift that counts, a Kolmogorov distance.
+        decision_window_hours: Length of the windows on which decisions are made.
+        performance_threshold: Share of the skill at promotion whose loss counts.
+        fee_for: Gives the costs of trading a symbol in bps.
+        limits: How often triggers may be raised.
+        reference_folder: Where fitted references are kept for other processes; None: nowhere.
     """
 
     drift_threshold: float = 0.1
@@ -81,24 +94,30 @@ class MonitorConfig:
     performance_threshold: float = 0.15
     fee_for: Callable[[str], float] = lambda symbol: FEE_BPS
     limits: TriggerLimits = field(default_factory=TriggerLimits)
-    kept_in: Path | None = None
+    reference_folder: Path | None = None
 
-    def drift(self, service: Service) -> DriftConfig:
-        """The levels at which a service's drift is decided."""
+    def drift_config(self, service: Service) -> DriftConfig:
+        """The levels at which drift of a service is decided."""
         step = service.timeframe.step
         window = round(timedelta(hours=self.decision_window_hours) / step)
         return DriftConfig(effect_threshold=self.drift_threshold, window_bars=window, step=step)
 
-    def watched(self, bundle: Bundle, service: Service) -> VersionDrift:
-        """A version's reference, ready to be looked at."""
-        return VersionDrift(bundle, self.drift(service), kept_in=self.kept_in)
+    def fit_drift(self, bundle: Bundle, service: Service) -> VersionDrift:
+        """Fit the drift reference of a version, or read it where it was kept."""
+        config = self.drift_config(service)
+        return VersionDrift(bundle, config, reference_folder=self.reference_folder)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
-    """One look at a service; ``why_not`` says why nothing was judged.
+class Look:
+    """One look at one version of a service.
 
-    ``check`` is the id of its row, ``triggers`` those of the reasons to retrain it gave.
+    Attributes:
+        report: The drift report; None where drift could not be judged.
+        performance: The live figures; None between the windows that decide.
+        check: The id of the row of this look; empty where nothing was written.
+        triggers: The ids of the triggers that the look raised, each with its cause.
+        why_not: Why nothing was judged or written; empty where something was.
     """
 
     service: str
@@ -111,10 +130,13 @@ class Looked:
 
 
 class Monitor:
-    """Watches the champions of a store, and what somebody wants watched besides.
+    """Looks at the champions of a store, and at the versions that somebody has watched.
 
-    ``open_bundle`` opens a version, ``bars_of`` gives a service's bars (None where nobody keeps
-    any). What was fitted for a version is kept between looks.
+    The references that were fitted stay in memory from look to look.
+
+    Args:
+        open_bundle: Opens the bundle of a version.
+        bars_of: Gives the bars of a service; None where no bars are kept.
     """
 
     def __init__(
@@ -129,104 +151,111 @@ class Monitor:
         self.open_bundle = open_bundle
         self.bars_of = bars_of
         self.config = config or MonitorConfig()
-        self._watched: dict[str, VersionDrift] = {}
+        self._drift_by_version: dict[str, VersionDrift] = {}
 
-    def match(self, now: datetime, services: Collection[str] | None = None) -> tuple[Matching, ...]:
+    def match_outcomes(
+        self, now: datetime, services: Collection[str] | None = None
+    ) -> tuple[Matching, ...]:
         """Join forecasts with the outcomes that are known at market time ``now``."""
 
         def bars_of(service: Service) -> Dataset | None:
             wanted = services is None or service.key in services
             return self.bars_of(service) if wanted else None
 
-        found = match_outcomes(self.store, bars_of, now=now)
-        return tuple(one for one in found if services is None or one.service in services)
+        matchings = match_outcomes(self.store, bars_of, now=now)
+        return tuple(one for one in matchings if services is None or one.service in services)
 
-    def look(self, now: datetime, services: Collection[str] | None = None) -> tuple[Looked, ...]:
+    def look(self, now: datetime, services: Collection[str] | None = None) -> tuple[Look, ...]:
         """Look at the champion of each service, or of these, at market time ``now``."""
         routes = list_routes(self.store)
         wanted = [route for route in routes if services is None or route.service in services]
-        looked = tuple(self._look_safely(route, route.champion, now) for route in wanted)
+        looks = tuple(self._look_safely(route, route.champion, now) for route in wanted)
         try:
             close_alerts_of_replaced(self.store, now, services)
         except StoreError as error:
-            # What was looked at stands; the next look ends them.
+            # The looks are written; the next run closes these alerts.
             log.warning("alerts of versions that were replaced go on: %s", error)
-        return looked
+        return looks
 
     def look_watched(
         self, now: datetime, services: Collection[str] | None = None
-    ) -> tuple[Looked, ...]:
-        """Look at each version that somebody has watched and whose time has come.
+    ) -> tuple[Look, ...]:
+        """Look at each version that somebody has watched and whose interval has passed.
 
-        A champion is looked at with the others, every hour. What is found of any other version
-        is on record and told, but retrains nothing.
+        `look` looks at champions every hour, so they are left out here. A look at another version
+        is written and raises alerts, but no trigger.
         """
-        found = []
-        for row in list_watches(self.store):
-            if services is not None and row.service not in services:
+        looks = []
+        for watch in list_watches(self.store):
+            if services is not None and watch.service not in services:
                 continue
-            route = get_route(self.store, row.service)
-            if route is None or row.model_id == route.champion or not self._is_due(row, now):
+            route = get_route(self.store, watch.service)
+            if route is None or watch.model_id == route.champion:
                 continue
-            found.append(self._look_safely(route, row.model_id, now))
-        return tuple(found)
+            if self._is_look_due(watch, now):
+                looks.append(self._look_safely(route, watch.model_id, now))
+        return tuple(looks)
 
-    def _is_due(self, row: WatchRow, now: datetime) -> bool:
-        before = last_check(self.store, row.service, row.model_id)
+    def _is_look_due(self, watch: WatchRow, now: datetime) -> bool:
+        before = last_check(self.store, watch.service, watch.model_id)
         try:
-            service = Service.parse(row.service)
+            service = Service.parse(watch.service)
             dataset = self.bars_of(service)
-            bars = None if dataset is None else _known(dataset.frame, service, now)
+            bars = None if dataset is None else _closed_bars(dataset.frame, service, now)
         except Exception:
-            # The look says why.
+            # The look meets the same error, and reports it.
             return True
         if bars is None or not len(bars):
             return True
-        return row.due(bars.index[-1].to_pydatetime(), None if before is None else before.bar)
+        return watch.due(bars.index[-1].to_pydatetime(), None if before is None else before.bar)
 
-    def _look_safely(self, route: Route, model_id: str, now: datetime) -> Looked:
-        with bound(service=route.service, model_id=model_id):
+    def _look_safely(self, route: Route, model_id: str, now: datetime) -> Look:
+        service = route.service
+        with bound(service=service, model_id=model_id):
             try:
                 return self._look(route, model_id, now)
             except Exception as error:
-                # Nothing that one service's bars or bundle do may leave the others unwatched.
-                log.exception("service=%s model_id=%s was not watched", route.service, model_id)
+                # An error in the bars or the bundle of one service must not stop the other looks.
+                log.exception("service=%s model_id=%s was not watched", service, model_id)
                 why = f"{type(error).__name__}: {error}"
                 if isinstance(error, DataError):
-                    self._tell_unreadable(route.service, model_id, why, now)
-                return Looked(service=route.service, model_id=model_id, why_not=why)
+                    self._raise_unreadable_data(service, model_id, why, now)
+                return Look(service=service, model_id=model_id, why_not=why)
 
-    def _tell_unreadable(self, service: str, model_id: str, why: str, now: datetime) -> None:
+    def _raise_unreadable_data(self, service: str, model_id: str, why: str, now: datetime) -> None:
         try:
             with self.store.write() as connection:
-                tell_of_unreadable(connection, service, model_id, why=why, at=now)
+                raise_unreadable_data(connection, service, model_id, why=why, at=now)
         except StoreError as error:
             log.warning("service=%s nobody is told that %s: %s", service, why, error)
 
-    def _look(self, route: Route, model_id: str, now: datetime) -> Looked:
-        nothing = Looked(service=route.service, model_id=model_id)
+    def _look(self, route: Route, model_id: str, now: datetime) -> Look:
+        look = Look(service=route.service, model_id=model_id)
         if model_id == route.baseline:
-            return replace(nothing, why_not="the baseline serves: there is nothing to retrain")
+            return replace(look, why_not="the baseline serves: there is nothing to retrain")
         service = Service.parse(route.service)
         dataset = self.bars_of(service)
         if dataset is None:
-            return replace(nothing, why_not="nobody keeps bars of this market here")
+            return replace(look, why_not="nobody keeps bars of this market here")
         version = get_version(self.store, model_id)
-        drift = self._drift_of(version, service)
-        bars = _known(dataset.frame, service, now)
-        recent = Dataset(
-            bars[-_needed(drift) :],
-            timeframe=service.timeframe,
-            target=dataset.target,
-            calendar=dataset.calendar,
-        )
+        if model_id not in self._drift_by_version:
+            bundle = self.open_bundle(version)
+            self._drift_by_version[model_id] = self.config.fit_drift(bundle, service)
+        drift = self._drift_by_version[model_id]
+        bars = _closed_bars(dataset.frame, service, now)[-drift.bars_needed :]
+        timeframe, calendar = service.timeframe, dataset.calendar
+        recent = Dataset(bars, timeframe=timeframe, target=dataset.target, calendar=calendar)
         frame = current_frame(drift.bundle, recent)
         before = last_check(self.store, route.service, model_id)
-        state = DriftState.from_dict(before.state) if before else begin_watch(drift.reference)
-        report, after = watch(drift.reference, frame, state, drift.config)
+        state = DriftState.from_dict(before.state) if before else first_state(drift.reference)
+        report, state = judge_hourly(drift.reference, frame, state, drift.config)
+        look = replace(look, report=report)
         if not len(frame):
-            return replace(nothing, report=report, why_not="there are no bars yet")
-        performance = self._performance(version, drift, now) if report.official else None
+            return replace(look, why_not="there are no bars yet")
+        performance = self._measure_performance(version, drift, now) if report.official else None
+        window = pd.DatetimeIndex(frame.index[-drift.config.window_bars :])
+        opens = pd.DatetimeIndex(bars.index)
+        counts = BarCounts.of(opens, window, timeframe=timeframe, calendar=calendar)
         row = CheckRow(
             service=route.service,
             model_id=model_id,
@@ -236,32 +265,19 @@ class Monitor:
             official=report.official,
             report=report.to_dict(),
             performance=None if performance is None else performance.to_dict(),
-            state=after.to_dict(),
-            bars=BarsSeen.of(
-                pd.DatetimeIndex(bars.index),
-                pd.DatetimeIndex(frame.index[-drift.config.window_bars :]),
-                timeframe=service.timeframe,
-                calendar=dataset.calendar,
-            ).to_dict(),
+            state=state.to_dict(),
+            bars=counts.to_dict(),
         )
-        serves = model_id == route.champion
-        triggers = self._write(row, report, performance, retrains=serves)
+        retrains = model_id == route.champion
+        triggers = self._write(row, report, performance, counts, retrains=retrains)
         if triggers is None:
-            return replace(nothing, report=report, why_not="this bar was looked at before")
-        return replace(
-            nothing, report=report, performance=performance, check=row.id, triggers=triggers
-        )
+            return replace(look, why_not="this bar was looked at before")
+        return replace(look, performance=performance, check=row.id, triggers=triggers)
 
-    def _drift_of(self, version: ModelVersion, service: Service) -> VersionDrift:
-        if version.model_id not in self._watched:
-            bundle = self.open_bundle(version)
-            self._watched[version.model_id] = self.config.watched(bundle, service)
-        return self._watched[version.model_id]
-
-    def _performance(
+    def _measure_performance(
         self, version: ModelVersion, drift: VersionDrift, now: datetime
     ) -> LivePerformance:
-        """Judged on the windows that decide, each at its part of the budget of false alarms."""
+        """Measure a decision window, judged at its share of the budget of false alarms."""
         config = drift.config
         return measure_performance(
             self.store,
@@ -280,29 +296,51 @@ class Monitor:
         row: CheckRow,
         report: DriftReport,
         performance: LivePerformance | None,
+        bars: BarCounts,
         *,
         retrains: bool,
     ) -> tuple[tuple[str, Cause], ...] | None:
-        """The look and what follows from it; None where this bar was looked at before."""
+        """Write a look, its alerts and its triggers; None where this bar was looked at before."""
+        degradation = None if performance is None else performance.degradation
+        skill = None if degradation is None else degradation.status
+        lost = degradation is not None and skill is SkillStatus.LOST
+        reasons = {
+            Cause.DRIFT: "; ".join(report.reasons) if report.drift_detected else "",
+            Cause.PERFORMANCE: degradation.reason if degradation is not None and lost else "",
+        }
+        # Too few outcomes do not show that a version still has its skill.
+        is_over = {Cause.DRIFT: row.official, Cause.PERFORMANCE: skill is SkillStatus.KEPT}
+        urgent = report.recommendation is Recommendation.RETRAIN_IMMEDIATELY
+        severity = Severity.CRITICAL if urgent else Severity.WARNING
         with self.store.write() as connection:
             if not write_check(connection, row):
                 return None
-            found = [(Cause.DRIFT, "; ".join(report.reasons))] if report.drift_detected else []
-            if _lost(performance):
-                assert performance is not None
-                assert performance.degradation is not None
-                found.append((Cause.PERFORMANCE, performance.degradation.reason))
-            _tell(connection, row, report, dict(found), kept=_kept(performance))
-            about = {Cause.DRIFT: report.behind}
-            rung = [
-                (self._trigger(connection, row, cause, text, about.get(cause, ())), cause)
-                for cause, text in found
-                if retrains
+            problems, is_sound = find_data_problems(report, bars), is_data_sound(report, bars)
+            update_data_quality_alert(connection, row, problems, is_sound=is_sound)
+            for cause, condition in _CONDITIONS.items():
+                update_version_alert(
+                    connection,
+                    row,
+                    condition,
+                    reasons[cause],
+                    severity=severity,
+                    is_over=is_over[cause],
+                )
+            columns = {Cause.DRIFT: report.behind, Cause.PERFORMANCE: ()}
+            triggers = [
+                (self._raise_trigger(connection, row, cause, reason, columns[cause]), cause)
+                for cause, reason in reasons.items()
+                if reason and retrains
             ]
-        return tuple((made, cause) for made, cause in rung if made is not None)
+        return tuple((made, cause) for made, cause in triggers if made is not None)
 
-    def _trigger(
-        self, connection: Connection, row: CheckRow, cause: Cause, text: str, about: tuple[str, ...]
+    def _raise_trigger(
+        self,
+        connection: Connection,
+        row: CheckRow,
+        cause: Cause,
+        text: str,
+        columns: tuple[str, ...],
     ) -> str | None:
         reason = TriggerReason(
             service=row.service,
@@ -311,79 +349,12 @@ class Monitor:
             champion=row.model_id,
             text=text,
             verdict=row.id,
-            columns=about,
+            columns=columns,
         )
         return raise_trigger(connection, reason, at=row.at, limits=self.config.limits)
 
 
-_CONDITIONS = {
-    Cause.DRIFT: Condition.DATA_DRIFT,
-    Cause.PERFORMANCE: Condition.PERFORMANCE_DEGRADED,
-}
-_TITLES = {
-    Cause.DRIFT: "The bars have drifted from what {model_id} learned",
-    Cause.PERFORMANCE: "{model_id} has lost its skill",
-}
-
-
-def _tell(
-    connection: Connection,
-    row: CheckRow,
-    report: DriftReport,
-    found: dict[Cause, str],
-    *,
-    kept: bool,
-) -> None:
-    """Raise what was found; a window that decides and finds nothing ends it.
-
-    ``kept`` says that the skill was judged and is there: too few outcomes say nothing of it.
-    """
-    tell_of_data(connection, row, report)
-    over = {Cause.DRIFT: row.official, Cause.PERFORMANCE: kept}
-    for cause, condition in _CONDITIONS.items():
-        if cause in found:
-            at_once = report.recommendation is Recommendation.RETRAIN_IMMEDIATELY
-            trouble = Trouble(
-                condition,
-                row.service,
-                row.model_id,
-                _TITLES[cause].format(model_id=row.model_id),
-                found[cause],
-                Severity.CRITICAL if at_once else Severity.WARNING,
-                {"check": row.id, "score": report.score},
-            )
-            raise_alert(connection, trouble, at=row.at)
-        elif over[cause]:
-            recover_alert(
-                connection,
-                condition=condition,
-                service=row.service,
-                subject=row.model_id,
-                at=row.at,
-                text="the newest whole window shows nothing of it",
-            )
-
-
-def _lost(performance: LivePerformance | None) -> bool:
-    return (
-        performance is not None
-        and performance.degradation is not None
-        and performance.degradation.degraded
-    )
-
-
-def _kept(performance: LivePerformance | None) -> bool:
-    found = None if performance is None else performance.degradation
-    return found is not None and found.status is SkillStatus.KEPT
-
-
-def _known(frame: pd.DataFrame, service: Service, now: datetime) -> pd.DataFrame:
-    """Bars that had closed by then."""
-    known: pd.DataFrame = frame[frame.index <= pd.Timestamp(now - service.timeframe.step)]
-    return known
-
-
-def _needed(drift: VersionDrift) -> int:
-    """Bars of a whole window, with the history of features, target and forecast before it."""
-    horizon = drift.bundle.service.horizon
-    return drift.config.history_bars + int(drift.bundle.config["warm_up"]) + 2 * horizon
+def _closed_bars(frame: pd.DataFrame, service: Service, now: datetime) -> pd.DataFrame:
+    """The bars that had closed at market time ``now``."""
+    closed: pd.DataFrame = frame[frame.index <= pd.Timestamp(now - service.timeframe.step)]
+    return closed

@@ -1,9 +1,14 @@
-"""Is the system behind a service in trouble? Pure answers from what the store and the bars show.
+"""Judges whether the system behind a service is healthy. Pure functions of a snapshot.
 
-Each subject is judged by itself and has three answers: trouble, quiet, and neither, which leaves
-an alert as it is. What is counted (errors, slow answers) is trouble where the count makes it
-sure, and quiet at half the limit; what is seen (bars, replicas) is quiet where it is not seen,
-for as long as the finding says.
+    subject     in trouble                                   quiet
+    error_rate  failures are surely above the limit          at most half the limit
+    latency     surely over 1 % of answers take longer       at most half of that
+    stale_data  the newest bar is too old                    it is not
+    replicas    no live replica holds a version              a replica does
+    loading     a replica cannot load a version              all hold their versions
+
+Each subject is judged by itself. Between trouble and quiet the state is "neither", which leaves an
+alert as it is. "Surely" is the exact binomial test of `is_surely_above`, at level `ALPHA`.
 """
 
 from __future__ import annotations
@@ -21,22 +26,22 @@ from mlops.stats.comparison import is_surely_above
 from mlops.store import EDGES_S, Replica, ReplicaState, Route, Severity, Traffic
 
 ALPHA = 1e-3
-"""Chance that one look takes a share at the limit for one above it."""
+"""Chance that one check takes a share at the limit for a share above it."""
 
 SLOW_SHARE = 0.01
-"""At a p99 above the limit more than this share of the requests took longer."""
+"""Where the p99 is above the limit, more than this share of the requests took longer."""
 
 CLEARLY_BELOW = 0.5
-"""Quiet is at most this part of what is trouble."""
+"""A counted subject is quiet at this part of the share that is trouble, or below."""
 
-MOST = 0.5
-"""With more failures than this, it is grave."""
+CRITICAL_ERROR_RATE = 0.5
+"""A share of failures surely above this makes the alert critical."""
 
 QUIET_FOR = timedelta(minutes=10)
 
 
 class Subject(StrEnum):
-    """What of a service may be in trouble; alerts of one service differ by it."""
+    """The part of the system that is judged; each has an alert of its own."""
 
     ERROR_RATE = "error_rate"
     LATENCY = "latency"
@@ -46,7 +51,7 @@ class Subject(StrEnum):
 
 
 class HealthState(StrEnum):
-    """What was found of a subject."""
+    """The judgement of a subject; NEITHER is between the limits of the other two."""
 
     TROUBLE = "trouble"
     NEITHER = "neither"
@@ -55,14 +60,20 @@ class HealthState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemLimits:
-    """From where on it is trouble: share of requests, p99 in ms, age of the newest bar in bars."""
+    """The limits beyond which a subject is in trouble.
+
+    Attributes:
+        error_rate: Share of the requests that the champion did not answer.
+        latency_ms: The 99th percentile of the times to answer.
+        max_age_bars: Age of the newest bar, in bars of the service.
+    """
 
     error_rate: float = 0.05
     latency_ms: float = 2500.0
     max_age_bars: float = 2.0
 
 
-def limits_of(settings: Settings) -> SystemLimits:
+def read_limits(settings: Settings) -> SystemLimits:
     """The limits that the settings name."""
     return SystemLimits(
         error_rate=settings.alert_error_rate,
@@ -73,30 +84,36 @@ def limits_of(settings: Settings) -> SystemLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceSnapshot:
-    """What is known of a service at one moment.
+    """The state of a service at one moment.
 
-    ``this_hour`` and ``two_hours`` are what its champion was asked in the hour under way, and in
-    that and the one before. ``newest`` is None where nothing feeds its bars.
+    Attributes:
+        this_hour: Requests to its champion in the hour that has begun.
+        two_hours: Requests to its champion in that hour and the one before.
+        newest_bar: None where no feed brings its bars.
     """
 
     route: Route
     this_hour: Traffic = field(default_factory=Traffic)
     two_hours: Traffic = field(default_factory=Traffic)
     replicas: tuple[Replica, ...] = ()
-    newest: NewestBar | None = None
+    newest_bar: NewestBar | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """What was found of one subject.
+    """The judgement of one subject of a service.
 
-    An alert ends once it was ``quiet_for`` so long; ``at_once`` is False for what may be seen for
-    a moment while a process restarts.
+    Attributes:
+        title: The title of the alert, should there be one.
+        text: Its text, and the text of its end.
+        quiet_for: The alert ends once the subject was not in trouble for so long.
+        at_once: False where a restart may cause the trouble for a moment, so that a second check
+            has to confirm it.
     """
 
     service: str
     subject: Subject
-    word: HealthState
+    state: HealthState
     title: str
     text: str
     severity: Severity = Severity.WARNING
@@ -105,15 +122,17 @@ class Finding:
     at_once: bool = True
 
 
-def judge_system(seen: ServiceSnapshot, limits: SystemLimits) -> tuple[Finding, ...]:
-    """What is found of each subject that something is known of."""
-    found = (rule(seen, limits) for rule in _RULES)
-    return tuple(one for one in found if one is not None)
+def judge_system(snapshot: ServiceSnapshot, limits: SystemLimits) -> tuple[Finding, ...]:
+    """Judge each subject; stale data only where a feed brings the bars of the service."""
+    findings = (judge(snapshot, limits) for judge in _JUDGES)
+    return tuple(finding for finding in findings if finding is not None)
 
 
-def _errors(seen: ServiceSnapshot, limits: SystemLimits) -> Finding:
-    champion, limit = seen.route.champion, limits.error_rate
-    judged, word = _counted(seen, lambda traffic: traffic.failed, _requests, limit)
+def _judge_error_rate(snapshot: ServiceSnapshot, limits: SystemLimits) -> Finding:
+    champion, limit = snapshot.route.champion, limits.error_rate
+    judged, state = _judge_share(
+        snapshot, lambda traffic: traffic.failed, lambda traffic: traffic.requests, limit
+    )
     rate = judged.failed / judged.requests if judged.requests else 0.0
     text = (
         f"{judged.failed:,} of {judged.requests:,} requests lately ({rate:.1%}) were not answered "
@@ -121,28 +140,30 @@ def _errors(seen: ServiceSnapshot, limits: SystemLimits) -> Finding:
         f"had no turn. The limit (ALERT_ERROR_RATE) is {limit:.1%}; what another loaded version "
         "could answer, it did."
     )
-    grave = is_surely_above(MOST, count=judged.failed, trials=judged.requests, alpha=ALPHA)
+    critical = is_surely_above(
+        CRITICAL_ERROR_RATE, count=judged.failed, trials=judged.requests, alpha=ALPHA
+    )
     return Finding(
-        service=seen.route.service,
+        service=snapshot.route.service,
         subject=Subject.ERROR_RATE,
-        word=word,
+        state=state,
         title=f"{champion} fails on too many requests",
         text=text,
-        severity=Severity.CRITICAL if grave else Severity.WARNING,
-        detail=_figures(judged) | {"model_id": champion, "limit": limit},
+        severity=Severity.CRITICAL if critical else Severity.WARNING,
+        detail=_figures_of(judged) | {"model_id": champion, "limit": limit},
     )
 
 
-def _latency(seen: ServiceSnapshot, limits: SystemLimits) -> Finding:
-    # What took longer than the last edge is not told apart.
-    champion, limit_s = seen.route.champion, min(limits.latency_ms / 1e3, EDGES_S[-1])
-    judged, word = _counted(
-        seen,
+def _judge_latency(snapshot: ServiceSnapshot, limits: SystemLimits) -> Finding:
+    # Requests beyond the last edge of the counters are one bin, so no larger limit can be judged.
+    champion, limit_s = snapshot.route.champion, min(limits.latency_ms / 1e3, EDGES_S[-1])
+    judged, state = _judge_share(
+        snapshot,
         lambda traffic: traffic.slower_than(limit_s),
         lambda traffic: traffic.timed,
         SLOW_SHARE,
     )
-    figures = _figures(judged)
+    figures = _figures_of(judged)
     text = (
         f"of {judged.timed:,} requests to {champion} lately "
         f"{judged.slower_than(limit_s):,} took longer than {limits.latency_ms:,g} ms, which 99 "
@@ -150,20 +171,20 @@ def _latency(seen: ServiceSnapshot, limits: SystemLimits) -> Finding:
         f"{figures['p50_ms'] or 0.0:,.1f} ms, 99 in 100 at most {figures['p99_ms'] or 0.0:,.1f} ms"
     )
     return Finding(
-        service=seen.route.service,
+        service=snapshot.route.service,
         subject=Subject.LATENCY,
-        word=word,
+        state=state,
         title=f"{champion} answers slowly",
         text=text,
         detail=figures | {"model_id": champion, "limit_ms": limits.latency_ms},
     )
 
 
-def _stale(seen: ServiceSnapshot, limits: SystemLimits) -> Finding | None:
-    newest = seen.newest
+def _judge_stale_data(snapshot: ServiceSnapshot, limits: SystemLimits) -> Finding | None:
+    newest = snapshot.newest_bar
     if newest is None:
         return None
-    service, bars = Service.parse(seen.route.service), limits.max_age_bars
+    service, bars = Service.parse(snapshot.route.service), limits.max_age_bars
     if newest.closed_at is None:
         text = "no bar of its market has come yet"
     else:
@@ -174,29 +195,30 @@ def _stale(seen: ServiceSnapshot, limits: SystemLimits) -> Finding | None:
         )
     stale = newest.is_stale(service, max_age_bars=bars)
     return Finding(
-        service=seen.route.service,
+        service=snapshot.route.service,
         subject=Subject.STALE_DATA,
-        word=HealthState.TROUBLE if stale else HealthState.QUIET,
+        state=HealthState.TROUBLE if stale else HealthState.QUIET,
         title=f"{service.symbol} on {service.venue} has no new bars",
         text=f"{text}. Check the feed" if stale else text,
         detail={"closed_at": None if newest.closed_at is None else newest.closed_at.isoformat()},
-        # A feed that brings a bar now and then is not well yet.
+        # A feed that brings a bar now and then is not healthy yet.
         quiet_for=max(bars * service.timeframe.step, QUIET_FOR),
         at_once=False,
     )
 
 
-def _replicas(seen: ServiceSnapshot, _: SystemLimits) -> Finding:
-    serving = _serving(seen)
-    answering = [one for one in serving if any(one.holds(name) for name in _wanted(seen.route))]
+def _judge_replicas(snapshot: ServiceSnapshot, _: SystemLimits) -> Finding:
+    serving = _serving_replicas(snapshot)
+    versions = _versions_of(snapshot.route)
+    answering = [replica for replica in serving if any(map(replica.holds, versions))]
     text = (
         "no replica is live" if not serving else f"none of {len(serving)} replicas holds a version"
     )
     return Finding(
-        service=seen.route.service,
+        service=snapshot.route.service,
         subject=Subject.REPLICAS,
-        word=HealthState.QUIET if answering else HealthState.TROUBLE,
-        title=f"Nothing answers for {seen.route.service}",
+        state=HealthState.QUIET if answering else HealthState.TROUBLE,
+        title=f"Nothing answers for {snapshot.route.service}",
         text=f"{len(answering)} replicas answer" if answering else text,
         severity=Severity.CRITICAL,
         detail={"live": len(serving), "answering": len(answering)},
@@ -204,21 +226,25 @@ def _replicas(seen: ServiceSnapshot, _: SystemLimits) -> Finding:
     )
 
 
-def _loading(seen: ServiceSnapshot, _: SystemLimits) -> Finding:
-    """Outside a rollout nobody else would say so: a replica goes on with another version."""
+def _judge_loading(snapshot: ServiceSnapshot, _: SystemLimits) -> Finding:
+    """Judge whether all replicas loaded the versions of the route.
+
+    Outside a rollout nothing else reports a failure, because the replica answers with another
+    version.
+    """
     failed = {
-        one.id: f"{name} ({one.models[name].error})"
-        for one in _serving(seen)
-        for name in _wanted(seen.route)
-        if one.failed_to_load(name)
+        replica.id: f"{model_id} ({replica.models[model_id].error})"
+        for replica in _serving_replicas(snapshot)
+        for model_id in _versions_of(snapshot.route)
+        if replica.failed_to_load(model_id)
     }
-    said = "; ".join(f"{replica} cannot load {what}" for replica, what in sorted(failed.items()))
+    failures = "; ".join(f"{name} cannot load {what}" for name, what in sorted(failed.items()))
     return Finding(
-        service=seen.route.service,
+        service=snapshot.route.service,
         subject=Subject.LOADING,
-        word=HealthState.TROUBLE if failed else HealthState.QUIET,
-        title=f"A version of {seen.route.service} does not load everywhere",
-        text=f"{said}. It tries again every minute, and answers from what it holds"
+        state=HealthState.TROUBLE if failed else HealthState.QUIET,
+        title=f"A version of {snapshot.route.service} does not load everywhere",
+        text=f"{failures}. It tries again every minute, and answers from what it holds"
         if failed
         else "all replicas hold what they should",
         detail={"failed": failed},
@@ -226,38 +252,38 @@ def _loading(seen: ServiceSnapshot, _: SystemLimits) -> Finding:
     )
 
 
-_RULES: tuple[Callable[[ServiceSnapshot, SystemLimits], Finding | None], ...] = (
-    _errors,
-    _latency,
-    _stale,
-    _replicas,
-    _loading,
+_JUDGES: tuple[Callable[[ServiceSnapshot, SystemLimits], Finding | None], ...] = (
+    _judge_error_rate,
+    _judge_latency,
+    _judge_stale_data,
+    _judge_replicas,
+    _judge_loading,
 )
 
 
-# Parts -------------------------------------------------------------------------------------------
+# Shared by the judges ---------------------------------------------------------------------------
 
 
-def _counted(
-    seen: ServiceSnapshot,
+def _judge_share(
+    snapshot: ServiceSnapshot,
     count: Callable[[Traffic], int],
     trials: Callable[[Traffic], int],
     limit: float,
 ) -> tuple[Traffic, HealthState]:
-    """Trouble where the hour under way shows it, or both; quiet where both are well below."""
-    for judged in (seen.this_hour, seen.two_hours):
+    """Judge a share of the requests, ``count`` of ``trials``, against its limit.
+
+    It is in trouble where this hour alone shows it, or this hour and the one before together, and
+    quiet where both together are well below the limit.
+    """
+    for judged in (snapshot.this_hour, snapshot.two_hours):
         if is_surely_above(limit, count=count(judged), trials=trials(judged), alpha=ALPHA):
             return judged, HealthState.TROUBLE
-    both = seen.two_hours
+    both = snapshot.two_hours
     quiet = count(both) <= CLEARLY_BELOW * limit * trials(both)
     return both, HealthState.QUIET if quiet else HealthState.NEITHER
 
 
-def _requests(traffic: Traffic) -> int:
-    return traffic.requests
-
-
-def _figures(traffic: Traffic) -> dict[str, Any]:
+def _figures_of(traffic: Traffic) -> dict[str, Any]:
     p50, p99 = traffic.quantile_s(0.5), traffic.quantile_s(0.99)
     return {
         "requests": traffic.requests,
@@ -268,10 +294,11 @@ def _figures(traffic: Traffic) -> dict[str, Any]:
     }
 
 
-def _serving(seen: ServiceSnapshot) -> list[Replica]:
-    return [one for one in seen.replicas if one.state is not ReplicaState.DRAINING]
+def _serving_replicas(snapshot: ServiceSnapshot) -> list[Replica]:
+    return [replica for replica in snapshot.replicas if replica.state is not ReplicaState.DRAINING]
 
 
-def _wanted(route: Route) -> tuple[str, ...]:
-    names = (route.champion, route.previous_champion, route.baseline)
-    return tuple(dict.fromkeys(name for name in names if name is not None))
+def _versions_of(route: Route) -> tuple[str, ...]:
+    """The versions of a route that may answer requests."""
+    model_ids = (route.champion, route.previous_champion, route.baseline)
+    return tuple(dict.fromkeys(model_id for model_id in model_ids if model_id is not None))

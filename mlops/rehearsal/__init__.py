@@ -1,1 +1,1 @@
-""" """
+"""Rehearsal of a service on past market data."""

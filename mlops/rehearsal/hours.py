@@ -1,8 +1,8 @@
-"""The past of a service, gone through hour by hour as if it were now.
+"""Replays the past of a service hour by hour, with the parts that work on live data.
 
-    bars known at the hour -> forecast of record -> outcomes -> drift, lost skill -> retraining
+    bars of the hour -> forecast -> outcomes -> look -> retraining -> return to the baseline
 
-What serves, watches, trains and rolls out is what does so in earnest; only the clock is another.
+Serving, monitoring, training and rollouts are those of production. Only the clock differs.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Generic, TypeVar
 
-from mlops.monitoring.monitor import Looked, Monitor
+from mlops.monitoring.monitor import Look, Monitor
 from mlops.monitoring.performance.outcomes import Matching
 from mlops.rollout.fallback import return_to_baseline
 from mlops.serving.runtime import HeadlessReplica
@@ -24,7 +23,7 @@ HOUR = timedelta(hours=1)
 
 
 class RehearsalClock:
-    """Market time that stands still until it is set, the same for every venue."""
+    """A clock of market time that stands still until it is set, the same for every venue."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now
@@ -34,21 +33,24 @@ class RehearsalClock:
 
 
 @dataclass(frozen=True, slots=True)
-class Hour(Generic[Trained]):
-    """What came of one hour: outcomes that met their forecasts, the look, and what was trained.
+class HourResult(Generic[Trained]):
+    """What one hour of a rehearsal brought about.
 
-    ``returned`` says why the service went back to its baseline, empty where it did not.
+    Attributes:
+        matched: Outcomes that met their forecasts.
+        trained: What ``retrain`` returned; None where nothing asked for a training.
+        returned: Why the service went back to its baseline; empty where it did not.
     """
 
     now: datetime
     matched: Matching
-    looked: Looked
+    look: Look
     trained: Trained | None
     returned: str
 
 
 def hours_between(start: datetime, end: datetime) -> list[datetime]:
-    """The hours after ``start``, ``end`` among them."""
+    """The full hours after ``start``, up to and including ``end``."""
     return [
         start + timedelta(hours=n) for n in range(1, int((end - start) / timedelta(hours=1)) + 1)
     ]
@@ -63,23 +65,20 @@ def rehearse(
     replica: HeadlessReplica,
     monitor: Monitor,
     retrain: Callable[[str], Trained | None],
-) -> Iterator[Hour[Trained]]:
-    """Go through the hours; ``retrain`` trains and rolls out what the service's queue asks for.
+) -> Iterator[HourResult[Trained]]:
+    """Go through the hours and yield what each one brought about.
 
-    ``replica`` goes by ``clock`` and forecasts when it is told to; ``monitor`` is shown bars by
-    the same clock.
+    Args:
+        clock: The clock of ``replica`` and of the bars that ``monitor`` is given.
+        replica: Forecasts on request only.
+        retrain: Trains and rolls out what the service's triggers ask for.
     """
     for now in hours:
         clock.now = now
         replica.forecast(service)
-        [matched] = monitor.match(now, [service])
-        [looked] = monitor.look(now, [service])
-        waiting = list_trainable_services(store, at=partial(_then, now))
-        asked = any(one == service for one, _ in waiting)
-        trained = retrain(service) if asked else None
-        back = return_to_baseline(store, service, now=now)
-        yield Hour(now, matched, looked, trained, "".join(one.reason for one in back))
-
-
-def _then(now: datetime, service: str) -> datetime:
-    return now
+        [matched] = monitor.match_outcomes(now, [service])
+        [look] = monitor.look(now, [service])
+        asked_for = {key for key, _ in list_trainable_services(store, at=lambda _: clock.now)}
+        trained = retrain(service) if service in asked_for else None
+        returns = return_to_baseline(store, service, now=now)
+        yield HourResult(now, matched, look, trained, "".join(back.reason for back in returns))

@@ -1,1 +1,1 @@
-"""What people would rather see than read: model cards and the pictures in them."""
+"""Reports as HTML pages: model cards, drift, rollouts and the history of a service."""

@@ -1,4 +1,4 @@
-"""The model card: what a version is, why it passed or was refused, and what it looks like."""
+"""The model card of a version: facts, verdict, gates, metrics and pictures."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import numpy as np
 
 from mlops.reports import figures
 from mlops.reports.page import (
+    HistorySection,
     MetricRow,
     Page,
-    PastSection,
     Picture,
     RolloutSection,
     Section,
@@ -35,21 +35,21 @@ UNITS: Mapping[Target, str] = {
 
 
 def verdict_sentence(judgement: Judgement) -> str:
-    """Passed, or refused with every reason."""
+    """Whether a version passed its gates, and every reason where it was refused."""
     if judgement.report.passed:
         return "Passed every hard gate: it is the service's challenger."
     return "Refused. " + "; ".join(judgement.report.reasons) + "."
 
 
 def card_section(
-    assignment: TrainingPlan, study: Study, judgement: Judgement, version: ModelVersion
+    plan: TrainingPlan, study: Study, judgement: Judgement, version: ModelVersion
 ) -> Section:
     """One version as a section of a page."""
     return Section(
         title=f"{version.model_id} — {version.service}",
         verdict=verdict_sentence(judgement),
         passed=judgement.report.passed,
-        facts=card_facts(assignment, study, version),
+        facts=card_facts(plan, study, version),
         gates=judgement.report.to_dict()["results"],
         metrics=[
             MetricRow(m.name, m.value, m.low, m.high, m.baseline)
@@ -59,28 +59,29 @@ def card_section(
     )
 
 
-def card_facts(assignment: TrainingPlan, study: Study, version: ModelVersion) -> dict[str, str]:
-    """What the version is, on what data and by which code."""
-    frame = assignment.dataset.frame
-    slices, known = study.slices, assignment.dataset.provenance
+def card_facts(plan: TrainingPlan, study: Study, version: ModelVersion) -> dict[str, str]:
+    """What the version is, the data it was trained on and the code that trained it."""
+    frame = plan.dataset.frame
+    slices, source = study.slices, plan.dataset.provenance
+    origin = "" if source is None else f"{source.label}, known {source.fetched_at:%Y-%m-%d}"
     return {
         "model": f"{version.model_type}, chosen from {len(study.trials)} trials",
         "recipe": json.dumps(study.winner.recipe.to_dict()),
         "bars": f"{len(frame):,}, {frame.index[0]:%Y-%m-%d} to {frame.index[-1]:%Y-%m-%d}",
-        "from": "unknown" if known is None else f"{known.label}, known {known.fetched_at:%Y-%m-%d}",
+        "from": origin or "unknown",
         "data watermark": version.watermark,
         "refits": f"{len(slices.development)} before the holdout, {len(slices.holdout)} through it",
-        "leakage proof": f"{assignment.proof.tests:,} tests, largest change "
-        f"{assignment.proof.largest_change:.1e}",
+        "leakage proof": f"{plan.proof.tests:,} tests, largest change "
+        f"{plan.proof.largest_change:.1e}",
         "bundle digest": version.digest,
         "code": version.code_version,
         "MLflow run": version.run_id,
-        "asked for": f"{assignment.model_type} ({assignment.reason})",
+        "asked for": f"{plan.model_type} ({plan.reason})",
     }
 
 
 def save_card(section: Section, directory: Path, model_id: str) -> Path:
-    """Write a card as HTML, and beside it as JSON from which other pages are made."""
+    """Write a card as HTML, and as JSON from which `save_story` makes other pages."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{model_id}.html"
     path.write_text(render(Page(section.title, "model card", [section])), encoding="utf-8")
@@ -95,18 +96,18 @@ def save_story(
     title: str,
     subtitle: str,
     rollouts: Sequence[RolloutSection] = (),
-    past: Sequence[PastSection] = (),
+    history: Sequence[HistorySection] = (),
 ) -> Path:
-    """Put saved cards, the rollouts that followed, and stretches of the past on one page."""
+    """Put saved cards, the rollouts that followed, and sections of history on one page."""
     sections = [
         Section.from_json(card.with_suffix(".json").read_text(encoding="utf-8")) for card in cards
     ]
-    path.write_text(render(Page(title, subtitle, sections, rollouts, past)), encoding="utf-8")
+    path.write_text(render(Page(title, subtitle, sections, rollouts, history)), encoding="utf-8")
     return path
 
 
 def card_pictures(study: Study, judgement: Judgement) -> list[Picture]:
-    """The five pictures of a card, all on rows the model had not seen."""
+    """The five pictures of a card, all of rows that the model was not fitted on."""
     rows = judgement.holdout
     unit = UNITS[rows.target]
     fees = judgement.evaluation.fee_bps
@@ -126,7 +127,7 @@ def card_pictures(study: Study, judgement: Judgement) -> list[Picture]:
         Picture(
             "Equity and drawdown after costs",
             figures.equity_and_drawdown(
-                rows.made_at, _net(rows, fees), _net(rows.of_baseline(), fees)
+                rows.made_at, _net_returns(rows, fees), _net_returns(rows.of_baseline(), fees)
             ),
             f"Following the forecasts at {fees:g} bps per turnover of the whole position.",
         ),
@@ -144,21 +145,21 @@ def card_pictures(study: Study, judgement: Judgement) -> list[Picture]:
 
 
 def fold_skills(judgement: Judgement) -> tuple[list[str], dict[str, list[float]]]:
-    """Fold labels, and for each baseline the share of its squared error removed in each fold."""
+    """Labels of the folds, and for each baseline the share of its squared error removed in each."""
     rows = judgement.holdout
     folds: Sequence[int] = [int(fold) for fold in np.unique(rows.fold)]
     labels = [f"refit {fold + 1}" for fold in folds]
     losses = (rows.y - rows.forecast) ** 2
     skills: dict[str, list[float]] = {}
     for name, naive in judgement.baselines.items():
-        theirs = (naive.y - naive.forecast) ** 2
-        known = np.isfinite(theirs)
+        baseline_losses = (naive.y - naive.forecast) ** 2
+        known = np.isfinite(baseline_losses)
         skills[name] = [
-            float(1 - losses[here].mean() / theirs[here].mean())
+            float(1 - losses[here].mean() / baseline_losses[here].mean())
             for here in (known & (rows.fold == fold) for fold in folds)
         ]
     return labels, skills
 
 
-def _net(rows: Forecasts, fee_bps: float) -> figures.Floats:
+def _net_returns(rows: Forecasts, fee_bps: float) -> figures.Floats:
     return net_returns(rows.positions(), rows.next_return, fee_bps=fee_bps)

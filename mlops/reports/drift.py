@@ -1,7 +1,7 @@
-"""The drift report as a page: Evidently draws the columns; the p-values and the verdict are ours.
+"""The drift report as an HTML page, whose columns Evidently draws.
 
-Evidently's own tests take bars for independent draws and call nearly every window of a market
-drifted. So it is given a test that looks up what `mlops.monitoring.drift.report` found.
+The tests of Evidently assume independent rows and call nearly every window of a market drifted.
+So a test is registered with it that returns the p-values of `mlops.monitoring.drift.report`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from mlops.reports.page import fill
 from mlops.store import ModelVersion
 
 FOLDER = "drift"
-"""Where a version's MLflow run keeps its pages."""
+"""The artifact folder of the pages in the MLflow run of a version."""
 
 TEST = "window_null"
-SHOWN_AS = "p-value of the window null"
+TEST_TITLE = "p-value of the window null"
 _BODY = "<body>"
-_PLAIN = f"<!doctype html>\n<meta charset=utf-8>\n{_BODY}\n</body>\n"
+_EMPTY_PAGE = f"<!doctype html>\n<meta charset=utf-8>\n{_BODY}\n</body>\n"
 
-_shown: ContextVar[DriftReport] = ContextVar("shown")
+_drawn_report: ContextVar[DriftReport] = ContextVar("drawn_report")
 
 
 def keep_drift_report(
@@ -43,10 +43,13 @@ def keep_drift_report(
     *,
     directory: Path,
 ) -> Path:
-    """Write the page of what a version's recent rows were found to be, and keep it with its run.
+    """Write the page of a drift report of a version, and keep it with the version's run.
 
-    ``recent`` are the rows that were checked: plain bars or the version's own columns. The page
-    is there as well when MLflow, whose errors come through, is not.
+    The page is written before MLflow is reached, whose errors are raised.
+
+    Args:
+        recent: The rows that were checked: plain bars or the version's own columns.
+        directory: Where the page is written.
     """
     frame = columns_of(bundle, recent)
     path = save_drift_report(
@@ -61,7 +64,7 @@ def keep_drift_report(
 
 
 def page_name(version: ModelVersion, frame: pd.DataFrame) -> str:
-    """One page for each newest row that was judged; rows may have no times."""
+    """The file name of a page: one for each newest row, by its time or its label."""
     last = frame.index[-1] if len(frame) else "nothing"
     stamp = f"{last:%Y%m%dT%H%M}" if isinstance(last, pd.Timestamp) else str(last)
     return f"{version.model_id}-{stamp}.html"
@@ -75,83 +78,80 @@ def save_drift_report(
     *,
     title: str,
 ) -> Path:
-    """Write the page of a report; the frames hold its columns, one row a bar.
+    """Write the page of a report.
 
-    Of ``current`` the last ``report.window_bars`` rows are drawn. A column that was not tested,
-    or of which a frame holds no value, is listed with the reason and not drawn.
+    A column that was not tested, or of which a frame holds no value, is listed with the reason
+    and not drawn.
+
+    Args:
+        reference: The columns of the report in the reference, one row a bar.
+        current: The same columns now; the last ``report.window_bars`` rows are drawn.
     """
     window = current.iloc[len(current) - report.window_bars :]
     then, now = _finite(reference), _finite(window)
+    # A column without values ends Evidently's whole report; an absent one goes without a word.
     drawn = [
         column.name
         for column in report.columns
-        if column.status is ColumnStatus.TESTED and _in_both(column.name, then, now)
+        if column.status is ColumnStatus.TESTED
+        and all(column.name in frame and frame[column.name].notna().any() for frame in (then, now))
     ]
-    words = fill("drift.html", title=title, report=report, drawn=drawn)
-    page = _drawn(report, then[drawn], now[drawn]) if drawn else _PLAIN
+    text = fill("drift.html", title=title, report=report, drawn=drawn)
+    page = _draw_with_evidently(report, then[drawn], now[drawn]) if drawn else _EMPTY_PAGE
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page.replace(_BODY, f"{_BODY}\n{words}", 1), encoding="utf-8")
+    path.write_text(page.replace(_BODY, f"{_BODY}\n{text}", 1), encoding="utf-8")
     return path
 
 
-def _drawn(report: DriftReport, reference: pd.DataFrame, window: pd.DataFrame) -> str:
-    """Evidently's page; it compares nothing itself."""
-    token = _shown.set(report)
-    try:
-        with warnings.catch_warnings():
-            # It warns about its own dependencies.
-            warnings.simplefilter("ignore")
-            return _by_evidently(reference, window)
-    finally:
-        _shown.reset(token)
-
-
-def _by_evidently(reference: pd.DataFrame, window: pd.DataFrame) -> str:
-    from evidently import DataDefinition, Dataset, Report
-    from evidently.metrics import DriftedColumnsCount, ValueDrift
-
-    _register_test()
+def _draw_with_evidently(report: DriftReport, reference: pd.DataFrame, window: pd.DataFrame) -> str:
+    """The HTML page of Evidently, with the p-values of ``report``."""
     names = [str(name) for name in reference.columns]
     numbers = [name for name in names if pd.api.types.is_numeric_dtype(reference[name])]
-    definition = DataDefinition(
-        numerical_columns=numbers,
-        categorical_columns=[name for name in names if name not in numbers],
-    )
-    then = Dataset.from_pandas(reference, data_definition=definition)
-    now = Dataset.from_pandas(window, data_definition=definition)
-    columns = [ValueDrift(column=name, method=TEST) for name in names]
-    report = Report([DriftedColumnsCount(columns=names, method=TEST), *columns])
-    html: str = report.run(now, then).get_html_str(as_iframe=False)
-    return html
+    token = _drawn_report.set(report)
+    try:
+        with warnings.catch_warnings():
+            # Evidently's own dependencies raise warnings that a reader can do nothing about.
+            warnings.simplefilter("ignore")
+            from evidently import DataDefinition, Dataset, Report
+            from evidently.metrics import DriftedColumnsCount, ValueDrift
+
+            _register_test()
+            definition = DataDefinition(
+                numerical_columns=numbers,
+                categorical_columns=[name for name in names if name not in numbers],
+            )
+            then = Dataset.from_pandas(reference, data_definition=definition)
+            now = Dataset.from_pandas(window, data_definition=definition)
+            columns = [ValueDrift(column=name, method=TEST) for name in names]
+            page = Report([DriftedColumnsCount(columns=names, method=TEST), *columns])
+            html: str = page.run(now, then).get_html_str(as_iframe=False)
+            return html
+    finally:
+        _drawn_report.reset(token)
 
 
 @cache
 def _register_test() -> None:
-    """Tell Evidently of our test, once in a process."""
+    """Register our test with Evidently, once in a process."""
     from evidently.legacy.calculations.stattests import StatTest, register_stattest
     from evidently.legacy.core import ColumnType
 
     kinds = [ColumnType.Numerical, ColumnType.Categorical]
-    register_stattest(StatTest(TEST, SHOWN_AS, kinds), _look_up)
+    register_stattest(StatTest(TEST, TEST_TITLE, kinds), _look_up)
 
 
 def _look_up(
     reference: pd.Series, current: pd.Series, kind: object, threshold: float
 ) -> tuple[float, bool]:
-    """The p-value of a column of the report that is being drawn, and whether it was noticed."""
-    report = _shown.get()
+    """Our test as Evidently calls it: the p-value of a column, and whether it is drift."""
+    report = _drawn_report.get()
     name = str(current.name)
     noticed = name in {*report.rejections.noticed, *report.behind}
     return report[name].p_value, noticed
 
 
 def _finite(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without infinities, by column name; of several with one name the last."""
+    """The frame without infinities; of several columns with the same name the last."""
     plain: pd.DataFrame = frame.loc[:, ~frame.columns.duplicated(keep="last")]
     plain = plain.rename(columns=str).reset_index(drop=True)
     return plain.replace([np.inf, -np.inf], np.nan)
-
-
-def _in_both(name: str, *frames: pd.DataFrame) -> bool:
-    """A column without values ends Evidently's whole report; an absent one goes without a word."""
-    return all(name in frame and bool(frame[name].notna().any()) for frame in frames)

@@ -1,4 +1,4 @@
-"""The pictures of a report, each one question answered; the only door to matplotlib.
+"""The pictures of the reports, and the only module that imports matplotlib.
 
 Every function takes plain arrays and returns a PNG as a ``data:`` URI, so that a report is one
 file that opens anywhere.
@@ -82,10 +82,10 @@ def calibration(outcome: Floats, forecast: Floats, *, unit: str) -> str:
     order = np.argsort(forecast)
     groups = [group for group in np.array_split(order, CALIBRATION_BINS) if len(group)]
     expected = np.array([forecast[group].mean() for group in groups])
-    seen = np.array([outcome[group].mean() for group in groups])
+    observed = np.array([outcome[group].mean() for group in groups])
     with _figure(height=3.2, width=4.2) as (figure, axes):
         axes.plot(expected, expected, color=MUTED, lw=1, ls="--", label="calibrated")
-        axes.plot(expected, seen, "o-", color=MODEL, lw=1, ms=4, label="model")
+        axes.plot(expected, observed, "o-", color=MODEL, lw=1, ms=4, label="model")
         axes.set_xlabel(f"forecast, {unit}")
         axes.set_ylabel(f"mean outcome, {unit}")
         axes.legend()
@@ -109,9 +109,13 @@ def traffic(
     failed: Floats,
     marks: Sequence[tuple[float, str]],
 ) -> str:
-    """Answers a second by who gave them, stacked (n,), failed ones as crosses, and the arrows.
+    """Answers a second by variant, stacked, with failed requests as crosses.
 
-    ``marks`` are moments on the same axis and what happened then.
+    Args:
+        seconds: Middles of the bins (n,).
+        answered: Answers a second by variant, each (n,).
+        failed: Failed requests a second (n,).
+        marks: Moments on the same axis in seconds, each with a text.
     """
     palette = {"champion": MODEL, "challenger": GOOD, "previous": BASELINE, "baseline": MUTED}
     with _figure(height=3.4) as (figure, axes):
@@ -132,18 +136,21 @@ def traffic(
         return _encode(figure)
 
 
-def past(
+def draw_history(
     bars: tuple[Times, Floats],
     scored: tuple[Times, Floats, Floats, Floats],
-    reigns: Sequence[tuple[np.datetime64, np.datetime64, str]],
+    spans: Sequence[tuple[np.datetime64, np.datetime64, str]],
     marks: Sequence[tuple[np.datetime64, str]],
     *,
     unit: str,
 ) -> str:
-    """Price, forecasts against outcomes, and who was live, above one another on one time axis.
+    """Price, forecasts against outcomes, and champions, above one another on one time axis.
 
-    ``bars`` are times and closes (n,), ``scored`` times, outcomes, forecasts and baseline (m,);
-    ``reigns`` are when each champion served; ``marks`` are moments drawn through all three.
+    Args:
+        bars: Times and closes (n,).
+        scored: Times, outcomes, forecasts and the baseline's forecasts (m,).
+        spans: When each champion served: first bar, last bar, name.
+        marks: Moments that are drawn through all three, each with a text.
     """
     made_at, outcome, forecast, baseline = scored
     with _figure(height=6.4, rows=3, shared=True, ratios=(3, 4, 1)) as (figure, axes):
@@ -154,7 +161,7 @@ def past(
         axes[1].plot(made_at, forecast, color=MODEL, lw=0.9, label="forecast of record")
         axes[1].set_ylabel(unit)
         axes[1].legend(ncols=3, loc="lower right")
-        _draw_reigns(axes[2], reigns)
+        _draw_spans(axes[2], spans)
         for place, (at, text) in enumerate(marks):
             for one in axes:
                 one.axvline(at, color=BAD, lw=0.8, ls=":")
@@ -164,11 +171,11 @@ def past(
         return _encode(figure)
 
 
-def _draw_reigns(axes: Any, reigns: Sequence[tuple[np.datetime64, np.datetime64, str]]) -> None:
-    """A band for each champion, named where it begins."""
+def _draw_spans(axes: Any, spans: Sequence[tuple[np.datetime64, np.datetime64, str]]) -> None:
+    """Draw a band for each champion, with its name where the band begins."""
     palette = [MODEL, GOOD, BASELINE, MUTED]
-    names = list(dict.fromkeys(name for *_, name in reigns))
-    for began, ended, name in reigns:
+    names = list(dict.fromkeys(name for *_, name in spans))
+    for began, ended, name in spans:
         colour = palette[names.index(name) % len(palette)]
         axes.axvspan(began, ended, color=colour, alpha=0.5, lw=0)
         axes.text(began, 0.5, f" {name}", fontsize=7, color=INK, va="center")

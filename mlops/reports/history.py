@@ -1,53 +1,58 @@
-"""A stretch of a service's life on paper: price, forecasts, outcomes, alarms, who was live."""
+"""A section on the history of a service: price, forecasts, outcomes, moments, champions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
 import numpy as np
 import pandas as pd
 
 from mlops.reports import figures
 from mlops.reports.cards import UNITS
-from mlops.reports.page import Moment, PastSection, Picture
+from mlops.reports.page import HistorySection, Moment, Picture
 from mlops.service import Service
 from mlops.store import MatchedForecasts
 
-Reign = tuple[np.datetime64, np.datetime64, str]
+ChampionSpan = tuple[np.datetime64, np.datetime64, str]
 
 
-def past_section(
+def history_section(
     service: Service, bars: pd.DataFrame, scored: MatchedForecasts, moments: Sequence[Moment]
-) -> PastSection:
-    """``bars`` of the stretch by open time, its forecasts of record with their outcomes."""
+) -> HistorySection:
+    """Make the section of a span of market time.
+
+    Args:
+        bars: The bars of the span by open time.
+        scored: Its forecasts of record with their outcomes.
+        moments: What happened in it.
+    """
     change = mse_change(scored)
     began, ended = bars.index[0], bars.index[-1]
-    return PastSection(
+    return HistorySection(
         title=f"{service} from {began:%Y-%m-%d} to {ended:%Y-%m-%d}",
         verdict=f"{len(scored):,} forecasts met their outcomes: squared error {change:+.1%} of the "
         "baseline's on the same bars.",
         passed=change < 0,
         facts={
             "bars": f"{len(bars):,}",
-            "champions": ", ".join(dict.fromkeys(name for *_, name in reigns(scored))),
+            "champions": ", ".join(dict.fromkeys(name for *_, name in champion_spans(scored))),
             "first and last bar forecast": f"{scored.bar[0]}, {scored.bar[-1]}",
         },
         moments=moments,
-        pictures=[_picture(service, bars, scored, moments)],
+        pictures=[_draw_picture(service, bars, scored, moments)],
     )
 
 
 def mse_change(scored: MatchedForecasts) -> float:
-    """Squared error beyond the declared baseline's on the same bars, as a share of it."""
-    both = np.isfinite(scored.baseline)
-    ours = np.mean((scored.value - scored.forecast)[both] ** 2)
-    theirs = np.mean((scored.value - scored.baseline)[both] ** 2)
-    return float(ours / theirs - 1)
+    """Squared error relative to the baseline's on the same bars; 0 where both are equal."""
+    known = np.isfinite(scored.baseline)
+    mse = np.mean((scored.value - scored.forecast)[known] ** 2)
+    baseline_mse = np.mean((scored.value - scored.baseline)[known] ** 2)
+    return float(mse / baseline_mse - 1)
 
 
-def reigns(scored: MatchedForecasts) -> list[Reign]:
-    """Who made the forecasts of record, from bar to bar."""
+def champion_spans(scored: MatchedForecasts) -> list[ChampionSpan]:
+    """The spans of bars with one champion each: first bar, last bar, model_id."""
     names = scored.model_id.astype(str)
     starts = np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
     ends = np.r_[starts[1:], len(names) - 1]
@@ -57,17 +62,17 @@ def reigns(scored: MatchedForecasts) -> list[Reign]:
     ]
 
 
-def _picture(
+def _draw_picture(
     service: Service, bars: pd.DataFrame, scored: MatchedForecasts, moments: Sequence[Moment]
 ) -> Picture:
-    uri = figures.past(
+    uri = figures.draw_history(
         (
             pd.DatetimeIndex(bars.index).tz_localize(None).to_numpy(),
             bars["close"].to_numpy(dtype=np.float64),
         ),
         (scored.bar, scored.value, scored.forecast, scored.baseline),
-        reigns(scored),
-        [(_naive(one.at), one.kind) for one in moments],
+        champion_spans(scored),
+        [(np.datetime64(moment.at.replace(tzinfo=None)), moment.kind) for moment in moments],
         unit=UNITS[service.target],
     )
     return Picture(
@@ -75,7 +80,3 @@ def _picture(
         uri,
         "Dotted lines are the moments below; the band names who made the forecasts of record.",
     )
-
-
-def _naive(at: datetime) -> np.datetime64:
-    return np.datetime64(at.replace(tzinfo=None))

@@ -1,4 +1,4 @@
-"""A report page: sections of verdict, gates, metrics and pictures, as one HTML file."""
+"""A report page: sections with verdicts, gates, metrics and pictures, as one HTML file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A `data:` URI with the question it answers and how to read it."""
+    """A picture as a `data:` URI, with its title and how to read it."""
 
     title: str
     uri: str
@@ -21,7 +21,7 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class MetricRow:
-    """One metric of a model beside its baseline's; None where it does not exist."""
+    """A metric of a model and of its baseline; None where there is no number."""
 
     name: str
     value: float | None
@@ -32,7 +32,7 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """One version: its verdict and what it rests on. ``gates`` are gate results as mappings."""
+    """The section of a version. ``gates`` are gate results as mappings."""
 
     title: str
     verdict: str
@@ -43,7 +43,7 @@ class Section:
     pictures: Sequence[Picture]
 
     def to_json(self) -> str:
-        """Everything, so that the section can be put on another page later."""
+        """Write the section as JSON, so that it can be put on another page later."""
         return json.dumps(asdict(self))
 
     @classmethod
@@ -57,7 +57,15 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One arrow of a rollout: seconds since it was asked for, where it led, on what evidence."""
+    """A transition of a rollout.
+
+    Attributes:
+        seconds: Since the rollout was requested.
+        phase: The phase it led to.
+        share: Share of the requests that the new version gets, 0 to 1.
+        trials, faults: Requests counted, and those of them that failed.
+        evidence: The e-value that the new version is worse.
+    """
 
     seconds: float
     phase: str
@@ -70,7 +78,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutSection:
-    """One rollout: how it ended, the path it took, and what clients were answered meanwhile."""
+    """The section of a rollout: how it ended, and its steps."""
 
     title: str
     verdict: str
@@ -82,7 +90,7 @@ class RolloutSection:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Something that happened in market time: ``kind`` in a word, ``text`` in a sentence."""
+    """An event in market time: ``kind`` in a word, ``text`` in a sentence."""
 
     at: datetime
     kind: str
@@ -90,8 +98,8 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PastSection:
-    """A stretch of a service's life: what it was worth, what happened when, what it looked like."""
+class HistorySection:
+    """The section of a span of market time of a service."""
 
     title: str
     verdict: str
@@ -101,7 +109,7 @@ class PastSection:
     pictures: Sequence[Picture]
 
     def to_json(self) -> str:
-        """Everything, so that another process can put the section on its page."""
+        """Write the section as JSON, so that another process can put it on its page."""
         return json.dumps(asdict(self), default=datetime.isoformat)
 
     @classmethod
@@ -118,22 +126,22 @@ class PastSection:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What `render` turns into HTML."""
+    """The content of a page, which `render` turns into HTML."""
 
     title: str
     subtitle: str
     sections: Sequence[Section]
     rollouts: Sequence[RolloutSection] = ()
-    past: Sequence[PastSection] = ()
+    history: Sequence[HistorySection] = ()
 
 
 def render(page: Page) -> str:
-    """The page as HTML with its pictures inside; every text is escaped."""
+    """Turn a page into HTML with its pictures inside; every text is escaped."""
     return fill("card.html", page=page)
 
 
 def fill(template: str, **values: Any) -> str:
-    """A template of this room with its values; every text is escaped."""
+    """Fill a template of `mlops/reports/templates` with values; every text is escaped."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -144,7 +152,7 @@ def fill(template: str, **values: Any) -> str:
 
 
 def readable_number(value: float | int | None) -> str:
-    """Four significant digits; thousands separated; an em dash where there is no number."""
+    """Four significant digits with separated thousands; an em dash where there is no number."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "—"
     if isinstance(value, int) or (abs(value) >= 1000 and float(value).is_integer()):

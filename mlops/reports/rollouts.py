@@ -1,4 +1,4 @@
-"""A rollout on paper: the path it took, on what evidence, and who answered clients meanwhile."""
+"""A section on a rollout: its path, the evidence, and the versions that answered meanwhile."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from mlops.reports.page import Picture, RolloutSection, Step
 from mlops.store import Phase, Rollout, RolloutEvent
 
 BIN_S = 0.5
+"""Seconds of a bin of the picture."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One request of a client: when, by which variant, and whether it failed."""
+    """One request of a client: when, the variant that answered, and whether the request failed."""
 
     at: datetime
     variant: str
@@ -27,8 +28,12 @@ class Answered:
 def rollout_section(
     rollout: Rollout, events: Sequence[RolloutEvent], traffic: Sequence[Answered]
 ) -> RolloutSection:
-    """One rollout as a section of a page."""
-    failed = sum(one.failed for one in traffic)
+    """Make the section of a rollout.
+
+    Args:
+        traffic: The requests of clients meanwhile; without any there is no picture.
+    """
+    failed = sum(request.failed for request in traffic)
     done = rollout.phase is Phase.DONE
     ending = "went live" if done else "was rolled back"
     return RolloutSection(
@@ -42,12 +47,12 @@ def rollout_section(
             "forced past its gates": "yes" if rollout.forced else "no",
             "client requests meanwhile": f"{len(traffic):,}, {failed} failed",
         },
-        steps=[_step(event, rollout) for event in events],
-        pictures=[_picture(events, traffic)] if traffic else [],
+        steps=[_make_step(event, rollout) for event in events],
+        pictures=[_draw_picture(events, traffic)] if traffic else [],
     )
 
 
-def _step(event: RolloutEvent, rollout: Rollout) -> Step:
+def _make_step(event: RolloutEvent, rollout: Rollout) -> Step:
     detail = event.detail
     return Step(
         seconds=(event.at - rollout.requested_at).total_seconds(),
@@ -60,19 +65,31 @@ def _step(event: RolloutEvent, rollout: Rollout) -> Step:
     )
 
 
-def _picture(events: Sequence[RolloutEvent], traffic: Sequence[Answered]) -> Picture:
-    began = min(one.at for one in traffic)
-    at = np.array([(one.at - began).total_seconds() for one in traffic])
+def _draw_picture(events: Sequence[RolloutEvent], traffic: Sequence[Answered]) -> Picture:
+    began = min(request.at for request in traffic)
+    at = np.array([(request.at - began).total_seconds() for request in traffic])
     edges = np.arange(0.0, at.max() + 2 * BIN_S, BIN_S)
-    variants = sorted({one.variant for one in traffic if not one.failed})
-    counted = {
-        variant: _rate(at, edges, [one.variant == variant and not one.failed for one in traffic])
+    variants = sorted({request.variant for request in traffic if not request.failed})
+    answered = {
+        variant: _answers_per_second(
+            at,
+            edges,
+            [request.variant == variant and not request.failed for request in traffic],
+        )
         for variant in variants
     }
-    failed = _rate(at, edges, [one.failed for one in traffic])
-    marks = [((event.at - began).total_seconds(), _mark(event)) for event in events]
+    failed = _answers_per_second(at, edges, [request.failed for request in traffic])
+    marks = [
+        (
+            (event.at - began).total_seconds(),
+            f"{event.detail.get('weight_bp', 0) / 100:.0f} %"
+            if event.to_phase is Phase.STEP
+            else str(event.to_phase),
+        )
+        for event in events
+    ]
     shown = [(second, text) for second, text in marks if 0 <= second <= edges[-1]]
-    uri = figures.traffic(edges[:-1] + BIN_S / 2, counted, failed, shown)
+    uri = figures.traffic(edges[:-1] + BIN_S / 2, answered, failed, shown)
     return Picture(
         "Who answered",
         uri,
@@ -80,12 +97,8 @@ def _picture(events: Sequence[RolloutEvent], traffic: Sequence[Answered]) -> Pic
     )
 
 
-def _rate(at: figures.Floats, edges: figures.Floats, chosen: Sequence[bool]) -> figures.Floats:
+def _answers_per_second(
+    at: figures.Floats, edges: figures.Floats, chosen: Sequence[bool]
+) -> figures.Floats:
     counts, _ = np.histogram(at[np.asarray(chosen, dtype=bool)], edges)
     return np.asarray(counts / BIN_S)
-
-
-def _mark(event: RolloutEvent) -> str:
-    if event.to_phase is Phase.STEP:
-        return f"{event.detail.get('weight_bp', 0) / 100:.0f} %"
-    return str(event.to_phase)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 
-from mlops.alerts.conditions import tell_of_fallback, tell_of_move
+from mlops.alerts.conditions import raise_champion_failed, update_rollout_alerts
 from mlops.errors import LeaseLost, StoreError
 from mlops.rollout.analysis import TrialCounts, count_champion_trials, gather_evidence
 from mlops.rollout.decide import Snapshot, decide
@@ -160,8 +160,8 @@ class Controller:
         with self.store.write() as connection:
             fence(connection, lease)
             move_rollout(connection, s.rollout, s.route, arrow, term=lease.term, at=now)
-            tell_of_move(connection, s.rollout, arrow, now)
-            # A new share must count at once, not from the next renewal on.
+            update_rollout_alerts(connection, s.rollout, arrow, now)
+            # A share that has just been given must count at once.
             renew_exposure(connection, s.route.service, seconds=EXPOSURE_S)
 
     def _fall_back(self, lease: Lease) -> list[Move]:
@@ -174,7 +174,7 @@ class Controller:
                 change_route(connection, route, fallback.route, "fall_back", why)
                 for model_id, status in fallback.statuses.items():
                     change_status(connection, model_id, status, why)
-                tell_of_fallback(
+                raise_champion_failed(
                     connection,
                     route.service,
                     failed=route.champion,

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from mlops.alerts.conditions import tell_of_return
+from mlops.alerts.conditions import raise_returned_to_baseline
 from mlops.errors import StoreError
 from mlops.rollout.analysis import Conclusion, TrialCounts, judge_version
 from mlops.store import (
@@ -225,5 +225,5 @@ def _return_one(store: Store, service: str, now: datetime | None) -> Move | None
         change_route(connection, route, back.route, RETURN, why)
         for model_id, status in back.statuses.items():
             change_status(connection, model_id, status, why)
-        tell_of_return(connection, route, reason=back.reason, at=at)
+        raise_returned_to_baseline(connection, route, reason=back.reason, at=at)
     return Move(service, RETURN, back.reason, route.champion)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deployments import replica
-from mlops.alerts.channels import Email, Slack, channels_of
+from mlops.alerts.channels import Email, Slack, open_channels
 from mlops.monitoring.guard import Guard
 from mlops.serving.runtime import MIB, Runtime
 from mlops.serving.store_sync import Identity
@@ -106,7 +106,7 @@ def test_alerts_go_where_the_variables_say(environment: pytest.MonkeyPatch, tmp_
         "ALERT_MESSAGES_PER_HOUR": "7",
     }.items():
         environment.setenv(name, value)
-    mail, slack, other, handler = channels_of(current_settings())
+    mail, slack, other, handler = open_channels(current_settings())
     assert mail == Email(
         to="desk@example.com",
         sender="mlops@example.com",

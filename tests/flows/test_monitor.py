@@ -76,13 +76,13 @@ def stormy(deployable: Deployable) -> Iterator[datetime]:
 def test_a_storm_is_a_verdict_a_trigger_and_an_event_once(
     store: Store, stormy: datetime, rung: list[dict[str, Any]], deployable: Deployable
 ) -> None:
-    [looked] = monitor(now=stormy).looked
+    [looked] = monitor(now=stormy).looks
     assert looked.why_not == ""
     [check], [trigger] = list_checks(store, SERVICE), list_triggers(store)
     assert (check.model_id, check.id) == (deployable.challenger, looked.check)
     assert (trigger.verdict, trigger.service) == (check.id, SERVICE)
     assert [event["event"] for event in rung] == [events.DRIFT_DETECTED]
-    [again] = monitor(now=stormy).looked
+    [again] = monitor(now=stormy).looks
     assert again.why_not == "this bar was looked at before"
     assert len(rung) == len(list_triggers(store)) == 1
 
@@ -101,7 +101,7 @@ def test_a_version_is_watched_from_when_somebody_says_so_until_somebody_ends_it(
     [row] = _manager().continuous_monitoring()
     assert (row.model_id, row.interval_hours, row.started_by) == (version, 1.0, "anna")
     asyncio.run(_manager().stop_continuous_monitoring(version))
-    assert [one.model_id for one in monitor(now=stormy).looked] != [version]
+    assert [one.model_id for one in monitor(now=stormy).looks] != [version]
     assert len(list_checks(store, SERVICE)) == 1
 
 
@@ -137,7 +137,7 @@ def test_a_page_that_cannot_be_drawn_costs_no_alarm(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delattr(pages, "_by_evidently")
-    assert monitor(now=stormy).looked[0].triggers
+    assert monitor(now=stormy).looks[0].triggers
     assert len(rung) == len(list_triggers(store)) == 1
 
 

@@ -19,7 +19,7 @@ from mlops.models.base import default_recipe
 from mlops.monitoring.drift.report import DriftReport
 from mlops.monitoring.performance import degradation
 from mlops.monitoring.performance.live import LivePerformance
-from mlops.monitoring.performance.outcomes import Sighting, match_sightings
+from mlops.monitoring.performance.outcomes import ServiceBars, match_bars
 from mlops.registry.connection import load
 from mlops.search.config import TrainingConfig
 from mlops.service import Service
@@ -224,8 +224,8 @@ def test_live_figures_and_lost_skill_are_measured_as_set(project: Place) -> None
     store = open_project().registry.store
     target = TargetSpec(service.target, service.horizon)
     dataset = Dataset(project.frame, timeframe=service.timeframe, target=target)
-    sighting = Sighting.of(service, dataset, default_recipe("persistence", target))
-    wrong = sighting.baseline + 2.0 * np.where(np.arange(len(dataset)) % 2, 1.0, -1.0)
+    bars_of_service = ServiceBars.of(service, dataset, default_recipe("persistence", target))
+    wrong = bars_of_service.baseline + 2.0 * np.where(np.arange(len(dataset)) % 2, 1.0, -1.0)
     record_forecasts(
         store,
         [
@@ -234,7 +234,7 @@ def test_live_figures_and_lost_skill_are_measured_as_set(project: Place) -> None
         ],
     )
     now = project.frame.index[-1].to_pydatetime() + service.timeframe.step
-    match_sightings(store, [sighting], now=now)
+    match_bars(store, [bars_of_service], now=now)
 
     def measured() -> LivePerformance:
         manager = MLOpsManager(current_settings())

@@ -1,4 +1,4 @@
-"""What to think of before a verdict of drift is believed, or its silence trusted."""
+"""Notes on how far a drift report can be trusted, in sentences for the reader of the report."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlops.monitoring.drift.config import MIN_WINDOW_BARS, DriftConfig
 from mlops.monitoring.drift.recommendation import Rejections
 
 THIN = 2.0
-"""A reference worth fewer than twice the least number of independent windows is thin."""
+"""A reference worth fewer than this many times `MIN_INDEPENDENT` windows is thin."""
 
 
 def advise(
@@ -25,8 +25,15 @@ def advise(
     config: DriftConfig,
     rows: int,
 ) -> tuple[str, ...]:
-    """What to think of before believing the verdict, or trusting its silence."""
-    lines = [*_on_size(columns, rows), *_on_thin_evidence(tested, found, config)]
+    """Say what limits the report: short windows, thin references, small or isolated changes.
+
+    Args:
+        columns: All columns of the report.
+        tested: Those of them that were tested.
+        found: The rejections of the window.
+        rows: Bars of the window.
+    """
+    lines = [*_advise_on_size(columns, rows), *_advise_on_evidence(tested, found, config)]
     if tested and rows < config.window_bars:
         lines.append(
             f"the window has {rows} bars instead of {config.window_bars}: only large changes show"
@@ -34,7 +41,7 @@ def advise(
     return tuple(lines)
 
 
-def _on_size(columns: Sequence[ColumnDrift], rows: int) -> list[str]:
+def _advise_on_size(columns: Sequence[ColumnDrift], rows: int) -> list[str]:
     short = [c for c in columns if c.status is ColumnStatus.INSUFFICIENT_DATA]
     if not short:
         return []
@@ -51,7 +58,7 @@ def _on_size(columns: Sequence[ColumnDrift], rows: int) -> list[str]:
     ]
 
 
-def _on_thin_evidence(
+def _advise_on_evidence(
     tested: Sequence[ColumnDrift], found: Rejections, config: DriftConfig
 ) -> list[str]:
     noticed = [column for column in tested if column.name in found.noticed]

@@ -1,11 +1,16 @@
-"""A window of one column against its reference: one frozen row of the report, whatever comes in."""
+"""Tests a window of one column against its reference; each test is one row of the report.
+
+    absent -> broken -> too little data -> tested (p-value, effect, shift) -> jump
+
+The first of these that applies is the status of the row. Bad data is a status, never an error.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -19,8 +24,8 @@ from mlops.monitoring.drift.columns import (
     Role,
     is_present,
     longest_run,
-    raw_values,
-    trimmed,
+    measured_rows,
+    read_values,
 )
 from mlops.monitoring.drift.config import MIN_WINDOW_BARS
 from mlops.stats.jumps import BARS, jump_p_values, measure_jumps
@@ -28,18 +33,21 @@ from mlops.stats.window_null import NumericNull, WindowNull
 
 MIN_REFERENCE_BARS = 1000
 MIN_WINDOWS = 10
-"""A reference must hold the window so many times ..."""
+"""A reference must be this many times as long as the window."""
 
 MIN_INDEPENDENT = 6.0
-"""... and be worth so many independent ones, or its p-values mean little."""
+"""A reference must be worth this many independent windows, or its p-values are too coarse."""
 
 MIN_PRESENT = 0.8
+"""Share of the rows of a window that must hold a value."""
 STUCK_BARS = 12
+"""Bars in a row with one value that make a feed look stuck."""
 MISSING_LEVEL = 0.01
+"""Level at which a window has more missing rows than the reference."""
 
 
 class ColumnStatus(StrEnum):
-    """What became of a column's check; the quality problems never retrain, but are watched."""
+    """The outcome of a column's test; a quality problem raises an alert but retrains nothing."""
 
     TESTED = "tested"
     UNCHANGED = "unchanged"
@@ -70,15 +78,19 @@ _QUALITY_PROBLEMS = frozenset(
 class ColumnDrift:
     """One row of the report; NaN where a number does not exist.
 
-    ``n`` counts the usable bars of the window, ``reference_bars`` those of the reference.
-    ``effect`` is the Kolmogorov distance beyond the usual one; ``location`` the shift in
-    standard deviations (of normal scores, of one bar's loss), ``scale`` the spread beside the
-    reference's; ``worst_quantile`` where in the reference the difference is largest;
-    ``distance`` the exact Wasserstein distance in standard deviations. ``tau`` is the bars that
-    one independent bar is worth and ``independent_windows`` how many independent windows of n
-    bars the reference is worth; ``largest_window`` the longest it supports. ``jump`` is the last
-    day's mean normal score less that of the month before, and ``jump_p_value`` how likely a
-    whole budget's span without a change holds one as large.
+    Attributes:
+        n: Usable bars of the window.
+        reference_bars: Usable bars of the reference.
+        effect: Kolmogorov distance to the reference beyond the usual one.
+        location: Shift in standard deviations: of normal scores, or of the loss of one bar.
+        scale: Spread of the window as a multiple of the reference's.
+        worst_quantile: Quantile of the reference at which the difference is largest.
+        distance: Wasserstein distance in standard deviations of the reference.
+        tau: Bars that are worth one independent bar.
+        independent_windows: Independent windows of n bars that the reference is worth.
+        largest_window: Longest window (bars) that the reference supports.
+        jump: Mean normal score of the last day less that of the month before.
+        jump_p_value: Chance of a jump as large in a whole budget's days without a change.
     """
 
     name: str
@@ -102,7 +114,7 @@ class ColumnDrift:
     jump_p_value: float = math.nan
 
     def __post_init__(self) -> None:
-        for name in _NUMBERS:
+        for name in _FLOAT_FIELDS:
             object.__setattr__(self, name, number(getattr(self, name)))
 
     @property
@@ -111,28 +123,57 @@ class ColumnDrift:
 
     @property
     def is_quality_problem(self) -> bool:
-        """Whether the column came in broken, or with far more missing rows than ever."""
+        """Whether the column came in broken, or with more missing rows than in the reference."""
         return self.status.is_quality_problem or self.missing_p_value < MISSING_LEVEL
 
     @property
+    def quality_reason(self) -> str:
+        """What is wrong with the column; only for one with a quality problem."""
+        if self.status.is_quality_problem:
+            return self.reason
+        share = f"{self.missing_share:.1%}"
+        return f"{share} of the rows are missing, more than ever in the reference"
+
+    @property
+    def figures(self) -> str:
+        """The figures of a test as text; the status where there was no test."""
+        if self.status is not ColumnStatus.TESTED:
+            return f"{self.status:<18}"
+        change = f"{self.direction:<4} scale={self.scale:.2f}"
+        return f"p={self.p_value:.2g} effect={self.effect:.3f} {change}"
+
+    @property
     def direction(self) -> str:
-        """Where the values went: up, down, or nowhere that can be told."""
+        """Which way the values went: "up", "down", or "" where there is no shift."""
         if not math.isfinite(self.location) or self.location == 0.0:
             return ""
         return "up" if self.location > 0 else "down"
 
 
-_NUMBERS = tuple(own.name for own in fields(ColumnDrift) if own.type == "float")
+_FLOAT_FIELDS = tuple(field.name for field in fields(ColumnDrift) if field.type == "float")
 
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """What a window holds of a column: its present values, raw and as numbers."""
+    """The present values of a column's window, raw and as numbers (n,).
+
+    ``missing`` is for each row whether it lacks a value; rows that lack one by nature are left out.
+    """
 
     raw: NDArray[Any]
     values: FloatArray
     rows: int
     missing: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, reference: ColumnReference, column: pd.Series) -> Self:
+        values = read_values(column, reference.numeric)
+        present = is_present(values)
+        # Rows before the first outcome or after the last known one are no fault of the feed.
+        late = reference.role.is_late
+        rows = measured_rows(present, reference.role) if late else slice(0, len(column))
+        raw = values[present]
+        return cls(raw, reference.encode(raw), len(column), ~present[rows])
 
     @property
     def n(self) -> int:
@@ -154,48 +195,42 @@ def largest_window(null: WindowNull) -> int:
 def check_column(
     reference: ColumnReference, column: pd.Series | None, *, window_bars: int
 ) -> ColumnDrift:
-    """Check the last window of a column, in time order, against its reference.
+    """Test the last window of a column against its reference.
 
-    The rows before the window tell jumps; None is an absent column. Nothing that comes in is
-    an error: what cannot be tested says so in its status.
+    Args:
+        column: Values in time order. The last ``window_bars`` are tested; jumps are measured on
+            the rows before them as well. None where the column is absent.
     """
     if column is None:
         return _untested(reference, None, ColumnStatus.ABSENT, "the column is absent")
-    window = _read(reference, column.iloc[-window_bars:])
-    found = _broken(reference, window) or _too_little(reference, window)
-    return found or _with_jump(reference, column, _tested(reference, window))
-
-
-def _with_jump(reference: ColumnReference, column: pd.Series, found: ColumnDrift) -> ColumnDrift:
-    null = reference.null
+    window = _Window.of(reference, column.iloc[-window_bars:])
+    untested = _find_broken(reference, window) or _find_too_little(reference, window)
+    if untested:
+        return untested
+    row, null = _test(reference, window), reference.null
     if reference.jumps is None or not isinstance(null, NumericNull):
-        return found
-    history = raw_values(column, numeric=True)
+        return row
+    history = read_values(column, numeric=True)
     history = history[is_present(history)][-BARS:]
     if history.size < BARS:
-        return found
+        return row
     jump = measure_jumps(null.ordered.normal_scores(history))
     p_value = float(jump_p_values(reference.jumps, jump)[0])
-    return replace(found, jump=float(jump[0]), jump_p_value=p_value)
+    return replace(row, jump=float(jump[0]), jump_p_value=p_value)
 
 
-def _read(reference: ColumnReference, column: pd.Series) -> _Window:
-    values = raw_values(column, reference.numeric)
-    present = is_present(values)
-    # What came before the first outcome, or after the last known one, is no fault of the feed.
-    rows = trimmed(present, reference.role) if reference.role.waits else slice(0, len(column))
-    raw = values[present]
-    return _Window(raw, reference.encode(raw), len(column), ~present[rows])
-
-
-def _broken(reference: ColumnReference, window: _Window) -> ColumnDrift | None:
-    """The quality problem of a window, or that a constant is still the same."""
+def _find_broken(reference: ColumnReference, window: _Window) -> ColumnDrift | None:
+    """The row of a window that cannot be tested as data; None where it can."""
+    constant = reference.constant
     if not window.rows:
         return None
-    if not window.n and not reference.role.waits:
+    if not window.n and not reference.role.is_late:
         return _untested(reference, window, ColumnStatus.ALL_MISSING, "no row holds a value")
-    if reference.constant is not None and window.n and reference.bars >= MIN_REFERENCE_BARS:
-        return _constant(reference, window)
+    if constant is not None and window.n and reference.bars >= MIN_REFERENCE_BARS:
+        others = reference.other_values(window.raw)
+        status = ColumnStatus.CONSTANT_CHANGED if others else ColumnStatus.UNCHANGED
+        changed = f"always {constant} in the reference, now {', '.join(others[:3])}"
+        return _untested(reference, window, status, changed if others else "constant, as ever")
     if window.rows >= MIN_WINDOW_BARS and window.missing_share > 1.0 - MIN_PRESENT:
         reason = f"{window.missing_share:.0%} of the rows are missing"
         return _untested(reference, window, ColumnStatus.MANY_MISSING, reason)
@@ -209,15 +244,8 @@ def _broken(reference: ColumnReference, window: _Window) -> ColumnDrift | None:
     return None
 
 
-def _constant(reference: ColumnReference, window: _Window) -> ColumnDrift:
-    others = reference.other_values(window.raw)
-    if not others:
-        return _untested(reference, window, ColumnStatus.UNCHANGED, "constant, as ever")
-    reason = f"always {reference.constant} in the reference, now {', '.join(others[:3])}"
-    return _untested(reference, window, ColumnStatus.CONSTANT_CHANGED, reason)
-
-
-def _too_little(reference: ColumnReference, window: _Window) -> ColumnDrift | None:
+def _find_too_little(reference: ColumnReference, window: _Window) -> ColumnDrift | None:
+    """The row of a window or reference that is too short for a test; None where both suffice."""
     null = reference.null
     if not reference.bars:
         reason = "the reference holds no value of it"
@@ -235,11 +263,18 @@ def _too_little(reference: ColumnReference, window: _Window) -> ColumnDrift | No
     return _untested(reference, window, ColumnStatus.INSUFFICIENT_DATA, reason)
 
 
-def _tested(reference: ColumnReference, window: _Window) -> ColumnDrift:
-    null = reference.null
+def _test(reference: ColumnReference, window: _Window) -> ColumnDrift:
+    null, missing_null = reference.null, reference.missing
     assert null is not None
-    found = null.check(window.values)
+    result = null.check(window.values)
     unseen = reference.unseen(window.raw)[:3]
+    distance = missing_p_value = math.nan
+    if isinstance(null, NumericNull):
+        distance = null.ordered.wasserstein(window.values) / null.deviation
+    size = window.missing.size
+    if missing_null is not None and MIN_WINDOW_BARS <= size <= largest_window(missing_null):
+        missing = window.missing.astype(np.float64)
+        missing_p_value = float(missing_null.check(missing).p_value[0])
     return ColumnDrift(
         name=reference.name,
         role=reference.role,
@@ -247,31 +282,18 @@ def _tested(reference: ColumnReference, window: _Window) -> ColumnDrift:
         reason=f"never seen before: {', '.join(unseen)}" if unseen else "",
         n=window.n,
         reference_bars=reference.bars,
-        p_value=float(found.p_value[0]),
-        effect=float(found.effect[0]),
-        location=float(found.location[0]) * reference.sign,
-        scale=float(found.scale[0]),
-        worst_quantile=float(found.worst_quantile[0]),
-        distance=_distance(null, window.values),
+        p_value=float(result.p_value[0]),
+        effect=float(result.effect[0]),
+        location=float(result.location[0]) * reference.sign,
+        scale=float(result.scale[0]),
+        worst_quantile=float(result.worst_quantile[0]),
+        distance=distance,
         tau=null.tau,
         independent_windows=null.independent_windows(window.n),
         largest_window=largest_window(null),
         missing_share=window.missing_share,
-        missing_p_value=_missing_p_value(reference, window),
+        missing_p_value=missing_p_value,
     )
-
-
-def _distance(null: WindowNull, values: FloatArray) -> float:
-    if not isinstance(null, NumericNull):
-        return math.nan
-    return null.ordered.wasserstein(values) / null.deviation
-
-
-def _missing_p_value(reference: ColumnReference, window: _Window) -> float:
-    null = reference.missing
-    if null is None or not MIN_WINDOW_BARS <= window.missing.size <= largest_window(null):
-        return math.nan
-    return float(null.check(window.missing.astype(np.float64)).p_value[0])
 
 
 def _untested(

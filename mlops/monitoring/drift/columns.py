@@ -1,4 +1,8 @@
-"""One column of a reference: what it looked like, and what a later window of it is found to be."""
+"""Fits one column of a reference: its null distribution, labels, constant and longest run.
+
+numbers          NumericNull      labels, or few distinct values   CategoricalNull
+losses and hits  MeanNull         one value only                   constant, no null
+"""
 
 from __future__ import annotations
 
@@ -25,21 +29,23 @@ from mlops.stats.window_null import (
 FloatArray = NDArray[np.float64]
 
 FEW_VALUES = 5
-"""A numeric column of at most so many distinct values is compared as labels."""
+"""A numeric column with at most this many distinct values is compared as labels."""
 
 MOST_LABELS = 63
-LARGEST = 1e150
-"""Numbers from here on count as infinite, for their squares are."""
-
+"""The most frequent labels that are compared one by one."""
 OTHER = "(other)"
-"""The label of all that are rarer than the 63 most frequent."""
+"""The label that stands for all rarer ones."""
+
+LARGEST = 1e150
+"""Larger numbers count as infinite, because their squares are."""
 
 
 class Role(StrEnum):
-    """What a column is; a loss must not rise and a hit not fall, the others not change.
+    """What a column means. A loss must not rise, a hit must not fall, others must not change.
 
-    ``REALISED`` is what each bar alone realised of a target that averages many, such as its log
-    range: it shows a jump days before the average does, and is watched for nothing else.
+    ``REALISED`` is the value of a single bar of a target that averages over many bars, such as
+    the log range of the bar. It shows a jump days before the average does, and is watched for
+    jumps only.
     """
 
     FEATURE = "feature"
@@ -54,13 +60,13 @@ class Role(StrEnum):
         return _FAMILIES[self]
 
     @property
-    def waits(self) -> bool:
-        """Whether the last rows are missing by nature, for their outcome is not known yet."""
+    def is_late(self) -> bool:
+        """Whether the last rows lack a value because their outcome is not known yet."""
         return self in {Role.TARGET, Role.LOSS, Role.HIT}
 
 
 class Family(StrEnum):
-    """Columns that are tested together; the level of a decision is split over the families."""
+    """Columns that are tested together; a decision level is divided among the families."""
 
     FEATURES = "features"
     TARGET = "target"
@@ -80,13 +86,17 @@ _FAMILIES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnReference:
-    """What a column was like in the reference, ready to check windows against.
+    """One column of the reference, ready to test windows against.
 
-    ``bars`` counts the rows that held a value. ``null`` is None where none did, or where all
-    were the ``constant``; ``labels`` is empty for a column compared by its size. ``missing`` is
-    the null of the share of missing rows, where some were; ``longest_run`` counts the bars for
-    which a value stayed the same. ``jumps`` is the null of the largest jump in a span of looks of
-    what is forecast, where the reference is long enough.
+    Attributes:
+        bars: Rows that held a value.
+        labels: The labels of a column that is compared by them; else empty.
+        constant: The only value, where there was one only.
+        longest_run: Most bars in a row with one value.
+        null: The null distribution; None where no row held a value or all held the constant.
+        missing: The null of the share of missing rows, where some were missing.
+        jumps: The null of the largest jump in a budget's looks; only of targets with a long
+            enough reference.
     """
 
     name: str
@@ -105,26 +115,26 @@ class ColumnReference:
         return -1.0 if self.role is Role.HIT else 1.0
 
     def encode(self, values: NDArray[Any]) -> FloatArray:
-        """Present raw values as numbers (n,): sizes as they are, labels as their codes."""
+        """Turn present raw values into numbers (n,): labels become codes, hits are negated."""
         if self.numeric and not self.labels:
             return values.astype(np.float64) * self.sign
         codes = {label: code for code, label in enumerate(self.labels)}
         other = codes.get(OTHER, len(codes))
-        return np.array([codes.get(_label(value), other) for value in values], dtype=np.float64)
+        return np.array([codes.get(_label_of(value), other) for value in values], dtype=np.float64)
 
     def other_values(self, values: NDArray[Any]) -> tuple[str, ...]:
-        """What of the present raw values (n,) is not the reference's constant."""
+        """Those of the present raw values (n,) that differ from the constant of the reference."""
         if isinstance(self.constant, float):
-            # Features come as float32 or float64.
+            # A feature may be float32 in the reference and float64 in the window.
             same = np.isclose(values.astype(np.float64), self.constant, rtol=1e-6, atol=0.0)
             values = values[~same]
-        return tuple(sorted({_label(value) for value in values} - {str(self.constant)}))
+        return tuple(sorted({_label_of(value) for value in values} - {str(self.constant)}))
 
     def unseen(self, values: NDArray[Any]) -> tuple[str, ...]:
         """Labels among the present raw values (n,) that the reference never had."""
         if not self.labels or OTHER in self.labels:
             return ()
-        return tuple(sorted({_label(value) for value in values} - set(self.labels)))
+        return tuple(sorted({_label_of(value) for value in values} - set(self.labels)))
 
     def to_dict(self) -> dict[str, Any]:
         """All but the arrays, JSON-legal."""
@@ -181,37 +191,47 @@ def fit_column(
     span: int,
     max_bars: int | None = MAX_BARS,
 ) -> ColumnReference:
-    """Fit the reference of one column (N,), in time order, calibrated for windows of that length.
+    """Fit the reference of one column.
 
-    ``span`` is the looks (bars) that share one budget. Missing rows at its beginning are warm-up
-    and do not count as missing.
+    Args:
+        column: Values (N,) in time order. Missing rows at the beginning are warm-up and do not
+            count as missing.
+        window_bars: Length of the windows to calibrate the null for.
+        span: Looks (bars) that share one budget.
+        max_bars: Keep only so many of the last values; None keeps all.
     """
     numeric = role.family is Family.LOSSES or _is_numeric(column)
-    values = raw_values(column, numeric)
+    values = read_values(column, numeric)
     present = is_present(values)
     kept = values[present]
     if not kept.size:
         return ColumnReference(name=name, role=role, numeric=numeric)
-    labels = () if role.family is Family.LOSSES else _labels(kept, numeric)
+    labels = () if role.family is Family.LOSSES else _find_labels(kept, numeric)
     plain = ColumnReference(
         name=name,
         role=role,
         numeric=numeric,
         bars=kept.size,
-        missing=_missing_null(present, role, window_bars),
+        missing=_fit_missing_null(present, role, window_bars),
     )
     if len(labels) == 1 or (numeric and np.ptp(kept) == 0.0):
-        return replace(plain, constant=float(kept[0]) if numeric else _label(kept[0]))
+        return replace(plain, constant=float(kept[0]) if numeric else _label_of(kept[0]))
     coded = replace(plain, labels=labels)
-    null = _null(coded, coded.encode(kept), max_bars)
+    kind = CategoricalNull if labels else NumericNull
+    null = (MeanNull if role.family is Family.LOSSES else kind)(
+        coded.encode(kept), max_bars=max_bars
+    )
     if null.size >= window_bars:
         null.calibrate(window_bars)
-    runs = longest_run(null.values) if isinstance(null, NumericNull) else 0
-    return replace(coded, null=null, longest_run=runs, jumps=_jumps(role, null, span))
+    if not isinstance(null, NumericNull):
+        return replace(coded, null=null)
+    # Only of targets: with each further column, jumps would be tested at a lower level.
+    jumps = fit_jumps(null.scores, span=span) if role.family is Family.TARGET else None
+    return replace(coded, null=null, longest_run=longest_run(null.values), jumps=jumps)
 
 
 def longest_run(values: FloatArray) -> int:
-    """For how many rows in a row a value stayed the same."""
+    """The most rows in a row with one value."""
     if not values.size:
         return 0
     changes = np.flatnonzero(np.diff(values) != 0.0)
@@ -219,33 +239,19 @@ def longest_run(values: FloatArray) -> int:
     return int(np.diff(ends).max())
 
 
-def trimmed(present: NDArray[np.bool_], role: Role) -> slice:
-    """The rows between those missing by nature: warm-up, and outcomes not known yet."""
+def measured_rows(present: NDArray[np.bool_], role: Role) -> slice:
+    """The rows (N,) without the warm-up at the beginning and unknown outcomes at the end."""
     rows = np.flatnonzero(present)
     if not rows.size:
         return slice(0, 0)
-    return slice(int(rows[0]), int(rows[-1]) + 1 if role.waits else present.size)
+    return slice(int(rows[0]), int(rows[-1]) + 1 if role.is_late else present.size)
 
 
-def _null(coded: ColumnReference, values: FloatArray, max_bars: int | None) -> WindowNull:
-    if coded.role.family is Family.LOSSES:
-        return MeanNull(values, max_bars=max_bars)
-    kind = CategoricalNull if coded.labels else NumericNull
-    return kind(values, max_bars=max_bars)
-
-
-def _jumps(role: Role, null: WindowNull, span: int) -> StatisticNull | None:
-    # Only of what is forecast: each further column would cost all of them power.
-    if role.family is not Family.TARGET or not isinstance(null, NumericNull):
-        return None
-    return fit_jumps(null.scores, span=span)
-
-
-def _missing_null(
+def _fit_missing_null(
     present: NDArray[np.bool_], role: Role, window_bars: int
 ) -> CategoricalNull | None:
-    absent = ~present[trimmed(present, role)]
-    if not absent.any() or role.waits:
+    absent = ~present[measured_rows(present, role)]
+    if not absent.any() or role.is_late:
         return None
     null = CategoricalNull(absent.astype(np.float64))
     if null.size >= window_bars:
@@ -253,8 +259,8 @@ def _missing_null(
     return null
 
 
-def raw_values(column: pd.Series, numeric: bool) -> NDArray[Any]:
-    """A column's values (N,): numbers with NaN for what is none, or objects as they are."""
+def read_values(column: pd.Series, numeric: bool) -> NDArray[Any]:
+    """The values of a column (N,): floats with NaN for anything else, or objects as they are."""
     if not numeric:
         return column.to_numpy(dtype=object)
     plain = isinstance(column.dtype, np.dtype) and column.dtype.kind in "fiub"
@@ -272,7 +278,7 @@ def is_present(values: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def _is_numeric(column: pd.Series) -> bool:
-    """Whether it is compared as numbers: also Decimals, and integers beside missing rows."""
+    """Whether a column is compared as numbers, such as Decimals or integers beside missing rows."""
     if pd.api.types.is_numeric_dtype(column):
         return not pd.api.types.is_complex_dtype(column)
     if column.dtype != np.object_ or not column.notna().any():
@@ -281,18 +287,18 @@ def _is_numeric(column: pd.Series) -> bool:
     return bool(numbers.notna().sum() == column.notna().sum())
 
 
-def _labels(values: NDArray[Any], numeric: bool) -> tuple[str, ...]:
-    """The labels of a column that is compared by them, else none."""
-    # The first rows tell it of nearly every column, and are sorted sooner than all.
+def _find_labels(values: NDArray[Any], numeric: bool) -> tuple[str, ...]:
+    """The labels of a column that is compared by labels; empty for any other."""
+    # For nearly every column the first rows decide, and sorting them is faster than sorting all.
     if numeric and any(np.unique(part).size > FEW_VALUES for part in (values[:100], values)):
         return ()
-    counted = pd.Series([_label(value) for value in values]).value_counts()
+    counted = pd.Series([_label_of(value) for value in values]).value_counts()
     kept = sorted(counted.index[:MOST_LABELS])
     return (*kept, OTHER) if len(counted) > MOST_LABELS else tuple(kept)
 
 
-def _label(value: Any) -> str:
-    """A label as text; 1 and 1.0 are one label, for a missing row turns integers into floats."""
+def _label_of(value: Any) -> str:
+    """A label as text; 1 and 1.0 are one label, as a missing row turns integers into floats."""
     if isinstance(value, (float, np.floating)) and float(value).is_integer():
         return str(int(value))
     return str(value)

@@ -1,4 +1,14 @@
-"""How sure a drift check must be, so that false alarms stay within a budget per 30 days."""
+"""The significance levels of drift decisions, which keep false alarms within a budget.
+
+    B  false_alarm_budget: the chance that 30 days without drift ask for a retraining
+    K  windows_per_budget: decision windows in 30 days;  F  families of columns
+
+    decision level = B (1 - JUMP_SHARE) / (K F)     jump level = B JUMP_SHARE / columns
+    fast level     = B FAST_SHARE / (looks columns)
+
+`JUMP_SHARE` counts as 0 where no column is watched for jumps. The sums are Bonferroni bounds over
+windows, families and looks; within a family `benjamini_yekutieli` holds the level.
+"""
 
 from __future__ import annotations
 
@@ -11,23 +21,29 @@ from mlops.stats.jumps import BARS
 
 MIN_WINDOW_BARS = 24
 JUMP_SHARE = 2 / 3
-"""What jumps of what is forecast take of the budget, where they are watched; windows the rest."""
+"""Share of the budget that goes to jumps of the target, where they are watched."""
 
 FAST_SHARE = 0.1
-"""What the fast path may add: so little, for its looks repeat one another, that it adds none."""
+"""What the fast path may add to the budget, as a share of it.
+
+Its looks overlap in nearly all of their bars, so that the path adds hardly any false alarm.
+"""
 
 SEVERE = 10
-"""How many times rarer than a decision by chance a loss must be to retrain at once."""
+"""RETRAIN_IMMEDIATELY by a loss needs a p-value this many times below the decision level."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftConfig:
-    """What counts as drift.
+    """The settings of a drift check.
 
-    ``alpha`` is the level at which a window is worth watching, ``false_alarm_budget`` the
-    chance that ``budget_days`` without drift ask for a retraining.
-    ``effect_threshold`` is the least Kolmogorov distance beyond the usual one; a significant
-    change below it is watched only. ``step`` is the length of a bar.
+    Attributes:
+        alpha: Level at which a window is worth watching.
+        effect_threshold: Least Kolmogorov distance beyond the usual one that asks for a
+            retraining; a smaller change, however significant, is watched only.
+        window_bars: Length of a window.
+        step: Length of a bar.
+        false_alarm_budget: Chance that ``budget_days`` without drift ask for a retraining.
 
     Raises:
         SettingsError: when a value is out of range.
@@ -62,44 +78,49 @@ class DriftConfig:
 
     @property
     def windows_per_budget(self) -> int:
-        """K: whole windows, one after the other, in a budget's days; at least one."""
+        """K: windows without overlap within the budget's days, at least 1."""
         return max(1, self.budget_span // (self.window_bars * self.step))
 
     @property
     def looks_per_budget(self) -> int:
-        """Bars, and so looks of the fast path, in a budget's days."""
+        """Looks of the fast path within the budget's days: one a bar, at least 1."""
         return max(1, self.budget_span // self.step)
 
-    def notice(self, families: int) -> float:
+    def notice_level(self, families: int) -> float:
         """Level within a family of columns at which a window is worth watching."""
         return self.alpha / max(families, 1)
 
-    def decision(self, families: int, *, watched: int = 0) -> float:
+    def decision_level(self, families: int, *, watched: int = 0) -> float:
         """Level within a family at which one window asks for a retraining.
 
-        ``watched`` counts the columns whose jumps take their share of the same budget.
+        Args:
+            families: Families among which the level is divided.
+            watched: Columns that are watched for jumps; any take `JUMP_SHARE` of the budget.
         """
         share = 1.0 - JUMP_SHARE if watched else 1.0
         return share * self.false_alarm_budget / (self.windows_per_budget * max(families, 1))
 
-    def repeated(self, families: int, *, watched: int = 0) -> float:
-        """Level at which the same column must be rejected in two windows in a row."""
-        return math.sqrt(self.decision(families, watched=watched))
+    def repeated_level(self, families: int, *, watched: int = 0) -> float:
+        """Level at which a column must be rejected in two windows in a row to ask for a retraining.
 
-    def severe(self, families: int, *, watched: int = 0) -> float:
-        """Level at which a loss alone asks for a retraining at once."""
-        return self.decision(families, watched=watched) / SEVERE
+        Two independent windows are both rejected by chance with the decision level.
+        """
+        return math.sqrt(self.decision_level(families, watched=watched))
 
-    def jump(self, watched: int) -> float:
-        """Level of one column's largest jump in all looks of a budget."""
+    def severe_level(self, families: int, *, watched: int = 0) -> float:
+        """Level at which a loss by itself asks for RETRAIN_IMMEDIATELY."""
+        return self.decision_level(families, watched=watched) / SEVERE
+
+    def jump_level(self, watched: int) -> float:
+        """Level for the largest jump of one column in all looks of the budget's days."""
         return JUMP_SHARE * self.false_alarm_budget / max(watched, 1)
 
-    def at_a_look(self, columns: int) -> float:
-        """Level of one column at one look of the fast path."""
+    def fast_level(self, columns: int) -> float:
+        """Level for one column at one look of the fast path."""
         share = FAST_SHARE * self.false_alarm_budget
         return share / (self.looks_per_budget * max(columns, 1))
 
     @property
     def history_bars(self) -> int:
-        """Rows, up to the last bar, that a look reads."""
+        """Rows that a look reads: those of a window, or of the month before a jump."""
         return max(self.window_bars, BARS)

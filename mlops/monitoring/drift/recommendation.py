@@ -1,9 +1,11 @@
-"""What a checked window asks for, and the state that keeps a service's false alarms in budget.
+"""Turns the p-values of a window into a recommendation, within a budget of false alarms.
 
-Decisions are made on windows that do not overlap, K of them in 30 days, each at 1/K of its
-share of the budget: by one window, or more sensitively by two in a row that reject the same
-column. Looks in between watch for jumps of what is forecast with the other share, and on a fast
-path for windows too far off to wait for.
+    p-values -> Rejections at each level -> Decision;  DriftState -> DriftState
+
+Decision windows do not overlap. There are K of them in 30 days, each tested at 1/K of its share
+of the budget: RETRAIN_SOON needs one window that rejects a column at that level, or two in a row
+that reject the same column at its square root. Looks between decision windows spend the other
+share on jumps of the target. They also have a fast path for changes too large to wait for.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from mlops.stats.jumps import RECENT
 from mlops.stats.selection import benjamini_yekutieli
 
 FAST_EFFECT = 0.3
-"""Kolmogorov distance beyond the usual one that the fast path asks for."""
+"""Least Kolmogorov distance beyond the usual one for a rejection on the fast path."""
 
 
 class Recommendation(StrEnum):
-    """What to do, in the platform's words, from least to most urgent."""
+    """What to do, from least to most urgent."""
 
     NO_ACTION_NEEDED = "NO_ACTION_NEEDED"
     MONITOR_CLOSELY = "MONITOR_CLOSELY"
@@ -40,12 +42,16 @@ class Recommendation(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejections:
-    """The columns that one window rejects, by how surely.
+    """The columns that one window rejects, by level.
 
-    ``noticed`` are worth watching; ``repeated`` decide if the window before rejected them as
-    well, ``decided`` by themselves, ``severe`` losses at once; ``lost`` are losses at the plain
-    level; ``fast`` are those beyond the level of a single hourly look, ``jumped`` targets that
-    changed within a day. ``decided`` and ``fast`` have an effect beyond the threshold as well.
+    Attributes:
+        noticed: Rejected at the level that is worth watching.
+        repeated: Rejected at the level that decides if the window before rejected them as well.
+        decided: Rejected at the decision level, with an effect beyond the threshold.
+        severe: Losses rejected far below the decision level.
+        lost: Losses rejected at ``alpha``.
+        fast: Rejected at the level of a single look, with an effect beyond `FAST_EFFECT`.
+        jumped: Targets that jumped within a day.
     """
 
     noticed: tuple[str, ...] = ()
@@ -59,12 +65,16 @@ class Rejections:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftState:
-    """What a version's checks remember between runs; JSON-able, never changed in place.
+    """What the looks at a version remember from one to the next.
 
-    ``windows`` counts the official windows so far, ``recent`` holds what the last two rejected
-    (the newest last) and ``seen_until`` the label of the last bar they have used (ISO).
-    ``spent`` is the part of the budget used since ``budget_start``. ``fast`` are the columns
-    beyond the fast level at the look of ``looked_at``.
+    Attributes:
+        windows: Decision windows so far.
+        recent: The rejections of the last two of them, the newest last.
+        seen_until: Time of the last bar of the last decision window (ISO 8601).
+        budget_start: When the current budget began (ISO 8601).
+        spent: Share of that budget that is used, 0 to 1.
+        fast: Columns beyond the fast level at the last look.
+        looked_at: Time of the last bar of the last look (ISO 8601).
     """
 
     windows: int = 0
@@ -82,22 +92,22 @@ class DriftState:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Read `to_dict` back, also from JSON."""
         recent = tuple(
-            Rejections(**{key: tuple(names) for key, names in one.items()})
-            for one in values["recent"]
+            Rejections(**{level: tuple(names) for level, names in window.items()})
+            for window in values["recent"]
         )
         return cls(**{**values, "recent": recent, "fast": tuple(values["fast"])})
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A recommendation, the columns behind it and why, in sentences."""
+    """A recommendation, the columns that led to it, and the reasons in sentences."""
 
     recommendation: Recommendation
     columns: tuple[str, ...]
     reasons: tuple[str, ...]
 
 
-def reject(
+def reject_columns(
     columns: Sequence[ColumnDrift],
     config: DriftConfig,
     *,
@@ -105,9 +115,15 @@ def reject(
     testable: int,
     watched_for_jumps: Sequence[str] = (),
 ) -> Rejections:
-    """Which columns a window rejects at each level, Benjamini-Yekutieli within each family.
+    """Find the columns that a window rejects at each level.
 
-    What is counted is the reference's, so that what comes in moves no level.
+    Within a family the procedure is Benjamini and Yekutieli's (2001), which holds under any
+    dependence. The counts are those of the reference, so that no level depends on the window.
+
+    Args:
+        families: Families of columns in the reference.
+        testable: Columns of the reference whose windows can be tested.
+        watched_for_jumps: Names of the columns whose jumps are judged.
     """
     tested = [
         column
@@ -121,17 +137,17 @@ def reject(
         if column.family is Family.LOSSES or column.effect >= config.effect_threshold
     }
 
-    def names(level: float, among: Iterable[ColumnDrift] = tested) -> tuple[str, ...]:
-        return tuple(name for name in _by_family(among, level) if name in large)
+    def large_at(level: float, among: Iterable[ColumnDrift] = tested) -> tuple[str, ...]:
+        return tuple(name for name in _reject_by_family(among, level) if name in large)
 
     watched = len(watched_for_jumps)
-    fast, jump = config.at_a_look(testable), config.jump(watched)
+    fast, jump = config.fast_level(testable), config.jump_level(watched)
     return Rejections(
-        noticed=_by_family(tested, config.notice(families)),
-        repeated=_by_family(tested, config.repeated(families, watched=watched)),
-        decided=names(config.decision(families, watched=watched)),
-        severe=names(config.severe(families, watched=watched), losses),
-        lost=_by_family(losses, config.alpha),
+        noticed=_reject_by_family(tested, config.notice_level(families)),
+        repeated=_reject_by_family(tested, config.repeated_level(families, watched=watched)),
+        decided=large_at(config.decision_level(families, watched=watched)),
+        severe=large_at(config.severe_level(families, watched=watched), losses),
+        lost=_reject_by_family(losses, config.alpha),
         fast=tuple(c.name for c in tested if c.p_value < fast and c.effect >= FAST_EFFECT),
         jumped=tuple(
             c.name for c in columns if c.name in watched_for_jumps and c.jump_p_value < jump
@@ -139,91 +155,116 @@ def reject(
     )
 
 
-def news(
+def drop_known_changes(
     found: Rejections, ends_at: str | None, times: pd.DatetimeIndex, config: DriftConfig
 ) -> Rejections:
-    """Without the jumps and fast changes that a reference which ends then knows of itself.
+    """Drop the jumps and fast changes that happened within the bars of the reference.
 
-    ``times`` are those of the bars looked at: all that a change rests on must be younger.
+    A version was trained on those bars, so it need not be retrained because of them. A change is
+    kept only where all bars that it was measured on are younger than the reference.
+
+    Args:
+        ends_at: Time of the last bar of the reference (ISO 8601); None where it has no times.
+        times: Open times of the bars looked at.
     """
     if ends_at is None:
         return found
 
-    def new(bars: int) -> bool:
+    def are_new(bars: int) -> bool:
         return len(times) >= bars and _utc(times[-bars]) > _utc(ends_at)
 
     return replace(
         found,
-        jumped=found.jumped if new(RECENT) else (),
-        fast=found.fast if new(config.window_bars) else (),
+        jumped=found.jumped if are_new(RECENT) else (),
+        fast=found.fast if are_new(config.window_bars) else (),
     )
 
 
-def decide(
+def recommend(
     found: Rejections,
     columns: Sequence[ColumnDrift],
     *,
     before: Rejections | None = None,
     fast_before: Sequence[str] = (),
 ) -> Decision:
-    """What an official window asks for, given what the one before it rejected."""
-    again = _common(found.repeated, before.repeated if before else ())
-    retrain = tuple(dict.fromkeys((*found.decided, *again, *found.jumped)))
+    """Make the recommendation of a decision window.
+
+    Args:
+        columns: The checked columns, whose quality problems are reported too.
+        before: What the decision window before it rejected.
+        fast_before: The columns beyond the fast level at the look before.
+    """
+    repeated = _common(found.repeated, before.repeated if before else ())
+    retrain = tuple(dict.fromkeys((*found.decided, *repeated, *found.jumped)))
     losses = {column.name for column in columns if column.family is Family.LOSSES}
     drifted = tuple(name for name in retrain if name not in losses)
     lost = found.lost or (before.lost if before else ())
     confirmed = _common(found.fast, fast_before)
     reasons: list[str] = []
     if found.severe:
-        reasons.append(f"skill is lost beyond doubt ({_list(found.severe)})")
+        reasons.append(f"skill is lost beyond doubt ({_list_names(found.severe)})")
     if drifted and lost:
-        reasons.append(f"data drifted ({_list(drifted)}) and skill is falling ({_list(lost)})")
+        reasons.append(
+            f"data drifted ({_list_names(drifted)}) and skill is falling ({_list_names(lost)})"
+        )
     if confirmed:
-        reasons.append(f"a change too large to wait for is confirmed ({_list(confirmed)})")
+        reasons.append(f"a change too large to wait for is confirmed ({_list_names(confirmed)})")
     if reasons:
-        sure = tuple(dict.fromkeys((*found.severe, *retrain, *confirmed)))
-        return Decision(Recommendation.RETRAIN_IMMEDIATELY, sure, tuple(reasons))
+        urgent = tuple(dict.fromkeys((*found.severe, *retrain, *confirmed)))
+        return Decision(Recommendation.RETRAIN_IMMEDIATELY, urgent, tuple(reasons))
     if retrain:
         if found.decided:
-            reasons.append(f"drift beyond the budgeted level ({_list(found.decided)})")
-        if again:
-            reasons.append(f"the same columns in two windows in a row ({_list(again)})")
+            reasons.append(f"drift beyond the budgeted level ({_list_names(found.decided)})")
+        if repeated:
+            reasons.append(f"the same columns in two windows in a row ({_list_names(repeated)})")
         if found.jumped:
-            reasons.append(_jumped(found))
+            reasons.append(_jump_reason(found))
         return Decision(Recommendation.RETRAIN_SOON, retrain, tuple(reasons))
-    return _watch(found, columns)
+    return _recommend_watching(found, columns)
 
 
-def look(
+def recommend_between_windows(
     found: Rejections,
     columns: Sequence[ColumnDrift],
     *,
     latest: Rejections | None = None,
     fast_before: Sequence[str] = (),
 ) -> Decision:
-    """What a look between official windows asks for: the fast path, or what is in force."""
+    """Make the recommendation of a look between decision windows.
+
+    Only jumps and the fast path can ask for a retraining. Otherwise what the latest decision
+    window noticed stays in force.
+
+    Args:
+        latest: What the latest decision window rejected.
+        fast_before: The columns beyond the fast level at the look before.
+    """
     confirmed = _common(found.fast, fast_before)
     if confirmed:
-        reason = f"a change too large to wait for is confirmed ({_list(confirmed)})"
+        reason = f"a change too large to wait for is confirmed ({_list_names(confirmed)})"
         return Decision(Recommendation.RETRAIN_IMMEDIATELY, confirmed, (reason,))
     if found.jumped:
-        return Decision(Recommendation.RETRAIN_SOON, found.jumped, (_jumped(found),))
-    in_force = latest.noticed if latest else ()
-    return _watch(replace(found, noticed=tuple(dict.fromkeys((*found.fast, *in_force)))), columns)
+        return Decision(Recommendation.RETRAIN_SOON, found.jumped, (_jump_reason(found),))
+    noticed = tuple(dict.fromkeys((*found.fast, *(latest.noticed if latest else ()))))
+    return _recommend_watching(replace(found, noticed=noticed), columns)
 
 
-def is_due(state: DriftState, window: pd.DatetimeIndex, config: DriftConfig) -> bool:
-    """Whether a window (the times of its bars) may decide: whole, apart, and within the budget."""
+def is_window_due(state: DriftState, window: pd.DatetimeIndex, config: DriftConfig) -> bool:
+    """Whether a window may decide: it is whole, overlaps no earlier one, and the budget lasts.
+
+    Args:
+        window: Open times of its bars.
+    """
     if len(window) < config.window_bars:
         return False
     begins = _utc(window[-config.window_bars])
     if state.seen_until is not None and begins <= _utc(state.seen_until):
         return False
-    spent = 0.0 if _renews(state, window, config) else state.spent
+    spent = 0.0 if _is_budget_renewed(state, window, config) else state.spent
     return spent + 1.0 / config.windows_per_budget <= 1.0 + 1e-9
 
 
-def advance(
+def advance_state(
     state: DriftState,
     found: Rejections,
     window: pd.DatetimeIndex,
@@ -231,33 +272,41 @@ def advance(
     *,
     due: bool,
 ) -> DriftState:
-    """The state after a look at that window, which was an official one where ``due``."""
+    """The state after a look.
+
+    Args:
+        window: Open times of the bars of the window.
+        due: Whether it was a decision window.
+    """
     now = _utc(window[-1]).isoformat()
-    looked = replace(state, fast=found.fast, looked_at=now)
+    after = replace(state, fast=found.fast, looked_at=now)
     if not due:
-        return looked
-    renews = _renews(state, window, config)
+        return after
+    renewed = _is_budget_renewed(state, window, config)
     return replace(
-        looked,
+        after,
         windows=state.windows + 1,
         recent=(*state.recent, found)[-2:],
         seen_until=now,
-        budget_start=now if renews else state.budget_start,
-        spent=(0.0 if renews else state.spent) + 1.0 / config.windows_per_budget,
+        budget_start=now if renewed else state.budget_start,
+        spent=(0.0 if renewed else state.spent) + 1.0 / config.windows_per_budget,
     )
 
 
-def fast_before(
+def fast_at_look_before(
     state: DriftState, window: pd.DatetimeIndex, config: DriftConfig
 ) -> tuple[str, ...]:
-    """What the look of the bar before found; nothing where this bar was looked at already."""
+    """The columns beyond the fast level at the look before.
+
+    None where that look saw this very bar, which confirms nothing, or where it is too long ago.
+    """
     if state.looked_at is None:
         return ()
-    waited = _utc(window[-1]) - _utc(state.looked_at)
-    return state.fast if pd.Timedelta(0) < waited <= 2 * config.step else ()
+    passed = _utc(window[-1]) - _utc(state.looked_at)
+    return state.fast if pd.Timedelta(0) < passed <= 2 * config.step else ()
 
 
-def _renews(state: DriftState, window: pd.DatetimeIndex, config: DriftConfig) -> bool:
+def _is_budget_renewed(state: DriftState, window: pd.DatetimeIndex, config: DriftConfig) -> bool:
     if state.budget_start is None:
         return True
     return _utc(window[-1]) - _utc(state.budget_start) >= config.budget_span
@@ -268,35 +317,30 @@ def _utc(label: pd.Timestamp | str) -> pd.Timestamp:
     return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp
 
 
-def _watch(found: Rejections, columns: Sequence[ColumnDrift]) -> Decision:
+def _recommend_watching(found: Rejections, columns: Sequence[ColumnDrift]) -> Decision:
+    """Recommend to monitor closely where a column was noticed or has a quality problem."""
     broken = [column for column in columns if column.is_quality_problem]
-    reasons = [f"data quality: {column.name}: {_trouble(column)}" for column in broken]
+    reasons = [f"data quality: {column.name}: {column.quality_reason}" for column in broken]
     if found.noticed:
-        reasons.append(f"changed, but not beyond the budgeted level ({_list(found.noticed)})")
+        reasons.append(f"changed, but not beyond the budgeted level ({_list_names(found.noticed)})")
     names = tuple(dict.fromkeys((*found.noticed, *(column.name for column in broken))))
-    word = Recommendation.MONITOR_CLOSELY if reasons else Recommendation.NO_ACTION_NEEDED
-    return Decision(word, names, tuple(reasons))
+    closely, nothing = Recommendation.MONITOR_CLOSELY, Recommendation.NO_ACTION_NEEDED
+    return Decision(closely if reasons else nothing, names, tuple(reasons))
 
 
-def _jumped(found: Rejections) -> str:
-    return f"what is forecast changed within days ({_list(found.jumped)})"
+def _jump_reason(found: Rejections) -> str:
+    return f"what is forecast changed within days ({_list_names(found.jumped)})"
 
 
-def _trouble(column: ColumnDrift) -> str:
-    if column.status.is_quality_problem:
-        return column.reason
-    return f"{column.missing_share:.1%} of the rows are missing, more than ever in the reference"
-
-
-def _by_family(columns: Iterable[ColumnDrift], level: float) -> tuple[str, ...]:
+def _reject_by_family(columns: Iterable[ColumnDrift], level: float) -> tuple[str, ...]:
     families: dict[Family, list[ColumnDrift]] = {}
     for column in columns:
         families.setdefault(column.family, []).append(column)
     return tuple(
         column.name
-        for own in families.values()
+        for family in families.values()
         for column, rejected in zip(
-            own, benjamini_yekutieli([c.p_value for c in own], level), strict=True
+            family, benjamini_yekutieli([c.p_value for c in family], level), strict=True
         )
         if rejected
     )
@@ -306,6 +350,6 @@ def _common(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in names if name in others)
 
 
-def _list(names: Sequence[str]) -> str:
+def _list_names(names: Sequence[str]) -> str:
     shown = ", ".join(names[:5])
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

@@ -1,9 +1,9 @@
-"""The reference of a version: fitted once on its training and validation bars, kept with it.
+"""The drift reference of a version: fitted on the bars it was trained on, cached in a file.
 
-[[A version's fitted reference on this machine: fitted at its first look, read at every later one.
+    load_or_fit_reference: read the file -> where it is missing or unreadable: fit, save the file
 
-Each hourly run is a new process that would fit every version anew; reading is ten times as fast.
-The files are a cache: they may be deleted, and one that cannot be read is fitted again.]]
+Each hourly run is a new process. Reading a reference takes a tenth of the time of fitting it. The
+files are only a cache, so they may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -26,34 +26,43 @@ from mlops.monitoring.drift.columns import ColumnReference, Role, fit_column
 from mlops.monitoring.drift.config import DriftConfig
 from mlops.stats.window_null import MAX_BARS
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1
+"""Version of the file format, part of each file's name."""
+_METADATA_KEY = "reference"
+
 BUDGET_HOURS = 720
-"""Hourly looks in 30 days, the default span of one budget."""
+"""Looks of hourly bars in 30 days: the default span of one budget of false alarms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftReference:
-    """All columns of a reference; ``ends_at`` is the label of its last row (ISO), if a time."""
+    """The reference of all columns.
+
+    Attributes:
+        ends_at: Time of the last row (ISO 8601); None where the rows have no times.
+    """
 
     columns: tuple[ColumnReference, ...]
     ends_at: str | None = None
 
     @property
     def families(self) -> int:
-        """Over how many families a level is split: those of which a column can be tested."""
+        """Families with a column that can be tested; a level is divided among them."""
         return len({column.role.family for column in self._testable()})
 
     @property
     def testable(self) -> int:
-        """Columns whose windows can be tested at all."""
+        """Number of columns whose windows can be tested."""
         return len(self._testable())
 
     @property
     def watched_for_jumps(self) -> tuple[str, ...]:
-        """What each bar realised of the target, where there is such a column, else targets."""
-        able = [column for column in self.columns if column.jumps is not None]
-        realised = [column for column in able if column.role is Role.REALISED]
-        return tuple(column.name for column in realised or able)
+        """Columns that are watched for jumps: REALISED ones, or the targets where there is none."""
+        with_jumps = [column for column in self.columns if column.jumps is not None]
+        realised = [column for column in with_jumps if column.role is Role.REALISED]
+        return tuple(column.name for column in realised or with_jumps)
 
     def _testable(self) -> list[ColumnReference]:
         return [
@@ -71,7 +80,7 @@ class DriftReference:
         }
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """The arrays by name, as safetensors keeps them; at most 170 kB a column and length."""
+        """The arrays by name, as safetensors stores them; at most 170 kB a column and length."""
         return {
             f"{number}/{key}": array
             for number, column in enumerate(self.columns)
@@ -81,11 +90,11 @@ class DriftReference:
     @classmethod
     def from_parts(cls, values: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """Read `to_dict` and `to_arrays` back."""
-        own: list[dict[str, NDArray[Any]]] = [{} for _ in values["columns"]]
+        by_column: list[dict[str, NDArray[Any]]] = [{} for _ in values["columns"]]
         for key, array in arrays.items():
             number, _, rest = key.partition("/")
-            own[int(number)][rest] = array
-        columns = tuple(map(ColumnReference.from_parts, values["columns"], own))
+            by_column[int(number)][rest] = array
+        columns = tuple(map(ColumnReference.from_parts, values["columns"], by_column))
         return cls(columns=columns, ends_at=values["ends_at"])
 
 
@@ -97,20 +106,23 @@ def fit_reference(
     span: int = BUDGET_HOURS,
     max_bars: int | None = MAX_BARS,
 ) -> DriftReference:
-    """Fit the reference of a frame's columns, one row a bar in time order.
+    """Fit the reference of a frame's columns.
 
-    ``roles`` names the columns to watch; one that the frame lacks is kept as never seen, so
-    that reports name it. ``window_bars`` is the length to calibrate ahead, others are
-    calibrated when they come; ``span`` is `DriftConfig.looks_per_budget`. Of each column the
-    last ``max_bars`` values are kept. Columns that follow the clock should be left out:
-    they change with the calendar, never with the market.
+    Args:
+        frame: One row a bar, in time order.
+        roles: The columns to watch. A column that the frame lacks is kept without values, so that
+            reports name it. Leave out columns that follow the clock: they change with the
+            calendar and never with the market.
+        window_bars: Length of the windows to calibrate for; other lengths are calibrated later.
+        span: `DriftConfig.looks_per_budget`.
+        max_bars: Keep only so many of the last values of each column; None keeps all.
     """
-    found = find_columns(frame)
+    columns = columns_by_name(frame)
     absent = pd.Series([], dtype=np.float64)
     fitted = [
         fit_column(
             name,
-            found.get(name, absent),
+            columns.get(name, absent),
             Role(role),
             window_bars=window_bars,
             span=span,
@@ -118,49 +130,45 @@ def fit_reference(
         )
         for name, role in roles.items()
     ]
-    return DriftReference(columns=tuple(fitted), ends_at=last_label(frame))
+    has_times = len(frame) and isinstance(frame.index, pd.DatetimeIndex)
+    ends_at = pd.Timestamp(frame.index[-1]).isoformat() if has_times else None
+    return DriftReference(columns=tuple(fitted), ends_at=ends_at)
 
 
-def find_columns(frame: pd.DataFrame) -> dict[str, pd.Series]:
-    """A frame's columns by name; of several with one name the last."""
+def columns_by_name(frame: pd.DataFrame) -> dict[str, pd.Series]:
+    """The columns of a frame by name; of several with the same name the last."""
     return {str(name): column for name, column in frame.items()}
 
 
-def last_label(frame: pd.DataFrame) -> str | None:
-    """The last row's time as ISO text; None where rows have no times."""
-    if not len(frame) or not isinstance(frame.index, pd.DatetimeIndex):
-        return None
-    return pd.Timestamp(frame.index[-1]).isoformat()
+def reference_path(folder: Path, digest: str, config: DriftConfig) -> Path:
+    """The file of a bundle's reference.
+
+    The name holds what the fit depends on: bundle, window, budget, file format and release.
+
+    Args:
+        digest: The digest of the bundle.
+    """
+    settings = f"{config.window_bars}-{config.looks_per_budget}-{FORMAT}-{release()}"
+    return folder / f"{digest}-{settings}.safetensors"
 
 
-log = logging.getLogger(__name__)
-
-_VALUES = "reference"
-
-
-def place_of(folder: Path, digest: str, config: DriftConfig) -> Path:
-    """Where the reference of the bundle with this digest lies, as this release fits it."""
-    fitted = f"{config.window_bars}-{config.looks_per_budget}-{FORMAT}-{release()}"
-    return folder / f"{digest}-{fitted}.safetensors"
+def load_or_fit_reference(path: Path, fit: Callable[[], DriftReference]) -> DriftReference:
+    """Read the reference at ``path``; fit it and save it there where none can be read."""
+    reference = _load(path)
+    if reference is None:
+        reference = fit()
+        _save(path, reference)
+    return reference
 
 
-def load_or_fit(path: Path, fit: Callable[[], DriftReference]) -> DriftReference:
-    """The reference at ``path``, fitted and left there where none can be read."""
-    found = _read(path)
-    if found is None:
-        found = fit()
-        _leave(path, found)
-    return found
-
-
-def _read(path: Path) -> DriftReference | None:
+def _load(path: Path) -> DriftReference | None:
     from safetensors import SafetensorError, safe_open
 
     if not path.exists():
         return None
     try:
         with safe_open(path, framework="numpy") as file:
-            values = json.loads(file.metadata()[_VALUES])
+            values = json.loads(file.metadata()[_METADATA_KEY])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         return DriftReference.from_parts(values, arrays)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -168,17 +176,17 @@ def _read(path: Path) -> DriftReference | None:
         return None
 
 
-def _leave(path: Path, reference: DriftReference) -> None:
+def _save(path: Path, reference: DriftReference) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     part = path.with_suffix(f".{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(reference.to_arrays(), part, {_VALUES: json.dumps(reference.to_dict())})
+        save_file(reference.to_arrays(), part, {_METADATA_KEY: json.dumps(reference.to_dict())})
         part.replace(path)
     except (OSError, SafetensorError) as error:
-        # The watch goes on where the disk is full; it takes longer.
+        # A full disk must not stop the look; the next process fits the reference again.
         log.warning("%s was not kept: %s", path, error)
         with suppress(OSError):
             part.unlink(missing_ok=True)

@@ -1,7 +1,9 @@
-"""Has the world left what a version was trained on? One call, one frozen report.
+"""Drift of a window of columns against a reference, as one report. Pure functions.
 
-`check_drift` judges one window by itself; `watch` is the same within a service's hourly run,
-with the state that keeps false alarms in budget. Neither reads or writes anything.
+    columns -> test each -> reject at each level -> recommend -> DriftReport
+
+`check_drift` judges one window by itself. `judge_hourly` does so in the hourly look at a service,
+with the state that keeps false alarms within their budget.
 """
 
 from __future__ import annotations
@@ -25,15 +27,15 @@ from mlops.monitoring.drift.recommendation import (
     DriftState,
     Recommendation,
     Rejections,
-    advance,
-    decide,
-    fast_before,
-    is_due,
-    look,
-    news,
-    reject,
+    advance_state,
+    drop_known_changes,
+    fast_at_look_before,
+    is_window_due,
+    recommend,
+    recommend_between_windows,
+    reject_columns,
 )
-from mlops.monitoring.drift.reference import DriftReference, find_columns, fit_reference
+from mlops.monitoring.drift.reference import DriftReference, columns_by_name, fit_reference
 
 __all__ = [
     "ColumnDrift",
@@ -46,15 +48,15 @@ __all__ = [
     "Recommendation",
     "ReportStatus",
     "Role",
-    "begin_watch",
     "check_drift",
+    "first_state",
     "fit_reference",
-    "watch",
+    "judge_hourly",
 ]
 
 
 class ReportStatus(StrEnum):
-    """Whether anything could be judged."""
+    """Whether any column could be judged."""
 
     JUDGED = "judged"
     INSUFFICIENT_DATA = "insufficient_data"
@@ -64,11 +66,17 @@ class ReportStatus(StrEnum):
 class DriftReport:
     """The verdict on one window.
 
-    ``score`` is the largest effect over the columns noticed or behind the recommendation, else
-    0: the Kolmogorov distance beyond what is usual between windows of the reference.
-    ``official`` says that the window decides, rather than shows what an hour looks like.
-    ``behind`` are the columns that led to the recommendation. ``suggested_window`` is the
-    longest window (bars) that every column's reference supports, 0 where there is none.
+    Attributes:
+        score: Largest effect among the columns that were noticed or led to the recommendation;
+            0 where there are none. An effect is a Kolmogorov distance beyond the usual one
+            between windows of the reference, 0 to 1.
+        window_bars: Bars of the window.
+        official: Whether the window decides, or is a look between decision windows.
+        behind: The columns that led to the recommendation.
+        reasons: The reasons for it, in sentences.
+        advice: What limits the report, in sentences.
+        suggested_window: Longest window (bars) that the references of all columns support; 0
+            where there is none.
     """
 
     status: ReportStatus
@@ -105,7 +113,7 @@ class DriftReport:
         raise KeyError(f"no column {name!r} in the report; it has {known}")
 
     def score_of(self, family: Family) -> float:
-        """The score of one family's columns; NaN where none of them could be tested."""
+        """The score among the columns of a family; NaN where none of them could be tested."""
         tested = [
             column
             for column in self.columns
@@ -117,12 +125,11 @@ class DriftReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-legal; a number that does not exist becomes null with a flag beside it."""
-        found = {
+        values: dict[str, Any] = to_json(asdict(self))
+        return values | {
             "drift_detected": self.drift_detected,
             "performance_degraded": self.performance_degraded,
         }
-        values: dict[str, Any] = to_json(asdict(self))
-        return values | found
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -137,14 +144,23 @@ class DriftReport:
                 "status": ReportStatus(known["status"]),
                 "recommendation": Recommendation(known["recommendation"]),
                 "rejections": Rejections(**rejections),
-                "columns": tuple(_column(one) for one in known["columns"]),
+                "columns": tuple(
+                    ColumnDrift(
+                        **column
+                        | {
+                            "role": Role(column["role"]),
+                            "status": ColumnStatus(column["status"]),
+                        }
+                    )
+                    for column in known["columns"]
+                ),
             }
         )
 
     def __str__(self) -> str:
         head = f"{self.recommendation} (score {self.score:.3f}, {self.window_bars} bars)"
         width = max((len(column.name) for column in self.columns), default=0)
-        rows = [f"  {c.name:<{width}}  {_numbers(c)}  {c.reason}".rstrip() for c in self.columns]
+        rows = [f"  {c.name:<{width}}  {c.figures}  {c.reason}".rstrip() for c in self.columns]
         return "\n".join([head, *(f"  {line}" for line in (*self.reasons, *self.advice)), *rows])
 
     def _behind(self) -> list[ColumnDrift]:
@@ -158,71 +174,94 @@ def check_drift(
     *,
     before: Rejections | None = None,
 ) -> DriftReport:
-    """Judge the last ``window_bars`` rows of ``current``, or all if there are fewer.
+    """Judge the last window of ``current``, whole or shorter.
 
-    ``current`` holds one row a bar, in time order; with `DriftConfig.history_bars` rows the
-    jumps of targets are judged as well; ``before`` is what the window before it
-    rejected. Whatever is wrong with the data is a status of a column, never an error.
+    Bad data is a status of a column in the report, never an error.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(7)
+    >>> bars = pd.DataFrame({"volume": rng.normal(size=3168), "spread": rng.normal(size=3168)})
+    >>> bars.loc[3000:, "spread"] += 1.0
+    >>> roles = {"volume": Role.FEATURE, "spread": Role.FEATURE}
+    >>> reference = fit_reference(bars[:3000], roles, window_bars=168)
+    >>> report = check_drift(reference, bars)
+    >>> str(report.recommendation), report.behind, report["spread"].direction
+    ('RETRAIN_SOON', ('spread',), 'up')
+
+    Args:
+        current: One row a bar, in time order. The last ``config.window_bars`` rows are the
+            window. With `DriftConfig.history_bars` rows, jumps of targets are judged as well.
+        before: What the window before it rejected.
     """
     config = config or DriftConfig()
     window = current.iloc[-config.window_bars :]
-    columns = _check(reference, current, config)
-    found = _reject(reference, columns, config)
-    return _report(columns, found, decide(found, columns, before=before), config, len(window))
+    columns = _check_columns(reference, current, config)
+    found = _reject_columns(reference, columns, config)
+    return _report(columns, found, recommend(found, columns, before=before), config, len(window))
 
 
-def begin_watch(reference: DriftReference) -> DriftState:
+def first_state(reference: DriftReference) -> DriftState:
     """The state of a version that goes live: its first window begins after its reference."""
     return DriftState(seen_until=reference.ends_at)
 
 
-def watch(
+def judge_hourly(
     reference: DriftReference,
     current: pd.DataFrame,
     state: DriftState,
     config: DriftConfig | None = None,
 ) -> tuple[DriftReport, DriftState]:
-    """Look at the last bars of a service, as each hour does, and decide where a window is whole.
+    """Judge the last bars of a service, and decide where a decision window is complete.
 
-    ``current`` should hold the last `DriftConfig.history_bars` rows, those of the reference
-    included. Returns the report and the state to keep in its place. Looking twice at the same bar
-    decides nothing twice. What lies in the reference is no news: nothing asks for a retraining
-    by bars that the version was trained on.
+    The same bar decides nothing twice. Bars of the reference ask for no retraining, because the
+    version was trained on them.
+
+    Args:
+        current: The last `DriftConfig.history_bars` rows, those of the reference included.
+        state: The state after the look before, or `first_state`.
+
+    Returns:
+        The report, and the state to keep in the place of ``state``.
 
     Raises:
-        DataError: when the rows carry no ascending times, without which windows cannot be
-            told apart.
+        DataError: when the rows have no ascending times, by which windows are kept apart.
     """
     config = config or DriftConfig()
-    known = _times(current)
-    times = known[-config.window_bars :]
-    columns = _check(reference, current, config)
-    found = news(_reject(reference, columns, config), reference.ends_at, known, config)
+    history = _open_times(current)
+    times = history[-config.window_bars :]
+    columns = _check_columns(reference, current, config)
+    found = drop_known_changes(
+        _reject_columns(reference, columns, config), reference.ends_at, history, config
+    )
     if not len(times):
-        return _report(columns, found, look(found, columns), config, 0, official=False), state
-    due = is_due(state, times, config)
-    earlier = fast_before(state, times, config)
+        decision = recommend_between_windows(found, columns)
+        return _report(columns, found, decision, config, 0, official=False), state
+    due = is_window_due(state, times, config)
+    fast_before = fast_at_look_before(state, times, config)
     latest = state.recent[-1] if state.recent else None
-    judge = decide(found, columns, before=latest, fast_before=earlier)
-    decision = judge if due else look(found, columns, latest=latest, fast_before=earlier)
+    decision = (
+        recommend(found, columns, before=latest, fast_before=fast_before)
+        if due
+        else recommend_between_windows(found, columns, latest=latest, fast_before=fast_before)
+    )
     report = _report(columns, found, decision, config, len(times), official=due)
-    return report, advance(state, found, times, config, due=due)
+    return report, advance_state(state, found, times, config, due=due)
 
 
-def _check(
+def _check_columns(
     reference: DriftReference, current: pd.DataFrame, config: DriftConfig
 ) -> tuple[ColumnDrift, ...]:
-    found = find_columns(current)
+    columns = columns_by_name(current)
     return tuple(
-        check_column(own, found.get(own.name), window_bars=config.window_bars)
-        for own in reference.columns
+        check_column(column, columns.get(column.name), window_bars=config.window_bars)
+        for column in reference.columns
     )
 
 
-def _reject(
+def _reject_columns(
     reference: DriftReference, columns: Sequence[ColumnDrift], config: DriftConfig
 ) -> Rejections:
-    return reject(
+    return reject_columns(
         columns,
         config,
         families=reference.families,
@@ -231,7 +270,7 @@ def _reject(
     )
 
 
-def _times(rows: pd.DataFrame) -> pd.DatetimeIndex:
+def _open_times(rows: pd.DataFrame) -> pd.DatetimeIndex:
     times = rows.index
     if not len(times):
         return pd.DatetimeIndex([])
@@ -273,23 +312,14 @@ def _report(
 
 def _score(tested: Sequence[ColumnDrift], found: Rejections, behind: Sequence[str]) -> float:
     rejected = {*found.noticed, *behind}
-    return max((_effect(c, found) for c in tested if c.name in rejected), default=0.0)
+    return max((_effect_of(c, found) for c in tested if c.name in rejected), default=0.0)
 
 
-def _effect(column: ColumnDrift, found: Rejections) -> float:
-    """How far a column changed: its distance, or the one that a jump as large makes of a normal."""
+def _effect_of(column: ColumnDrift, found: Rejections) -> float:
+    """The effect of a column; of a jump, the Kolmogorov distance of two normals that far apart.
+
+    Normals of variance 1 whose means differ by d are erf(d / sqrt(8)) apart.
+    """
     if column.name not in found.jumped:
         return column.effect
     return max(column.effect, math.erf(abs(column.jump) / math.sqrt(8.0)))
-
-
-def _numbers(column: ColumnDrift) -> str:
-    if column.status is not ColumnStatus.TESTED:
-        return f"{column.status:<18}"
-    where = f"{column.direction:<4}"
-    return f"p={column.p_value:.2g} effect={column.effect:.3f} {where} scale={column.scale:.2f}"
-
-
-def _column(values: Mapping[str, Any]) -> ColumnDrift:
-    words = {"role": Role(values["role"]), "status": ColumnStatus(values["status"])}
-    return ColumnDrift(**{**values, **words})

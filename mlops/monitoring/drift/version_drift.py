@@ -1,4 +1,8 @@
-"""Drift of one version: bars set against its bundle's reference, in the columns it reads."""
+"""Drift of one version: its columns made of recent bars, against the reference in its bundle.
+
+bundle's reference bars -> reference_frame -> DriftReference
+recent bars             -> current_frame   -> check_drift against that reference
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from mlops.data.bars import COLUMNS
 from mlops.features.dataset import Dataset
 from mlops.features.indicators import follows_clock, log_range
 from mlops.models import manifest
 from mlops.models.bundle import Bundle, read_tensors
-from mlops.monitoring.drift.reference import load_or_fit, place_of
+from mlops.monitoring.drift.reference import load_or_fit_reference, reference_path
 from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,
@@ -26,25 +29,30 @@ from mlops.registry.bundles import reference_features
 
 FEATURE = "feature."
 TARGET, FORECAST, REALISED = "target", "forecast", "realised"
-_OWN = {TARGET: Role.TARGET, FORECAST: Role.FORECAST, REALISED: Role.REALISED}
+_ROLES = {TARGET: Role.TARGET, FORECAST: Role.FORECAST, REALISED: Role.REALISED}
 
 
 class VersionDrift:
-    """The reference of a version, fitted once; `check` sets bars against it.
+    """The drift reference of a version, and checks of bars against it.
 
-    What was fitted is kept in the folder ``kept_in`` for other processes, if there is one.
+    Args:
+        reference_folder: Where fitted references are kept for other processes; None: nowhere.
     """
 
-    def __init__(self, bundle: Bundle, config: DriftConfig, *, kept_in: Path | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, config: DriftConfig, *, reference_folder: Path | None = None
+    ) -> None:
         self.bundle = bundle
         self.config = config
         self.reference = (
-            self._fitted()
-            if kept_in is None
-            else load_or_fit(place_of(kept_in, bundle.digest, config), self._fitted)
+            self._fit()
+            if reference_folder is None
+            else load_or_fit_reference(
+                reference_path(reference_folder, bundle.digest, config), self._fit
+            )
         )
 
-    def _fitted(self) -> DriftReference:
+    def _fit(self) -> DriftReference:
         frame = reference_frame(self.bundle)
         return fit_reference(
             frame,
@@ -53,11 +61,21 @@ class VersionDrift:
             span=self.config.looks_per_budget,
         )
 
-    def check(self, recent: pd.DataFrame) -> DriftReport:
-        """Judge the last window of plain bars, or of columns that carry the reference's names.
+    @property
+    def bars_needed(self) -> int:
+        """Bars of a whole window, with the bars before it that its columns are made of.
 
-        Bars need the history of the features before the window; what is too short is a status
-        of the report.
+        A feature needs its warm-up, a target and the newest forecast a horizon each.
+        """
+        horizon = self.bundle.service.horizon
+        return self.config.history_bars + int(self.bundle.config["warm_up"]) + 2 * horizon
+
+    def check(self, recent: pd.DataFrame) -> DriftReport:
+        """Judge the last window of plain bars, or of columns named as in the reference.
+
+        Args:
+            recent: One row a bar. Plain bars must begin before the window, by the warm-up of the
+                features; too short a history is a status of the report.
 
         Raises:
             BarsError: when bars break the contract.
@@ -66,19 +84,19 @@ class VersionDrift:
 
 
 def columns_of(bundle: Bundle, recent: pd.DataFrame) -> pd.DataFrame:
-    """The reference's columns, made of plain bars; a frame of anything else as it is."""
+    """Make the columns of the reference of plain bars; return any other frame as it is."""
     is_bars = set(COLUMNS) <= {str(name).lower() for name in recent.columns}
     return current_frame(bundle, bundle.dataset(recent)) if is_bars else recent
 
 
 def reference_frame(bundle: Bundle) -> pd.DataFrame:
-    """What the bundle keeps of the bars it was trained and validated on, by open time."""
+    """The columns of the bars that a version was trained and validated on, by open time."""
     table = read_tensors(bundle.path / manifest.REFERENCE)
     columns = {
         name.removeprefix(FEATURE): table[name] for name in table if name.startswith(FEATURE)
     }
     times = pd.DatetimeIndex(table["open_time"].astype("datetime64[ns]"), tz="UTC")
-    # Versions of before the column was kept are watched for jumps of their target.
+    # Older bundles lack the column; their target is watched for jumps in its place.
     realised = {REALISED: table[REALISED]} if REALISED in table else {}
     return pd.DataFrame(
         {**columns, TARGET: table["y"], FORECAST: table["forecast"], **realised}, times
@@ -86,33 +104,26 @@ def reference_frame(bundle: Bundle) -> pd.DataFrame:
 
 
 def current_frame(bundle: Bundle, dataset: Dataset) -> pd.DataFrame:
-    """The same columns from the bars of a dataset.
+    """The same columns of the bars of a dataset, by open time.
 
-    The target of a bar is the one that had become known by then.
+    The target of a bar is the label that had become known when the bar closed: it was made a
+    horizon earlier. The first bars have none.
     """
     spec = reference_features(bundle.forecaster)
     features = dataset.matrix(spec)
     columns = {name: features[:, place] for place, name in enumerate(spec.names)}
+    horizon = dataset.target.horizon
+    target = np.full(len(dataset), np.nan)
+    target[horizon:] = dataset.labels.y[: max(0, len(dataset) - horizon)]
     forecast = bundle.forecaster.forecast(dataset)
-    own = {
-        TARGET: _known_target(dataset),
-        FORECAST: forecast,
-        REALISED: log_range(dataset.bars),
-    }
+    own = {TARGET: target, FORECAST: forecast, REALISED: log_range(dataset.bars)}
     return pd.DataFrame({**columns, **own}, dataset.frame.index)
 
 
 def roles_of(frame: pd.DataFrame) -> dict[str, Role]:
-    """Columns to watch; those that follow the clock change with the calendar and are left out."""
+    """The roles of the columns to watch, which are all that do not follow the clock."""
     return {
-        str(name): _OWN.get(str(name), Role.FEATURE)
+        str(name): _ROLES.get(str(name), Role.FEATURE)
         for name in frame.columns
         if not follows_clock(str(name))
     }
-
-
-def _known_target(dataset: Dataset) -> NDArray[np.float64]:
-    horizon = dataset.target.horizon
-    known = np.full(len(dataset), np.nan)
-    known[horizon:] = dataset.labels.y[: max(0, len(dataset) - horizon)]
-    return known

@@ -1,1 +1,1 @@
-""" """
+"""Live performance: outcomes, figures beside the promotion, and lost skill."""

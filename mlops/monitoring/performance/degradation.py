@@ -1,9 +1,13 @@
-"""Has a version lost the skill it went live with? Lost skill is the alarm, not wilder markets.
+"""Judges whether a version has lost the skill it had at its promotion.
 
-Errors grow with volatility, so a rule on errors alarms whenever markets move: MSE + 15 % fires in
-nine of ten windows in which volatility rose by half and the forecasts were as good as ever. The
-loss beyond the baseline's on the same bars does not: it is judged by what it was over windows of
-the same length when the version was evaluated (`mlops.stats.window_null`).
+    excess loss = loss of the version - loss of the baseline on the same bars
+    lost where P(a window of the reference has as large a mean excess) < alpha
+         and 1 - skill / skill at promotion >= threshold
+
+Errors grow with volatility, so a rule on errors alone alarms whenever markets move: "MSE + 15 %"
+raises an alarm in nine of ten windows in which volatility rose by half and the forecasts were as
+good as before. The excess loss does not grow so. It is compared with windows of the same length
+from the version's evaluation (`mlops.stats.window_null`).
 """
 
 from __future__ import annotations
@@ -28,21 +32,18 @@ from mlops.validation.forecasts import Forecasts
 FloatArray = NDArray[np.float64]
 
 PERFORMANCE_THRESHOLD = 0.15
-"""Share of the skill at promotion whose loss counts."""
+"""Share of the skill at promotion that must be gone."""
 ALPHA = 0.05
 
 MIN_BARS = 24
 MIN_REFERENCE_BARS = 1000
 REFERENCE_PER_WINDOW = 10
 MIN_INDEPENDENT = 6
-"""Below these sizes the null is too coarse: the chance of a false alarm is no longer known."""
+"""Below these sizes the null is too coarse for the chance of a false alarm to be known."""
 
 
 class SkillStatus(StrEnum):
-    """What became of a version's skill.
-
-    ``no_skill``: it had none over the baseline at promotion, so there is none to lose.
-    """
+    """The judgement of a version's skill; NO_SKILL where it had none at promotion to lose."""
 
     KEPT = "kept"
     LOST = "lost"
@@ -52,29 +53,29 @@ class SkillStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Losses:
-    """Losses of a version and of the baseline on the same bars (n,), in time order."""
+    """Losses of a version and of its baseline on the same bars (n,), in time order."""
 
     model: FloatArray
     baseline: FloatArray
 
     @classmethod
     def of(cls, rows: Forecasts, *, since: int = 0) -> Losses:
-        """The target's losses from row ``since`` on; earlier rows only tell the scale.
+        """The losses of the rows from ``since`` on; earlier rows only tell the scale.
 
-        Squared errors of a return or price are counted in squared moves usual at the time, for
-        otherwise the wildest bars decide alone; the first 20 rows, and as many as the horizon
-        has, may not know what is usual and are left out.
+        Squared errors of a return or price are divided by the squared move that was usual at the
+        time, or else the most volatile bars alone would decide. The first 20 rows, and as many as
+        the horizon has bars, are left out, because the usual move may not be known there.
         """
-        unit = _usual_square(rows)[since:]
+        unit = _squared_unit(rows)[since:]
         known = np.isfinite(unit)
         model, baseline = (
-            r.losses()[since:][known] / unit[known] for r in (rows, rows.of_baseline())
+            record.losses()[since:][known] / unit[known] for record in (rows, rows.of_baseline())
         )
         return cls(model, baseline)
 
     @classmethod
     def none(cls) -> Losses:
-        """Of no bar."""
+        """The losses of no bar."""
         return cls(np.empty(0), np.empty(0))
 
     def __len__(self) -> int:
@@ -82,7 +83,7 @@ class Losses:
 
     @property
     def excess(self) -> FloatArray:
-        """Loss beyond the baseline's (n,); below zero where the version is better."""
+        """Loss less the baseline's loss (n,); negative where the version is better."""
         return self.model - self.baseline
 
     @property
@@ -93,11 +94,18 @@ class Losses:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degradation:
-    """The verdict on n bars, against ``reference_n`` bars of the version's evaluation.
+    """The verdict on a window.
 
-    ``share_lost`` is 1 - skill / skill at promotion: above 1 the version is worse than the
-    baseline. Skill is lost where ``p_value`` is below ``alpha`` and at least ``threshold`` of it
-    is gone; ``independent`` is how many independent windows the reference is worth.
+    Attributes:
+        n: Bars of the window.
+        reference_n: Bars of the reference.
+        skill: 1 - mean loss / mean loss of the baseline.
+        share_lost: 1 - skill / skill at promotion; above 1 where the version is worse than the
+            baseline.
+        threshold: Least share whose loss counts.
+        p_value: Chance that a window of the reference is as bad.
+        alpha: Level of the test.
+        independent: Independent windows of n bars that the reference is worth.
     """
 
     status: SkillStatus
@@ -133,54 +141,62 @@ def judge_degradation(
 ) -> Degradation:
     """Judge the latest window of a version against its own record out of sample.
 
-    ``reference`` are rows that the version was not fitted on, before the window;
-    ``skill_at_promotion`` is the skill they showed unless it is given. ``null`` spares fitting
-    `MeanNull` on ``reference.excess`` again.
+    Args:
+        reference: Losses on rows before the window that the version was not fitted on.
+        skill_at_promotion: The skill they showed, unless it is given.
+        threshold: Least share of that skill whose loss counts.
+        alpha: Level of the test.
+        null: `MeanNull` of ``reference.excess``, where the caller has fitted it already.
 
     Raises:
-        SettingsError: when a level or a share is out of range.
+        SettingsError: when ``alpha`` or ``threshold`` is out of range.
     """
-    _check(threshold, alpha)
+    if not 0.0 < alpha < 1.0:
+        raise SettingsError(f"alpha={alpha!r} is no level between 0 and 1")
+    if not threshold >= 0.0:
+        raise SettingsError(f"threshold={threshold!r} is no share of the skill; choose 0 or more")
     promoted = reference.skill if skill_at_promotion is None else skill_at_promotion
-    found = _Found(current, reference, number(promoted), threshold, alpha)
-    if (lacking := _lacking(current, reference)) is not None:
-        return found.verdict(SkillStatus.INSUFFICIENT_DATA, lacking)
+    comparison = _Comparison(current, reference, number(promoted), threshold, alpha)
+    if (too_little := _find_too_little(current, reference)) is not None:
+        return comparison.verdict(SkillStatus.INSUFFICIENT_DATA, too_little)
     if is_constant(reference.excess) or not promoted > 0.0:
         reason = f"it had no skill over the baseline at promotion ({promoted:.2%})"
-        return found.verdict(SkillStatus.NO_SKILL, reason)
+        return comparison.verdict(SkillStatus.NO_SKILL, reason)
     null = null or MeanNull(reference.excess, max_bars=None)
-    m = null.independent_windows(len(current))
-    if m < MIN_INDEPENDENT:
+    independent = null.independent_windows(len(current))
+    if independent < MIN_INDEPENDENT:
         reason = (
-            f"the reference is worth {m:.1f} independent windows of {len(current)} bars; "
+            f"the reference is worth {independent:.1f} independent windows of {len(current)} bars; "
             f"at least {MIN_INDEPENDENT} are needed: take a shorter window"
         )
-        return found.verdict(SkillStatus.INSUFFICIENT_DATA, reason, independent=m)
+        return comparison.verdict(SkillStatus.INSUFFICIENT_DATA, reason, independent=independent)
     p = float(null.check(current.excess).p_value[0])
-    lost = p < alpha and found.share_lost >= threshold
+    lost = p < alpha and comparison.share_lost >= threshold
     status = SkillStatus.LOST if lost else SkillStatus.KEPT
     reason = (
         f"skill over the baseline is {current.skill:.2%} after {promoted:.2%} at promotion "
-        f"({found.share_lost:.0%} of it lost); windows of the reference were as bad with "
+        f"({comparison.share_lost:.0%} of it lost); windows of the reference were as bad with "
         f"probability {p:.3g}"
     )
-    return found.verdict(status, reason, p_value=p, independent=m)
+    return comparison.verdict(status, reason, p_value=p, independent=independent)
 
 
-def _usual_square(rows: Forecasts) -> FloatArray:
-    """Squared unit of each row's loss (n,): that of a usual move known by then, or 1."""
+def _squared_unit(rows: Forecasts) -> FloatArray:
+    """The square of the usual move known when each row was made (n,); 1 where losses need none."""
     if rows.target in {Target.VOLATILITY, Target.DIRECTION}:
         return np.ones(len(rows))
     price = rows.persistence if rows.target is Target.PRICE else np.ones(len(rows))
     move = rows.y / price - 1.0 if rows.target is Target.PRICE else rows.y
-    # The move of a row is known a horizon of rows later, at the earliest.
+    # The move of a row is known a horizon of rows after the row was made, at the earliest.
     usual = np.full(len(rows), np.nan)
     usual[rows.horizon - 1 :] = trailing_volatility(move)[: len(rows) - rows.horizon + 1]
     return (usual * price) ** 2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Found:
+class _Comparison:
+    """What every verdict on a window states, whatever its status."""
+
     current: Losses
     reference: Losses
     promoted: float
@@ -214,8 +230,8 @@ class _Found:
         )
 
 
-def _lacking(current: Losses, reference: Losses) -> str | None:
-    """What is too little, in a sentence; None where nothing is."""
+def _find_too_little(current: Losses, reference: Losses) -> str | None:
+    """Say which of the two is too short for a test; None where both suffice."""
     n, known = len(current), len(reference)
     if n < MIN_BARS:
         return f"{n} bars with an outcome; at least {MIN_BARS} are needed"
@@ -227,10 +243,3 @@ def _lacking(current: Losses, reference: Losses) -> str | None:
             f"windows are needed: judge at most {known // REFERENCE_PER_WINDOW:,} bars"
         )
     return None
-
-
-def _check(threshold: float, alpha: float) -> None:
-    if not 0.0 < alpha < 1.0:
-        raise SettingsError(f"alpha={alpha!r} is no level between 0 and 1")
-    if not threshold >= 0.0:
-        raise SettingsError(f"threshold={threshold!r} is no share of the skill; choose 0 or more")

@@ -1,8 +1,9 @@
-"""How a version does now, beside how it did at its promotion and what the baseline does now.
+"""Measures a version on its live forecasts, beside its baseline and its figures at promotion.
 
-Everything is read from the store: forecasts joined with their outcomes, what was asked of the
-version, and the newest look at its data. A window is the latest
-bars whose outcome is due, counted in bars of the market, so that a weekend shortens nothing.
+    forecasts joined with outcomes, request counts, the newest look -> LivePerformance
+
+Everything is read from the store. A window is the latest bars whose outcome is due. It is counted
+in bars that the market could trade, so that a weekend does not shorten it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,11 @@ from mlops.monitoring.performance.degradation import (
     Losses,
     judge_degradation,
 )
-from mlops.monitoring.performance.operations import LiveMeasure, data_measures, system_measures
+from mlops.monitoring.performance.operations import (
+    LiveMeasure,
+    measure_data_quality,
+    measure_system,
+)
 from mlops.monitoring.performance.promotion import Promotion
 from mlops.service import Service, Target
 from mlops.stats import trading
@@ -39,26 +44,28 @@ from mlops.store import (
     read_matched,
 )
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.measures import Measure, Sampler, direction_measures, error_measures
+from mlops.validation.measures import Sampler, direction_measures, error_measures
 
 RUN_UP_BARS = 200
-"""Forecasts before the window that size the positions of its first bars."""
+"""Bars before the window whose forecasts size the positions of its first bars."""
 AS_EVALUATED = frozenset({Target.VOLATILITY, Target.DIRECTION})
-"""Targets whose losses are judged as the gates measured them; the others' are scaled first."""
+"""Targets whose losses are judged unscaled, as the gates measured them."""
 REPS = 200
 SEED = 20241205
 CONFIDENCE_LEVEL = 0.95
-SPARE = 1.5
-SPARE_DAYS = 10
-"""How much further back than on average bars are looked for, where a market closes."""
+SPARE, SPARE_DAYS = 1.5, 10
+"""Where a market closes, bars are searched for this much further back than on average."""
+_INSTANT = timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Completeness:
-    """Of ``expected`` bars of the market, how many were forecast, and what became of those.
+    """How many bars of a window were forecast, and what became of their outcomes.
 
-    ``counts.arrived`` were known only after they had been given up, ``counts.waiting`` are due
-    and wait for bars.
+    Attributes:
+        expected: Bars that the market could trade.
+        counts: Outcomes by state. ``arrived`` ones were known only after they had been marked
+            missing; ``waiting`` ones are due and their bars are not there.
     """
 
     expected: int
@@ -76,12 +83,16 @@ class Completeness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LivePerformance:
-    """A version on the ``n`` matched bars of a window, ``since`` to ``until`` (opens, UTC).
+    """The figures of a version on one window.
 
-    ``n`` counts forecasts whose outcome and baseline are known. Metrics that the target does not
-    have are not there: a volatility names no side, so it has no trading figures. ``system`` is
-    how it answered requests, ``data_quality`` what the newest look found of its data; a figure
-    that is not on record is not there. ``degradation`` is None where the version has no reference.
+    Attributes:
+        since, until: Opens of the first and the last bar of the window (UTC, ISO 8601).
+        n: Forecasts whose outcome and baseline are known.
+        measures: Metrics of the forecasts. Those that the target does not have are left out: a
+            volatility has no side to trade, so it has no trading figures.
+        system: Throughput, latency and errors of its requests.
+        data_quality: What the newest look found of its data.
+        degradation: The judgement of its skill; None where it has no reference.
     """
 
     service: str
@@ -99,11 +110,11 @@ class LivePerformance:
     degradation: Degradation | None
 
     def __getitem__(self, name: str) -> LiveMeasure:
-        every = (*self.measures, *self.system, *self.data_quality)
-        for measure in every:
+        measures = (*self.measures, *self.system, *self.data_quality)
+        for measure in measures:
             if measure.name == name:
                 return measure
-        known = ", ".join(measure.name for measure in every)
+        known = ", ".join(measure.name for measure in measures)
         why = "" if self.measures else "; of forecasts none: nothing is matched"
         raise KeyError(f"no metric {name!r}; known: {known}{why}")
 
@@ -117,8 +128,8 @@ class LivePerformance:
             "known_share": self.completeness.known_share,
         }
         values["completeness"] = asdict(self.completeness) | shares
-        found: dict[str, Any] = to_json(values)
-        return found
+        legal: dict[str, Any] = to_json(values)
+        return legal
 
 
 def measure_performance(
@@ -134,34 +145,42 @@ def measure_performance(
     threshold: float = PERFORMANCE_THRESHOLD,
     alpha: float = ALPHA,
 ) -> LivePerformance:
-    """Measure a version, champion or challenger, on the outcomes due at market time ``now``.
+    """Measure a version, champion or challenger, on the latest outcomes.
 
-    ``reference`` are its losses out of sample, against which those of the last
-    ``decision_hours`` (by default those of the window) are judged.
+    Args:
+        now: Market time.
+        fee_bps: Costs of trading, in bps of the turnover.
+        reference: Its losses out of sample, against which its skill is judged.
+        decision_hours: Length of the window on which its skill is judged; None: that of the
+            window.
+        threshold: Least share of its skill whose loss counts.
+        alpha: Level of the judgement.
 
     Raises:
         SettingsError: when the window holds no bar, or a level is out of range.
     """
     service = Service.parse(version.service)
-    size = bars_in(service, window_hours)
-    judged = size if decision_hours is None else bars_in(service, decision_hours)
-    due = due_bars(service, now=now, size=max(size, judged) + RUN_UP_BARS)
+    size = bars_in_window(service, window_hours)
+    decision_size = size if decision_hours is None else bars_in_window(service, decision_hours)
+    due = list_due_bars(service, now=now, size=max(size, decision_size) + RUN_UP_BARS)
     since, until = due[-size], due[-1] + _INSTANT
     model_id = version.model_id
     matched = read_matched(store, service.key, model_id=model_id, since=due[0], until=until)
     counts = count_outcomes(store, service.key, model_id=model_id, since=since, until=until)
-    record = live_record(service, matched)
+    record = to_record(service, matched)
     step = service.timeframe.step
-    first = _row_of(record, since + step)
-    rows = _from(record, first)
+    first = _first_row_since(record, since + step)
+    rows = _rows_from(record, first)
     promotion = promotion or Promotion()
-    measures = _measures(service, record, first, fee_bps=fee_bps, promoted=promotion.figures)
+    measures = _measure_forecasts(
+        service, record, first, fee_bps=fee_bps, promoted=promotion.figures
+    )
     degradation = None
     if reference is not None:
         degradation = judge_degradation(
             Losses.none()
             if record is None
-            else Losses.of(record, since=_row_of(record, due[-judged] + step)),
+            else Losses.of(record, since=_first_row_since(record, due[-decision_size] + step)),
             reference,
             skill_at_promotion=promotion.skill if service.target in AS_EVALUATED else None,
             threshold=threshold,
@@ -177,18 +196,18 @@ def measure_performance(
         until=due[-1].isoformat(),
         n=0 if rows is None else len(rows),
         measures=measures,
-        system=system_measures(store, version, now=now, window_hours=window_hours),
-        data_quality=data_measures(store, version, now=now, window_hours=window_hours),
+        system=measure_system(store, version, now=now, window_hours=window_hours),
+        data_quality=measure_data_quality(store, version, now=now, window_hours=window_hours),
         completeness=Completeness(size, counts),
         degradation=degradation,
     )
 
 
-def bars_in(service: Service, window_hours: float) -> int:
-    """Bars of a window.
+def bars_in_window(service: Service, window_hours: float) -> int:
+    """Bars of a window of so many hours.
 
     Raises:
-        SettingsError: when there is none.
+        SettingsError: when the window is shorter than a bar.
     """
     size = round(window_hours * 60 / service.timeframe.minutes)
     if size < 1:
@@ -199,10 +218,10 @@ def bars_in(service: Service, window_hours: float) -> int:
     return size
 
 
-def due_bars(service: Service, *, now: datetime, size: int) -> tuple[datetime, ...]:
+def list_due_bars(service: Service, *, now: datetime, size: int) -> tuple[datetime, ...]:
     """Opens of the latest ``size`` bars whose outcome is due, oldest first.
 
-    They are bars the market could trade by its calendar, whether they are there or not.
+    They are the bars that the market could trade by its calendar, whether they came or not.
     """
     calendar = calendar_for(service.venue, service.symbol)
     step, moment = service.timeframe.step, pd.Timestamp(now).tz_convert("UTC")
@@ -216,10 +235,11 @@ def due_bars(service: Service, *, now: datetime, size: int) -> tuple[datetime, .
     return tuple(due.to_pydatetime().tolist())
 
 
-def live_record(service: Service, matched: MatchedForecasts) -> Forecasts | None:
-    """Matched forecasts of one version as the gates read them; None where there is none.
+def to_record(service: Service, matched: MatchedForecasts) -> Forecasts | None:
+    """Turn matched forecasts of one version into the record that measures read.
 
-    Bars without a forecast of the baseline are left out: both are measured on the same ones.
+    Bars without a forecast of the baseline are left out, so that both are measured on the same
+    bars. None where no bar is left.
     """
     both = matched.take(np.isfinite(matched.baseline))
     if not len(both):
@@ -237,23 +257,23 @@ def live_record(service: Service, matched: MatchedForecasts) -> Forecasts | None
     )
 
 
-def _row_of(record: Forecasts | None, made_at: datetime) -> int:
-    """The first row of a record made at that time or later."""
+def _first_row_since(record: Forecasts | None, made_at: datetime) -> int:
+    """The number of the first row made at ``made_at`` or later."""
     if record is None:
         return 0
     moment = np.datetime64(made_at.astimezone(UTC).replace(tzinfo=None), "us")
     return int(np.searchsorted(record.made_at, moment))
 
 
-def _from(record: Forecasts | None, first: int) -> Forecasts | None:
-    """The rows of a record from one on; None where there are none."""
+def _rows_from(record: Forecasts | None, first: int) -> Forecasts | None:
+    """The rows of a record from row ``first`` on; None where there are none."""
     if record is None or first >= len(record):
         return None
     arrays = {f.name: getattr(record, f.name)[first:] for f in fields(Forecasts)[2:]}
     return replace(record, **arrays)
 
 
-def _measures(
+def _measure_forecasts(
     service: Service,
     record: Forecasts | None,
     first: int,
@@ -261,7 +281,7 @@ def _measures(
     fee_bps: float,
     promoted: Mapping[str, float],
 ) -> tuple[LiveMeasure, ...]:
-    rows = _from(record, first)
+    rows = _rows_from(record, first)
     if record is None or rows is None:
         return ()
     sampler = Sampler(
@@ -270,27 +290,23 @@ def _measures(
         seed=SEED,
         confidence_level=CONFIDENCE_LEVEL,
     )
-    found = [
-        _beside(measure, promoted)
+    measures = [
+        LiveMeasure(
+            measure.name,
+            measure.value,
+            number(measure.low),
+            number(measure.high),
+            measure.baseline,
+            promoted.get(measure.name),
+        )
         for measure in (*error_measures(rows, sampler), *direction_measures(rows, sampler))
     ]
     if rows.takes_sides:
-        found += _trading(service, record, first, fee_bps=fee_bps, promoted=promoted)
-    return tuple(found)
+        measures += _measure_trading(service, record, first, fee_bps=fee_bps, promoted=promoted)
+    return tuple(measures)
 
 
-def _beside(measure: Measure, promoted: Mapping[str, float]) -> LiveMeasure:
-    return LiveMeasure(
-        measure.name,
-        measure.value,
-        number(measure.low),
-        number(measure.high),
-        measure.baseline,
-        promoted.get(measure.name),
-    )
-
-
-def _trading(
+def _measure_trading(
     service: Service,
     record: Forecasts,
     first: int,
@@ -298,9 +314,9 @@ def _trading(
     fee_bps: float,
     promoted: Mapping[str, float],
 ) -> list[LiveMeasure]:
-    """Positions are sized by the forecasts before the window too, as in real trading."""
+    """Trading figures. As in real trading, forecasts before the window size positions too."""
     calendar = calendar_for(service.venue, service.symbol)
-    own, naive = (
+    own, of_baseline = (
         trading.trading_figures(
             rows.positions()[first:],
             rows.next_return[first:],
@@ -315,11 +331,8 @@ def _trading(
             number(getattr(own, name)),
             None,
             None,
-            number(getattr(naive, name)),
+            number(getattr(of_baseline, name)),
             promoted.get(name),
         )
         for name in ("sharpe_ratio", "max_drawdown", "win_rate", "profit_factor")
     ]
-
-
-_INSTANT = timedelta(microseconds=1)

@@ -1,8 +1,6 @@
-"""The live figures beside the forecasts themselves: the system that answers, the data it reads.
+"""Live figures that are not of the forecasts: latency, throughput, errors, completeness, drift.
 
-What is not on record has no figure: nothing here is estimated from something else.
-
-[[One live figure, in the form that all of them have.]]
+A figure that is not on record is left out; none is estimated from another one.
 """
 
 from __future__ import annotations
@@ -14,7 +12,7 @@ from datetime import datetime, timedelta
 from itertools import groupby
 
 from mlops.data.load import LOCAL_VENUES
-from mlops.monitoring.data_quality import BarsSeen
+from mlops.monitoring.data_quality import BarCounts
 from mlops.monitoring.drift.report import DriftReport, Family
 from mlops.service import Service
 from mlops.stats.comparison import share_interval
@@ -32,11 +30,18 @@ from mlops.store import (
     sum_traffic,
 )
 
+HOUR = timedelta(hours=1)
+
 
 @dataclass(frozen=True, slots=True)
 class LiveMeasure:
-    """One metric on the window: its value and interval, the baseline's value on the same bars,
-    or in the same hours, and what it was at promotion; None where nobody knows."""
+    """One figure of a window; None stands for what is not known.
+
+    Attributes:
+        low, high: The interval of the value.
+        baseline: The value of the baseline on the same bars or in the same hours.
+        at_promotion: The value at the promotion of the version.
+    """
 
     name: str
     value: float
@@ -46,42 +51,54 @@ class LiveMeasure:
     at_promotion: float | None
 
 
-HOUR = timedelta(hours=1)
-
-
-def system_measures(
+def measure_system(
     store: Store, version: ModelVersion, *, now: datetime, window_hours: float
 ) -> tuple[LiveMeasure, ...]:
-    """How fast and how often the version answered replicas' requests, in whole hours.
+    """Throughput, latency and errors of the requests to a version, in whole hours.
 
-    Beside it what its rollout saw, and the baseline where it was asked as well. Where bars are
-    replayed, market time says nothing about requests: there the window ends at this moment.
+    The figures at promotion are those of its rollout; those of the baseline are there where the
+    baseline answered requests too.
+
+    Args:
+        now: Market time, at which the window ends. Where bars are replayed it ends at the
+            database's time, because the requests came then.
     """
-    rollout = _rollout_hours(store, version)
+    rollout = _find_rollout_span(store, version)
     route = get_route(store, version.service)
     with store.read() as connection:
         replayed = Service.parse(version.service).venue in LOCAL_VENUES
         moment = store_time(connection) if replayed else now
-        since = min(_hour_of(moment - timedelta(hours=window_hours)) + HOUR, _hour_of(moment))
+        this_hour = _floor_to_hour(moment)
+        since = min(_floor_to_hour(moment - timedelta(hours=window_hours)) + HOUR, this_hour)
         own, baseline, before = (
-            _asked(connection, version, model_id, hours)
-            for model_id, hours in (
+            _read_traffic(connection, version, model_id, span)
+            for model_id, span in (
                 (version.model_id, (since, moment)),
                 (None if route is None else route.baseline, (since, moment)),
                 (version.model_id, rollout),
             )
         )
-    beside = _figures(baseline, (since, moment)), _figures(before, rollout)
+    requests = sum_traffic(own)
+    intervals: dict[str, tuple[float | None, float | None]] = {
+        "error_rate": share_interval(requests.failed, requests.requests)
+    }
+    of_baseline, at_promotion = _figures_of(baseline, (since, moment)), _figures_of(before, rollout)
     return tuple(
-        LiveMeasure(name, value, *_interval(name, own), *(one.get(name) for one in beside))
-        for name, value in _figures(own, (since, moment), none_is_zero=True).items()
+        LiveMeasure(
+            name,
+            value,
+            *intervals.get(name, (None, None)),
+            of_baseline.get(name),
+            at_promotion.get(name),
+        )
+        for name, value in _figures_of(own, (since, moment), none_is_zero=True).items()
     )
 
 
-def data_measures(
+def measure_data_quality(
     store: Store, version: ModelVersion, *, now: datetime, window_hours: float
 ) -> tuple[LiveMeasure, ...]:
-    """How complete the bars were and how far they drifted, by the newest look in the window."""
+    """Completeness and drift of the data, by the newest look in the window."""
     row = last_check(store, version.service, version.model_id)
     if row is None or not now - timedelta(hours=window_hours) <= row.at <= now:
         return ()
@@ -91,7 +108,7 @@ def data_measures(
         "target_drift": report.score_of(Family.TARGET),
     }
     if row.bars is not None:
-        figures["data_completeness"] = BarsSeen.from_dict(row.bars).completeness
+        figures["data_completeness"] = BarCounts.from_dict(row.bars).completeness
     return tuple(
         LiveMeasure(name, value, None, None, None, None)
         for name, value in figures.items()
@@ -99,56 +116,53 @@ def data_measures(
     )
 
 
-# Parts -------------------------------------------------------------------------------------------
-
-_Hours = tuple[datetime, datetime]
+_Span = tuple[datetime, datetime]
 
 
-def _rollout_hours(store: Store, version: ModelVersion) -> _Hours | None:
-    """From when to when its last rollout that went through lasted."""
+def _find_rollout_span(store: Store, version: ModelVersion) -> _Span | None:
+    """The span of the last rollout that brought the version live."""
     for row in list_rollouts(store, service=version.service):
         if row.to_version == version.model_id and row.phase is Phase.DONE:
-            return _hour_of(row.requested_at), row.ended_at or row.since
+            return _floor_to_hour(row.requested_at), row.ended_at or row.since
     return None
 
 
-def _asked(
-    connection: Connection, version: ModelVersion, model_id: str | None, hours: _Hours | None
+def _read_traffic(
+    connection: Connection, version: ModelVersion, model_id: str | None, span: _Span | None
 ) -> tuple[TrafficRow, ...]:
-    if model_id is None or hours is None:
+    if model_id is None or span is None:
         return ()
-    since, until = hours
+    since, until = span
     return read_traffic(
         connection, since=since, until=until, service=version.service, model_id=model_id
     )
 
 
-def _figures(
-    rows: Sequence[TrafficRow], hours: _Hours | None, *, none_is_zero: bool = False
+def _figures_of(
+    rows: Sequence[TrafficRow], span: _Span | None, *, none_is_zero: bool = False
 ) -> dict[str, float]:
-    """By name; of latencies and errors nothing where nothing was asked."""
-    if hours is None or not (rows or none_is_zero):
+    """Figures by name; latencies and errors are left out where there were no requests.
+
+    Args:
+        none_is_zero: Whether no rows mean a throughput of 0, or that nothing is known.
+    """
+    if span is None or not (rows or none_is_zero):
         return {}
-    asked, seconds = sum_traffic(rows), max((hours[1] - hours[0]).total_seconds(), 1.0)
+    traffic, seconds = sum_traffic(rows), max((span[1] - span[0]).total_seconds(), 1.0)
     by_hour = groupby(rows, key=lambda row: row.hour)
-    busiest = max((sum_traffic(tuple(of_one)).requests for _, of_one in by_hour), default=0)
-    found = {
-        "throughput_per_second": asked.requests / seconds,
+    busiest = max((sum_traffic(tuple(hour)).requests for _, hour in by_hour), default=0)
+    figures = {
+        "throughput_per_second": traffic.requests / seconds,
         "throughput_busiest_hour": busiest / HOUR.total_seconds(),
     }
     for name, share in (("latency_p50_ms", 0.5), ("latency_p99_ms", 0.99)):
-        latency = asked.quantile_s(share)
+        latency = traffic.quantile_s(share)
         if latency is not None:
-            found[name] = latency * 1e3
-    if asked.requests:
-        found["error_rate"] = asked.failed / asked.requests
-    return found
+            figures[name] = latency * 1e3
+    if traffic.requests:
+        figures["error_rate"] = traffic.failed / traffic.requests
+    return figures
 
 
-def _interval(name: str, rows: Sequence[TrafficRow]) -> tuple[float | None, float | None]:
-    asked = sum_traffic(rows)
-    return share_interval(asked.failed, asked.requests) if name == "error_rate" else (None, None)
-
-
-def _hour_of(moment: datetime) -> datetime:
+def _floor_to_hour(moment: datetime) -> datetime:
     return moment.replace(minute=0, second=0, microsecond=0)

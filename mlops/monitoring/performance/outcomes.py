@@ -1,22 +1,22 @@
-"""Outcomes meet their forecasts: by service and bar, once, when the outcome is known.
+"""Joins forecasts with their outcomes: once for each service and bar, when the outcome is known.
 
-    bars of a service -> labels, naive forecasts -> what is new, revised, missing -> store
+    bars of a service -> labels, naive forecasts -> new, revised and missing outcomes -> store
 
-The policy. An outcome is known when the last bar of its horizon has closed before ``now`` and is
-there. One that is due but cannot be made, because bars are missing, waits: ``patience_bars`` bars
-of the market's own calendar after it was due it is marked missing, and stays so unless its bars
-come after all. Bars that were corrected replace an outcome; the first value is kept and the
-revision counted. What was forecast, by a version or by the declared baseline, is never changed.
+An outcome is known when the last bar of its horizon has closed before ``now`` and is there. An
+outcome that is due but lacks bars waits. ``patience_bars`` bars of the market's calendar after it
+was due it is marked missing, and stays so unless its bars arrive after all. Corrected bars replace
+an outcome; its first value is kept and the revision counted. A forecast of a version or of the
+declared baseline is never changed.
 
-Only the last ``lookback_bars`` bars are looked at again, so that an hour costs the same however
-long a service has lived; a look with a longer one finds what came later than that.
+Only the last ``lookback_bars`` bars are read again, so that an hour costs the same however long a
+service has lived. A run with a larger lookback finds what arrived later than that.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -35,7 +35,6 @@ from mlops.store import (
     ServiceOutcomeChanges,
     Store,
     TimeArray,
-    WrittenCounts,
     get_version,
     list_routes,
     read_recorded,
@@ -48,20 +47,21 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 PATIENCE_BARS = 24
-"""An outcome that is so many bars overdue is marked missing."""
+"""An outcome that is this many bars overdue is marked missing."""
 LOOKBACK_BARS = 1000
-"""Bars that are looked at again for late and corrected bars; six weeks of hours."""
+"""Bars that are read again for late and corrected bars; six weeks of hours."""
 
 SAME_SHARE, SAME_VALUE = 1e-9, 1e-12
-"""Two values as near as this, relatively or absolutely, differ by rounding and not by a bar."""
+"""Values nearer than this, relatively or absolutely, differ by rounding only."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sighting:
-    """One service's bars as they are known now, and what its declared baseline says of each.
+class ServiceBars:
+    """The bars of a service, and the forecasts of its declared baseline.
 
-    ``baseline`` (N,) is NaN where no forecast can be made. Bars before the first that has one
-    are history and are not looked at.
+    Attributes:
+        baseline: Forecast of each bar (N,); NaN where none can be made. Bars before the first
+            forecast are history and get no outcome.
     """
 
     service: Service
@@ -69,16 +69,18 @@ class Sighting:
     baseline: FloatArray
 
     @classmethod
-    def of(cls, service: Service, dataset: Dataset, baseline: Recipe) -> Sighting:
-        """With the forecasts of a naive recipe, which learns nothing."""
+    def of(cls, service: Service, dataset: Dataset, baseline: Recipe) -> ServiceBars:
+        """Make the baseline's forecasts by a naive recipe, which needs no fit."""
         return cls(service, dataset, build_forecaster(baseline, dataset.target).forecast(dataset))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matching:
-    """What one look changed for a service: how many bars (not forecasts) of each kind.
+    """What one run changed for a service, in bars (not forecasts).
 
-    ``waiting`` are overdue and not given up; ``trouble`` says why nothing was looked at.
+    Attributes:
+        waiting: Bars whose outcome is overdue and not yet marked missing.
+        trouble: Why nothing was matched; empty where something was.
     """
 
     service: str
@@ -98,12 +100,14 @@ def match_outcomes(
     patience_bars: int = PATIENCE_BARS,
     lookback_bars: int | None = LOOKBACK_BARS,
 ) -> tuple[Matching, ...]:
-    """Match all services of a store; one service's trouble leaves the others alone.
+    """Match all services of a store; an error in one service does not stop the others.
 
-    ``bars_of`` gives a service's bars, warm-up included, and None where nobody keeps any: its
-    forecasts wait. ``now`` is market time; later bars are not looked at.
+    Args:
+        bars_of: Gives the bars of a service, warm-up included. None where no bars are kept: its
+            forecasts wait.
+        now: Market time; later bars are not read.
     """
-    sightings: list[Sighting] = []
+    services: list[ServiceBars] = []
     troubles: dict[str, str] = {}
     routes = list_routes(store)
     for route in routes:
@@ -114,16 +118,19 @@ def match_outcomes(
                 troubles[route.service] = "nobody keeps bars of this market here"
                 continue
             baseline = naive_recipe(get_version(store, route.baseline), dataset)
-            sightings.append(Sighting.of(service, dataset, baseline))
+            services.append(ServiceBars.of(service, dataset, baseline))
         except Exception as error:
-            # Nothing that one market's bars do may leave the others without outcomes.
-            about = {"service": route.service}
-            log.exception("service=%s outcomes were not matched", route.service, extra=about)
+            # An error in the bars of one market must not leave the others without outcomes.
+            log.exception(
+                "service=%s outcomes were not matched",
+                route.service,
+                extra={"service": route.service},
+            )
             troubles[route.service] = f"{type(error).__name__}: {error}"
-    found = match_sightings(
-        store, sightings, now=now, patience_bars=patience_bars, lookback_bars=lookback_bars
+    matchings = match_bars(
+        store, services, now=now, patience_bars=patience_bars, lookback_bars=lookback_bars
     )
-    by_service = {matching.service: matching for matching in found}
+    by_service = {matching.service: matching for matching in matchings}
     return tuple(
         by_service.get(route.service)
         or Matching(service=route.service, trouble=troubles[route.service])
@@ -131,28 +138,49 @@ def match_outcomes(
     )
 
 
-def match_sightings(
+def match_bars(
     store: Store,
-    sightings: Sequence[Sighting],
+    services: Sequence[ServiceBars],
     *,
     now: datetime,
     patience_bars: int = PATIENCE_BARS,
     lookback_bars: int | None = LOOKBACK_BARS,
 ) -> tuple[Matching, ...]:
-    """As `match_outcomes`, of bars that are at hand; ``lookback_bars=None`` looks at them all."""
+    """As `match_outcomes`, for services whose bars are read already.
+
+    Args:
+        lookback_bars: None reads all bars again.
+    """
     plans = [
-        _plan(store, sighting, now=now, patience_bars=patience_bars, lookback_bars=lookback_bars)
-        for sighting in sightings
+        _plan_service(
+            store, bars, now=now, patience_bars=patience_bars, lookback_bars=lookback_bars
+        )
+        for bars in services
     ]
-    written = write_outcomes(store, [plan.changes for plan in plans], at=now)
-    return tuple(_counted(plan, done) for plan, done in zip(plans, written, strict=True))
+    matchings = []
+    all_written = write_outcomes(store, [plan.changes for plan in plans], at=now)
+    for plan, written in zip(plans, all_written, strict=True):
+        service = plan.changes.service
+        matchings.append(Matching(service=service, waiting=plan.waiting, **asdict(written)))
+        if len(plan.changes):
+            log.info(
+                "service=%s outcomes new=%d arrived=%d revised=%d missing=%d waiting=%d",
+                service,
+                written.new,
+                written.arrived,
+                written.revised,
+                written.missing,
+                plan.waiting,
+                extra={"service": service},
+            )
+    return tuple(matchings)
 
 
 def naive_recipe(baseline: ModelVersion, dataset: Dataset) -> Recipe:
-    """The recipe of a service's declared baseline: its forecasts need the bars and no bundle.
+    """The recipe of a declared baseline, which forecasts from the bars without a bundle.
 
     Raises:
-        ModelError: where the version is not a naive one.
+        ModelError: when the version is no naive forecaster.
     """
     if not issubclass(forecaster_class(baseline.model_type), Baseline):
         raise ModelError(
@@ -167,128 +195,105 @@ def naive_recipe(baseline: ModelVersion, dataset: Dataset) -> Recipe:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class OutcomeChanges:
-    """What a look would change, and how many bars are overdue and still waited for."""
+    """What a run would change, and the bars whose outcome is overdue and not yet missing."""
 
     changes: ServiceOutcomeChanges
     waiting: int = 0
 
 
 def plan_changes(
-    standing: RecordedOutcomes, sighting: Sighting, *, now: datetime, patience_bars: int
+    recorded: RecordedOutcomes, bars: ServiceBars, *, now: datetime, patience_bars: int
 ) -> OutcomeChanges:
-    """Compare what is on record with what the bars say now; pure."""
-    dataset = sighting.dataset
+    """Compare the outcomes on record with those of the bars as they are now. Pure.
+
+    Args:
+        recorded: The outcomes on record, one for each bar with a forecast.
+    """
+    dataset = bars.dataset
     labels, opened = dataset.labels, dataset.bars.open_time.astype("datetime64[us]")
-    moment = _naive(now)
-    rows = np.minimum(np.searchsorted(opened, standing.bar), len(opened) - 1)
-    # What is not a time compares as false: a label that does not exist is not known.
-    known = (opened[rows] == standing.bar) & (labels.known_at[rows] <= moment)
+    moment = _naive_utc(now)
+    rows = np.minimum(np.searchsorted(opened, recorded.bar), len(opened) - 1)
+    # NaT compares as false, so a label that does not exist is not known.
+    known = (opened[rows] == recorded.bar) & (labels.known_at[rows] <= moment)
     value = np.where(known, labels.y[rows], np.nan)
     known &= np.isfinite(value)
 
-    def labelled(which: BoolArray) -> OutcomeBatch:
-        chosen = rows[which]
+    def batch_of(chosen: BoolArray) -> OutcomeBatch:
+        row = rows[chosen]
         return OutcomeBatch(
-            bar=standing.bar[which],
-            known_at=labels.known_at[chosen],
-            value=value[which],
-            persistence=labels.persistence[chosen],
-            baseline=sighting.baseline[chosen],
-            next_return=dataset.next_returns[chosen],
+            bar=recorded.bar[chosen],
+            known_at=labels.known_at[row],
+            value=value[chosen],
+            persistence=labels.persistence[row],
+            baseline=bars.baseline[row],
+            next_return=dataset.next_returns[row],
         )
 
-    had = np.isfinite(standing.value)
-    same = np.isclose(value, standing.value, rtol=SAME_SHARE, atol=SAME_VALUE)
-    revised = known & had & ~same
-    overdue = _bars_overdue(standing.bar, sighting, moment)
-    late = ~known & ~standing.recorded & (overdue >= 0)
+    was_known = np.isfinite(recorded.value)
+    same = np.isclose(value, recorded.value, rtol=SAME_SHARE, atol=SAME_VALUE)
+    revised = known & was_known & ~same
+    overdue = _bars_overdue(recorded.bar, bars, moment)
+    late = ~known & ~recorded.recorded & (overdue >= 0)
     given_up = late & (overdue >= patience_bars)
     return OutcomeChanges(
         ServiceOutcomeChanges(
-            service=sighting.service.key,
-            new=labelled(known & ~standing.recorded),
-            arrived=labelled(known & standing.recorded & ~had),
-            revised=labelled(revised),
-            revisions=standing.revisions[revised],
-            missing=standing.bar[given_up],
+            service=bars.service.key,
+            new=batch_of(known & ~recorded.recorded),
+            arrived=batch_of(known & recorded.recorded & ~was_known),
+            revised=batch_of(revised),
+            revisions=recorded.revisions[revised],
+            missing=recorded.bar[given_up],
         ),
         waiting=int(late.sum() - given_up.sum()),
     )
 
 
-def _plan(
+def _plan_service(
     store: Store,
-    sighting: Sighting,
+    bars: ServiceBars,
     *,
     now: datetime,
     patience_bars: int,
     lookback_bars: int | None,
 ) -> OutcomeChanges:
-    since = _first_bar(sighting, now, lookback_bars)
+    since = _first_bar(bars, now, lookback_bars)
     if since is None:
-        return OutcomeChanges(_nothing(sighting.service))
-    standing = read_recorded(store, sighting.service.key, since=since, until=now)
-    return plan_changes(standing, sighting, now=now, patience_bars=patience_bars)
+        none, never = np.empty(0), np.empty(0, dtype="datetime64[us]")
+        empty = OutcomeBatch(never, never, none, none, none, none)
+        revisions = np.empty(0, dtype=np.int64)
+        return OutcomeChanges(
+            ServiceOutcomeChanges(bars.service.key, empty, empty, empty, revisions, never)
+        )
+    recorded = read_recorded(store, bars.service.key, since=since, until=now)
+    return plan_changes(recorded, bars, now=now, patience_bars=patience_bars)
 
 
-def _first_bar(sighting: Sighting, now: datetime, lookback_bars: int | None) -> datetime | None:
-    """The open of the first bar that is looked at; None where no bar has its history."""
-    ready = np.isfinite(sighting.baseline) & np.isfinite(sighting.dataset.persistence)
+def _first_bar(bars: ServiceBars, now: datetime, lookback_bars: int | None) -> datetime | None:
+    """The open of the first bar to match; None where no bar has the history of a forecast."""
+    ready = np.isfinite(bars.baseline) & np.isfinite(bars.dataset.persistence)
     if not ready.any():
         return None
-    opened = sighting.dataset.bars.open_time
+    opened = bars.dataset.bars.open_time
     first = int(np.argmax(ready))
     if lookback_bars is not None:
-        known = int(np.searchsorted(opened, _naive(now)))
+        known = int(np.searchsorted(opened, _naive_utc(now)))
         first = max(first, min(known, len(opened)) - lookback_bars)
     moment: datetime = opened[first].astype("datetime64[us]").item()
     return moment.replace(tzinfo=UTC)
 
 
-def _bars_overdue(bar: TimeArray, sighting: Sighting, now: np.datetime64) -> NDArray[np.int64]:
-    """Bars the market could have traded since each outcome was due (n,); below 0 before."""
-    step = np.timedelta64(sighting.dataset.step)
+def _bars_overdue(bar: TimeArray, bars: ServiceBars, now: np.datetime64) -> NDArray[np.int64]:
+    """Bars that the market could trade since each outcome was due (n,); negative before."""
+    step = np.timedelta64(bars.dataset.step)
     closes: TimeArray = np.add(bar.astype("datetime64[ns]"), step)
-    passed = sighting.dataset.calendar.missing_between(
-        closes, np.full(len(bar), now), sighting.dataset.timeframe
+    passed = bars.dataset.calendar.missing_between(
+        closes, np.full(len(bar), now), bars.dataset.timeframe
     )
-    overdue: NDArray[np.int64] = passed - sighting.service.horizon
+    overdue: NDArray[np.int64] = passed - bars.service.horizon
     return overdue
 
 
-def _counted(plan: OutcomeChanges, done: WrittenCounts) -> Matching:
-    matching = Matching(
-        service=plan.changes.service,
-        new=done.new,
-        arrived=done.arrived,
-        revised=done.revised,
-        missing=done.missing,
-        waiting=plan.waiting,
-    )
-    if len(plan.changes):
-        log.info(
-            "service=%s outcomes new=%d arrived=%d revised=%d missing=%d waiting=%d",
-            matching.service,
-            matching.new,
-            matching.arrived,
-            matching.revised,
-            matching.missing,
-            matching.waiting,
-            extra={"service": matching.service},
-        )
-    return matching
-
-
-def _nothing(service: Service) -> ServiceOutcomeChanges:
-    none = np.empty(0)
-    never = np.empty(0, dtype="datetime64[us]")
-    empty = OutcomeBatch(never, never, none, none, none, none)
-    return ServiceOutcomeChanges(
-        service.key, empty, empty, empty, np.empty(0, dtype=np.int64), never
-    )
-
-
-def _naive(now: datetime) -> np.datetime64:
+def _naive_utc(now: datetime) -> np.datetime64:
     if now.tzinfo is None:
         raise StoreError(f"time {now.isoformat()} has no zone; pass an aware UTC datetime")
     return np.datetime64(now.astimezone(UTC).replace(tzinfo=None), "us")

@@ -22,9 +22,9 @@ from mlops.alerts.channels import (
     Email,
     Handler,
     Slack,
-    channels_of,
+    open_channels,
 )
-from mlops.alerts.delivery import AlertSender, deliver
+from mlops.alerts.delivery import AlertSender, deliver_notices
 from mlops.errors import AlertNotSent, SettingsError
 from mlops.settings import Settings
 from mlops.store.alerts import (
@@ -146,9 +146,9 @@ def test_mail_arrives_once_and_again_when_it_is_over(store):
         channel = mail_to(port)
         for _ in range(3):
             see(store)
-            deliver(store, channel)
+            deliver_notices(store, channel)
         over(store)
-        deliver(store, channel)
+        deliver_notices(store, channel)
     assert [mail["subject"] for mail in inbox.mails] == [
         "[WARNING] Volume has drifted", "Recovered: Volume has drifted",
     ]  # fmt: skip
@@ -160,10 +160,10 @@ def test_mail_that_a_dead_server_did_not_take_is_told_when_it_is_back(store):
     port = free_port()
     channel = mail_to(port)
     see(store)
-    assert deliver(store, channel) == ()
+    assert deliver_notices(store, channel) == ()
     with mail_server(port) as inbox:
         over(store)
-        assert len(deliver(store, channel)) == 2
+        assert len(deliver_notices(store, channel)) == 2
     [mail] = inbox.mails
     assert mail["subject"] == "2 alerts"
     assert mail.get_content().count("Volume has drifted") == 2
@@ -173,15 +173,15 @@ def test_slack_gets_text_and_is_told_again_after_an_outage(store, webhook):
     state, url = webhook
     state.down = True
     see(store)
-    assert deliver(store, Slack(url)) == ()
+    assert deliver_notices(store, Slack(url)) == ()
     state.down = False
     over(store)
-    deliver(store, Slack(url))
+    deliver_notices(store, Slack(url))
     [message] = state.got
     assert message["text"].startswith("*2 alerts*")
 
 
-def test_what_cannot_be_reached_does_not_tell_its_address():
+def test_the_error_of_a_channel_does_not_show_its_secret_address():
     secret = f"http://127.0.0.1:{free_port()}/T0/B0/secret"
     with pytest.raises(AlertNotSent, match="ConnectError") as caught:
         Slack(secret).send(())
@@ -192,7 +192,7 @@ def test_what_cannot_be_reached_does_not_tell_its_address():
 def test_apprise_takes_any_of_its_urls(store, webhook):
     state, url = webhook
     see(store)
-    deliver(store, AppriseChannel.of(url.replace("http", "json"), 1))
+    deliver_notices(store, AppriseChannel.of(url.replace("http", "json"), 1))
     assert state.got[0]["title"] == "[WARNING] Volume has drifted"
 
 
@@ -225,7 +225,7 @@ class Picky:
 def test_an_async_handler_gets_plain_values(store):
     handler = Notes()
     see(store)
-    deliver(store, Handler(handler))
+    deliver_notices(store, Handler(handler))
     [data] = handler.seen
     assert json.loads(json.dumps(data)) == data
     assert (data["condition"], data["occasion"]) == ("data_drift", "raised")
@@ -235,38 +235,38 @@ def test_a_handler_that_raises_on_one_alert_gets_the_others_once(store):
     handler = Picky()
     for subject in ("lstm_A", "lstm_B", "lstm_C"):
         see(store, Trouble(TROUBLE.condition, SERVICE, subject, "Drift", "moved"))
-    deliver(store, Handler(handler))
+    deliver_notices(store, Handler(handler))
     over(store)
-    deliver(store, Handler(handler))
+    deliver_notices(store, Handler(handler))
     assert handler.seen == ["lstm_A", "lstm_B", "lstm_C", "lstm_B", "lstm_A"]
 
 
-def test_a_channel_that_hangs_keeps_nobody_waiting(store, webhook):
+def test_a_channel_that_hangs_does_not_delay_the_others(store, webhook):
     state, url = webhook
     port = free_port()
     with mail_server(port) as inbox, silent_server() as silent:
         lost = Email(to="lost@example.com", sender="a@b.c", host="127.0.0.1", port=silent)
-        courier = AlertSender(store, [lost, Slack(url), mail_to(port)], look_s=0.05)
-        courier.start()
+        sender = AlertSender(store, [lost, Slack(url), mail_to(port)], poll_s=0.05)
+        sender.start()
         see(store)
         until(lambda: inbox.mails and state.got)
-        courier.stop(wait_s=0.1)
+        sender.stop(wait_s=0.1)
         [row] = list_alerts(store)
         states = {one.channel: one.state for one in list_deliveries(store, row.id)}
     # With its server the channel that hung comes back, before the store is closed.
-    courier.stop()
+    sender.stop()
     assert states["email:lost@example.com"] is DeliveryState.WAITING
 
 
 def test_a_channel_added_later_tells_what_still_matters(store):
     handler = Notes()
-    courier = AlertSender(store, look_s=0.05)
-    courier.start()
+    sender = AlertSender(store, poll_s=0.05)
+    sender.start()
     see(store)
-    courier.add(Handler(handler))
-    courier.add(Handler(Notes()))
+    sender.add_channel(Handler(handler))
+    sender.add_channel(Handler(Notes()))
     until(lambda: handler.seen)
-    courier.stop()
+    sender.stop()
     assert len(handler.seen) == 1
 
 
@@ -282,7 +282,7 @@ def test_the_settings_name_the_channels():
         alert_urls="json://localhost xml://localhost",
         alert_handlers=f"{Notes.__module__}:Notes",
     )
-    assert [channel.name for channel in channels_of(settings)] == [
+    assert [channel.name for channel in open_channels(settings)] == [
         "email:desk@example.com",
         "slack",
         "apprise:1",
@@ -292,10 +292,10 @@ def test_the_settings_name_the_channels():
 
 
 def test_without_settings_there_is_no_channel():
-    assert channels_of(Settings(_env_file=None)) == ()
+    assert open_channels(Settings(_env_file=None)) == ()
 
 
 @pytest.mark.parametrize("path", ["nowhere:Notes", "json:Nothing", "json", "json:dumps"])
 def test_a_handler_that_cannot_be_made_is_named(path):
     with pytest.raises(SettingsError, match=path):
-        channels_of(Settings(_env_file=None, alert_handlers=path))
+        open_channels(Settings(_env_file=None, alert_handlers=path))

@@ -1,19 +1,29 @@
-"""People are told of a rollout that was undone and of a champion that failed."""
+"""Rollouts, champions and looks raise alerts, and what followed them ends the alerts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
+import pytest
+
+from mlops.alerts.conditions import close_alerts_of_replaced
 from mlops.rollout.controller import Controller
-from mlops.rollout.plan import Strategy
-from mlops.store import Store, Why
-from mlops.store.alerts import AlertRow, Severity, list_alerts
+from mlops.rollout.plan import Strategy, plan_for
+from mlops.rollout.request import request_rollout
+from mlops.store import Status, Store, Why
+from mlops.store.alerts import AlertRow, Condition, Severity, Trouble, list_alerts, raise_alert
+from mlops.store.monitor_runs import start_watch
 from mlops.store.rollouts import request_abort
+from mlops.store.routes import change_route, read_route
 from tests.mlops.rollout.rows import (
     BASELINE,
     CHALLENGER,
     CHAMPION,
     NOW,
+    SERVICE,
     Clock,
     RowReplica,
     ask,
@@ -22,6 +32,8 @@ from tests.mlops.rollout.rows import (
     count_champion,
     route_of,
 )
+
+OLD, NEW = "linear_BTC_1", "linear_BTC_2"
 
 
 def alerts(store: Store) -> list[AlertRow]:
@@ -37,7 +49,7 @@ def undo_one(service: Store) -> None:
     carry(controller, [one])
 
 
-def test_a_rollout_that_was_undone_is_told_with_its_reason(service: Store) -> None:
+def test_a_rollout_that_was_undone_raises_an_alert_with_the_reason(service: Store) -> None:
     undo_one(service)
     [told] = alerts(service)
     assert told.title == f"The rollout of {CHALLENGER} was undone"
@@ -46,7 +58,7 @@ def test_a_rollout_that_was_undone_is_told_with_its_reason(service: Store) -> No
     assert told.recovered_at is None
 
 
-def test_what_a_person_ended_is_no_news(service: Store) -> None:
+def test_a_rollout_that_a_person_ended_raises_no_alert(service: Store) -> None:
     one, controller = RowReplica(service), Controller(service, "one")
     asked = ask(service)
     carry(controller, [one])
@@ -55,7 +67,7 @@ def test_what_a_person_ended_is_no_news(service: Store) -> None:
     assert alerts(service) == []
 
 
-def test_a_promotion_that_was_taken_back_is_critical(service: Store) -> None:
+def test_a_promotion_that_was_taken_back_raises_a_critical_alert(service: Store) -> None:
     clock, one = Clock(), RowReplica(service)
     controller = Controller(service, "one", now=clock)
     asked = ask(service, Strategy.BLUE_GREEN, now=clock())
@@ -70,7 +82,7 @@ def test_a_promotion_that_was_taken_back_is_critical(service: Store) -> None:
     assert [one.severity for one in alerts(service)] == [Severity.CRITICAL]
 
 
-def test_a_champion_that_failed_is_told_until_another_one_stays_healthy(
+def test_the_alert_of_a_failed_champion_lasts_until_another_version_stays_healthy(
     service: Store, replica: RowReplica
 ) -> None:
     clock = Clock()
@@ -88,3 +100,49 @@ def test_a_champion_that_failed_is_told_until_another_one_stays_healthy(
         clock.at += timedelta(minutes=5)
     assert route_of(service).champion == CHALLENGER
     assert [one.recovered_at is None for one in alerts(service)] == [False]
+
+
+@pytest.fixture
+def drifted(began: Store, add: Callable[..., Any]) -> Store:
+    """The champion's bars drifted; another service is in trouble of another kind."""
+    add(OLD, 2)
+    add(NEW, 3, status=Status.CHALLENGER, report={"passed": True})
+    promote(began, OLD)
+    with began.write() as connection:
+        for condition, subject in (
+            (Condition.DATA_DRIFT, OLD),
+            (Condition.SYSTEM_TROUBLE, "replicas"),
+            (Condition.PERFORMANCE_DEGRADED, "baseline"),
+        ):
+            raise_alert(connection, Trouble(condition, SERVICE, subject, "-", "-"), at=NOW)
+    return began
+
+
+def promote(store: Store, model_id: str) -> None:
+    with store.write() as connection:
+        route = read_route(connection, SERVICE)
+        assert route is not None
+        change_route(connection, route, replace(route, champion=model_id), "up", Why(NOW))
+
+
+def lasting(store: Store) -> set[str]:
+    close_alerts_of_replaced(store, NOW)
+    return {row.subject for row in list_alerts(store, lasting_only=True)}
+
+
+def test_alerts_about_a_version_end_when_another_version_serves(drifted: Store) -> None:
+    assert lasting(drifted) == {OLD, "replicas", "baseline"}
+    promote(drifted, NEW)
+    assert lasting(drifted) == {"replicas", "baseline"}
+
+
+def test_alerts_about_a_replaced_version_last_while_somebody_watches_it(drifted: Store) -> None:
+    start_watch(drifted, OLD, 24, Why(NOW))
+    promote(drifted, NEW)
+    assert OLD in lasting(drifted)
+
+
+def test_alerts_about_a_version_last_while_a_rollout_may_be_undone(drifted: Store) -> None:
+    request_rollout(drifted, NEW, plan_for(Strategy.BLUE_GREEN), Why(NOW))
+    promote(drifted, NEW)
+    assert OLD in lasting(drifted)

@@ -17,9 +17,9 @@ from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,
     Role,
-    begin_watch,
+    first_state,
     fit_reference,
-    watch,
+    judge_hourly,
 )
 from mlops.service import Timeframe
 from mlops.stats.jumps import jump_p_values, measure_jumps
@@ -94,9 +94,9 @@ def alarms(frame: pd.DataFrame, roles: Mapping[str, Role]) -> dict[str, float]:
 
 
 def _by_windows(reference: DriftReference, frame: pd.DataFrame) -> float:
-    state = begin_watch(reference)
+    state = first_state(reference)
     for end in range(WINDOW, len(frame) - REFERENCE + 1, WINDOW):
-        report, state = watch(reference, frame[REFERENCE : REFERENCE + end], state, CONFIG)
+        report, state = judge_hourly(reference, frame[REFERENCE : REFERENCE + end], state, CONFIG)
         assert report.official
         if report.recommendation.asks_for_retraining:
             return end
@@ -104,7 +104,7 @@ def _by_windows(reference: DriftReference, frame: pd.DataFrame) -> float:
 
 
 def _by_fast_path(reference: DriftReference, frame: pd.DataFrame) -> float:
-    level = CONFIG.at_a_look(reference.testable)
+    level = CONFIG.fast_level(reference.testable)
     ends = np.arange(REFERENCE, len(frame)) + 1
     beyond = []
     for column in reference.columns:
@@ -124,7 +124,7 @@ def _by_jumps(reference: DriftReference, frame: pd.DataFrame) -> float:
     assert column.jumps is not None
     looks = measure_jumps(column.null.ordered.normal_scores(frame[column.name].to_numpy()))
     p_values = jump_p_values(column.jumps, looks)[-(len(frame) - REFERENCE) :]
-    return _first(p_values < CONFIG.jump(1))
+    return _first(p_values < CONFIG.jump_level(1))
 
 
 def _first(alarms: NDArray[np.bool_]) -> float:

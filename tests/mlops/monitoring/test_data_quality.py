@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops.alerts.conditions import raise_unreadable_data, update_data_quality_alert
 from mlops.data.calendar import load_calendar
 from mlops.monitoring.data_quality import (
-    BarsSeen,
-    find_problems,
-    tell_of_data,
-    tell_of_unreadable,
+    BarCounts,
+    find_data_problems,
+    is_data_sound,
 )
 from mlops.monitoring.drift.report import (
     DriftConfig,
@@ -34,7 +34,7 @@ from mlops.store.monitor_runs import CheckRow, last_check, write_check
 SERVICE = "sample.btc-usd.1h.volatility.24"
 AT = datetime(2025, 1, 1, tzinfo=UTC)
 HOURLY = pd.date_range("2024-01-01", periods=3000, freq="h", tz="UTC")
-WHOLE = BarsSeen(48, 48)
+WHOLE = BarCounts(48, 48)
 CONFIG = DriftConfig(window_bars=48)
 
 
@@ -64,7 +64,7 @@ def report_of(reference: DriftReference, current: pd.DataFrame) -> DriftReport:
     return check_drift(reference, current, CONFIG)
 
 
-def row_of(report: DriftReport, bars: BarsSeen | None, at: datetime = AT) -> CheckRow:
+def row_of(report: DriftReport, bars: BarCounts | None, at: datetime = AT) -> CheckRow:
     return CheckRow(
         service=SERVICE,
         model_id="champion",
@@ -79,16 +79,25 @@ def row_of(report: DriftReport, bars: BarsSeen | None, at: datetime = AT) -> Che
     )
 
 
-def seen(opened: pd.DatetimeIndex, *, calendar: str = "24/7") -> BarsSeen:
+def look(store: Store, report: DriftReport, bars: BarCounts | None, at: datetime = AT) -> None:
+    """Update the alert as a look at this data does."""
+    counts = bars or BarCounts(0, 0)
+    problems, is_sound = find_data_problems(report, counts), is_data_sound(report, counts)
+    with store.write() as connection:
+        row = row_of(report, bars, at)
+        update_data_quality_alert(connection, row, problems, is_sound=is_sound)
+
+
+def seen(opened: pd.DatetimeIndex, *, calendar: str = "24/7") -> BarCounts:
     used = opened.unique()
-    return BarsSeen.of(opened, used, timeframe=Timeframe("1h"), calendar=load_calendar(calendar))
+    return BarCounts.of(opened, used, timeframe=Timeframe("1h"), calendar=load_calendar(calendar))
 
 
 def test_bars_are_counted_against_what_the_market_could_trade() -> None:
     week = HOURLY[:168]
-    assert seen(week) == BarsSeen(168, 168)
-    assert seen(week.delete([5, 6, 90])) == BarsSeen(168, 165)
-    assert seen(week.insert(9, week[8])) == BarsSeen(168, 168, 1)
+    assert seen(week) == BarCounts(168, 168)
+    assert seen(week.delete([5, 6, 90])) == BarCounts(168, 165)
+    assert seen(week.insert(9, week[8])) == BarCounts(168, 168, 1)
     assert seen(week[:0]).completeness == 1.0
     assert seen(week.delete([5])).completeness == pytest.approx(167 / 168)
 
@@ -100,7 +109,7 @@ def test_a_weekend_is_no_hole_in_the_bars_of_a_currency() -> None:
 
 
 def test_sound_data_have_no_problem(reference: DriftReference, frame: pd.DataFrame) -> None:
-    assert find_problems(report_of(reference, frame[-48:]), WHOLE) == ()
+    assert find_data_problems(report_of(reference, frame[-48:]), WHOLE) == ()
 
 
 @pytest.mark.parametrize(
@@ -116,10 +125,10 @@ def test_a_column_that_came_in_broken_is_a_problem(
     reference: DriftReference, frame: pd.DataFrame, columns: dict[str, object], said: str
 ) -> None:
     report = report_of(reference, spoiled(frame, **columns))
-    [problem] = find_problems(report, WHOLE)
+    [problem] = find_data_problems(report, WHOLE)
     assert problem.startswith(said)
     # At every look, not only at those that decide.
-    assert find_problems(replace(report, official=False), WHOLE) == (problem,)
+    assert find_data_problems(replace(report, official=False), WHOLE) == (problem,)
 
 
 def test_more_missing_rows_than_ever_count_where_a_window_decides(
@@ -128,8 +137,8 @@ def test_more_missing_rows_than_ever_count_where_a_window_decides(
     report = report_of(reference, frame[-48:])
     rare = replace(report["x"], missing_p_value=1e-6)
     judged = replace(report, columns=(rare,))
-    assert find_problems(judged, WHOLE) == ("x: far more missing rows than in the reference",)
-    assert find_problems(replace(judged, official=False), WHOLE) == ()
+    assert find_data_problems(judged, WHOLE) == ("x: far more missing rows than in the reference",)
+    assert find_data_problems(replace(judged, official=False), WHOLE) == ()
 
 
 def test_a_trouble_of_the_data_lasts_until_a_window_is_clearly_sound(
@@ -137,24 +146,22 @@ def test_a_trouble_of_the_data_lasts_until_a_window_is_clearly_sound(
 ) -> None:
     report = report_of(reference, frame[-48:])
     sequence = [
-        (BarsSeen(168, 167), []),
-        (BarsSeen(168, 164), [None]),
-        (BarsSeen(168, 166), [None]),
-        (BarsSeen(168, 167), [AT + timedelta(hours=3)]),
+        (BarCounts(168, 167), []),
+        (BarCounts(168, 164), [None]),
+        (BarCounts(168, 166), [None]),
+        (BarCounts(168, 167), [AT + timedelta(hours=3)]),
     ]
     for hour, (bars, ends) in enumerate(sequence):
         at = AT + timedelta(hours=hour)
-        with store.write() as connection:
-            tell_of_data(connection, row_of(report, bars, at), report)
+        look(store, report, bars, at)
         assert [row.recovered_at for row in list_alerts(store)] == ends
 
 
-def test_people_read_what_is_wrong(
+def test_an_alert_lists_each_problem_of_the_data(
     reference: DriftReference, frame: pd.DataFrame, store: Store
 ) -> None:
     report = report_of(reference, spoiled(frame, x=np.nan))
-    with store.write() as connection:
-        tell_of_data(connection, row_of(report, BarsSeen(168, 150, 2)), report)
+    look(store, report, BarCounts(168, 150, 2))
     [row] = list_alerts(store)
     assert (row.condition, row.subject) == (Condition.DATA_QUALITY, "champion")
     assert row.text == (
@@ -170,11 +177,10 @@ def test_data_that_cannot_be_read_end_with_the_first_sound_look(
         return row
 
     with store.write() as connection:
-        tell_of_unreadable(connection, SERVICE, "champion", why="no column close", at=AT)
+        raise_unreadable_data(connection, SERVICE, "champion", why="no column close", at=AT)
     assert (only().severity, only().text) == ("critical", "no column close")
     report = report_of(reference, frame[-48:])
-    with store.write() as connection:
-        tell_of_data(connection, row_of(report, None), report)
+    look(store, report, None)
     assert only().recovered_at == AT
 
 
@@ -183,8 +189,8 @@ def test_how_complete_the_bars_were_is_kept_with_the_look(
 ) -> None:
     report = report_of(reference, frame[-48:])
     with store.write() as connection:
-        write_check(connection, row_of(report, BarsSeen(48, 40)))
+        write_check(connection, row_of(report, BarCounts(48, 40)))
     row = last_check(store, SERVICE, "champion")
     assert row is not None
     assert row.bars is not None
-    assert BarsSeen.from_dict(row.bars) == BarsSeen(48, 40)
+    assert BarCounts.from_dict(row.bars) == BarCounts(48, 40)

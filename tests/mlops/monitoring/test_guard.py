@@ -1,4 +1,4 @@
-"""One process looks each minute; people are told once, and of the end only when it is one."""
+"""One process checks each minute; an alert is raised once, and ends when the trouble is over."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from mlops.alerts.conditions import tell_of_return
+from mlops.alerts.conditions import raise_returned_to_baseline
 from mlops.data.quality import NewestBar
 from mlops.monitoring import guard as module
-from mlops.monitoring.guard import CONFIRM_S, LOOK_S, Guard
+from mlops.monitoring.guard import CHECK_EVERY_S, CONFIRM_S, Guard
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, Why
 from mlops.store.alerts import AlertRow, Condition, Trouble, list_alerts, raise_alert
@@ -89,10 +89,10 @@ def guard_of(store: Store, clock: Minutes, name: str = "one", **options: float) 
     )
 
 
-def look_for(guard: Guard, clock: Minutes, minutes: int, *, every: int = 1) -> None:
+def check_for(guard: Guard, clock: Minutes, minutes: int, *, every: int = 1) -> None:
     for _ in range(0, minutes, every):
-        clock.now += every * timedelta(seconds=LOOK_S)
-        guard.look()
+        clock.now += every * timedelta(seconds=CHECK_EVERY_S)
+        guard.check_health()
 
 
 def asked(store: Store, hour: datetime, requests: int, faults: int = 0, **own: str) -> None:
@@ -106,17 +106,17 @@ def only(store: Store) -> AlertRow:
     return row
 
 
-def test_a_healthy_service_is_no_news(guard: Guard, clock: Minutes, live: Store) -> None:
+def test_a_healthy_service_raises_no_alert(guard: Guard, clock: Minutes, live: Store) -> None:
     asked(live, NOON, 1000, 3)
-    look_for(guard, clock, 5)
+    check_for(guard, clock, 5)
     assert list_alerts(live) == ()
 
 
-def test_errors_are_told_at_once_and_their_end_after_a_quiet_hour(
+def test_errors_raise_an_alert_at_once_that_ends_after_a_quiet_hour(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
     asked(live, NOON, 400, 100)
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     row = only(live)
     assert (row.condition, row.service, row.subject) == (
         Condition.SYSTEM_TROUBLE,
@@ -126,11 +126,11 @@ def test_errors_are_told_at_once_and_their_end_after_a_quiet_hour(
     assert "100 of 400" in row.text
     # A little better is not over: 8 % is not surely above 5, and not clearly below it.
     asked(live, NOON, 400, 32)
-    look_for(guard, clock, 29)
+    check_for(guard, clock, 29)
     assert only(live).recovered_at is None
     for hour in (1, 2):
         asked(live, NOON + hour * HOUR, 400, 2)
-        look_for(guard, clock, 60, every=10)
+        check_for(guard, clock, 60, every=10)
     row = only(live)
     assert row.recovered_at is not None
     # Until two o'clock the hour that went badly is one of the two that are judged.
@@ -143,98 +143,98 @@ def test_traffic_of_all_replicas_counts_and_that_of_other_versions_does_not(
     asked(live, NOON, 9000, 9000, model_id="another")
     asked(live, NOON, 400, 100, replica_id="r2")
     asked(live, NOON, 9000)
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     assert list_alerts(live) == ()
     asked(live, NOON, 20)
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     assert "100 of 420" in only(live).text
 
 
-def test_stale_bars_are_told_once_confirmed_and_end_when_bars_come_steadily(
+def test_stale_bars_raise_an_alert_once_confirmed_that_ends_when_bars_come_steadily(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
     clock.stuck_at = NOON - 3 * HOUR
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     assert list_alerts(live) == ()
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     assert only(live).subject == "stale_data"
     clock.stuck_at = None
-    look_for(guard, clock, 30)
+    check_for(guard, clock, 30)
     clock.stuck_at = NOON - 3 * HOUR
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     clock.stuck_at = None
-    look_for(guard, clock, 110, every=10)
+    check_for(guard, clock, 110, every=10)
     assert only(live).recovered_at is None
-    look_for(guard, clock, 10, every=10)
+    check_for(guard, clock, 10, every=10)
     assert only(live).recovered_at is not None
 
 
-def test_a_restart_between_two_looks_is_no_trouble_and_an_absence_is(
+def test_a_restart_between_two_checks_raises_no_alert_and_an_absence_does(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
     remove_replica(live, "r1")
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     answer(live)
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     remove_replica(live, "r1")
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     assert list_alerts(live) == ()
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     row = only(live)
     assert (row.subject, row.severity, row.text) == ("replicas", "critical", "no replica is live")
     answer(live)
-    look_for(guard, clock, 11)
+    check_for(guard, clock, 11)
     assert only(live).recovered_at is not None
 
 
-def test_a_model_that_does_not_load_is_told_by_its_reason(
+def test_a_model_that_does_not_load_raises_an_alert_with_the_reason(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
     answer(live, "failed")
-    look_for(guard, clock, 2)
+    check_for(guard, clock, 2)
     rows = {row.subject: row for row in list_alerts(live)}
     assert set(rows) == {"loading", "replicas"}
     assert f"r1 cannot load {BASELINE} (no room)" in rows["loading"].text
 
 
-def test_troubles_of_one_service_are_rows_of_their_own(
+def test_each_trouble_of_a_service_has_an_alert_of_its_own(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
     clock.stuck_at = NOON - 9 * HOUR
     asked(live, NOON, 400, 100)
-    look_for(guard, clock, 3)
+    check_for(guard, clock, 3)
     assert {row.subject for row in list_alerts(live)} == {"error_rate", "stale_data"}
 
 
-def test_one_process_looks_and_another_goes_on_from_its_alerts(
+def test_one_process_checks_and_another_goes_on_from_its_alerts(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
     asked(live, NOON, 400, 100)
     other = guard_of(live, clock, "two")
-    assert guard.look() != ()
-    assert other.look() == ()
+    assert guard.check_health() != ()
+    assert other.check_health() == ()
     guard.step_down()
-    assert other.look() != ()
+    assert other.check_health() != ()
     assert only(live).times_seen == 2
 
 
-def test_what_a_process_saw_before_it_lost_the_role_confirms_nothing(
+def test_what_a_process_saw_before_it_lost_the_lease_confirms_nothing(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
     remove_replica(live, "r1")
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     guard.step_down()
     other = guard_of(live, clock, "two")
     answer(live)
-    other.look()
-    look_for(guard, clock, 9)
+    other.check_health()
+    check_for(guard, clock, 9)
     other.step_down()
     remove_replica(live, "r1")
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     assert list_alerts(live) == ()
 
 
-def test_bars_that_cannot_be_read_leave_the_rest_watched(
+def test_bars_that_cannot_be_read_do_not_stop_the_other_checks(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
     def broken(service: Service, notes: object) -> NewestBar:
@@ -242,7 +242,7 @@ def test_bars_that_cannot_be_read_leave_the_rest_watched(
 
     guard.newest_bar = broken
     asked(live, NOON, 400, 100)
-    look_for(guard, clock, 1)
+    check_for(guard, clock, 1)
     assert only(live).subject == "error_rate"
 
 
@@ -256,35 +256,35 @@ def test_alerts_about_a_version_end_when_another_serves(
         assert route is not None
         route = change_route(connection, route, replace(route, champion=champion), "up", Why(NOON))
         raise_alert(connection, drifted, at=NOON)
-    guard.look()
+    guard.check_health()
     assert only(live).recovered_at is None
     with live.write() as connection:
         change_route(connection, route, replace(route, champion=BASELINE), "back", Why(NOON))
-    guard.look()
+    guard.check_health()
     assert only(live).recovered_at is not None
 
 
-def test_that_a_service_is_back_on_its_baseline_is_told_until_another_version_goes_live(
+def test_the_alert_of_a_return_to_the_baseline_lasts_until_another_version_goes_live(
     guard: Guard, live: Store
 ) -> None:
     with live.write() as connection:
         route = read_route(connection, SERVICE)
         assert route is not None
-        tell_of_return(connection, route, reason="linear_BTC_2 lost its skill", at=NOON)
-    guard.look()
+        raise_returned_to_baseline(connection, route, reason="linear_BTC_2 lost its skill", at=NOON)
+    guard.check_health()
     assert only(live).recovered_at is None
 
 
-def test_old_traffic_is_forgotten(live: Store, clock: Minutes) -> None:
+def test_request_counts_older_than_keep_days_are_deleted(live: Store, clock: Minutes) -> None:
     asked(live, NOON - timedelta(days=3), 5)
     asked(live, NOON - timedelta(days=1), 5)
-    guard_of(live, clock, keep_days=2.0).look()
+    guard_of(live, clock, keep_days=2.0).check_health()
     with live.read() as connection:
         rows = read_traffic(connection, since=NOON - timedelta(days=9))
     assert [row.hour for row in rows] == [NOON - timedelta(days=1)]
 
 
-def test_a_process_that_does_not_stay_looks_where_a_replica_once_did(
+def test_a_process_that_does_not_stay_checks_only_where_a_replica_once_did(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
     pauses: list[float] = []
@@ -295,31 +295,33 @@ def test_a_process_that_does_not_stay_looks_where_a_replica_once_did(
 
     remove_replica(live, "r1")
     passing = guard_of(live, clock, "flow")
-    assert passing.look_in_passing(pause) == ()
-    guard.look()
-    assert passing.look_in_passing(pause) == ()
+    assert passing.check_health_once(pause) == ()
+    guard.check_health()
+    assert passing.check_health_once(pause) == ()
     guard.step_down()
-    assert passing.look_in_passing(pause) != ()
+    assert passing.check_health_once(pause) != ()
     assert only(live).subject == "replicas"
     assert pauses == [CONFIRM_S]
     # The role is free again for a replica that comes back.
-    assert guard.look() != ()
+    assert guard.check_health() != ()
 
 
-def test_a_look_that_fails_is_not_the_last(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = threading.Semaphore(0)
+def test_the_guard_goes_on_after_a_check_that_failed(
+    guard: Guard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = threading.Semaphore(0)
 
     def broken() -> None:
-        looks.release()
+        checks.release()
         raise OSError("no memory")
 
-    monkeypatch.setattr(module, "LOOK_S", 0.01)
-    monkeypatch.setattr(guard, "look", broken)
+    monkeypatch.setattr(module, "CHECK_EVERY_S", 0.01)
+    monkeypatch.setattr(guard, "check_health", broken)
     guard.start()
     for _ in range(3):
-        assert looks.acquire(timeout=10)
+        assert checks.acquire(timeout=10)
     guard.stop()
 
 
-def test_a_trouble_is_confirmed_by_the_second_look() -> None:
-    assert CONFIRM_S < LOOK_S
+def test_the_second_check_confirms_a_trouble() -> None:
+    assert CONFIRM_S < CHECK_EVERY_S

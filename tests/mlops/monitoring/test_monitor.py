@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops.alerts import conditions
 from mlops.data.simulator import simulate_bars
 from mlops.errors import BundleError
 from mlops.features.dataset import Dataset
@@ -21,7 +22,7 @@ from mlops.models.bundle import Bundle, open_bundle
 from mlops.models.signing import load_or_make_key
 from mlops.monitoring import monitor as module
 from mlops.monitoring.drift import version_drift
-from mlops.monitoring.monitor import Looked, Monitor, MonitorConfig
+from mlops.monitoring.monitor import Look, Monitor, MonitorConfig
 from mlops.monitoring.performance.degradation import SkillStatus
 from mlops.registry import bundle_parts, write_bundle
 from mlops.service import Service
@@ -98,7 +99,7 @@ def at(bars: pd.DataFrame, row: int) -> datetime:
     return moment
 
 
-def only(looked: tuple[Looked, ...]) -> Looked:
+def only(looked: tuple[Look, ...]) -> Look:
     [one] = looked
     return one
 
@@ -205,7 +206,7 @@ def test_the_trouble_of_one_service_leaves_the_others_watched(
     assert found[other].why_not == "OSError: the disk is gone"
 
 
-def test_a_look_whose_alert_cannot_be_written_never_was(
+def test_a_look_whose_alert_cannot_be_written_is_not_written_either(
     watching: Callable[..., Monitor],
     live: Store,
     bars: pd.DataFrame,
@@ -217,13 +218,13 @@ def test_a_look_whose_alert_cannot_be_written_never_was(
         raise RuntimeError("no room")
 
     with monkeypatch.context() as broken:
-        broken.setattr(module, "raise_alert", fail)
+        broken.setattr(conditions, "raise_alert", fail)
         assert only(watching(wild).look(now)).why_not == "RuntimeError: no room"
     assert (list_checks(live, KEY), list_triggers(live)) == ((), ())
     assert len(only(watching(wild).look(now)).triggers) == 1
 
 
-def test_a_threshold_beyond_reach_retrains_nothing(
+def test_a_threshold_beyond_reach_raises_no_trigger(
     watching: Callable[..., Monitor], live: Store, bars: pd.DataFrame
 ) -> None:
     monitor = watching(storm(bars, TRAINED), drift_threshold=0.999)
@@ -339,9 +340,9 @@ def test_another_process_reads_what_the_first_one_fitted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, kept = at(bars, TRAINED + WEEK + 50), tmp_path / "references"
-    fitted_anew = only(watching(kept_in=kept).look(now)).report
+    fitted_anew = only(watching(reference_folder=kept).look(now)).report
     monkeypatch.delattr(version_drift, "fit_reference")
-    read = only(watching(kept_in=kept).look(now)).report
+    read = only(watching(reference_folder=kept).look(now)).report
     assert fitted_anew is not None
     assert read is not None
     assert [one.p_value for one in read.columns] == [one.p_value for one in fitted_anew.columns]

@@ -66,28 +66,28 @@ def test_errors_are_trouble_where_the_count_makes_it_sure(
     asked: int, failed: int, word: HealthState
 ) -> None:
     both = of_both(traffic(fast=asked, faults=failed))
-    assert found(Subject.ERROR_RATE, **both).word is word
+    assert found(Subject.ERROR_RATE, **both).state is word
 
 
 def test_an_hour_that_just_went_bad_is_seen_beside_a_good_one() -> None:
     both = of_both(traffic(fast=100, faults=90), traffic(fast=100_000))
     bad = found(Subject.ERROR_RATE, **both)
-    assert bad.word is HealthState.TROUBLE
+    assert bad.state is HealthState.TROUBLE
     assert "90 of 100 requests" in bad.text
 
 
 def test_an_hour_that_was_bad_is_not_over_while_it_is_one_of_two() -> None:
     both = of_both(traffic(fast=1000), traffic(fast=1000, faults=200))
-    assert found(Subject.ERROR_RATE, **both).word is HealthState.TROUBLE
+    assert found(Subject.ERROR_RATE, **both).state is HealthState.TROUBLE
 
 
 def test_requests_turned_away_are_errors_too() -> None:
     bad = found(Subject.ERROR_RATE, **of_both(traffic(fast=50, turned_away=50)))
-    assert bad.word is HealthState.TROUBLE
+    assert bad.state is HealthState.TROUBLE
     assert "50 because it had no turn" in bad.text
 
 
-def test_more_than_half_is_grave() -> None:
+def test_failures_of_more_than_half_are_critical() -> None:
     some, most = (traffic(fast=1000, faults=n) for n in (200, 900))
     assert found(Subject.ERROR_RATE, **of_both(some)).severity is Severity.WARNING
     assert found(Subject.ERROR_RATE, **of_both(most)).severity is Severity.CRITICAL
@@ -108,22 +108,22 @@ def test_more_than_half_is_grave() -> None:
 def test_slow_is_surely_more_than_one_in_a_hundred_beyond_the_limit(
     fast: int, slow: int, word: HealthState
 ) -> None:
-    assert found(Subject.LATENCY, **of_both(traffic(fast, slow))).word is word
+    assert found(Subject.LATENCY, **of_both(traffic(fast, slow))).state is word
 
 
 def test_limits_are_the_ones_given() -> None:
     asked = of_both(traffic(fast=900, slow=100, faults=100))
     lax = SystemLimits(error_rate=0.5, latency_ms=9_000.0)
     for subject in (Subject.ERROR_RATE, Subject.LATENCY):
-        assert found(subject, **asked).word is HealthState.TROUBLE
-        assert found(subject, lax, **asked).word is not HealthState.TROUBLE
+        assert found(subject, **asked).state is HealthState.TROUBLE
+        assert found(subject, lax, **asked).state is not HealthState.TROUBLE
 
 
-def test_a_limit_beyond_what_is_told_apart_is_still_one() -> None:
+def test_a_latency_limit_beyond_the_last_edge_still_counts() -> None:
     latencies = (*[0] * (BUCKETS - 1), 10)
     asked = of_both(Traffic(requests=10, latencies=latencies))
     limits = SystemLimits(latency_ms=30_000.0)
-    assert found(Subject.LATENCY, limits, **asked).word is HealthState.TROUBLE
+    assert found(Subject.LATENCY, limits, **asked).state is HealthState.TROUBLE
 
 
 @pytest.mark.parametrize(
@@ -150,14 +150,14 @@ def test_bars_are_stale_where_the_market_has_traded_since(
 
 
 def test_stale_bars_are_trouble_and_bars_that_nothing_feeds_are_not_judged() -> None:
-    late = found(Subject.STALE_DATA, newest=NewestBar(AT - 5 * HOUR, AT))
-    assert late.word is HealthState.TROUBLE
+    late = found(Subject.STALE_DATA, newest_bar=NewestBar(AT - 5 * HOUR, AT))
+    assert late.state is HealthState.TROUBLE
     assert "2025-01-06 07:00 UTC" in late.text
-    assert found(Subject.STALE_DATA, newest=NewestBar(None, AT)).word is HealthState.TROUBLE
-    assert found(Subject.STALE_DATA, newest=NewestBar(AT, AT)).word is HealthState.QUIET
+    assert found(Subject.STALE_DATA, newest_bar=NewestBar(None, AT)).state is HealthState.TROUBLE
+    assert found(Subject.STALE_DATA, newest_bar=NewestBar(AT, AT)).state is HealthState.QUIET
     lax = SystemLimits(max_age_bars=9.0)
     assert (
-        found(Subject.STALE_DATA, lax, newest=NewestBar(AT - 5 * HOUR, AT)).word
+        found(Subject.STALE_DATA, lax, newest_bar=NewestBar(AT - 5 * HOUR, AT)).state
         is HealthState.QUIET
     )
     assert Subject.STALE_DATA not in {
@@ -181,18 +181,18 @@ def replica(name: str, state: ReplicaState = ReplicaState.READY, **models: str) 
         ((replica("a", ReplicaState.DRAINING, champ="ready"),), HealthState.TROUBLE),
     ],
 )
-def test_something_must_answer_for_a_service(
+def test_a_service_without_an_answering_replica_is_in_trouble(
     replicas: tuple[Replica, ...], word: HealthState
 ) -> None:
     one = found(Subject.REPLICAS, replicas=replicas)
-    assert (one.word, one.at_once) == (word, False)
+    assert (one.state, one.at_once) == (word, False)
 
 
 def test_a_version_that_one_replica_cannot_load_is_told_with_the_reason() -> None:
     well, ill = replica("a", champ="ready"), replica("b", champ="failed", base="ready")
-    assert found(Subject.LOADING, replicas=(well,)).word is HealthState.QUIET
+    assert found(Subject.LOADING, replicas=(well,)).state is HealthState.QUIET
     one = found(Subject.LOADING, replicas=(well, ill))
-    assert one.word is HealthState.TROUBLE
+    assert one.state is HealthState.TROUBLE
     assert "b cannot load champ (no)" in one.text
     challenger = replica("b", champ="ready", other="failed")
-    assert found(Subject.LOADING, replicas=(well, challenger)).word is HealthState.QUIET
+    assert found(Subject.LOADING, replicas=(well, challenger)).state is HealthState.QUIET

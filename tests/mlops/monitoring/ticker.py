@@ -1,7 +1,7 @@
-"""A market whose bars come late, twice, corrected or never, and what a slow clerk would note.
+"""A market whose bars come late, twice, corrected or never, and a slow matcher of its outcomes.
 
-The clerk keeps one entry a bar and goes through them one by one, in plain Python, by the words
-of the policy in `mlops.monitoring.performance.outcomes`; the tests hold the library to his book.
+The matcher goes through the bars one by one in plain Python, by the policy in the docstring of
+`mlops.monitoring.performance.outcomes`; the tests compare the library with its entries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import default_recipe
-from mlops.monitoring.performance.outcomes import Sighting
+from mlops.monitoring.performance.outcomes import ServiceBars
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ForecastRow
 from mlops.store.forecasts import Role
@@ -46,11 +46,11 @@ def forecast_row(service: Service, bar: datetime, **changes: object) -> Forecast
     return replace(row, **changes)  # type: ignore[arg-type]
 
 
-def sighting_of(frame: pd.DataFrame, service: Service, baseline: str) -> Sighting:
+def bars_of_service(frame: pd.DataFrame, service: Service, baseline: str) -> ServiceBars:
     """What a service's bars say, by a market that never closes."""
     target = TargetSpec(service.target, service.horizon)
     dataset = Dataset(frame, timeframe=Timeframe("1h"), target=target)
-    return Sighting.of(service, dataset, default_recipe(baseline, target))
+    return ServiceBars.of(service, dataset, default_recipe(baseline, target))
 
 
 @dataclass
@@ -94,7 +94,7 @@ class Ticker:
 
 @dataclass
 class Entry:
-    """The clerk's note of one bar."""
+    """The outcome of one bar as the slow matcher noted it."""
 
     value: float | None = None
     first: float | None = None
@@ -103,15 +103,15 @@ class Entry:
 
 
 @dataclass
-class Clerk:
+class SlowMatcher:
     """Goes through all bars that were forecast, one at a time."""
 
     service: Service
     patience: int
     book: dict[datetime, Entry] = field(default_factory=dict)
 
-    def look(self, forecast: set[datetime], frame: pd.DataFrame, now: datetime) -> None:
-        """Note what the bars say now."""
+    def match(self, forecast: set[datetime], frame: pd.DataFrame, now: datetime) -> None:
+        """Note the outcomes of the bars as they are now."""
         rows = frame.to_dict("records")
         bars = dict(zip(frame.index.to_pydatetime(), rows, strict=True))
         warm = sorted(bars)[self._warm_up() :]
@@ -140,11 +140,11 @@ class Clerk:
         self, bar: datetime, bars: Mapping[datetime, Mapping[Any, float]], now: datetime
     ) -> float | None:
         needed = [bar + n * HOUR for n in range(self.service.horizon + 1)]
-        if any(one not in bars for one in needed) or needed[-1] + HOUR > now:
+        if any(opened not in bars for opened in needed) or needed[-1] + HOUR > now:
             return None
         if self.service.target is Target.RETURN:
             return math.log(bars[needed[-1]]["close"] / bars[bar]["close"])
-        ranges = [math.log(bars[one]["high"] / bars[one]["low"]) for one in needed[1:]]
+        ranges = [math.log(bars[opened]["high"] / bars[opened]["low"]) for opened in needed[1:]]
         logs = [0.5 * math.log(max(x * x / (4 * math.log(2)), 1e-10)) for x in ranges]
         return sum(logs) / len(logs)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from mlops.monitoring.monitor import Looked
+from mlops.monitoring.monitor import Look
 from mlops.monitoring.performance.outcomes import Matching
-from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
+from mlops.rehearsal.hours import HourResult, RehearsalClock, hours_between, rehearse
 from mlops.store import Store, open_store
 from mlops.store.triggers import Cause, TriggerReason, raise_trigger
 
@@ -34,11 +34,11 @@ class House:
     def forecast(self, service: str) -> None:
         self.note("forecast")
 
-    def match(self, now: datetime, services: list[str]) -> tuple[Matching, ...]:
+    def match_outcomes(self, now: datetime, services: list[str]) -> tuple[Matching, ...]:
         self.note("match")
         return (Matching(service=SERVICE, new=1),)
 
-    def look(self, now: datetime, services: list[str]) -> tuple[Looked, ...]:
+    def look(self, now: datetime, services: list[str]) -> tuple[Look, ...]:
         self.note("look")
         if now == self.alarmed:
             reason = TriggerReason(
@@ -46,7 +46,7 @@ class House:
             )
             with self.store.write() as connection:
                 raise_trigger(connection, reason, at=now)
-        return (Looked(service=SERVICE, model_id="linear"),)
+        return (Look(service=SERVICE, model_id="linear"),)
 
     def retrain(self, service: str) -> str:
         self.note(f"retrain {service}")
@@ -59,7 +59,7 @@ def store(sqlite_template: Path, tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def live_through(store: Store, hours: int) -> tuple[House, list[Hour[str]]]:
+def live_through(store: Store, hours: int) -> tuple[House, list[HourResult[str]]]:
     clock = RehearsalClock(START)
     house: Any = House(store, clock, alarmed=START + timedelta(hours=2))
     lived = rehearse(

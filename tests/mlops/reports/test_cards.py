@@ -113,7 +113,7 @@ def test_every_target_has_a_unit() -> None:
     assert set(UNITS) == set(Target)
 
 
-def test_saved_cards_make_a_story(passed: Card, refused: Card, tmp_path: Path) -> None:
+def test_saved_cards_go_on_one_page(passed: Card, refused: Card, tmp_path: Path) -> None:
     cards = [
         save_card(card.section, tmp_path / "reports", card.version.model_id)
         for card in (passed, refused)

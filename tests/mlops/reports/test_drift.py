@@ -57,7 +57,7 @@ def test_the_page_shows_our_p_values_and_says_what_it_could_not_draw(
     for name in ("calm", "moved", "side"):
         said = "detected" if name == "moved" else "not detected"
         score = round(report[name].p_value, 3)
-        by = f"Drift detection method: {drift.SHOWN_AS}. Drift score: {score:g}"
+        by = f"Drift detection method: {drift.TEST_TITLE}. Drift score: {score:g}"
         assert f"Drift in column '{name}'" in html
         assert f"Data drift {said}. {by}" in html
     assert "(not drawn: all_missing)" in html
@@ -71,7 +71,7 @@ def test_a_window_of_which_nothing_was_tested_is_a_page_of_words(
 ) -> None:
     fitted = fit_reference(reference, ROLES, window_bars=WINDOW)
     short = check_drift(fitted, broken[:5], DriftConfig(window_bars=WINDOW))
-    monkeypatch.delattr(drift, "_by_evidently")
+    monkeypatch.delattr(drift, "_draw_with_evidently")
     html = save_drift_report(
         short, reference, broken[:5], tmp_path / "a.html", title="a"
     ).read_text()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.reports.history import mse_change, past_section, reigns
+from mlops.reports.history import champion_spans, history_section, mse_change
 from mlops.reports.page import Moment, Page, render
 from mlops.service import Service
 from mlops.store.outcomes import MatchedForecasts
@@ -39,8 +39,8 @@ def test_the_error_is_set_against_the_baseline_on_the_bars_that_both_forecast() 
     assert mse_change(matched()) == pytest.approx(1 / 4 - 1)
 
 
-def test_who_was_live_is_who_made_the_forecasts_of_record() -> None:
-    assert reigns(matched()) == [
+def test_champion_spans_follow_the_forecasts_of_record() -> None:
+    assert champion_spans(matched()) == [
         (BARS[0], BARS[2], "linear_A"),
         (BARS[2], BARS[3], "linear_B"),
     ]
@@ -51,9 +51,9 @@ def test_the_page_tells_what_happened_when_and_draws_it() -> None:
         {"close": [4.0, 3.0, 2.0, 1.0]}, pd.DatetimeIndex(BARS.astype("datetime64[ns]"), tz="UTC")
     )
     told = Moment(datetime(2018, 11, 14, 3, tzinfo=UTC), "drift", "what is <forecast> changed")
-    section = past_section(SERVICE, bars, matched(), [told])
+    section = history_section(SERVICE, bars, matched(), [told])
     assert section.passed
-    page = render(Page("past", "", [], past=[section]))
+    page = render(Page("past", "", [], history=[section]))
     assert "squared error -75.0%" in page
     assert "2018-11-14 03:00" in page
     assert "what is &lt;forecast&gt; changed" in page

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.drift.reference import load_or_fit, place_of
+from mlops.monitoring.drift.reference import load_or_fit_reference, reference_path
 from mlops.monitoring.drift.report import (
     DriftConfig,
     DriftReference,
@@ -53,9 +53,9 @@ def never() -> DriftReference:
 
 
 def test_a_kept_reference_judges_exactly_as_the_fitted_one(tmp_path: Path) -> None:
-    path = place_of(tmp_path / "references", "d" * 64, CONFIG)
-    first = load_or_fit(path, fitted)
-    again = load_or_fit(path, never)
+    path = reference_path(tmp_path / "references", "d" * 64, CONFIG)
+    first = load_or_fit_reference(path, fitted)
+    again = load_or_fit_reference(path, never)
     assert again == first
     assert (again.families, again.testable) == (first.families, first.testable)
     assert again.watched_for_jumps == first.watched_for_jumps == ("target",)
@@ -66,9 +66,9 @@ def test_a_kept_reference_judges_exactly_as_the_fitted_one(tmp_path: Path) -> No
     assert [path.name for path in path.parent.iterdir()] == [path.name]
 
 
-def test_other_windows_and_other_bundles_lie_apart(tmp_path: Path) -> None:
+def test_other_windows_and_bundles_have_files_of_their_own(tmp_path: Path) -> None:
     places = {
-        place_of(tmp_path, digest, DriftConfig(window_bars=bars))
+        reference_path(tmp_path, digest, DriftConfig(window_bars=bars))
         for digest in ("a", "b")
         for bars in (48, 168)
     }
@@ -76,18 +76,18 @@ def test_other_windows_and_other_bundles_lie_apart(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_fitted_again(tmp_path: Path) -> None:
-    path = place_of(tmp_path, "d", CONFIG)
-    load_or_fit(path, fitted)
+    path = reference_path(tmp_path, "d", CONFIG)
+    load_or_fit_reference(path, fitted)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert load_or_fit(path, fitted) == fitted()
+    assert load_or_fit_reference(path, fitted) == fitted()
     assert path.read_bytes() == whole
 
 
-def test_where_nothing_can_be_kept_the_watch_goes_on(
+def test_a_reference_that_cannot_be_saved_is_fitted_and_used(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "references").write_text("a file where the folder should be")
-    path = place_of(tmp_path / "references", "d", CONFIG)
-    assert load_or_fit(path, fitted) == fitted()
+    path = reference_path(tmp_path / "references", "d", CONFIG)
+    assert load_or_fit_reference(path, fitted) == fitted()
     assert "was not kept" in caplog.text

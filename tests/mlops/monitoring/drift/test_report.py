@@ -12,16 +12,16 @@ from numpy.testing import assert_array_equal
 
 from mlops.errors import DataError, SettingsError
 from mlops.monitoring.drift.column_test import ColumnDrift, ColumnStatus
-from mlops.monitoring.drift.recommendation import Rejections, decide, reject
+from mlops.monitoring.drift.recommendation import Rejections, recommend, reject_columns
 from mlops.monitoring.drift.report import (
     DriftReference,
     DriftReport,
     DriftState,
     Recommendation,
     Role,
-    begin_watch,
     check_drift,
-    watch,
+    first_state,
+    judge_hourly,
 )
 from tests.mlops.monitoring.frames import WINDOW, fit, hourly, noise, settings
 from tests.mlops.monitoring.series import autoregressive
@@ -36,8 +36,8 @@ def column(name="x", p=0.5, effect=0.2, role=Role.FEATURE, status=ColumnStatus.T
 
 def judged(*columns, before=None, fast_before=()):
     """The decision on columns of a reference with one family, K = 4."""
-    found = reject(columns, settings(), families=1, testable=len(columns))
-    return decide(found, columns, before=before, fast_before=fast_before).recommendation
+    found = reject_columns(columns, settings(), families=1, testable=len(columns))
+    return recommend(found, columns, before=before, fast_before=fast_before).recommendation
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def judged(*columns, before=None, fast_before=()):
         ([column(p=0.04), column("l", p=0.04, role=Role.LOSS)], None, CLOSELY),
     ],
 )
-def test_what_a_window_asks_for(columns, before, expected):
+def test_a_window_gets_the_recommendation_of_its_p_values(columns, before, expected):
     assert judged(*columns, before=before) is expected
 
 
@@ -78,9 +78,11 @@ def test_levels_follow_the_length_of_window_and_bar():
     assert settings(step=timedelta(minutes=1)).windows_per_budget == 257
     assert settings(step=timedelta(days=1)).windows_per_budget == 1
     assert settings().looks_per_budget == 720
-    assert settings().decision(2) == pytest.approx(0.05 / 8)
-    assert settings().decision(2, watched=1) + settings().jump(1) / 8 == pytest.approx(0.05 / 8)
-    assert settings().repeated(2) ** 2 == pytest.approx(settings().decision(2))
+    assert settings().decision_level(2) == pytest.approx(0.05 / 8)
+    assert settings().decision_level(2, watched=1) + settings().jump_level(1) / 8 == pytest.approx(
+        0.05 / 8
+    )
+    assert settings().repeated_level(2) ** 2 == pytest.approx(settings().decision_level(2))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_only_the_last_window_of_what_comes_in_is_judged():
 def test_a_report_and_a_state_survive_json():
     frame = noise(REFERENCE + WINDOW)
     frame["gone"] = np.nan
-    report, state = watch(fit(frame[:REFERENCE]), frame[-WINDOW:], DriftState())
+    report, state = judge_hourly(fit(frame[:REFERENCE]), frame[-WINDOW:], DriftState())
     assert DriftReport.from_dict(json.loads(json.dumps(report.to_dict()))) == report
     assert DriftState.from_dict(json.loads(json.dumps(state.to_dict()))) == state
 
@@ -154,16 +156,16 @@ def hours(frame, state, reference, ends, **changes):
     """Watch at the given bars; the last report and state."""
     report = None
     for end in ends:
-        report, state = watch(reference, frame[:end], state, settings(**changes))
+        report, state = judge_hourly(reference, frame[:end], state, settings(**changes))
     return report, state
 
 
 def test_windows_that_decide_never_overlap():
     frame = noise(REFERENCE + 3 * WINDOW)
     reference = fit(frame[:REFERENCE])
-    state, official = begin_watch(reference), []
+    state, official = first_state(reference), []
     for end in range(REFERENCE, len(frame) + 1, 12):
-        report, state = watch(reference, frame[:end], state, settings())
+        report, state = judge_hourly(reference, frame[:end], state, settings())
         official += [end - REFERENCE] if report.official else []
     assert official == [WINDOW, 2 * WINDOW, 3 * WINDOW]
     assert state.windows == 3
@@ -174,8 +176,8 @@ def test_looking_twice_at_a_bar_decides_nothing_twice():
     frame = noise(REFERENCE + WINDOW)
     frame.iloc[-WINDOW:, 0] += 3.0
     reference = fit(frame[:REFERENCE])
-    first, state = watch(reference, frame, begin_watch(reference))
-    again, after = watch(reference, frame, state)
+    first, state = judge_hourly(reference, frame, first_state(reference))
+    again, after = judge_hourly(reference, frame, state)
     assert first.official
     assert first.recommendation is SOON
     assert not again.official
@@ -189,19 +191,19 @@ def test_a_look_shows_what_is_in_force_until_the_next_window():
     latest = DriftState(
         seen_until=frame.index[-2].isoformat(), recent=(Rejections(noticed=("f0",)),)
     )
-    report, state = watch(reference, frame, latest)
+    report, state = judge_hourly(reference, frame, latest)
     assert report.recommendation is CLOSELY
     assert report.behind == ("f0",)
     assert state.recent == latest.recent
 
 
-def test_a_gross_change_is_met_within_hours():
+def test_a_gross_change_asks_for_a_retraining_within_hours():
     frame = noise(REFERENCE + WINDOW + 100)
     frame.iloc[REFERENCE + WINDOW + 1 :, 0] += 8.0
     reference = fit(frame[:REFERENCE])
-    state, met = begin_watch(reference), None
+    state, met = first_state(reference), None
     for end in range(REFERENCE + WINDOW, len(frame) + 1):
-        report, state = watch(reference, frame[:end], state, settings())
+        report, state = judge_hourly(reference, frame[:end], state, settings())
         if report.recommendation is NOW:
             met = end - REFERENCE - WINDOW
             break
@@ -215,15 +217,15 @@ def test_a_jump_of_what_is_forecast_is_met_within_a_day_between_windows():
     frame.iloc[-24:, :2] += 3.0
     reference = fit(frame[:5000], f1=Role.TARGET)
     assert reference.watched_for_jumps == ("f1",)
-    state = replace(begin_watch(reference), seen_until=frame.index[5000 + WINDOW - 1].isoformat())
-    report, _ = watch(reference, frame, state, settings())
+    state = replace(first_state(reference), seen_until=frame.index[5000 + WINDOW - 1].isoformat())
+    report, _ = judge_hourly(reference, frame, state, settings())
     assert not report.official
     assert report.recommendation is SOON
     assert report.behind == ("f1",)
     assert report["f1"].jump == pytest.approx(2.5, abs=0.5)
     assert report.score == pytest.approx(0.8, abs=0.1)
     assert "changed within days" in report.reasons[0]
-    short = watch(reference, frame[-WINDOW:], state, settings())[0]
+    short = judge_hourly(reference, frame[-WINDOW:], state, settings())[0]
     assert np.isnan(short["f1"].jump)
 
 
@@ -232,9 +234,9 @@ def test_a_jump_that_a_version_was_trained_on_is_no_news_to_it():
     frame = noise(5000 + 24)
     frame.iloc[4990:, 1] += 3.0
     reference = fit(frame[:5000], f1=Role.TARGET)
-    state, jumped = begin_watch(reference), []
+    state, jumped = first_state(reference), []
     for end in range(5001, len(frame) + 1):
-        report, state = watch(reference, frame[:end], state, settings())
+        report, state = judge_hourly(reference, frame[:end], state, settings())
         jumped.append(report.drift_detected)
     assert jumped == [False] * 23 + [True]
     assert check_drift(reference, frame[:5012], settings()).rejections.jumped == ("f1",)
@@ -246,7 +248,7 @@ def test_a_fast_change_is_one_of_bars_that_the_version_was_not_trained_on():
     frame.iloc[REFERENCE - 20 :, 0] += 8.0
     told, surprised = fit(frame[:REFERENCE]), fit(frame[: REFERENCE - 21])
     for reference, found in ((told, ()), (surprised, ("f0",))):
-        _, state = watch(reference, frame[:-20], begin_watch(reference), settings())
+        _, state = judge_hourly(reference, frame[:-20], first_state(reference), settings())
         assert state.fast == found
 
 
@@ -270,15 +272,15 @@ def test_a_confirmation_must_come_at_the_next_bar():
     waiting = DriftState(seen_until=seen, fast=("f0",))
     hour_ago = replace(waiting, looked_at=frame.index[-2].isoformat())
     day_ago = replace(waiting, looked_at=frame.index[-25].isoformat())
-    assert watch(reference, frame, hour_ago)[0].recommendation is NOW
-    assert watch(reference, frame, day_ago)[0].recommendation is CLOSELY
+    assert judge_hourly(reference, frame, hour_ago)[0].recommendation is NOW
+    assert judge_hourly(reference, frame, day_ago)[0].recommendation is CLOSELY
 
 
 def test_a_budget_that_is_spent_waits_for_its_next_period():
     frame = noise(REFERENCE + 6 * WINDOW)
     reference = fit(frame[:REFERENCE])
     started = frame.index[REFERENCE].isoformat()
-    spent = replace(begin_watch(reference), budget_start=started, spent=1.0)
+    spent = replace(first_state(reference), budget_start=started, spent=1.0)
     assert not hours(frame, spent, reference, [REFERENCE + WINDOW])[0].official
     report, state = hours(frame, spent, reference, [REFERENCE + 5 * WINDOW])
     assert report.official
@@ -289,19 +291,19 @@ def test_a_budget_that_is_spent_waits_for_its_next_period():
 def test_times_without_a_zone_are_utc():
     frame = noise(REFERENCE + WINDOW)
     reference = fit(frame[:REFERENCE].tz_localize(None))
-    assert watch(reference, frame, begin_watch(reference))[0].official
+    assert judge_hourly(reference, frame, first_state(reference))[0].official
 
 
 def test_rows_without_times_are_not_watched():
     frame = noise(REFERENCE + WINDOW)
     reference = fit(frame[:REFERENCE])
     with pytest.raises(DataError, match="check_drift"):
-        watch(reference, frame.reset_index(drop=True), DriftState())
+        judge_hourly(reference, frame.reset_index(drop=True), DriftState())
 
 
 def test_an_empty_frame_of_times_is_a_look_at_nothing():
     frame = noise(REFERENCE)
-    report, state = watch(fit(frame), frame[:0], DriftState())
+    report, state = judge_hourly(fit(frame), frame[:0], DriftState())
     assert report.recommendation is QUIET
     assert state == DriftState()
 

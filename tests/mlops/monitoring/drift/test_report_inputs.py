@@ -16,7 +16,7 @@ from mlops.monitoring.drift.report import (
     ReportStatus,
     Role,
     check_drift,
-    watch,
+    judge_hourly,
 )
 from tests.mlops.monitoring.frames import WINDOW, fit, hourly, noise, settings
 
@@ -190,7 +190,7 @@ def test_hits_that_become_fewer_are_lost_skill():
     assert check_drift(reference, hits[-WINDOW:] | True).recommendation is QUIET
 
 
-def test_a_feed_is_stuck_when_it_rests_longer_than_ever(frame):
+def test_a_feed_is_stuck_when_a_value_lasts_longer_than_in_the_reference(frame):
     resting = frame[["f0"]].copy()
     resting.iloc[100:130, 0] = 0.5
     reference, window = fit(resting[:REFERENCE]), resting[-WINDOW:].copy()
@@ -225,7 +225,7 @@ def test_more_labels_than_can_be_told_apart_share_one():
 def test_any_type_of_column_gives_a_verdict(values):
     frame = hourly({"x": pd.Series(values)})
     reference = fit(frame[:1900])
-    report, _ = watch(reference, frame, DriftState(), settings())
+    report, _ = judge_hourly(reference, frame, DriftState(), settings())
     json.dumps(report.to_dict())
     json.dumps(reference.to_dict())
     assert isinstance(report.recommendation, Recommendation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mlops.monitoring.drift.report import begin_watch, fit_reference, watch
+from mlops.monitoring.drift.report import first_state, fit_reference, judge_hourly
 from tests.mlops.monitoring.sample import (
     BREAK,
     CONFIG,
@@ -84,9 +84,9 @@ def test_a_watch_hour_by_hour_alarms_when_all_bars_at_once_do():
     expected = min(first_alarm(symbol, at - ahead, 100).values())
     frame = columns(symbol).iloc[at - ahead - REFERENCE :]
     reference = fit_reference(frame[:REFERENCE], ROLES, window_bars=WINDOW)
-    state = begin_watch(reference)
+    state = first_state(reference)
     for bars in range(1, 101):
-        report, state = watch(reference, frame[: REFERENCE + bars], state, CONFIG)
+        report, state = judge_hourly(reference, frame[: REFERENCE + bars], state, CONFIG)
         if report.recommendation.asks_for_retraining:
             break
     assert bars == expected

@@ -6,7 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.drift.report import Recommendation, Role, begin_watch, check_drift, watch
+from mlops.monitoring.drift.report import (
+    Recommendation,
+    Role,
+    check_drift,
+    first_state,
+    judge_hourly,
+)
 from tests.mlops.monitoring.frames import MONTH, WINDOW, each_path, fit, settings
 from tests.mlops.monitoring.sample import alarms
 from tests.mlops.monitoring.series import (
@@ -40,10 +46,10 @@ def months_that_retrain(paths, seed, change=lambda month: month):
 def _retrains(frame, change):
     before = frame[:REFERENCE]
     reference, month = fit(before), change(frame[REFERENCE:].copy())
-    state = begin_watch(reference)
+    state = first_state(reference)
     asked = False
     for end in range(WINDOW, MONTH + 1, WINDOW):
-        report, state = watch(reference, month[:end], state, settings())
+        report, state = judge_hourly(reference, month[:end], state, settings())
         asked |= report.recommendation.asks_for_retraining
         assert report.official
     assert state.windows == 4
@@ -85,7 +91,7 @@ def fast_alarms(paths, seed):
     alarms = []
     for frame in each_path(ten_columns(paths, REFERENCE + MONTH, rng)):
         reference = fit(frame[:REFERENCE])
-        level, ends = config.at_a_look(reference.testable), np.arange(REFERENCE, len(frame)) + 1
+        level, ends = config.fast_level(reference.testable), np.arange(REFERENCE, len(frame)) + 1
         beyond = []
         for column in reference.columns:
             found = column.null.check(frame[column.name].to_numpy(), WINDOW, ends)
@@ -210,7 +216,7 @@ def test_higher_volatility_is_rarely_called_lost_skill(n):
 
 
 @pytest.mark.slow
-def test_lost_skill_is_found_as_often_as_said():
+def test_the_power_to_find_lost_skill_is_that_documented():
     ours, usual = degradation_alarms(300, 500, seed=412, skill=0.0)
     print("skill gone: ours, MSE +15 %", ours, usual)
     assert ours >= 0.75

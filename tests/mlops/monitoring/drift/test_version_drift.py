@@ -60,7 +60,9 @@ def recent(bars: pd.DataFrame) -> pd.DataFrame:
     return bars[-HISTORY:]
 
 
-def test_more_of_the_same_asks_for_nothing(drift: VersionDrift, recent: pd.DataFrame) -> None:
+def test_bars_like_the_reference_ask_for_no_retraining(
+    drift: VersionDrift, recent: pd.DataFrame
+) -> None:
     report = drift.check(recent)
     assert report.status is ReportStatus.JUDGED
     assert not report.drift_detected

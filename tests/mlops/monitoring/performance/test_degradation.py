@@ -106,7 +106,7 @@ def off(share: float, count: int) -> float:
     return 3.0 * math.sqrt(share * (1.0 - share) / count)
 
 
-def test_wilder_markets_are_no_lost_skill() -> None:
+def test_higher_volatility_alone_is_not_lost_skill() -> None:
     assert alarms(WILDER, n=500, count=QUICK) <= 0.08
     assert mse_rule(WILDER, n=500, count=QUICK) >= 0.8
 
@@ -132,7 +132,7 @@ def test_nothing_changed_alarms_rarely() -> None:
         (GONE, 500, 0.75, 1.0),
     ],
 )
-def test_alarms_are_as_rare_and_as_sure_as_said(
+def test_false_alarms_and_power_are_those_documented(
     scene: Scene, n: int, least: float, most: float
 ) -> None:
     assert least <= alarms(scene, n=n, count=FULL) <= most

@@ -23,10 +23,10 @@ from mlops.monitoring.performance.degradation import Losses, SkillStatus
 from mlops.monitoring.performance.live import (
     RUN_UP_BARS,
     LivePerformance,
-    due_bars,
+    list_due_bars,
     measure_performance,
 )
-from mlops.monitoring.performance.outcomes import match_sightings
+from mlops.monitoring.performance.outcomes import match_bars
 from mlops.monitoring.performance.promotion import (
     Promotion,
     evaluation_at_promotion,
@@ -42,7 +42,7 @@ from mlops.validation.evaluation import evaluate
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.records import record
 from tests.mlops.data.conftest import make_bars
-from tests.mlops.monitoring.ticker import HOUR, RETURNS, START, forecast_row, sighting_of
+from tests.mlops.monitoring.ticker import HOUR, RETURNS, START, bars_of_service, forecast_row
 
 BARS = make_bars(400)
 NOW = START + 400 * HOUR
@@ -73,7 +73,7 @@ def lived(
 ) -> None:
     """Forecasts of those hours that know a tenth of the outcome, matched with what is known."""
     baseline = "zero" if service.target is Target.RETURN else "persistence"
-    whole = sighting_of(BARS, service, baseline)
+    whole = bars_of_service(BARS, service, baseline)
     labels = whole.dataset.labels
     move = np.nan_to_num(labels.y - labels.persistence)
     draws = np.random.default_rng(5).normal(size=len(move)) * np.nanstd(move)
@@ -83,7 +83,7 @@ def lived(
         for n in hours
     ]
     record_forecasts(store, rows)
-    match_sightings(store, [sighting_of(frame, service, baseline)], now=NOW, patience_bars=5)
+    match_bars(store, [bars_of_service(frame, service, baseline)], now=NOW, patience_bars=5)
 
 
 def measured(store: Store, version: ModelVersion, hours: float = 96, **options) -> LivePerformance:
@@ -93,16 +93,16 @@ def measured(store: Store, version: ModelVersion, hours: float = 96, **options) 
 
 
 def test_a_window_is_the_latest_bars_whose_outcome_is_due() -> None:
-    due = due_bars(RETURNS, now=NOW, size=3)
+    due = list_due_bars(RETURNS, now=NOW, size=3)
     assert due == tuple(START + n * HOUR for n in (394, 395, 396))
-    assert due_bars(RETURNS, now=NOW + timedelta(minutes=59), size=3) == due
-    assert due_bars(RETURNS, now=NOW + HOUR, size=3)[-1] == START + 397 * HOUR
+    assert list_due_bars(RETURNS, now=NOW + timedelta(minutes=59), size=3) == due
+    assert list_due_bars(RETURNS, now=NOW + HOUR, size=3)[-1] == START + 397 * HOUR
 
 
 def test_a_weekend_shortens_no_window() -> None:
     euro = replace(RETURNS, symbol="EUR/USD")
     monday = pd.Timestamp("2024-01-08 12:00Z").to_pydatetime()
-    due = due_bars(euro, now=monday, size=24)
+    due = list_due_bars(euro, now=monday, size=24)
     assert len(due) == 24
     assert due[0] == pd.Timestamp("2024-01-05 09:00Z")
     assert due[-1] == pd.Timestamp("2024-01-08 08:00Z")
@@ -195,7 +195,7 @@ def test_missing_waiting_and_corrected_outcomes_are_counted(
     lived(store, frame=holed, hours=range(FIRST, 390))
     corrected = holed.copy()
     corrected.loc[BARS.index[370], "close"] *= 1.01
-    match_sightings(store, [sighting_of(corrected, RETURNS, "zero")], now=NOW, patience_bars=5)
+    match_bars(store, [bars_of_service(corrected, RETURNS, "zero")], now=NOW, patience_bars=5)
     found = measured(store, version())
     counts = found.completeness.counts
     assert counts == OutcomeCounts(forecasts=89, known=85, missing=4, revised=2)

@@ -13,10 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.monitoring.data_quality import BarsSeen
+from mlops.monitoring.data_quality import BarCounts
 from mlops.monitoring.drift.report import DriftConfig, DriftReport, Role, check_drift, fit_reference
 from mlops.monitoring.performance.live import measure_performance
-from mlops.monitoring.performance.operations import LiveMeasure, data_measures, system_measures
+from mlops.monitoring.performance.operations import (
+    LiveMeasure,
+    measure_data_quality,
+    measure_system,
+)
 from mlops.stats.comparison import share_interval
 from mlops.store import ModelVersion, Phase, Store, Why
 from mlops.store.monitor_runs import CheckRow, write_check
@@ -74,7 +78,7 @@ def asked(store: Store) -> AtHour:
 
 
 def system(store: Store, version: ModelVersion, hours: float = 24) -> dict[str, LiveMeasure]:
-    found = system_measures(store, version, now=NOW, window_hours=hours)
+    found = measure_system(store, version, now=NOW, window_hours=hours)
     return {one.name: one for one in found}
 
 
@@ -105,7 +109,7 @@ def test_latency_throughput_and_errors_are_those_of_all_replicas_in_the_window(
     assert (errors.low, errors.high) == share_interval(10, 7200)
 
 
-def test_the_baseline_stands_beside_where_it_was_asked(
+def test_baseline_figures_are_there_where_the_baseline_answered(
     store: Store, champion: ModelVersion, asked: AtHour
 ) -> None:
     asked(NOW.replace(minute=0), 100, 0.3)
@@ -119,7 +123,7 @@ def test_the_baseline_stands_beside_where_it_was_asked(
 
 
 @pytest.mark.parametrize(("phase", "known"), [(Phase.DONE, True), (Phase.FAILED, False)])
-def test_at_promotion_is_what_its_rollout_saw(
+def test_figures_at_promotion_are_those_of_the_rollout(
     store: Store, champion: ModelVersion, asked: AtHour, phase: Phase, known: bool
 ) -> None:
     began = NOW - 200 * HOUR
@@ -180,8 +184,8 @@ def report() -> DriftReport:
     return check_drift(reference, current, DriftConfig(window_bars=48))
 
 
-def looked(
-    store: Store, report: DriftReport, at: datetime = NOW, bars: BarsSeen | None = None
+def write_look(
+    store: Store, report: DriftReport, at: datetime = NOW, bars: BarCounts | None = None
 ) -> None:
     row = CheckRow(
         service=SERVICE,
@@ -200,16 +204,16 @@ def looked(
 
 
 def data(store: Store, version: ModelVersion) -> dict[str, float]:
-    found = data_measures(store, version, now=NOW, window_hours=24)
+    found = measure_data_quality(store, version, now=NOW, window_hours=24)
     return {one.name: one.value for one in found}
 
 
-def test_data_are_as_the_newest_look_found_them(
+def test_data_figures_are_those_of_the_newest_look(
     store: Store, champion: ModelVersion, report: DriftReport
 ) -> None:
     assert data(store, champion) == {}
-    looked(store, report, NOW - HOUR, BarsSeen(48, 48))
-    looked(store, report, bars=BarsSeen(48, 36))
+    write_look(store, report, NOW - HOUR, BarCounts(48, 48))
+    write_look(store, report, bars=BarCounts(48, 36))
     assert data(store, champion) == {
         "feature_drift": report.score,
         "target_drift": 0.0,
@@ -221,17 +225,17 @@ def test_data_are_as_the_newest_look_found_them(
 def test_an_old_look_and_one_of_before_bars_were_counted_say_less(
     store: Store, champion: ModelVersion, report: DriftReport
 ) -> None:
-    looked(store, report, NOW - 25 * HOUR, BarsSeen(48, 36))
+    write_look(store, report, NOW - 25 * HOUR, BarCounts(48, 36))
     assert data(store, champion) == {}
-    looked(store, report, NOW - HOUR)
+    write_look(store, report, NOW - HOUR)
     assert set(data(store, champion)) == {"feature_drift", "target_drift"}
 
 
-def test_all_of_it_is_part_of_the_live_figures(
+def test_system_and_data_figures_are_part_of_the_live_performance(
     store: Store, champion: ModelVersion, report: DriftReport, asked: AtHour
 ) -> None:
     asked(NOW.replace(minute=0), 100, 0.3)
-    looked(store, report, bars=BarsSeen(48, 36))
+    write_look(store, report, bars=BarCounts(48, 36))
     found = measure_performance(store, champion, now=NOW, window_hours=24, fee_bps=1.0)
     assert found["latency_p99_ms"].value > 100.0
     assert found["data_completeness"].value == 0.75

@@ -17,9 +17,9 @@ from mlops.features.targets import TargetSpec
 from mlops.models.base import default_recipe
 from mlops.monitoring.performance.outcomes import (
     Matching,
-    Sighting,
+    ServiceBars,
+    match_bars,
     match_outcomes,
-    match_sightings,
     naive_recipe,
 )
 from mlops.service import Service, Timeframe
@@ -32,10 +32,10 @@ from tests.mlops.monitoring.ticker import (
     HOUR,
     RETURNS,
     START,
-    Clerk,
+    SlowMatcher,
     Ticker,
+    bars_of_service,
     forecast_row,
-    sighting_of,
 )
 
 VOLATILITY = Service.of(
@@ -53,7 +53,7 @@ def forecast(store: Store, *hours: int, service: Service = RETURNS, **changes: o
     record_forecasts(store, [forecast_row(service, at(hour), **changes) for hour in hours])
 
 
-def look(
+def match(
     store: Store,
     now: int,
     frame: pd.DataFrame = BARS,
@@ -64,10 +64,10 @@ def look(
 ) -> Matching:
     """Match one service by the bars that have closed by the hour ``now``."""
     known = frame[frame.index < pd.Timestamp(at(now))]
-    sighting = sighting_of(known, service, "zero" if service is RETURNS else "persistence")
-    (found,) = match_sightings(
+    bars = bars_of_service(known, service, "zero" if service is RETURNS else "persistence")
+    (found,) = match_bars(
         store,
-        [sighting],
+        [bars],
         now=at(now),
         patience_bars=patience_bars,
         lookback_bars=lookback_bars,
@@ -81,8 +81,8 @@ def matching(**counts: int) -> Matching:
 
 def test_an_outcome_is_known_when_its_last_bar_has_closed(store: Store) -> None:
     forecast(store, 10)
-    assert look(store, 13) == matching()
-    assert look(store, 14) == matching(new=1)
+    assert match(store, 13) == matching()
+    assert match(store, 14) == matching(new=1)
     found = read_matched(store, RETURNS.key)
     close = BARS["close"].to_numpy()
     assert found.value[0] == pytest.approx(np.log(close[13] / close[10]), rel=1e-12)
@@ -93,71 +93,71 @@ def test_an_outcome_is_known_when_its_last_bar_has_closed(store: Store) -> None:
 
 def test_bars_that_close_later_than_now_are_not_looked_at(store: Store) -> None:
     forecast(store, 10, 11)
-    sighting = sighting_of(BARS, RETURNS, "zero")
-    (found,) = match_sightings(store, [sighting], now=at(14))
+    bars = bars_of_service(BARS, RETURNS, "zero")
+    (found,) = match_bars(store, [bars], now=at(14))
     assert found == matching(new=1)
 
 
-def test_looking_again_changes_nothing(store: Store) -> None:
+def test_a_second_run_over_the_same_bars_changes_nothing(store: Store) -> None:
     forecast(store, *range(10, 20))
-    assert look(store, 40) == matching(new=10)
-    assert look(store, 40) == matching()
-    assert look(store, 60) == matching()
+    assert match(store, 40) == matching(new=10)
+    assert match(store, 40) == matching()
+    assert match(store, 60) == matching()
 
 
 def test_champion_challenger_and_baseline_meet_the_same_outcome(store: Store) -> None:
     forecast(store, 10, service=VOLATILITY)
     forecast(store, 10, service=VOLATILITY, model_id="challenger", role=Role.SHADOW, value=2.0)
-    assert look(store, 40, service=VOLATILITY).new == 1
+    assert match(store, 40, service=VOLATILITY).new == 1
     found = read_matched(store, VOLATILITY.key)
     assert found.model_id.tolist() == ["challenger", "champion"]
     assert found.forecast.tolist() == [2.0, 0.001]
     assert found.value[0] == found.value[1]
-    sighting = sighting_of(BARS, VOLATILITY, "persistence")
-    assert found.baseline.tolist() == 2 * [sighting.dataset.persistence[10]]
+    bars = bars_of_service(BARS, VOLATILITY, "persistence")
+    assert found.baseline.tolist() == 2 * [bars.dataset.persistence[10]]
 
 
 def test_a_forecast_that_arrives_late_meets_the_outcome_on_record(store: Store) -> None:
     forecast(store, 10)
-    look(store, 40)
+    match(store, 40)
     forecast(store, 10, model_id="challenger", role=Role.SHADOW)
     forecast(store, 12)
-    assert look(store, 41) == matching(new=1)
+    assert match(store, 41) == matching(new=1)
     assert len(read_matched(store, RETURNS.key)) == 3
 
 
 def test_missing_bars_are_waited_for_and_then_given_up(store: Store) -> None:
     forecast(store, 10, 20)
     holed = BARS.drop(BARS.index[12])
-    assert look(store, 13, holed) == matching()
-    assert look(store, 14, holed) == matching(waiting=1)
-    assert look(store, 18, holed) == matching(waiting=1)
-    assert look(store, 19, holed) == matching(missing=1)
-    assert look(store, 30, holed) == matching(new=1)
+    assert match(store, 13, holed) == matching()
+    assert match(store, 14, holed) == matching(waiting=1)
+    assert match(store, 18, holed) == matching(waiting=1)
+    assert match(store, 19, holed) == matching(missing=1)
+    assert match(store, 30, holed) == matching(new=1)
     assert count_outcomes(store, RETURNS.key) == OutcomeCounts(forecasts=2, known=1, missing=1)
 
 
 def test_what_was_given_up_is_scored_if_its_bars_come_after_all(store: Store) -> None:
     forecast(store, 10)
-    look(store, 30, BARS.drop(BARS.index[12]))
-    assert look(store, 31) == matching(arrived=1)
-    assert look(store, 32) == matching()
+    match(store, 30, BARS.drop(BARS.index[12]))
+    assert match(store, 31) == matching(arrived=1)
+    assert match(store, 32) == matching()
     counts = count_outcomes(store, RETURNS.key)
     assert counts == OutcomeCounts(forecasts=1, known=1, arrived=1)
 
 
 def test_a_forecast_from_a_bar_that_was_withdrawn_is_missing(store: Store) -> None:
     forecast(store, 10)
-    assert look(store, 30, BARS.drop(BARS.index[10])) == matching(missing=1)
+    assert match(store, 30, BARS.drop(BARS.index[10])) == matching(missing=1)
 
 
 def test_a_corrected_bar_revises_its_outcomes_and_keeps_the_first(store: Store) -> None:
     forecast(store, 9, 10, 11)
-    look(store, 30)
+    match(store, 30)
     corrected = BARS.copy()
     corrected.iloc[13, :4] *= 1.01
-    assert look(store, 31, corrected) == matching(revised=1)
-    assert look(store, 32, corrected) == matching()
+    assert match(store, 31, corrected) == matching(revised=1)
+    assert match(store, 32, corrected) == matching()
     found = read_matched(store, RETURNS.key)
     assert found.revisions.tolist() == [0, 1, 0]
     assert found.value[1] - found.first_value[1] == pytest.approx(np.log(1.01))
@@ -165,41 +165,41 @@ def test_a_corrected_bar_revises_its_outcomes_and_keeps_the_first(store: Store) 
 
 def test_a_correction_never_changes_what_was_forecast(store: Store) -> None:
     forecast(store, 10, service=VOLATILITY)
-    look(store, 30, service=VOLATILITY)
+    match(store, 30, service=VOLATILITY)
     said = read_matched(store, VOLATILITY.key)
     corrected = BARS.copy()
     corrected.iloc[9:13, 1] *= 1.05
-    assert look(store, 31, corrected, service=VOLATILITY).revised == 1
+    assert match(store, 31, corrected, service=VOLATILITY).revised == 1
     found = read_matched(store, VOLATILITY.key)
     assert found.value[0] != said.value[0]
     assert (found.baseline[0], found.persistence[0]) == (said.baseline[0], said.persistence[0])
 
 
-def test_bars_that_are_gone_take_no_outcome_with_them(store: Store) -> None:
+def test_an_outcome_stays_when_its_bars_are_gone(store: Store) -> None:
     forecast(store, 10)
-    look(store, 30)
-    assert look(store, 40, BARS.drop(BARS.index[12])) == matching()
+    match(store, 30)
+    assert match(store, 40, BARS.drop(BARS.index[12])) == matching()
     assert len(read_matched(store, RETURNS.key)) == 1
 
 
 def test_rounding_is_no_revision(store: Store) -> None:
     forecast(store, *range(4, 50), service=VOLATILITY)
-    look(store, 60, service=VOLATILITY)
-    assert look(store, 60, BARS * (1 + 1e-13), service=VOLATILITY).revised == 0
+    match(store, 60, service=VOLATILITY)
+    assert match(store, 60, BARS * (1 + 1e-13), service=VOLATILITY).revised == 0
 
 
 def test_bars_before_the_first_with_its_history_are_left_alone(store: Store) -> None:
     forecast(store, 1, 2, 3, service=VOLATILITY)
-    assert look(store, 60, service=VOLATILITY).new == 1
+    assert match(store, 60, service=VOLATILITY).new == 1
     assert count_outcomes(store, VOLATILITY.key).waiting == 2
-    assert look(store, 60, BARS.iloc[:0]) == matching()
-    assert look(store, 60, BARS.iloc[:3], service=VOLATILITY).new == 0
+    assert match(store, 60, BARS.iloc[:0]) == matching()
+    assert match(store, 60, BARS.iloc[:3], service=VOLATILITY).new == 0
 
 
 def test_an_hour_looks_back_so_far_and_a_longer_look_finds_the_rest(store: Store) -> None:
     forecast(store, 10, 50)
-    assert look(store, 60, lookback_bars=20) == matching(new=1)
-    assert look(store, 60, lookback_bars=50) == matching(new=1)
+    assert match(store, 60, lookback_bars=20) == matching(new=1)
+    assert match(store, 60, lookback_bars=50) == matching(new=1)
 
 
 def test_a_weekend_is_no_delay(store: Store) -> None:
@@ -212,32 +212,32 @@ def test_a_weekend_is_no_delay(store: Store) -> None:
     frame = make_bars(len(week)).set_index(pd.DatetimeIndex(week, name="open_time").as_unit("ns"))
     from mlops.data.calendar import calendar_for
 
-    def looked(now: str) -> Matching:
+    def match_at(now: str) -> Matching:
         dataset = Dataset(
             frame[frame.index < now],
             timeframe=Timeframe("1h"),
             target=TargetSpec(service.target, service.horizon),
             calendar=calendar_for(service.venue, service.symbol),
         )
-        sighting = Sighting(service, dataset, np.zeros(len(dataset)))
+        bars = ServiceBars(service, dataset, np.zeros(len(dataset)))
         moment = pd.Timestamp(now).to_pydatetime()
-        return match_sightings(store, [sighting], now=moment, patience_bars=2)[0]
+        return match_bars(store, [bars], now=moment, patience_bars=2)[0]
 
     last = pd.Timestamp("2024-01-05 21:00Z").to_pydatetime()
     record_forecasts(store, [forecast_row(service, last)])
-    assert (looked("2024-01-07 21:00Z").waiting, looked("2024-01-08 00:00Z").waiting) == (0, 0)
-    assert looked("2024-01-08 01:00Z").new == 1
+    assert (match_at("2024-01-07 21:00Z").waiting, match_at("2024-01-08 00:00Z").waiting) == (0, 0)
+    assert match_at("2024-01-08 01:00Z").new == 1
 
 
 @pytest.mark.parametrize("service", [RETURNS, VOLATILITY], ids=["return", "volatility"])
 @pytest.mark.parametrize(
     "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12))]
 )
-def test_any_order_of_events_ends_in_the_book_of_a_slow_clerk(
+def test_any_order_of_events_gives_the_outcomes_of_a_slow_matcher(
     store: Store, service: Service, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    ticker, clerk = Ticker.of(90, rng), Clerk(service, patience=12)
+    ticker, matcher = Ticker.of(90, rng), SlowMatcher(service, patience=12)
     baseline = "zero" if service is RETURNS else "persistence"
     made: set[datetime] = set()
     hour = 8
@@ -250,23 +250,23 @@ def test_any_order_of_events_ends_in_the_book_of_a_slow_clerk(
                 forecast(store, int(number), service=service, model_id=version, role=role)
                 made.add(at(int(number)))
         frame = ticker.seen(at(hour))
-        sighting = sighting_of(frame, service, baseline)
+        bars = bars_of_service(frame, service, baseline)
         for _ in range(int(rng.integers(0, 3))):
-            match_sightings(store, [sighting], now=at(hour), patience_bars=12, lookback_bars=None)
-            clerk.look(made, frame, at(hour))
-    _compare(store, service, clerk)
+            match_bars(store, [bars], now=at(hour), patience_bars=12, lookback_bars=None)
+            matcher.match(made, frame, at(hour))
+    _compare(store, service, matcher)
 
 
-def _compare(store: Store, service: Service, clerk: Clerk) -> None:
-    standing = read_recorded(store, service.key, since=START, until=EVER)
-    noted = [clerk.book.get(_aware(bar)) for bar in standing.bar]
-    assert standing.recorded.tolist() == [entry is not None for entry in noted]
+def _compare(store: Store, service: Service, matcher: SlowMatcher) -> None:
+    recorded = read_recorded(store, service.key, since=START, until=EVER)
+    noted = [matcher.book.get(_aware(bar)) for bar in recorded.bar]
+    assert recorded.recorded.tolist() == [entry is not None for entry in noted]
     values = [np.nan if entry is None or entry.value is None else entry.value for entry in noted]
-    np.testing.assert_allclose(standing.value, values, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(recorded.value, values, rtol=1e-9, atol=1e-12)
     counts = [0 if entry is None else entry.revisions for entry in noted]
-    assert standing.revisions.tolist() == counts
+    assert recorded.revisions.tolist() == counts
     found = read_matched(store, service.key)
-    first = [clerk.book[_aware(bar)].first for bar in found.bar]
+    first = [matcher.book[_aware(bar)].first for bar in found.bar]
     np.testing.assert_allclose(found.first_value, np.array(first, float), rtol=1e-9, atol=1e-12)
     # What is tried in earnest: every kind of trouble has happened.
     kinds = [entry for entry in noted if entry is not None]
@@ -284,12 +284,12 @@ def test_of_two_jobs_that_match_at_once_one_writes_each_outcome(store: Store, ur
     found: list[Matching] = []
     ready = threading.Barrier(2)
 
-    def match() -> None:
+    def run_job() -> None:
         with closing(open_store(url)) as mine:
             ready.wait(timeout=30)
-            found.append(look(mine, 60))
+            found.append(match(mine, 60))
 
-    threads = [threading.Thread(target=match) for _ in range(2)]
+    threads = [threading.Thread(target=run_job) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -300,10 +300,10 @@ def test_of_two_jobs_that_match_at_once_one_writes_each_outcome(store: Store, ur
 
 def test_a_moment_without_a_zone_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="no zone"):
-        match_sightings(store, [sighting_of(BARS, RETURNS, "zero")], now=datetime(2024, 1, 2))
+        match_bars(store, [bars_of_service(BARS, RETURNS, "zero")], now=datetime(2024, 1, 2))
 
 
-class Desk:
+class ThreeServices:
     """A store with three services of which two have bars."""
 
     def __init__(self, store: Store, add: Callable[..., ModelVersion]) -> None:
@@ -333,10 +333,10 @@ def dataset_of(service: Service) -> Dataset:
 def test_all_services_of_a_store_are_matched_in_one_call(
     store: Store, add: Callable[..., ModelVersion]
 ) -> None:
-    desk = Desk(store, add)
-    found = desk.match(dataset_of)
+    three = ThreeServices(store, add)
+    found = three.match(dataset_of)
     assert [one.new for one in found.values()] == [2, 2, 2]
-    assert [one.service for one in found.values()] == [one.key for one in desk.services]
+    assert [one.service for one in found.values()] == [one.key for one in three.services]
 
 
 def test_the_trouble_of_one_service_leaves_the_others_alone(
@@ -347,7 +347,7 @@ def test_the_trouble_of_one_service_leaves_the_others_alone(
             raise ValueError("its file is damaged")
         return None if service.symbol == "BBB/USD" else dataset_of(service)
 
-    found = Desk(store, add).match(bars_of)
+    found = ThreeServices(store, add).match(bars_of)
     assert "its file is damaged" in found["AAA"].trouble
     assert "nobody keeps bars" in found["BBB"].trouble
     assert (found["CCC"].new, found["CCC"].trouble) == (2, "")

@@ -1,0 +1,193 @@
+"""A champion that lost its skill gives way to the baseline once its retraining was refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from mlops.rollout import fallback
+from mlops.rollout.controller import Controller
+from mlops.rollout.fallback import return_to_baseline
+from mlops.rollout.plan import Strategy
+from mlops.store import (
+    Status,
+    Store,
+    get_version,
+    list_audit_entries,
+    list_live_periods,
+    open_store,
+)
+from mlops.store.alerts import (
+    Condition,
+    Severity,
+    Trouble,
+    list_alerts,
+    raise_alert,
+    recover_alert,
+)
+from mlops.store.triggers import Answer
+
+from .rows import (
+    BASELINE,
+    CHALLENGER,
+    CHAMPION,
+    NOW,
+    SERVICE,
+    Clock,
+    RowReplica,
+    ask,
+    begin_service,
+    carry,
+    count,
+    route_of,
+)
+from .skill import lose_skill, retrain
+
+
+@pytest.fixture
+def light(sqlite_template: Path, tmp_path: Path) -> Iterator[Store]:
+    """The service on SQLite alone: what is decided has nothing to do with the database."""
+    with closing(open_store(f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}")) as store:
+        begin_service(store)
+        yield store
+
+
+def lost_and_refused(store: Store) -> None:
+    lose_skill(store)
+    retrain(store, Answer.REFUSED)
+
+
+def recover(store: Store) -> None:
+    """A later whole window shows nothing of it."""
+    with store.write() as connection:
+        recover_alert(
+            connection,
+            condition=Condition.PERFORMANCE_DEGRADED,
+            service=SERVICE,
+            subject=CHAMPION,
+            at=NOW,
+            text="it is back",
+        )
+
+
+def test_the_baseline_serves_and_the_champion_is_retired(service: Store) -> None:
+    lost_and_refused(service)
+    [moved] = return_to_baseline(service, now=NOW)
+    assert "refused_1" in moved.reason
+    route = route_of(service)
+    assert (route.champion, route.previous_champion) == (BASELINE, None)
+    assert get_version(service, BASELINE).status is Status.DEPLOYED
+    assert get_version(service, CHAMPION).status is Status.RETIRED
+    last = list_live_periods(service, SERVICE)[-1]
+    assert (last.action, last.reason) == ("return_to_baseline", moved.reason)
+    [entry] = [one for one in list_audit_entries(service) if one.action == "return_to_baseline"]
+    assert (entry.before or {})["champion"] == CHAMPION
+
+
+def test_people_are_told_that_the_baseline_serves_and_not_twice_of_the_lost_skill(
+    service: Store,
+) -> None:
+    lost_and_refused(service)
+    return_to_baseline(service)
+    [told] = list_alerts(service, lasting_only=True)
+    assert told.condition is Condition.PERFORMANCE_DEGRADED
+    assert told.severity is Severity.CRITICAL
+    assert told.title == f"{SERVICE} is back on its baseline"
+    assert told.detail == {"champion": CHAMPION}
+
+
+def too_early(store: Store) -> None:
+    lose_skill(store)
+    retrain(store, Answer.TOO_EARLY)
+
+
+def replaced(store: Store) -> None:
+    lose_skill(store)
+    retrain(store, Answer.CHALLENGER)
+
+
+def died(store: Store) -> None:
+    lose_skill(store)
+    retrain(store, Answer.FAILED)
+
+
+def back_again(store: Store) -> None:
+    lost_and_refused(store)
+    recover(store)
+
+
+def about_another(store: Store) -> None:
+    lose_skill(store, CHALLENGER)
+    retrain(store, Answer.REFUSED)
+
+
+def asked_anew(store: Store) -> None:
+    lost_and_refused(store)
+    lose_skill(store, week=9)
+
+
+def on_the_way(store: Store) -> None:
+    lost_and_refused(store)
+    ask(store)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [lose_skill, too_early, replaced, died, back_again, about_another, asked_anew, on_the_way],
+)
+def test_the_champion_keeps_its_place(light: Store, told: Callable[[Store], None]) -> None:
+    told(light)
+    assert return_to_baseline(light) == ()
+    assert route_of(light).champion == CHAMPION
+
+
+def test_skill_that_is_lost_again_after_a_refusal_waits_for_no_second_one(light: Store) -> None:
+    """The alarm that led to a refusal is not heard again for a while, so none would come."""
+    back_again(light)
+    with light.write() as connection:
+        again = Trouble(Condition.PERFORMANCE_DEGRADED, SERVICE, CHAMPION, "lost again", "-")
+        raise_alert(connection, again, at=NOW)
+    assert len(return_to_baseline(light)) == 1
+
+
+def test_what_was_done_is_not_done_twice(light: Store) -> None:
+    lost_and_refused(light)
+    assert len(return_to_baseline(light, SERVICE)) == 1
+    before = route_of(light), list_alerts(light)
+    assert return_to_baseline(light) == ()
+    assert (route_of(light), list_alerts(light)) == before
+
+
+def test_a_return_that_cannot_be_told_never_was(
+    light: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost_and_refused(light)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(fallback, "raise_returned_to_baseline", fail)
+    with pytest.raises(RuntimeError, match="no room"):
+        return_to_baseline(light)
+    assert route_of(light).champion == CHAMPION
+    assert get_version(light, CHAMPION).status is Status.DEPLOYED
+
+
+def test_the_notice_ends_when_another_version_goes_live(
+    service: Store, replica: RowReplica
+) -> None:
+    lost_and_refused(service)
+    return_to_baseline(service, now=NOW)
+    clock = Clock()
+    controller = Controller(service, "one", now=clock)
+    count(service, ask(service, Strategy.BLUE_GREEN, now=clock()))
+    for _ in range(9):
+        carry(controller, [replica])
+        clock.at += timedelta(minutes=5)
+    assert route_of(service).champion == CHALLENGER
+    assert list_alerts(service, lasting_only=True) == ()
