@@ -174,7 +174,7 @@ def open_guard() -> Guard:
     return Guard(
         MLOpsManager(settings).store,
         f"monitor@{socket.gethostname()}:{os.getpid()}",
-        newest_bar=RecentBars(settings.bars_path).newest,
+        newest_bar=RecentBars(settings.bars_path).find_newest,
         limits=read_limits(settings),
         keep_days=settings.forecast_log_days,
     )

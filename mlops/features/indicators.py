@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,11 @@ def log_range(bars: BarArrays) -> FloatArray:
     np.log(variance, out=variance)
     variance *= 0.5
     return variance
+
+
+def mean_log_range(bars: BarArrays, span: int) -> FloatArray:
+    """Mean of `log_range` over ``span`` bars, a term of the HAR model (Corsi 2009)."""
+    return trailing_mean(log_range(bars), span)
 
 
 def log_return(bars: BarArrays) -> FloatArray:
@@ -181,13 +187,10 @@ _BUILT_IN: dict[str, tuple[Compute, int]] = {
     "log_return": (log_return, 1),
     "log_range": (log_range, 0),
     **{
-        f"volatility_{span}": ((lambda bars, span=span: realised_volatility(bars, span)), span)
+        f"volatility_{span}": (partial(realised_volatility, span=span), span)
         for span in VOLATILITY_SPANS
     },
-    **{
-        f"har_{span}": ((lambda bars, span=span: trailing_mean(log_range(bars), span)), span - 1)
-        for span in HAR_SPANS
-    },
+    **{f"har_{span}": (partial(mean_log_range, span=span), span - 1) for span in HAR_SPANS},
     "volume_ratio": (volume_ratio, 167),
     "hour_sin": (lambda bars: _wave_of_time(bars, _DAY_MINUTES, np.sin), 0),
     "hour_cos": (lambda bars: _wave_of_time(bars, _DAY_MINUTES, np.cos), 0),

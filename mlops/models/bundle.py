@@ -258,10 +258,12 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--key-file", type=Path)
     parser.add_argument("--module", action="append", default=[])
     parser.add_argument("--allow-signed-pickle", action="store_true")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
-        key = load_key(given.key_file) if given.key_file else None
-        bundle = open_bundle(given.path, Trust(key, tuple(given.module), given.allow_signed_pickle))
+        key = load_key(options.key_file) if options.key_file else None
+        bundle = open_bundle(
+            options.path, Trust(key, tuple(options.module), options.allow_signed_pickle)
+        )
         worst = bundle.check_examples()
     except MlopsError as error:
         print(error, file=sys.stderr)

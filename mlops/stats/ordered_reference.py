@@ -37,9 +37,9 @@ class OrderedReference:
             starts = np.flatnonzero(np.diff(self.values, prepend=np.nan) != 0.0)
             ends = np.append(starts[1:], self.size)
             ranks = np.repeat((starts + ends) / 2.0, ends - starts)
-        given = np.empty(self.size)
-        given[np.argsort(self._given, kind="stable")] = ranks
-        return self._scores_of_ranks(given)
+        in_order = np.empty(self.size)
+        in_order[np.argsort(self._given, kind="stable")] = ranks
+        return self._scores_of_ranks(in_order)
 
     def _scores_of_ranks(self, ranks: FloatArray) -> FloatArray:
         ends = 0.5 / (self.size + 1)

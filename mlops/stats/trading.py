@@ -162,9 +162,7 @@ def trading_figures(
     traded = turnover(held)
     costs = float(traded.sum()) * fee_bps * BPS
     gross = float(net.sum()) + costs
-    cost_share = 0.0
-    if costs:
-        cost_share = costs / gross if gross > 0.0 else math.inf
+    share_of_gain = costs / gross if gross > 0.0 else math.inf
     per_bar = sharpe_per_bar(net)
     return TradingFigures(
         sharpe_per_bar=per_bar,
@@ -175,7 +173,7 @@ def trading_figures(
         total_return=float(np.prod(growth(net))) - 1.0,
         n_trades=count_trades(held),
         turnover_per_bar=float(traded.mean()) if held.size else math.nan,
-        cost_share=cost_share,
+        cost_share=share_of_gain if costs != 0.0 else 0.0,
     )
 
 

@@ -129,7 +129,7 @@ def test_any_order_with_any_copies_gives_the_same_bars(seed, copies):
     assert report.dropped == ({"duplicate": copies} if copies else {})
 
 
-def test_newest_first_is_sorted_and_said():
+def test_rows_newest_first_are_sorted_and_reported_as_reordered():
     frame = make_bars(30)
 
     report = check(frame[::-1])
@@ -213,7 +213,7 @@ def test_any_price_scale_gives_the_same_report(scale):
     assert check(scaled).bad_prints == (frame.index[100],)
 
 
-def test_two_bars_are_the_least():
+def test_fewer_than_two_bars_are_refused():
     assert check(make_bars(2)).rows_out == 2
     with pytest.raises(BarsError, match="1 complete bar"):
         check(make_bars(1))

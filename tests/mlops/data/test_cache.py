@@ -167,7 +167,7 @@ def test_nothing_of_a_page_with_a_bad_bar_is_written(desk):
     assert len(stored) == 1_000
 
 
-def test_history_that_begins_late_is_said(desk):
+def test_history_that_begins_later_than_asked_gives_a_warning(desk):
     bars = desk.load(start=START - timedelta(days=30))
 
     assert "begin at 2024-01-01" in bars.quality.warnings[0]

@@ -75,7 +75,7 @@ def test_a_killed_fetch_loses_no_stored_page_and_the_next_one_resumes(
     pd.testing.assert_frame_equal(stored(tmp_path), make_bars(2_499).round(6), check_freq=False)
 
 
-def test_a_writer_that_never_ends_is_named(tmp_path):
+def test_a_writer_that_never_ends_is_named_after_the_timeout(tmp_path):
     series = BarCache(tmp_path).series("binance", "BTC/USDT", HOUR)
 
     with (

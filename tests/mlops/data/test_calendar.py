@@ -106,7 +106,7 @@ def test_an_unknown_calendar_is_refused():
 
 
 @pytest.mark.parametrize("name", ["24/7", "FX", "XNYS"])
-def test_a_calendar_travels_between_processes(name):
+def test_a_calendar_can_be_pickled(name):
     assert pickle.loads(pickle.dumps(load_calendar(name))).name == name
 
 
@@ -117,7 +117,7 @@ def test_two_bars_are_needed_for_a_hole():
     assert list(hole_before(none, Timeframe("1h"), load_calendar("FX"))) == []
 
 
-def test_a_gap_within_a_closed_market_misses_nothing():
+def test_a_gap_while_the_market_is_closed_counts_no_missing_bar():
     frame = frame_at("2024-03-09 10:00", "2024-03-09 15:00")
 
     assert list(hole_before(frame, Timeframe("1h"), load_calendar("XNYS"))) == [False, False]

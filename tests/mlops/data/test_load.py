@@ -14,7 +14,7 @@ from tests.mlops.data.conftest import make_bars
 SAMPLE = Service.parse("sample.btc-usd.1h.volatility.24")
 
 
-def test_a_service_and_its_words_load_the_same_bars(tmp_path):
+def test_a_service_and_its_venue_symbol_and_timeframe_load_the_same_bars(tmp_path):
     by_service = load_bars(SAMPLE, cache_root=tmp_path)
     by_words = load_bars(venue="sample", symbol="BTC/USD", timeframe="1h", cache_root=tmp_path)
 
@@ -30,7 +30,7 @@ def test_an_earlier_now_gives_what_was_known_then(tmp_path):
     assert bars.quality.rows_out == 9_072
 
 
-def test_a_period_is_half_open(tmp_path):
+def test_a_period_includes_its_start_and_not_its_end(tmp_path):
     start, end = datetime(2018, 1, 1, tzinfo=UTC), datetime(2018, 1, 3, tzinfo=UTC)
 
     assert len(load_bars(SAMPLE, cache_root=tmp_path, start=start, end=end).frame) == 48

@@ -16,7 +16,7 @@ def replayed(wall: datetime) -> datetime:
     return market_now("sample", LAST, lambda: wall)
 
 
-def test_other_venues_live_by_the_wall_clock() -> None:
+def test_other_venues_have_the_time_of_the_wall_clock() -> None:
     assert market_now("binance", LAST, lambda: WALL) == WALL
     assert market_speed("binance") == 1.0
 

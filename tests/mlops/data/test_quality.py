@@ -102,7 +102,7 @@ def test_two_years_of_real_bars_raise_no_false_alarm(symbol):
     assert (seen.suspected_splits, seen.bad_prints) == ((), ())
 
 
-def test_a_hole_is_told_by_its_edges():
+def test_a_hole_is_reported_from_its_start_to_its_end():
     frame = make_bars(100)
 
     (hole,) = flags(frame.drop(frame.index[[50, 51]])).holes

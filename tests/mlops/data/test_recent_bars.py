@@ -53,7 +53,7 @@ def test_new_bars_on_disk_are_seen(tmp_path: Path) -> None:
         assert recent.frame.index[-1] == part.index[-1]
 
 
-def test_how_new_the_bars_of_a_feed_are(tmp_path: Path) -> None:
+def test_find_newest_gives_the_close_of_a_feeds_last_bar(tmp_path: Path) -> None:
     frame = simulate_bars(50, seed=1)
     wall = frame.index[-1].to_pydatetime() + 5 * HOUR
     bars = RecentBars(tmp_path, lambda *_: wall)
@@ -73,7 +73,7 @@ def test_the_sample_is_read_under_its_label(tmp_path: Path) -> None:
     assert len(recent.frame) == KEEP_BARS
 
 
-def test_a_model_trained_on_a_file_is_shown_that_file(tmp_path: Path) -> None:
+def test_a_model_trained_on_a_file_gets_the_bars_of_that_file(tmp_path: Path) -> None:
     path = tmp_path / "bars.parquet"
     frame = simulate_bars(60, seed=2)
     frame.to_parquet(path)
@@ -86,5 +86,5 @@ def test_a_model_trained_on_a_file_is_shown_that_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("venue", ["file", "simulator", "kraken"])
-def test_a_market_that_nobody_keeps_has_no_bars(tmp_path: Path, venue: str) -> None:
+def test_a_market_without_stored_bars_has_none(tmp_path: Path, venue: str) -> None:
     assert RecentBars(tmp_path).load(service(venue), {}) is None

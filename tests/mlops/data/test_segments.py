@@ -30,7 +30,7 @@ def day(number: float) -> pd.Timestamp:
         ([(0, 3)], (5, 9), [(5, 9)]),
     ],
 )
-def test_gaps_are_what_coverage_leaves(covered, asked, gaps):
+def test_gaps_are_the_intervals_outside_the_coverage(covered, asked, gaps):
     head = Head(coverage=tuple((day(low), day(high)) for low, high in covered))
 
     assert head.gaps(day(asked[0]), day(asked[1])) == tuple((day(a), day(b)) for a, b in gaps)
@@ -86,14 +86,14 @@ def test_a_differing_bar_replaces_the_stored_one(series):
     assert series.read()[1]["volume"].iloc[-1] == 1.0
 
 
-def test_a_head_survives_its_file(series):
+def test_a_head_read_back_from_disk_is_equal(series):
     written = Head(dropped={"duplicate": 2}, fetched_at=day(3)).covering(day(0), day(3))
     series.commit(written)
 
     assert series.head() == written
 
 
-def test_leftovers_of_a_killed_writer_are_ignored_and_swept(series):
+def test_files_of_a_killed_writer_are_ignored_and_deleted(series):
     """Killed after the segment and before the head, or in the middle of either."""
     frame = make_bars(20)
     head = series.append(frame[:10], Head())
@@ -117,7 +117,7 @@ def test_an_altered_segment_is_refused(series):
         series.read()
 
 
-def test_a_missing_segment_is_said(series):
+def test_a_missing_segment_is_refused_with_what_to_do(series):
     head = series.append(make_bars(10), Head())
     (series.folder / f"{head.segments[0].sha256}.parquet").unlink()
 

@@ -56,12 +56,12 @@ def test_an_interaction_is_invisible_to_a_linear_model_and_visible_in_the_produc
     assert r2(product[:, None], following) > 0.012
 
 
-def test_a_linear_plant_is_visible_to_a_linear_model():
+def test_linear_predictability_is_visible_to_a_linear_model():
     frame = simulate_bars(N, seed=13, r2=0.02)
     assert r2(np.column_stack(observed(frame)), log_returns(frame)[1:]) > 0.015
 
 
-def test_without_a_plant_returns_are_a_martingale_difference():
+def test_returns_without_predictability_are_a_martingale_difference():
     """Autocorrelations stay within four robust standard errors of zero at many lags."""
     r = log_returns(simulate_bars(N, seed=14))
     for lag in (1, 2, 3, 6, 12, 24):
@@ -80,7 +80,7 @@ def test_bars_have_clustered_volatility_fat_tails_and_honest_ranges():
     assert np.sqrt(parkinson.mean() / np.mean(r**2)) == pytest.approx(1.0, abs=0.03)
 
 
-def test_bars_keep_the_contract_without_a_remark():
+def test_simulated_bars_validate_without_a_hole():
     frame = simulate_bars(2000, seed=16)
     now = frame.index[-1] + timedelta(days=1)
     report = validate_bars(frame, timeframe=HOUR, calendar=load_calendar("24/7"), now=now)
@@ -145,6 +145,6 @@ def test_a_period_outside_the_laboratory_is_refused():
         ({"n": 0}, "at least one"),
     ],
 )
-def test_a_market_that_cannot_be_is_refused(options, why):
+def test_a_market_with_impossible_numbers_is_refused(options, why):
     with pytest.raises(SourceError, match=why):
         simulate_bars(**{"n": 10, "seed": 0, **options})

@@ -65,7 +65,7 @@ def test_a_label_known_when_its_forecast_is_made_is_refused():
         Fold(np.arange(100), np.arange(123, 200), np.arange(223, 300), made_at, made_at)
 
 
-def test_a_row_without_label_cannot_teach():
+def test_a_fold_with_a_row_without_label_is_refused():
     made_at, known_at, _ = times()
     known_at[50] = np.datetime64("NaT")
     with pytest.raises(SplitError, match="no known label"):
@@ -145,7 +145,7 @@ def test_forward_folds_refit_on_everything_known_before_each_holdout_block():
         ({"n_folds": 3, "window": timedelta(hours=30)}, "lengthen the fit window"),
     ],
 )
-def test_impossible_walks_are_refused_with_what_to_change(options, why):
+def test_impossible_walk_forwards_are_refused_with_what_to_change(options, why):
     with pytest.raises(SplitError, match=why):
         walk_forward(*times(), **options)
 

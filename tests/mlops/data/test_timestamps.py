@@ -85,7 +85,7 @@ def test_two_formats_in_one_column_are_both_read():
         ([1717372800], {}, "is no Unix time between 2009 and tomorrow", (0,)),
     ],
 )
-def test_what_cannot_be_understood_is_refused_with_its_rows(values, arguments, message, rows):
+def test_stamps_that_cannot_be_parsed_are_refused_with_their_rows(values, arguments, message, rows):
     with pytest.raises(BarsError, match=message) as caught:
         parse(values, **arguments)
 
@@ -99,7 +99,7 @@ def test_many_bad_rows_are_counted_and_the_first_named():
 
 
 @pytest.mark.parametrize("written", [int, float, str])
-def test_seconds_to_nanoseconds_are_told_apart_row_by_row(written):
+def test_the_unit_of_unix_time_is_found_row_by_row(written):
     second = 1704153600
     values = [written(second * factor) for factor in (1, 10**3, 10**6)]
 

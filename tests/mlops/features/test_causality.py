@@ -91,7 +91,7 @@ def test_every_built_in_feature_is_proven(holed):
     assert proof.tests == 2 * len(proof.bars) == 64
 
 
-def test_an_honest_feature_of_the_users_is_proven(frame, plant):
+def test_a_causal_feature_of_a_user_is_proven(frame, plant):
     plant("honest", lambda bars: pd.Series(bars.close).pct_change(3).to_numpy(), warm_up=3)
     assert prove(frame, FeatureSpec(("honest",))).features == ("honest",)
 
@@ -109,7 +109,7 @@ def test_the_same_seed_samples_the_same_bars(frame):
     assert prove(frame, spec).bars != prove(frame, spec, seed=1).bars
 
 
-def test_bars_that_end_with_the_warm_up_prove_nothing(frame):
+def test_bars_that_end_with_the_warm_up_are_too_few_for_a_proof(frame):
     spec = FeatureSpec(("har_168",))
     with pytest.raises(InsufficientData, match="at least 170 bars but got 169"):
         prove(frame.iloc[:169], spec)

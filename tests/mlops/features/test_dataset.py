@@ -24,7 +24,7 @@ def test_a_hole_in_the_bars_is_found_by_the_calendar(holed):
     assert np.array_equal(data.holes, holed[1])
 
 
-def test_no_usable_window_bridges_a_hole_or_the_warm_up(holed):
+def test_no_usable_window_crosses_a_hole_or_the_warm_up(holed):
     data = dataset(holed[0])
     rows = np.flatnonzero(data.usable(SHORT, T))
     missing = set(range(len(data))) - set(rows.tolist())

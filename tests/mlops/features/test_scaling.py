@@ -41,7 +41,7 @@ def test_a_constant_column_gets_scale_one(rows, value):
     assert not scaler.transform(rows)[:, 1].any()
 
 
-def test_a_column_that_mostly_rests_takes_a_wider_range(rows):
+def test_a_column_of_mostly_one_value_takes_a_wider_range(rows):
     """Four bars in five have no volume: the quartiles are equal, the tails are not."""
     rows[: len(rows) * 4 // 5, 0] = 0.0
     scaler = Scaler.fit(rows)
@@ -54,7 +54,7 @@ def test_rows_that_still_warm_up_are_left_out(rows):
     assert Scaler.fit(rows) == expected
 
 
-def test_nothing_to_learn_from_is_refused():
+def test_fitting_a_scaler_without_a_complete_row_is_refused():
     with pytest.raises(FeatureError, match="none of 3 rows"):
         Scaler.fit(np.full((3, 2), np.nan))
 

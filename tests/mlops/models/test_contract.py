@@ -42,7 +42,7 @@ def test_a_state_of_json_and_arrays_restores_the_same_forecasts(
     _same_state(restored, forecaster)
 
 
-def test_fitting_and_forecasting_leave_the_bars_alone(model_type, target, small_recipe, frame):
+def test_fitting_and_forecasting_do_not_change_the_bars(model_type, target, small_recipe, frame):
     data = Dataset(frame.copy(), timeframe=Timeframe("1h"), target=target)
     forecaster = build_forecaster(small_recipe(model_type, target), target, allowed_classes=ALLOWED)
     forecaster.fit(data, np.arange(200, 400), np.arange(410, 500), FitContext())

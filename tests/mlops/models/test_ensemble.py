@@ -31,7 +31,7 @@ def test_independent_errors_are_weighed_by_inverse_variance():
     assert weights[0] == pytest.approx(0.8, abs=0.03)
 
 
-def test_a_member_that_adds_only_error_gets_nothing():
+def test_a_member_that_adds_only_error_gets_no_weight():
     good = _errors(2, [1.0])
     weights = simplex_weights(np.hstack([good, good + _errors(3, [3.0])]), 0.0)
     assert weights[1] < 0.01

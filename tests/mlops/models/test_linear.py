@@ -28,7 +28,7 @@ def test_a_path_gives_scikit_learns_ridge():
     assert intercept == pytest.approx(expected.intercept_)
 
 
-def test_a_constant_feature_costs_nothing():
+def test_a_constant_feature_gets_a_coefficient_of_zero():
     design = np.column_stack([np.arange(50.0), np.ones(50)])
     coefficients, _ = RidgePath.of(design, 2 * np.arange(50.0)).solve(1e-9)
     np.testing.assert_allclose(coefficients, [2, 0], atol=1e-6)

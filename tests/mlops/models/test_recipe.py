@@ -23,7 +23,7 @@ def test_the_digest_follows_content_not_order():
     assert LSTM.with_params(dropout_rate=0.3).digest != LSTM.digest
 
 
-def test_a_flat_config_is_laid_over():
+def test_a_flat_config_replaces_values_of_the_recipe():
     changed = LSTM.with_config({"sequence_length": 5, "features": ["rsi"], "dropout_rate": 0.0})
     assert (changed.sequence_length, changed.features) == (5, ("rsi",))
     assert changed.params == {"lstm_units": (8, 4), "dropout_rate": 0.0}

@@ -52,7 +52,7 @@ def _weights(network):
     return torch.cat([weight.flatten() for weight in network.state_dict().values()])
 
 
-def test_a_network_sees_a_product_that_no_linear_model_sees(series):
+def test_a_network_learns_a_product_that_no_linear_model_learns(series):
     _, history = _learn(series, plan=replace(PLAN, epochs=40, patience=40))
     assert history.best_epoch.selection_loss < 0.5 * float(series[1][700:].var())
 
@@ -87,7 +87,7 @@ def test_the_threads_of_the_process_are_as_before(series):
     assert torch.get_num_threads() == before
 
 
-def test_the_callers_random_numbers_do_not_move_a_fit(series):
+def test_the_callers_random_state_does_not_change_a_fit(series):
     first, _ = _learn(series)
     torch.manual_seed(999)
     np.random.seed(999)
@@ -113,7 +113,7 @@ def test_a_passed_deadline_stops_the_fit(series):
 
 
 @pytest.mark.timing
-def test_a_deadline_is_looked_at_while_an_epoch_runs(series):
+def test_the_deadline_is_checked_within_an_epoch(series):
     """One endless epoch of single rows still stops within a fraction of it."""
     slow = replace(PLAN, batch_size=1, epochs=10_000, patience=10_000)
     started = time.monotonic()
@@ -130,7 +130,7 @@ def test_a_loss_that_explodes_is_named(series):
         _learn((features, broken))
 
 
-def test_each_epoch_is_told_once_and_in_order(series):
+def test_each_epoch_is_reported_once_and_in_order(series):
     told = []
     _, history = _learn(series, context=FitContext(on_epoch=told.append))
     assert tuple(told) == history.epochs
@@ -168,6 +168,6 @@ def test_a_device_that_does_not_exist_is_refused(device):
         choose_device(device)
 
 
-def test_auto_takes_what_is_there():
+def test_the_auto_device_is_cuda_where_available():
     there = "cuda" if torch.cuda.is_available() else "cpu"
     assert choose_device("auto").type == there

@@ -93,7 +93,7 @@ class Ranges:
         return features["har_1"].to_numpy() - features["har_1"].mean()
 
 
-def test_a_pickled_model_sees_one_window_at_a_time(frame):
+def test_a_pickled_model_gets_one_window_at_a_time(frame):
     recipe = Recipe("custom", features=("har_1",))
     bundle = bundle_of(Pickled(recipe, VOLATILITY, Ranges()))
     assert_alone(bundle, windows_of(frame, 10), 1.0)
@@ -118,7 +118,7 @@ def test_a_pickled_network_starts_no_threads(frame):
     assert forecasts[-1] == 1.0
 
 
-def test_an_ensemble_is_as_blind_to_neighbours_as_its_members(small_recipe, fitted, frame):
+def test_an_ensemble_with_a_custom_member_is_not_row_by_row(small_recipe, fitted, frame):
     members = [small_recipe(name, VOLATILITY) for name in ("linear", "custom")]
     recipe = default_recipe("ensemble", VOLATILITY, {"members": members})
     forecaster = fitted(recipe, VOLATILITY)
@@ -138,7 +138,7 @@ def test_a_feature_that_looks_over_everything_gets_one_window_at_a_time(fitted, 
         unregister_indicator("level")
 
 
-def test_nothing_asked_is_nothing_said(small_recipe, fitted):
+def test_no_windows_give_no_forecasts(small_recipe, fitted):
     bundle = bundle_of(fitted(small_recipe("linear", VOLATILITY), VOLATILITY))
     assert bundle.forecast_windows([]) == []
 
@@ -149,7 +149,7 @@ def test_windows_too_short_have_no_forecast(small_recipe, fitted, frame):
     assert all(np.isnan(forecasts).all() for forecasts in bundle.forecast_windows(short))
 
 
-def test_asking_leaves_the_bars_alone(small_recipe, fitted, frame):
+def test_forecasting_windows_does_not_change_the_bars(small_recipe, fitted, frame):
     bundle = bundle_of(fitted(small_recipe("lstm", VOLATILITY), VOLATILITY))
     window = cut(frame.iloc[:200])
     before = (window.values.copy(), window.hole_before.copy())
@@ -158,7 +158,7 @@ def test_asking_leaves_the_bars_alone(small_recipe, fitted, frame):
     np.testing.assert_array_equal(window.hole_before, before[1])
 
 
-def test_a_forecast_that_is_no_number_is_named_so(frame):
+def test_a_forecast_that_is_no_number_raises_not_finite(frame):
     class Broken(Persistence):
         def _predict(self, dataset, rows):
             return np.full(rows.size, np.inf)
@@ -179,7 +179,7 @@ def test_only_a_windows_own_overflow_is_refused(frame):
         dataset_from(windows).matrix(RATIO)
 
 
-def test_a_neighbours_overflow_is_nobody_elses(frame):
+def test_one_windows_overflow_does_not_change_another_windows_forecast(frame):
     """24 bars of 1e307 fit into a sum, 168 do not; mixed sums lie before the warm-up."""
     huge = frame.iloc[:30].copy()
     huge["volume"] = 1e307
@@ -189,14 +189,14 @@ def test_a_neighbours_overflow_is_nobody_elses(frame):
     assert np.isfinite(matrix[30 + 167 :]).all()
 
 
-def test_bars_slide_one_at_a_time(frame):
+def test_sliding_windows_advance_by_one_bar(frame):
     whole = cut(frame.iloc[:12])
     parts = list(whole.sliding(10))
     assert [part.open_time[-1] for part in parts] == list(whole.open_time[-3:])
     assert all(np.shares_memory(part.values, whole.values) for part in parts)
 
 
-def test_joined_bars_know_their_own_history(frame):
+def test_joined_windows_count_the_history_of_each_bar(frame):
     joined = join_windows([cut(frame.iloc[:3]), cut(frame.iloc[50:52])])
     assert joined.history.tolist() == [0, 1, 2, 0, 1]
     assert joined.bars.hole_before.tolist() == [True, False, False, True, False]

@@ -125,14 +125,16 @@ def test_the_interval_is_the_published_one(
     assert share_interval(count, trials) == pytest.approx((low, high), abs=5e-5)
 
 
-def test_nothing_tried_says_nothing() -> None:
+def test_a_share_of_no_trials_has_the_interval_zero_to_one() -> None:
     assert share_interval(0, 0) == (0.0, 1.0)
     assert not is_surely_above(0.05, count=0, trials=0, alpha=0.5)
 
 
 @pytest.mark.parametrize("trials", [1, 3, 20, 500])
 @pytest.mark.parametrize("share", [0.01, 0.05, 0.5])
-def test_sure_means_that_so_many_would_be_rare(trials: int, share: float) -> None:
+def test_is_surely_above_holds_where_the_count_is_rare_under_the_share(
+    trials: int, share: float
+) -> None:
     for count in range(min(trials, 60) + 1):
         rare = float(stats.binom.sf(count - 1, trials, share)) <= 1e-3
         assert is_surely_above(share, count=count, trials=trials, alpha=1e-3) == rare

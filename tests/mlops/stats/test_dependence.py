@@ -61,12 +61,12 @@ def test_bootstrap_means_are_those_of_resampled_circular_blocks():
 
 
 @pytest.mark.parametrize("horizon", [1, 12])
-def test_intervals_hold_the_mean_as_often_as_they_say(horizon):
+def test_intervals_cover_the_mean_at_their_level(horizon):
     """400 records of 1,000 rows: the Monte-Carlo error of a coverage of .95 is .011."""
     assert coverage(horizon, block_length(1000, horizon=horizon)) >= 0.95 - 3 * 0.011
 
 
-def test_intervals_that_ignore_overlap_do_not():
+def test_intervals_that_ignore_overlap_cover_the_mean_too_rarely():
     """The harness sees the fault: blocks of one row hold the mean less than half the time."""
     assert coverage(12, 1) < 0.6
 

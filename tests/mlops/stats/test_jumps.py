@@ -25,7 +25,7 @@ def test_a_reference_of_too_few_months_has_no_null(bars):
     assert fit_jumps(np.zeros(bars), span=MONTH) is None
 
 
-def test_a_reference_that_never_moves_does_not_alarm_at_rest():
+def test_a_constant_reference_does_not_alarm_at_an_equal_series():
     null = fit_jumps(np.zeros(REFERENCE), span=MONTH)
     assert jump_p_values(null, np.zeros(1))[0] > 0.5
     assert jump_p_values(null, np.array([3.0]))[0] < LEVEL
@@ -52,14 +52,14 @@ def months(paths, seed):
     }
 
 
-def test_a_quiet_month_of_looks_rarely_alarms():
+def test_a_month_without_a_jump_rarely_alarms():
     found = [np.isfinite(alarms(x)) for rows in months(20, 1).values() for x in rows]
     # The features of a path share its shocks: of 160 no more than 60 count as drawn apart.
     assert np.mean(found) <= LEVEL + 3 * np.sqrt(LEVEL * (1 - LEVEL) / 60)
 
 
 @pytest.mark.slow
-def test_a_quiet_month_of_looks_alarms_as_rarely_as_said():
+def test_a_month_without_a_jump_alarms_at_the_stated_rate():
     rates = []
     for name, rows in months(300, 2).items():
         rates.append(np.mean([np.isfinite(alarms(x)) for x in rows]))
@@ -68,7 +68,7 @@ def test_a_quiet_month_of_looks_alarms_as_rarely_as_said():
     assert np.mean(rates) <= LEVEL + 2 * np.sqrt(LEVEL * (1 - LEVEL) / 900)
 
 
-def test_a_jump_is_met_within_two_days():
+def test_a_jump_is_detected_within_two_days():
     rows = months(20, 3)["ret"]
     found = np.mean([alarms(x, rise=2.0 * x.std()) <= 48 for x in rows])
     assert found >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / 20)

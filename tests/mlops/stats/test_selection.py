@@ -152,7 +152,7 @@ def test_equal_p_values_are_rejected_together():
     assert_array_equal(benjamini_yekutieli([0.9, 0.01, 0.01], 0.05), [False, True, True])
 
 
-def test_with_nothing_to_find_something_is_found_rarely_however_dependent_the_tests():
+def test_true_hypotheses_are_rarely_rejected_whatever_their_dependence():
     rng = np.random.default_rng(1)
     shared = rng.standard_normal((4000, 1))
     mixed = 0.9**0.5 * shared + 0.1**0.5 * rng.standard_normal((4000, 20))
@@ -162,11 +162,11 @@ def test_with_nothing_to_find_something_is_found_rarely_however_dependent_the_te
     assert rate < 0.05
 
 
-def test_no_tests_no_rejections():
+def test_no_p_values_give_no_rejections():
     assert benjamini_yekutieli([], 0.05).shape == (0,)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), -0.1, 1.1])
-def test_what_is_no_p_value_is_refused(bad):
+def test_a_value_outside_zero_to_one_is_refused_as_a_p_value(bad):
     with pytest.raises(MlopsError, match="drop untested columns"):
         benjamini_yekutieli([0.5, bad], 0.05)

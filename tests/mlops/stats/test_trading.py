@@ -50,7 +50,7 @@ def test_the_start_counts_in_the_drawdown():
     assert max_drawdown([0.1, 0.2]) == 0.0
 
 
-def test_nothing_is_left_where_a_short_position_loses_more_than_everything():
+def test_equity_is_zero_after_a_short_position_loses_more_than_all():
     assert max_drawdown([0.1, -1.6, 0.5]) == -1.0
     figures = trading_figures([-1.0, -1.0], [2.5, 0.1], fee_bps=0, bars_per_year=8760)
     assert figures.max_drawdown == figures.total_return == -1.0
@@ -99,7 +99,7 @@ def test_positions_are_bounded_and_missing_forecasts_hold_none():
     assert_array_equal(held[: trading.WARM_ROWS], 0)
 
 
-def test_a_forecaster_that_never_speaks_never_trades():
+def test_a_forecaster_without_forecasts_never_trades():
     assert_array_equal(positions_from_edge(np.zeros(100)), 0)
 
 
@@ -192,7 +192,7 @@ def test_at_the_minimum_track_record_the_level_is_just_reached():
     assert_allclose(probabilistic_sharpe(short), 0.99, atol=2e-3)
 
 
-def test_a_loss_never_becomes_a_track_record():
+def test_a_negative_sharpe_ratio_needs_an_infinite_track_record():
     assert minimum_track_record(SharpeMoments(-0.1, 100, 0, 3)) == np.inf
 
 

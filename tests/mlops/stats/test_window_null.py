@@ -107,7 +107,7 @@ def test_many_windows_at_once_are_those_windows_one_by_one(null):
 
 
 @pytest.mark.parametrize("kind", NULLS)
-def test_a_null_read_back_from_its_arrays_judges_alike(kind):
+def test_a_null_read_back_from_its_arrays_gives_equal_results(kind):
     rng = np.random.default_rng(4)
     fitted = NULLS[kind](rng.integers(0, 4, 3000))
     fitted.calibrate(100)
@@ -125,7 +125,7 @@ def test_a_long_reference_keeps_its_last_rows_within_a_quarter_of_a_megabyte():
     assert sum(array.nbytes for array in fitted.to_arrays().values()) < 250_000
 
 
-def test_a_clock_does_not_alarm_where_a_bar_is_missing():
+def test_a_feature_of_the_clock_does_not_alarm_at_a_missing_bar():
     clock = np.sin(2 * np.pi * np.arange(5000) % 24 / 24 * 2 * np.pi)
     null = NumericNull(clock)
     whole = clock[:192]
@@ -134,7 +134,7 @@ def test_a_clock_does_not_alarm_where_a_bar_is_missing():
     assert null.check(np.full(168, clock[6])).p_value[0] < 1e-6
 
 
-def test_a_label_never_seen_is_a_change_however_few():
+def test_a_new_label_is_a_change_however_rare():
     null = CategoricalNull(np.random.default_rng(5).integers(0, 3, 5000))
     window = np.random.default_rng(6).integers(0, 3, 168)
     assert null.check(window).p_value[0] > 0.05
@@ -164,7 +164,7 @@ def _verdicts(row, size, n, change, rules):
     return [ours, *(rule(reference, window) for rule in rules)]
 
 
-def test_false_alarms_are_as_rare_as_said_where_usual_rules_alarm_nearly_always():
+def test_false_alarms_keep_the_stated_rate_where_usual_rules_alarm_nearly_always():
     usual = (kolmogorov_smirnov_alarms, evidently_alarms)
     rates = alarm_rates(60, 2000, 168, seed=301, rules=usual)
     ours = np.mean([rate[0] for rate in rates.values()])
@@ -178,7 +178,7 @@ def test_false_alarms_are_as_rare_as_said_where_usual_rules_alarm_nearly_always(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [5000, 2000])
-def test_false_alarms_of_every_series_are_as_rare_as_said(size):
+def test_false_alarms_of_every_series_keep_the_stated_rate(size):
     usual = (kolmogorov_smirnov_alarms, evidently_alarms)
     rates = alarm_rates(300, size, 168, seed=302, rules=usual)
     print({name: rate.round(3).tolist() for name, rate in rates.items()})
@@ -211,7 +211,7 @@ def test_planted_changes_are_found():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("change", "name", "power"), PLANTED)
-def test_each_planted_change_is_found_as_often_as_said(change, name, power):
+def test_each_planted_change_is_found_at_the_stated_rate(change, name, power):
     rate = alarm_rates(300, 5000, 168, change=change, seed=304, names=(name,))[name][0]
     print(change, name, rate)
     assert rate >= power - 3 * np.sqrt(power * (1 - power) / 300)

@@ -75,7 +75,7 @@ def test_the_clock_is_read_before_the_first_request(replay):
     assert len(frame) == 2_499
 
 
-def test_a_hole_passes_through(source, replay):
+def test_a_hole_in_the_venues_bars_stays_a_hole(source, replay):
     del replay.bars["BTCUSDT"][1_500:1_510]
 
     assert len(fetch(source)) == 2_489

@@ -64,7 +64,7 @@ def test_a_vendor_file_with_a_banner_own_names_and_two_times_is_read(written):
     assert list(read.index.strftime("%H")) == ["00", "01"]
 
 
-def test_local_time_needs_its_zone_said(written):
+def test_local_time_without_a_zone_is_refused(written):
     path = written("time,open,high,low,close,volume\n2024-07-01 09:00,1,1,1,1,1\n")
 
     with pytest.raises(BarsError, match="pass timezone"):
@@ -97,7 +97,7 @@ def test_a_bad_csv_is_refused(written, text, error, message):
         fetch(written(text))
 
 
-def test_text_that_is_not_text_is_refused(tmp_path):
+def test_a_file_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "bars.csv").write_bytes(b"\xff\xfe\x00time")
 
     with pytest.raises(DataError, match=r"bars\.csv"):
@@ -113,6 +113,6 @@ def test_other_files_are_refused(written, name, message):
         fetch(written("not a table", name))
 
 
-def test_a_file_that_is_not_there_is_said(tmp_path):
+def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SourceError, match="no file"):
         fetch(tmp_path / "none.csv")

@@ -54,13 +54,13 @@ def test_a_period_is_cut_out():
         ("BTC/USD", "5m", "has bars of 1h, not 5m"),
     ],
 )
-def test_what_is_not_embedded_is_refused(symbol, timeframe, message):
+def test_a_symbol_without_a_sample_is_refused(symbol, timeframe, message):
     with pytest.raises(SourceError, match=message):
         SampleSource().fetch(symbol, Timeframe(timeframe))
 
 
 @pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
-def test_files_are_those_the_papers_name(sample):
+def test_sample_files_have_the_checksums_of_their_record(sample):
     folder = files("mlops.data.samples")
     named = dict(
         re.findall(
