@@ -153,8 +153,8 @@ def one_hour(store: Store, database: str, services: int = SERVICES) -> Figure:
     closed = frame.index[BARS_KEPT - 1 + HORIZON - 1].to_pydatetime()
     match_bars(store, [sight(frame.iloc[:-2], one) for one in keys], now=closed)
     began, busy = time.perf_counter(), time.process_time()
-    newest = [sight(frame, one) for one in keys]
-    found = match_bars(store, newest, now=closed + HOUR)
+    all_bars = [sight(frame, one) for one in keys]
+    found = match_bars(store, all_bars, now=closed + HOUR)
     spent, busy = time.perf_counter() - began, time.process_time() - busy
     new = sum(one.new for one in found)
     return Figure(

@@ -163,7 +163,9 @@ class Monitor:
             return self.bars_of(service) if wanted else None
 
         matchings = match_outcomes(self.store, bars_of, now=now)
-        return tuple(one for one in matchings if services is None or one.service in services)
+        return tuple(
+            matching for matching in matchings if services is None or matching.service in services
+        )
 
     def look(self, now: datetime, services: Collection[str] | None = None) -> tuple[Look, ...]:
         """Look at the champion of each service, or of these, at market time ``now``."""

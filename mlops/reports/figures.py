@@ -163,8 +163,8 @@ def draw_history(
         axes[1].legend(ncols=3, loc="lower right")
         _draw_spans(axes[2], spans)
         for place, (at, text) in enumerate(marks):
-            for one in axes:
-                one.axvline(at, color=BAD, lw=0.8, ls=":")
+            for panel in axes:
+                panel.axvline(at, color=BAD, lw=0.8, ls=":")
             height = 0.98 - 0.1 * (place % 3)
             axes[0].annotate(f" {text}", (at, height), xycoords=("data", "axes fraction"),
                              fontsize=7, color=BAD, va="top")  # fmt: skip

@@ -21,7 +21,7 @@ THIN = 2.0
 def advise(
     columns: Sequence[ColumnDrift],
     tested: Sequence[ColumnDrift],
-    found: Rejections,
+    rejections: Rejections,
     config: DriftConfig,
     rows: int,
 ) -> tuple[str, ...]:
@@ -30,10 +30,10 @@ def advise(
     Args:
         columns: All columns of the report.
         tested: Those of them that were tested.
-        found: The rejections of the window.
+        rejections: The rejections of the window.
         rows: Bars of the window.
     """
-    lines = [*_advise_on_size(columns, rows), *_advise_on_evidence(tested, found, config)]
+    lines = [*_advise_on_size(columns, rows), *_advise_on_evidence(tested, rejections, config)]
     if tested and rows < config.window_bars:
         lines.append(
             f"the window has {rows} bars instead of {config.window_bars}: only large changes show"
@@ -59,9 +59,9 @@ def _advise_on_size(columns: Sequence[ColumnDrift], rows: int) -> list[str]:
 
 
 def _advise_on_evidence(
-    tested: Sequence[ColumnDrift], found: Rejections, config: DriftConfig
+    tested: Sequence[ColumnDrift], rejections: Rejections, config: DriftConfig
 ) -> list[str]:
-    noticed = [column for column in tested if column.name in found.noticed]
+    noticed = [column for column in tested if column.name in rejections.noticed]
     lines = []
     thin = [c for c in noticed if c.independent_windows < THIN * MIN_INDEPENDENT]
     if thin:
@@ -82,7 +82,7 @@ def _advise_on_evidence(
             f"{slow[0].name} moves slowly: {slow[0].n} bars are worth about "
             f"{max(1, round(slow[0].n / slow[0].tau))} independent ones; wait for the next window"
         )
-    if len(noticed) == 1 and len(tested) >= 5 and not found.decided:
+    if len(noticed) == 1 and len(tested) >= 5 and not rejections.decided:
         lines.append(
             f"only {noticed[0].name} of {len(tested)} columns changed, by a level that one "
             "window in twenty reaches by chance"

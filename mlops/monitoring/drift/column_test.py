@@ -157,7 +157,8 @@ _FLOAT_FIELDS = tuple(field.name for field in fields(ColumnDrift) if field.type 
 class _Window:
     """The present values of a column's window, raw and as numbers (n,).
 
-    ``missing`` is for each row whether it lacks a value; rows that lack one by nature are left out.
+    ``missing`` says which rows lack a value. Rows before the first known outcome, or after the
+    last, are left out of it.
     """
 
     raw: NDArray[Any]
@@ -220,7 +221,7 @@ def check_column(
 
 
 def _find_broken(reference: ColumnReference, window: _Window) -> ColumnDrift | None:
-    """The row of a window that cannot be tested as data; None where it can."""
+    """The row of a broken or constant window; None where the window can be tested."""
     constant = reference.constant
     if not window.rows:
         return None

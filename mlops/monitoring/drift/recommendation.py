@@ -156,7 +156,7 @@ def reject_columns(
 
 
 def drop_known_changes(
-    found: Rejections, ends_at: str | None, times: pd.DatetimeIndex, config: DriftConfig
+    rejections: Rejections, ends_at: str | None, times: pd.DatetimeIndex, config: DriftConfig
 ) -> Rejections:
     """Drop the jumps and fast changes that happened within the bars of the reference.
 
@@ -168,20 +168,20 @@ def drop_known_changes(
         times: Open times of the bars looked at.
     """
     if ends_at is None:
-        return found
+        return rejections
 
     def are_new(bars: int) -> bool:
         return len(times) >= bars and _utc(times[-bars]) > _utc(ends_at)
 
     return replace(
-        found,
-        jumped=found.jumped if are_new(RECENT) else (),
-        fast=found.fast if are_new(config.window_bars) else (),
+        rejections,
+        jumped=rejections.jumped if are_new(RECENT) else (),
+        fast=rejections.fast if are_new(config.window_bars) else (),
     )
 
 
 def recommend(
-    found: Rejections,
+    rejections: Rejections,
     columns: Sequence[ColumnDrift],
     *,
     before: Rejections | None = None,
@@ -194,15 +194,15 @@ def recommend(
         before: What the decision window before it rejected.
         fast_before: The columns beyond the fast level at the look before.
     """
-    repeated = _common(found.repeated, before.repeated if before else ())
-    retrain = tuple(dict.fromkeys((*found.decided, *repeated, *found.jumped)))
+    repeated = _common(rejections.repeated, before.repeated if before else ())
+    retrain = tuple(dict.fromkeys((*rejections.decided, *repeated, *rejections.jumped)))
     losses = {column.name for column in columns if column.family is Family.LOSSES}
     drifted = tuple(name for name in retrain if name not in losses)
-    lost = found.lost or (before.lost if before else ())
-    confirmed = _common(found.fast, fast_before)
+    lost = rejections.lost or (before.lost if before else ())
+    confirmed = _common(rejections.fast, fast_before)
     reasons: list[str] = []
-    if found.severe:
-        reasons.append(f"skill is lost beyond doubt ({_list_names(found.severe)})")
+    if rejections.severe:
+        reasons.append(f"skill is lost beyond doubt ({_list_names(rejections.severe)})")
     if drifted and lost:
         reasons.append(
             f"data drifted ({_list_names(drifted)}) and skill is falling ({_list_names(lost)})"
@@ -210,21 +210,21 @@ def recommend(
     if confirmed:
         reasons.append(f"a change too large to wait for is confirmed ({_list_names(confirmed)})")
     if reasons:
-        urgent = tuple(dict.fromkeys((*found.severe, *retrain, *confirmed)))
+        urgent = tuple(dict.fromkeys((*rejections.severe, *retrain, *confirmed)))
         return Decision(Recommendation.RETRAIN_IMMEDIATELY, urgent, tuple(reasons))
     if retrain:
-        if found.decided:
-            reasons.append(f"drift beyond the budgeted level ({_list_names(found.decided)})")
+        if rejections.decided:
+            reasons.append(f"drift beyond the budgeted level ({_list_names(rejections.decided)})")
         if repeated:
             reasons.append(f"the same columns in two windows in a row ({_list_names(repeated)})")
-        if found.jumped:
-            reasons.append(_jump_reason(found))
+        if rejections.jumped:
+            reasons.append(_jump_reason(rejections))
         return Decision(Recommendation.RETRAIN_SOON, retrain, tuple(reasons))
-    return _recommend_watching(found, columns)
+    return _recommend_watching(rejections, columns)
 
 
 def recommend_between_windows(
-    found: Rejections,
+    rejections: Rejections,
     columns: Sequence[ColumnDrift],
     *,
     latest: Rejections | None = None,
@@ -239,14 +239,14 @@ def recommend_between_windows(
         latest: What the latest decision window rejected.
         fast_before: The columns beyond the fast level at the look before.
     """
-    confirmed = _common(found.fast, fast_before)
+    confirmed = _common(rejections.fast, fast_before)
     if confirmed:
         reason = f"a change too large to wait for is confirmed ({_list_names(confirmed)})"
         return Decision(Recommendation.RETRAIN_IMMEDIATELY, confirmed, (reason,))
-    if found.jumped:
-        return Decision(Recommendation.RETRAIN_SOON, found.jumped, (_jump_reason(found),))
-    noticed = tuple(dict.fromkeys((*found.fast, *(latest.noticed if latest else ()))))
-    return _recommend_watching(replace(found, noticed=noticed), columns)
+    if rejections.jumped:
+        return Decision(Recommendation.RETRAIN_SOON, rejections.jumped, (_jump_reason(rejections),))
+    noticed = tuple(dict.fromkeys((*rejections.fast, *(latest.noticed if latest else ()))))
+    return _recommend_watching(replace(rejections, noticed=noticed), columns)
 
 
 def is_window_due(state: DriftState, window: pd.DatetimeIndex, config: DriftConfig) -> bool:
@@ -266,7 +266,7 @@ def is_window_due(state: DriftState, window: pd.DatetimeIndex, config: DriftConf
 
 def advance_state(
     state: DriftState,
-    found: Rejections,
+    rejections: Rejections,
     window: pd.DatetimeIndex,
     config: DriftConfig,
     *,
@@ -279,14 +279,14 @@ def advance_state(
         due: Whether it was a decision window.
     """
     now = _utc(window[-1]).isoformat()
-    after = replace(state, fast=found.fast, looked_at=now)
+    after = replace(state, fast=rejections.fast, looked_at=now)
     if not due:
         return after
     renewed = _is_budget_renewed(state, window, config)
     return replace(
         after,
         windows=state.windows + 1,
-        recent=(*state.recent, found)[-2:],
+        recent=(*state.recent, rejections)[-2:],
         seen_until=now,
         budget_start=now if renewed else state.budget_start,
         spent=(0.0 if renewed else state.spent) + 1.0 / config.windows_per_budget,
@@ -317,19 +317,21 @@ def _utc(label: pd.Timestamp | str) -> pd.Timestamp:
     return stamp.tz_localize("UTC") if stamp.tzinfo is None else stamp
 
 
-def _recommend_watching(found: Rejections, columns: Sequence[ColumnDrift]) -> Decision:
+def _recommend_watching(rejections: Rejections, columns: Sequence[ColumnDrift]) -> Decision:
     """Recommend to monitor closely where a column was noticed or has a quality problem."""
     broken = [column for column in columns if column.is_quality_problem]
     reasons = [f"data quality: {column.name}: {column.quality_reason}" for column in broken]
-    if found.noticed:
-        reasons.append(f"changed, but not beyond the budgeted level ({_list_names(found.noticed)})")
-    names = tuple(dict.fromkeys((*found.noticed, *(column.name for column in broken))))
+    if rejections.noticed:
+        reasons.append(
+            f"changed, but not beyond the budgeted level ({_list_names(rejections.noticed)})"
+        )
+    names = tuple(dict.fromkeys((*rejections.noticed, *(column.name for column in broken))))
     closely, nothing = Recommendation.MONITOR_CLOSELY, Recommendation.NO_ACTION_NEEDED
     return Decision(closely if reasons else nothing, names, tuple(reasons))
 
 
-def _jump_reason(found: Rejections) -> str:
-    return f"what is forecast changed within days ({_list_names(found.jumped)})"
+def _jump_reason(rejections: Rejections) -> str:
+    return f"what is forecast changed within days ({_list_names(rejections.jumped)})"
 
 
 def _reject_by_family(columns: Iterable[ColumnDrift], level: float) -> tuple[str, ...]:

@@ -196,8 +196,9 @@ def check_drift(
     config = config or DriftConfig()
     window = current.iloc[-config.window_bars :]
     columns = _check_columns(reference, current, config)
-    found = _reject_columns(reference, columns, config)
-    return _report(columns, found, recommend(found, columns, before=before), config, len(window))
+    rejections = _reject_columns(reference, columns, config)
+    decision = recommend(rejections, columns, before=before)
+    return _report(columns, rejections, decision, config, len(window))
 
 
 def first_state(reference: DriftReference) -> DriftState:
@@ -230,22 +231,22 @@ def judge_hourly(
     history = _open_times(current)
     times = history[-config.window_bars :]
     columns = _check_columns(reference, current, config)
-    found = drop_known_changes(
+    rejections = drop_known_changes(
         _reject_columns(reference, columns, config), reference.ends_at, history, config
     )
     if not len(times):
-        decision = recommend_between_windows(found, columns)
-        return _report(columns, found, decision, config, 0, official=False), state
+        decision = recommend_between_windows(rejections, columns)
+        return _report(columns, rejections, decision, config, 0, official=False), state
     due = is_window_due(state, times, config)
     fast_before = fast_at_look_before(state, times, config)
     latest = state.recent[-1] if state.recent else None
     decision = (
-        recommend(found, columns, before=latest, fast_before=fast_before)
+        recommend(rejections, columns, before=latest, fast_before=fast_before)
         if due
-        else recommend_between_windows(found, columns, latest=latest, fast_before=fast_before)
+        else recommend_between_windows(rejections, columns, latest=latest, fast_before=fast_before)
     )
-    report = _report(columns, found, decision, config, len(times), official=due)
-    return report, advance_state(state, found, times, config, due=due)
+    report = _report(columns, rejections, decision, config, len(times), official=due)
+    return report, advance_state(state, rejections, times, config, due=due)
 
 
 def _check_columns(
@@ -284,7 +285,7 @@ def _open_times(rows: pd.DataFrame) -> pd.DatetimeIndex:
 
 def _report(
     columns: tuple[ColumnDrift, ...],
-    found: Rejections,
+    rejections: Rejections,
     decision: Decision,
     config: DriftConfig,
     rows: int,
@@ -298,28 +299,28 @@ def _report(
     return DriftReport(
         status=ReportStatus.JUDGED if judged else ReportStatus.INSUFFICIENT_DATA,
         recommendation=decision.recommendation,
-        score=_score(tested, found, decision.columns),
+        score=_score(tested, rejections, decision.columns),
         window_bars=rows,
         official=official,
         behind=decision.columns,
-        rejections=found,
+        rejections=rejections,
         reasons=decision.reasons,
-        advice=advise(columns, tested, found, config, rows),
+        advice=advise(columns, tested, rejections, config, rows),
         suggested_window=min(supported, default=0),
         columns=columns,
     )
 
 
-def _score(tested: Sequence[ColumnDrift], found: Rejections, behind: Sequence[str]) -> float:
-    rejected = {*found.noticed, *behind}
-    return max((_effect_of(c, found) for c in tested if c.name in rejected), default=0.0)
+def _score(tested: Sequence[ColumnDrift], rejections: Rejections, behind: Sequence[str]) -> float:
+    rejected = {*rejections.noticed, *behind}
+    return max((_effect_of(c, rejections) for c in tested if c.name in rejected), default=0.0)
 
 
-def _effect_of(column: ColumnDrift, found: Rejections) -> float:
+def _effect_of(column: ColumnDrift, rejections: Rejections) -> float:
     """The effect of a column; of a jump, the Kolmogorov distance of two normals that far apart.
 
     Normals of variance 1 whose means differ by d are erf(d / sqrt(8)) apart.
     """
-    if column.name not in found.jumped:
+    if column.name not in rejections.jumped:
         return column.effect
     return max(column.effect, math.erf(abs(column.jump) / math.sqrt(8.0)))

@@ -177,10 +177,9 @@ def measure_performance(
     )
     degradation = None
     if reference is not None:
+        first_judged = _first_row_since(record, due[-decision_size] + step)
         degradation = judge_degradation(
-            Losses.none()
-            if record is None
-            else Losses.of(record, since=_first_row_since(record, due[-decision_size] + step)),
+            Losses.none() if record is None else Losses.of(record, since=first_judged),
             reference,
             skill_at_promotion=promotion.skill if service.target in AS_EVALUATED else None,
             threshold=threshold,
