@@ -87,7 +87,7 @@ def trained(
     answers: Claim | None = None,
 ) -> TrainResult:
     """The steps of a training, inside a flow; ``answers`` are the triggers that asked for it."""
-    with run_logs(service=service.key), training_turn(service) as turn:
+    with run_logs(service=service.key), training_turn(service) as lease:
         project = open_project()
         step.repair(project)
         with step.training_run(project, service, model_type, config) as run:
@@ -105,7 +105,7 @@ def trained(
                 study=study,
                 judgement=judgement,
                 run=run,
-                turn=turn,
+                lease=lease,
                 answers=answers,
             )
             card = step.draw_card(

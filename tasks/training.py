@@ -27,7 +27,7 @@ from mlops.settings import Settings, current_settings
 from mlops.store import ModelVersion, Why
 from mlops.store.leases import HeldLease
 from mlops.store.triggers import Claim
-from mlops.training.publish import Request, publish
+from mlops.training.publish import publish
 from mlops.training.retraining import Retraining, claim_retraining, market_time
 from mlops.training.run import Effort, judge_training, run_search
 from mlops.training.training_plan import TrainingPlan, plan_training
@@ -148,20 +148,20 @@ def register(
     study: Study,
     judgement: Judgement,
     run: RunLog,
-    turn: HeldLease | None = None,
+    lease: HeldLease | None = None,
     answers: Claim | None = None,
 ) -> ModelVersion:
-    """Register the winner, as challenger or as refused; that answers what asked for it."""
+    """Register the winner, as challenger or as refused; the commit answers the triggers."""
+    why = Why(at=datetime.now(UTC), actor="train", reason=assignment.reason)
     return publish(
         project.registry,
-        assignment.service,
-        assignment.dataset,
-        study=study,
-        judgement=judgement,
-        proof=assignment.proof,
-        request=_request(assignment, turn, answers),
-        run=run,
-        why=_why(assignment.reason),
+        assignment,
+        study,
+        judgement,
+        run,
+        why=why,
+        lease=lease,
+        answers=answers,
     )
 
 
@@ -201,21 +201,6 @@ def _thresholds(settings: Settings) -> Thresholds:
         mode=settings.validation_threshold_mode,
         max_drawdown=settings.max_drawdown_limit,
     )
-
-
-def _request(assignment: TrainingPlan, turn: HeldLease | None, answers: Claim | None) -> Request:
-    return Request(
-        model_type=str(assignment.model_type),
-        config=assignment.config.model_dump(mode="json"),
-        digest=assignment.request,
-        reason=assignment.reason,
-        turn=turn,
-        answers=answers,
-    )
-
-
-def _why(reason: str) -> Why:
-    return Why(at=datetime.now(UTC), actor="train", reason=reason)
 
 
 def _market_time(dataset: Dataset) -> datetime:

@@ -6,14 +6,12 @@ another passed, and its trials count in every later judgement.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from mlops.features.causality import CausalityProof
-from mlops.features.dataset import Dataset
 from mlops.models.base import History
 from mlops.models.recipe import Recipe
 from mlops.registry.bundles import bundle_parts
@@ -21,81 +19,84 @@ from mlops.registry.connection import Registry
 from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog
 from mlops.search.study import Study, Trial
-from mlops.service import Service
 from mlops.store import ModelVersion, Status, Why
-from mlops.store.leases import HeldLease
+from mlops.store.leases import HeldLease, require_held
 from mlops.store.triggers import Claim
+from mlops.training.retraining import answer_with
+from mlops.training.training_plan import TrainingPlan
 from mlops.training.verdict import Judgement
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What was asked for: kept with the version, so that it can be asked for again.
-
-    ``digest`` is equal for equal requests whatever their data; ``answers`` are the triggers that
-    asked for it, and ``turn`` the turn in which it was trained.
-    """
-
-    model_type: str
-    config: Mapping[str, Any]
-    digest: str
-    reason: str
-    answers: Claim | None = None
-    turn: HeldLease | None = None
 
 
 def publish(
     registry: Registry,
-    service: Service,
-    dataset: Dataset,
-    *,
+    plan: TrainingPlan,
     study: Study,
     judgement: Judgement,
-    proof: CausalityProof,
-    request: Request,
     run: RunLog,
+    *,
     why: Why,
+    lease: HeldLease | None = None,
+    answers: Claim | None = None,
 ) -> ModelVersion:
-    """Register the winner as challenger or refused; log what it is and how it did to ``run``."""
-    winner = study.winner
+    """Register the winner as challenger or refused; log what it is and how it did to ``run``.
+
+    The plan is kept with the version, so that the same request can be made again.
+
+    Args:
+        lease: The service's training lease: the commit is refused where it was lost.
+        answers: The triggers that asked for the training; the commit answers them.
+
+    Raises:
+        LeaseLost: when another training may be at the service.
+        StoreError: when another training may be at the triggers.
+        RegistryError, BundleError: as `register`.
+    """
+    winner, dataset = study.winner, plan.dataset
     run.params(recipe_params(winner.recipe))
     run.epochs(epoch_rows(study.holdout.histories))
     run.metrics(judgement.evaluation.metrics.to_dict())
-    return register(
-        registry,
-        Candidate(
-            service=service,
-            model_type=winner.recipe.model_type,
-            parts=bundle_parts(
-                study.holdout.last,
-                dataset,
-                service,
-                proof=proof.to_dict(),
-                evaluation=judgement.evaluation.to_dict(),
-                record=judgement.record,
-            ),
-            status=Status.CHALLENGER if judgement.report.passed else Status.REFUSED,
-            recipe_digest=winner.recipe.digest,
-            metrics=judgement.evaluation.metrics.to_dict(),
-            report=judgement.report.to_dict(),
-            notes={
-                "request": request.digest,
-                "asked_for": request.model_type,
-                "config": dict(request.config),
-                "reason": request.reason,
-                "triggers": _triggers(request),
-                "recipe": winner.recipe.to_dict(),
-                "study": study.key,
-                "fitted_until": _fitted_until(study, dataset),
-                "refit": study.is_refit,
-                "provenance": _provenance(dataset),
-            },
-            run_id=run.run_id,
-            answers=request.answers,
-            turn=request.turn,
+    candidate = Candidate(
+        service=plan.service,
+        model_type=winner.recipe.model_type,
+        parts=bundle_parts(
+            study.holdout.last,
+            dataset,
+            plan.service,
+            proof=plan.proof.to_dict(),
+            evaluation=judgement.evaluation.to_dict(),
+            record=judgement.record,
         ),
-        why,
+        status=Status.CHALLENGER if judgement.report.passed else Status.REFUSED,
+        recipe_digest=winner.recipe.digest,
+        metrics=judgement.evaluation.metrics.to_dict(),
+        report=judgement.report.to_dict(),
+        notes=_notes(plan, study, answers),
+        run_id=run.run_id,
     )
+    fence = None if lease is None else partial(require_held, held=lease)
+    within = [] if answers is None else [partial(answer_with, claim=answers, at=why.at)]
+    return register(registry, candidate, why, fence=fence, within=within)
+
+
+def _notes(plan: TrainingPlan, study: Study, answers: Claim | None) -> dict[str, Any]:
+    """What a version keeps of its training, as JSON; ``triggers`` is empty without a claim."""
+    known = plan.dataset.labels.known_at[study.slices.holdout[-1].selection[-1]]
+    provenance = plan.dataset.provenance
+    return {
+        "request": plan.request,
+        "asked_for": str(plan.model_type),
+        "config": plan.config.model_dump(mode="json"),
+        "reason": plan.reason,
+        "triggers": [] if answers is None else [row.id for row in answers.triggers],
+        "recipe": study.winner.recipe.to_dict(),
+        "study": study.key,
+        # When the last label that the bundle's refit learned from was known; later bars are new.
+        "fitted_until": pd.Timestamp(known, tz="UTC").isoformat(),
+        "refit": study.is_refit,
+        "provenance": None
+        if provenance is None
+        else {name: str(value) for name, value in asdict(provenance).items()},
+    }
 
 
 def log_trial(run: RunLog, trial: Trial, statistic: float) -> None:
@@ -120,21 +121,3 @@ def epoch_rows(histories: tuple[History, ...]) -> list[dict[str, float | None]]:
         ]
         rows += epoch_rows(history.members)
     return rows
-
-
-def _triggers(request: Request) -> list[str]:
-    """What asked for it; empty where a person or a schedule did."""
-    return [] if request.answers is None else [row.id for row in request.answers.triggers]
-
-
-def _fitted_until(study: Study, dataset: Dataset) -> str:
-    """When the last label that the bundle's refit learned from was known; later bars are new."""
-    known = dataset.labels.known_at[study.slices.holdout[-1].selection[-1]]
-    return pd.Timestamp(known, tz="UTC").isoformat()
-
-
-def _provenance(dataset: Dataset) -> dict[str, str] | None:
-    """Where the bars came from, as JSON."""
-    if dataset.provenance is None:
-        return None
-    return {name: str(value) for name, value in asdict(dataset.provenance).items()}

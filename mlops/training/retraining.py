@@ -120,7 +120,7 @@ def last_requested(store: Store, service: str) -> ModelVersion | None:
 
 
 def answer_with(
-    connection: Connection, claim: Claim, version: ModelVersion, *, at: datetime
+    connection: Connection, version: ModelVersion, *, claim: Claim, at: datetime
 ) -> None:
     """Answer a claim with the version it led to, inside the transaction that registers it.
 

@@ -12,12 +12,13 @@ from mlops.models.base import Epoch, History
 from mlops.models.recipe import Recipe
 from mlops.registry import Registry, open_run
 from mlops.registry.connection import load
+from mlops.search.config import TrainingConfig
 from mlops.search.study import Study, Trial
 from mlops.store import ModelVersion, Why
-from mlops.training.publish import Request, epoch_rows, log_trial, publish, recipe_params
+from mlops.training.publish import epoch_rows, log_trial, publish, recipe_params
 from mlops.training.training_plan import TrainingPlan
 from mlops.training.verdict import Judgement
-from tests.mlops.registry.conftest import AT, SERVICE
+from tests.mlops.registry.conftest import AT
 from tests.mlops.training.trainings import assessed, assigned, conducted
 
 pytestmark = pytest.mark.usefixtures("unverified")
@@ -38,13 +39,10 @@ class Work:
         with open_run(self.registry.tracking, "publication") as run:
             return publish(
                 self.registry,
-                SERVICE,
-                self.assignment.dataset,
-                study=self.study,
-                judgement=judgement,
-                proof=self.assignment.proof,
-                request=Request(model_type="linear", config={"seed": 3}, digest="q", reason="test"),
-                run=run,
+                self.assignment,
+                self.study,
+                judgement,
+                run,
                 why=Why(AT, actor="ann", reason="test"),
             )
 
@@ -73,8 +71,10 @@ def test_a_bundle_carries_its_proof_and_loads(work: Work) -> None:
 
 def test_the_request_can_be_asked_for_again(work: Work) -> None:
     notes = work.published(work.judged()).notes
-    assert notes["request"] == "q"
-    assert notes["config"] == {"seed": 3}
+    assert notes["request"] == work.assignment.request
+    assert notes["asked_for"] == "linear"
+    assert TrainingConfig.model_validate(notes["config"]) == work.assignment.config
+    assert notes["triggers"] == []
     assert notes["refit"] is False
     assert Recipe.from_dict(notes["recipe"]) == work.study.winner.recipe
 

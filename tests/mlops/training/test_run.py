@@ -14,7 +14,7 @@ from mlops.features.dataset import Dataset
 from mlops.registry import Registry
 from mlops.registry.bundles import last_close
 from mlops.store import ModelVersion, Why, count_trials
-from mlops.training.publish import Request, publish
+from mlops.training.publish import publish
 from mlops.training.verdict import Judgement
 from tests.mlops.registry.conftest import SERVICE, dataset_of
 from tests.mlops.training.trainings import assessed, assigned, conducted
@@ -167,18 +167,12 @@ def registered(
     assignment = assigned(registry, dataset, reason=reason)
     study, run = conducted(registry, assignment)
     judgement = assessed(registry, assignment, study)
-    request = Request(
-        model_type="linear", config={}, digest=assignment.request, reason=assignment.reason
-    )
     version = publish(
         registry,
-        SERVICE,
-        dataset,
-        study=study,
-        judgement=judgement,
-        proof=assignment.proof,
-        request=request,
-        run=run,
+        assignment,
+        study,
+        judgement,
+        run,
         why=Why(last_close(dataset).to_pydatetime()),
     )
     return version, judgement
