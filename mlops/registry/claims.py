@@ -11,11 +11,17 @@ import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from mlops.data.calendar import calendar_for
+from mlops.data.load import load_bars
+from mlops.data.simulator import simulate_bars
 from mlops.errors import GateError, ModelError, RegistryError
 from mlops.features.dataset import Dataset
 from mlops.features.spec import DEFAULT_FEATURES
+from mlops.features.targets import TargetSpec
 from mlops.models.base import FORECASTERS, Forecaster, default_recipe
 from mlops.models.bundle import Trust
 from mlops.models.custom import CLASS_PATH, Custom, Pickled
@@ -26,6 +32,9 @@ from mlops.service import Service
 from mlops.stats.metrics import ModelMetrics
 from mlops.store import Status
 
+EXAMPLE_BARS = 3000
+EXAMPLE_SEED = 0
+_EXAMPLE_START = datetime(2024, 1, 1, tzinfo=UTC)
 _MODEL_TYPE = re.compile(r"[a-z][a-z0-9_]*")
 _SHAPE_KEYS = ("features", "sequence_length")
 
@@ -162,3 +171,20 @@ def _pickled(model: object) -> bytes:
 
 def _is_torch(model: object) -> bool:
     return any(base.__module__.startswith("torch.nn") for base in type(model).__mro__)
+
+
+def example_bars(service: Service, cache_root: Path) -> tuple[Dataset, str]:
+    """Bars for golden examples, which prove loading and not skill: embedded, else simulated."""
+    calendar = calendar_for(service.venue, service.symbol)
+    if service.venue == "sample":
+        frame, source = (
+            load_bars(service, cache_root=cache_root).frame.iloc[-EXAMPLE_BARS:],
+            "sample",
+        )
+    else:
+        frame = simulate_bars(
+            EXAMPLE_BARS, seed=EXAMPLE_SEED, timeframe=service.timeframe.name, start=_EXAMPLE_START
+        )
+        calendar, source = calendar_for("simulator", service.symbol), "the simulator"
+    target = TargetSpec(service.target, service.horizon)
+    return Dataset(frame, timeframe=service.timeframe, target=target, calendar=calendar), source
