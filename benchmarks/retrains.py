@@ -27,9 +27,9 @@ from mlops.store import ModelVersion, Status, Store, Why, record_trials
 from mlops.store.ledger import YEARLY_ALPHA
 from mlops.store.routes import begin_route
 from mlops.store.versions import insert_version
+from mlops.training.judgement import declared_baseline, evidence_of, ranker
 from mlops.training.refit_policy import SEARCH_ALPHA, alpha_of, refit_policy_for
 from mlops.training.training_plan import naive_utc
-from mlops.training.verdict import Terms, declared_baseline, evidence_of, ranker
 from mlops.validation.evidence import Evidence, Thresholds
 
 NEXT_BAR = TargetSpec(Target.RETURN, 1)
@@ -105,7 +105,8 @@ def _evidence(study: Study, dataset: Dataset, *, alpha: float, fee_bps: float) -
         study,
         dataset,
         baseline=declared_baseline(dataset),
-        terms=Terms(fee_bps=fee_bps, alpha=alpha),
+        fee_bps=fee_bps,
+        alpha=alpha,
         causality_proven=True,  # by the search, of the same features
     )
 

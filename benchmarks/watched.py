@@ -34,7 +34,7 @@ from mlops.store import ModelVersion, Status, Store, Why, open_store
 from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import forecast
 from mlops.store.versions import insert_version
-from mlops.training.verdict import declared_baseline, walk_baseline
+from mlops.training.judgement import declared_baseline, walk_baseline
 from mlops.validation.records import evaluation_of, record
 
 HOUR = timedelta(hours=1)

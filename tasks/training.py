@@ -27,11 +27,11 @@ from mlops.settings import Settings, current_settings
 from mlops.store import ModelVersion, Why
 from mlops.store.leases import HeldLease
 from mlops.store.triggers import Claim
+from mlops.training.judgement import Judgement
 from mlops.training.publish import publish
 from mlops.training.retraining import Retraining, claim_retraining, market_time
 from mlops.training.run import Effort, judge_training, run_search
 from mlops.training.training_plan import TrainingPlan, plan_training
-from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
 from tasks.artifacts import shown_progress
 from tasks.context import Project, available_threads

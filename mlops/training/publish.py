@@ -22,9 +22,9 @@ from mlops.search.study import Study, Trial
 from mlops.store import ModelVersion, Status, Why
 from mlops.store.leases import HeldLease, require_held
 from mlops.store.triggers import Claim
+from mlops.training.judgement import Judgement
 from mlops.training.retraining import answer_with
 from mlops.training.training_plan import TrainingPlan
-from mlops.training.verdict import Judgement
 
 
 def publish(

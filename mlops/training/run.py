@@ -24,10 +24,10 @@ from mlops.search.config import TrainingConfig
 from mlops.search.study import Report, Study, StudyContext, Trial, run_refit, run_study
 from mlops.search.trial_archive import TrialArchive
 from mlops.store import ModelVersion, count_trials, record_trials
+from mlops.training.judgement import Judgement, evidence_of, judge_study, ranker
 from mlops.training.publish import log_trial
 from mlops.training.refit_policy import RefitPolicy, alpha_of, champion_of
 from mlops.training.training_plan import TrainingPlan, naive_utc
-from mlops.training.verdict import Judgement, Terms, evidence_of, judge_study, ranker
 from mlops.validation.evidence import Override, Thresholds
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.records import kept_record
@@ -105,17 +105,15 @@ def judge_training(
         study,
         dataset,
         baseline=assignment.baseline,
-        terms=Terms(
-            fee_bps=fee_bps,
-            alpha=alpha,
-            n_unkept=unkept,
-            leak_override=_override(assignment.config),
-        ),
-        causality_proven=True,  # assign() ends a training whose proof fails
+        fee_bps=fee_bps,
+        alpha=alpha,
+        causality_proven=True,  # plan_training() ends a training whose proof fails
         earlier=earlier,
+        n_unkept=unkept,
         before=_record_before(registry, assignment.mandate),
         champion=None if champion is None else load(registry, champion.model_id).forecaster,
         champion_saw=None if champion is None else _fitted_until(champion),
+        leak_override=_override(assignment.config),
     )
     return judge_study(
         study, dataset, evidence, baseline=assignment.baseline, thresholds=thresholds

@@ -23,8 +23,8 @@ from mlops.search.search_plan import (
 )
 from mlops.search.slices import Slices, cut, cut_since
 from mlops.service import Service
+from mlops.training.judgement import declared_baseline
 from mlops.training.refit_policy import RefitPolicy, refit_policy_for
-from mlops.training.verdict import declared_baseline
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -15,9 +15,9 @@ from mlops.registry.connection import load
 from mlops.search.config import TrainingConfig
 from mlops.search.study import Study, Trial
 from mlops.store import ModelVersion, Why
+from mlops.training.judgement import Judgement
 from mlops.training.publish import epoch_rows, log_trial, publish, recipe_params
 from mlops.training.training_plan import TrainingPlan
-from mlops.training.verdict import Judgement
 from tests.mlops.registry.conftest import AT
 from tests.mlops.training.trainings import assessed, assigned, conducted
 

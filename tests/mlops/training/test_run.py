@@ -14,8 +14,8 @@ from mlops.features.dataset import Dataset
 from mlops.registry import Registry
 from mlops.registry.bundles import last_close
 from mlops.store import ModelVersion, Why, count_trials
+from mlops.training.judgement import Judgement
 from mlops.training.publish import publish
-from mlops.training.verdict import Judgement
 from tests.mlops.registry.conftest import SERVICE, dataset_of
 from tests.mlops.training.trainings import assessed, assigned, conducted
 

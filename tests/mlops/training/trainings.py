@@ -12,9 +12,9 @@ from mlops.registry.bundles import last_close
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.store import Why
+from mlops.training.judgement import Judgement
 from mlops.training.run import Effort, judge_training, run_search
 from mlops.training.training_plan import TrainingPlan, plan_training
-from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
 from tests.mlops.registry.conftest import SERVICE
 

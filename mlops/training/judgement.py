@@ -35,20 +35,6 @@ NAIVE: Mapping[Target, tuple[str, ...]] = {
 """The naive forecasts that a model card sets a target's models against."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What evidence is counted at: costs, the level it may spend, a person's override.
-
-    ``n_unkept`` counts trials of the service whose forecasts of these bars were not kept.
-    """
-
-    fee_bps: float
-    alpha: float
-    n_unkept: int = 0
-    require_better: bool = False
-    leak_override: Override | None = None
-
-
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Judgement:
     """The verdict on one candidate, and the records it rests on.
@@ -72,19 +58,30 @@ def evidence_of(
     dataset: Dataset,
     *,
     baseline: Recipe,
-    terms: Terms,
+    fee_bps: float,
+    alpha: float,
     causality_proven: bool,
     earlier: Mapping[str, Floats] | None = None,
+    n_unkept: int = 0,
     before: Forecasts | None = None,
     champion: Forecaster | None = None,
     champion_saw: np.datetime64 | None = None,
+    require_better: bool = False,
+    leak_override: Override | None = None,
 ) -> Evidence:
     """What the winner of a study is judged by: the declared baseline and the champion beside it.
 
-    ``earlier`` are other studies' trials on the same development rows: they enter G2 as if
-    they had been part of this search. ``before`` is the record that a refit continues. The
-    champion is met on forecasts made at or after ``champion_saw``, when the last label it was
-    fitted on was known; None where nobody knows.
+    Args:
+        baseline: The recipe of the service's declared baseline.
+        alpha: The level that this judgement may spend.
+        earlier: Forecasts (n,) by other studies' trials on the rows that this study compares;
+            they enter gate G2 as if they had been part of this search.
+        n_unkept: Trials of the service whose forecasts of these bars were not kept.
+        before: The record that a refit continues.
+        champion_saw: When the last label that the champion was fitted on was known, None where
+            nobody knows: only forecasts made at or after it are compared with the champion.
+        require_better: The champion must be beaten, not only matched.
+        leak_override: A person's word that a record too good to be true is no leak.
     """
     naive = walk_baseline(baseline, dataset, (*study.slices.development, *study.slices.holdout))
     folds = study.slices.fold_of_row(len(dataset))
@@ -101,7 +98,7 @@ def evidence_of(
         holdout=held,
         winner=study.winner.name,
         trials=pooled,
-        n_trials=len(pooled) + terms.n_unkept,
+        n_trials=len(pooled) + n_unkept,
         integrity=Integrity(
             gap_bars=study.slices.gap_bars,
             ordered=True,  # a Fold cannot be built otherwise
@@ -109,13 +106,13 @@ def evidence_of(
             causality_proven=causality_proven,
         ),
         bars_per_year=bars_per_year(dataset),
-        fee_bps=terms.fee_bps,
+        fee_bps=fee_bps,
         champion=_of_champion(champion, champion_saw, dataset, held_rows),
-        require_better=terms.require_better,
+        require_better=require_better,
         refit=study.is_refit,
         record=held.after(before) if study.is_refit and before is not None else None,
-        alpha=terms.alpha,
-        leak_override=terms.leak_override,
+        alpha=alpha,
+        leak_override=leak_override,
     )
 
 

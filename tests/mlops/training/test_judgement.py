@@ -18,10 +18,9 @@ from mlops.search.search_plan import plan_search
 from mlops.search.slices import cut, cut_since
 from mlops.search.study import Study, StudyContext, run_refit, run_study
 from mlops.service import Target, Timeframe
-from mlops.training.verdict import (
+from mlops.training.judgement import (
     NAIVE,
     Judgement,
-    Terms,
     declared_baseline,
     evidence_of,
     judge_study,
@@ -59,18 +58,12 @@ def searched(dataset: Dataset, **changes: Any) -> Study:
 
 
 def judged(study: Study, dataset: Dataset, **changes: Any) -> Judgement:
-    terms = {
-        name: changes.pop(name)
-        for name in ("alpha", "n_unkept", "leak_override", "require_better")
-        if name in changes
-    }
     baseline, thresholds = declared_baseline(dataset), Thresholds(**changes.pop("limits", {}))
     evidence = evidence_of(
         study,
         dataset,
         baseline=baseline,
-        terms=Terms(fee_bps=10.0, **{"alpha": 0.05, **terms}),
-        **{"causality_proven": True, **changes},
+        **{"fee_bps": 10.0, "alpha": 0.05, "causality_proven": True, **changes},
     )
     return judge_study(study, dataset, evidence, baseline=baseline, thresholds=thresholds)
 
