@@ -20,7 +20,7 @@ from mlops.models.base import FitContext
 from mlops.models.recipe import Recipe
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import plan_search, prove_search_causal, request_digest
-from mlops.search.slices import Slices, cut, cut_since
+from mlops.search.slices import Slices, cut, cut_refit_slices
 from mlops.search.study import Study, StudyContext, run_refit, run_study
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ModelVersion, Status, Store, Why, record_trials
@@ -69,7 +69,7 @@ def retrain(store: Store, service: Service, dataset: Dataset, *, fee_bps: float)
     )
     assert mandate.recipe is not None
     assert mandate.since is not None
-    slices = cut_since(dataset, CONFIG, naive_utc(mandate.since), min_bars=MIN_BARS)
+    slices = cut_refit_slices(dataset, CONFIG, naive_utc(mandate.since), min_bars=MIN_BARS)
     study = run_refit(_bench(dataset, slices, fee_bps=fee_bps), mandate.recipe, key=service.key)
     alpha = alpha_of(
         store,

@@ -69,7 +69,7 @@ def cut(dataset: Dataset, config: TrainingConfig, *, min_bars: int) -> Slices:
     return Slices(development, holdout)
 
 
-def cut_since(
+def cut_refit_slices(
     dataset: Dataset, config: TrainingConfig, since: np.datetime64, *, min_bars: int
 ) -> Slices:
     """The slices of a refit: no development, and a holdout of the forecasts made after ``since``.

@@ -21,7 +21,7 @@ from mlops.search.search_plan import (
     request_digest,
     study_key,
 )
-from mlops.search.slices import Slices, cut, cut_since
+from mlops.search.slices import Slices, cut, cut_refit_slices
 from mlops.service import Service
 from mlops.training.judgement import declared_baseline
 from mlops.training.refit_policy import RefitPolicy, refit_policy_for
@@ -110,7 +110,7 @@ def _slices(
 ) -> Slices:
     if mandate.since is None:
         return cut(dataset, config, min_bars=min_bars)
-    return cut_since(dataset, config, naive_utc(mandate.since), min_bars=min_bars)
+    return cut_refit_slices(dataset, config, naive_utc(mandate.since), min_bars=min_bars)
 
 
 def naive_utc(moment: datetime) -> np.datetime64:

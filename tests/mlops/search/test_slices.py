@@ -13,7 +13,7 @@ from mlops.errors import InsufficientData, SplitError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.search.config import TrainingConfig
-from mlops.search.slices import Slices, cut, cut_since
+from mlops.search.slices import Slices, cut, cut_refit_slices
 from mlops.service import Target, Timeframe
 
 N, HORIZON = 1200, 24
@@ -73,12 +73,12 @@ def test_fewer_bars_than_asked_are_refused(daily: Dataset) -> None:
     with pytest.raises(InsufficientData, match="at least 1,201 bars but got 1,200"):
         cut(daily, CONFIG, min_bars=N + 1)
     with pytest.raises(InsufficientData):
-        cut_since(daily, CONFIG, since, min_bars=N + 1)
+        cut_refit_slices(daily, CONFIG, since, min_bars=N + 1)
 
 
 def test_a_refit_forecasts_only_what_was_made_after_the_cut(daily: Dataset) -> None:
     since = daily.labels.made_at[1000]
-    young = cut_since(daily, CONFIG, since, min_bars=N)
+    young = cut_refit_slices(daily, CONFIG, since, min_bars=N)
     assert young.development == ()
     assert rows_of(young.holdout)[0] == 1001
     assert (daily.labels.made_at[rows_of(young.holdout)] > since).all()
@@ -86,10 +86,10 @@ def test_a_refit_forecasts_only_what_was_made_after_the_cut(daily: Dataset) -> N
 
 
 def test_a_few_young_bars_get_as_many_refits_as_there_are(daily: Dataset) -> None:
-    young = cut_since(daily, CONFIG, daily.labels.made_at[N - HORIZON - 3], min_bars=N)
+    young = cut_refit_slices(daily, CONFIG, daily.labels.made_at[N - HORIZON - 3], min_bars=N)
     assert [len(fold.test) for fold in young.holdout] == [1, 1]
 
 
 def test_no_young_bar_is_refused(daily: Dataset) -> None:
     with pytest.raises(SplitError, match="refit when new bars are known"):
-        cut_since(daily, CONFIG, daily.labels.made_at[N - 1], min_bars=N)
+        cut_refit_slices(daily, CONFIG, daily.labels.made_at[N - 1], min_bars=N)

@@ -18,7 +18,7 @@ from mlops.models.recipe import Recipe
 from mlops.search import study as module
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import SearchPlan, plan_search
-from mlops.search.slices import Slices, cut, cut_since
+from mlops.search.slices import Slices, cut, cut_refit_slices
 from mlops.search.study import StudyContext, Trial, run_refit, run_study
 
 CONFIG = TrainingConfig(refits=2, holdout_refits=2, features=("har_1", "har_6"))
@@ -175,7 +175,7 @@ def test_a_passed_deadline_keeps_what_was_finished(
 
 def test_a_refit_has_one_trial_and_keeps_none(dataset: Dataset, kept: Kept) -> None:
     """It is no search: nothing to recall, nothing to count."""
-    slices = cut_since(dataset, CONFIG, dataset.labels.made_at[1000], min_bars=1000)
+    slices = cut_refit_slices(dataset, CONFIG, dataset.labels.made_at[1000], min_bars=1000)
     recipe = default_recipe("linear", dataset.target, CONFIG.overrides)
     study = run_refit(bench_of(dataset, kept, slices), recipe, key="k")
     assert study.is_refit

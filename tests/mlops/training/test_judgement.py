@@ -15,7 +15,7 @@ from mlops.features.targets import TargetSpec
 from mlops.models.base import BASELINES, FitContext, build_forecaster
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import plan_search
-from mlops.search.slices import cut, cut_since
+from mlops.search.slices import cut, cut_refit_slices
 from mlops.search.study import Study, StudyContext, run_refit, run_study
 from mlops.service import Target, Timeframe
 from mlops.training.judgement import (
@@ -155,7 +155,7 @@ def test_a_leak_alarm_is_lifted_by_a_named_person_only() -> None:
 
 
 def test_a_refit_is_judged_on_its_young_rows_alone(hourly: Dataset, study: Study) -> None:
-    slices = cut_since(hourly, CONFIG, hourly.labels.made_at[1100], min_bars=1000)
+    slices = cut_refit_slices(hourly, CONFIG, hourly.labels.made_at[1100], min_bars=1000)
     refit = run_refit(bench_of(hourly, slices), study.winner.recipe, key="k")
     found = judged(refit, hourly, alpha=0.001)
     assert found.walk_forward is found.holdout
@@ -167,7 +167,7 @@ def test_a_refit_is_judged_on_its_young_rows_alone(hourly: Dataset, study: Study
 def test_a_refit_continues_the_record_of_its_recipe(hourly: Dataset, study: Study) -> None:
     """The limits are held against all of it, the other gates against the young rows."""
     before = judged(study, hourly).walk_forward
-    slices = cut_since(hourly, CONFIG, before.made_at[-1], min_bars=1000)
+    slices = cut_refit_slices(hourly, CONFIG, before.made_at[-1], min_bars=1000)
     refit = run_refit(bench_of(hourly, slices), study.winner.recipe, key="k")
     alone, found = judged(refit, hourly), judged(refit, hourly, before=before)
     assert alone.record is alone.holdout
@@ -184,7 +184,7 @@ def test_a_refit_with_a_handful_of_rows_is_refused_and_not_an_error(
 ) -> None:
     for young in (1, 3, 40):
         since = hourly.labels.made_at[len(hourly) - 1 - 24 - young]
-        slices = cut_since(hourly, CONFIG, since, min_bars=1000)
+        slices = cut_refit_slices(hourly, CONFIG, since, min_bars=1000)
         refit = run_refit(bench_of(hourly, slices), study.winner.recipe, key="k")
         found = judged(refit, hourly)
         assert len(found.holdout) == young
