@@ -20,7 +20,7 @@ from mlops.models.base import FitContext
 from mlops.models.recipe import Recipe
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import plan_search, prove_search_causal, request_digest
-from mlops.search.slices import Slices, cut, cut_refit_slices
+from mlops.search.slices import Slices, cut_refit_slices, cut_slices
 from mlops.search.study import Study, StudyContext, run_refit, run_study
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ModelVersion, Status, Store, Why, record_trials
@@ -50,7 +50,7 @@ def search(store: Store, service: Service, dataset: Dataset, *, fee_bps: float) 
     """The service's first training, put on record as refused; its winner's evidence."""
     agenda = plan_search(dataset, ModelType.LINEAR, CONFIG)
     prove_search_causal(agenda, dataset, seed=CONFIG.seed)
-    slices = cut(dataset, CONFIG, min_bars=MIN_BARS)
+    slices = cut_slices(dataset, CONFIG, min_bars=MIN_BARS)
     study = run_study(_bench(dataset, slices, fee_bps=fee_bps), agenda, key=service.key)
     at = _closed(dataset)
     _put_on_record(store, service, dataset, study, at)

@@ -28,7 +28,7 @@ from mlops.models.signing import load_or_make_key
 from mlops.registry import BundleParts, bundle_parts, write_bundle
 from mlops.registry.connection import key_file
 from mlops.search.config import TrainingConfig
-from mlops.search.slices import cut
+from mlops.search.slices import cut_slices
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ModelVersion, Status, Store, Why, open_store
 from mlops.store.routes import begin_route, change_route
@@ -103,7 +103,7 @@ def keep_bars(home: Path, bars: pd.DataFrame, services: int) -> None:
 def _trained(dataset: Dataset) -> BundleParts:
     """A linear model with its record on the holdout, as a training leaves it."""
     forecaster = build_forecaster(default_recipe("linear", TARGET), TARGET)
-    slices = cut(dataset, TrainingConfig(refits=2, holdout_refits=1), min_bars=1_000)
+    slices = cut_slices(dataset, TrainingConfig(refits=2, holdout_refits=1), min_bars=1_000)
     fold = slices.holdout[0]
     forecaster.fit(dataset, fold.fit, fold.selection, FitContext())
     forecasts = np.full(len(dataset), np.nan)

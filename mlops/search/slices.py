@@ -42,7 +42,7 @@ class Slices:
         )
 
 
-def cut(dataset: Dataset, config: TrainingConfig, *, min_bars: int) -> Slices:
+def cut_slices(dataset: Dataset, config: TrainingConfig, *, min_bars: int) -> Slices:
     """The slices of a training.
 
     Raises:

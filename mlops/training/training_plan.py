@@ -21,7 +21,7 @@ from mlops.search.search_plan import (
     request_digest,
     study_key,
 )
-from mlops.search.slices import Slices, cut, cut_refit_slices
+from mlops.search.slices import Slices, cut_refit_slices, cut_slices
 from mlops.service import Service
 from mlops.training.judgement import declared_baseline
 from mlops.training.refit_policy import RefitPolicy, refit_policy_for
@@ -109,7 +109,7 @@ def _slices(
     dataset: Dataset, config: TrainingConfig, mandate: RefitPolicy, *, min_bars: int
 ) -> Slices:
     if mandate.since is None:
-        return cut(dataset, config, min_bars=min_bars)
+        return cut_slices(dataset, config, min_bars=min_bars)
     return cut_refit_slices(dataset, config, naive_utc(mandate.since), min_bars=min_bars)
 
 

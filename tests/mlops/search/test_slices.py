@@ -13,7 +13,7 @@ from mlops.errors import InsufficientData, SplitError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.search.config import TrainingConfig
-from mlops.search.slices import Slices, cut, cut_refit_slices
+from mlops.search.slices import Slices, cut_refit_slices, cut_slices
 from mlops.service import Target, Timeframe
 
 N, HORIZON = 1200, 24
@@ -28,7 +28,7 @@ def daily() -> Dataset:
 
 @pytest.fixture(scope="module")
 def slices(daily: Dataset) -> Slices:
-    return cut(daily, CONFIG, min_bars=N)
+    return cut_slices(daily, CONFIG, min_bars=N)
 
 
 def rows_of(folds: Iterable[Fold]) -> np.ndarray:
@@ -63,7 +63,7 @@ def test_a_fit_and_its_first_forecast_are_a_horizon_apart(slices: Slices) -> Non
 
 
 def test_a_window_slides(daily: Dataset) -> None:
-    sliding = cut(daily, CONFIG.model_copy(update={"data_window_days": 10}), min_bars=N)
+    sliding = cut_slices(daily, CONFIG.model_copy(update={"data_window_days": 10}), min_bars=N)
     for fold in (*sliding.development, *sliding.holdout):
         assert fold.test[0] - fold.fit[0] < 10 * 24
 
@@ -71,7 +71,7 @@ def test_a_window_slides(daily: Dataset) -> None:
 def test_fewer_bars_than_asked_are_refused(daily: Dataset) -> None:
     since = daily.labels.made_at[N // 2]
     with pytest.raises(InsufficientData, match="at least 1,201 bars but got 1,200"):
-        cut(daily, CONFIG, min_bars=N + 1)
+        cut_slices(daily, CONFIG, min_bars=N + 1)
     with pytest.raises(InsufficientData):
         cut_refit_slices(daily, CONFIG, since, min_bars=N + 1)
 

@@ -18,7 +18,7 @@ from mlops.models.recipe import Recipe
 from mlops.search import study as module
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import SearchPlan, plan_search
-from mlops.search.slices import Slices, cut, cut_refit_slices
+from mlops.search.slices import Slices, cut_refit_slices, cut_slices
 from mlops.search.study import StudyContext, Trial, run_refit, run_study
 
 CONFIG = TrainingConfig(refits=2, holdout_refits=2, features=("har_1", "har_6"))
@@ -51,7 +51,7 @@ class Kept(dict[str, np.ndarray]):
 def bench_of(dataset: Dataset, kept: Kept, slices: Slices | None = None) -> StudyContext:
     return StudyContext(
         dataset=dataset,
-        slices=slices or cut(dataset, CONFIG, min_bars=1000),
+        slices=slices or cut_slices(dataset, CONFIG, min_bars=1000),
         context=FitContext(seed=1),
         rank=by_loss(dataset),
         keep=kept.keep,

@@ -15,7 +15,7 @@ from mlops.features.targets import TargetSpec
 from mlops.models.base import BASELINES, FitContext, build_forecaster
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import plan_search
-from mlops.search.slices import cut, cut_refit_slices
+from mlops.search.slices import cut_refit_slices, cut_slices
 from mlops.search.study import Study, StudyContext, run_refit, run_study
 from mlops.service import Target, Timeframe
 from mlops.training.judgement import (
@@ -52,7 +52,7 @@ def bench_of(dataset: Dataset, slices: Any) -> StudyContext:
 
 def searched(dataset: Dataset, **changes: Any) -> Study:
     config = CONFIG.model_copy(update=changes)
-    slices = cut(dataset, config, min_bars=1000)
+    slices = cut_slices(dataset, config, min_bars=1000)
     agenda = plan_search(dataset, ModelType.LINEAR, config)
     return run_study(bench_of(dataset, slices), agenda, key="k")
 
