@@ -28,7 +28,7 @@ from mlops.store.ledger import YEARLY_ALPHA
 from mlops.store.routes import begin_route
 from mlops.store.versions import insert_version
 from mlops.training.judgement import declared_baseline, evidence_of, ranker
-from mlops.training.refit_policy import SEARCH_ALPHA, alpha_of, refit_policy_for
+from mlops.training.refit_policy import SEARCH_ALPHA, alpha_for_judgement, refit_policy_for
 from mlops.training.training_plan import naive_utc
 from mlops.validation.evidence import Evidence, Thresholds
 
@@ -71,7 +71,7 @@ def retrain(store: Store, service: Service, dataset: Dataset, *, fee_bps: float)
     assert mandate.since is not None
     slices = cut_refit_slices(dataset, CONFIG, naive_utc(mandate.since), min_bars=MIN_BARS)
     study = run_refit(_bench(dataset, slices, fee_bps=fee_bps), mandate.recipe, key=service.key)
-    alpha = alpha_of(
+    alpha = alpha_for_judgement(
         store,
         service,
         mandate,

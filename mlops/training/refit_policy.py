@@ -67,7 +67,7 @@ def refit_policy_for(
     )
 
 
-def alpha_of(
+def alpha_for_judgement(
     store: Store,
     service: Service,
     mandate: RefitPolicy,

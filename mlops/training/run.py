@@ -26,7 +26,7 @@ from mlops.search.trial_archive import TrialArchive
 from mlops.store import ModelVersion, count_trials, record_trials
 from mlops.training.judgement import Judgement, evidence_of, judge_study, ranker
 from mlops.training.publish import log_trial
-from mlops.training.refit_policy import RefitPolicy, alpha_of, champion_of
+from mlops.training.refit_policy import RefitPolicy, alpha_for_judgement, champion_of
 from mlops.training.training_plan import TrainingPlan, naive_utc
 from mlops.validation.evidence import Override, Thresholds
 from mlops.validation.forecasts import Forecasts
@@ -91,7 +91,7 @@ def judge_training(
     if not study.is_refit:
         counted = count_trials(registry.store, service.key)
         unkept = max(0, counted - len(study.trials) - len(earlier))
-    alpha = alpha_of(
+    alpha = alpha_for_judgement(
         registry.store,
         service,
         assignment.mandate,

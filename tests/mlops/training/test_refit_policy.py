@@ -21,7 +21,7 @@ from mlops.training.refit_policy import (
     LEAST_ALPHA,
     SEARCH_ALPHA,
     RefitPolicy,
-    alpha_of,
+    alpha_for_judgement,
     champion_of,
     refit_policy_for,
 )
@@ -161,7 +161,7 @@ def test_a_baseline_that_serves_is_no_champion(store: Store) -> None:
 
 
 def level(store: Store, mandate: RefitPolicy, *, days: float, testable: bool = True) -> float:
-    return alpha_of(
+    return alpha_for_judgement(
         store,
         SERVICE,
         mandate,
