@@ -12,7 +12,7 @@ from prefect import flow
 from flows.train import TrainResult, trained
 from mlops.rollout.plan import DeploymentConfig
 from mlops.service import Service
-from mlops.training.retraining import holding
+from mlops.training.retraining import hold_claim
 from tasks import training as step
 from tasks.context import run_logs
 from tasks.rollout import open_manager, return_to_baseline
@@ -31,7 +31,7 @@ def retrain(service: str, auto_deploy: bool = True) -> TrainResult | None:
         if asked is None:
             return None
         manager = open_manager()
-        with holding(manager.store, asked.claim):
+        with hold_claim(manager.store, asked.claim):
             result = trained(
                 Service.parse(service),
                 asked.model_type,

@@ -139,7 +139,7 @@ def answer_with(
 
 
 @contextmanager
-def holding(store: Store, claim: Claim) -> Iterator[None]:
+def hold_claim(store: Store, claim: Claim) -> Iterator[None]:
     """Keep a claim for as long as the block works; if it raises, leave its triggers to the next."""
     try:
         with renewing(partial(_renew, store, claim), every_s=RENEW_S):
