@@ -23,7 +23,7 @@ from mlops.store import ModelVersion, Status, Why
 from mlops.store.leases import HeldLease, require_held
 from mlops.store.triggers import Claim
 from mlops.training.judgement import Judgement
-from mlops.training.retraining import answer_with
+from mlops.training.retraining import answer_claim
 from mlops.training.training_plan import TrainingPlan
 
 
@@ -74,7 +74,7 @@ def publish(
         run_id=run.run_id,
     )
     fence = None if lease is None else partial(require_held, held=lease)
-    within = [] if answers is None else [partial(answer_with, claim=answers, at=why.at)]
+    within = [] if answers is None else [partial(answer_claim, claim=answers, at=why.at)]
     return register(registry, candidate, why, fence=fence, within=within)
 
 

@@ -119,7 +119,7 @@ def last_requested(store: Store, service: str) -> ModelVersion | None:
     return next(iter([*champions, *versions]), None)
 
 
-def answer_with(
+def answer_claim(
     connection: Connection, version: ModelVersion, *, claim: Claim, at: datetime
 ) -> None:
     """Answer a claim with the version it led to, inside the transaction that registers it.
