@@ -27,7 +27,7 @@ from mlops.store import ModelVersion, Status, Store, Why, record_trials
 from mlops.store.ledger import YEARLY_ALPHA
 from mlops.store.routes import begin_route
 from mlops.store.versions import insert_version
-from mlops.training.judgement import declared_baseline, evidence_of, ranker
+from mlops.training.judgement import declared_baseline, evidence_of, make_ranker
 from mlops.training.refit_policy import SEARCH_ALPHA, alpha_for_judgement, refit_policy_for
 from mlops.training.training_plan import naive_utc
 from mlops.validation.evidence import Evidence, Thresholds
@@ -93,7 +93,7 @@ def _bench(dataset: Dataset, slices: Slices, *, fee_bps: float) -> StudyContext:
         dataset=dataset,
         slices=slices,
         context=FitContext(seed=CONFIG.seed),
-        rank=ranker(dataset, slices, baseline=declared_baseline(dataset), fee_bps=fee_bps),
+        rank=make_ranker(dataset, slices, baseline=declared_baseline(dataset), fee_bps=fee_bps),
         keep=lambda trial: None,
         recall=lambda name: None,
         report=lambda what, done, of: None,

@@ -140,7 +140,7 @@ def judge_study(
     )
 
 
-def ranker(
+def make_ranker(
     dataset: Dataset, slices: Slices, *, baseline: Recipe, fee_bps: float
 ) -> Callable[[Mapping[str, Floats]], Mapping[str, float]]:
     """G2's own measure, for choosing the winner by what the winner will be judged by."""

@@ -24,7 +24,7 @@ from mlops.search.config import TrainingConfig
 from mlops.search.study import Report, Study, StudyContext, Trial, run_refit, run_study
 from mlops.search.trial_archive import TrialArchive
 from mlops.store import ModelVersion, count_trials, record_trials
-from mlops.training.judgement import Judgement, evidence_of, judge_study, ranker
+from mlops.training.judgement import Judgement, evidence_of, judge_study, make_ranker
 from mlops.training.publish import log_trial
 from mlops.training.refit_policy import RefitPolicy, alpha_for_judgement, champion_of
 from mlops.training.training_plan import TrainingPlan, naive_utc
@@ -164,7 +164,7 @@ def _bench(
     service, dataset, slices = assignment.service, assignment.dataset, assignment.slices
     key, at = assignment.study_key, last_close(dataset).to_pydatetime()
     archive = TrialArchive(_home(registry, assignment))
-    rank = ranker(dataset, slices, baseline=assignment.baseline, fee_bps=effort.fee_bps)
+    rank = make_ranker(dataset, slices, baseline=assignment.baseline, fee_bps=effort.fee_bps)
     made_at = dataset.labels.made_at
 
     def keep(trial: Trial) -> None:

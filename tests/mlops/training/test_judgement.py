@@ -24,7 +24,7 @@ from mlops.training.judgement import (
     declared_baseline,
     evidence_of,
     judge_study,
-    ranker,
+    make_ranker,
 )
 from mlops.validation.evidence import Override, Thresholds
 
@@ -43,7 +43,7 @@ def bench_of(dataset: Dataset, slices: Any) -> StudyContext:
         dataset=dataset,
         slices=slices,
         context=FitContext(),
-        rank=ranker(dataset, slices, baseline=baseline, fee_bps=10.0),
+        rank=make_ranker(dataset, slices, baseline=baseline, fee_bps=10.0),
         keep=lambda _: None,
         recall=lambda _: None,
         report=lambda *_: None,
