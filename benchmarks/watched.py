@@ -35,7 +35,7 @@ from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import forecast
 from mlops.store.versions import insert_version
 from mlops.training.judgement import declared_baseline, walk_baseline
-from mlops.validation.records import evaluation_of, record
+from mlops.validation.records import evaluate_record, record
 
 HOUR = timedelta(hours=1)
 TARGET = TargetSpec(Target.VOLATILITY, 24)
@@ -114,7 +114,7 @@ def _trained(dataset: Dataset) -> BundleParts:
         forecaster,
         dataset,
         service(0),
-        evaluation=evaluation_of(held, dataset, fee_bps=10.0).to_dict(),
+        evaluation=evaluate_record(held, dataset, fee_bps=10.0).to_dict(),
         record=held,
     )
 

@@ -17,7 +17,7 @@ from mlops.stats.comparison import TestResult, diebold_mariano
 from mlops.store import get_route
 from mlops.validation.evaluation import Evaluation
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.records import evaluation_of, record
+from mlops.validation.records import evaluate_record, record
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def evaluate_version(
     bundle = load(registry, model_id)
     dataset = bundle.dataset(bars)
     made = _record(registry, bundle, dataset, period)
-    return evaluation_of(made, dataset, fee_bps=fee_bps)
+    return evaluate_record(made, dataset, fee_bps=fee_bps)
 
 
 def compare_versions(
@@ -114,8 +114,8 @@ def compare_versions(
         a=a,
         b=b,
         n=len(record_a),
-        evaluation_a=evaluation_of(record_a, dataset, fee_bps=fee_bps),
-        evaluation_b=evaluation_of(record_b, dataset, fee_bps=fee_bps),
+        evaluation_a=evaluate_record(record_a, dataset, fee_bps=fee_bps),
+        evaluation_b=evaluate_record(record_b, dataset, fee_bps=fee_bps),
         a_beats_b=diebold_mariano(gain, horizon=horizon),
         b_beats_a=diebold_mariano(-gain, horizon=horizon),
     )

@@ -20,7 +20,7 @@ from mlops.validation.evaluation import Evaluation
 from mlops.validation.evidence import Evidence, Integrity, Override, Thresholds
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.gates import judge, rank_trials
-from mlops.validation.records import bars_per_year, evaluation_of, record
+from mlops.validation.records import bars_per_year, evaluate_record, record
 from mlops.validation.report import GateReport
 
 Floats = NDArray[np.float64]
@@ -126,7 +126,7 @@ def judge_study(
 ) -> Judgement:
     """Judge the winner of a study by its `evidence_of`, and measure what it is worth."""
     walked, held = evidence.walk_forward, evidence.holdout
-    evaluation = evaluation_of(held, dataset, fee_bps=evidence.fee_bps)
+    evaluation = evaluate_record(held, dataset, fee_bps=evidence.fee_bps)
     return Judgement(
         report=judge(evidence, thresholds),
         walk_forward=walked,
@@ -134,7 +134,7 @@ def judge_study(
         record=held if evidence.record is None else evidence.record,
         walk_forward_evaluation=evaluation
         if walked is held
-        else evaluation_of(walked, dataset, fee_bps=evidence.fee_bps),
+        else evaluate_record(walked, dataset, fee_bps=evidence.fee_bps),
         evaluation=evaluation,
         baselines=_all_baselines(study, dataset, held, declared=baseline),
     )

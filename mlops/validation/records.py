@@ -64,7 +64,7 @@ def kept_record(table: Mapping[str, NDArray[Any]], service: Service) -> Forecast
     )
 
 
-def evaluation_of(rows: Forecasts, dataset: Dataset, *, fee_bps: float) -> Evaluation:
+def evaluate_record(rows: Forecasts, dataset: Dataset, *, fee_bps: float) -> Evaluation:
     """Metrics with intervals, annualised by the dataset's own calendar."""
     return evaluate(rows, bars_per_year=bars_per_year(dataset), fee_bps=fee_bps)
 
