@@ -30,7 +30,7 @@ from mlops.training.refit_policy import RefitPolicy, alpha_for_judgement, champi
 from mlops.training.training_plan import TrainingPlan, naive_utc
 from mlops.validation.evidence import Override, Thresholds
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.records import kept_record
+from mlops.validation.records import read_record
 
 Floats = NDArray[np.float64]
 
@@ -125,7 +125,7 @@ def _record_before(registry: Registry, mandate: RefitPolicy) -> Forecasts | None
     if mandate.continues is None:
         return None
     bundle = load(registry, mandate.continues)
-    return kept_record(read_tensors(bundle.path / manifest.REFERENCE), bundle.service)
+    return read_record(read_tensors(bundle.path / manifest.REFERENCE), bundle.service)
 
 
 def _override(config: TrainingConfig) -> Override | None:

@@ -50,7 +50,7 @@ def record_table(rows: Forecasts | None) -> dict[str, NDArray[Any]]:
     return {f"{HELD}{name}": column for name, column in (columns | {"made_at": times}).items()}
 
 
-def kept_record(table: Mapping[str, NDArray[Any]], service: Service) -> Forecasts | None:
+def read_record(table: Mapping[str, NDArray[Any]], service: Service) -> Forecasts | None:
     """The record that a bundle's reference keeps, as one fold; None where it keeps none."""
     if f"{HELD}y" not in table:
         return None
