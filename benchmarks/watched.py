@@ -35,7 +35,7 @@ from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import forecast
 from mlops.store.versions import insert_version
 from mlops.training.judgement import declared_baseline, walk_baseline
-from mlops.validation.records import evaluate_record, record
+from mlops.validation.records import cut_record, evaluate_record
 
 HOUR = timedelta(hours=1)
 TARGET = TargetSpec(Target.VOLATILITY, 24)
@@ -109,7 +109,7 @@ def _trained(dataset: Dataset) -> BundleParts:
     forecasts = np.full(len(dataset), np.nan)
     forecasts[fold.test] = forecaster.predict(dataset, fold.test)
     naive = walk_baseline(declared_baseline(dataset), dataset, slices.holdout)
-    held = record(dataset, fold.test, forecasts, naive, slices.fold_of_row(len(dataset)))
+    held = cut_record(dataset, fold.test, forecasts, naive, slices.fold_of_row(len(dataset)))
     return bundle_parts(
         forecaster,
         dataset,
@@ -160,7 +160,7 @@ def _record(store: Store, of: Service, made: pd.Series) -> None:
     fixed: dict[str, object] = {
         "service": of.key,
         "model_id": f"linear_{of.key}",
-        "role": "record",
+        "role": "cut_record",
         "low": None,
     }
     fixed |= {"high": None, "generation": 2, "replica_id": "r0", "bars_digest": "b" * 64}

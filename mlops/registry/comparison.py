@@ -17,7 +17,7 @@ from mlops.stats.comparison import TestResult, diebold_mariano
 from mlops.store import get_route
 from mlops.validation.evaluation import Evaluation
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.records import evaluate_record, record
+from mlops.validation.records import cut_record, evaluate_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ def _record(
             "an outcome in the period asked for; give earlier and later bars"
         )
     one_fold = np.zeros(len(dataset), dtype=np.int64)
-    return record(dataset, np.flatnonzero(keep), forecast, baseline, one_fold)
+    return cut_record(dataset, np.flatnonzero(keep), forecast, baseline, one_fold)
 
 
 def _baseline(registry: Registry, dataset: Dataset, bundle: Bundle) -> NDArray[np.float64]:

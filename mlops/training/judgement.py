@@ -20,7 +20,7 @@ from mlops.validation.evaluation import Evaluation
 from mlops.validation.evidence import Evidence, Integrity, Override, Thresholds
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.gates import judge, rank_trials
-from mlops.validation.records import bars_per_year, evaluate_record, record
+from mlops.validation.records import bars_per_year, cut_record, evaluate_record
 from mlops.validation.report import GateReport
 
 Floats = NDArray[np.float64]
@@ -47,7 +47,7 @@ class Judgement:
     report: GateReport
     walk_forward: Forecasts
     holdout: Forecasts
-    record: Forecasts
+    cut_record: Forecasts
     walk_forward_evaluation: Evaluation
     evaluation: Evaluation
     baselines: Mapping[str, Forecasts]
@@ -85,9 +85,9 @@ def evidence_of(
     """
     naive = walk_baseline(baseline, dataset, (*study.slices.development, *study.slices.holdout))
     folds = study.slices.fold_of_row(len(dataset))
-    walked = record(dataset, study.compared_rows, study.winner.forecasts, naive, folds)
+    walked = cut_record(dataset, study.compared_rows, study.winner.forecasts, naive, folds)
     held_rows = _held_rows(study)
-    held = record(dataset, held_rows, study.holdout.forecasts, naive, folds)
+    held = cut_record(dataset, held_rows, study.holdout.forecasts, naive, folds)
     trials = {trial.name: trial.forecasts[study.compared_rows] for trial in study.trials}
     pooled = {**trials, **(earlier or {})}
     if study.is_refit:
@@ -152,7 +152,7 @@ def make_ranker(
         made = [np.isfinite(forecasts) for forecasts in trials.values()]
         rows = np.flatnonzero(np.logical_and.reduce(made))
         first = next(iter(trials.values()))
-        compared = record(dataset, rows, first, naive, numbers)
+        compared = cut_record(dataset, rows, first, naive, numbers)
         chosen = {name: forecasts[rows] for name, forecasts in trials.items()}
         return rank_trials(compared, chosen, fee_bps=fee_bps)
 

@@ -23,7 +23,7 @@ KEPT_ROWS = 20_000
 _COLUMNS = ("y", "forecast", "persistence", "baseline", "next_return")
 
 
-def record(
+def cut_record(
     dataset: Dataset, rows: Rows, forecasts: Floats, baseline: Floats, folds: NDArray[np.int64]
 ) -> Forecasts:
     """What was forecast on ``rows``, beside outcomes and baseline; the others are (N,)."""
