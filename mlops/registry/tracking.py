@@ -63,7 +63,7 @@ class Tracking:
     client: MlflowClient
 
 
-def resolve(uri: str) -> Location:
+def resolve_tracking_uri(uri: str) -> Location:
     """Turn a configured URI into one MLflow accepts.
 
     ``file:///dir`` (which MLflow 3 refuses) and a plain path mean SQLite and artifacts inside
@@ -89,7 +89,7 @@ def connect(uri: str, experiment: str) -> Tracking:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    location = resolve(uri)
+    location = resolve_tracking_uri(uri)
     if location.uri != uri:
         log.info("MLflow keeps %s as %s, artifacts in %s", uri, location.uri, location.artifacts)
     try:

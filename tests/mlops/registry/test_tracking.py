@@ -15,7 +15,7 @@ import pytest
 
 from mlops.errors import RegistryError
 from mlops.registry import RunLog, Tracking, connect, open_run, reconcile
-from mlops.registry.tracking import resolve
+from mlops.registry.tracking import resolve_tracking_uri
 
 from .conftest import opened_at
 
@@ -38,7 +38,7 @@ def tracking(mlruns: str) -> Tracking:
 def test_every_uri_of_the_platform_becomes_one_mlflow_accepts(
     given: str, uri: str, artifacts: str | None
 ) -> None:
-    location = resolve(given)
+    location = resolve_tracking_uri(given)
     assert location.uri == uri
     assert location.artifacts == (Path(artifacts) if artifacts else None)
 
