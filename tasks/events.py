@@ -30,7 +30,7 @@ def ring(service: str, cause: Cause) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def ring_again(manager: MLOpsManager) -> tuple[str, ...]:
+def emit_unanswered(manager: MLOpsManager) -> tuple[str, ...]:
     """Ring for every service that could be trained now and is not."""
     store, wall = manager.store, datetime.now(UTC)
     found = unanswered(store, at=lambda service: market_time(store, service, wall))
