@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.train import TrainResult, trained
+from flows.train import TrainResult, run_training
 from mlops.rollout.plan import DeploymentConfig
 from mlops.service import Service
 from mlops.training.retraining import hold_claim
@@ -32,7 +32,7 @@ def retrain(service: str, auto_deploy: bool = True) -> TrainResult | None:
             return None
         manager = open_manager()
         with hold_claim(manager.store, asked.claim):
-            result = trained(
+            result = run_training(
                 Service.parse(service),
                 asked.model_type,
                 asked.config,

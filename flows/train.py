@@ -68,7 +68,7 @@ def train(
     service = current_settings().service(
         symbol, venue=venue, timeframe=timeframe, target=target, horizon=horizon
     )
-    return trained(
+    return run_training(
         service,
         model_type,
         training or TrainingConfig(),
@@ -77,7 +77,7 @@ def train(
     )
 
 
-def trained(
+def run_training(
     service: Service,
     model_type: ModelType,
     config: TrainingConfig,
