@@ -65,7 +65,7 @@ from tasks import monitoring
 watch = monitoring.open_watch(datetime.fromisoformat(sys.argv[1]))
 for looked in watch.monitor.look(datetime.fromisoformat(sys.argv[1])):
     for _, cause in looked.triggers:
-        monitoring.ring(looked.service, cause)
+        monitoring.emit_trigger_event(looked.service, cause)
 """
 RECONCILE = """
 from flows.reconcile import reconcile
