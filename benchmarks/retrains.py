@@ -1,6 +1,6 @@
 """One service's searches and scheduled retrains, as `flows.train` decides them.
 
-What is judged, on which bars and at which level is decided by the shipped mandate, slices,
+What is judged, on which bars and at which level is decided by the shipped refit policy, slices,
 ledger and gates, and every forecast is made by the shipped walk of the linear model with its
 usual refits. What differs from a training by the flow: nothing is registered in MLflow, a refused
 refit is not put on record (nothing reads it), the features are proved causal once a service, and
@@ -48,10 +48,10 @@ def hourly(bars: pd.DataFrame) -> Dataset:
 
 def search(store: Store, service: Service, dataset: Dataset, *, fee_bps: float) -> Evidence:
     """The service's first training, put on record as refused; its winner's evidence."""
-    agenda = plan_search(dataset, ModelType.LINEAR, CONFIG)
-    prove_search_causal(agenda, dataset, seed=CONFIG.seed)
+    plan = plan_search(dataset, ModelType.LINEAR, CONFIG)
+    prove_search_causal(plan, dataset, seed=CONFIG.seed)
     slices = cut_slices(dataset, CONFIG, min_bars=MIN_BARS)
-    study = run_study(_bench(dataset, slices, fee_bps=fee_bps), agenda, key=service.key)
+    study = run_study(_study_context(dataset, slices, fee_bps=fee_bps), plan, key=service.key)
     at = _closed(dataset)
     _put_on_record(store, service, dataset, study, at)
     record_trials(store, service.key, study=study.key, numbers=range(len(study.trials)), at=at)
@@ -60,21 +60,23 @@ def search(store: Store, service: Service, dataset: Dataset, *, fee_bps: float) 
 
 def retrain(store: Store, service: Service, dataset: Dataset, *, fee_bps: float) -> Evidence:
     """The same request asked by a schedule: its evidence, at the level it could spend."""
-    mandate = refit_policy_for(
+    policy = refit_policy_for(
         store,
         service,
         request=REQUEST,
         reason="schedule",
         watermark=dataset.content_hash,
     )
-    assert mandate.recipe is not None
-    assert mandate.since is not None
-    slices = cut_refit_slices(dataset, CONFIG, naive_utc(mandate.since), min_bars=MIN_BARS)
-    study = run_refit(_bench(dataset, slices, fee_bps=fee_bps), mandate.recipe, key=service.key)
+    assert policy.recipe is not None
+    assert policy.since is not None
+    slices = cut_refit_slices(dataset, CONFIG, naive_utc(policy.since), min_bars=MIN_BARS)
+    study = run_refit(
+        _study_context(dataset, slices, fee_bps=fee_bps), policy.recipe, key=service.key
+    )
     alpha = alpha_for_judgement(
         store,
         service,
-        mandate,
+        policy,
         watermark=dataset.content_hash,
         testable=len(study.compared_rows) >= LIMITS.min_test_bars,
         yearly=YEARLY_ALPHA,
@@ -88,7 +90,7 @@ def _closed(dataset: Dataset) -> datetime:
     return close
 
 
-def _bench(dataset: Dataset, slices: Slices, *, fee_bps: float) -> StudyContext:
+def _study_context(dataset: Dataset, slices: Slices, *, fee_bps: float) -> StudyContext:
     return StudyContext(
         dataset=dataset,
         slices=slices,

@@ -1,4 +1,4 @@
-"""The steps of a training: each is one library call with the project's settings put in."""
+"""The steps of a training as tasks: each calls the library with the project's settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mlops.reports.cards import card_section, save_card
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.service import Service
-from mlops.settings import Settings, current_settings
+from mlops.settings import current_settings
 from mlops.store import ModelVersion, Why
 from mlops.store.leases import HeldLease
 from mlops.store.triggers import Claim
@@ -39,7 +39,7 @@ from tasks.context import Project, available_threads
 
 @task(cache_policy=NO_CACHE)
 def claim(service: str) -> Retraining | None:
-    """Take what asks for a retraining of a service, so that no other run does."""
+    """Claim the triggers of a service, so that no other run retrains it; None where none waits."""
     store = MLOpsManager(current_settings()).store
     now = market_time(store, service, datetime.now(UTC))
     return claim_retraining(store, service, str(flow_run.id), now=now)
@@ -47,7 +47,7 @@ def claim(service: str) -> Retraining | None:
 
 @task(cache_policy=NO_CACHE)
 def repair(project: Project) -> Reconciled:
-    """Finish or clear what killed trainings left half done."""
+    """Finish or remove what killed registrations left half done."""
     return reconcile(project.registry)
 
 
@@ -55,7 +55,7 @@ def repair(project: Project) -> Reconciled:
 def load(project: Project, service: Service, config: TrainingConfig) -> Bars:
     """Load the service's validated bars that were known by ``config.end``.
 
-    The source itself is patient with the network, and what it refuses no retry mends.
+    The task has no retries: the source repeats failed requests itself.
     """
     path = config.bars_file
     return load_bars(
@@ -79,7 +79,7 @@ def build_dataset(project: Project, service: Service, bars: Bars) -> Dataset:
         cache_dir=project.settings.mlops_base_path / "features",
         provenance=bars.provenance,
     )
-    # In market time, for the service's yearly budget accrues from here.
+    # In market time: the service's yearly budget accrues from here.
     begun = Why(at=_market_time(dataset), actor="train", reason="first training")
     ensure_service(project.registry, service, dataset, begun)
     return dataset
@@ -95,7 +95,7 @@ def plan(
     config: TrainingConfig,
     reason: str,
 ) -> TrainingPlan:
-    """Decide slices, recipes and mandate, and prove that no feature looks ahead."""
+    """Decide refit policy, recipes and slices, and prove that no feature looks ahead."""
     return plan_training(
         project.registry,
         service,
@@ -108,17 +108,17 @@ def plan(
 
 
 @task(cache_policy=NO_CACHE)
-def search(project: Project, assignment: TrainingPlan, run: RunLog) -> Study:
-    """Try every recipe forward in time and carry the best through the holdout."""
-    with shown_progress(assignment.service.key) as report:
+def search(project: Project, plan: TrainingPlan, run: RunLog) -> Study:
+    """Walk every recipe forward in time and forecast the holdout with the best one."""
+    with shown_progress(plan.service.key) as report:
         return run_search(
             project.registry,
-            assignment,
+            plan,
             effort=Effort(
                 device=project.settings.device,
                 threads=available_threads(),
                 deadline=project.deadline,
-                fee_bps=project.settings.fee_for(assignment.service.symbol),
+                fee_bps=project.settings.fee_for(plan.service.symbol),
             ),
             run=run,
             report=report,
@@ -126,24 +126,31 @@ def search(project: Project, assignment: TrainingPlan, run: RunLog) -> Study:
 
 
 @task(cache_policy=NO_CACHE)
-def judge(project: Project, assignment: TrainingPlan, study: Study) -> Judgement:
-    """Put the winner before the gates."""
+def judge(project: Project, plan: TrainingPlan, study: Study) -> Judgement:
+    """Judge the winner by the gates."""
     settings = project.settings
+    thresholds = Thresholds(
+        min_model_accuracy=settings.min_model_accuracy,
+        max_model_mse=settings.max_model_mse,
+        min_r2_score=settings.min_r2_score,
+        mode=settings.validation_threshold_mode,
+        max_drawdown=settings.max_drawdown_limit,
+    )
     return judge_training(
         project.registry,
-        assignment,
+        plan,
         study,
-        thresholds=_thresholds(settings),
-        fee_bps=settings.fee_for(assignment.service.symbol),
+        thresholds=thresholds,
+        fee_bps=settings.fee_for(plan.service.symbol),
         yearly_alpha=settings.yearly_alpha_budget,
-        now=_market_time(assignment.dataset),
+        now=_market_time(plan.dataset),
     )
 
 
 @task(cache_policy=NO_CACHE)
 def register(
     project: Project,
-    assignment: TrainingPlan,
+    plan: TrainingPlan,
     *,
     study: Study,
     judgement: Judgement,
@@ -152,10 +159,10 @@ def register(
     answers: Claim | None = None,
 ) -> ModelVersion:
     """Register the winner, as challenger or as refused; the commit answers the triggers."""
-    why = Why(at=datetime.now(UTC), actor="train", reason=assignment.reason)
+    why = Why(at=datetime.now(UTC), actor="train", reason=plan.reason)
     return publish(
         project.registry,
-        assignment,
+        plan,
         study,
         judgement,
         run,
@@ -168,15 +175,15 @@ def register(
 @task(cache_policy=NO_CACHE)
 def draw_card(
     project: Project,
-    assignment: TrainingPlan,
+    plan: TrainingPlan,
     *,
     study: Study,
     judgement: Judgement,
     version: ModelVersion,
     run: RunLog,
 ) -> Path:
-    """Draw the version's model card; it is kept with the run and under the reports."""
-    section = card_section(assignment, study, judgement, version)
+    """Draw the version's model card; keep it with the MLflow run and in the reports folder."""
+    section = card_section(plan, study, judgement, version)
     path = save_card(section, project.settings.reports_path, version.model_id)
     run.artifact(path)
     return path
@@ -193,17 +200,7 @@ def training_run(
     )
 
 
-def _thresholds(settings: Settings) -> Thresholds:
-    return Thresholds(
-        min_model_accuracy=settings.min_model_accuracy,
-        max_model_mse=settings.max_model_mse,
-        min_r2_score=settings.min_r2_score,
-        mode=settings.validation_threshold_mode,
-        max_drawdown=settings.max_drawdown_limit,
-    )
-
-
 def _market_time(dataset: Dataset) -> datetime:
-    """The close of the last bar: the time a verdict counts from, in rehearsals too."""
+    """The close of the last bar; a replayed year is budgeted by it."""
     close: datetime = (dataset.frame.index[-1] + dataset.step).to_pydatetime()
     return close

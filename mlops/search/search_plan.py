@@ -28,6 +28,11 @@ class SearchPlan:
     n_searched: int
     ensemble: bool
 
+    @classmethod
+    def of_recipe(cls, recipe: Recipe) -> SearchPlan:
+        """One recipe and nothing to search: the plan of a refit."""
+        return cls(recipes={recipe.model_type: recipe}, spaces=(), n_searched=0, ensemble=False)
+
     @property
     def features(self) -> tuple[str, ...]:
         """Every feature that may be read, each once."""

@@ -1,4 +1,4 @@
-"""From a study to a verdict: the evidence the gates ask for, put together from what was kept."""
+"""Judges a study: puts together the evidence that the gates ask for, and measures the winner."""
 
 from __future__ import annotations
 
@@ -32,16 +32,18 @@ NAIVE: Mapping[Target, tuple[str, ...]] = {
     Target.PRICE: ("last_price",),
     Target.DIRECTION: ("base_rate",),
 }
-"""The naive forecasts that a model card sets a target's models against."""
+"""By target, the naive model types that a model card compares a model with."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Judgement:
-    """The verdict on one candidate, and the records it rests on.
+    """The gates' report on one candidate, and the records it rests on.
 
-    ``record`` is what its bundle keeps: the holdout, and of a refit all that its recipe
-    forecast before. ``baselines`` are all naive forecasts of the target on the holdout rows,
-    the declared one first.
+    Args:
+        record: What the bundle keeps: the holdout; for a refit, all earlier forecasts of its
+            recipe too.
+        baselines: By model type all naive forecasts of the target on the holdout rows, the
+            declared baseline first.
     """
 
     report: GateReport
@@ -107,7 +109,9 @@ def evidence_of(
         ),
         bars_per_year=bars_per_year(dataset),
         fee_bps=fee_bps,
-        champion=_of_champion(champion, champion_saw, dataset, held_rows),
+        champion=None
+        if champion is None
+        else _forecast_unseen(champion, champion_saw, dataset, held_rows),
         require_better=require_better,
         refit=study.is_refit,
         record=held.after(before) if study.is_refit and before is not None else None,
@@ -124,7 +128,7 @@ def judge_study(
     baseline: Recipe,
     thresholds: Thresholds,
 ) -> Judgement:
-    """Judge the winner of a study by its `evidence_of`, and measure what it is worth."""
+    """Judge the winner of a study by its `evidence_of`, and measure its forecasts."""
     walked, held = evidence.walk_forward, evidence.holdout
     evaluation = evaluate_record(held, dataset, fee_bps=evidence.fee_bps)
     return Judgement(
@@ -136,14 +140,18 @@ def judge_study(
         if walked is held
         else evaluate_record(walked, dataset, fee_bps=evidence.fee_bps),
         evaluation=evaluation,
-        baselines=_all_baselines(study, dataset, held, declared=baseline),
+        baselines=_forecast_baselines(study, dataset, held, declared=baseline),
     )
 
 
 def make_ranker(
     dataset: Dataset, slices: Slices, *, baseline: Recipe, fee_bps: float
 ) -> Callable[[Mapping[str, Floats]], Mapping[str, float]]:
-    """G2's own measure, for choosing the winner by what the winner will be judged by."""
+    """A function that ranks trials by the measure of gate G2, by which the winner is judged.
+
+    Args:
+        fee_bps: Costs of one turnover of the whole position, in basis points.
+    """
     folds = (*slices.development, *slices.holdout)
     naive = walk_baseline(baseline, dataset, folds)
     numbers = slices.fold_of_row(len(dataset))
@@ -160,7 +168,7 @@ def make_ranker(
 
 
 def declared_baseline(dataset: Dataset, name: str | None = None) -> Recipe:
-    """The recipe of a service's baseline; None names the target's usual one."""
+    """The recipe of a service's baseline; without a name the usual one of the target."""
     return default_recipe(name or BASELINES[dataset.target.kind], dataset.target)
 
 
@@ -169,12 +177,10 @@ def walk_baseline(recipe: Recipe, dataset: Dataset, folds: tuple[Fold, ...]) -> 
     return run_walk_forward(recipe, dataset, folds, FitContext()).forecasts
 
 
-def _of_champion(
-    champion: Forecaster | None, saw: np.datetime64 | None, dataset: Dataset, rows: Rows
-) -> Floats | None:
-    """Its forecasts at ``rows`` (n,); NaN where it has no window or may know the outcome."""
-    if champion is None:
-        return None
+def _forecast_unseen(
+    champion: Forecaster, saw: np.datetime64 | None, dataset: Dataset, rows: Rows
+) -> Floats:
+    """The champion's forecasts (n,); NaN where it has no window or may have seen the outcome."""
     honest = champion.ready(dataset)[rows]
     if saw is not None:
         honest &= dataset.labels.made_at[rows] >= saw
@@ -187,14 +193,14 @@ def _held_rows(study: Study) -> Rows:
     return np.flatnonzero(np.isfinite(study.holdout.forecasts))
 
 
-def _all_baselines(
+def _forecast_baselines(
     study: Study, dataset: Dataset, holdout: Forecasts, *, declared: Recipe
 ) -> dict[str, Forecasts]:
     rows = _held_rows(study)
-    found = {declared.model_type: holdout.of_baseline()}
+    records = {declared.model_type: holdout.of_baseline()}
     for name in NAIVE[dataset.target.kind]:
-        if name not in found:
+        if name not in records:
             recipe = default_recipe(name, dataset.target)
             forecasts = walk_baseline(recipe, dataset, study.slices.holdout)[rows]
-            found[name] = holdout.of(forecasts)
-    return found
+            records[name] = holdout.of(forecasts)
+    return records

@@ -1,7 +1,7 @@
-"""Registers what a study found, with everything that explains it later.
+"""Registers the winner of a study, with everything that explains it later.
 
-A refused winner is registered too, as `refused`: why it failed is worth as much as why
-another passed, and its trials count in every later judgement.
+A refused winner is registered too, with the status `refused`: its gate report is kept like that
+of one that passed, and its trials count in every later judgement.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def publish(
     lease: HeldLease | None = None,
     answers: Claim | None = None,
 ) -> ModelVersion:
-    """Register the winner as challenger or refused; log what it is and how it did to ``run``.
+    """Register the winner as challenger or refused; log its recipe and figures to ``run``.
 
-    The plan is kept with the version, so that the same request can be made again.
+    The request is stored with the version, so that a retraining can make it again.
 
     Args:
         lease: The service's training lease: the commit is refused where it was lost.
@@ -79,7 +79,7 @@ def publish(
 
 
 def _notes(plan: TrainingPlan, study: Study, answers: Claim | None) -> dict[str, Any]:
-    """What a version keeps of its training, as JSON; ``triggers`` is empty without a claim."""
+    """What the store keeps of a training, as JSON; without a claim ``triggers`` is empty."""
     known = plan.dataset.labels.known_at[study.slices.holdout[-1].selection[-1]]
     provenance = plan.dataset.provenance
     return {
@@ -90,7 +90,8 @@ def _notes(plan: TrainingPlan, study: Study, answers: Claim | None) -> dict[str,
         "triggers": [] if answers is None else [row.id for row in answers.triggers],
         "recipe": study.winner.recipe.to_dict(),
         "study": study.key,
-        # When the last label that the bundle's refit learned from was known; later bars are new.
+        # When the last label that the bundle's refit learned from became known: later bars are
+        # new to it.
         "fitted_until": pd.Timestamp(known, tz="UTC").isoformat(),
         "refit": study.is_refit,
         "provenance": None
@@ -100,19 +101,19 @@ def _notes(plan: TrainingPlan, study: Study, answers: Claim | None) -> dict[str,
 
 
 def log_trial(run: RunLog, trial: Trial, statistic: float) -> None:
-    """A finished trial as a child run."""
+    """Log a finished trial as a child run of ``run``."""
     figures = {"statistic": statistic, "seconds": trial.seconds}
     run.child(trial.name, params=recipe_params(trial.recipe), metrics=figures)
 
 
 def recipe_params(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as one level of parameters."""
+    """A recipe as one flat mapping of parameters, as MLflow takes them."""
     flat = recipe.to_dict()
     return {**flat.pop("params"), **flat}
 
 
 def epoch_rows(histories: tuple[History, ...]) -> list[dict[str, float | None]]:
-    """One row of losses an epoch, over all refits and ensemble members in turn."""
+    """One row of losses for each epoch: refit after refit, ensemble members after their own."""
     rows: list[dict[str, float | None]] = []
     for history in histories:
         rows += [

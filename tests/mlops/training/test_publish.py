@@ -19,7 +19,7 @@ from mlops.training.judgement import Judgement
 from mlops.training.publish import epoch_rows, log_trial, publish, recipe_params
 from mlops.training.training_plan import TrainingPlan
 from tests.mlops.registry.conftest import AT
-from tests.mlops.training.trainings import assessed, assigned, conducted
+from tests.mlops.training.trainings import judged, planned, searched
 
 pytestmark = pytest.mark.usefixtures("unverified")
 
@@ -29,17 +29,17 @@ class Work:
     """A judged study, ready to be published."""
 
     registry: Registry
-    assignment: TrainingPlan
+    plan: TrainingPlan
     study: Study
 
     def judged(self, **limits: float) -> Judgement:
-        return assessed(self.registry, self.assignment, self.study, **limits)
+        return judged(self.registry, self.plan, self.study, **limits)
 
     def published(self, judgement: Judgement) -> ModelVersion:
         with open_run(self.registry.tracking, "publication") as run:
             return publish(
                 self.registry,
-                self.assignment,
+                self.plan,
                 self.study,
                 judgement,
                 run,
@@ -49,8 +49,8 @@ class Work:
 
 @pytest.fixture
 def work(registry: Registry, dataset: Dataset) -> Work:
-    assignment = assigned(registry, dataset)
-    return Work(registry, assignment, conducted(registry, assignment)[0])
+    plan = planned(registry, dataset)
+    return Work(registry, plan, searched(registry, plan)[0])
 
 
 def test_status_and_report_are_the_verdict(work: Work) -> None:
@@ -66,14 +66,14 @@ def test_a_bundle_carries_its_proof_and_loads(work: Work) -> None:
     bundle = load(work.registry, version.model_id)
     assert bundle.forecaster.recipe == work.study.winner.recipe
     assert (Path(bundle.path) / "proof.json").read_text().count("har_24") == 1
-    assert version.watermark == work.assignment.dataset.content_hash
+    assert version.watermark == work.plan.dataset.content_hash
 
 
 def test_the_request_can_be_asked_for_again(work: Work) -> None:
     notes = work.published(work.judged()).notes
-    assert notes["request"] == work.assignment.request
+    assert notes["request"] == work.plan.request
     assert notes["asked_for"] == "linear"
-    assert TrainingConfig.model_validate(notes["config"]) == work.assignment.config
+    assert TrainingConfig.model_validate(notes["config"]) == work.plan.config
     assert notes["triggers"] == []
     assert notes["refit"] is False
     assert Recipe.from_dict(notes["recipe"]) == work.study.winner.recipe
