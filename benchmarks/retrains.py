@@ -94,7 +94,7 @@ def _study_context(dataset: Dataset, slices: Slices, *, fee_bps: float) -> Study
     return StudyContext(
         dataset=dataset,
         slices=slices,
-        context=FitContext(seed=CONFIG.seed),
+        fit_context=FitContext(seed=CONFIG.seed),
         rank=make_ranker(dataset, slices, baseline=declared_baseline(dataset), fee_bps=fee_bps),
         keep=lambda trial: None,
         recall=lambda name: None,

@@ -190,7 +190,7 @@ def _study_context(
     return StudyContext(
         dataset=dataset,
         slices=slices,
-        context=FitContext(
+        fit_context=FitContext(
             seed=plan.config.seed,
             device=effort.device,
             threads=effort.threads,

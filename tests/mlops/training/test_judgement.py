@@ -37,12 +37,12 @@ def make(kind: Target) -> Dataset:
     return Dataset(simulate_bars(1800, seed=4), timeframe=Timeframe("1h"), target=target)
 
 
-def bench_of(dataset: Dataset, slices: Any) -> StudyContext:
+def context_of(dataset: Dataset, slices: Any) -> StudyContext:
     baseline = declared_baseline(dataset)
     return StudyContext(
         dataset=dataset,
         slices=slices,
-        context=FitContext(),
+        fit_context=FitContext(),
         rank=make_ranker(dataset, slices, baseline=baseline, fee_bps=10.0),
         keep=lambda _: None,
         recall=lambda _: None,
@@ -53,8 +53,8 @@ def bench_of(dataset: Dataset, slices: Any) -> StudyContext:
 def searched(dataset: Dataset, **changes: Any) -> Study:
     config = CONFIG.model_copy(update=changes)
     slices = cut_slices(dataset, config, min_bars=1000)
-    agenda = plan_search(dataset, ModelType.LINEAR, config)
-    return run_study(bench_of(dataset, slices), agenda, key="k")
+    plan = plan_search(dataset, ModelType.LINEAR, config)
+    return run_study(context_of(dataset, slices), plan, key="k")
 
 
 def judged(study: Study, dataset: Dataset, **changes: Any) -> Judgement:
@@ -156,7 +156,7 @@ def test_a_leak_alarm_is_lifted_by_a_named_person_only() -> None:
 
 def test_a_refit_is_judged_on_its_young_rows_alone(hourly: Dataset, study: Study) -> None:
     slices = cut_refit_slices(hourly, CONFIG, hourly.labels.made_at[1100], min_bars=1000)
-    refit = run_refit(bench_of(hourly, slices), study.winner.recipe, key="k")
+    refit = run_refit(context_of(hourly, slices), study.winner.recipe, key="k")
     found = judged(refit, hourly, alpha=0.001)
     assert found.walk_forward is found.holdout
     assert found.holdout.made_at[0] == hourly.labels.made_at[1101]
@@ -168,7 +168,7 @@ def test_a_refit_continues_the_record_of_its_recipe(hourly: Dataset, study: Stud
     """The limits are held against all of it, the other gates against the young rows."""
     before = judged(study, hourly).walk_forward
     slices = cut_refit_slices(hourly, CONFIG, before.made_at[-1], min_bars=1000)
-    refit = run_refit(bench_of(hourly, slices), study.winner.recipe, key="k")
+    refit = run_refit(context_of(hourly, slices), study.winner.recipe, key="k")
     alone, found = judged(refit, hourly), judged(refit, hourly, before=before)
     assert alone.record is alone.holdout
     np.testing.assert_array_equal(
@@ -185,7 +185,7 @@ def test_a_refit_with_a_handful_of_rows_is_refused_and_not_an_error(
     for young in (1, 3, 40):
         since = hourly.labels.made_at[len(hourly) - 1 - 24 - young]
         slices = cut_refit_slices(hourly, CONFIG, since, min_bars=1000)
-        refit = run_refit(bench_of(hourly, slices), study.winner.recipe, key="k")
+        refit = run_refit(context_of(hourly, slices), study.winner.recipe, key="k")
         found = judged(refit, hourly)
         assert len(found.holdout) == young
         assert not found.report.passed
