@@ -185,7 +185,7 @@ def draw_card(
     """Draw the version's model card; keep it with the MLflow run and in the reports folder."""
     section = card_section(plan, study, judgement, version)
     path = save_card(section, project.settings.reports_path, version.model_id)
-    run.artifact(path)
+    run.log_artifact(path)
     return path
 
 

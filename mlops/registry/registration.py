@@ -172,8 +172,8 @@ def _make_pending(
     logged = log_model(registry.tracking, run_id, staged, tags)
     number = create_version(registry.tracking, run_id, logged, tags)
     config = candidate.parts.config
-    # Nobody knows what a claimed model was trained on; its bundle knows its examples only.
-    watermark, trained_until = ("", None) if candidate.claims_only else _training_data(config)
+    # A claimed model's training data are unknown: those of its bundle are the golden examples'.
+    trained_until = datetime.fromisoformat(config["trained_until"])
     row = ModelVersion(
         model_id=model_id,
         service=candidate.service.key,
@@ -184,8 +184,8 @@ def _make_pending(
         status=candidate.status,
         digest=digest,
         bundle_uri=f"{logged.artifact_location}/data/{BUNDLE_FOLDER}",
-        watermark=watermark,
-        trained_until=trained_until,
+        watermark="" if candidate.claims_only else config["watermark"],
+        trained_until=None if candidate.claims_only else trained_until,
         recipe_digest=candidate.recipe_digest,
         claims_only=candidate.claims_only,
         code_version=config["code_version"],
@@ -247,11 +247,6 @@ def create_version(
         model_id=logged.model_id,
     )
     return int(created.version)
-
-
-def _training_data(config: Mapping[str, Any]) -> tuple[str, datetime]:
-    """Watermark and last close of the bars that a bundle was trained on."""
-    return config["watermark"], datetime.fromisoformat(config["trained_until"])
 
 
 def _verify(registry: Registry, row: ModelVersion) -> None:

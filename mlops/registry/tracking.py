@@ -159,7 +159,7 @@ class RunLog:
     tracking: Tracking
     run_id: str
 
-    def params(self, values: Mapping[str, Any]) -> None:
+    def log_params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; lists and mappings as JSON, long values cut."""
         from mlflow.entities import Param
 
@@ -168,11 +168,13 @@ class RunLog:
             batch = entries[first : first + BATCH_PARAMS]
             self.tracking.client.log_batch(self.run_id, params=batch)
 
-    def metrics(self, values: Mapping[str, float | None], *, step: int = 0) -> None:
+    def log_metrics(self, values: Mapping[str, float | None], *, step: int = 0) -> None:
         """Log figures; what is None or not finite is left out (MLflow stores inf as 1.8e308)."""
-        self.epochs([values], first_step=step)
+        self.log_epochs([values], first_step=step)
 
-    def epochs(self, rows: Sequence[Mapping[str, float | None]], *, first_step: int = 0) -> None:
+    def log_epochs(
+        self, rows: Sequence[Mapping[str, float | None]], *, first_step: int = 0
+    ) -> None:
         """Log one row of figures per epoch, all epochs in few requests."""
         entries = [
             metric
@@ -183,14 +185,14 @@ class RunLog:
             batch = entries[first : first + BATCH_METRICS]
             self.tracking.client.log_batch(self.run_id, metrics=batch)
 
-    def tags(self, values: Mapping[str, Any]) -> None:
+    def set_tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""
         from mlflow.entities import RunTag
 
         tags = [RunTag(name, _text(value)) for name, value in values.items()]
         self.tracking.client.log_batch(self.run_id, tags=tags)
 
-    def dataset(
+    def log_dataset(
         self, name: str, *, content_hash: str, source: str, rows: int, context: str = "training"
     ) -> None:
         """Note which bars were used; the full SHA-256 is a tag of the input and of the run."""
@@ -211,23 +213,23 @@ class RunLog:
         except MlflowException:
             # MLflow looks and then inserts: another training may note the same bars in between.
             self.tracking.client.log_inputs(self.run_id, noted)
-        self.tags({"dataset_sha256": content_hash})
+        self.set_tags({"dataset_sha256": content_hash})
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a file with the run."""
         self.tracking.client.log_artifact(self.run_id, str(path), folder)
 
-    def text(self, text: str, name: str) -> None:
+    def log_text(self, text: str, name: str) -> None:
         """Keep a text, such as a model card, with the run."""
         self.tracking.client.log_text(self.run_id, text, name)
 
-    def child(
+    def log_child(
         self, name: str, *, params: Mapping[str, Any], metrics: Mapping[str, float | None]
     ) -> str:
         """Log a finished trial as a child run; returns its id."""
         with open_run(self.tracking, name, parent_run_id=self.run_id) as run:
-            run.params(params)
-            run.metrics(metrics)
+            run.log_params(params)
+            run.log_metrics(metrics)
         return run.run_id
 
 

@@ -52,9 +52,9 @@ def publish(
         RegistryError, BundleError: as `register`.
     """
     winner, dataset = study.winner, plan.dataset
-    run.params(recipe_params(winner.recipe))
-    run.epochs(epoch_rows(study.holdout.histories))
-    run.metrics(judgement.evaluation.metrics.to_dict())
+    run.log_params(recipe_params(winner.recipe))
+    run.log_epochs(epoch_rows(study.holdout.histories))
+    run.log_metrics(judgement.evaluation.metrics.to_dict())
     candidate = Candidate(
         service=plan.service,
         model_type=winner.recipe.model_type,
@@ -103,7 +103,7 @@ def _notes(plan: TrainingPlan, study: Study, answers: Claim | None) -> dict[str,
 def log_trial(run: RunLog, trial: Trial, statistic: float) -> None:
     """Log a finished trial as a child run of ``run``."""
     figures = {"statistic": statistic, "seconds": trial.seconds}
-    run.child(trial.name, params=recipe_params(trial.recipe), metrics=figures)
+    run.log_child(trial.name, params=recipe_params(trial.recipe), metrics=figures)
 
 
 def recipe_params(recipe: Recipe) -> dict[str, Any]:

@@ -158,8 +158,8 @@ def _log_request(plan: TrainingPlan, run: RunLog) -> None:
         "reason": plan.reason,
     }
     # The winner's own parameters are logged under their plain names when it is known.
-    run.params({f"asked.{name}": value for name, value in asked.items()})
-    run.dataset(
+    run.log_params({f"asked.{name}": value for name, value in asked.items()})
+    run.log_dataset(
         plan.service.key,
         content_hash=dataset.content_hash,
         source="unknown" if dataset.provenance is None else dataset.provenance.label,
