@@ -160,7 +160,7 @@ def _record(store: Store, of: Service, made: pd.Series) -> None:
     fixed: dict[str, object] = {
         "service": of.key,
         "model_id": f"linear_{of.key}",
-        "role": "cut_record",
+        "role": "record",
         "low": None,
     }
     fixed |= {"high": None, "generation": 2, "replica_id": "r0", "bars_digest": "b" * 64}

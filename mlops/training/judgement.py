@@ -49,7 +49,7 @@ class Judgement:
     report: GateReport
     walk_forward: Forecasts
     holdout: Forecasts
-    cut_record: Forecasts
+    record: Forecasts
     walk_forward_evaluation: Evaluation
     evaluation: Evaluation
     baselines: Mapping[str, Forecasts]
