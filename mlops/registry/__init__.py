@@ -1,4 +1,4 @@
-"""Versions as MLflow and the store know them: registered, looked up, compared, explained."""
+"""Versions as MLflow and the store hold them: registered, loaded, compared, explained."""
 
 from mlops.code_version import code_version
 from mlops.registry.baseline import baseline_candidate, ensure_service
