@@ -244,7 +244,7 @@ def open_run(
     tags: Mapping[str, Any] | None = None,
     parent_run_id: str | None = None,
 ) -> Iterator[RunLog]:
-    """Open a run that ends FINISHED; FAILED where the block raises, KILLED where it is interrupted."""
+    """Open a run that ends FINISHED, or FAILED where the block raises, KILLED by an interrupt."""
     run_tags = {str(key): _text(value) for key, value in (tags or {}).items()}
     # By host and process id, reconcile recognises a run whose process has died.
     run_tags |= {"mlflow.runName": name, HOST_TAG: socket.gethostname(), PID_TAG: str(os.getpid())}
