@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlops.errors import RegistryError
 from mlops.registry.tracking import Tracking
-from mlops.store import ModelVersion, list_versions
+from mlops.store import list_versions
 from mlops.store.engine import Store
 from mlops.store.routes import aliases
 
@@ -68,6 +68,9 @@ def _mirror_aliases(store: Store, tracking: Tracking, service: str) -> list[str]
 
 
 def _mirror_tags(store: Store, tracking: Tracking, service: str) -> list[str]:
+    from mlflow.exceptions import MlflowException
+
+    client = tracking.client
     shown = {int(version.version): version for version in versions_of(tracking, service)}
     changed = []
     for row in list_versions(store, service=service):
@@ -77,7 +80,12 @@ def _mirror_tags(store: Store, tracking: Tracking, service: str) -> list[str]:
                 f"version {row.model_id} is missing in MLflow; the store still serves it"
             )
         elif version.tags.get(STATUS_TAG) != row.status:
-            _set_status_tags(tracking, row, version)
+            # The logged model may have been deleted by hand; the version is tagged all the same.
+            with suppress(MlflowException):
+                logged = version.tags.get(LOGGED_TAG, "")
+                client.set_logged_model_tags(logged, {STATUS_TAG: str(row.status)})
+            number = str(row.mlflow_version)
+            client.set_model_version_tag(service, number, STATUS_TAG, str(row.status))
             changed.append(
                 f"status of {row.model_id}: {version.tags.get(STATUS_TAG)} -> {row.status}"
             )
@@ -94,14 +102,3 @@ def versions_of(tracking: Tracking, service: str) -> list[MlflowVersion]:
         token = page.token
         if not token:
             return versions
-
-
-def _set_status_tags(tracking: Tracking, row: ModelVersion, version: MlflowVersion) -> None:
-    from mlflow.exceptions import MlflowException
-
-    client = tracking.client
-    # The logged model may have been deleted by hand; the version is tagged all the same.
-    with suppress(MlflowException):
-        logged = version.tags.get(LOGGED_TAG, "")
-        client.set_logged_model_tags(logged, {STATUS_TAG: str(row.status)})
-    client.set_model_version_tag(row.service, str(row.mlflow_version), STATUS_TAG, str(row.status))

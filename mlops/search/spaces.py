@@ -52,6 +52,11 @@ class SearchSpace:
     def model_type(self) -> str:
         return self.base.model_type
 
+    def base_values(self) -> dict[str, Any]:
+        """The base recipe's own value of each varied key."""
+        shape = {"features": self.base.features, "sequence_length": self.base.sequence_length}
+        return {key: shape.get(key, self.base.params.get(key)) for key in self.varied}
+
     def recipe(self, chosen: Mapping[str, Any]) -> Recipe:
         """The base recipe with the chosen values instead of its own."""
         return self.base.with_config(chosen)

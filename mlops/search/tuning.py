@@ -137,13 +137,18 @@ class _Family:
 
     def __init__(self, space: SearchSpace, study: optuna.Study) -> None:
         self.space, self.study = space, study
-        self.distributions = {key: _distribution(values) for key, values in space.varied.items()}
+        self.distributions: dict[str, BaseDistribution] = {
+            key: FloatDistribution(values.low, values.high, log=True)
+            if isinstance(values, Span)
+            else CategoricalDistribution([json.dumps(value) for value in values.values])
+            for key, values in space.varied.items()
+        }
         for trial in study.get_trials(states=(TrialState.RUNNING,)):
             # A killed process left it running: it is closed, and queued again.
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
         if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(_base_values(space))
+            study.enqueue_trial(self._encode(space.base_values()))
 
     @property
     def tried(self) -> int:
@@ -210,7 +215,7 @@ class _Family:
         values = {record.recipe.digest: record.skill for record in self.finished()}
         for _ in range(REDRAWS):
             trial = self.study.ask(self.distributions)
-            recipe = self.space.recipe(self._decoded(trial.params))
+            recipe = self.space.recipe(self._decode(trial.params))
             known = values.get(recipe.digest)
             if known is None:
                 return trial, recipe
@@ -218,9 +223,17 @@ class _Family:
             state = TrialState.FAIL if np.isnan(known) else TrialState.COMPLETE
             self.study.tell(trial, None if np.isnan(known) else known, state=state)
         trial = self.study.ask(self.distributions)
-        return trial, self.space.recipe(self._decoded(trial.params))
+        return trial, self.space.recipe(self._decode(trial.params))
 
-    def _decoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def _encode(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A recipe's values as Optuna's: its choices are JSON texts."""
+        varied = self.space.varied
+        return {
+            key: json.dumps(value) if isinstance(varied[key], Choices) else value
+            for key, value in values.items()
+        }
+
+    def _decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         varied = self.space.varied
         return {
             key: json.loads(value) if isinstance(varied[key], Choices) else value
@@ -248,20 +261,3 @@ def _load_study(storage: BaseStorage, name: str, seed: int) -> optuna.Study:
     done = len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed + done)
     return study
-
-
-def _distribution(varied: Choices | Span) -> BaseDistribution:
-    if isinstance(varied, Span):
-        return FloatDistribution(varied.low, varied.high, log=True)
-    return CategoricalDistribution([json.dumps(value) for value in varied.values])
-
-
-def _base_values(space: SearchSpace) -> dict[str, Any]:
-    """The base recipe's values as Optuna's: the search starts from them."""
-    recipe = space.base
-    shape = {"features": recipe.features, "sequence_length": recipe.sequence_length}
-    values = {key: shape.get(key, recipe.params.get(key)) for key in space.varied}
-    return {
-        key: value if isinstance(space.varied[key], Span) else json.dumps(value)
-        for key, value in values.items()
-    }

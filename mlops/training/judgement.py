@@ -68,7 +68,6 @@ def evidence_of(
     before: Forecasts | None = None,
     champion: Forecaster | None = None,
     champion_saw: np.datetime64 | None = None,
-    require_better: bool = False,
     leak_override: Override | None = None,
 ) -> Evidence:
     """What the winner of a study is judged by: the declared baseline and the champion beside it.
@@ -82,7 +81,6 @@ def evidence_of(
         before: The record that a refit continues.
         champion_saw: When the last label that the champion was fitted on was known, None where
             nobody knows: only forecasts made at or after it are compared with the champion.
-        require_better: The champion must be beaten, not only matched.
         leak_override: A person's word that a record too good to be true is no leak.
     """
     naive = walk_baseline(baseline, dataset, (*study.slices.development, *study.slices.holdout))
@@ -112,7 +110,6 @@ def evidence_of(
         champion=None
         if champion is None
         else _forecast_unseen(champion, champion_saw, dataset, held_rows),
-        require_better=require_better,
         refit=study.is_refit,
         record=held.after(before) if study.is_refit and before is not None else None,
         alpha=alpha,

@@ -129,7 +129,9 @@ def judge_training(
         before=_read_continued_record(registry, policy),
         champion=None if champion is None else load(registry, champion.model_id).forecaster,
         champion_saw=None if champion is None else _fitted_until(champion),
-        leak_override=override and Override(actor=override.actor, reason=override.reason),
+        leak_override=None
+        if override is None
+        else Override(actor=override.actor, reason=override.reason),
     )
     return judge_study(study, dataset, evidence, baseline=plan.baseline, thresholds=thresholds)
 

@@ -125,7 +125,13 @@ def _measure_r2(
         return sampler.measure("r2_score", value, naive, [squares, y**2], _skill_of_means)
     value, naive = metrics.r2_score(y, rows.forecast), metrics.r2_score(y, rows.baseline)
     centred = y - y.mean()
-    return sampler.measure("r2_score", value, naive, [squares, centred, centred**2], _r2_of_means)
+
+    def r2(means: Means) -> FloatArray:
+        variance = means[..., 2] - means[..., 1] ** 2
+        explained: FloatArray = 1.0 - _divide(means[..., 0], variance)
+        return explained
+
+    return sampler.measure("r2_score", value, naive, [squares, centred, centred**2], r2)
 
 
 def direction_measures(rows: Forecasts, sampler: Sampler) -> tuple[Measure, ...]:
@@ -172,7 +178,8 @@ def trading_measures(
 
     def sharpe(means: Means) -> FloatArray:
         deviation = np.sqrt(np.maximum(means[..., 1] - means[..., 0] ** 2, 0.0))
-        return np.sqrt(bars_per_year) * _divide(means[..., 0], deviation)
+        yearly: FloatArray = np.sqrt(bars_per_year) * _divide(means[..., 0], deviation)
+        return yearly
 
     return (
         ratio("sharpe_ratio", sharpe),
@@ -211,12 +218,6 @@ def _ratio(means: Means) -> FloatArray:
 
 def _skill_of_means(means: Means) -> FloatArray:
     less: FloatArray = 1.0 - _ratio(means)
-    return less
-
-
-def _r2_of_means(means: Means) -> FloatArray:
-    variance = means[..., 2] - means[..., 1] ** 2
-    less: FloatArray = 1.0 - _divide(means[..., 0], variance)
     return less
 
 

@@ -59,12 +59,14 @@ def searched(dataset: Dataset, **changes: Any) -> Study:
 
 def judged(study: Study, dataset: Dataset, **changes: Any) -> Judgement:
     baseline, thresholds = declared_baseline(dataset), Thresholds(**changes.pop("limits", {}))
+    require_better = changes.pop("require_better", False)
     evidence = evidence_of(
         study,
         dataset,
         baseline=baseline,
         **{"fee_bps": 10.0, "alpha": 0.05, "causality_proven": True, **changes},
     )
+    evidence = replace(evidence, require_better=require_better)
     return judge_study(study, dataset, evidence, baseline=baseline, thresholds=thresholds)
 
 
@@ -79,24 +81,24 @@ def study(hourly: Dataset) -> Study:
 
 
 def test_each_record_has_its_own_rows(study: Study, hourly: Dataset) -> None:
-    found = judged(study, hourly)
+    judgement = judged(study, hourly)
     held = np.concatenate([fold.test for fold in study.slices.holdout])
-    np.testing.assert_array_equal(found.holdout.made_at, hourly.labels.made_at[held])
+    np.testing.assert_array_equal(judgement.holdout.made_at, hourly.labels.made_at[held])
     rows = study.compared_rows
-    np.testing.assert_array_equal(found.walk_forward.made_at, hourly.labels.made_at[rows])
-    np.testing.assert_array_equal(found.walk_forward.forecast, study.winner.forecasts[rows])
-    assert found.holdout.made_at[0] > found.walk_forward.made_at[-1]
-    assert sorted(set(found.holdout.fold)) == [2, 3]
+    np.testing.assert_array_equal(judgement.walk_forward.made_at, hourly.labels.made_at[rows])
+    np.testing.assert_array_equal(judgement.walk_forward.forecast, study.winner.forecasts[rows])
+    assert judgement.holdout.made_at[0] > judgement.walk_forward.made_at[-1]
+    assert sorted(set(judgement.holdout.fold)) == [2, 3]
 
 
 @pytest.mark.parametrize("kind", list(Target))
 def test_every_target_is_judged_beside_its_naive_forecasts(kind: Target) -> None:
     """The declared one first; each forecast every holdout row."""
     dataset = make(kind)
-    found = judged(searched(dataset), dataset)
-    assert set(found.baselines) == set(NAIVE[kind])
-    assert next(iter(found.baselines)) == BASELINES[kind]
-    for naive in found.baselines.values():
+    judgement = judged(searched(dataset), dataset)
+    assert set(judgement.baselines) == set(NAIVE[kind])
+    assert next(iter(judgement.baselines)) == BASELINES[kind]
+    for naive in judgement.baselines.values():
         assert np.isfinite(naive.forecast).all()
 
 
@@ -157,11 +159,11 @@ def test_a_leak_alarm_is_lifted_by_a_named_person_only() -> None:
 def test_a_refit_is_judged_on_its_young_rows_alone(hourly: Dataset, study: Study) -> None:
     slices = cut_refit_slices(hourly, CONFIG, hourly.labels.made_at[1100], min_bars=1000)
     refit = run_refit(context_of(hourly, slices), study.winner.recipe, key="k")
-    found = judged(refit, hourly, alpha=0.001)
-    assert found.walk_forward is found.holdout
-    assert found.holdout.made_at[0] == hourly.labels.made_at[1101]
-    assert found.report.alpha == 0.001
-    assert "Diebold-Mariano" in found.report["G2"].reason
+    judgement = judged(refit, hourly, alpha=0.001)
+    assert judgement.walk_forward is judgement.holdout
+    assert judgement.holdout.made_at[0] == hourly.labels.made_at[1101]
+    assert judgement.report.alpha == 0.001
+    assert "Diebold-Mariano" in judgement.report["G2"].reason
 
 
 def test_a_refit_continues_the_record_of_its_recipe(hourly: Dataset, study: Study) -> None:
@@ -169,13 +171,13 @@ def test_a_refit_continues_the_record_of_its_recipe(hourly: Dataset, study: Stud
     before = judged(study, hourly).walk_forward
     slices = cut_refit_slices(hourly, CONFIG, before.made_at[-1], min_bars=1000)
     refit = run_refit(context_of(hourly, slices), study.winner.recipe, key="k")
-    alone, found = judged(refit, hourly), judged(refit, hourly, before=before)
+    alone, judgement = judged(refit, hourly), judged(refit, hourly, before=before)
     assert alone.record is alone.holdout
     np.testing.assert_array_equal(
-        found.record.forecast, [*before.forecast, *found.holdout.forecast]
+        judgement.record.forecast, [*before.forecast, *judgement.holdout.forecast]
     )
-    assert found.report["MIN_R2_SCORE"].n == len(before) + len(found.holdout)
-    assert found.report["test bars"].n == found.report["G3"].n == len(found.holdout)
+    assert judgement.report["MIN_R2_SCORE"].n == len(before) + len(judgement.holdout)
+    assert judgement.report["test bars"].n == judgement.report["G3"].n == len(judgement.holdout)
     assert judged(study, hourly).record is not before
 
 
@@ -186,10 +188,10 @@ def test_a_refit_with_a_handful_of_rows_is_refused_and_not_an_error(
         since = hourly.labels.made_at[len(hourly) - 1 - 24 - young]
         slices = cut_refit_slices(hourly, CONFIG, since, min_bars=1000)
         refit = run_refit(context_of(hourly, slices), study.winner.recipe, key="k")
-        found = judged(refit, hourly)
-        assert len(found.holdout) == young
-        assert not found.report.passed
-        assert not found.report["test bars"].passed
+        judgement = judged(refit, hourly)
+        assert len(judgement.holdout) == young
+        assert not judgement.report.passed
+        assert not judgement.report["test bars"].passed
 
 
 def test_a_baseline_may_be_named(hourly: Dataset) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mlops.errors import LeaseLost
 from mlops.features.dataset import Dataset
 from mlops.models.base import Epoch, History
 from mlops.models.recipe import Recipe
@@ -14,7 +15,8 @@ from mlops.registry import Registry, open_run
 from mlops.registry.connection import load
 from mlops.search.config import TrainingConfig
 from mlops.search.study import Study, Trial
-from mlops.store import ModelVersion, Why
+from mlops.store import ModelVersion, Why, list_versions
+from mlops.store.leases import HeldLease, exclusive
 from mlops.training.judgement import Judgement
 from mlops.training.publish import epoch_rows, log_trial, publish, recipe_params
 from mlops.training.training_plan import TrainingPlan
@@ -35,7 +37,7 @@ class Work:
     def judged(self, **limits: float) -> Judgement:
         return judged(self.registry, self.plan, self.study, **limits)
 
-    def published(self, judgement: Judgement) -> ModelVersion:
+    def published(self, judgement: Judgement, lease: HeldLease | None = None) -> ModelVersion:
         with open_run(self.registry.tracking, "publication") as run:
             return publish(
                 self.registry,
@@ -44,6 +46,7 @@ class Work:
                 judgement,
                 run,
                 why=Why(AT, actor="ann", reason="test"),
+                lease=lease,
             )
 
 
@@ -77,6 +80,16 @@ def test_the_request_can_be_asked_for_again(work: Work) -> None:
     assert notes["triggers"] == []
     assert notes["refit"] is False
     assert Recipe.from_dict(notes["recipe"]) == work.study.winner.recipe
+
+
+def test_a_training_that_lost_its_lease_registers_nothing(work: Work) -> None:
+    judgement, store = work.judged(), work.registry.store
+    with exclusive(store, "training", "first", timeout_s=1.0) as lease:
+        work.published(judgement, lease)
+    registered = list_versions(store)
+    with pytest.raises(LeaseLost):
+        work.published(judgement, lease)
+    assert list_versions(store) == registered
 
 
 def test_the_run_has_the_recipe_and_the_figures(work: Work) -> None:
