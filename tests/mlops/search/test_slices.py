@@ -62,7 +62,7 @@ def test_a_fit_and_its_first_forecast_are_a_horizon_apart(slices: Slices) -> Non
     assert slices.gap_bars == HORIZON
 
 
-def test_a_window_slides(daily: Dataset) -> None:
+def test_no_fit_window_is_longer_than_asked(daily: Dataset) -> None:
     sliding = cut_slices(daily, CONFIG.model_copy(update={"data_window_days": 10}), min_bars=N)
     for fold in (*sliding.development, *sliding.holdout):
         assert fold.test[0] - fold.fit[0] < 10 * 24
@@ -85,11 +85,11 @@ def test_a_refit_forecasts_only_what_was_made_after_the_cut(daily: Dataset) -> N
     assert young.gap_bars == HORIZON
 
 
-def test_a_few_young_bars_get_as_many_refits_as_there_are(daily: Dataset) -> None:
+def test_a_few_new_bars_get_as_many_refits_as_there_are(daily: Dataset) -> None:
     young = cut_refit_slices(daily, CONFIG, daily.labels.made_at[N - HORIZON - 3], min_bars=N)
     assert [len(fold.test) for fold in young.holdout] == [1, 1]
 
 
-def test_no_young_bar_is_refused(daily: Dataset) -> None:
+def test_a_refit_without_a_new_bar_is_refused(daily: Dataset) -> None:
     with pytest.raises(SplitError, match="refit when new bars are known"):
         cut_refit_slices(daily, CONFIG, daily.labels.made_at[N - 1], min_bars=N)

@@ -107,7 +107,7 @@ def test_an_ensemble_averages_the_best_of_each_family(
     assert sorted(one.model_type for one in ensemble.recipe.members) == ["linear", "lstm"]
 
 
-def test_progress_is_told_fold_by_fold(context: StudyContext, dataset: Dataset, kept: Kept) -> None:
+def test_each_fold_is_reported(context: StudyContext, dataset: Dataset, kept: Kept) -> None:
     run_study(context, plan_of(dataset), key="k")
     assert kept.told == [
         ("linear, refit 1", 1, 6),
@@ -117,7 +117,7 @@ def test_progress_is_told_fold_by_fold(context: StudyContext, dataset: Dataset, 
     ]
 
 
-def test_a_kept_trial_is_recalled_and_not_walked(
+def test_a_kept_trial_is_recalled_and_not_walked_again(
     context: StudyContext, dataset: Dataset, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run_study(context, plan_of(dataset), key="k")

@@ -119,7 +119,7 @@ def test_the_winner_is_ranked_by_what_it_is_judged_by(study: Study) -> None:
     ("changes", "title"),
     [({"causality_proven": False}, "causality"), ({"alpha": 1e-3}, "skill")],
 )
-def test_what_it_is_told_reaches_the_gates(
+def test_causality_and_alpha_reach_the_gates(
     study: Study, hourly: Dataset, changes: Mapping[str, Any], title: str
 ) -> None:
     refused = judged(study, hourly, **changes).report.refused_by
@@ -156,7 +156,7 @@ def test_a_leak_alarm_is_lifted_by_a_named_person_only() -> None:
     assert judged(leaking, dataset, leak_override=person).report["leak alarm"].passed
 
 
-def test_a_refit_is_judged_on_its_young_rows_alone(hourly: Dataset, study: Study) -> None:
+def test_a_refit_is_judged_on_its_new_rows_alone(hourly: Dataset, study: Study) -> None:
     slices = cut_refit_slices(hourly, CONFIG, hourly.labels.made_at[1100], min_bars=1000)
     refit = run_refit(context_of(hourly, slices), study.winner.recipe, key="k")
     judgement = judged(refit, hourly, alpha=0.001)

@@ -70,12 +70,12 @@ def died(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_passed_deadline_stops_it(registry: Registry, dataset: Dataset) -> None:
+def test_a_passed_deadline_stops_the_search(registry: Registry, dataset: Dataset) -> None:
     with pytest.raises(TrainingTimeout, match="TRAINING_JOB_TIMEOUT_HOURS"):
         searched(registry, planned(registry, dataset), seconds=-1)
 
 
-def test_the_same_study_asked_twice_at_once_is_done_once(
+def test_the_same_study_run_twice_at_once_is_searched_once(
     registry: Registry, dataset: Dataset
 ) -> None:
     plan = planned(registry, dataset, **SEARCH)
@@ -122,7 +122,7 @@ def test_trials_whose_records_are_gone_are_allowed_for_by_number(
     assert "records of some of the 2 trials" in judged(registry, second, study).report["G2"].reason
 
 
-def test_limits_are_those_it_is_given(registry: Registry, dataset: Dataset) -> None:
+def test_a_judgement_uses_the_given_limits(registry: Registry, dataset: Dataset) -> None:
     plan = planned(registry, dataset)
     study, _ = searched(registry, plan)
     strict = judged(registry, plan, study, max_model_mse=1e-9).report

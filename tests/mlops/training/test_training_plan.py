@@ -51,14 +51,14 @@ def test_the_same_request_on_the_same_bars_is_the_same_study(
     assert other.study_key != first.study_key
 
 
-def test_a_feature_that_looks_ahead_stops_it_by_name(
+def test_a_feature_that_looks_ahead_stops_the_plan_by_name(
     registry: Registry, dataset: Dataset, tomorrow: str
 ) -> None:
     with pytest.raises(LookaheadError, match="'tomorrow' looks ahead"):
         planned(registry, dataset, features=("har_1", tomorrow))
 
 
-def test_too_few_bars_stop_it(registry: Registry, dataset: Dataset) -> None:
+def test_too_few_bars_stop_the_plan(registry: Registry, dataset: Dataset) -> None:
     with pytest.raises(InsufficientData):
         planned(registry, dataset, min_bars=len(dataset) + 1)
 

@@ -24,7 +24,7 @@ def evaluation(volatility):
     return evaluate(volatility, **COSTS)
 
 
-def test_values_stand_beside_the_baselines(volatility, evaluation):
+def test_each_metric_has_the_baselines_value_beside_it(volatility, evaluation):
     y, naive = volatility.y, volatility.baseline
     assert_allclose(evaluation["mse"].value, np.mean((y - volatility.forecast) ** 2))
     assert_allclose(evaluation["mse"].baseline, np.mean((y - naive) ** 2))
@@ -66,13 +66,13 @@ def test_a_direction_is_judged_by_its_log_loss(record):
     assert evaluation["accuracy"].value > 0.6
 
 
-def test_the_platforms_words_are_filled_where_defined(evaluation):
+def test_model_metrics_hold_each_defined_figure(evaluation):
     assert evaluation.metrics.r2_score == evaluation["r2_score"].value
     assert evaluation.metrics.max_drawdown == evaluation["max_drawdown"].value
     assert evaluation.baseline_metrics.mse == evaluation["mse"].baseline
 
 
-def test_an_undefined_figure_is_left_out_of_the_words(record):
+def test_an_undefined_figure_is_left_out_of_the_model_metrics(record):
     y = np.random.default_rng(2).standard_normal(600)
     evaluation = evaluate(record(y, np.zeros(600), target=Target.RETURN), **COSTS)
     assert evaluation.metrics.accuracy is None
@@ -93,7 +93,7 @@ def test_rows_without_a_forecast_are_counted(record):
     assert (evaluation.n, evaluation.rows) == (600, 700)
 
 
-def test_nothing_to_measure_is_an_error(record):
+def test_a_record_without_a_forecast_is_an_error(record):
     with pytest.raises(GateError, match="none of 5"):
         evaluate(record(np.ones(5), np.full(5, np.nan), target=Target.RETURN), **COSTS)
 
