@@ -9,7 +9,6 @@ import numpy as np
 
 from mlops.stats import metrics, trading
 from mlops.stats.comparison import TestResult, clark_west, diebold_mariano, pesaran_timmermann
-from mlops.stats.dependence import FloatArray
 from mlops.stats.trading import SharpeMoments, net_returns, sharpe_per_bar, trading_figures
 from mlops.validation.evidence import Evidence, Thresholds
 from mlops.validation.forecasts import Forecasts
@@ -60,7 +59,10 @@ def _p_values(rows: Forecasts, evidence: Evidence) -> list[GateResult]:
     ]
     if rows.takes_sides:
         net = net_returns(rows.positions(), rows.next_return, fee_bps=evidence.fee_bps)
-        tests.append(("profit (PSR)", _test_sharpe(net)))
+        moments = SharpeMoments.of(net)
+        # Without moments the returns never vary, which shows nothing.
+        p = 1.0 if moments is None else 1.0 - trading.probabilistic_sharpe(moments)
+        tests.append(("profit (PSR)", TestResult(sharpe_per_bar(net), p, len(net))))
     return [
         _g3(
             title=f"holdout {name}",
@@ -73,14 +75,6 @@ def _p_values(rows: Forecasts, evidence: Evidence) -> list[GateResult]:
         )
         for name, test in tests
     ]
-
-
-def _test_sharpe(net: FloatArray) -> TestResult:
-    """The probabilistic Sharpe ratio of net returns as a test; p is 1 where they never vary."""
-    moments = SharpeMoments.of(net)
-    if moments is None:
-        return TestResult(math.nan, 1.0, len(net))
-    return TestResult(moments.sharpe, 1.0 - trading.probabilistic_sharpe(moments), len(net))
 
 
 def judge_against_champion(evidence: Evidence, thresholds: Thresholds) -> list[GateResult]:
