@@ -1,6 +1,6 @@
 """One service's searches and scheduled retrains, as `flows.train` decides them.
 
-What is judged, on which bars and at which level is decided by the shipped mandate, slices,
+What is judged, on which bars and at which level is decided by the shipped refit policy, slices,
 ledger and gates, and every forecast is made by the shipped walk of the linear model with its
 usual refits. What differs from a training by the flow: nothing is registered in MLflow, a refused
 refit is not put on record (nothing reads it), the features are proved causal once a service, and
@@ -20,16 +20,16 @@ from mlops.models.base import FitContext
 from mlops.models.recipe import Recipe
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import plan_search, prove_search_causal, request_digest
-from mlops.search.slices import Slices, cut, cut_since
+from mlops.search.slices import Slices, cut_refit_slices, cut_slices
 from mlops.search.study import Study, StudyContext, run_refit, run_study
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ModelVersion, Status, Store, Why, record_trials
 from mlops.store.ledger import YEARLY_ALPHA
 from mlops.store.routes import begin_route
 from mlops.store.versions import insert_version
-from mlops.training.refit_policy import SEARCH_ALPHA, alpha_of, refit_policy_for
+from mlops.training.judgement import declared_baseline, evidence_of, make_ranker
+from mlops.training.refit_policy import SEARCH_ALPHA, alpha_for_judgement, refit_policy_for
 from mlops.training.training_plan import naive_utc
-from mlops.training.verdict import Terms, declared_baseline, evidence_of, ranker
 from mlops.validation.evidence import Evidence, Thresholds
 
 NEXT_BAR = TargetSpec(Target.RETURN, 1)
@@ -48,10 +48,10 @@ def hourly(bars: pd.DataFrame) -> Dataset:
 
 def search(store: Store, service: Service, dataset: Dataset, *, fee_bps: float) -> Evidence:
     """The service's first training, put on record as refused; its winner's evidence."""
-    agenda = plan_search(dataset, ModelType.LINEAR, CONFIG)
-    prove_search_causal(agenda, dataset, seed=CONFIG.seed)
-    slices = cut(dataset, CONFIG, min_bars=MIN_BARS)
-    study = run_study(_bench(dataset, slices, fee_bps=fee_bps), agenda, key=service.key)
+    plan = plan_search(dataset, ModelType.LINEAR, CONFIG)
+    prove_search_causal(plan, dataset, seed=CONFIG.seed)
+    slices = cut_slices(dataset, CONFIG, min_bars=MIN_BARS)
+    study = run_study(_study_context(dataset, slices, fee_bps=fee_bps), plan, key=service.key)
     at = _closed(dataset)
     _put_on_record(store, service, dataset, study, at)
     record_trials(store, service.key, study=study.key, numbers=range(len(study.trials)), at=at)
@@ -60,21 +60,23 @@ def search(store: Store, service: Service, dataset: Dataset, *, fee_bps: float) 
 
 def retrain(store: Store, service: Service, dataset: Dataset, *, fee_bps: float) -> Evidence:
     """The same request asked by a schedule: its evidence, at the level it could spend."""
-    mandate = refit_policy_for(
+    policy = refit_policy_for(
         store,
         service,
         request=REQUEST,
         reason="schedule",
         watermark=dataset.content_hash,
     )
-    assert mandate.recipe is not None
-    assert mandate.since is not None
-    slices = cut_since(dataset, CONFIG, naive_utc(mandate.since), min_bars=MIN_BARS)
-    study = run_refit(_bench(dataset, slices, fee_bps=fee_bps), mandate.recipe, key=service.key)
-    alpha = alpha_of(
+    assert policy.recipe is not None
+    assert policy.since is not None
+    slices = cut_refit_slices(dataset, CONFIG, naive_utc(policy.since), min_bars=MIN_BARS)
+    study = run_refit(
+        _study_context(dataset, slices, fee_bps=fee_bps), policy.recipe, key=service.key
+    )
+    alpha = alpha_for_judgement(
         store,
         service,
-        mandate,
+        policy,
         watermark=dataset.content_hash,
         testable=len(study.compared_rows) >= LIMITS.min_test_bars,
         yearly=YEARLY_ALPHA,
@@ -88,12 +90,12 @@ def _closed(dataset: Dataset) -> datetime:
     return close
 
 
-def _bench(dataset: Dataset, slices: Slices, *, fee_bps: float) -> StudyContext:
+def _study_context(dataset: Dataset, slices: Slices, *, fee_bps: float) -> StudyContext:
     return StudyContext(
         dataset=dataset,
         slices=slices,
-        context=FitContext(seed=CONFIG.seed),
-        rank=ranker(dataset, slices, baseline=declared_baseline(dataset), fee_bps=fee_bps),
+        fit_context=FitContext(seed=CONFIG.seed),
+        rank=make_ranker(dataset, slices, baseline=declared_baseline(dataset), fee_bps=fee_bps),
         keep=lambda trial: None,
         recall=lambda name: None,
         report=lambda what, done, of: None,
@@ -105,7 +107,8 @@ def _evidence(study: Study, dataset: Dataset, *, alpha: float, fee_bps: float) -
         study,
         dataset,
         baseline=declared_baseline(dataset),
-        terms=Terms(fee_bps=fee_bps, alpha=alpha),
+        fee_bps=fee_bps,
+        alpha=alpha,
         causality_proven=True,  # by the search, of the same features
     )
 

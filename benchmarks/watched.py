@@ -28,14 +28,14 @@ from mlops.models.signing import load_or_make_key
 from mlops.registry import BundleParts, bundle_parts, write_bundle
 from mlops.registry.connection import key_file
 from mlops.search.config import TrainingConfig
-from mlops.search.slices import cut
+from mlops.search.slices import cut_slices
 from mlops.service import Service, Target, Timeframe
 from mlops.store import ModelVersion, Status, Store, Why, open_store
 from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import forecast
 from mlops.store.versions import insert_version
-from mlops.training.verdict import declared_baseline, walk_baseline
-from mlops.validation.records import evaluation_of, record
+from mlops.training.judgement import declared_baseline, walk_baseline
+from mlops.validation.records import cut_record, evaluate_record
 
 HOUR = timedelta(hours=1)
 TARGET = TargetSpec(Target.VOLATILITY, 24)
@@ -103,18 +103,18 @@ def keep_bars(home: Path, bars: pd.DataFrame, services: int) -> None:
 def _trained(dataset: Dataset) -> BundleParts:
     """A linear model with its record on the holdout, as a training leaves it."""
     forecaster = build_forecaster(default_recipe("linear", TARGET), TARGET)
-    slices = cut(dataset, TrainingConfig(refits=2, holdout_refits=1), min_bars=1_000)
+    slices = cut_slices(dataset, TrainingConfig(refits=2, holdout_refits=1), min_bars=1_000)
     fold = slices.holdout[0]
     forecaster.fit(dataset, fold.fit, fold.selection, FitContext())
     forecasts = np.full(len(dataset), np.nan)
     forecasts[fold.test] = forecaster.predict(dataset, fold.test)
     naive = walk_baseline(declared_baseline(dataset), dataset, slices.holdout)
-    held = record(dataset, fold.test, forecasts, naive, slices.fold_of_row(len(dataset)))
+    held = cut_record(dataset, fold.test, forecasts, naive, slices.fold_of_row(len(dataset)))
     return bundle_parts(
         forecaster,
         dataset,
         service(0),
-        evaluation=evaluation_of(held, dataset, fee_bps=10.0).to_dict(),
+        evaluation=evaluate_record(held, dataset, fee_bps=10.0).to_dict(),
         record=held,
     )
 

@@ -9,7 +9,7 @@ from prefect import flow
 from tasks import rollout as step
 from tasks.artifacts import announce_repairs
 from tasks.context import run_logs
-from tasks.events import ring_again
+from tasks.events import emit_unanswered
 from tasks.recovery import run_again
 
 CARRY_S = 240.0
@@ -40,7 +40,7 @@ def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
     with run_logs():
         manager = step.open_manager()
         # First: carrying a rollout on takes minutes.
-        rung, restarted = ring_again(manager), run_again()
+        rung, restarted = emit_unanswered(manager), run_again()
         moved = step.carry_open(manager, carry_s)
         repaired = step.repair(manager)
         announce_repairs((*rung, *restarted, *moved, *repaired))

@@ -1,18 +1,18 @@
-"""Retrain a service because something in its queue asks for it: drift, or lost skill.
+"""Retrain a service whose queue holds triggers: drift, or lost skill.
 
-Events start it, and the reconcile flow rings again for what was missed. Whoever comes second
-finds the queue empty and ends. Where skill is lost and what was trained is refused, the service
-goes back to its baseline; what dies before that is caught up with by the monitor flow.
+An event starts the flow; the reconcile flow emits it again for triggers that stay unclaimed. A
+second run finds no trigger to claim and ends. Where skill is lost and the new version is refused,
+the service goes back to its baseline; where this run dies before that, the monitor flow does it.
 """
 
 from __future__ import annotations
 
 from prefect import flow
 
-from flows.train import TrainResult, trained
+from flows.train import TrainResult, run_training
 from mlops.rollout.plan import DeploymentConfig
 from mlops.service import Service
-from mlops.training.retraining import holding
+from mlops.training.retraining import hold_claim
 from tasks import training as step
 from tasks.context import run_logs
 from tasks.rollout import open_manager, return_to_baseline
@@ -20,25 +20,25 @@ from tasks.rollout import open_manager, return_to_baseline
 
 @flow(name="retrain", flow_run_name="retrain-{service}", validate_parameters=True)
 def retrain(service: str, auto_deploy: bool = True) -> TrainResult | None:
-    """Ask again for what the service's champion was asked for; None where nothing waits.
+    """Make the champion's request again on today's bars; None where no trigger waits.
 
     Args:
         service: The service's key, such as sample.btc-usd.1h.volatility.24.
         auto_deploy: Roll out what passes its gates, by the default strategy.
     """
     with run_logs(service=service):
-        asked = step.claim(service)
-        if asked is None:
+        retraining = step.claim(service)
+        if retraining is None:
             return None
         manager = open_manager()
-        with holding(manager.store, asked.claim):
-            result = trained(
+        with hold_claim(manager.store, retraining.claim):
+            result = run_training(
                 Service.parse(service),
-                asked.model_type,
-                asked.config,
-                reason=asked.reason,
+                retraining.model_type,
+                retraining.config,
+                reason=retraining.reason,
                 deployment=DeploymentConfig(auto_deploy=auto_deploy),
-                answers=asked.claim,
+                answers=retraining.claim,
             )
         return_to_baseline(manager, service)
         return result

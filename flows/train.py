@@ -1,6 +1,6 @@
 """Train one service: load, prove, search, judge, register.
 
-The flow is the public face: `prefect deployment run train/daily`, or in a notebook
+Run it by `prefect deployment run train/daily`, or in a notebook
 
     from flows.train import train
     train(symbol="BTC/USD", venue="sample", model_type="ensemble")
@@ -28,9 +28,14 @@ from tasks.rollout import ask_for_rollout
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a training ended with: ``evaluation`` of the holdout, ``report`` the card's path.
+    """What a training ended with.
 
-    ``rollout_id`` is the rollout that was asked for, empty where none was.
+    Args:
+        passed: Whether the version passed every hard gate.
+        refused_by: Name and title of each gate that refused it.
+        evaluation: Of the holdout.
+        report: Path of the model card.
+        rollout_id: The rollout that was requested; empty where none was.
     """
 
     service: str
@@ -68,7 +73,7 @@ def train(
     service = current_settings().service(
         symbol, venue=venue, timeframe=timeframe, target=target, horizon=horizon
     )
-    return trained(
+    return run_training(
         service,
         model_type,
         training or TrainingConfig(),
@@ -77,7 +82,7 @@ def train(
     )
 
 
-def trained(
+def run_training(
     service: Service,
     model_type: ModelType,
     config: TrainingConfig,
@@ -86,30 +91,34 @@ def trained(
     deployment: DeploymentConfig,
     answers: Claim | None = None,
 ) -> TrainResult:
-    """The steps of a training, inside a flow; ``answers`` are the triggers that asked for it."""
-    with run_logs(service=service.key), training_turn(service) as turn:
+    """Run the steps of a training inside a flow.
+
+    Args:
+        answers: The claimed triggers that the registered version answers.
+    """
+    with run_logs(service=service.key), training_turn(service) as lease:
         project = open_project()
         step.repair(project)
         with step.training_run(project, service, model_type, config) as run:
             bars = step.load(project, service, config)
             dataset = step.build_dataset(project, service, bars)
-            assignment = step.plan(
+            plan = step.plan(
                 project, service, dataset, model_type=model_type, config=config, reason=reason
             )
             limited_search = step.search.with_options(timeout_seconds=project.seconds_left)
-            study = limited_search(project, assignment, run)
-            judgement = step.judge(project, assignment, study)
+            study = limited_search(project, plan, run)
+            judgement = step.judge(project, plan, study)
             version = step.register(
                 project,
-                assignment,
+                plan,
                 study=study,
                 judgement=judgement,
                 run=run,
-                turn=turn,
+                lease=lease,
                 answers=answers,
             )
             card = step.draw_card(
-                project, assignment, study=study, judgement=judgement, version=version, run=run
+                project, plan, study=study, judgement=judgement, version=version, run=run
             )
     rollout_id = ask_for_rollout(version, deployment)
     create_markdown_artifact(

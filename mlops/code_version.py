@@ -1,4 +1,4 @@
-"""Which code made a version: the release, and the commit where the package is a git checkout."""
+"""Tells which code made a version: the release, and the commit where the package is a checkout."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ def code_version() -> str:
 
 
 def code_of(class_paths: Collection[str]) -> str:
-    """The code version, and a digest of the modules that custom classes come from."""
+    """The code version, and a digest of each module of the custom classes ``module:class``."""
     modules = sorted({path.partition(":")[0] for path in class_paths})
-    digests = [hashlib.sha256(_source(module)).hexdigest()[:12] for module in modules]
+    digests = [hashlib.sha256(_read_source(module)).hexdigest()[:12] for module in modules]
     return " ".join([code_version(), *digests])
 
 
-def _source(module: str) -> bytes:
+def _read_source(module: str) -> bytes:
     try:
-        found = find_spec(module)
+        spec = find_spec(module)
     except (ImportError, ValueError):
-        # It has no file, as one made in a notebook; that it cannot be imported is said later.
+        # It has no file, like a module made in a notebook; building its class says so later.
         return b""
-    path = None if found is None or not found.has_location else found.origin
+    path = None if spec is None or not spec.has_location else spec.origin
     return b"" if path is None else Path(path).read_bytes()
 
 

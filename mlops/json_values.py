@@ -1,4 +1,4 @@
-"""Numbers that JSON has no word for, written as null with a flag beside them and read back."""
+"""Writes NaN and infinities, which JSON lacks, as null with a flag, and reads them back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ FLAG = "_flag"
 
 
 def to_json(value: Any) -> Any:
-    """Nested dicts and sequences with ``"x": NaN`` as ``"x": null, "x_flag": "nan"``."""
+    """Nested dicts and sequences as JSON values; a number that JSON lacks becomes null with a flag.
+
+    >>> to_json({"loss": float("inf")})
+    {'loss': None, 'loss_flag': 'inf'}
+    """
     if isinstance(value, dict):
         plain = {key: to_json(item) for key, item in value.items()}
         return plain | {
@@ -33,7 +37,7 @@ def from_json(value: Any) -> Any:
 
 
 def number(value: float | str) -> float:
-    """A float whose NaN is the one `math.nan`, so that equal values compare as equal."""
+    """A float; every NaN becomes the object `math.nan`, so that equal records compare as equal."""
     read = float(value)
     return math.nan if math.isnan(read) else read
 

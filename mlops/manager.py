@@ -15,12 +15,7 @@ import pandas as pd
 
 from mlops.alerts.channels import Handler
 from mlops.alerts.delivery import AlertSender
-from mlops.data.calendar import calendar_for
-from mlops.data.load import load_bars
-from mlops.data.simulator import simulate_bars
 from mlops.deployer import Deployer, is_champion
-from mlops.features.dataset import Dataset
-from mlops.features.targets import TargetSpec
 from mlops.models.bundle import Trust
 from mlops.monitoring.drift.report import DriftReport
 from mlops.monitoring.drift.version_drift import VersionDrift
@@ -42,6 +37,7 @@ from mlops.registry import (
     connect,
     ensure_service,
     evaluate_version,
+    example_bars,
     explain,
     load,
     open_trust,
@@ -77,9 +73,6 @@ from mlops.validation.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
 
-EXAMPLE_BARS = 3000
-EXAMPLE_SEED = 0
-_EXAMPLE_START = datetime(2024, 1, 1, tzinfo=UTC)
 _SERVICE_KEYS = ("venue", "timeframe", "target", "horizon")
 _HOLDER = "manager"
 
@@ -447,20 +440,3 @@ class MLOpsManager:
 
 def _why(actor: str, reason: str) -> Why:
     return Why(datetime.now(UTC), actor=actor or SYSTEM, reason=reason)
-
-
-def example_bars(service: Service, cache_root: Path) -> tuple[Dataset, str]:
-    """Bars for golden examples, which prove loading and not skill: embedded, else simulated."""
-    calendar = calendar_for(service.venue, service.symbol)
-    if service.venue == "sample":
-        frame, source = (
-            load_bars(service, cache_root=cache_root).frame.iloc[-EXAMPLE_BARS:],
-            "sample",
-        )
-    else:
-        frame = simulate_bars(
-            EXAMPLE_BARS, seed=EXAMPLE_SEED, timeframe=service.timeframe.name, start=_EXAMPLE_START
-        )
-        calendar, source = calendar_for("simulator", service.symbol), "the simulator"
-    target = TargetSpec(service.target, service.horizon)
-    return Dataset(frame, timeframe=service.timeframe, target=target, calendar=calendar), source

@@ -30,7 +30,7 @@ from mlops.rollout.analysis import ALPHA_WORSE
 from mlops.rollout.runner import RolloutProgress
 from mlops.service import Service
 from mlops.store import ModelVersion, RolloutEvent
-from mlops.training.verdict import Judgement
+from mlops.training.judgement import Judgement
 from tasks.context import Project
 
 ARTIFACT_EVERY_SECONDS = 2.0

@@ -1,4 +1,4 @@
-"""The doorbell: events that start retrainings. What they are about lies in the store."""
+"""Emits the Prefect events that start retrainings; the triggers are rows of the store."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PERFORMANCE_DEGRADED = "mlops.performance.degraded"
 EVENTS = {Cause.DRIFT: DRIFT_DETECTED, Cause.PERFORMANCE: PERFORMANCE_DEGRADED}
 
 
-def ring(service: str, cause: Cause) -> None:
-    """Tell Prefect that something waits for a service; lost where its server is down.
+def emit_trigger_event(service: str, cause: Cause) -> None:
+    """Emit the event that starts the retrain flow; it is lost where Prefect's server is down.
 
-    The reconcile flow rings again for what nobody came for.
+    The reconcile flow emits it again for triggers that stay unclaimed.
     """
     emit_event(
         event=EVENTS[cause],
@@ -30,11 +30,11 @@ def ring(service: str, cause: Cause) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def ring_again(manager: MLOpsManager) -> tuple[str, ...]:
-    """Ring for every service that could be trained now and is not."""
+def emit_unanswered(manager: MLOpsManager) -> tuple[str, ...]:
+    """Emit the event again for each service whose triggers wait and could be claimed now."""
     store, wall = manager.store, datetime.now(UTC)
-    found = list_trainable_services(store, at=lambda service: market_time(store, service, wall))
-    waiting = [(service, cause) for service, cause in found if cause in EVENTS]
+    pairs = list_trainable_services(store, at=lambda service: market_time(store, service, wall))
+    waiting = [(service, cause) for service, cause in pairs if cause in EVENTS]
     for service, cause in waiting:
-        ring(service, cause)
+        emit_trigger_event(service, cause)
     return tuple(f"{service} rung for again: {cause}" for service, cause in waiting)

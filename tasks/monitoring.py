@@ -33,7 +33,7 @@ from mlops.service import Service
 from mlops.settings import current_settings
 from mlops.store import get_check, get_version, list_routes, list_watches
 from tasks.artifacts import announce_drift
-from tasks.events import ring
+from tasks.events import emit_trigger_event
 
 MONITOR_KEY = "monitor"
 
@@ -110,7 +110,7 @@ def announce(looks: Sequence[Look]) -> None:
     """Ring for what should be retrained, and show every look in the Prefect UI."""
     for one in looks:
         for _, cause in one.triggers:
-            ring(one.service, cause)
+            emit_trigger_event(one.service, cause)
     create_table_artifact(key=MONITOR_KEY, table=[_line(one) for one in looks])
 
 

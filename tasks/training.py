@@ -1,4 +1,4 @@
-"""The steps of a training: each is one library call with the project's settings put in."""
+"""The steps of a training as tasks: each calls the library with the project's settings."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from mlops.reports.cards import card_section, save_card
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.service import Service
-from mlops.settings import Settings, current_settings
+from mlops.settings import current_settings
 from mlops.store import Claim, HeldLease, ModelVersion, Why
-from mlops.training.publish import Request, publish
+from mlops.training.judgement import Judgement
+from mlops.training.publish import publish
 from mlops.training.retraining import Retraining, claim_retraining, market_time
 from mlops.training.run import Effort, judge_training, run_search
 from mlops.training.training_plan import TrainingPlan, plan_training
-from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
 from tasks.artifacts import shown_progress
 from tasks.context import Project, available_threads
@@ -37,7 +37,7 @@ from tasks.context import Project, available_threads
 
 @task(cache_policy=NO_CACHE)
 def claim(service: str) -> Retraining | None:
-    """Take what asks for a retraining of a service, so that no other run does."""
+    """Claim the triggers of a service, so that no other run retrains it; None where none waits."""
     store = MLOpsManager(current_settings()).store
     now = market_time(store, service, datetime.now(UTC))
     return claim_retraining(store, service, str(flow_run.id), now=now)
@@ -45,7 +45,7 @@ def claim(service: str) -> Retraining | None:
 
 @task(cache_policy=NO_CACHE)
 def repair(project: Project) -> Reconciled:
-    """Finish or clear what killed trainings left half done."""
+    """Finish or remove what killed registrations left half done."""
     return reconcile(project.registry)
 
 
@@ -53,7 +53,7 @@ def repair(project: Project) -> Reconciled:
 def load(project: Project, service: Service, config: TrainingConfig) -> Bars:
     """Load the service's validated bars that were known by ``config.end``.
 
-    The source itself is patient with the network, and what it refuses no retry mends.
+    The task has no retries: the source repeats failed requests itself.
     """
     path = config.bars_file
     return load_bars(
@@ -77,7 +77,7 @@ def build_dataset(project: Project, service: Service, bars: Bars) -> Dataset:
         cache_dir=project.settings.mlops_base_path / "features",
         provenance=bars.provenance,
     )
-    # In market time, for the service's yearly budget accrues from here.
+    # In market time: the service's yearly budget accrues from here.
     begun = Why(at=_market_time(dataset), actor="train", reason="first training")
     ensure_service(project.registry, service, dataset, begun)
     return dataset
@@ -93,7 +93,7 @@ def plan(
     config: TrainingConfig,
     reason: str,
 ) -> TrainingPlan:
-    """Decide slices, recipes and mandate, and prove that no feature looks ahead."""
+    """Decide refit policy, recipes and slices, and prove that no feature looks ahead."""
     return plan_training(
         project.registry,
         service,
@@ -106,17 +106,17 @@ def plan(
 
 
 @task(cache_policy=NO_CACHE)
-def search(project: Project, assignment: TrainingPlan, run: RunLog) -> Study:
-    """Try every recipe forward in time and carry the best through the holdout."""
-    with shown_progress(assignment.service.key) as report:
+def search(project: Project, plan: TrainingPlan, run: RunLog) -> Study:
+    """Walk every recipe forward in time and forecast the holdout with the best one."""
+    with shown_progress(plan.service.key) as report:
         return run_search(
             project.registry,
-            assignment,
+            plan,
             effort=Effort(
                 device=project.settings.device,
                 threads=available_threads(),
                 deadline=project.deadline,
-                fee_bps=project.settings.fee_for(assignment.service.symbol),
+                fee_bps=project.settings.fee_for(plan.service.symbol),
             ),
             run=run,
             report=report,
@@ -124,59 +124,66 @@ def search(project: Project, assignment: TrainingPlan, run: RunLog) -> Study:
 
 
 @task(cache_policy=NO_CACHE)
-def judge(project: Project, assignment: TrainingPlan, study: Study) -> Judgement:
-    """Put the winner before the gates."""
+def judge(project: Project, plan: TrainingPlan, study: Study) -> Judgement:
+    """Judge the winner by the gates."""
     settings = project.settings
+    thresholds = Thresholds(
+        min_model_accuracy=settings.min_model_accuracy,
+        max_model_mse=settings.max_model_mse,
+        min_r2_score=settings.min_r2_score,
+        mode=settings.validation_threshold_mode,
+        max_drawdown=settings.max_drawdown_limit,
+    )
     return judge_training(
         project.registry,
-        assignment,
+        plan,
         study,
-        thresholds=_thresholds(settings),
-        fee_bps=settings.fee_for(assignment.service.symbol),
+        thresholds=thresholds,
+        fee_bps=settings.fee_for(plan.service.symbol),
         yearly_alpha=settings.yearly_alpha_budget,
-        now=_market_time(assignment.dataset),
+        now=_market_time(plan.dataset),
     )
 
 
 @task(cache_policy=NO_CACHE)
 def register(
     project: Project,
-    assignment: TrainingPlan,
+    plan: TrainingPlan,
     *,
     study: Study,
     judgement: Judgement,
     run: RunLog,
-    turn: HeldLease | None = None,
+    lease: HeldLease | None = None,
     answers: Claim | None = None,
 ) -> ModelVersion:
-    """Register the winner, as challenger or as refused; that answers what asked for it."""
+    """Register the winner, as challenger or as refused; the commit answers the triggers."""
+    why = Why(at=datetime.now(UTC), actor="train", reason=plan.reason)
     return publish(
         project.registry,
-        assignment.service,
-        assignment.dataset,
-        study=study,
-        judgement=judgement,
-        proof=assignment.proof,
-        request=_request(assignment, turn, answers),
-        run=run,
-        why=_why(assignment.reason),
+        plan,
+        study,
+        judgement,
+        run,
+        why=why,
+        lease=lease,
+        answers=answers,
     )
 
 
 @task(cache_policy=NO_CACHE)
 def draw_card(
     project: Project,
-    assignment: TrainingPlan,
+    plan: TrainingPlan,
     *,
     study: Study,
     judgement: Judgement,
     version: ModelVersion,
     run: RunLog,
 ) -> Path:
-    """Draw the version's model card; it is kept with the run and under the reports."""
-    section = card_section(assignment, study, judgement, version)
+    """Draw the version's model card; keep it with the MLflow run and in the reports folder."""
+    section = card_section(plan, study, judgement, version)
     path = save_card(section, project.settings.reports_path, version.model_id)
-    run.artifact(path)
+    run.log_artifact(path)
     return path
 
 
@@ -191,32 +198,7 @@ def training_run(
     )
 
 
-def _thresholds(settings: Settings) -> Thresholds:
-    return Thresholds(
-        min_model_accuracy=settings.min_model_accuracy,
-        max_model_mse=settings.max_model_mse,
-        min_r2_score=settings.min_r2_score,
-        mode=settings.validation_threshold_mode,
-        max_drawdown=settings.max_drawdown_limit,
-    )
-
-
-def _request(assignment: TrainingPlan, turn: HeldLease | None, answers: Claim | None) -> Request:
-    return Request(
-        model_type=str(assignment.model_type),
-        config=assignment.config.model_dump(mode="json"),
-        digest=assignment.request,
-        reason=assignment.reason,
-        turn=turn,
-        answers=answers,
-    )
-
-
-def _why(reason: str) -> Why:
-    return Why(at=datetime.now(UTC), actor="train", reason=reason)
-
-
 def _market_time(dataset: Dataset) -> datetime:
-    """The close of the last bar: the time a verdict counts from, in rehearsals too."""
+    """The close of the last bar; a replayed year is budgeted by it."""
     close: datetime = (dataset.frame.index[-1] + dataset.step).to_pydatetime()
     return close

@@ -14,8 +14,8 @@ from mlops.search.config import ModelType
 from mlops.search.study import Study
 from mlops.settings import current_settings
 from mlops.store import ModelVersion
+from mlops.training.judgement import Judgement
 from mlops.training.training_plan import TrainingPlan
-from mlops.training.verdict import Judgement
 from tasks import training as step
 from tasks.context import Project, open_project
 from tests.project import SYMBOL, Place, entered_place, skip_verification

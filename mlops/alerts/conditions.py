@@ -22,6 +22,7 @@ from typing import Any
 from mlops.store import (
     AlertRow,
     Arrow,
+    CheckRow,
     Condition,
     Connection,
     Phase,
@@ -37,7 +38,6 @@ from mlops.store import (
     read_routes,
     recover_alert,
 )
-from mlops.store.monitor_runs import CheckRow
 
 ROLLOUT, CHAMPION, BASELINE = "rollout", "champion", "baseline"
 OF_LOOKS = (Condition.DATA_DRIFT, Condition.PERFORMANCE_DEGRADED, Condition.DATA_QUALITY)

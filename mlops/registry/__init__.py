@@ -1,9 +1,9 @@
-"""Versions as MLflow and the store know them: registered, looked up, compared, explained."""
+"""Versions as MLflow and the store hold them: registered, loaded, compared, explained."""
 
 from mlops.code_version import code_version
 from mlops.registry.baseline import baseline_candidate, ensure_service
 from mlops.registry.bundles import BundleParts, bundle_parts, verify_bundle, write_bundle
-from mlops.registry.claims import claimed_candidate
+from mlops.registry.claims import claimed_candidate, example_bars
 from mlops.registry.comparison import Comparison, Period, compare_versions, evaluate_version
 from mlops.registry.connection import (
     Registry,
@@ -39,6 +39,7 @@ __all__ = [
     "connect",
     "ensure_service",
     "evaluate_version",
+    "example_bars",
     "explain",
     "fetch_bundle",
     "is_local",

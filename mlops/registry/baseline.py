@@ -1,4 +1,4 @@
-"""Every service begins with its declared baseline, registered like any version and live."""
+"""Begins a service: its declared baseline is registered like any version and goes live."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ SELECTION_SHARE = 0.2
 def ensure_service(registry: Registry, service: Service, dataset: Dataset, why: Why) -> Route:
     """The service's route; where it has none yet, its baseline becomes version 1 and champion.
 
-    ``dataset`` holds bars of the service: golden examples, and what a base rate is counted on.
+    Args:
+        dataset: Bars of the service, for golden examples and for the base rate of a direction.
     """
     route = get_route(registry.store, service.key)
     if route is None:
@@ -29,7 +30,7 @@ def ensure_service(registry: Registry, service: Service, dataset: Dataset, why: 
 
 
 def baseline_candidate(service: Service, dataset: Dataset) -> Candidate:
-    """The declared baseline of the service's target, ready to be registered."""
+    """The declared baseline of the service's target as a candidate."""
     model_type = BASELINES[service.target]
     recipe = default_recipe(model_type, dataset.target)
     forecaster = build_forecaster(recipe, dataset.target)

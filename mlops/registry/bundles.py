@@ -1,7 +1,7 @@
-"""Writes a version's bundle and proves, in a clean process, that it loads and forecasts the same.
+"""Writes a version's bundle, and verifies in a clean process that it loads and forecasts the same.
 
-Only tensors and JSON are written, and nothing that differs between two equal trainings: no
-time, no id, no machine.
+A bundle holds tensors and JSON, or a signed pickle of a foreign model. Nothing in it differs
+between two equal trainings: no time, no id, no machine.
 """
 
 from __future__ import annotations
@@ -37,14 +37,24 @@ from mlops.validation.records import record_table
 VERIFY_TIMEOUT_S = 120.0
 REFERENCE_ROWS = 5000
 PARITY_TOLERANCE = 1e-4
-"""Between a forecast from all bars and one from the last warm-up bars, in shares of the spread."""
+"""Largest deviation of a forecast from the last warm-up bars from one from all bars, as a share of
+the labels' standard deviation."""
 
-_PASSED_ON = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "LANG")
+_KEPT_VARIABLES = ("PATH", "HOME", "PYTHONPATH", "LD_LIBRARY_PATH", "TMPDIR", "VIRTUAL_ENV", "LANG")
 
 
 @dataclass(frozen=True, slots=True)
 class BundleParts:
-    """Everything a bundle will hold; ``pickled`` replaces the tensors of a foreign model."""
+    """Everything a bundle will hold.
+
+    Args:
+        config: What opening the bundle needs, as JSON.
+        golden: Bars with the forecast that the opened model must make from them.
+        reference: Columns that drift and live losses are measured against.
+        proof: Leakage proof of the features.
+        evaluation: Figures of the holdout.
+        pickled: A foreign model; it replaces the tensors.
+    """
 
     config: Mapping[str, Any]
     golden: tuple[Golden, ...] = field(repr=False)
@@ -56,7 +66,7 @@ class BundleParts:
 
     @property
     def size(self) -> int:
-        """Bytes it will take on disk, about."""
+        """Approximate bytes on disk."""
         arrays = (*self.tensors.values(), *self.reference.values())
         return sum(array.nbytes for array in arrays) + len(self.pickled or b"") + 1_000_000
 
@@ -71,9 +81,11 @@ def bundle_parts(
     record: Forecasts | None = None,
     pickled: bytes | None = None,
 ) -> BundleParts:
-    """Collect what a fitted forecaster needs to live on; ``dataset`` is what it was trained on.
+    """Collect everything that the bundle of a fitted forecaster holds.
 
-    ``record`` is what it forecast out of sample, against which its live losses will be judged.
+    Args:
+        dataset: The bars it was trained on.
+        record: Its out-of-sample forecasts; its live losses will be compared with theirs.
 
     Raises:
         BundleError: when the forecaster cannot forecast from a short window of bars what it
@@ -95,7 +107,7 @@ def bundle_parts(
     }
     return BundleParts(
         config=config,
-        golden=_golden(forecaster, dataset, spread),
+        golden=_make_golden(forecaster, dataset, spread),
         tensors=tensors,
         reference=reference_table(forecaster, dataset) | record_table(record),
         proof=proof or {},
@@ -105,25 +117,28 @@ def bundle_parts(
 
 
 def last_close(dataset: Dataset) -> pd.Timestamp:
-    """When the last bar of the dataset was known (UTC)."""
+    """When the last bar of the dataset closed (UTC)."""
     return pd.Timestamp(dataset.frame.index[-1]) + dataset.step
 
 
 def window_bars(forecaster: Forecaster, dataset: Dataset) -> int:
-    """Bars that one live forecast needs, its own bar included."""
+    """Bars that one live forecast needs, the forecast bar included."""
     return max(forecaster.warm_up, dataset.target.warm_up + 1)
 
 
 def reference_features(forecaster: Forecaster) -> FeatureSpec:
-    """The features whose values a bundle keeps for drift: the model's own, or the usual ones."""
+    """The features whose values a bundle keeps for drift: the model's own, or the default ones."""
     return FeatureSpec(forecaster.recipe.features or DEFAULT_FEATURES)
 
 
 def reference_table(
     forecaster: Forecaster, dataset: Dataset, *, rows: int = REFERENCE_ROWS
 ) -> dict[str, NDArray[Any]]:
-    """The last labelled rows as drift is measured against: times, features, y, forecasts, and
-    each bar's own log range, whose jumps show days before an average of them does."""
+    """Columns of the last labelled rows, which drift is measured against.
+
+    They are open times, features, labels, forecasts, and each bar's log range: its jumps show
+    days before the features, which average over many bars, do.
+    """
     spec = reference_features(forecaster)
     chosen = dataset.labelled(spec, forecaster.recipe.sequence_length)
     chosen = chosen[forecaster.ready(dataset)[chosen]][-rows:]
@@ -141,7 +156,14 @@ def reference_table(
 
 
 def write_bundle(parts: BundleParts, directory: Path, key: SigningKey) -> str:
-    """Write and sign; returns the digest. The directory must not exist yet."""
+    """Write and sign a bundle; returns its digest.
+
+    Args:
+        directory: Must not exist yet.
+
+    Raises:
+        BundleError: when a part cannot be written as JSON.
+    """
     from safetensors.numpy import save_file
 
     directory.mkdir(parents=True)
@@ -151,7 +173,11 @@ def write_bundle(parts: BundleParts, directory: Path, key: SigningKey) -> str:
         manifest.EVALUATION: parts.evaluation,
     }
     for name, value in texts.items():
-        (directory / name).write_text(_json(name, value), encoding="utf-8")
+        try:
+            text = canonical_json(value)
+        except (TypeError, ValueError) as error:
+            raise BundleError(f"{name} of the bundle cannot be written as JSON: {error}") from error
+        (directory / name).write_text(text, encoding="utf-8")
     save_file(_contiguous(golden_tensors(parts.golden)), directory / manifest.GOLDEN)
     save_file(_contiguous(parts.reference), directory / manifest.REFERENCE)
     if parts.pickled is None:
@@ -173,16 +199,20 @@ def verify_bundle(
     allow_signed_pickle: bool = False,
     timeout_s: float = VERIFY_TIMEOUT_S,
 ) -> str:
-    """Open the bundle in a clean process and reproduce its golden examples; returns the digest.
+    """Open a bundle in a clean process and repeat its golden examples; returns its digest.
+
+    Args:
+        key_file: The installation's signing key.
+        modules: Modules whose custom classes may be built.
 
     Raises:
-        BundleError: saying why it does not load, forecasts otherwise, or takes too long.
+        BundleError: when the bundle does not load, forecasts otherwise, or takes too long.
     """
     command = [sys.executable, "-m", "mlops.models.bundle", "verify", str(path)]
     command += ["--key-file", str(key_file)]
     command += [part for module in modules for part in ("--module", module)]
     command += ["--allow-signed-pickle"] if allow_signed_pickle else []
-    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     try:
         done = subprocess.run(
             command,
@@ -203,12 +233,11 @@ def verify_bundle(
     return str(json.loads(done.stdout)["digest"])
 
 
-def _golden(forecaster: Forecaster, dataset: Dataset, spread: float) -> tuple[Golden, ...]:
+def _make_golden(forecaster: Forecaster, dataset: Dataset, spread: float) -> tuple[Golden, ...]:
     size = window_bars(forecaster, dataset)
     rows = _rows_with_window(forecaster, dataset, size)
-    everything = forecaster.predict(dataset, rows)
     examples = []
-    for row, from_all in zip(rows, everything, strict=True):
+    for row, from_all in zip(rows, forecaster.predict(dataset, rows), strict=True):
         bars = dataset.frame.iloc[row - size + 1 : row + 1]
         window = Dataset(
             bars, timeframe=dataset.timeframe, target=dataset.target, calendar=dataset.calendar
@@ -225,26 +254,19 @@ def _golden(forecaster: Forecaster, dataset: Dataset, spread: float) -> tuple[Go
 
 
 def _rows_with_window(forecaster: Forecaster, dataset: Dataset, size: int) -> NDArray[np.intp]:
-    """Rows, spread evenly, before which ``size`` bars follow one another without a hole."""
+    """Rows, spread evenly, that end a stretch of ``size`` bars without a hole."""
     positions = np.arange(len(dataset))
     run_start = np.maximum.accumulate(np.where(dataset.holes, positions, 0))
     whole = (positions - run_start >= size - 1) & forecaster.ready(dataset)
-    found = np.flatnonzero(whole)
-    if not found.size:
+    rows = np.flatnonzero(whole)
+    if not rows.size:
         raise BundleError(
             f"no stretch of {size:,} bars without a hole among {len(dataset):,} bars to make a "
             "golden example from; give more bars"
         )
-    return np.unique(found[np.linspace(0, found.size - 1, GOLDEN_EXAMPLES).astype(np.intp)])
+    return np.unique(rows[np.linspace(0, rows.size - 1, GOLDEN_EXAMPLES).astype(np.intp)])
 
 
 def _contiguous(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Safetensors writes the memory as it lies, whatever the order of the axes."""
+    """Arrays in C order: safetensors writes the memory as it lies, whatever the strides."""
     return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-
-
-def _json(name: str, value: Mapping[str, Any]) -> str:
-    try:
-        return canonical_json(value)
-    except (TypeError, ValueError) as error:
-        raise BundleError(f"{name} of the bundle cannot be written as JSON: {error}") from error

@@ -1,7 +1,7 @@
-"""Models brought from elsewhere, with figures nobody here measured.
+"""Makes candidates of models that were trained elsewhere, with metrics that are claims.
 
-The figures are claims: they must be possible, and the version says that it rests on them. No
-gate saw it, so its status is `refused` until one does, and only a forced rollout serves it.
+Claims are checked for their ranges only, and the version is marked `claims_only`. No gate judged
+it, so its status is `refused`, and only a forced rollout serves it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,18 @@ import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
+from mlops.data.calendar import calendar_for
+from mlops.data.load import load_bars
+from mlops.data.simulator import simulate_bars
+from mlops.data.sources.samples import SAMPLE_VENUE
 from mlops.errors import GateError, ModelError, RegistryError
 from mlops.features.dataset import Dataset
 from mlops.features.spec import DEFAULT_FEATURES
+from mlops.features.targets import TargetSpec
 from mlops.models.base import FORECASTERS, Forecaster, default_recipe
 from mlops.models.bundle import Trust
 from mlops.models.custom import CLASS_PATH, Custom, Pickled
@@ -26,6 +33,9 @@ from mlops.service import Service
 from mlops.stats.metrics import ModelMetrics
 from mlops.store import Status
 
+EXAMPLE_BARS = 3000
+EXAMPLE_SEED = 0
+_EXAMPLE_START = datetime(2024, 1, 1, tzinfo=UTC)
 _MODEL_TYPE = re.compile(r"[a-z][a-z0-9_]*")
 _SHAPE_KEYS = ("features", "sequence_length")
 
@@ -40,11 +50,16 @@ def claimed_candidate(
     trust: Trust,
     notes: Mapping[str, Any],
 ) -> Candidate:
-    """A model of any allowed form as a candidate; ``dataset`` gives its golden examples.
+    """Make a candidate of a model of any allowed form.
 
-    One of our forecasters and an object of an allow-listed module are kept as tensors and
-    JSON, anything else as a signed pickle. ``notes`` may say ``features`` and
-    ``sequence_length``, what the model's ``predict`` is given.
+    A forecaster of this library and an object of an allow-listed module are kept as tensors and
+    JSON, any other object with ``predict`` as a signed pickle.
+
+    Args:
+        metrics: `ModelMetrics` or a mapping with its names.
+        dataset: Bars for its golden examples.
+        notes: Stored with the version; ``features`` and ``sequence_length`` in it say what the
+            model's ``predict`` is given.
 
     Raises:
         RegistryError: when the format or a figure is not allowed.
@@ -55,7 +70,7 @@ def claimed_candidate(
             f"model_type={model_type!r} is not a lower-case name such as 'lstm' or 'custom'"
         )
     try:
-        forecaster, pickled = _forecaster(model, model_type, dataset, trust, notes)
+        forecaster, pickled = _wrap_model(model, model_type, dataset, trust, notes)
         parts = bundle_parts(forecaster, dataset, service, pickled=pickled)
     except ModelError as error:
         raise RegistryError(f"the model cannot be registered: {error}") from error
@@ -71,11 +86,30 @@ def claimed_candidate(
     )
 
 
+def example_bars(service: Service, cache_root: Path) -> tuple[Dataset, str]:
+    """Bars for golden examples, and the name of their source.
+
+    They show that a bundle loads and say nothing of its skill: the embedded bars of the venue
+    ``sample``, else simulated ones.
+    """
+    calendar = calendar_for(service.venue, service.symbol)
+    if service.venue == SAMPLE_VENUE:
+        frame = load_bars(service, cache_root=cache_root).frame.iloc[-EXAMPLE_BARS:]
+        source = SAMPLE_VENUE
+    else:
+        frame = simulate_bars(
+            EXAMPLE_BARS, seed=EXAMPLE_SEED, timeframe=service.timeframe.name, start=_EXAMPLE_START
+        )
+        calendar, source = calendar_for("simulator", service.symbol), "the simulator"
+    target = TargetSpec(service.target, service.horizon)
+    return Dataset(frame, timeframe=service.timeframe, target=target, calendar=calendar), source
+
+
 def checked_claims(metrics: object) -> dict[str, float | bool | None]:
-    """The figures as a dict, each within its range.
+    """Check that each metric is within its range; returns them as a dict.
 
     Raises:
-        RegistryError: naming the figure, what was got and what is allowed.
+        RegistryError: naming the metric, its value and what is allowed.
     """
     values = asdict(metrics) if is_dataclass(metrics) and not isinstance(metrics, type) else metrics
     if not isinstance(values, Mapping):
@@ -92,7 +126,7 @@ def checked_claims(metrics: object) -> dict[str, float | bool | None]:
         raise RegistryError(f"metrics are not in the expected ranges: {error}") from error
 
 
-def _forecaster(
+def _wrap_model(
     model: object,
     model_type: str,
     dataset: Dataset,
@@ -110,8 +144,9 @@ def _forecaster(
     kind = type(model)
     path = f"{kind.__module__}:{kind.__qualname__}"
     if trust.classes({"params": {"class_path": path}}):
-        return _custom(model, path, dataset, notes), None
-    if not callable(getattr(model, "predict", None)) and not _is_torch(model):
+        return _wrap_custom(model, path, dataset, notes), None
+    is_torch = any(base.__module__.startswith("torch.nn") for base in kind.__mro__)
+    if not callable(getattr(model, "predict", None)) and not is_torch:
         raise RegistryError(
             f"a {kind.__name__} is not a model; allowed are a forecaster of mlops, a torch module, "
             "or an object with predict(features)"
@@ -121,13 +156,12 @@ def _forecaster(
             f"{path} is code that is not ours; put it into an importable module and name that in "
             "CUSTOM_MODEL_MODULES, or, in a trusted notebook, set ALLOW_SIGNED_PICKLE=true"
         )
-    recipe = _recipe(model_type, dataset, notes)
-    return Pickled(recipe, dataset.target, model), _pickled(model)
+    return _pickle_model(model, model_type, dataset, notes)
 
 
-def _custom(model: object, path: str, dataset: Dataset, notes: Mapping[str, Any]) -> Custom:
-    own = getattr(model, "config", None)
-    config = own if isinstance(own, Mapping) else {}
+def _wrap_custom(model: object, path: str, dataset: Dataset, notes: Mapping[str, Any]) -> Custom:
+    declared = getattr(model, "config", None)
+    config = declared if isinstance(declared, Mapping) else {}
     plain = {key: value for key, value in config.items() if isinstance(value, str | int | float)}
     recipe = Recipe(
         "custom",
@@ -139,26 +173,22 @@ def _custom(model: object, path: str, dataset: Dataset, notes: Mapping[str, Any]
     return forecaster
 
 
-def _recipe(model_type: str, dataset: Dataset, notes: Mapping[str, Any]) -> Recipe:
-    """What the model is given: as ``notes`` say, else as models of its type are."""
+def _pickle_model(
+    model: object, model_type: str, dataset: Dataset, notes: Mapping[str, Any]
+) -> tuple[Pickled, bytes]:
+    """The model is given what ``notes`` say, else what models of its type are given."""
+    import cloudpickle  # type: ignore[import-untyped]
+
     shape = {key: notes[key] for key in _SHAPE_KEYS if key in notes}
     known = default_recipe(model_type, dataset.target) if model_type in FORECASTERS else None
     features = known.features if known and known.features else DEFAULT_FEATURES
     length = known.sequence_length if known else 1
-    return Recipe(model_type, features, length).with_config(shape)
-
-
-def _pickled(model: object) -> bytes:
-    import cloudpickle  # type: ignore[import-untyped]
-
+    recipe = Recipe(model_type, features, length).with_config(shape)
+    forecaster = Pickled(recipe, dataset.target, model)
     try:
-        return bytes(cloudpickle.dumps(model))
+        return forecaster, bytes(cloudpickle.dumps(model))
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise RegistryError(
             f"a {type(model).__name__} cannot be pickled ({error}); "
             "keep open files, connections and threads out of it"
         ) from error
-
-
-def _is_torch(model: object) -> bool:
-    return any(base.__module__.startswith("torch.nn") for base in type(model).__mro__)

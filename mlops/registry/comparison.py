@@ -1,4 +1,4 @@
-"""Any version on any period, and two versions on exactly the same bars."""
+"""Evaluates a version on any period, and compares two versions on exactly the same bars."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mlops.stats.comparison import TestResult, diebold_mariano
 from mlops.store import get_route
 from mlops.validation.evaluation import Evaluation
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.records import evaluation_of, record
+from mlops.validation.records import cut_record, evaluate_record
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +27,13 @@ class Period:
     start: datetime | None = None
     end: datetime | None = None
 
-    def rows(self, made_at: NDArray[np.datetime64]) -> NDArray[np.bool_]:
+    def contains(self, made_at: NDArray[np.datetime64]) -> NDArray[np.bool_]:
+        """(n,) whether each forecast was made within the period."""
         inside = np.ones(len(made_at), dtype=bool)
         if self.start is not None:
-            inside &= made_at >= _naive(self.start)
+            inside &= made_at >= _naive_utc(self.start)
         if self.end is not None:
-            inside &= made_at < _naive(self.end)
+            inside &= made_at < _naive_utc(self.end)
         return inside
 
 
@@ -71,15 +72,19 @@ def evaluate_version(
     fee_bps: float,
     period: Period = ALL,
 ) -> Evaluation:
-    """Measure a version on bars of its service; earlier bars than ``period`` are its history.
+    """Measure a version on bars of its service.
+
+    Args:
+        bars: With enough history before ``period`` for the first forecast.
+        fee_bps: Costs of one turnover of the whole position, in basis points.
 
     Raises:
         RegistryError: when no forecast of the period has both enough history and an outcome.
     """
     bundle = load(registry, model_id)
     dataset = bundle.dataset(bars)
-    made = _record(registry, bundle, dataset, period)
-    return evaluation_of(made, dataset, fee_bps=fee_bps)
+    forecasts = _forecast_record(registry, bundle, dataset, period)
+    return evaluate_record(forecasts, dataset, fee_bps=fee_bps)
 
 
 def compare_versions(
@@ -93,6 +98,10 @@ def compare_versions(
 ) -> Comparison:
     """Measure two versions of one service on the rows that both can forecast.
 
+    Args:
+        bars: With enough history before ``period`` for the first forecast.
+        fee_bps: Costs of one turnover of the whole position, in basis points.
+
     Raises:
         RegistryError: when they forecast different things, or have no common forecast.
     """
@@ -104,7 +113,7 @@ def compare_versions(
         )
     dataset = first.dataset(bars)
     other = second.forecaster.forecast(dataset)
-    record_a = _record(registry, first, dataset, period, also=np.isfinite(other))
+    record_a = _forecast_record(registry, first, dataset, period, also=np.isfinite(other))
     rows = np.searchsorted(dataset.labels.made_at, record_a.made_at)
     record_b = record_a.of(other[rows])
     gain = record_b.comparable_losses() - record_a.comparable_losses()
@@ -114,14 +123,14 @@ def compare_versions(
         a=a,
         b=b,
         n=len(record_a),
-        evaluation_a=evaluation_of(record_a, dataset, fee_bps=fee_bps),
-        evaluation_b=evaluation_of(record_b, dataset, fee_bps=fee_bps),
+        evaluation_a=evaluate_record(record_a, dataset, fee_bps=fee_bps),
+        evaluation_b=evaluate_record(record_b, dataset, fee_bps=fee_bps),
         a_beats_b=diebold_mariano(gain, horizon=horizon),
         b_beats_a=diebold_mariano(-gain, horizon=horizon),
     )
 
 
-def _record(
+def _forecast_record(
     registry: Registry,
     bundle: Bundle,
     dataset: Dataset,
@@ -130,9 +139,15 @@ def _record(
 ) -> Forecasts:
     labels = dataset.labels
     forecast = bundle.forecaster.forecast(dataset)
-    baseline = _baseline(registry, dataset, bundle)
+    route = get_route(registry.store, bundle.service.key)
+    # Before the service has begun, it has no baseline but persistence.
+    baseline = (
+        labels.persistence
+        if route is None
+        else load(registry, route.baseline).forecaster.forecast(dataset)
+    )
     keep = labels.valid & np.isfinite(forecast) & np.isfinite(baseline)
-    keep &= period.rows(labels.made_at)
+    keep &= period.contains(labels.made_at)
     keep &= True if also is None else also
     if not keep.any():
         raise RegistryError(
@@ -140,18 +155,10 @@ def _record(
             "an outcome in the period asked for; give earlier and later bars"
         )
     one_fold = np.zeros(len(dataset), dtype=np.int64)
-    return record(dataset, np.flatnonzero(keep), forecast, baseline, one_fold)
+    return cut_record(dataset, np.flatnonzero(keep), forecast, baseline, one_fold)
 
 
-def _baseline(registry: Registry, dataset: Dataset, bundle: Bundle) -> NDArray[np.float64]:
-    """The forecasts of the service's declared baseline; persistence before it has begun."""
-    route = get_route(registry.store, bundle.service.key)
-    if route is None:
-        return dataset.labels.persistence
-    return load(registry, route.baseline).forecaster.forecast(dataset)
-
-
-def _naive(at: datetime) -> np.datetime64:
+def _naive_utc(at: datetime) -> np.datetime64:
     if at.tzinfo is None:
         raise RegistryError(f"{at.isoformat()} has no zone; pass an aware time")
     return pd.Timestamp(at).tz_convert("UTC").tz_localize(None).to_datetime64()

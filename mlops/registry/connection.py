@@ -1,4 +1,4 @@
-"""Everything a registry call needs: the store, MLflow, the base path, and what is trusted."""
+"""Opens a registry (store, MLflow, base path, signing key) and loads bundles through it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,12 @@ BUNDLE_FOLDER = "bundle"
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """An open registry; get one from `open_registry`."""
+    """An open registry; `open_registry` makes one.
+
+    Args:
+        home: The base path, resolved.
+        trust: The signing key and the modules whose classes bundles may name.
+    """
 
     store: Store
     tracking: Tracking
@@ -39,10 +44,12 @@ class Registry:
 
     @contextmanager
     def lock(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-        """One registration or repair at a time on this base path; a killed holder frees it.
+        """Hold the lock of this base path: one registration or repair at a time.
+
+        It is a lock of the operating system, which a killed process gives up.
 
         Raises:
-            RegistryError: when another holds it for longer than ``timeout_s``.
+            RegistryError: when another process holds it for longer than ``timeout_s``.
         """
         lock = FileLock(self.home / "registry.lock", timeout=timeout_s)
         try:
@@ -59,7 +66,7 @@ class Registry:
 
 
 def key_file(home: Path) -> Path:
-    """Where an installation keeps its signing key."""
+    """Path of an installation's signing key."""
     return home / "keys" / "bundle.key"
 
 
@@ -72,7 +79,7 @@ def open_registry(
     custom_modules: tuple[str, ...] = (),
     allow_signed_pickle: bool = False,
 ) -> Registry:
-    """Open store, MLflow and signing key, each made on first use.
+    """Open store, MLflow experiment and signing key; each is made where it is missing.
 
     Raises:
         StoreError, RegistryError, BundleError: when one of them cannot be used.
@@ -90,18 +97,18 @@ def open_registry(
 def open_trust(
     home: Path, custom_modules: tuple[str, ...] = (), *, allow_signed_pickle: bool = False
 ) -> Trust:
-    """What this installation loads; its signing key is made on first use."""
+    """What this installation loads; its signing key is made where it is missing."""
     home.mkdir(parents=True, exist_ok=True)
     return Trust(load_or_make_key(key_file(home)), custom_modules, allow_signed_pickle)
 
 
 def bundle_cache(home: Path) -> Path:
-    """Where bundles lie that were downloaded to this machine."""
+    """Folder of the bundles that were downloaded to this machine."""
     return home / "bundles"
 
 
 def fetch(bundle_uri: str, digest: str, registry: Registry) -> Path:
-    """The bundle's directory on this machine, downloaded where it is kept elsewhere.
+    """The bundle's directory on this machine; a remote bundle is downloaded.
 
     Raises:
         BundleError: as `fetch_bundle`.
@@ -110,21 +117,24 @@ def fetch(bundle_uri: str, digest: str, registry: Registry) -> Path:
 
 
 def load(registry: Registry, model_id: str) -> Bundle:
-    """Open a registered version's bundle, the very one that was registered.
+    """Open the bundle of a version, and check that it is the registered one.
 
     Raises:
         VersionNotFound: when there is no such version.
-        BundleError: when its files are not what was registered.
+        BundleError: when its files are not those that were registered.
     """
     version = get_version(registry.store, model_id)
     return load_version(version, registry.trust, bundle_cache(registry.home))
 
 
 def load_version(version: ModelVersion, trust: Trust, cache: Path) -> Bundle:
-    """As `load`, of a row of the store; ``cache`` is for bundles that lie elsewhere.
+    """As `load`, of a row of the store.
+
+    Args:
+        cache: Folder that remote bundles are downloaded to.
 
     Raises:
-        BundleError: when its files are not what was registered.
+        BundleError: when its files are not those that were registered.
     """
     bundle = open_bundle(fetch_bundle(version.bundle_uri, version.digest, cache), trust)
     if bundle.digest != version.digest:

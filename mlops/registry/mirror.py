@@ -1,6 +1,6 @@
-"""Shows in MLflow what the store holds: aliases, and a status tag on each version.
+"""Mirrors the store in MLflow: the aliases of each service, and a status tag on each version.
 
-The store is the truth; an alias moved by hand is put back.
+The store decides; an alias that was moved by hand is put back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mlops.errors import RegistryError
 from mlops.registry.tracking import Tracking
-from mlops.store import ModelVersion, Store, aliases, list_versions
+from mlops.store import Store, aliases, list_versions
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion
@@ -28,7 +28,7 @@ ALIASES = ("champion", "challenger", "baseline")
 
 
 def mirror(store: Store, tracking: Tracking, service: str) -> tuple[str, ...]:
-    """Make MLflow agree with the store on one service; returns what had to change, in words.
+    """Make MLflow agree with the store on one service; returns a sentence for each change.
 
     Raises:
         RegistryError: when MLflow does not answer.
@@ -50,8 +50,8 @@ def mirror(store: Store, tracking: Tracking, service: str) -> tuple[str, ...]:
 
 def _mirror_aliases(store: Store, tracking: Tracking, service: str) -> list[str]:
     wanted = aliases(store, service)
-    found = tracking.client.get_registered_model(service).aliases
-    current = {alias: int(number) for alias, number in found.items()}
+    shown = tracking.client.get_registered_model(service).aliases
+    current = {alias: int(number) for alias, number in shown.items()}
     changed = []
     for alias in ALIASES:
         want, have = wanted.get(alias), current.get(alias)
@@ -66,18 +66,26 @@ def _mirror_aliases(store: Store, tracking: Tracking, service: str) -> list[str]
 
 
 def _mirror_tags(store: Store, tracking: Tracking, service: str) -> list[str]:
-    shown = {int(found.version): found for found in versions_of(tracking, service)}
+    from mlflow.exceptions import MlflowException
+
+    client = tracking.client
+    shown = {int(version.version): version for version in versions_of(tracking, service)}
     changed = []
     for row in list_versions(store, service=service):
-        found = shown.get(row.mlflow_version)
-        if found is None:
+        version = shown.get(row.mlflow_version)
+        if version is None:
             changed.append(
                 f"version {row.model_id} is missing in MLflow; the store still serves it"
             )
-        elif found.tags.get(STATUS_TAG) != row.status:
-            _tag(tracking, row, found)
+        elif version.tags.get(STATUS_TAG) != row.status:
+            # The logged model may have been deleted by hand; the version is tagged all the same.
+            with suppress(MlflowException):
+                logged = version.tags.get(LOGGED_TAG, "")
+                client.set_logged_model_tags(logged, {STATUS_TAG: str(row.status)})
+            number = str(row.mlflow_version)
+            client.set_model_version_tag(service, number, STATUS_TAG, str(row.status))
             changed.append(
-                f"status of {row.model_id}: {found.tags.get(STATUS_TAG)} -> {row.status}"
+                f"status of {row.model_id}: {version.tags.get(STATUS_TAG)} -> {row.status}"
             )
     return changed
 
@@ -92,14 +100,3 @@ def versions_of(tracking: Tracking, service: str) -> list[MlflowVersion]:
         token = page.token
         if not token:
             return versions
-
-
-def _tag(tracking: Tracking, row: ModelVersion, found: MlflowVersion) -> None:
-    from mlflow.exceptions import MlflowException
-
-    client = tracking.client
-    # A logged model deleted by hand does not keep the version from being shown right.
-    with suppress(MlflowException):
-        logged = found.tags.get(LOGGED_TAG, "")
-        client.set_logged_model_tags(logged, {STATUS_TAG: str(row.status)})
-    client.set_model_version_tag(row.service, str(row.mlflow_version), STATUS_TAG, str(row.status))

@@ -1,7 +1,7 @@
-"""Repairs what a crash or a hand left different from the store.
+"""Repairs files and MLflow where they differ from the store after a crash or a change by hand.
 
-Pending MLflow versions are finished where the store has their row and removed where it has
-not; staged files go; runs whose process died end as KILLED; aliases and tags are put back.
+Pending MLflow versions are finished where the store has their row, else removed; staged files are
+removed; runs whose process died end as KILLED; aliases and tags are put back.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from mlops.store import list_versions
 log = logging.getLogger(__name__)
 
 FOREIGN_GRACE_S = 3600
-"""A pending version of another host may be in the making; after this it is abandoned."""
+"""After so many seconds a pending version of another host counts as abandoned."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reconciled:
-    """What was repaired, in words."""
+    """One sentence for each repair; false where nothing was to repair."""
 
     changes: tuple[str, ...]
 
@@ -39,10 +39,10 @@ class Reconciled:
 
 
 def reconcile(registry: Registry) -> Reconciled:
-    """Bring files and MLflow in line with the store; changes nothing the second time.
+    """Bring files and MLflow in line with the store; a second call changes nothing.
 
     Raises:
-        RegistryError: when a registration is going on for too long to wait.
+        RegistryError: when a registration holds the lock for too long, or MLflow does not answer.
     """
     with registry.lock():
         changes = [*clear_leftovers(registry), *_end_dead_runs(registry)]
@@ -52,7 +52,7 @@ def reconcile(registry: Registry) -> Reconciled:
 
 
 def clear_leftovers(registry: Registry) -> list[str]:
-    """Remove what registrations began and never committed; the caller holds the lock."""
+    """Remove what registrations began and did not commit; the caller holds the lock."""
     changes = [*_clear_versions(registry), *_clear_logged_models(registry)]
     if registry.staging.exists():
         changes += [f"removed staged {path.name}" for path in registry.staging.iterdir()]
@@ -65,17 +65,17 @@ def clear_leftovers(registry: Registry) -> list[str]:
 def _clear_versions(registry: Registry) -> list[str]:
     client = registry.tracking.client
     changes = []
-    for found in client.search_model_versions(f"tag.`{STATUS_TAG}` = '{PENDING}'"):
-        model_id = found.tags.get(MODEL_ID_TAG, "")
-        if _in_the_making(found.tags, found.creation_timestamp):
+    for version in client.search_model_versions(f"tag.`{STATUS_TAG}` = '{PENDING}'"):
+        if _may_be_registering(version.tags, version.creation_timestamp):
             continue
-        rows = list_versions(registry.store, service=found.name)
-        if any(row.mlflow_version == int(found.version) for row in rows):
-            mirror(registry.store, registry.tracking, found.name)
-            changes.append(f"finished {model_id}")
+        service, number = version.name, version.version
+        rows = list_versions(registry.store, service=service)
+        if any(row.mlflow_version == int(number) for row in rows):
+            mirror(registry.store, registry.tracking, service)
+            changes.append(f"finished {version.tags.get(MODEL_ID_TAG, '')}")
         else:
-            client.delete_model_version(found.name, str(found.version))
-            changes.append(f"removed the uncommitted version {found.version} of {found.name}")
+            client.delete_model_version(service, str(number))
+            changes.append(f"removed the uncommitted version {number} of {service}")
     return changes
 
 
@@ -85,30 +85,26 @@ def _clear_logged_models(registry: Registry) -> list[str]:
         [registry.tracking.experiment_id], filter_string=f"tags.{STATUS_TAG} = '{PENDING}'"
     )
     changes = []
-    for found in pending:
-        if _in_the_making(found.tags, found.creation_timestamp):
+    for logged in pending:
+        if _may_be_registering(logged.tags, logged.creation_timestamp):
             continue
-        service = found.tags.get(SERVICE_TAG, "")
+        service, location = logged.tags.get(SERVICE_TAG, ""), str(logged.artifact_location)
         committed = {row.model_id: row for row in list_versions(registry.store, service=service)}
-        row = committed.get(found.tags.get(MODEL_ID_TAG, ""))
-        if row is not None and row.bundle_uri.startswith(f"{found.artifact_location}/"):
-            client.set_logged_model_tags(found.model_id, {STATUS_TAG: str(row.status)})
+        row = committed.get(logged.tags.get(MODEL_ID_TAG, ""))
+        if row is not None and row.bundle_uri.startswith(f"{location}/"):
+            client.set_logged_model_tags(logged.model_id, {STATUS_TAG: str(row.status)})
             continue
-        client.delete_logged_model(found.model_id)
-        _remove_files(str(found.artifact_location))
-        changes.append(f"removed the uncommitted files of {found.name}")
+        client.delete_logged_model(logged.model_id)
+        if urlparse(location).scheme == "file":
+            # MLflow only marks a logged model as deleted; its files would stay for ever.
+            files = Path(url2pathname(urlparse(location).path)).parent
+            shutil.rmtree(files, ignore_errors=True)
+        changes.append(f"removed the uncommitted files of {logged.name}")
     return changes
 
 
-def _remove_files(location: str) -> None:
-    parsed = urlparse(location)
-    if parsed.scheme == "file":
-        # MLflow only marks a logged model as deleted; its bytes would stay for ever.
-        shutil.rmtree(Path(url2pathname(parsed.path)).parent, ignore_errors=True)
-
-
-def _in_the_making(tags: Mapping[str, str], created_ms: int) -> bool:
-    """Whether another host may be at work on it; on this host the lock says that none is."""
+def _may_be_registering(tags: Mapping[str, str], created_ms: int) -> bool:
+    """Whether another host may still register it; on this host the lock excludes that."""
     if tags.get(HOST_TAG) == socket.gethostname():
         return False
     return time.time() - created_ms / 1000 < FOREIGN_GRACE_S
@@ -122,13 +118,13 @@ def _end_dead_runs(registry: Registry) -> list[str]:
     )
     changes = []
     for run in running:
-        if not _alive(run.data.tags.get(PID_TAG, "")):
+        if not _is_alive(run.data.tags.get(PID_TAG, "")):
             client.set_terminated(run.info.run_id, "KILLED")
             changes.append(f"ended run {run.info.run_name}, whose process died")
     return changes
 
 
-def _alive(pid: str) -> bool:
+def _is_alive(pid: str) -> bool:
     try:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):

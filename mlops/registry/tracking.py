@@ -1,7 +1,7 @@
-"""MLflow as the memory of what was tried: runs, parameters, losses, data, children.
+"""Opens MLflow and logs runs to it: parameters, losses, data and child runs.
 
-Everything goes through one client and explicit run ids, so several trainings in one process
-do not share an "active run".
+Every call names its run, so that several trainings in one process do not share MLflow's "active
+run".
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from mlops.errors import RegistryError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +32,7 @@ BATCH_METRICS = 1000
 BATCH_PARAMS = 100
 MAX_PARAM_CHARS = 6000
 MAX_DATASET_DIGEST = 36
-KNOCK_S = 3.0
+REACH_TIMEOUT_S = 3.0
 _PORTS = {"http": 80, "https": 443}
 HOST_TAG = "mlops.host"
 PID_TAG = "mlops.pid"
@@ -47,7 +46,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where MLflow keeps its records and, for local stores, its artifacts."""
+    """URI of MLflow's records, and the folder of its artifacts; None where a server keeps them."""
 
     uri: str
     artifacts: Path | None
@@ -55,7 +54,7 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
-    """An open MLflow experiment; get one from `connect`."""
+    """An open MLflow experiment; `connect` makes one."""
 
     uri: str
     experiment: str
@@ -63,11 +62,11 @@ class Tracking:
     client: MlflowClient
 
 
-def resolve(uri: str) -> Location:
-    """Turn a configured URI into one MLflow accepts.
+def resolve_tracking_uri(uri: str) -> Location:
+    """Turn a configured URI into one that MLflow accepts.
 
-    ``file:///dir`` (which MLflow 3 refuses) and a plain path mean SQLite and artifacts inside
-    that directory; artifacts of any SQLite file lie beside it; a server keeps its own.
+    ``file:///dir`` (which MLflow 3 refuses) and a plain path become SQLite and artifacts inside
+    that directory. The artifacts of an SQLite file lie beside it; a server keeps its own.
     """
     scheme = urlparse(uri).scheme
     if scheme == "sqlite":
@@ -80,7 +79,7 @@ def resolve(uri: str) -> Location:
 
 
 def connect(uri: str, experiment: str) -> Tracking:
-    """Point this process's MLflow at the store and open the experiment, made where missing.
+    """Point this process's MLflow at ``uri`` and open the experiment, made where missing.
 
     Raises:
         RegistryError: when MLflow cannot be reached there.
@@ -89,7 +88,7 @@ def connect(uri: str, experiment: str) -> Tracking:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    location = resolve(uri)
+    location = resolve_tracking_uri(uri)
     if location.uri != uri:
         log.info("MLflow keeps %s as %s, artifacts in %s", uri, location.uri, location.artifacts)
     try:
@@ -98,7 +97,7 @@ def connect(uri: str, experiment: str) -> Tracking:
         mlflow.set_tracking_uri(location.uri)
         mlflow.set_registry_uri(location.uri)
         client = mlflow.MlflowClient(location.uri, location.uri)
-        opened = _experiment(client, experiment, location.artifacts)
+        opened = _open_experiment(client, experiment, location.artifacts)
     except (MlflowException, OSError) as error:
         raise RegistryError(
             f"MLflow at {location.uri} cannot be used ({error}); "
@@ -107,16 +106,16 @@ def connect(uri: str, experiment: str) -> Tracking:
     return Tracking(location.uri, experiment, opened, client)
 
 
-def check_reachable(uri: str, *, seconds: float = KNOCK_S) -> None:
-    """Ask whether a server listens there at all; its own client would ask for minutes.
+def check_reachable(uri: str, *, seconds: float = REACH_TIMEOUT_S) -> None:
+    """Check that a server accepts connections there; MLflow's own client would retry for minutes.
 
     Raises:
-        RegistryError: when nobody does.
+        RegistryError: when no server does.
     """
-    where = urlparse(uri)
-    if where.scheme not in _PORTS or where.hostname is None:
+    parsed = urlparse(uri)
+    if parsed.scheme not in _PORTS or parsed.hostname is None:
         return
-    address = (where.hostname, where.port or _PORTS[where.scheme])
+    address = (parsed.hostname, parsed.port or _PORTS[parsed.scheme])
     try:
         socket.create_connection(address, timeout=seconds).close()
     except OSError as error:
@@ -127,39 +126,39 @@ def check_reachable(uri: str, *, seconds: float = KNOCK_S) -> None:
 
 
 def _import_quietly() -> None:
-    """Import MLflow with telemetry and pickles off; it warns about its own type hints."""
+    """Import MLflow with telemetry and pickles off, without the warnings of its type hints."""
     os.environ.update(_ENVIRONMENT)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow.pyfunc  # noqa: F401
 
 
-def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+def _open_experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        place = None if artifacts is None else artifacts.as_uri()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        location = None if artifacts is None else artifacts.as_uri()
         try:
-            return str(client.create_experiment(name, artifact_location=place))
+            return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
-            # Another process may have made it since we looked.
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            # Another process may have made it in between.
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
+    if experiment.lifecycle_stage == "deleted":
+        client.restore_experiment(experiment.experiment_id)
+    return str(experiment.experiment_id)
 
 
 @dataclass(frozen=True, slots=True)
 class RunLog:
-    """One run's pen."""
+    """Logs to one run."""
 
     tracking: Tracking
     run_id: str
 
-    def params(self, values: Mapping[str, Any]) -> None:
+    def log_params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; lists and mappings as JSON, long values cut."""
         from mlflow.entities import Param
 
@@ -168,32 +167,38 @@ class RunLog:
             batch = entries[first : first + BATCH_PARAMS]
             self.tracking.client.log_batch(self.run_id, params=batch)
 
-    def metrics(self, values: Mapping[str, float | None], *, step: int = 0) -> None:
-        """Log figures; what is None or not finite is left out (MLflow stores inf as 1.8e308)."""
-        self.epochs([values], first_step=step)
+    def log_metrics(self, values: Mapping[str, float | None], *, step: int = 0) -> None:
+        """Log figures, without those that are None or not finite (MLflow stores inf as 1.8e308)."""
+        self.log_epochs([values], first_step=step)
 
-    def epochs(self, rows: Sequence[Mapping[str, float | None]], *, first_step: int = 0) -> None:
-        """Log one row of figures per epoch, all epochs in few requests."""
+    def log_epochs(
+        self, rows: Sequence[Mapping[str, float | None]], *, first_step: int = 0
+    ) -> None:
+        """Log one row of figures for each epoch, all epochs in few requests."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
         entries = [
-            metric
+            Metric(name, float(value), now_ms, step)
             for step, row in enumerate(rows, start=first_step)
-            for metric in _metrics(row, step)
+            for name, value in row.items()
+            if value is not None and math.isfinite(value)
         ]
         for first in range(0, len(entries), BATCH_METRICS):
             batch = entries[first : first + BATCH_METRICS]
             self.tracking.client.log_batch(self.run_id, metrics=batch)
 
-    def tags(self, values: Mapping[str, Any]) -> None:
+    def set_tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""
         from mlflow.entities import RunTag
 
         tags = [RunTag(name, _text(value)) for name, value in values.items()]
         self.tracking.client.log_batch(self.run_id, tags=tags)
 
-    def dataset(
+    def log_dataset(
         self, name: str, *, content_hash: str, source: str, rows: int, context: str = "training"
     ) -> None:
-        """Note which bars were used; the full SHA-256 is a tag of the input and of the run."""
+        """Log which bars were used; the full SHA-256 is a tag of the input and of the run."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.exceptions import MlflowException
 
@@ -204,30 +209,30 @@ class RunLog:
             source=json.dumps({"source": source}),
             profile=json.dumps({"num_rows": rows}),
         )
-        given = [InputTag("mlflow.data.context", context), InputTag("sha256", content_hash)]
-        noted = [DatasetInput(entity, given)]
+        tags = [InputTag("mlflow.data.context", context), InputTag("sha256", content_hash)]
+        inputs = [DatasetInput(entity, tags)]
         try:
-            self.tracking.client.log_inputs(self.run_id, noted)
+            self.tracking.client.log_inputs(self.run_id, inputs)
         except MlflowException:
-            # MLflow looks and then inserts: another training may note the same bars in between.
-            self.tracking.client.log_inputs(self.run_id, noted)
-        self.tags({"dataset_sha256": content_hash})
+            # MLflow reads and then inserts: another training may log the same bars in between.
+            self.tracking.client.log_inputs(self.run_id, inputs)
+        self.set_tags({"dataset_sha256": content_hash})
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a file with the run."""
         self.tracking.client.log_artifact(self.run_id, str(path), folder)
 
-    def text(self, text: str, name: str) -> None:
+    def log_text(self, text: str, name: str) -> None:
         """Keep a text, such as a model card, with the run."""
         self.tracking.client.log_text(self.run_id, text, name)
 
-    def child(
+    def log_child(
         self, name: str, *, params: Mapping[str, Any], metrics: Mapping[str, float | None]
     ) -> str:
         """Log a finished trial as a child run; returns its id."""
         with open_run(self.tracking, name, parent_run_id=self.run_id) as run:
-            run.params(params)
-            run.metrics(metrics)
+            run.log_params(params)
+            run.log_metrics(metrics)
         return run.run_id
 
 
@@ -239,13 +244,13 @@ def open_run(
     tags: Mapping[str, Any] | None = None,
     parent_run_id: str | None = None,
 ) -> Iterator[RunLog]:
-    """A run that ends FINISHED; FAILED where the block raises, KILLED where it is interrupted."""
-    given = {str(key): _text(value) for key, value in (tags or {}).items()}
-    # By these, reconcile recognises a run whose process has died.
-    given |= {"mlflow.runName": name, HOST_TAG: socket.gethostname(), PID_TAG: str(os.getpid())}
+    """Open a run that ends FINISHED, or FAILED where the block raises, KILLED by an interrupt."""
+    run_tags = {str(key): _text(value) for key, value in (tags or {}).items()}
+    # By host and process id, reconcile recognises a run whose process has died.
+    run_tags |= {"mlflow.runName": name, HOST_TAG: socket.gethostname(), PID_TAG: str(os.getpid())}
     if parent_run_id is not None:
-        given["mlflow.parentRunId"] = parent_run_id
-    run = tracking.client.create_run(tracking.experiment_id, tags=given, run_name=name)
+        run_tags["mlflow.parentRunId"] = parent_run_id
+    run = tracking.client.create_run(tracking.experiment_id, tags=run_tags, run_name=name)
     run_id = str(run.info.run_id)
     status = "KILLED"
     try:
@@ -256,17 +261,6 @@ def open_run(
         raise
     finally:
         tracking.client.set_terminated(run_id, status)
-
-
-def _metrics(row: Mapping[str, float | None], step: int) -> list[Metric]:
-    from mlflow.entities import Metric
-
-    now_ms = int(time.time() * 1000)
-    return [
-        Metric(name, float(value), now_ms, step)
-        for name, value in row.items()
-        if value is not None and math.isfinite(value)
-    ]
 
 
 def _text(value: Any) -> str:

@@ -1,15 +1,14 @@
-"""Why a version is what it is: the verdict, the data, the code, and who did what to it.
+"""Explains a version, and traces the rows that led to it and followed from it.
 
-[[Where a version came from and what became of it, row by row.
+`explain` tells verdict, data, code and history of one version. `trace` follows the rows
 
-    look (verdict) -> trigger -> claimed run -> version and its gates -> rollout -> route
+    monitor run (look) -> trigger -> claimed run -> version and its gates -> rollout -> route
 
-Each row names the one before it, so that "why is this live" has one answer, years later too.]]
+Each row names the row before it, so that the question why a version is live has one answer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mlops.errors import StoreError
@@ -38,7 +37,14 @@ from mlops.validation.report import GateReport
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Print it, or read its parts; ``report`` is None where no gate judged the version."""
+    """Why a version has its status; print it, or read its fields.
+
+    Args:
+        verdict: Status and why, in one sentence.
+        reasons: One sentence for each gate that decided.
+        report: None where no gate judged the version.
+        history: Who did what to the version, oldest first.
+    """
 
     version: ModelVersion
     verdict: str
@@ -66,7 +72,7 @@ class Explanation:
 
 
 def explain(registry: Registry, model_id: str) -> Explanation:
-    """Why the version passed or was refused, on what data and by which code.
+    """Explain why a version passed or was refused, on what data and by which code.
 
     Raises:
         VersionNotFound: when there is no such version.
@@ -105,92 +111,92 @@ def _reasons(version: ModelVersion, report: GateReport | None) -> tuple[str, ...
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """One version's path.
+    """The rows that led to a version and followed from it.
 
-    ``looks`` and ``triggers`` are empty where a person or a schedule asked for it; ``rollout``
-    is its newest one, ``reign`` what that made live, None where it has not come to that.
+    Args:
+        looks: The monitor runs that raised its triggers.
+        triggers: Empty where a person or a schedule requested the training.
+        rollout: The version's newest rollout; None where it had none.
+        live_period: What that rollout made live; None where it was not promoted.
     """
 
     looks: tuple[CheckRow, ...]
     triggers: tuple[TriggerRow, ...]
     version: ModelVersion
     rollout: Rollout | None
-    reign: LivePeriod | None
+    live_period: LivePeriod | None
 
     @property
     def flow_run(self) -> str | None:
-        """The Prefect run that claimed the triggers, None where there are none."""
+        """Id of the Prefect run that claimed the triggers; None where there are none."""
         return self.triggers[0].claimed_by if self.triggers else None
 
     def __str__(self) -> str:
-        gates = (self.version.report or {}).get("passed")
+        gates, live = (self.version.report or {}).get("passed"), self.live_period
         lines = [
-            *(f"look {one.id} at {one.at:%Y-%m-%d %H:%M}: {one.recommendation}"
-              for one in self.looks),
-            *(f"trigger {one.id}: {one.cause}, {one.text}" for one in self.triggers),
+            *(f"look {look.id} at {look.at:%Y-%m-%d %H:%M}: {look.recommendation}"
+              for look in self.looks),
+            *(f"trigger {row.id}: {row.cause}, {row.text}" for row in self.triggers),
             *([f"flow run {self.flow_run}"] if self.flow_run else []),
             f"version {self.version.model_id}: gates {'passed' if gates else 'refused it'}",
             *([f"rollout {self.rollout.id}: {self.rollout.phase}, {self.rollout.reason}"]
               if self.rollout else []),
-            *([f"live as generation {self.reign.generation} since {self.reign.at:%Y-%m-%d %H:%M}"]
-              if self.reign else []),
+            *([f"live as generation {live.generation} since {live.at:%Y-%m-%d %H:%M}"]
+              if live else []),
         ]  # fmt: skip
         return "\n".join(lines)
 
 
 def trace(store: Store, model_id: str) -> Lineage:
-    """Follow a version back to what asked for it, and on to what it became.
+    """Follow a version back to what requested it, and on to what it became.
 
     Raises:
         VersionNotFound: when there is no such version.
-        StoreError: naming the link that leads nowhere.
+        StoreError: naming the row that is missing or contradicts another.
     """
     version = get_version(store, model_id)
-    triggers = tuple(_trigger(store, version, one) for one in version.notes.get("triggers", ()))
-    looks = tuple(_look(store, one) for one in triggers if one.verdict is not None)
-    rollouts = [one for one in list_rollouts(store, service=version.service)
-                if one.to_version == model_id]  # fmt: skip
-    rollout = rollouts[0] if rollouts else None
-    reign = None if rollout is None else _reign(store, rollout)
-    return Lineage(_distinct(looks), triggers, version, rollout, reign)
+    trigger_ids = version.notes.get("triggers", ())
+    triggers = tuple(_get_answered(store, version, trigger_id) for trigger_id in trigger_ids)
+    looks: dict[str, CheckRow] = {}
+    for trigger in triggers:
+        if trigger.verdict is not None:
+            look = get_check(store, trigger.verdict)
+            if look is None:
+                raise StoreError(
+                    f"trigger {trigger.id} rests on look {trigger.verdict}, which is gone"
+                )
+            looks[look.id] = look
+    rollouts = list_rollouts(store, service=version.service)
+    rollout = next((row for row in rollouts if row.to_version == model_id), None)
+    live_period = None if rollout is None else _find_live_period(store, rollout)
+    return Lineage(tuple(looks.values()), triggers, version, rollout, live_period)
 
 
-def _trigger(store: Store, version: ModelVersion, trigger_id: str) -> TriggerRow:
-    found = get_trigger(store, trigger_id)
-    if found is None:
+def _get_answered(store: Store, version: ModelVersion, trigger_id: str) -> TriggerRow:
+    """A trigger that the version answered."""
+    trigger = get_trigger(store, trigger_id)
+    if trigger is None:
         raise StoreError(f"{version.model_id} answers trigger {trigger_id}, which does not exist")
-    if found.model_id != version.model_id:
+    if trigger.model_id != version.model_id:
         raise StoreError(
             f"{version.model_id} answers trigger {trigger_id}, which was answered by "
-            f"{found.model_id}"
+            f"{trigger.model_id}"
         )
-    if not found.claimed_by:
+    if not trigger.claimed_by:
         raise StoreError(f"trigger {trigger_id} was answered without having been claimed")
-    return found
+    return trigger
 
 
-def _look(store: Store, trigger: TriggerRow) -> CheckRow:
-    assert trigger.verdict is not None
-    found = get_check(store, trigger.verdict)
-    if found is None:
-        raise StoreError(f"trigger {trigger.id} rests on look {trigger.verdict}, which is gone")
-    return found
-
-
-def _reign(store: Store, rollout: Rollout) -> LivePeriod | None:
+def _find_live_period(store: Store, rollout: Rollout) -> LivePeriod | None:
     """What a rollout made live, by the route's generation that its promotion wrote."""
-    promoted = [one for one in list_events(store, rollout.id) if one.to_phase is Phase.PROMOTED]
-    if not promoted:
+    events = list_events(store, rollout.id)
+    promoted = next((event for event in events if event.to_phase is Phase.PROMOTED), None)
+    if promoted is None:
         return None
-    generation = promoted[0].generation
-    for reign in list_live_periods(store, rollout.service):
-        if reign.generation == generation and reign.champion == rollout.to_version:
-            return reign
+    for period in list_live_periods(store, rollout.service):
+        if period.generation == promoted.generation and period.champion == rollout.to_version:
+            return period
     raise StoreError(
-        f"rollout {rollout.id} made {rollout.to_version} champion as generation {generation} of "
-        f"{rollout.service}, of which the route knows nothing"
+        f"rollout {rollout.id} made {rollout.to_version} champion as generation "
+        f"{promoted.generation} of {rollout.service}, of which the route knows nothing"
     )
-
-
-def _distinct(looks: Sequence[CheckRow]) -> tuple[CheckRow, ...]:
-    return tuple({one.id: one for one in looks}.values())

@@ -22,8 +22,8 @@ from mlops.search.study import Study
 from mlops.service import Target
 from mlops.stats.trading import net_returns
 from mlops.store import ModelVersion
+from mlops.training.judgement import Judgement
 from mlops.training.training_plan import TrainingPlan
-from mlops.training.verdict import Judgement
 from mlops.validation.forecasts import Forecasts
 
 UNITS: Mapping[Target, str] = {

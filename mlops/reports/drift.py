@@ -59,7 +59,7 @@ def keep_drift_report(
         directory / page_name(version, frame),
         title=f"{version.model_id} — {version.service}",
     )
-    RunLog(registry.tracking, version.run_id).artifact(path, FOLDER)
+    RunLog(registry.tracking, version.run_id).log_artifact(path, FOLDER)
     return path
 
 

@@ -1,1 +1,1 @@
-"""Training: one candidate, walk-forward forecasts, and the search over recipes."""
+"""The search of one training: recipes walked forward in time, tuned, and ranked; knows no store."""

@@ -1,4 +1,4 @@
-"""What a training may be told: slices, search and overrides, as a form people fill in."""
+"""The configuration of a training: slices, search and overrides; forms are made from it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Value = bool | int | float | str | list[int] | list[float] | list[str]
 
 
 class ModelType(StrEnum):
-    """The families a training may ask for."""
+    """The model types that a training may be requested for."""
 
     LINEAR = "linear"
     LSTM = "lstm"
@@ -23,7 +23,7 @@ class ModelType(StrEnum):
 
 
 class LeakOverride(BaseModel):
-    """A person's word that a record too good to be true is no leak (gate G1)."""
+    """A person's statement that a record too good to be true is no leak (gate G1)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -32,10 +32,10 @@ class LeakOverride(BaseModel):
 
 
 class TrainingConfig(BaseModel):
-    """One training's choices; every default is what a scheduled training uses.
+    """The choices of one training; the defaults are those of a scheduled training.
 
-    ``params`` and ``features`` override the model type's defaults; an `ensemble` applies them
-    to its network member.
+    ``params``, ``features`` and ``sequence_length`` override the model type's defaults; an
+    `ensemble` applies them to its network member.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -79,6 +79,6 @@ class TrainingConfig(BaseModel):
 
     @property
     def overrides(self) -> dict[str, object]:
-        """The flat configuration that is laid over a model type's defaults."""
-        own = {"features": self.features, "sequence_length": self.sequence_length}
-        return {**self.params, **{key: value for key, value in own.items() if value is not None}}
+        """Flat configuration that overrides a model type's defaults."""
+        shape = {"features": self.features, "sequence_length": self.sequence_length}
+        return {**self.params, **{key: value for key, value in shape.items() if value is not None}}

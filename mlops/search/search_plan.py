@@ -1,6 +1,7 @@
-"""What a request means: recipes tried as they are, spaces searched, and the request's names.
+"""Plans a search: the recipes that are tried as they are, and the spaces that are searched.
 
-A linear model is on every agenda: a network that cannot beat it does not win.
+Unless a request names its families, a linear model is in every plan: a network that cannot beat
+it does not win.
 """
 
 from __future__ import annotations
@@ -21,23 +22,35 @@ from mlops.search.spaces import SearchSpace, features_of_space, search_space
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchPlan:
-    """What a study will try: recipes as they are, spaces to search, an ensemble of the best."""
+    """What a study will try.
+
+    Args:
+        recipes: Tried as they are, by trial name.
+        spaces: Searched in turn.
+        n_searched: Trials over all spaces.
+        ensemble: Whether an ensemble of the best recipe of each model type is tried last.
+    """
 
     recipes: Mapping[str, Recipe]
     spaces: tuple[SearchSpace, ...]
     n_searched: int
     ensemble: bool
 
+    @classmethod
+    def of_recipe(cls, recipe: Recipe) -> SearchPlan:
+        """One recipe and nothing to search: the plan of a refit."""
+        return cls(recipes={recipe.model_type: recipe}, spaces=(), n_searched=0, ensemble=False)
+
     @property
     def features(self) -> tuple[str, ...]:
-        """Every feature that may be read, each once."""
+        """Every feature that a recipe of the plan may read, each once."""
         fixed = (name for recipe in self.recipes.values() for name in recipe.every_feature)
         searched = (name for space in self.spaces for name in features_of_space(space))
         return tuple(dict.fromkeys([*fixed, *searched]))
 
     @property
     def bases(self) -> tuple[Recipe, ...]:
-        """The recipes tried as they are, and the one each search starts from."""
+        """The recipes that are tried as they are, and the one that each search starts from."""
         return (*self.recipes.values(), *(space.base for space in self.spaces))
 
     @property
@@ -46,17 +59,17 @@ class SearchPlan:
 
 
 def plan_search(dataset: Dataset, model_type: ModelType, config: TrainingConfig) -> SearchPlan:
-    """What a request means: its recipe and the linear yardstick, or a search over families."""
+    """The plan of a request: its recipe beside a linear one, or a search over its families."""
     network = ModelType.LSTM if model_type is ModelType.ENSEMBLE else model_type
     families = config.families or tuple(dict.fromkeys([ModelType.LINEAR, network]))
     spaces: tuple[SearchSpace, ...] = ()
     recipes: dict[str, Recipe] = {}
     for family in families:
-        own = config.overrides if family is network else {}
+        overrides = config.overrides if family is network else {}
         if config.trials:
-            spaces = (*spaces, search_space(family, dataset.target, own))
+            spaces = (*spaces, search_space(family, dataset.target, overrides))
         else:
-            recipes[str(family)] = default_recipe(family, dataset.target, own)
+            recipes[str(family)] = default_recipe(family, dataset.target, overrides)
     return SearchPlan(
         recipes=recipes,
         spaces=spaces,
@@ -65,15 +78,15 @@ def plan_search(dataset: Dataset, model_type: ModelType, config: TrainingConfig)
     )
 
 
-def prove_search_causal(agenda: SearchPlan, dataset: Dataset, *, seed: int) -> CausalityProof:
-    """The leakage proof of every feature a study may read, before anything is fitted.
+def prove_search_causal(plan: SearchPlan, dataset: Dataset, *, seed: int) -> CausalityProof:
+    """Prove that no feature of the plan reads the future.
 
     Raises:
         LookaheadError: naming feature and bar.
     """
     return prove_causality(
         dataset.frame,
-        FeatureSpec(agenda.features),
+        FeatureSpec(plan.features),
         timeframe=dataset.timeframe,
         calendar=dataset.calendar,
         seed=seed,
@@ -81,16 +94,27 @@ def prove_search_causal(agenda: SearchPlan, dataset: Dataset, *, seed: int) -> C
 
 
 def study_key(service_key: str, watermark: str, request_digest: str, code: str) -> str:
-    """The same request on the same bars has the same key: it is resumed, and counted once.
+    """Digest by which a killed study is resumed and its trials are counted once.
 
-    ``code`` tells apart what forecasts: other code's trials are not taken for this one's.
+    Args:
+        watermark: Content hash of the bars.
+        code: Version of the code that forecasts (`code_of`): trials of other code are not reused.
     """
     text = json.dumps([service_key, watermark, request_digest, code])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def request_digest(model_type: ModelType, config: TrainingConfig) -> str:
-    """Equal for requests that try the same, whatever their period and who answers for them."""
+    """Digest of a request; its period and its leak override do not change it.
+
+    >>> from datetime import UTC, datetime
+    >>> later = TrainingConfig(end=datetime(2024, 3, 1, tzinfo=UTC))
+    >>> digest = request_digest(ModelType.LINEAR, TrainingConfig())
+    >>> request_digest(ModelType.LINEAR, later) == digest
+    True
+    >>> request_digest(ModelType.LINEAR, TrainingConfig(refits=9)) == digest
+    False
+    """
     asked = config.model_dump(mode="json", exclude={"start", "end", "leak_override"})
     text = json.dumps([str(model_type), asked], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

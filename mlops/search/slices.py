@@ -1,4 +1,4 @@
-"""How a training cuts its bars: development walked forward, then a holdout forecast once.
+"""Cuts the bars of a training: development walked forward, then a holdout forecast once.
 
     |---------------- development ----------------|---- holdout ----|
     | first fit | test | test | test | test       | test | test ... |
@@ -28,7 +28,7 @@ class Slices:
     holdout: tuple[Fold, ...]
 
     def fold_of_row(self, n: int) -> NDArray[np.int64]:
-        """Number of the fold that tests each of ``n`` rows, over both slices; -1 for none."""
+        """(n,) number of the fold that tests each row, counted over both slices; -1 for none."""
         numbers = np.full(n, -1, dtype=np.int64)
         for number, fold in enumerate((*self.development, *self.holdout)):
             numbers[fold.test] = number
@@ -42,14 +42,17 @@ class Slices:
         )
 
 
-def cut(dataset: Dataset, config: TrainingConfig, *, min_bars: int) -> Slices:
-    """The slices of a training.
+def cut_slices(dataset: Dataset, config: TrainingConfig, *, min_bars: int) -> Slices:
+    """Cut all bars into development and holdout.
+
+    Args:
+        min_bars: Bars that the dataset must have at least.
 
     Raises:
         InsufficientData: when there are fewer than ``min_bars`` bars.
         SplitError: when a part would be empty.
     """
-    _refuse_few(dataset, min_bars)
+    _check_length(dataset, min_bars)
     labels = dataset.labels
     rows = np.flatnonzero(labels.valid)
     before, after = holdout_split(
@@ -63,16 +66,16 @@ def cut(dataset: Dataset, config: TrainingConfig, *, min_bars: int) -> Slices:
         selection_fraction=config.validation_split,
         window=config.fit_window,
     )
-    holdout = _forward(
+    holdout = _holdout_folds(
         dataset, config, rows, first_test_row=int(after[0]), n_folds=config.holdout_refits
     )
     return Slices(development, holdout)
 
 
-def cut_since(
+def cut_refit_slices(
     dataset: Dataset, config: TrainingConfig, since: np.datetime64, *, min_bars: int
 ) -> Slices:
-    """The slices of a refit: no development, and a holdout of the forecasts made after ``since``.
+    """Cut the slices of a refit: no development, a holdout of the forecasts made after ``since``.
 
     Where few bars came since, there are fewer refits than ``config`` asks for.
 
@@ -80,18 +83,20 @@ def cut_since(
         InsufficientData: when there are fewer than ``min_bars`` bars.
         SplitError: when no labelled bar is that young.
     """
-    _refuse_few(dataset, min_bars)
+    _check_length(dataset, min_bars)
     labels = dataset.labels
     rows = np.flatnonzero(labels.valid)
-    young = rows[labels.made_at[rows] > since]
-    if not young.size:
+    new_rows = rows[labels.made_at[rows] > since]
+    if not new_rows.size:
         raise SplitError(f"no labelled bar closed after {since}; refit when new bars are known")
-    n_folds = min(config.holdout_refits, young.size)
-    holdout = _forward(dataset, config, rows, first_test_row=int(young[0]), n_folds=n_folds)
+    n_folds = min(config.holdout_refits, new_rows.size)
+    holdout = _holdout_folds(
+        dataset, config, rows, first_test_row=int(new_rows[0]), n_folds=n_folds
+    )
     return Slices((), holdout)
 
 
-def _forward(
+def _holdout_folds(
     dataset: Dataset,
     config: TrainingConfig,
     rows: NDArray[np.intp],
@@ -110,6 +115,6 @@ def _forward(
     )
 
 
-def _refuse_few(dataset: Dataset, min_bars: int) -> None:
+def _check_length(dataset: Dataset, min_bars: int) -> None:
     if len(dataset) < min_bars:
         raise InsufficientData(got=len(dataset), needed=min_bars, what="a training")

@@ -1,12 +1,12 @@
-"""Which recipes a search may try: for each model type a base recipe and what may vary.
+"""The recipes that a search may try: for each model type a base recipe and its varied values.
 
-One space for one model type: a genetic search over a single space in which half of the
-parameters are ignored wastes its crossovers on what does nothing.
+Each model type has a space of its own: in one common space each type ignores half of the
+parameters, and the crossovers of a genetic search on those change nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,7 +43,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class SearchSpace:
-    """A base recipe and, by flat config key, what may replace its value."""
+    """A base recipe and, by flat configuration key, the values that may replace its own."""
 
     base: Recipe
     varied: Mapping[str, Choices | Span] = field(default_factory=dict)
@@ -52,24 +52,71 @@ class SearchSpace:
     def model_type(self) -> str:
         return self.base.model_type
 
+    def base_values(self) -> dict[str, Any]:
+        """The base recipe's own value of each varied key."""
+        shape = {"features": self.base.features, "sequence_length": self.base.sequence_length}
+        return {key: shape.get(key, self.base.params.get(key)) for key in self.varied}
+
     def recipe(self, chosen: Mapping[str, Any]) -> Recipe:
-        """The base with the chosen values laid over it."""
+        """The base recipe with the chosen values instead of its own."""
         return self.base.with_config(chosen)
 
 
-LEARNING: Mapping[str, Choices | Span] = {
+_Varied = Mapping[str, Choices | Span]
+
+LEARNING: _Varied = {
     "dropout_rate": Choices((0.0, 0.1, 0.2)),
     "weight_decay": Choices((0.01, 0.1)),
 }
+_VOLATILITY_INPUTS: _Varied = {
+    "features": Choices((VOLATILITY_FEATURES, VOLATILITY_FEATURES_LEAN)),
+    "sequence_length": Choices((6, 12, 24)),
+}
+_VOLATILITY_SPACES: Mapping[str, _Varied] = {
+    "linear": {**_VOLATILITY_INPUTS, "sequence_length": Choices((1, 2, 6))},
+    "lstm": {
+        **_VOLATILITY_INPUTS,
+        **LEARNING,
+        "learning_rate": Span(0.002, 0.01),
+        "lstm_units": Choices(((16,), (32,), (64, 32))),
+    },
+    "transformer": {
+        **_VOLATILITY_INPUTS,
+        **LEARNING,
+        "learning_rate": Span(0.002, 0.01),
+        "num_layers": Choices((1, 2)),
+    },
+}
+_RETURN_INPUTS: _Varied = {
+    "features": Choices((RETURN_FEATURES, RETURN_FEATURES_WIDE)),
+    "sequence_length": Choices((1, 2, 4)),
+}
+_RETURN_SPACES: Mapping[str, _Varied] = {
+    "linear": _RETURN_INPUTS,
+    "lstm": {
+        **_RETURN_INPUTS,
+        **LEARNING,
+        "learning_rate": Span(0.004, 0.02),
+        "lstm_units": Choices(((8,), (16,), (32,))),
+    },
+    "transformer": {
+        **_RETURN_INPUTS,
+        **LEARNING,
+        "learning_rate": Span(0.002, 0.01),
+        "sequence_length": Choices((2, 4)),
+        "num_layers": Choices((1, 2)),
+    },
+}
+"""For the targets that are no volatility."""
 
 
 def search_space(
     model_type: str, target: TargetSpec, config: Mapping[str, Any] | None = None
 ) -> SearchSpace:
-    """The space of a model type; what ``config`` fixes is not varied.
+    """The space of a model type; keys that ``config`` fixes are not varied.
 
-    A type without a space of its own (a baseline, an ensemble, a custom model) is tried as
-    its one recipe.
+    Nothing varies for a type without a space here (a baseline, an ensemble, a custom model): it
+    is tried as its one recipe.
 
     Raises:
         ModelError: for an unknown type or key.
@@ -77,7 +124,8 @@ def search_space(
     fixed = dict(config or {})
     start = compact_config(model_type, target) if model_type in COMPACT_TYPES else {}
     base = default_recipe(model_type, target, {**start, **fixed})
-    varied = _VARIED.get(model_type, _nothing)(target.kind is Target.VOLATILITY)
+    spaces = _VOLATILITY_SPACES if target.kind is Target.VOLATILITY else _RETURN_SPACES
+    varied = spaces.get(model_type, {})
     return SearchSpace(base, {key: value for key, value in varied.items() if key not in fixed})
 
 
@@ -86,44 +134,3 @@ def features_of_space(space: SearchSpace) -> tuple[str, ...]:
     choices = space.varied.get("features")
     searched = choices.values if isinstance(choices, Choices) else ()
     return tuple(dict.fromkeys([*space.base.features, *(n for names in searched for n in names)]))
-
-
-def _nothing(_: bool) -> Mapping[str, Choices | Span]:
-    return {}
-
-
-def _seen(volatile: bool) -> Mapping[str, Choices | Span]:
-    if volatile:
-        features = Choices((VOLATILITY_FEATURES, VOLATILITY_FEATURES_LEAN))
-        return {"features": features, "sequence_length": Choices((6, 12, 24))}
-    features = Choices((RETURN_FEATURES, RETURN_FEATURES_WIDE))
-    return {"features": features, "sequence_length": Choices((1, 2, 4))}
-
-
-def _vary_linear(volatile: bool) -> Mapping[str, Choices | Span]:
-    lengths = Choices((1, 2, 6) if volatile else (1, 2, 4))
-    return {**_seen(volatile), "sequence_length": lengths}
-
-
-def _vary_lstm(volatile: bool) -> Mapping[str, Choices | Span]:
-    units = ((16,), (32,), (64, 32)) if volatile else ((8,), (16,), (32,))
-    rates = Span(0.002, 0.01) if volatile else Span(0.004, 0.02)
-    return {**_seen(volatile), **LEARNING, "learning_rate": rates, "lstm_units": Choices(units)}
-
-
-def _vary_transformer(volatile: bool) -> Mapping[str, Choices | Span]:
-    lengths = Choices((6, 12, 24) if volatile else (2, 4))
-    return {
-        **_seen(volatile),
-        **LEARNING,
-        "learning_rate": Span(0.002, 0.01),
-        "sequence_length": lengths,
-        "num_layers": Choices((1, 2)),
-    }
-
-
-_VARIED: Mapping[str, Callable[[bool], Mapping[str, Choices | Span]]] = {
-    "linear": _vary_linear,
-    "lstm": _vary_lstm,
-    "transformer": _vary_transformer,
-}

@@ -1,4 +1,4 @@
-"""A study: recipes tried forward in time, the best of them carried through the holdout."""
+"""A study: recipes are walked forward in time; the best one forecasts the holdout."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from mlops.search.walk_forward import WalkForward, run_walk_forward
 Floats = NDArray[np.float64]
 
 Rank = Callable[[Mapping[str, Floats]], Mapping[str, float]]
-"""From trials' forecasts (N,) by name to how good each is, best first: the gates' own measure."""
+"""Maps trials' forecasts (N,) by name to the gates' measure of each, best first."""
 
 Report = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
+"""Called with what is being done, the number of folds done, and the number of folds there are."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,9 +42,9 @@ class Trial:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Study:
-    """All trials of one training, the winner, and what it forecast on the holdout.
+    """All trials of one training, the winner, and its walk through the holdout.
 
-    A refit of an unchanged recipe has no development slice: its one trial is the holdout walk.
+    A refit has no development slice: its one trial is the walk through the holdout.
     """
 
     key: str
@@ -60,22 +60,28 @@ class Study:
 
     @property
     def compared_rows(self) -> NDArray[np.intp]:
-        """Rows that every trial forecast: the ones a comparison may use."""
+        """Rows (n,) that every trial forecast: trials are compared on these."""
         made = [np.isfinite(trial.forecasts) for trial in self.trials]
         return np.flatnonzero(np.logical_and.reduce(made))
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class StudyContext:
-    """Where recipes are tried: data, slices, budget, and who is told.
+    """What a study needs to try recipes.
 
-    ``keep`` gets every finished trial at once and ``recall`` gives a kept one's forecasts (N,)
-    back, so that a search survives a crash. ``allowed_classes`` are the custom models allowed.
+    Args:
+        fit_context: Seed, device and deadline of each fit.
+        keep: Called with each finished trial at once.
+        recall: Returns the forecasts (N,) of a trial kept by an earlier process that died, None
+            where none is kept.
+        allowed_classes: Class paths of the custom models that it may build.
+        expected_folds: Folds to walk in all, for the progress.
+        done_folds: Counts the folds that were walked.
     """
 
     dataset: Dataset
     slices: Slices
-    context: FitContext
+    fit_context: FitContext
     rank: Rank
     keep: Callable[[Trial], None]
     recall: Callable[[str], Floats | None]
@@ -85,26 +91,26 @@ class StudyContext:
     done_folds: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     def walk(self, name: str, recipe: Recipe, folds: Sequence[Fold]) -> WalkForward:
-        """Walk a recipe through folds, telling of each."""
+        """Walk a recipe through folds and report each."""
         return run_walk_forward(
             recipe,
             self.dataset,
             folds,
-            self.context,
-            on_fold=self.teller(name),
+            self.fit_context,
+            on_fold=self.fold_reporter(name),
             allowed_classes=self.allowed_classes,
         )
 
-    def teller(self, name: str) -> Callable[[int, History], None]:
-        """Reports each finished fold under a name."""
+    def fold_reporter(self, name: str) -> Callable[[int, History], None]:
+        """A function that reports each finished fold of the named trial."""
 
-        def tell(number: int, _: History) -> None:
+        def report_fold(number: int, _: History) -> None:
             self.report(f"{name}, refit {number + 1}", next(self.done_folds), self.expected_folds)
 
-        return tell
+        return report_fold
 
-    def attempt(self, name: str, recipe: Recipe) -> Trial:
-        """One recipe's trial: recalled where it is known, walked and kept otherwise."""
+    def run_trial(self, name: str, recipe: Recipe) -> Trial:
+        """One recipe's trial: recalled where it was kept before, else walked and kept."""
         known = self.recall(name)
         if known is not None:
             return Trial(name, recipe, known, 0.0)
@@ -115,75 +121,86 @@ class StudyContext:
         return trial
 
     def score(self, walk: WalkForward) -> float:
-        """How good a walk is, by the gates' own measure."""
+        """The gates' measure of a walk."""
         return self.rank({"trial": walk.forecasts})["trial"]
 
 
 def run_study(
-    bench: StudyContext, agenda: SearchPlan, *, key: str, journal: Path | None = None
+    context: StudyContext, plan: SearchPlan, *, key: str, journal: Path | None = None
 ) -> Study:
-    """Try everything on the agenda and carry the best through the holdout.
+    """Run every trial of the plan, and walk the best recipe through the holdout.
+
+    Args:
+        key: Identifies the study in the journal and the archive.
+        journal: File by which a killed search is resumed.
 
     Raises:
         TrainingTimeout: when the deadline passes; finished trials are kept.
         TrainingError: when no recipe could be fitted.
     """
-    trials = [bench.attempt(name, recipe) for name, recipe in agenda.recipes.items()]
-    trials += _searched(bench, agenda, key=key, journal=journal)
-    if agenda.ensemble:
-        trials.append(bench.attempt("ensemble", _ensemble_of(bench, trials)))
-    ranks = _ranked(bench, trials)
+    trials = [context.run_trial(name, recipe) for name, recipe in plan.recipes.items()]
+    trials += _search(context, plan, key=key, journal=journal)
+    if plan.ensemble:
+        trials.append(context.run_trial("ensemble", _best_ensemble(context, trials)))
+    ranks = _rank_trials(context, trials)
     winner = next(trial for trial in trials if trial.name == next(iter(ranks)))
+    holdout = context.walk(f"{winner.name} on the holdout", winner.recipe, context.slices.holdout)
     return Study(
         key=key,
-        slices=bench.slices,
+        slices=context.slices,
         trials=tuple(trials),
         ranks=ranks,
         winner=winner,
-        holdout=bench.walk(f"{winner.name} on the holdout", winner.recipe, bench.slices.holdout),
+        holdout=holdout,
     )
 
 
-def run_refit(bench: StudyContext, recipe: Recipe, *, key: str) -> Study:
-    """Fit a known recipe again and walk it through bars that came since: no search, one trial."""
-    walk = bench.walk(recipe.model_type, recipe, bench.slices.holdout)
+def run_refit(context: StudyContext, recipe: Recipe, *, key: str) -> Study:
+    """Walk a known recipe through the bars that came since, as the study's only trial."""
+    walk = context.walk(recipe.model_type, recipe, context.slices.holdout)
     trial = Trial(recipe.model_type, recipe, walk.forecasts, 0.0)
     return Study(
         key=key,
-        slices=bench.slices,
+        slices=context.slices,
         trials=(trial,),
-        ranks=bench.rank({trial.name: trial.forecasts}),
+        ranks=context.rank({trial.name: trial.forecasts}),
         winner=trial,
         holdout=walk,
     )
 
 
-def _searched(
-    bench: StudyContext, agenda: SearchPlan, *, key: str, journal: Path | None
+def _search(
+    context: StudyContext, plan: SearchPlan, *, key: str, journal: Path | None
 ) -> list[Trial]:
-    if not agenda.n_searched:
+    if not plan.n_searched:
         return []
 
     def keep(record: TrialRecord) -> None:
         if record.walk is not None:
             name = trial_name(record)
-            bench.keep(Trial(name, record.recipe, record.walk.forecasts, record.seconds))
+            context.keep(Trial(name, record.recipe, record.walk.forecasts, record.seconds))
             for number, history in enumerate(record.walk.histories):
-                bench.teller(name)(number, history)
+                context.fold_reporter(name)(number, history)
 
     records = tune(
-        agenda.spaces,
-        bench.dataset,
-        bench.slices.development,
-        bench.context,
-        n_trials=agenda.n_searched,
+        plan.spaces,
+        context.dataset,
+        context.slices.development,
+        context.fit_context,
+        n_trials=plan.n_searched,
         journal=journal,
         study_name=key,
-        skill=bench.score,
+        skill=context.score,
         on_trial=keep,
-        allowed_classes=bench.allowed_classes,
+        allowed_classes=context.allowed_classes,
     )
-    fitted = [_as_trial(bench, record) for record in records if record.failure is None]
+    fitted: list[Trial] = []
+    for record in records:
+        name = trial_name(record)
+        if record.walk is not None:
+            fitted.append(Trial(name, record.recipe, record.walk.forecasts, record.seconds))
+        elif record.failure is None:
+            fitted.append(context.run_trial(name, record.recipe))
     if not fitted:
         raise TrainingError(
             f"none of {len(records)} searched recipes could be fitted; the last one: "
@@ -197,24 +214,16 @@ def trial_name(record: TrialRecord) -> str:
     return f"{record.recipe.model_type}-{record.number}"
 
 
-def _as_trial(bench: StudyContext, record: TrialRecord) -> Trial:
-    name = trial_name(record)
-    if record.walk is None:
-        return bench.attempt(name, record.recipe)
-    return Trial(name, record.recipe, record.walk.forecasts, record.seconds)
-
-
-def _ensemble_of(bench: StudyContext, trials: Sequence[Trial]) -> Recipe:
-    """The best recipe of each family, averaged."""
-    ranks = _ranked(bench, trials)
+def _best_ensemble(context: StudyContext, trials: Sequence[Trial]) -> Recipe:
+    """The recipe that averages the best recipe of each model type."""
+    ranks = _rank_trials(context, trials)
     best: dict[str, Recipe] = {}
     for name in ranks:
         trial = next(trial for trial in trials if trial.name == name)
         best.setdefault(trial.recipe.model_type, trial.recipe)
-    return default_recipe(
-        "ensemble", bench.dataset.target, {"members": [one.to_dict() for one in best.values()]}
-    )
+    members = [recipe.to_dict() for recipe in best.values()]
+    return default_recipe("ensemble", context.dataset.target, {"members": members})
 
 
-def _ranked(bench: StudyContext, trials: Sequence[Trial]) -> Mapping[str, float]:
-    return bench.rank({trial.name: trial.forecasts for trial in trials})
+def _rank_trials(context: StudyContext, trials: Sequence[Trial]) -> Mapping[str, float]:
+    return context.rank({trial.name: trial.forecasts for trial in trials})

@@ -1,8 +1,7 @@
-"""Every trial's walk-forward forecasts, kept on disk so that no search is forgotten.
+"""Keeps the walk-forward forecasts of every trial on disk, so that later judgements count them.
 
-One directory for each service, one Parquet file for each trial, written whole or not at all. A
-gate that reads them sees every recipe that was ever tried on the same bars, also by earlier
-searches.
+A service has one directory, a trial one Parquet file that is written whole or not at all. Gate G2
+thus sees every recipe that was ever tried on the same bars, also those of earlier searches.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 KNOWN_SHARE = 0.95
-"""Share of the bars asked for that a trial must have forecast to count as tried on them."""
+"""Least share of the requested bars that a trial must have forecast to count as tried on them."""
 
 Floats = NDArray[np.float64]
 Times = NDArray[np.datetime64]
@@ -30,7 +29,7 @@ class TrialArchive:
     directory: Path
 
     def keep(self, study: str, name: str, made_at: Times, forecasts: Floats) -> Path:
-        """Keep one trial's finite forecasts; ``made_at`` and ``forecasts`` are (N,)."""
+        """Write one trial's finite forecasts; ``made_at`` and ``forecasts`` are (N,)."""
         target = self.directory / study / f"{name}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
         kept = np.isfinite(forecasts)
@@ -44,25 +43,26 @@ class TrialArchive:
         return len(list((self.directory / study).glob("*.parquet")))
 
     def recall(self, study: str, name: str, made_at: Times) -> Floats | None:
-        """A kept trial's forecasts at ``made_at`` (N,), NaN where it made none; None if unknown."""
+        """Forecasts (N,) of a kept trial, NaN where it made none; None where no trial is kept."""
         path = self.directory / study / f"{name}.parquet"
-        return _series(path, made_at) if path.exists() else None
+        return _read_forecasts(path, made_at) if path.exists() else None
 
     def earlier(self, study: str, made_at: Times) -> Mapping[str, Floats]:
-        """Other studies' trials that forecast nearly all of ``made_at`` (n,), by study and name.
+        """Forecasts (n,) of other studies' trials that forecast nearly all of ``made_at``.
 
-        A trial with a longer window lacks a few forecasts after each hole; they are NaN.
+        The keys are ``study/trial``. A trial with a longer window made no forecast on a few rows
+        after each hole; they are NaN.
         """
-        found: dict[str, Floats] = {}
+        trials: dict[str, Floats] = {}
         for path in sorted(self.directory.glob("*/*.parquet")):
             if path.parent.name == study:
                 continue
-            series = _series(path, made_at)
-            if np.isfinite(series).mean() >= KNOWN_SHARE:
-                found[f"{path.parent.name}/{path.stem}"] = series
-        return found
+            forecasts = _read_forecasts(path, made_at)
+            if np.isfinite(forecasts).mean() >= KNOWN_SHARE:
+                trials[f"{path.parent.name}/{path.stem}"] = forecasts
+        return trials
 
 
-def _series(path: Path, made_at: Times) -> Floats:
+def _read_forecasts(path: Path, made_at: Times) -> Floats:
     kept = pd.read_parquet(path).set_index("made_at")["forecast"]
     return kept.reindex(pd.DatetimeIndex(made_at)).to_numpy(dtype=np.float64)

@@ -1,7 +1,7 @@
-"""The search over recipes by Optuna's genetic sampler, resumable after a kill.
+"""Searches recipes with Optuna's genetic sampler NSGA-II; a killed search can be resumed.
 
-Each model type is a study of its own and the studies take turns, so that every family gets
-its share of the trials. Pruned trials never enter NSGA-II's population, so nothing is pruned.
+Each model type is an Optuna study of its own, and the studies take turns, so that each gets its
+share of the trials. Nothing is pruned: NSGA-II leaves pruned trials out of its population.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from mlops.search.spaces import Choices, SearchSpace, Span
 from mlops.search.walk_forward import WalkForward, run_walk_forward
 
 POPULATION = 10
-"""Optuna's 50 would spend a small search on its first generation."""
+"""With Optuna's 50 a small search would never leave its first generation."""
 
 REDRAWS = 10
-"""Attempts at a recipe not tried before; a small space may have none left."""
+"""Draws of a recipe not tried before; a small space may have none left."""
 
 RECIPE, SECONDS, REASON = "recipe", "seconds", "reason"
 
@@ -46,11 +46,13 @@ Skill = Callable[[WalkForward], float]
 
 @dataclass(frozen=True, slots=True)
 class TrialRecord:
-    """One recipe tried: its walk-forward forecasts and how they did.
+    """One tried recipe.
 
-    ``number`` counts over all families. ``skill`` is 1 less the loss over the baseline's,
-    or what the caller's own measure gave; NaN for a recipe that could not be fitted, whose
-    ``failure`` says why. ``walk`` is None when the trial was finished before a resume.
+    Args:
+        number: Counted over all model types.
+        skill: By the measure of the search; NaN for a recipe that could not be fitted.
+        walk: None where the trial was finished before a resume.
+        failure: Why the recipe could not be fitted.
     """
 
     number: int
@@ -78,10 +80,14 @@ def tune(
 
     A space in which nothing varies is tried once, so there may be fewer.
 
-    With a ``journal`` file finished trials survive a kill: the next call with the same
-    ``study_name`` returns them without their forecasts (keep those in ``on_trial``), runs
-    again what was cut short, and goes on to ``n_trials``. A resumed search is not a replay:
-    the sampler's random state is not stored. ``on_trial`` is called once for each new trial.
+    Args:
+        journal: File by which finished trials survive a kill: the next call with the same
+            ``study_name`` returns them without forecasts (keep those in ``on_trial``), repeats
+            the trial that was cut short, and continues up to ``n_trials``. The sampler's random
+            state is not stored, so a resumed search may draw other recipes.
+        skill: Measure to maximise, by default `skill_over_baseline`.
+        on_trial: Called once with each new trial.
+        allowed_classes: Class paths of the custom models that may be built.
 
     Raises:
         TrainingTimeout: when the context's deadline passes; finished trials stay.
@@ -89,10 +95,10 @@ def tune(
     """
     if n_trials < 1 or not spaces:
         raise ModelError(f"{n_trials} trials over {len(spaces)} spaces; ask for at least one each")
-    storage = _storage(journal)
+    storage = _open_storage(journal)
     families = [
-        _Family(space, _study(storage, f"{study_name}.{space.model_type}", context.seed + place))
-        for place, space in enumerate(spaces)
+        _Family(space, _load_study(storage, f"{study_name}.{space.model_type}", seed))
+        for seed, space in enumerate(spaces, start=context.seed)
     ]
     measure = skill or (lambda walk: skill_over_baseline(dataset, walk))
     records = [record for family in families for record in family.finished()]
@@ -101,29 +107,23 @@ def tune(
         searchable = [family for family in families if not family.exhausted]
         if not searchable:
             break
-        family = min(searchable, key=lambda one: one.tried)
+        family = min(searchable, key=lambda family: family.tried)
 
-        def attempt(recipe: Recipe, number: int = len(records)) -> tuple[float, WalkForward]:
-            own = context.seeded(number)
-            walk = run_walk_forward(
-                recipe,
-                dataset,
-                folds,
-                own,
-                allowed_classes=allowed_classes,
-            )
+        def evaluate(recipe: Recipe, number: int = len(records)) -> tuple[float, WalkForward]:
+            seeded = context.seeded(number)
+            walk = run_walk_forward(recipe, dataset, folds, seeded, allowed_classes=allowed_classes)
             return measure(walk), walk
 
-        records.append(family.attempt(attempt, len(records)))
+        records.append(family.run_trial(evaluate, len(records)))
         if on_trial is not None:
             on_trial(records[-1])
     return tuple(records)
 
 
 def skill_over_baseline(dataset: Dataset, walk: WalkForward) -> float:
-    """1 less the mean squared error over that of the naive forecast, in units of risk.
+    """1 - MSE / MSE of the naive forecast, both in units of risk.
 
-    Above zero means better than persistence; a return's naive forecast is zero.
+    Above zero is better than persistence; the naive forecast of a return is zero.
     """
     rows = np.flatnonzero(np.isfinite(walk.forecasts) & dataset.labels.valid)
     transform = TargetTransform(dataset.target.kind, dataset.target.horizon)
@@ -133,14 +133,22 @@ def skill_over_baseline(dataset: Dataset, walk: WalkForward) -> float:
 
 
 class _Family:
-    """One space and its study."""
+    """One space and its Optuna study."""
 
     def __init__(self, space: SearchSpace, study: optuna.Study) -> None:
         self.space, self.study = space, study
-        self.distributions = {key: _distribution(one) for key, one in space.varied.items()}
-        self._tidy()
+        self.distributions: dict[str, BaseDistribution] = {
+            key: FloatDistribution(values.low, values.high, log=True)
+            if isinstance(values, Span)
+            else CategoricalDistribution([json.dumps(value) for value in values.values])
+            for key, values in space.varied.items()
+        }
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):
+            # A killed process left it running: it is closed, and queued again.
+            study.tell(trial.number, state=TrialState.FAIL)
+            study.enqueue_trial(trial.params)
         if not study.get_trials(deepcopy=False):
-            study.enqueue_trial(_encoded(space))
+            study.enqueue_trial(self._encode(space.base_values()))
 
     @property
     def tried(self) -> int:
@@ -148,11 +156,11 @@ class _Family:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the space is one recipe, and that was tried."""
+        """Whether the space is a single recipe that was tried already."""
         return not self.space.varied and self.tried > 0
 
     def finished(self) -> list[TrialRecord]:
-        """Trials with an outcome, also those of an earlier process, without forecasts."""
+        """Trials with an outcome, without forecasts; those of an earlier process too."""
         trials = self.study.get_trials(deepcopy=False)
         return [
             TrialRecord(
@@ -167,11 +175,11 @@ class _Family:
             or (trial.state is TrialState.COMPLETE and SECONDS in trial.user_attrs)
         ]
 
-    def attempt(
+    def run_trial(
         self, evaluate: Callable[[Recipe], tuple[float, WalkForward]], number: int
     ) -> TrialRecord:
         """Draw a recipe, evaluate it and store the outcome."""
-        trial, recipe = self._draw()
+        trial, recipe = self._draw_untried()
         trial.set_user_attr(RECIPE, recipe.to_dict())
         trial.set_user_attr("number", number)
         started = perf_counter()
@@ -181,12 +189,12 @@ class _Family:
             # Not an outcome: a resumed search runs it again.
             raise
         except (TrainingError, ModelError) as error:
-            seconds = self._close(trial, started, reason=str(error))
+            seconds = self._store_outcome(trial, started, reason=str(error))
             return TrialRecord(number, recipe, float("nan"), seconds, failure=str(error))
-        seconds = self._close(trial, started, value=value)
+        seconds = self._store_outcome(trial, started, value=value)
         return TrialRecord(number, recipe, value, seconds, walk)
 
-    def _close(
+    def _store_outcome(
         self,
         trial: optuna.Trial,
         started: float,
@@ -202,43 +210,45 @@ class _Family:
         self.study.tell(trial, value, state=state)
         return seconds
 
-    def _draw(self) -> tuple[optuna.Trial, Recipe]:
-        """A recipe not tried before, where the space still has one."""
+    def _draw_untried(self) -> tuple[optuna.Trial, Recipe]:
+        """Draw a recipe that was not tried before, where the space still has one."""
         values = {record.recipe.digest: record.skill for record in self.finished()}
         for _ in range(REDRAWS):
             trial = self.study.ask(self.distributions)
-            recipe = self.space.recipe(self._decoded(trial.params))
+            recipe = self.space.recipe(self._decode(trial.params))
             known = values.get(recipe.digest)
             if known is None:
                 return trial, recipe
-            # The genes still count in the population; the work is not done twice.
+            # Its values count in the population, but the recipe is not fitted twice.
             state = TrialState.FAIL if np.isnan(known) else TrialState.COMPLETE
             self.study.tell(trial, None if np.isnan(known) else known, state=state)
         trial = self.study.ask(self.distributions)
-        return trial, self.space.recipe(self._decoded(trial.params))
+        return trial, self.space.recipe(self._decode(trial.params))
 
-    def _decoded(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def _encode(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """A recipe's values as Optuna's: its choices are JSON texts."""
+        varied = self.space.varied
+        return {
+            key: json.dumps(value) if isinstance(varied[key], Choices) else value
+            for key, value in values.items()
+        }
+
+    def _decode(self, params: Mapping[str, Any]) -> dict[str, Any]:
         varied = self.space.varied
         return {
             key: json.loads(value) if isinstance(varied[key], Choices) else value
             for key, value in params.items()
         }
 
-    def _tidy(self) -> None:
-        """Close what a killed process left running, and queue it again."""
-        for trial in self.study.get_trials(states=(TrialState.RUNNING,)):
-            self.study.tell(trial.number, state=TrialState.FAIL)
-            self.study.enqueue_trial(trial.params)
 
-
-def _storage(journal: Path | None) -> BaseStorage:
+def _open_storage(journal: Path | None) -> BaseStorage:
     if journal is None:
         return InMemoryStorage()
     journal.parent.mkdir(parents=True, exist_ok=True)
     return JournalStorage(JournalFileBackend(str(journal)))
 
 
-def _study(storage: BaseStorage, name: str, seed: int) -> optuna.Study:
+def _load_study(storage: BaseStorage, name: str, seed: int) -> optuna.Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(
         storage=storage,
@@ -247,24 +257,7 @@ def _study(storage: BaseStorage, name: str, seed: int) -> optuna.Study:
         pruner=optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
-    # A resumed search must not draw its first trials again.
+    # By its own seed a resumed search does not draw its first trials again.
     done = len(study.get_trials(deepcopy=False))
     study.sampler = optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=seed + done)
     return study
-
-
-def _distribution(varied: Choices | Span) -> BaseDistribution:
-    if isinstance(varied, Span):
-        return FloatDistribution(varied.low, varied.high, log=True)
-    return CategoricalDistribution([json.dumps(value) for value in varied.values])
-
-
-def _encoded(space: SearchSpace) -> dict[str, Any]:
-    """The base recipe's own values, so that the search starts from it."""
-    recipe = space.base
-    own = {"features": recipe.features, "sequence_length": recipe.sequence_length}
-    values = {key: own.get(key, recipe.params.get(key)) for key in space.varied}
-    return {
-        key: value if isinstance(space.varied[key], Span) else json.dumps(value)
-        for key, value in values.items()
-    }

@@ -1,4 +1,4 @@
-"""Out-of-sample forecasts by marching through the folds: refit, forecast, move on."""
+"""Walks a recipe forward in time: fit on each fold, forecast its test rows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ NO_FOLD = -1
 
 @dataclass(frozen=True, slots=True)
 class WalkForward:
-    """What a recipe forecast on rows it had not seen.
+    """Out-of-sample forecasts of a recipe.
 
-    ``forecasts`` (N,) is NaN outside the test rows and where a window is incomplete;
-    ``fold_of_row`` (N,) is `NO_FOLD` there. ``last`` is the forecaster of the last refit.
+    Args:
+        forecasts: (N,); NaN outside the test rows and where a window is incomplete.
+        fold_of_row: (N,); `NO_FOLD` on the same rows.
+        last: The forecaster that was fitted on the last fold.
+        histories: Losses of the fits, fold after fold.
     """
 
     forecasts: NDArray[np.float64]
@@ -41,7 +44,10 @@ def run_walk_forward(
 ) -> WalkForward:
     """Fit on each fold in turn and forecast its test rows.
 
-    Every fold draws its own seed from the context's.
+    Args:
+        context: Each fold derives a seed of its own from the context's.
+        on_fold: Called with each fold's number and losses.
+        allowed_classes: Class paths of the custom models that may be built.
 
     Raises:
         TrainingTimeout: when the context's deadline passes.
@@ -53,8 +59,8 @@ def run_walk_forward(
     last: Forecaster | None = None
     for number, fold in enumerate(folds):
         forecaster = build_forecaster(recipe, dataset.target, allowed_classes=allowed_classes)
-        own = context.seeded(number)
-        histories.append(forecaster.fit(dataset, fold.fit, fold.selection, own))
+        seeded = context.seeded(number)
+        histories.append(forecaster.fit(dataset, fold.fit, fold.selection, seeded))
         rows = fold.test[forecaster.ready(dataset)[fold.test]]
         forecasts[rows] = forecaster.predict(dataset, rows)
         fold_of_row[rows] = number

@@ -1,1 +1,1 @@
-"""One training: planned, run, judged, published, and asked for again."""
+"""One training of a service: planned, searched or refitted, judged, published."""

@@ -1,19 +1,17 @@
-"""Registers what a study found, with everything that explains it later.
+"""Registers the winner of a study, with everything that explains it later.
 
-A refused winner is registered too, as `refused`: why it failed is worth as much as why
-another passed, and its trials count in every later judgement.
+A refused winner is registered too, with the status `refused`: its gate report is kept like that
+of one that passed, and its trials count in every later judgement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from mlops.features.causality import CausalityProof
-from mlops.features.dataset import Dataset
 from mlops.models.base import History
 from mlops.models.recipe import Recipe
 from mlops.registry.bundles import bundle_parts
@@ -21,95 +19,99 @@ from mlops.registry.connection import Registry
 from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog
 from mlops.search.study import Study, Trial
-from mlops.service import Service
-from mlops.store import Claim, HeldLease, ModelVersion, Status, Why
-from mlops.training.verdict import Judgement
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What was asked for: kept with the version, so that it can be asked for again.
-
-    ``digest`` is equal for equal requests whatever their data; ``answers`` are the triggers that
-    asked for it, and ``turn`` the turn in which it was trained.
-    """
-
-    model_type: str
-    config: Mapping[str, Any]
-    digest: str
-    reason: str
-    answers: Claim | None = None
-    turn: HeldLease | None = None
+from mlops.store import Claim, HeldLease, ModelVersion, Status, Why, require_held
+from mlops.training.judgement import Judgement
+from mlops.training.retraining import answer_claim
+from mlops.training.training_plan import TrainingPlan
 
 
 def publish(
     registry: Registry,
-    service: Service,
-    dataset: Dataset,
-    *,
+    plan: TrainingPlan,
     study: Study,
     judgement: Judgement,
-    proof: CausalityProof,
-    request: Request,
     run: RunLog,
+    *,
     why: Why,
+    lease: HeldLease | None = None,
+    answers: Claim | None = None,
 ) -> ModelVersion:
-    """Register the winner as challenger or refused; log what it is and how it did to ``run``."""
-    winner = study.winner
-    run.params(recipe_params(winner.recipe))
-    run.epochs(epoch_rows(study.holdout.histories))
-    run.metrics(judgement.evaluation.metrics.to_dict())
-    return register(
-        registry,
-        Candidate(
-            service=service,
-            model_type=winner.recipe.model_type,
-            parts=bundle_parts(
-                study.holdout.last,
-                dataset,
-                service,
-                proof=proof.to_dict(),
-                evaluation=judgement.evaluation.to_dict(),
-                record=judgement.record,
-            ),
-            status=Status.CHALLENGER if judgement.report.passed else Status.REFUSED,
-            recipe_digest=winner.recipe.digest,
-            metrics=judgement.evaluation.metrics.to_dict(),
-            report=judgement.report.to_dict(),
-            notes={
-                "request": request.digest,
-                "asked_for": request.model_type,
-                "config": dict(request.config),
-                "reason": request.reason,
-                "triggers": _triggers(request),
-                "recipe": winner.recipe.to_dict(),
-                "study": study.key,
-                "fitted_until": _fitted_until(study, dataset),
-                "refit": study.is_refit,
-                "provenance": _provenance(dataset),
-            },
-            run_id=run.run_id,
-            answers=request.answers,
-            turn=request.turn,
+    """Register the winner as challenger or refused; log its recipe and figures to ``run``.
+
+    The request is stored with the version, so that a retraining can make it again.
+
+    Args:
+        lease: The service's training lease: the commit is refused where it was lost.
+        answers: The triggers that asked for the training; the commit answers them.
+
+    Raises:
+        LeaseLost: when another training may be at the service.
+        StoreError: when another training may be at the triggers.
+        RegistryError, BundleError: as `register`.
+    """
+    winner, dataset = study.winner, plan.dataset
+    run.log_params(recipe_params(winner.recipe))
+    run.log_epochs(epoch_rows(study.holdout.histories))
+    run.log_metrics(judgement.evaluation.metrics.to_dict())
+    candidate = Candidate(
+        service=plan.service,
+        model_type=winner.recipe.model_type,
+        parts=bundle_parts(
+            study.holdout.last,
+            dataset,
+            plan.service,
+            proof=plan.proof.to_dict(),
+            evaluation=judgement.evaluation.to_dict(),
+            record=judgement.record,
         ),
-        why,
+        status=Status.CHALLENGER if judgement.report.passed else Status.REFUSED,
+        recipe_digest=winner.recipe.digest,
+        metrics=judgement.evaluation.metrics.to_dict(),
+        report=judgement.report.to_dict(),
+        notes=_notes(plan, study, answers),
+        run_id=run.run_id,
     )
+    fence = None if lease is None else partial(require_held, held=lease)
+    within = [] if answers is None else [partial(answer_claim, claim=answers, at=why.at)]
+    return register(registry, candidate, why, fence=fence, within=within)
+
+
+def _notes(plan: TrainingPlan, study: Study, answers: Claim | None) -> dict[str, Any]:
+    """What the store keeps of a training, as JSON; without a claim ``triggers`` is empty."""
+    known = plan.dataset.labels.known_at[study.slices.holdout[-1].selection[-1]]
+    provenance = plan.dataset.provenance
+    return {
+        "request": plan.request,
+        "asked_for": str(plan.model_type),
+        "config": plan.config.model_dump(mode="json"),
+        "reason": plan.reason,
+        "triggers": [] if answers is None else [row.id for row in answers.triggers],
+        "recipe": study.winner.recipe.to_dict(),
+        "study": study.key,
+        # When the last label that the bundle's refit learned from became known: later bars are
+        # new to it.
+        "fitted_until": pd.Timestamp(known, tz="UTC").isoformat(),
+        "refit": study.is_refit,
+        "provenance": None
+        if provenance is None
+        else {name: str(value) for name, value in asdict(provenance).items()},
+    }
 
 
 def log_trial(run: RunLog, trial: Trial, statistic: float) -> None:
-    """A finished trial as a child run."""
+    """Log a finished trial as a child run of ``run``."""
     figures = {"statistic": statistic, "seconds": trial.seconds}
-    run.child(trial.name, params=recipe_params(trial.recipe), metrics=figures)
+    run.log_child(trial.name, params=recipe_params(trial.recipe), metrics=figures)
 
 
 def recipe_params(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as one level of parameters."""
+    """A recipe as one flat mapping of parameters, as MLflow takes them."""
     flat = recipe.to_dict()
     return {**flat.pop("params"), **flat}
 
 
 def epoch_rows(histories: tuple[History, ...]) -> list[dict[str, float | None]]:
-    """One row of losses an epoch, over all refits and ensemble members in turn."""
+    """One row of losses for each epoch: refit after refit, ensemble members after their own."""
     rows: list[dict[str, float | None]] = []
     for history in histories:
         rows += [
@@ -118,21 +120,3 @@ def epoch_rows(histories: tuple[History, ...]) -> list[dict[str, float | None]]:
         ]
         rows += epoch_rows(history.members)
     return rows
-
-
-def _triggers(request: Request) -> list[str]:
-    """What asked for it; empty where a person or a schedule did."""
-    return [] if request.answers is None else [row.id for row in request.answers.triggers]
-
-
-def _fitted_until(study: Study, dataset: Dataset) -> str:
-    """When the last label that the bundle's refit learned from was known; later bars are new."""
-    known = dataset.labels.known_at[study.slices.holdout[-1].selection[-1]]
-    return pd.Timestamp(known, tz="UTC").isoformat()
-
-
-def _provenance(dataset: Dataset) -> dict[str, str] | None:
-    """Where the bars came from, as JSON."""
-    if dataset.provenance is None:
-        return None
-    return {name: str(value) for name, value in asdict(dataset.provenance).items()}

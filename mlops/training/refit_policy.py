@@ -1,11 +1,12 @@
-"""What a training may be judged by: a search on all bars, or a refit on bars that came since.
+"""Decides whether a training is a search on all bars or a refit judged on new bars, and its level.
 
-A request that a service has answered before, asked again by a schedule or an alarm, is not a
-new idea: its recipe is fitted again and judged only on bars after the champion's training
-cut and after the search that found the recipe, at the level that has accrued in the service's
-yearly budget. So a year of daily retrains on noise promotes nothing. What the recipe forecast
-before is its record, which the refit continues. A person's request is a search: every trial of
-it is counted.
+A request that a service has answered before, made again by a schedule or a trigger, is a refit:
+the recipe that the search found is fitted again and judged only on bars after the champion's
+training cut and after the search that found the recipe. Its level is what has accrued in the
+service's yearly budget, so that a year of daily retrains on noise promotes nothing. What the
+recipe forecast before is its record, which the refit continues.
+
+A person's request is a search: all its trials are counted, and it is judged at `SEARCH_ALPHA`.
 """
 
 from __future__ import annotations
@@ -27,16 +28,19 @@ from mlops.store import (
 
 SEARCH_ALPHA = 0.05
 LEAST_ALPHA = 1e-9
-"""Level of a refit that has nothing to spend: it is judged, reported, and cannot pass."""
+"""Level of a refit whose budget is spent: it is judged and reported, and cannot pass."""
 
 MANUAL = "manual"
 
 
 @dataclass(frozen=True, slots=True)
 class RefitPolicy:
-    """A recipe to refit and the training cut it is judged from; all None for a search.
+    """The recipe to refit; all fields are None for a search.
 
-    ``continues`` is the version that holds the recipe's record so far.
+    Args:
+        recipe: Fitted again as it is.
+        since: The training cut: only forecasts made after it are judged.
+        continues: Id of the version whose bundle holds the recipe's record so far.
     """
 
     recipe: Recipe | None = None
@@ -51,7 +55,15 @@ class RefitPolicy:
 def refit_policy_for(
     store: Store, service: Service, *, request: str, reason: str, watermark: str
 ) -> RefitPolicy:
-    """Decide between search and refit; ``request`` is the request's digest."""
+    """Decide between search and refit.
+
+    A request is refitted when it was searched before on other bars and no person makes it.
+
+    Args:
+        request: Digest of the request (`request_digest`).
+        reason: Why the training runs; `MANUAL` for a person's request.
+        watermark: Content hash of the bars that are there now.
+    """
     searches = [
         version
         for version in list_versions(store, service=service.key)
@@ -60,25 +72,35 @@ def refit_policy_for(
     if reason == MANUAL or not searches or searches[0].watermark == watermark:
         return RefitPolicy()
     search, champion = searches[0], champion_of(store, service)
+    # The recipe was not chosen, and the champion not fitted, on bars after the later of their
+    # cuts. The cut of a champion that was trained elsewhere is unknown.
+    cuts = [version.trained_until for version in (search, champion) if version is not None]
     return RefitPolicy(
         recipe=Recipe.from_dict(search.notes["recipe"]),
-        since=_latest_cut(search, champion),
-        continues=_latest_of_recipe(search, champion).model_id,
+        since=max(cut for cut in cuts if cut is not None),
+        continues=_latest_fit(search, champion).model_id,
     )
 
 
-def alpha_of(
+def alpha_for_judgement(
     store: Store,
     service: Service,
-    mandate: RefitPolicy,
+    policy: RefitPolicy,
     *,
     watermark: str,
     testable: bool,
     yearly: float,
     now: datetime,
 ) -> float:
-    """The level of a judgement; a refit spends it, unless too few bars came to test anything."""
-    if mandate.recipe is None:
+    """The level of a judgement; for a refit this spends it from the service's yearly budget.
+
+    Args:
+        watermark: Content hash of the bars: the same bars and recipe spend once.
+        testable: Whether enough bars came to judge by; otherwise nothing is spent.
+        yearly: Budget of false promotions a year.
+        now: Market time.
+    """
+    if policy.recipe is None:
         return SEARCH_ALPHA
     if not testable:
         return max(LEAST_ALPHA, alpha_for_refit(store, service.key, now, yearly=yearly))
@@ -86,7 +108,7 @@ def alpha_of(
         store,
         service.key,
         watermark=watermark,
-        recipe_digest=mandate.recipe.digest,
+        recipe_digest=policy.recipe.digest,
         now=now,
         yearly=yearly,
     )
@@ -94,15 +116,15 @@ def alpha_of(
 
 
 def champion_of(store: Store, service: Service) -> ModelVersion | None:
-    """The model that serves; None where the baseline does or nothing has begun."""
+    """The version that serves; None where the baseline serves or the service has not begun."""
     route = get_route(store, service.key)
     if route is None or route.champion == route.baseline:
         return None
     return get_version(store, route.champion)
 
 
-def _latest_of_recipe(search: ModelVersion, champion: ModelVersion | None) -> ModelVersion:
-    """The later fit of the search's recipe: its own, or the champion's where that is another."""
+def _latest_fit(search: ModelVersion, champion: ModelVersion | None) -> ModelVersion:
+    """The later fit of the search's recipe: its own, or the champion's of the same recipe."""
     fits = {
         version.trained_until: version
         for version in (champion, search)
@@ -111,10 +133,3 @@ def _latest_of_recipe(search: ModelVersion, champion: ModelVersion | None) -> Mo
         and version.trained_until is not None
     }
     return fits[max(fits)]
-
-
-def _latest_cut(search: ModelVersion, champion: ModelVersion | None) -> datetime:
-    """Neither the recipe was chosen nor the champion fitted on bars after this."""
-    cuts = [version.trained_until for version in (search, champion) if version is not None]
-    # Nobody knows the cut of a champion that came with claims only.
-    return max(cut for cut in cuts if cut is not None)

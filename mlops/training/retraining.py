@@ -1,7 +1,7 @@
-"""A retraining that something asked for: who may do it, and what is to be trained.
+"""Claims the triggers of a service for one retraining, and answers them with its version.
 
-It is asked for by the rows of `mlops.store.triggers`; what answers them is the row of the new
-version, in one transaction.
+The triggers are rows of `mlops.store.triggers`; they are answered in the transaction that commits
+the row of the new version.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
 
 import pandas as pd
 
@@ -46,14 +45,14 @@ from mlops.validation.report import GateReport
 log = logging.getLogger(__name__)
 
 CLAIM_S = 90.0
-"""A training that died is noticed after so long at most."""
+"""Length of a claim in seconds: so long after a training died, at most, another may claim."""
 
 RENEW_S = CLAIM_S / 3
 
 
 @dataclass(frozen=True, slots=True)
 class Retraining:
-    """The right to train a service, and the request that its last version came from."""
+    """Claimed triggers of a service, and the request that is to be made again."""
 
     claim: Claim
     model_type: ModelType
@@ -61,26 +60,29 @@ class Retraining:
 
     @property
     def reason(self) -> str:
-        """The causes, as the version notes them."""
+        """The causes of the triggers, as they are stored with the version."""
         return "+".join(sorted({str(row.cause) for row in self.claim.triggers}))
 
 
 def claim_retraining(
     store: Store, service: str, holder: str, *, now: datetime, limits: TriggerLimits | None = None
 ) -> Retraining | None:
-    """Take what asks for a retraining; None where nothing does, or it is too soon.
+    """Claim the waiting triggers of a service; None where none waits or it is too soon.
 
-    ``now`` is market time, and what was known then is what will be trained on. A service that
-    was never trained by a request has nothing that could be asked for again: its triggers wait
-    until it was. Where too few bars came since to judge anything by, nothing is fitted: the
-    triggers wait for them.
+    The triggers of a service that no request has trained yet wait until one has: there is no
+    request to make again. Where too few bars came to judge a refit by, the triggers are put off
+    until enough will have come.
+
+    Args:
+        holder: Id of the run that will train.
+        now: Market time; bars known by then will be trained on.
     """
     last = last_requested(store, service)
     if last is None:
         return None
     model_type = ModelType(last.notes["asked_for"])
     config = TrainingConfig.model_validate({**last.notes["config"], "end": now})
-    ready = _judged_from(store, Service.parse(service), request_digest(model_type, config))
+    ready = _refit_testable_at(store, Service.parse(service), request_digest(model_type, config))
     if ready is not None and ready > now:
         if postpone_triggers(store, service, until=ready):
             log.info("service=%s waits until %s for bars to judge a retraining by", service, ready)
@@ -89,47 +91,48 @@ def claim_retraining(
     return None if claim is None else Retraining(claim, model_type, config)
 
 
-def _judged_from(store: Store, service: Service, request: str) -> datetime | None:
-    """When enough bars will have come to judge a refit by, as its market opens.
+def _refit_testable_at(store: Store, service: Service, request: str) -> datetime | None:
+    """When enough bars will have come to judge a refit by, by the calendar of its market.
 
     None for a search, which is judged on all bars.
     """
-    mandate = refit_policy_for(store, service, request=request, reason="trigger", watermark="")
-    if mandate.since is None:
+    policy = refit_policy_for(store, service, request=request, reason="trigger", watermark="")
+    if policy.since is None:
         return None
     needed = Thresholds().min_test_bars + service.horizon
     calendar = calendar_for(service.venue, service.symbol)
-    since, years = pd.Timestamp(mandate.since), needed / calendar.bars_per_year(service.timeframe)
+    since, years = pd.Timestamp(policy.since), needed / calendar.bars_per_year(service.timeframe)
     end = since + pd.Timedelta(days=2 * 365 * years + 14)
     last: pd.Timestamp = calendar.expected_opens(since, end, service.timeframe)[needed - 1]
     return (last + service.timeframe.step).to_pydatetime()
 
 
 def market_time(store: Store, service: str, wall: datetime) -> datetime:
-    """The time at which a service is retrained: this moment by the wall clock.
+    """Market time of a service: ``wall``, or of a replayed market the time of its newest look.
 
-    A replayed market goes by its own clock: there it is the time of the newest look, so that
-    nothing is learned from bars that nobody has seen yet.
+    So a replayed service is not trained on bars that its monitor has not reached.
     """
     replayed = Service.parse(service).venue == SAMPLE_VENUE
     return (last_check_time(store, service) if replayed else None) or wall
 
 
 def last_requested(store: Store, service: str) -> ModelVersion | None:
-    """The champion where a request trained it, else the newest version that one did."""
+    """The champion where a request trained it, else the newest version that a request trained."""
     route = get_route(store, service)
-    versions = [one for one in list_versions(store, service=service) if "asked_for" in one.notes]
-    champions = [one for one in versions if route and one.model_id == route.champion]
-    return next(iter([*champions, *versions]), None)
+    requested = [
+        version for version in list_versions(store, service=service) if "asked_for" in version.notes
+    ]
+    champions = [version for version in requested if route and version.model_id == route.champion]
+    return next(iter([*champions, *requested]), None)
 
 
-def answer_with(
-    connection: Connection, claim: Claim, version: ModelVersion, *, at: datetime
+def answer_claim(
+    connection: Connection, version: ModelVersion, *, claim: Claim, at: datetime
 ) -> None:
-    """Answer a claim with the version it led to, inside the transaction that registers it.
+    """Answer a claim with the version it led to, in the transaction that registers the version.
 
-    What could not be judged because too few bars had come is tried again when they have: a
-    refusal for want of evidence says nothing of the alarm.
+    A version that was refused because too few bars had come says nothing of the alarm: its
+    triggers wait until enough bars have come.
 
     Raises:
         StoreError: when the claim ran out.
@@ -143,31 +146,27 @@ def answer_with(
 
 
 @contextmanager
-def holding(store: Store, claim: Claim) -> Iterator[None]:
-    """Keep a claim for as long as the block works; if it raises, leave its triggers to the next."""
+def hold_claim(store: Store, claim: Claim) -> Iterator[None]:
+    """Renew a claim while the block runs; if the block raises, its triggers may be claimed anew."""
+    ids = {"service": claim.service}
+
+    def renew() -> bool:
+        try:
+            renew_claim(store, claim, seconds=CLAIM_S)
+        except StoreError as error:
+            # Whether the claim is lost for good shows at the commit, which is fenced.
+            log.warning("service=%s the claim was not renewed: %s", claim.service, error, extra=ids)
+        return True
+
     try:
-        with renewing(partial(_renew, store, claim), every_s=RENEW_S):
+        with renewing(renew, every_s=RENEW_S):
             yield
     except BaseException:
-        _give_back(store, claim)
+        try:
+            with store.write() as connection:
+                answer_triggers(connection, claim, Answer.FAILED, at=datetime.now(UTC))
+        except StoreError as error:
+            log.warning(
+                "service=%s the claim runs out by itself: %s", claim.service, error, extra=ids
+            )
         raise
-
-
-def _renew(store: Store, claim: Claim) -> bool:
-    try:
-        renew_claim(store, claim, seconds=CLAIM_S)
-    except StoreError as error:
-        # Whether it is lost for good shows at the commit, which is fenced.
-        about = {"service": claim.service}
-        log.warning("service=%s the claim was not renewed: %s", claim.service, error, extra=about)
-    return True
-
-
-def _give_back(store: Store, claim: Claim) -> None:
-    try:
-        with store.write() as connection:
-            answer_triggers(connection, claim, Answer.FAILED, at=datetime.now(UTC))
-    except StoreError as error:
-        told = (claim.service, error)
-        about = {"service": claim.service}
-        log.warning("service=%s the claim runs out by itself: %s", *told, extra=about)

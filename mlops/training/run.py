@@ -1,4 +1,4 @@
-"""Carries out a training: trials are archived and logged as they finish, counted, and judged."""
+"""Runs a planned training: trials are counted, archived and logged as they finish, then judged."""
 
 from __future__ import annotations
 
@@ -20,24 +20,29 @@ from mlops.models.bundle import read_tensors
 from mlops.registry.bundles import last_close
 from mlops.registry.connection import Registry, load
 from mlops.registry.tracking import RunLog
-from mlops.search.config import TrainingConfig
 from mlops.search.study import Report, Study, StudyContext, Trial, run_refit, run_study
 from mlops.search.trial_archive import TrialArchive
 from mlops.store import ModelVersion, count_trials, record_trials
+from mlops.training.judgement import Judgement, evidence_of, judge_study, make_ranker
 from mlops.training.publish import log_trial
-from mlops.training.refit_policy import RefitPolicy, alpha_of, champion_of
+from mlops.training.refit_policy import RefitPolicy, alpha_for_judgement, champion_of
 from mlops.training.training_plan import TrainingPlan, naive_utc
-from mlops.training.verdict import Judgement, Terms, evidence_of, judge_study, ranker
 from mlops.validation.evidence import Override, Thresholds
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.records import kept_record
+from mlops.validation.records import read_record
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
-    """What a training may use: device, threads, time (a `time.monotonic` second), costs."""
+    """What a training may use.
+
+    Args:
+        device: Device of torch, such as `cpu`.
+        deadline: In seconds of `time.monotonic`.
+        fee_bps: Costs of one turnover of the whole position, in basis points.
+    """
 
     device: str
     threads: int
@@ -46,31 +51,35 @@ class Effort:
 
 
 def run_search(
-    registry: Registry, assignment: TrainingPlan, *, effort: Effort, run: RunLog, report: Report
+    registry: Registry, plan: TrainingPlan, *, effort: Effort, run: RunLog, report: Report
 ) -> Study:
-    """Try what is assigned and carry the best through the holdout.
+    """Try the recipes of the plan and forecast the holdout with the best of them.
 
-    A killed search goes on where it stopped when the same request meets the same bars.
+    A search that was killed is resumed when the same request is made on the same bars.
+
+    Args:
+        run: The MLflow run of the training.
+        report: Called with the progress.
 
     Raises:
         TrainingTimeout: when the deadline passes.
     """
-    _describe(assignment, run)
-    bench = _bench(registry, assignment, effort=effort, run=run, report=report)
-    if assignment.mandate.recipe is not None:
-        return run_refit(bench, assignment.mandate.recipe, key=assignment.study_key)
-    with _alone(_home(registry, assignment) / assignment.study_key, effort) as folder:
+    _log_request(plan, run)
+    context = _study_context(registry, plan, effort=effort, run=run, report=report)
+    if plan.policy.recipe is not None:
+        return run_refit(context, plan.policy.recipe, key=plan.study_key)
+    with _exclusive_folder(_studies_folder(registry, plan) / plan.study_key, effort) as folder:
         return run_study(
-            bench,
-            assignment.agenda,
-            key=assignment.study_key,
+            context,
+            plan.search,
+            key=plan.study_key,
             journal=folder / "journal.log",
         )
 
 
 def judge_training(
     registry: Registry,
-    assignment: TrainingPlan,
+    plan: TrainingPlan,
     study: Study,
     *,
     thresholds: Thresholds,
@@ -80,98 +89,98 @@ def judge_training(
 ) -> Judgement:
     """Judge the winner of a study.
 
-    Trials of earlier studies on the same bars are judged with it; the others are allowed for
-    by their number. A refit continues the record of its recipe.
+    Archived trials of earlier studies on the same bars are judged with it; trials that were
+    counted but not archived are allowed for by their number. A refit continues the record of
+    its recipe, and spends its level from the yearly budget.
+
+    Args:
+        fee_bps: Costs of one turnover of the whole position, in basis points.
+        yearly_alpha: Budget of false promotions a year.
+        now: Market time.
     """
-    service, dataset = assignment.service, assignment.dataset
-    archive = TrialArchive(_home(registry, assignment))
+    service, dataset, policy = plan.service, plan.dataset, plan.policy
+    archive = TrialArchive(_studies_folder(registry, plan))
     rows = study.compared_rows
     earlier = {} if study.is_refit else archive.earlier(study.key, dataset.labels.made_at[rows])
     unkept = 0
     if not study.is_refit:
         counted = count_trials(registry.store, service.key)
         unkept = max(0, counted - len(study.trials) - len(earlier))
-    alpha = alpha_of(
+    alpha = alpha_for_judgement(
         registry.store,
         service,
-        assignment.mandate,
+        policy,
         watermark=dataset.content_hash,
         testable=len(rows) >= thresholds.min_test_bars,
         yearly=yearly_alpha,
         now=now,
     )
     champion = champion_of(registry.store, service)
+    override = plan.config.leak_override
     evidence = evidence_of(
         study,
         dataset,
-        baseline=assignment.baseline,
-        terms=Terms(
-            fee_bps=fee_bps,
-            alpha=alpha,
-            n_unkept=unkept,
-            leak_override=_override(assignment.config),
-        ),
-        causality_proven=True,  # assign() ends a training whose proof fails
+        baseline=plan.baseline,
+        fee_bps=fee_bps,
+        alpha=alpha,
+        causality_proven=True,  # plan_training() ends a training whose proof fails
         earlier=earlier,
-        before=_record_before(registry, assignment.mandate),
+        n_unkept=unkept,
+        before=_read_continued_record(registry, policy),
         champion=None if champion is None else load(registry, champion.model_id).forecaster,
         champion_saw=None if champion is None else _fitted_until(champion),
+        leak_override=None
+        if override is None
+        else Override(actor=override.actor, reason=override.reason),
     )
-    return judge_study(
-        study, dataset, evidence, baseline=assignment.baseline, thresholds=thresholds
-    )
+    return judge_study(study, dataset, evidence, baseline=plan.baseline, thresholds=thresholds)
 
 
-def _record_before(registry: Registry, mandate: RefitPolicy) -> Forecasts | None:
-    """What the recipe of a refit forecast out of sample so far."""
-    if mandate.continues is None:
+def _read_continued_record(registry: Registry, policy: RefitPolicy) -> Forecasts | None:
+    """What the recipe of a refit forecast out of sample so far; None for a search."""
+    if policy.continues is None:
         return None
-    bundle = load(registry, mandate.continues)
-    return kept_record(read_tensors(bundle.path / manifest.REFERENCE), bundle.service)
-
-
-def _override(config: TrainingConfig) -> Override | None:
-    given = config.leak_override
-    return None if given is None else Override(actor=given.actor, reason=given.reason)
+    bundle = load(registry, policy.continues)
+    return read_record(read_tensors(bundle.path / manifest.REFERENCE), bundle.service)
 
 
 def _fitted_until(version: ModelVersion) -> np.datetime64 | None:
-    """When the last label it was fitted on was known; None for a model from elsewhere."""
-    noted = version.notes.get("fitted_until")
-    until = version.trained_until if noted is None else datetime.fromisoformat(noted)
+    """When the last label that a version was fitted on became known; None where nobody knows."""
+    stored = version.notes.get("fitted_until")
+    until = version.trained_until if stored is None else datetime.fromisoformat(stored)
     return None if until is None else naive_utc(until)
 
 
-def _describe(assignment: TrainingPlan, run: RunLog) -> None:
-    """What was asked and on which bars, in MLflow's words, before anything can fail."""
-    dataset = assignment.dataset
+def _log_request(plan: TrainingPlan, run: RunLog) -> None:
+    """Log request and bars to MLflow before anything can fail."""
+    dataset = plan.dataset
     asked = {
-        **assignment.config.model_dump(mode="json"),
-        "model_type": str(assignment.model_type),
-        "reason": assignment.reason,
+        **plan.config.model_dump(mode="json"),
+        "model_type": str(plan.model_type),
+        "reason": plan.reason,
     }
     # The winner's own parameters are logged under their plain names when it is known.
-    run.params({f"asked.{name}": value for name, value in asked.items()})
-    run.dataset(
-        assignment.service.key,
+    run.log_params({f"asked.{name}": value for name, value in asked.items()})
+    run.log_dataset(
+        plan.service.key,
         content_hash=dataset.content_hash,
         source="unknown" if dataset.provenance is None else dataset.provenance.label,
         rows=len(dataset),
     )
 
 
-def _bench(
-    registry: Registry, assignment: TrainingPlan, *, effort: Effort, run: RunLog, report: Report
+def _study_context(
+    registry: Registry, plan: TrainingPlan, *, effort: Effort, run: RunLog, report: Report
 ) -> StudyContext:
-    service, dataset, slices = assignment.service, assignment.dataset, assignment.slices
-    key, at = assignment.study_key, last_close(dataset).to_pydatetime()
-    archive = TrialArchive(_home(registry, assignment))
-    rank = ranker(dataset, slices, baseline=assignment.baseline, fee_bps=effort.fee_bps)
+    service, dataset, slices = plan.service, plan.dataset, plan.slices
+    key, at = plan.study_key, last_close(dataset).to_pydatetime()
+    archive = TrialArchive(_studies_folder(registry, plan))
+    rank = make_ranker(dataset, slices, baseline=plan.baseline, fee_bps=effort.fee_bps)
     made_at = dataset.labels.made_at
 
     def keep(trial: Trial) -> None:
-        # Counted before it is kept: a kill in between leaves a trial that is done again under
-        # its number, never one that goes uncounted.
+        # Counted before it is archived: a kill in between leaves a trial that is run again under
+        # its number, never an uncounted one.
         numbers = range(archive.count(key) + 1)
         record_trials(registry.store, service.key, study=key, numbers=numbers, at=at)
         archive.keep(key, trial.name, made_at, trial.forecasts)
@@ -183,8 +192,8 @@ def _bench(
     return StudyContext(
         dataset=dataset,
         slices=slices,
-        context=FitContext(
-            seed=assignment.config.seed,
+        fit_context=FitContext(
+            seed=plan.config.seed,
             device=effort.device,
             threads=effort.threads,
             deadline=effort.deadline,
@@ -193,14 +202,14 @@ def _bench(
         keep=keep,
         recall=recall,
         report=report,
-        allowed_classes=assignment.allowed_classes,
-        expected_folds=assignment.agenda.n_trials * len(slices.development) + len(slices.holdout),
+        allowed_classes=plan.allowed_classes,
+        expected_folds=plan.search.n_trials * len(slices.development) + len(slices.holdout),
     )
 
 
 @contextmanager
-def _alone(folder: Path, effort: Effort) -> Iterator[Path]:
-    """Hold a study's folder: whoever asks for the same study meanwhile waits, then recalls it."""
+def _exclusive_folder(folder: Path, effort: Effort) -> Iterator[Path]:
+    """Lock a study's folder: a second run of the same study waits, then recalls its trials."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "study.lock", timeout=max(0.0, effort.deadline - time.monotonic()))
     try:
@@ -216,5 +225,5 @@ def _alone(folder: Path, effort: Effort) -> Iterator[Path]:
         lock.release()
 
 
-def _home(registry: Registry, assignment: TrainingPlan) -> Path:
-    return registry.home / "studies" / assignment.service.key
+def _studies_folder(registry: Registry, plan: TrainingPlan) -> Path:
+    return registry.home / "studies" / plan.service.key

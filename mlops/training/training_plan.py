@@ -1,4 +1,4 @@
-"""One training, decided before anything is fitted: slices, recipes, proof and mandate."""
+"""Plans one training before anything is fitted: refit policy, recipes, slices and leakage proof."""
 
 from __future__ import annotations
 
@@ -21,17 +21,23 @@ from mlops.search.search_plan import (
     request_digest,
     study_key,
 )
-from mlops.search.slices import Slices, cut, cut_since
+from mlops.search.slices import Slices, cut_refit_slices, cut_slices
 from mlops.service import Service
+from mlops.training.judgement import declared_baseline
 from mlops.training.refit_policy import RefitPolicy, refit_policy_for
-from mlops.training.verdict import declared_baseline
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class TrainingPlan:
-    """What a training will do; ``request`` is the digest by which it is asked for again.
+    """What a training will do, and what was requested.
 
-    ``allowed_classes`` are the custom models it may build.
+    Args:
+        reason: Why the training runs, such as `manual`, `schedule` or the causes of its triggers.
+        request: Digest of model type and configuration; equal for the same request on other bars.
+        search: The recipes that are tried; of a refit its one recipe.
+        proof: That no feature of those recipes reads the future.
+        allowed_classes: Class paths of the custom models that it may build.
+        study_key: Equal for the same request on the same bars by the same code.
     """
 
     service: Service
@@ -40,8 +46,8 @@ class TrainingPlan:
     config: TrainingConfig
     reason: str
     request: str
-    mandate: RefitPolicy
-    agenda: SearchPlan
+    policy: RefitPolicy
+    search: SearchPlan
     slices: Slices
     baseline: Recipe
     proof: CausalityProof
@@ -61,25 +67,31 @@ def plan_training(
 ) -> TrainingPlan:
     """Decide what a request means on these bars, and prove its features causal.
 
+    Args:
+        min_bars: Bars that the dataset must have at least.
+
     Raises:
         InsufficientData: when there are fewer than ``min_bars`` bars.
         LookaheadError: naming a feature that reads the future, and the bar.
-        ModelError: when the configuration names something the model type does not know, or a
-            class outside the trusted modules.
+        ModelError: when the configuration names a parameter that the model type does not know,
+            or a class outside the trusted modules.
+        SplitError: when a slice would be empty.
     """
     request = request_digest(model_type, config)
-    mandate = refit_policy_for(
+    policy = refit_policy_for(
         registry.store, service, request=request, reason=reason, watermark=dataset.content_hash
     )
-    agenda = plan_search(dataset, model_type, config)
-    if mandate.recipe is not None:
-        agenda = SearchPlan(
-            recipes={mandate.recipe.model_type: mandate.recipe},
-            spaces=(),
-            n_searched=0,
-            ensemble=False,
-        )
-    allowed = _allowed_classes(registry, agenda, dataset)
+    search = (
+        plan_search(dataset, model_type, config)
+        if policy.recipe is None
+        else SearchPlan.of_recipe(policy.recipe)
+    )
+    allowed = _check_buildable(registry, search, dataset)
+    slices = (
+        cut_slices(dataset, config, min_bars=min_bars)
+        if policy.since is None
+        else cut_refit_slices(dataset, config, naive_utc(policy.since), min_bars=min_bars)
+    )
     return TrainingPlan(
         service=service,
         dataset=dataset,
@@ -87,32 +99,25 @@ def plan_training(
         config=config,
         reason=reason,
         request=request,
-        mandate=mandate,
-        agenda=agenda,
-        slices=_slices(dataset, config, mandate, min_bars=min_bars),
+        policy=policy,
+        search=search,
+        slices=slices,
         baseline=declared_baseline(dataset),
-        proof=prove_search_causal(agenda, dataset, seed=config.seed),
+        proof=prove_search_causal(search, dataset, seed=config.seed),
         allowed_classes=allowed,
         study_key=study_key(service.key, dataset.content_hash, request, code_of(allowed)),
     )
 
 
-def _allowed_classes(registry: Registry, agenda: SearchPlan, dataset: Dataset) -> frozenset[str]:
-    trusted = (registry.trust.classes(recipe.to_dict()) for recipe in agenda.bases)
+def _check_buildable(registry: Registry, search: SearchPlan, dataset: Dataset) -> frozenset[str]:
+    """Build each recipe's forecaster once; returns the custom classes that are trusted."""
+    trusted = (registry.trust.classes(recipe.to_dict()) for recipe in search.bases)
     allowed = frozenset[str]().union(*trusted)
-    for recipe in agenda.bases:
+    for recipe in search.bases:
         build_forecaster(recipe, dataset.target, allowed_classes=allowed)
     return allowed
 
 
-def _slices(
-    dataset: Dataset, config: TrainingConfig, mandate: RefitPolicy, *, min_bars: int
-) -> Slices:
-    if mandate.since is None:
-        return cut(dataset, config, min_bars=min_bars)
-    return cut_since(dataset, config, naive_utc(mandate.since), min_bars=min_bars)
-
-
 def naive_utc(moment: datetime) -> np.datetime64:
-    """An aware moment as the rooms' arrays count time."""
+    """An aware time as `datetime64[ns]` without a zone, in UTC, as the arrays hold times."""
     return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "ns")

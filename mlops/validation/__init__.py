@@ -1,1 +1,1 @@
-"""Judgement of forecasts: evaluation with intervals, and the gates a candidate must pass."""
+"""What forecasts are worth: evaluation with intervals, and the gates a candidate must pass."""

@@ -1,7 +1,7 @@
-"""What a record of forecasts is worth: each metric beside its baseline's, with an interval.
+"""Measures a record of forecasts: each metric with an interval, beside the baseline's value.
 
-Intervals come from a circular block bootstrap whose blocks are longer than the labels
-overlap, so h-bar labels do not look like h times the evidence.
+Intervals come from a circular block bootstrap. Its blocks are longer than the labels overlap, so
+that h-bar labels do not count as h times the evidence.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SEED = 20241205
 
 @dataclass(frozen=True, slots=True)
 class FoldSkill:
-    """One fold: its rows (closes, UTC) and the skill 1 - loss / baseline loss there."""
+    """Skill 1 - loss / baseline loss on the ``n`` rows of one fold, from close to close (UTC)."""
 
     fold: int
     n: int
@@ -46,14 +46,19 @@ class FoldSkill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """All metrics of one record; look one up by name: ``evaluation["mse"].value``.
+    """All metrics of one record, by name: ``evaluation["mse"].value``.
 
-    ``n`` rows had a finite forecast, of ``rows``; ``block`` is the bootstrap's, in rows.
-    ``r2_score`` is against the mean of the tested outcomes (for a return against 0);
-    ``skill`` is 1 - loss / baseline loss and ``mse_vs_baseline`` the ratio of the MSEs.
-    A baseline that takes no side has the no-skill hit rates beside it: the share of the more
-    common side for the accuracy, the share of up for the other three. ``coverage`` is the
-    share of moving rows on which the forecast takes a side.
+    The metric ``r2_score`` compares with the mean of the tested outcomes (of a return, with 0),
+    ``skill`` is 1 - loss / baseline loss, and ``mse_vs_baseline`` the ratio of the MSEs. Where the
+    baseline takes no side, its hit rates are those without skill: the share of the more common
+    side for the accuracy, the share of up for precision, recall and F1.
+
+    Args:
+        n: Rows with a finite forecast, of ``rows``.
+        start: First close (UTC) of those rows; ``end`` is the last one.
+        block: Length of a bootstrap block in rows.
+        fee_bps: Costs of one turnover of the whole position, in basis points.
+        coverage: Share of moving rows on which the forecast takes a side.
     """
 
     target: Target
@@ -79,16 +84,16 @@ class Evaluation:
 
     @property
     def metrics(self) -> ModelMetrics:
-        """The platform's words; None where a figure is undefined."""
-        return _words({m.name: m.value for m in self.measures})
+        """The metrics by the platform's names; None where one is undefined."""
+        return _model_metrics({m.name: m.value for m in self.measures})
 
     @property
     def baseline_metrics(self) -> ModelMetrics:
-        """The same for the baseline."""
-        return _words({m.name: m.baseline for m in self.measures})
+        """As `metrics`, of the baseline."""
+        return _model_metrics({m.name: m.baseline for m in self.measures})
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-legal; a number that is not finite becomes null with a flag beside it."""
+        """As JSON values; a number that is not finite becomes null with a flag beside it."""
         values: dict[str, Any] = to_json(asdict(self))
         return values
 
@@ -106,9 +111,9 @@ class Evaluation:
         return "\n".join([head, *(f"  {measure}" for measure in self.measures)])
 
 
-def _words(known: Mapping[str, float]) -> ModelMetrics:
-    words = {f.name for f in fields(ModelMetrics)}
-    return ModelMetrics(**{k: v for k, v in known.items() if k in words and not math.isnan(v)})
+def _model_metrics(values: Mapping[str, float]) -> ModelMetrics:
+    names = {f.name for f in fields(ModelMetrics)}
+    return ModelMetrics(**{k: v for k, v in values.items() if k in names and not math.isnan(v)})
 
 
 def evaluate(
@@ -120,7 +125,15 @@ def evaluate(
     reps: int = REPS,
     seed: int = SEED,
 ) -> Evaluation:
-    """Measure a record of forecasts; rows without a finite forecast are left out and counted."""
+    """Measure a record of forecasts, without the rows that have no finite forecast.
+
+    Args:
+        fee_bps: Costs of one turnover of the whole position, in basis points.
+        reps: Bootstrap repetitions.
+
+    Raises:
+        GateError: when no forecast is finite.
+    """
     rows = forecasts.finite()
     block = block_length(len(rows), horizon=rows.horizon)
     sampler = Sampler(block=block, reps=reps, seed=seed, confidence_level=confidence_level)
@@ -129,8 +142,8 @@ def evaluate(
         horizon=rows.horizon,
         n=len(rows),
         rows=len(forecasts),
-        start=_stamp(rows.made_at[0]),
-        end=_stamp(rows.made_at[-1]),
+        start=_iso(rows.made_at[0]),
+        end=_iso(rows.made_at[-1]),
         confidence_level=confidence_level,
         block=block,
         fee_bps=fee_bps,
@@ -149,14 +162,14 @@ def evaluate(
 def fold_skills(rows: Forecasts) -> tuple[FoldSkill, ...]:
     """Skill against the baseline in each fold, in order."""
     losses, naive = rows.losses(), rows.of_baseline().losses()
-    found = []
+    skills = []
     for fold in np.unique(rows.fold):
         here = np.flatnonzero(rows.fold == fold)
         skill = number(metrics.skill(losses[here], naive[here]))
         first, last = rows.made_at[here[0]], rows.made_at[here[-1]]
-        found.append(FoldSkill(int(fold), here.size, skill, _stamp(first), _stamp(last)))
-    return tuple(found)
+        skills.append(FoldSkill(int(fold), here.size, skill, _iso(first), _iso(last)))
+    return tuple(skills)
 
 
-def _stamp(at: np.datetime64) -> str:
+def _iso(at: np.datetime64) -> str:
     return str(at.astype("datetime64[s]"))

@@ -1,4 +1,4 @@
-"""Everything a judgement rests on, and the limits it is held to."""
+"""The evidence that the gates judge, and their limits."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ DEFAULT_ALPHA = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Integrity:
-    """Facts about how the forecasts were made, stated by whoever made the splits.
+    """Facts about how the forecasts were made, stated by the code that made the splits.
 
-    ``gap_bars`` is the smallest distance in bars from a fitted row to the first row forecast
-    with that fit; a label looks ``horizon`` bars ahead, so it must be at least that.
+    Args:
+        gap_bars: Smallest distance in bars from a fitted row to the first row forecast with that
+            fit. A label looks ``horizon`` bars ahead, so the gap must be at least ``horizon``.
+        ordered: Whether every fit precedes the rows it forecasts.
     """
 
     gap_bars: int
@@ -47,9 +49,12 @@ class Override:
 class Thresholds:
     """Limits of the gates; the first three are the platform's.
 
-    ``max_model_mse`` is in squared target units; the ``leak_*`` limits are values no honest
-    model reaches; ``max_drawdown`` is a fall of equity after costs, ``max_cost_share`` the
-    share of gross gains that costs may eat.
+    Args:
+        max_model_mse: In squared units of the target.
+        leak_accuracy: Like the other ``leak_*`` limits, a value that no honest model reaches.
+        max_drawdown: Largest fall of equity after costs, as a share.
+        max_cost_share: Share of gross gains that costs may use up.
+        champion_alpha: Level of the comparison with the champion.
     """
 
     min_model_accuracy: float = 0.6
@@ -70,17 +75,24 @@ class Thresholds:
 class Evidence:
     """One candidate's evidence.
 
-    ``walk_forward`` is the winner's record on the walk-forward rows, ``trials`` every trial's
-    forecasts on the same rows (None where they were not kept), ``winner`` its name among
-    them. ``n_trials`` counts all trials in the ledger: where it exceeds the kept ones, the
-    missing ones are allowed for. ``holdout`` is the record on rows no choice has seen;
-    ``champion`` the champion's forecasts on exactly those rows, NaN where it was fitted on the
-    outcome (None: nothing serves yet or the baseline does). ``alpha`` is what this judgement
-    may spend of the yearly budget. ``refit`` says that an unchanged specification was fitted
-    again: nothing was searched, and one slice after the champion's training serves as both
-    records; ``record`` is then all that its recipe forecast out of sample so far, that slice
-    included (None: nothing else is known). ``require_better`` is for going live without an A/B
-    test; an unhealthy champion need not be beaten.
+    Args:
+        walk_forward: The winner's record on the walk-forward rows.
+        holdout: Its record on rows that no choice has seen.
+        winner: Its name among the trials.
+        trials: Every trial's forecasts (n,) on the walk-forward rows; None where none was kept.
+        n_trials: All trials that were counted; those beyond the kept ones are allowed for.
+        champion: The champion's forecasts on the holdout rows, NaN where it was fitted on the
+            outcome; None where the baseline serves or the service has not begun.
+        champion_healthy: An unhealthy champion need not be beaten.
+        require_better: The champion must be beaten, not only matched: the rollout has no A/B test.
+        refit: A known recipe was fitted again: nothing was searched, and the rows after the
+            champion's training serve as both records.
+        record: Of a refit all out-of-sample forecasts of its recipe, those rows included; None
+            where there are no others.
+        alpha: What this judgement may spend of the yearly budget.
+
+    Raises:
+        GateError: when the parts contradict each other.
     """
 
     candidate: str

@@ -1,4 +1,4 @@
-"""A forecaster's out-of-sample record: forecasts, outcomes and the naive forecasts beside them."""
+"""A forecaster's out-of-sample record: forecasts, outcomes and naive forecasts of the same rows."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ FloatArray = NDArray[np.float64]
 class Forecasts:
     """Forecasts of one forecaster on labelled rows, in time order; every array is ``(n,)``.
 
-    ``made_at`` is UTC, the close of the row's bar. ``y`` and ``forecast`` are in the target's
-    unit (a direction is a probability of up). ``persistence`` is the target's last known
-    value (volatility: the mean over the last h bars; price: the last close; return: 0;
-    direction: the base rate), ``baseline`` the declared baseline's forecast. ``next_return``
-    is the simple return of the bar after the row, NaN where that bar is missing. ``fold``
-    numbers the walk-forward fold. A forecast may be NaN: that is judged, not refused.
+    Args:
+        horizon: Bars that a label looks ahead.
+        made_at: Close of the row's bar (UTC).
+        y: Outcome in the target's unit.
+        forecast: In the same unit (of a direction, the probability of up); may be NaN, which the
+            gates judge.
+        persistence: The target's last known value (volatility: the mean over the last h bars;
+            price: the last close; return: 0; direction: the base rate).
+        baseline: The declared baseline's forecast.
+        next_return: Simple return of the bar after the row, NaN where that bar is missing.
+        fold: Number of the walk-forward fold.
 
     Raises:
         GateError: when lengths differ, time does not ascend or an outcome is not finite.
@@ -64,7 +69,7 @@ class Forecasts:
         return replace(self, forecast=np.asarray(forecast, dtype=np.float64))
 
     def after(self, earlier: Forecasts) -> Forecasts:
-        """One record: ``earlier`` and then this, whose folds go on counting.
+        """One record of ``earlier`` and then this one, whose folds are numbered on.
 
         Raises:
             GateError: when ``earlier`` does not end before this begins, or is of another target.
@@ -86,7 +91,7 @@ class Forecasts:
         return self.of(self.baseline)
 
     def finite(self) -> Forecasts:
-        """Only the rows that hold a finite forecast; itself where that is every row.
+        """The rows with a finite forecast; itself where all forecasts are finite.
 
         Raises:
             GateError: when no forecast is finite.
@@ -102,19 +107,19 @@ class Forecasts:
         return replace(self, **arrays)
 
     def finite_or_none(self) -> Forecasts | None:
-        """`finite`, or None where no forecast is."""
+        """As `finite`; None where no forecast is finite."""
         return self.finite() if np.isfinite(self.forecast).any() else None
 
     @property
     def takes_sides(self) -> bool:
-        """Whether the forecast says which side to take, so that profit after costs is its skill.
+        """Whether the forecast names a side, so that profit after costs measures its skill.
 
-        A volatility names none: it is judged by its losses.
+        A volatility forecast names no side: it is judged by its losses.
         """
         return self.target is not Target.VOLATILITY
 
     def edge(self) -> FloatArray:
-        """The forecast gain of being long, in a unit of its own; NaN where there is no forecast."""
+        """(n,) forecast gain of a long position, in the target's unit; NaN without a forecast."""
         if self.target is Target.PRICE:
             return self.forecast / self.persistence - 1.0
         if self.target is Target.DIRECTION:
@@ -122,7 +127,7 @@ class Forecasts:
         return self.forecast - self._reference()
 
     def moves(self) -> tuple[FloatArray, FloatArray]:
-        """Outcome and forecast as moves whose signs are to agree, for the hit rates."""
+        """Outcome and forecast as moves; the hit rates compare their signs."""
         if self.target is Target.DIRECTION:
             return self.y - 0.5, self.forecast - 0.5
         return self.y - self._reference(), self.forecast - self._reference()
@@ -131,12 +136,12 @@ class Forecasts:
         return np.zeros(len(self)) if self.target is Target.RETURN else self.persistence
 
     def positions(self) -> FloatArray:
-        """Positions in [-1, 1] known when each forecast is made.
+        """(n,) positions in [-1, 1], known when each forecast is made.
 
-        Return, price and direction follow the edge (`mlops.stats.trading`). A volatility
-        forecast names no side; its position is a long one scaled down where more than usual
-        is forecast, min(1, usual / forecast volatility), usual being the mean log volatility
-        of the rows so far. It shows what the forecast is worth in sizing, and gates nothing.
+        For return, price and direction they follow the edge (`mlops.stats.trading`). A volatility
+        forecast names no side; its position is long, min(1, usual / forecast volatility), where
+        the usual volatility is the mean log volatility of the rows so far. That position shows
+        the value of the forecast for sizing; no gate judges it.
         """
         if self.takes_sides:
             return positions_from_edge(self.edge())
@@ -144,16 +149,16 @@ class Forecasts:
         return np.exp(np.minimum(np.nan_to_num(usual - self.forecast, nan=-np.inf), 0.0))
 
     def losses(self) -> FloatArray:
-        """Loss per row: squared error in the target's unit; for a direction log loss (nats)."""
+        """(n,) squared error in the target's unit; for a direction the log loss in nats."""
         if self.target is Target.DIRECTION:
             return metrics.log_loss(self.y, self.forecast)
         return metrics.squared_error(self.y, self.forecast)
 
     def comparable_losses(self) -> FloatArray:
-        """`losses` on a scale that is steady in time, so that a test of means has power.
+        """`losses` on a scale that does not change over time, so that a test of means has power.
 
         Squared errors of a return or price are divided by the variance of an h-bar return
-        known at the time (NaN for the first 20 rows); the others are steady already.
+        known at the time (NaN for the first 20 rows); the other losses stay as they are.
         """
         if self.target in {Target.VOLATILITY, Target.DIRECTION}:
             return self.losses()

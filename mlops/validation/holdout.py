@@ -1,4 +1,4 @@
-"""G3, G4 and G5: the untouched rows, the champion on the same rows, and the risk taken."""
+"""Gates G3, G4 and G5: the holdout, the champion on the same rows, and the risk taken."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from mlops.stats import metrics, trading
 from mlops.stats.comparison import TestResult, clark_west, diebold_mariano, pesaran_timmermann
-from mlops.stats.dependence import FloatArray
 from mlops.stats.trading import SharpeMoments, net_returns, sharpe_per_bar, trading_figures
 from mlops.validation.evidence import Evidence, Thresholds
 from mlops.validation.forecasts import Forecasts
@@ -21,7 +20,7 @@ _g5 = partial(GateResult, name="G5")
 
 MIN_COMPARED_BARS = 100
 COMPARED_HORIZONS = 20
-"""Fewer bars, or fewer horizons, than these decide nothing between two models: the
+"""Two models are not compared on fewer bars, or fewer horizons, than these: at a level of 0.05 the
 Diebold-Mariano test of 24-bar labels errs .08 of the time at 20 horizons, .15 at two."""
 
 
@@ -32,33 +31,24 @@ def judge_holdout(evidence: Evidence) -> list[GateResult]:
         reason = "no forecast is finite"
         return [_g3(title="holdout", value=math.nan, threshold=0.0, passed=False, reason=reason)]
     if rows.takes_sides:
-        return [_profit(rows, evidence), *_p_values(rows, evidence)]
-    return [_loss(rows), *_p_values(rows, evidence)]
-
-
-def _profit(rows: Forecasts, evidence: Evidence) -> GateResult:
-    net = net_returns(rows.positions(), rows.next_return, fee_bps=evidence.fee_bps)
-    ratio = sharpe_per_bar(net) * math.sqrt(evidence.bars_per_year)
-    reason = (
-        f"the Sharpe ratio on the holdout is {ratio:.2f} a year after {evidence.fee_bps:g} bps; "
-        "above 0 is asked"
+        net = net_returns(rows.positions(), rows.next_return, fee_bps=evidence.fee_bps)
+        value = sharpe_per_bar(net) * math.sqrt(evidence.bars_per_year)
+        reason = (
+            f"the Sharpe ratio on the holdout is {value:.2f} a year after {evidence.fee_bps:g} "
+            "bps; above 0 is asked"
+        )
+    else:
+        value = metrics.skill(rows.losses(), rows.of_baseline().losses())
+        side = "below" if value > 0.0 else "not below"
+        reason = f"the loss on the holdout is {side} the baseline's: skill {value:.2%}"
+    hard = _g3(
+        title="holdout", value=value, threshold=0.0, n=len(rows), passed=value > 0.0, reason=reason
     )
-    return _g3(
-        title="holdout", value=ratio, threshold=0.0, n=len(rows), passed=ratio > 0.0, reason=reason
-    )
-
-
-def _loss(rows: Forecasts) -> GateResult:
-    skill = metrics.skill(rows.losses(), rows.of_baseline().losses())
-    side = "below" if skill > 0.0 else "not below"
-    reason = f"the loss on the holdout is {side} the baseline's: skill {skill:.2%}"
-    return _g3(
-        title="holdout", value=skill, threshold=0.0, n=len(rows), passed=skill > 0.0, reason=reason
-    )
+    return [hard, *_p_values(rows, evidence)]
 
 
 def _p_values(rows: Forecasts, evidence: Evidence) -> list[GateResult]:
-    """Advisory: how surely the holdout alone shows skill."""
+    """Advisory p-values of skill on the holdout alone."""
     move, called = rows.moves()
     naive = rows.of_baseline().moves()[1]
     gain = rows.of_baseline().losses() - rows.losses()
@@ -69,7 +59,10 @@ def _p_values(rows: Forecasts, evidence: Evidence) -> list[GateResult]:
     ]
     if rows.takes_sides:
         net = net_returns(rows.positions(), rows.next_return, fee_bps=evidence.fee_bps)
-        tests.append(("profit (PSR)", _psr(SharpeMoments.of(net), len(net))))
+        moments = SharpeMoments.of(net)
+        # Without moments the returns never vary, which shows nothing.
+        p = 1.0 if moments is None else 1.0 - trading.probabilistic_sharpe(moments)
+        tests.append(("profit (PSR)", TestResult(sharpe_per_bar(net), p, len(net))))
     return [
         _g3(
             title=f"holdout {name}",
@@ -84,19 +77,15 @@ def _p_values(rows: Forecasts, evidence: Evidence) -> list[GateResult]:
     ]
 
 
-def _psr(moments: SharpeMoments | None, n: int) -> TestResult:
-    if moments is None:
-        return TestResult(math.nan, 1.0, n)
-    return TestResult(moments.sharpe, 1.0 - trading.probabilistic_sharpe(moments), n)
-
-
 def judge_against_champion(evidence: Evidence, thresholds: Thresholds) -> list[GateResult]:
-    """G4: refused if worse than the champion on the same rows, or not better where asked."""
+    """G4: refused if worse than the champion on the same rows, or not better where required."""
     limit, horizon = thresholds.champion_alpha, evidence.holdout.horizon
     if evidence.champion is None:
         reason = "no champion but the baseline serves; G2 and G3 judge against it"
         return [_g4(value=math.nan, threshold=limit, passed=True, reason=reason)]
-    difference = _champion_difference(evidence, evidence.champion)
+    rows = evidence.holdout
+    difference = rows.of(evidence.champion).comparable_losses() - rows.comparable_losses()
+    difference = difference[np.isfinite(difference)]
     must_be_better = evidence.require_better and evidence.champion_healthy
     n, needed = difference.size, max(MIN_COMPARED_BARS, COMPARED_HORIZONS * horizon)
     if n < needed:
@@ -115,15 +104,8 @@ def judge_against_champion(evidence: Evidence, thresholds: Thresholds) -> list[G
     return [_g4(value=p, threshold=limit, n=n, passed=p >= limit, reason=reason)]
 
 
-def _champion_difference(evidence: Evidence, champion: FloatArray) -> FloatArray:
-    """Champion's loss less the candidate's on rows both forecast."""
-    rows = evidence.holdout
-    found = rows.of(champion).comparable_losses() - rows.comparable_losses()
-    return found[np.isfinite(found)]
-
-
 def judge_risk(evidence: Evidence, thresholds: Thresholds) -> list[GateResult]:
-    """G5: drawdown and costs on the holdout; a volatility's are reported only."""
+    """G5: drawdown and costs on the holdout; only reported for a volatility."""
     rows = evidence.holdout
     figures = trading_figures(
         rows.positions(),

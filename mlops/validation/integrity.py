@@ -1,4 +1,4 @@
-"""G0 and G1: was the record made honestly, and is it too good to be true?"""
+"""Gates G0 and G1: whether the record was made soundly, and whether it is too good to be true."""
 
 from __future__ import annotations
 
@@ -23,12 +23,29 @@ _g0 = partial(GateResult, name="G0")
 
 def judge_integrity(evidence: Evidence, thresholds: Thresholds) -> list[GateResult]:
     """G0: order, gap, enough bars and trades, real forecasts, schema, causality; all hard."""
+    gap, horizon = evidence.integrity.gap_bars, evidence.holdout.horizon
+    # The shorter record decides: a judgement is no better than its smaller part.
+    n, needed = min(len(evidence.walk_forward), len(evidence.holdout)), thresholds.min_test_bars
     return [
-        _order(evidence),
-        _gap(evidence),
-        _bars(evidence, thresholds),
-        _trades(evidence, thresholds),
-        _forecasts(evidence),
+        _judge_order(evidence),
+        _g0(
+            title="gap",
+            value=gap,
+            threshold=horizon,
+            passed=gap >= horizon,
+            reason=f"{gap} bars lie between a fit and its first forecast; "
+            f"labels look {horizon} ahead",
+        ),
+        _g0(
+            title=TEST_BARS,
+            value=n,
+            threshold=needed,
+            passed=n >= needed,
+            n=n,
+            reason=f"the shorter record holds {n:,} test bars; at least {needed:,} are needed",
+        ),
+        _judge_trades(evidence, thresholds),
+        _judge_forecasts(evidence),
         _fact(
             "feature schema",
             evidence.integrity.feature_schema_matches,
@@ -44,7 +61,7 @@ def judge_integrity(evidence: Evidence, thresholds: Thresholds) -> list[GateResu
     ]
 
 
-def _order(evidence: Evidence) -> GateResult:
+def _judge_order(evidence: Evidence) -> GateResult:
     before, after = evidence.walk_forward, evidence.holdout
     ordered = evidence.integrity.ordered
     apart = evidence.refit or bool(after.made_at[0] > before.made_at[-1])
@@ -58,37 +75,13 @@ def _order(evidence: Evidence) -> GateResult:
     )
 
 
-def _gap(evidence: Evidence) -> GateResult:
-    gap, horizon = evidence.integrity.gap_bars, evidence.holdout.horizon
-    return _g0(
-        title="gap",
-        value=gap,
-        threshold=horizon,
-        passed=gap >= horizon,
-        reason=f"{gap} bars lie between a fit and its first forecast; labels look {horizon} ahead",
-    )
-
-
 def lacking_bars(report: GateReport) -> int:
-    """How many test bars were too few for a verdict; 0 where there were enough."""
+    """How many test bars a judgement lacked; 0 where there were enough."""
     bars = report[TEST_BARS]
     return 0 if bars.passed else math.ceil(bars.threshold - bars.value)
 
 
-def _bars(evidence: Evidence, thresholds: Thresholds) -> GateResult:
-    """The shorter record decides: a verdict is no better than its smaller part."""
-    n, needed = min(len(evidence.walk_forward), len(evidence.holdout)), thresholds.min_test_bars
-    return _g0(
-        title=TEST_BARS,
-        value=n,
-        threshold=needed,
-        passed=n >= needed,
-        n=n,
-        reason=f"the shorter record holds {n:,} test bars; at least {needed:,} are needed",
-    )
-
-
-def _trades(evidence: Evidence, thresholds: Thresholds) -> GateResult:
+def _judge_trades(evidence: Evidence, thresholds: Thresholds) -> GateResult:
     trades = count_trades(evidence.walk_forward.positions())
     needed = thresholds.min_trades
     hard = evidence.walk_forward.takes_sides
@@ -107,7 +100,7 @@ def _trades(evidence: Evidence, thresholds: Thresholds) -> GateResult:
     )
 
 
-def _forecasts(evidence: Evidence) -> GateResult:
+def _judge_forecasts(evidence: Evidence) -> GateResult:
     made = np.concatenate([evidence.walk_forward.forecast, evidence.holdout.forecast])
     missing = int(np.sum(~np.isfinite(made)))
     constant = not missing and is_constant(evidence.holdout.edge())
@@ -134,27 +127,31 @@ def _fact(title: str, holds: bool, *, good: str, bad: str) -> GateResult:
 def judge_leakage(evidence: Evidence, thresholds: Thresholds) -> list[GateResult]:
     """G1: an alarm where a forecast of price moves is better than markets allow.
 
-    Only a person lifts it. A volatility is predictable in earnest and raises none.
+    Only a person's override lets it pass. A volatility is predictable and raises no alarm.
     """
     records = {"walk-forward": evidence.walk_forward, "holdout": evidence.holdout}
     if not evidence.holdout.takes_sides:
-        return [_calm(evidence, "volatility is predictable in earnest; no limit applies")]
+        reason = "volatility is predictable in earnest; no limit applies"
+        return [_alarm_result(evidence, math.nan, True, reason)]
     signs = [
         (value / limit, f"{what} {value:.3f} on the {part} is above {limit:g}")
         for part, record in records.items()
-        for what, value, limit in _signs(record.finite_or_none(), evidence.fee_bps, thresholds)
+        for what, value, limit in _leak_signs(record.finite_or_none(), evidence.fee_bps, thresholds)
         if value > limit
     ]
     if not signs:
-        return [_calm(evidence, "accuracy, R2 and Sharpe ratio per bar are within what is honest")]
+        reason = "accuracy, R2 and Sharpe ratio per bar are within what is honest"
+        return [_alarm_result(evidence, math.nan, True, reason)]
     override = evidence.leak_override
     reason = "suspected_leakage: " + "; ".join(text for _, text in signs)
     if override:
         reason += f"; let pass by {override.actor}: {override.reason}"
-    return [_alarm(evidence, max(excess for excess, _ in signs), override is not None, reason)]
+    return [
+        _alarm_result(evidence, max(excess for excess, _ in signs), override is not None, reason)
+    ]
 
 
-def _signs(
+def _leak_signs(
     record: Forecasts | None, fee_bps: float, thresholds: Thresholds
 ) -> list[tuple[str, float, float]]:
     if record is None:
@@ -172,12 +169,8 @@ def _signs(
     return signs
 
 
-def _calm(evidence: Evidence, reason: str) -> GateResult:
-    return _alarm(evidence, math.nan, True, reason)
-
-
-def _alarm(evidence: Evidence, excess: float, passed: bool, reason: str) -> GateResult:
-    """``value`` is the worst figure as a multiple of its limit."""
+def _alarm_result(evidence: Evidence, excess: float, passed: bool, reason: str) -> GateResult:
+    """The result of G1; ``excess`` is the worst figure as a multiple of its limit."""
     return GateResult(
         name="G1",
         title="leak alarm",

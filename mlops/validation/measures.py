@@ -19,8 +19,8 @@ from mlops.stats.dependence import (
 )
 from mlops.validation.forecasts import Forecasts
 
-# Drawdowns are bootstrapped on whole paths: equity values held at once, and in all; a long
-# record draws fewer paths.
+# Drawdowns are bootstrapped on whole paths. These bound the equity values that are held at once,
+# and those of all paths: a long record draws fewer paths.
 PATH_CELLS = 4_000_000
 ALL_CELLS = 25_000_000
 LEAST_PATHS = 100
@@ -46,7 +46,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """How intervals are drawn: circular blocks of ``block`` rows, ``reps`` times."""
+    """Draws intervals by the circular block bootstrap: ``reps`` times blocks of ``block`` rows."""
 
     block: int
     reps: int
@@ -54,12 +54,12 @@ class Sampler:
     confidence_level: float
 
     def interval(self, value: float, columns: FloatArray, formula: Formula) -> Interval:
-        """Interval of a formula of column means."""
+        """Interval of a statistic that is a formula of the means of ``columns`` (n, k)."""
         means = bootstrap_means(columns, block=self.block, reps=self.reps, seed=self.seed)
         return self.around(value, formula(means), n=len(columns))
 
     def around(self, value: float, draws: FloatArray, *, n: int) -> Interval:
-        """Interval from resampled values of a statistic of n rows."""
+        """Interval of a statistic of ``n`` rows from its resampled values ``draws``."""
         return interval_from_draws(
             value, draws, n_blocks=n / self.block, confidence_level=self.confidence_level
         )
@@ -75,9 +75,9 @@ class Sampler:
         most: float = np.inf,
     ) -> Measure:
         """A metric that is ``formula`` of the means of ``columns`` and at most ``most``."""
-        found = self.interval(value, np.stack(columns, axis=1), formula)
-        low = max(found.low, 0.0) if most == 1.0 else found.low
-        return Measure(name, number(value), low, min(found.high, most), number(baseline))
+        interval = self.interval(value, np.stack(columns, axis=1), formula)
+        low = max(interval.low, 0.0) if most == 1.0 else interval.low
+        return Measure(name, number(value), low, min(interval.high, most), number(baseline))
 
 
 def error_measures(rows: Forecasts, sampler: Sampler) -> tuple[Measure, ...]:
@@ -86,11 +86,15 @@ def error_measures(rows: Forecasts, sampler: Sampler) -> tuple[Measure, ...]:
     squares, naive_squares = (metrics.squared_error(y, r.forecast) for r in (rows, naive))
     losses, naive_losses = rows.losses(), naive.losses()
     measures = [
-        _mean(sampler, "mse", squares, naive_squares),
-        _mean(sampler, "mae", np.sqrt(squares), np.sqrt(naive_squares)),
-        _r2(rows, squares, naive_squares, sampler),
+        _measure_mean(sampler, "mse", squares, naive_squares),
+        _measure_mean(sampler, "mae", np.sqrt(squares), np.sqrt(naive_squares)),
+        _measure_r2(rows, squares, naive_squares, sampler),
         sampler.measure(
-            "skill", metrics.skill(losses, naive_losses), 0.0, [losses, naive_losses], _one_less
+            "skill",
+            metrics.skill(losses, naive_losses),
+            0.0,
+            [losses, naive_losses],
+            _skill_of_means,
         ),
         sampler.measure(
             "mse_vs_baseline",
@@ -101,27 +105,33 @@ def error_measures(rows: Forecasts, sampler: Sampler) -> tuple[Measure, ...]:
         ),
     ]
     if rows.target is Target.DIRECTION:
-        measures.append(_mean(sampler, "log_loss", losses, naive_losses))
+        measures.append(_measure_mean(sampler, "log_loss", losses, naive_losses))
     return tuple(measures)
 
 
-def _mean(sampler: Sampler, name: str, model: FloatArray, naive: FloatArray) -> Measure:
+def _measure_mean(sampler: Sampler, name: str, model: FloatArray, naive: FloatArray) -> Measure:
     return sampler.measure(
         name, float(model.mean()), float(naive.mean()), [model], lambda m: m[..., 0]
     )
 
 
-def _r2(
+def _measure_r2(
     rows: Forecasts, squares: FloatArray, naive_squares: FloatArray, sampler: Sampler
 ) -> Measure:
     """Against the mean of the tested outcomes; of a return, against the forecast 0."""
     y = rows.y
     if rows.target is Target.RETURN:
         value, naive = metrics.skill(squares, y**2), metrics.skill(naive_squares, y**2)
-        return sampler.measure("r2_score", value, naive, [squares, y**2], _one_less)
+        return sampler.measure("r2_score", value, naive, [squares, y**2], _skill_of_means)
     value, naive = metrics.r2_score(y, rows.forecast), metrics.r2_score(y, rows.baseline)
     centred = y - y.mean()
-    return sampler.measure("r2_score", value, naive, [squares, centred, centred**2], _r2_of_means)
+
+    def r2(means: Means) -> FloatArray:
+        variance = means[..., 2] - means[..., 1] ** 2
+        explained: FloatArray = 1.0 - _divide(means[..., 0], variance)
+        return explained
+
+    return sampler.measure("r2_score", value, naive, [squares, centred, centred**2], r2)
 
 
 def direction_measures(rows: Forecasts, sampler: Sampler) -> tuple[Measure, ...]:
@@ -133,20 +143,16 @@ def direction_measures(rows: Forecasts, sampler: Sampler) -> tuple[Measure, ...]
         beside = (naive.base_rate, naive.up_rate, naive.up_rate, naive.up_rate)
     else:
         beside = (naive.accuracy, naive.precision, naive.recall, naive.f1_score)
-    columns = _confusion(move, called)
+    both = (move != 0) & (called != 0)
+    up, said_up = both & (move > 0), both & (called > 0)
+    # Both sides taken, agreed, both up, said up, went up: the columns of `_HIT_RATES`.
+    flags = (both, both & ((move > 0) == (called > 0)), up & said_up, said_up, up)
+    columns = [flag.astype(np.float64) for flag in flags]
     own = (figures.accuracy, figures.precision, figures.recall, figures.f1_score)
     return tuple(
         sampler.measure(name, value, base, columns, formula, most=1.0)
         for (name, formula), value, base in zip(_HIT_RATES.items(), own, beside, strict=True)
     )
-
-
-def _confusion(move: FloatArray, called: FloatArray) -> list[FloatArray]:
-    """Indicators: both sides taken, agreed, both up, said up, went up."""
-    both = (move != 0) & (called != 0)
-    up, said_up = both & (move > 0), both & (called > 0)
-    flags = (both, both & ((move > 0) == (called > 0)), up & said_up, said_up, up)
-    return [flag.astype(np.float64) for flag in flags]
 
 
 def trading_measures(
@@ -160,8 +166,9 @@ def trading_measures(
         for r in (rows, rows.of_baseline())
     )
     net = trading.net_returns(rows.positions(), rows.next_return, fee_bps=fee_bps)
-    columns = _profit_columns(net)
-    bounds = sampler.around(own.max_drawdown, _drawdowns(net, sampler), n=len(net))
+    won, traded = (net > 0).astype(np.float64), (net != 0).astype(np.float64)
+    columns = [net, net**2, won, traded, np.maximum(net, 0.0), np.maximum(-net, 0.0)]
+    bounds = sampler.around(own.max_drawdown, _resample_drawdowns(net, sampler), n=len(net))
     low, high = max(bounds.low, -1.0), min(bounds.high, 0.0)
     drawdown = Measure("max_drawdown", own.max_drawdown, low, high, naive.max_drawdown)
 
@@ -169,23 +176,21 @@ def trading_measures(
         value, beside = getattr(own, name), getattr(naive, name)
         return sampler.measure(name, value, beside, columns, formula, most=most)
 
-    year = np.sqrt(bars_per_year)
+    def sharpe(means: Means) -> FloatArray:
+        deviation = np.sqrt(np.maximum(means[..., 1] - means[..., 0] ** 2, 0.0))
+        yearly: FloatArray = np.sqrt(bars_per_year) * _divide(means[..., 0], deviation)
+        return yearly
+
     return (
-        ratio("sharpe_ratio", lambda m: year * _sharpe_of_means(m)),
+        ratio("sharpe_ratio", sharpe),
         drawdown,
         ratio("win_rate", lambda m: _divide(m[..., 2], m[..., 3]), most=1.0),
         ratio("profit_factor", lambda m: _divide(m[..., 4], m[..., 5])),
     )
 
 
-def _profit_columns(net: FloatArray) -> list[FloatArray]:
-    """Return, its square, won, traded, gain and loss of each bar."""
-    won, traded = (net > 0).astype(np.float64), (net != 0).astype(np.float64)
-    return [net, net**2, won, traded, np.maximum(net, 0.0), np.maximum(-net, 0.0)]
-
-
-def _drawdowns(net: FloatArray, sampler: Sampler) -> FloatArray:
-    """Drawdown of each resampled path; a path statistic, so whole paths are rebuilt."""
+def _resample_drawdowns(net: FloatArray, sampler: Sampler) -> FloatArray:
+    """Drawdown of each resampled path: the order of the bars matters, so paths are rebuilt."""
     reps = max(LEAST_PATHS, min(sampler.reps, ALL_CELLS // len(net)))
     starts = block_starts(len(net), block=sampler.block, reps=reps, seed=sampler.seed)
     within = np.arange(sampler.block)
@@ -211,19 +216,9 @@ def _ratio(means: Means) -> FloatArray:
     return _divide(means[..., 0], means[..., 1])
 
 
-def _one_less(means: Means) -> FloatArray:
+def _skill_of_means(means: Means) -> FloatArray:
     less: FloatArray = 1.0 - _ratio(means)
     return less
-
-
-def _r2_of_means(means: Means) -> FloatArray:
-    variance = means[..., 2] - means[..., 1] ** 2
-    less: FloatArray = 1.0 - _divide(means[..., 0], variance)
-    return less
-
-
-def _sharpe_of_means(means: Means) -> FloatArray:
-    return _divide(means[..., 0], np.sqrt(np.maximum(means[..., 1] - means[..., 0] ** 2, 0.0)))
 
 
 _HIT_RATES: dict[str, Formula] = {

@@ -1,4 +1,4 @@
-"""Records of forecasts as the gates read them: cut from a dataset, and kept in bundles."""
+"""Cuts records of forecasts from a dataset, and writes them to and reads them from bundles."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 HELD = "holdout."
-"""Before the names of the columns by which a bundle keeps a record."""
+"""Prefix of a record's columns in the reference table of a bundle."""
 KEPT_ROWS = 20_000
 
 _COLUMNS = ("y", "forecast", "persistence", "baseline", "next_return")
 
 
-def record(
+def cut_record(
     dataset: Dataset, rows: Rows, forecasts: Floats, baseline: Floats, folds: NDArray[np.int64]
 ) -> Forecasts:
-    """What was forecast on ``rows``, beside outcomes and baseline; the others are (N,)."""
+    """The record of the forecasts on ``rows`` (n,); the other arrays are (N,), one value a bar."""
     labels = dataset.labels
     return Forecasts(
         target=dataset.target.kind,
@@ -42,7 +42,7 @@ def record(
 
 
 def record_table(rows: Forecasts | None) -> dict[str, NDArray[Any]]:
-    """The last rows of a record as columns of a bundle's reference; none where there is none."""
+    """The last `KEPT_ROWS` of a record as columns of a bundle's reference; empty for None."""
     if rows is None:
         return {}
     columns = {name: getattr(rows, name)[-KEPT_ROWS:] for name in _COLUMNS}
@@ -50,8 +50,8 @@ def record_table(rows: Forecasts | None) -> dict[str, NDArray[Any]]:
     return {f"{HELD}{name}": column for name, column in (columns | {"made_at": times}).items()}
 
 
-def kept_record(table: Mapping[str, NDArray[Any]], service: Service) -> Forecasts | None:
-    """The record that a bundle's reference keeps, as one fold; None where it keeps none."""
+def read_record(table: Mapping[str, NDArray[Any]], service: Service) -> Forecasts | None:
+    """Read the record in a bundle's reference, as one fold; None where there is none."""
     if f"{HELD}y" not in table:
         return None
     columns = {name: table[f"{HELD}{name}"].astype(np.float64) for name in _COLUMNS}
@@ -64,8 +64,8 @@ def kept_record(table: Mapping[str, NDArray[Any]], service: Service) -> Forecast
     )
 
 
-def evaluation_of(rows: Forecasts, dataset: Dataset, *, fee_bps: float) -> Evaluation:
-    """Metrics with intervals, annualised by the dataset's own calendar."""
+def evaluate_record(rows: Forecasts, dataset: Dataset, *, fee_bps: float) -> Evaluation:
+    """Measure a record, annualised by the dataset's calendar; ``fee_bps`` per whole turnover."""
     return evaluate(rows, bars_per_year=bars_per_year(dataset), fee_bps=fee_bps)
 
 

@@ -1,4 +1,4 @@
-"""The verdict of the gates: one frozen result per rule, and the report that holds them."""
+"""The report of the gates: one frozen result for each rule."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GateResult:
-    """One rule's verdict: what was measured on n rows, what was asked, and why in a sentence."""
+    """The result of one rule.
+
+    Args:
+        name: The gate, such as `G2`; ``title`` is the rule within it.
+        value: What was measured on ``n`` rows.
+        threshold: What was asked.
+        reason: Why it passed or failed, in a sentence.
+    """
 
     name: str
     title: str
@@ -52,7 +59,20 @@ class GateResult:
 class GateReport:
     """All results of one judgement, in gate order; every gate is judged even after a refusal.
 
-    ``mode`` is the threshold mode and ``alpha`` the error rate spent on this judgement.
+    Args:
+        mode: The threshold mode.
+        alpha: The error rate that this judgement spent.
+
+    >>> result = GateResult(
+    ...     name="G2", title="skill", value=0.2, threshold=0.05, passed=False, reason="luck"
+    ... )
+    >>> report = GateReport(
+    ...     candidate="lstm", target="return", mode="skill", alpha=0.05, results=(result,)
+    ... )
+    >>> report.passed, report.reasons
+    (False, ('G2 skill: luck',))
+    >>> GateReport.from_dict(report.to_dict()) == report
+    True
     """
 
     candidate: str
@@ -63,7 +83,7 @@ class GateReport:
 
     @property
     def passed(self) -> bool:
-        """Whether no hard gate failed: entry to a shadow test, not to production."""
+        """Whether no hard gate failed; that allows a shadow test, not production."""
         return not any(result.refuses for result in self.results)
 
     @property
@@ -72,7 +92,7 @@ class GateReport:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why it was refused, one sentence a gate; empty where it passed."""
+        """One sentence for each gate that refused; empty where it passed."""
         return tuple(f"{r.name} {r.title}: {r.reason}" for r in self.refused_by)
 
     def __getitem__(self, title: str) -> GateResult:
@@ -83,7 +103,7 @@ class GateReport:
         raise KeyError(f"no gate {title!r}; known: {', '.join(r.title for r in self.results)}")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-legal; a number that is not finite becomes null with a flag beside it."""
+        """As JSON values; a number that is not finite becomes null with a flag beside it."""
         values: dict[str, Any] = to_json(asdict(self)) | {"passed": self.passed}
         return values
 

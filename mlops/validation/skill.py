@@ -1,7 +1,7 @@
-"""G2: is the winner's skill more than the best of as many worthless trials would show?
+"""Gate G2: whether the winner shows more skill than the best of as many worthless trials would.
 
-What names a side is judged by profit after costs against doing nothing, a volatility by its
-losses against the declared baseline's. Every trial of the search enters the test.
+A forecast that takes a side is judged by its profit after costs against no position, a volatility
+forecast by its losses against the declared baseline's. Every trial of the search enters the test.
 """
 
 from __future__ import annotations
@@ -28,9 +28,13 @@ NO_GAIN = "the winner's gain over the benchmark never varies, so no skill can be
 def trial_gains(rows: Forecasts, trials: Mapping[str, FloatArray], *, fee_bps: float) -> FloatArray:
     """Gain of each trial over its benchmark per row, ``(m, k)`` in the order of ``trials``.
 
-    What names a side: net profit in units of the volatility known at the time. A volatility:
-    the baseline's loss less the trial's. A missing forecast gains nothing. The first rows, whose
-    volatility is not known yet, are left out.
+    For a forecast that takes a side the gain is the net profit in units of the volatility known
+    at the time, for a volatility forecast the baseline's loss less the trial's. A missing forecast
+    gains nothing. The first rows, whose volatility is not known yet, are left out.
+
+    Args:
+        trials: Forecasts (n,) by name.
+        fee_bps: Costs of one turnover of the whole position, in basis points.
     """
     if rows.takes_sides:
         known = trailing_volatility(rows.next_return)
@@ -51,53 +55,53 @@ def trial_gains(rows: Forecasts, trials: Mapping[str, FloatArray], *, fee_bps: f
 def rank_trials(
     rows: Forecasts, trials: Mapping[str, FloatArray], *, fee_bps: float
 ) -> dict[str, float]:
-    """t-statistic of each trial's gain, best first: the measure G2 judges the winner by.
+    """t-statistic of each trial's gain, best first: the measure by which G2 judges the winner.
 
-    Chosen by its mean gain instead, a winner may be one whose skill cannot be shown although
-    another trial's can.
+    A winner by the mean gain may be one whose skill cannot be shown although another trial's can.
     """
     gains = trial_gains(rows, trials, fee_bps=fee_bps)
-    found = selection.gain_statistics(gains, horizon=rows.horizon)
-    order = np.argsort(-found, kind="stable")
+    statistics = selection.gain_statistics(gains, horizon=rows.horizon)
+    order = np.argsort(-statistics, kind="stable")
     names = list(trials)
-    return {names[i]: float(found[i]) for i in order}
+    return {names[i]: float(statistics[i]) for i in order}
 
 
 def judge_skill(evidence: Evidence) -> list[GateResult]:
-    """G2: the hard test, and for a return what else is known of its Sharpe ratio."""
+    """G2: the hard test; for a forecast that takes a side also advice on its Sharpe ratio."""
     rows = evidence.walk_forward
     kept = evidence.trials or {evidence.winner: rows.forecast}
     gains = trial_gains(rows, kept, fee_bps=evidence.fee_bps)
-    own = gains[:, list(kept).index(evidence.winner)]
+    winner = list(kept).index(evidence.winner)
+    own = gains[:, winner]
     moments = SharpeMoments.of(own) if own.size else None
     if moments is None:
-        return [_skill(evidence, math.nan, n=own.size, passed=False, reason=NO_GAIN)]
+        return [_result(evidence, math.nan, n=own.size, passed=False, reason=NO_GAIN)]
     if evidence.n_trials > len(kept):
-        verdict = _missing_trials(evidence, own, moments)
+        hard = _judge_by_count(evidence, own, moments)
     elif evidence.n_trials == 1:
-        verdict = _single(evidence, own, moments)
+        hard = _judge_single(evidence, own, moments)
     else:
-        verdict = _searched(evidence, gains, list(kept).index(evidence.winner))
-    advice = _advice(evidence, gains, moments) if rows.takes_sides else []
-    return [verdict, *advice]
+        hard = _judge_search(evidence, gains, winner)
+    advice = _advise(evidence, gains, moments) if rows.takes_sides else []
+    return [hard, *advice]
 
 
-def _searched(evidence: Evidence, gains: FloatArray, winner: int) -> GateResult:
-    found = selection.best_of_trials(
+def _judge_search(evidence: Evidence, gains: FloatArray, winner: int) -> GateResult:
+    test = selection.best_of_trials(
         gains, horizon=evidence.walk_forward.horizon, alpha=evidence.alpha
     )
-    chance = found.consistent
-    passed = chance < evidence.alpha and winner in found.better
+    chance = test.consistent
+    passed = chance < evidence.alpha and winner in test.better
     reason = (
         f"the best of {evidence.n_trials} worthless trials would do as well with probability "
-        f"{chance:.3f}; below {evidence.alpha:.3g} is asked (SPA, {_benchmark(evidence)})"
+        f"{chance:.3f}; below {evidence.alpha:.3g} is asked (SPA, {_describe_benchmark(evidence)})"
     )
     if chance < evidence.alpha and not passed:
         reason = f"some trial has skill (p {chance:.3f}), but not the chosen winner"
-    return _skill(evidence, chance, n=len(gains), passed=passed, reason=reason)
+    return _result(evidence, chance, n=len(gains), passed=passed, reason=reason)
 
 
-def _single(evidence: Evidence, own: FloatArray, moments: SharpeMoments) -> GateResult:
+def _judge_single(evidence: Evidence, own: FloatArray, moments: SharpeMoments) -> GateResult:
     if evidence.walk_forward.takes_sides:
         chance = 1.0 - trading.probabilistic_sharpe(moments)
         test = "probabilistic Sharpe ratio"
@@ -106,13 +110,13 @@ def _single(evidence: Evidence, own: FloatArray, moments: SharpeMoments) -> Gate
         test = "Diebold-Mariano"
     reason = (
         f"a worthless forecast would do as well with probability {chance:.3f}; "
-        f"below {evidence.alpha:.3g} is asked ({test}, {_benchmark(evidence)})"
+        f"below {evidence.alpha:.3g} is asked ({test}, {_describe_benchmark(evidence)})"
     )
-    return _skill(evidence, chance, n=own.size, passed=chance < evidence.alpha, reason=reason)
+    return _result(evidence, chance, n=own.size, passed=chance < evidence.alpha, reason=reason)
 
 
-def _missing_trials(evidence: Evidence, own: FloatArray, moments: SharpeMoments) -> GateResult:
-    """Without every trial's record the number of trials has to do: valid, with less power."""
+def _judge_by_count(evidence: Evidence, own: FloatArray, moments: SharpeMoments) -> GateResult:
+    """Allow for trials without a record by their number: valid, with less power."""
     n_trials = evidence.n_trials
     if evidence.walk_forward.takes_sides:
         chance = 1.0 - trading.deflated_sharpe(moments, n_trials=n_trials)
@@ -123,24 +127,24 @@ def _missing_trials(evidence: Evidence, own: FloatArray, moments: SharpeMoments)
     reason = (
         f"records of some of the {n_trials} trials were not kept; allowing for all of them chance "
         f"does as well with probability {chance:.3f}, below {evidence.alpha:.3g} is asked "
-        f"({test}, {_benchmark(evidence)})"
+        f"({test}, {_describe_benchmark(evidence)})"
     )
-    return _skill(evidence, chance, n=own.size, passed=chance < evidence.alpha, reason=reason)
+    return _result(evidence, chance, n=own.size, passed=chance < evidence.alpha, reason=reason)
 
 
-def _skill(evidence: Evidence, chance: float, *, n: int, passed: bool, reason: str) -> GateResult:
+def _result(evidence: Evidence, chance: float, *, n: int, passed: bool, reason: str) -> GateResult:
     return _g2(
         title="skill", value=chance, threshold=evidence.alpha, n=n, passed=passed, reason=reason
     )
 
 
-def _benchmark(evidence: Evidence) -> str:
+def _describe_benchmark(evidence: Evidence) -> str:
     if evidence.walk_forward.takes_sides:
         return f"profit after {evidence.fee_bps:g} bps against no position"
     return "losses against the baseline's"
 
 
-def _advice(evidence: Evidence, gains: FloatArray, moments: SharpeMoments) -> list[GateResult]:
+def _advise(evidence: Evidence, gains: FloatArray, moments: SharpeMoments) -> list[GateResult]:
     n, n_trials = len(gains), evidence.n_trials
     level = 1.0 - evidence.alpha
     independent = max(1.0, trading.effective_trials(gains))

@@ -65,7 +65,7 @@ from tasks import monitoring
 watch = monitoring.open_watch(datetime.fromisoformat(sys.argv[1]))
 for looked in watch.monitor.look(datetime.fromisoformat(sys.argv[1])):
     for _, cause in looked.triggers:
-        monitoring.ring(looked.service, cause)
+        monitoring.emit_trigger_event(looked.service, cause)
 """
 RECONCILE = """
 from flows.reconcile import reconcile
@@ -190,7 +190,7 @@ def assert_every_link_holds(store: Store, retraining: FlowRun) -> None:
     assert version.report["passed"]
     assert path.rollout is not None
     assert (path.rollout.to_version, path.rollout.phase) == (version.model_id, Phase.DONE)
-    assert path.reign is not None
+    assert path.live_period is not None
     route = get_route(store, SERVICE)
     assert route is not None
     assert (route.champion, route.previous_champion) == (version.model_id, looks[0].model_id)

@@ -194,7 +194,7 @@ def test_a_refit_spends_of_the_yearly_budget(project: Place, budget: float) -> N
     project.set(YEARLY_ALPHA_BUDGET=budget)
     Studied.of(project, end=project.frame.index[searched].to_pydatetime()).registered()
     refit = Studied.of(project, reason="schedule")
-    assert refit.assignment.mandate.is_refit
+    assert refit.assignment.policy.is_refit
     assert refit.judged().report.alpha == pytest.approx(budget * (BARS - searched) / (365 * 24))
 
 

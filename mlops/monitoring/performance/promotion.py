@@ -17,7 +17,7 @@ from mlops.monitoring.performance.degradation import Losses
 from mlops.store import ModelVersion
 from mlops.validation.evaluation import Evaluation
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.records import kept_record
+from mlops.validation.records import read_record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +57,7 @@ def reference_losses(bundle: Bundle, version: ModelVersion) -> Losses:
     bars after ``fitted_until`` of its notes.
     """
     table = read_tensors(bundle.path / manifest.REFERENCE)
-    kept = kept_record(table, bundle.service)
+    kept = read_record(table, bundle.service)
     if kept is not None:
         rows = kept.finite_or_none()
         return Losses.none() if rows is None else Losses.of(rows)

@@ -15,7 +15,7 @@ import pytest
 
 from mlops.errors import RegistryError
 from mlops.registry import RunLog, Tracking, connect, open_run, reconcile
-from mlops.registry.tracking import resolve
+from mlops.registry.tracking import resolve_tracking_uri
 
 from .conftest import opened_at
 
@@ -38,14 +38,14 @@ def tracking(mlruns: str) -> Tracking:
 def test_every_uri_of_the_platform_becomes_one_mlflow_accepts(
     given: str, uri: str, artifacts: str | None
 ) -> None:
-    location = resolve(given)
+    location = resolve_tracking_uri(given)
     assert location.uri == uri
     assert location.artifacts == (Path(artifacts) if artifacts else None)
 
 
 def test_artifacts_lie_under_the_configured_path(tracking: Tracking, mlruns: str) -> None:
     with open_run(tracking, "train") as run:
-        run.text("card", "card.html")
+        run.log_text("card", "card.html")
     kept = Path(mlruns.removeprefix("file://")) / "artifacts"
     assert [path.name for path in kept.rglob("card.html")] == ["card.html"]
 
@@ -85,21 +85,21 @@ def test_epochs_are_logged_in_few_requests(
 
     monkeypatch.setattr(type(tracking.client), "log_batch", counted)
     with open_run(tracking, "train") as run:
-        run.epochs(rows)
+        run.log_epochs(rows)
     assert requests == [1000, 200]
     assert figures(tracking, run, "fit_loss")[-1] == (599, 1 / 600)
 
 
 def test_what_is_not_finite_is_left_out(tracking: Tracking) -> None:
     with open_run(tracking, "train") as run:
-        run.metrics({"a": math.inf, "b": math.nan, "c": None, "d": 1.5})
+        run.log_metrics({"a": math.inf, "b": math.nan, "c": None, "d": 1.5})
     assert tracking.client.get_run(run.run_id).data.metrics == {"d": 1.5}
 
 
 def test_parameters_of_any_shape_and_number_are_kept(tracking: Tracking) -> None:
     many = {f"p{number}": number for number in range(150)}
     with open_run(tracking, "train") as run:
-        run.params({**many, "units": (128, 64), "text": "x" * 9000})
+        run.log_params({**many, "units": (128, 64), "text": "x" * 9000})
     params = tracking.client.get_run(run.run_id).data.params
     assert len(params) == 152
     assert (params["p149"], params["units"]) == ("149", "[128, 64]")
@@ -108,7 +108,7 @@ def test_parameters_of_any_shape_and_number_are_kept(tracking: Tracking) -> None
 def test_the_bars_a_run_used_are_named_by_their_whole_hash(tracking: Tracking) -> None:
     content_hash = "ab" * 32
     with open_run(tracking, "train") as run:
-        run.dataset("BTC/USD 1h", content_hash=content_hash, source="sample", rows=100)
+        run.log_dataset("BTC/USD 1h", content_hash=content_hash, source="sample", rows=100)
     found = tracking.client.get_run(run.run_id)
     (used,) = found.inputs.dataset_inputs
     assert content_hash.startswith(used.dataset.digest)
@@ -119,7 +119,7 @@ def test_the_bars_a_run_used_are_named_by_their_whole_hash(tracking: Tracking) -
 
 def test_a_trial_is_a_child_run(tracking: Tracking) -> None:
     with open_run(tracking, "train") as run:
-        child = run.child("trial 3", params={"alpha": 0.1}, metrics={"loss": 2.0})
+        child = run.log_child("trial 3", params={"alpha": 0.1}, metrics={"loss": 2.0})
     found = tracking.client.get_run(child)
     assert found.data.tags["mlflow.parentRunId"] == run.run_id
     assert (found.info.status, found.info.run_name) == ("FINISHED", "trial 3")
@@ -170,7 +170,7 @@ def test_two_runs_may_note_the_same_bars_at_once(mlruns: str) -> None:
     def note(_: int) -> None:
         with open_run(tracking, "training") as run:
             start.wait()
-            run.dataset("bars", content_hash="a" * 64, source="test", rows=10)
+            run.log_dataset("bars", content_hash="a" * 64, source="test", rows=10)
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(note, range(4)))

@@ -1,16 +1,36 @@
-"""A version explains itself: the verdict, the data, the code, and who did what."""
+"""A version is explained, and followed row by row to what asked for it and what it became."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 
-from mlops.errors import VersionNotFound
+from mlops.errors import StoreError, VersionNotFound
 from mlops.registry import Candidate, Registry, code_version, explain, register
-from mlops.store import Status, Why, get_version
+from mlops.registry.version_history import trace
+from mlops.rollout.plan import plan_for
+from mlops.rollout.request import request_rollout
+from mlops.store import ModelVersion, Phase, Status, Store, Why, get_route, get_version
+from mlops.store.monitor_runs import CheckRow, write_check
+from mlops.store.rollouts import Arrow, move_rollout
+from mlops.store.schema import check, trigger
+from mlops.store.triggers import (
+    Answer,
+    Cause,
+    TriggerReason,
+    answer_triggers,
+    claim_triggers,
+    raise_trigger,
+)
 from mlops.validation.report import GateReport, GateResult
 from tests.mlops.registry.conftest import AT, Populated
+from tests.stores import NOW, SERVICE, add, began, empty_url, store, url
+
+__all__ = ["add", "began", "empty_url", "store", "url"]
 
 REPORT = GateReport(
     candidate="linear",
@@ -56,3 +76,102 @@ def test_the_baseline_needs_no_gate(populated: Populated) -> None:
 def test_an_unknown_version_is_said_to_be_unknown(populated: Populated) -> None:
     with pytest.raises(VersionNotFound, match="no version 'nobody'"):
         explain(populated.registry, "nobody")
+
+
+RUN = "a-flow-run"
+LOOK = CheckRow(
+    id="check-1",
+    service=SERVICE,
+    model_id="linear_BTC_1",
+    bar=NOW,
+    at=NOW,
+    recommendation="RETRAIN_SOON",
+    official=True,
+    report={},
+    performance=None,
+    state={},
+)
+
+
+@pytest.fixture
+def passed(began: Store, add: Callable[..., ModelVersion]) -> Store:
+    """A look asked for a training, and its version passed."""
+    reason = TriggerReason(
+        service=SERVICE, cause=Cause.DRIFT, watermark="w", champion="linear_BTC_1",
+        text="the target drifted", verdict=LOOK.id,
+    )  # fmt: skip
+    with began.write() as connection:
+        write_check(connection, LOOK)
+        asked = raise_trigger(connection, reason, at=NOW)
+    claim = claim_triggers(began, SERVICE, RUN, at=NOW, seconds=60.0)
+    assert claim is not None
+    add("linear_BTC_2", 2, status=Status.CHALLENGER, report={"passed": True},
+        notes={"triggers": [asked]})  # fmt: skip
+    with began.write() as connection:
+        answer_triggers(connection, claim, Answer.CHALLENGER, at=NOW, model_id="linear_BTC_2")
+    return began
+
+
+def promote(store: Store, *, routed: bool = True) -> None:
+    """Take the version live, or say so without the route that goes with it."""
+    why = Why(NOW, "train", "auto_deploy")
+    rollout = request_rollout(store, "linear_BTC_2", plan_for("blue_green"), why, force=False)
+    before = get_route(store, SERVICE)
+    assert before is not None
+    after = replace(before, champion="linear_BTC_2", previous_champion=before.champion)
+    arrow = Arrow(
+        to=Phase.PROMOTED,
+        step=0,
+        patience=timedelta(hours=1),
+        reason="good",
+        route=after if routed else None,
+    )
+    with store.write() as connection:
+        move_rollout(connection, rollout, before, arrow, term=1, at=NOW)
+
+
+@pytest.fixture
+def live(passed: Store) -> Store:
+    promote(passed)
+    return passed
+
+
+def test_a_champion_is_followed_back_to_the_look_that_asked_for_it(live: Store) -> None:
+    path = trace(live, "linear_BTC_2")
+    assert [one.id for one in path.looks] == ["check-1"]
+    assert [one.verdict for one in path.triggers] == ["check-1"]
+    assert path.flow_run == RUN
+    assert path.rollout is not None
+    assert path.live_period is not None
+    assert (path.rollout.to_version, path.live_period.champion) == ("linear_BTC_2", "linear_BTC_2")
+    assert path.live_period.generation == get_route(live, SERVICE).generation
+    assert str(path).splitlines()[2] == "flow run a-flow-run"
+
+
+def test_a_version_that_nobody_asked_for_has_only_itself(live: Store) -> None:
+    path = trace(live, "persistence_BTC_1")
+    assert (path.looks, path.triggers, path.flow_run, path.rollout, path.live_period) == (
+        (), (), None, None, None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("cut", "named"),
+    [
+        (check.delete(), "rests on look check-1, which is gone"),
+        (trigger.delete(), "which does not exist"),
+        (trigger.update().values(model_id="another"), "was answered by another"),
+        (trigger.update().values(claimed_by=None), "without having been claimed"),
+    ],
+)
+def test_a_link_that_leads_nowhere_is_named(live: Store, cut: sa.Executable, named: str) -> None:
+    with live.write() as connection:
+        connection.execute(cut)
+    with pytest.raises(StoreError, match=named):
+        trace(live, "linear_BTC_2")
+
+
+def test_a_promotion_without_its_route_is_named(passed: Store) -> None:
+    promote(passed, routed=False)
+    with pytest.raises(StoreError, match="route knows nothing"):
+        trace(passed, "linear_BTC_2")

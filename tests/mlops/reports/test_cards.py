@@ -21,7 +21,7 @@ from mlops.reports.cards import (
 from mlops.reports.page import Section
 from mlops.service import Target
 from mlops.store import ModelVersion
-from mlops.training.verdict import NAIVE, Judgement
+from mlops.training.judgement import NAIVE, Judgement
 from tests.project import BARS
 from tests.studied import Studied
 

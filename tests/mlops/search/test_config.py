@@ -29,7 +29,7 @@ from mlops.search.config import ModelType, TrainingConfig
         ("epochs", 5),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(field: str, value: Any) -> None:
+def test_an_impossible_value_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=field):
         TrainingConfig.model_validate({field: value})
 
@@ -50,7 +50,7 @@ def test_a_window_is_in_days_or_all_that_was_known(
     assert TrainingConfig(data_window_days=days).fit_window == window
 
 
-def test_only_what_was_said_overrides_a_models_defaults() -> None:
+def test_only_given_values_override_a_models_defaults() -> None:
     assert TrainingConfig().overrides == {}
     said = TrainingConfig(features=("rsi",), sequence_length=4, params={"epochs": 3})
     assert said.overrides == {"features": ("rsi",), "sequence_length": 4, "epochs": 3}

@@ -24,13 +24,13 @@ def tomorrow():
 
 
 def test_a_linear_model_is_the_yardstick_of_every_network(dataset):
-    agenda = plan_search(dataset, ModelType.LSTM, TrainingConfig())
-    assert list(agenda.recipes) == ["linear", "lstm"]
+    plan = plan_search(dataset, ModelType.LSTM, TrainingConfig())
+    assert list(plan.recipes) == ["linear", "lstm"]
 
 
 def test_named_families_replace_the_yardstick(dataset):
-    agenda = plan_search(dataset, ModelType.LSTM, TrainingConfig(families=(ModelType.LSTM,)))
-    assert list(agenda.recipes) == ["lstm"]
+    plan = plan_search(dataset, ModelType.LSTM, TrainingConfig(families=(ModelType.LSTM,)))
+    assert list(plan.recipes) == ["lstm"]
 
 
 def test_overrides_go_to_the_type_asked_for_and_no_other(dataset):
@@ -42,9 +42,9 @@ def test_overrides_go_to_the_type_asked_for_and_no_other(dataset):
 
 
 def test_trials_turn_recipes_into_spaces_to_search(dataset):
-    agenda = plan_search(dataset, ModelType.ENSEMBLE, TrainingConfig(trials=6))
-    assert [space.model_type for space in agenda.spaces] == ["linear", "lstm"]
-    assert (agenda.recipes, agenda.n_trials) == ({}, 7)
+    plan = plan_search(dataset, ModelType.ENSEMBLE, TrainingConfig(trials=6))
+    assert [space.model_type for space in plan.spaces] == ["linear", "lstm"]
+    assert (plan.recipes, plan.n_trials) == ({}, 7)
 
 
 def test_an_unknown_parameter_is_refused_by_name(dataset):
@@ -54,15 +54,15 @@ def test_an_unknown_parameter_is_refused_by_name(dataset):
 
 def test_a_feature_that_looks_ahead_is_refused_and_named(dataset, tomorrow):
     config = TrainingConfig(features=("log_return", tomorrow))
-    agenda = plan_search(dataset, ModelType.LINEAR, config)
+    plan = plan_search(dataset, ModelType.LINEAR, config)
     with pytest.raises(LookaheadError, match="'tomorrow' looks ahead"):
-        prove_search_causal(agenda, dataset, seed=0)
+        prove_search_causal(plan, dataset, seed=0)
 
 
 def test_the_proof_covers_every_feature_a_search_may_draw(dataset):
-    agenda = plan_search(dataset, ModelType.LSTM, TrainingConfig(trials=4))
-    proof = prove_search_causal(agenda, dataset, seed=0)
-    drawn = {name for space in agenda.spaces for name in space.base.features}
+    plan = plan_search(dataset, ModelType.LSTM, TrainingConfig(trials=4))
+    proof = prove_search_causal(plan, dataset, seed=0)
+    drawn = {name for space in plan.spaces for name in space.base.features}
     assert drawn <= set(proof.features)
 
 

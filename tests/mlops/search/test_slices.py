@@ -13,7 +13,7 @@ from mlops.errors import InsufficientData, SplitError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.search.config import TrainingConfig
-from mlops.search.slices import Slices, cut, cut_since
+from mlops.search.slices import Slices, cut_refit_slices, cut_slices
 from mlops.service import Target, Timeframe
 
 N, HORIZON = 1200, 24
@@ -28,7 +28,7 @@ def daily() -> Dataset:
 
 @pytest.fixture(scope="module")
 def slices(daily: Dataset) -> Slices:
-    return cut(daily, CONFIG, min_bars=N)
+    return cut_slices(daily, CONFIG, min_bars=N)
 
 
 def rows_of(folds: Iterable[Fold]) -> np.ndarray:
@@ -62,8 +62,8 @@ def test_a_fit_and_its_first_forecast_are_a_horizon_apart(slices: Slices) -> Non
     assert slices.gap_bars == HORIZON
 
 
-def test_a_window_slides(daily: Dataset) -> None:
-    sliding = cut(daily, CONFIG.model_copy(update={"data_window_days": 10}), min_bars=N)
+def test_no_fit_window_is_longer_than_asked(daily: Dataset) -> None:
+    sliding = cut_slices(daily, CONFIG.model_copy(update={"data_window_days": 10}), min_bars=N)
     for fold in (*sliding.development, *sliding.holdout):
         assert fold.test[0] - fold.fit[0] < 10 * 24
 
@@ -71,25 +71,25 @@ def test_a_window_slides(daily: Dataset) -> None:
 def test_fewer_bars_than_asked_are_refused(daily: Dataset) -> None:
     since = daily.labels.made_at[N // 2]
     with pytest.raises(InsufficientData, match="at least 1,201 bars but got 1,200"):
-        cut(daily, CONFIG, min_bars=N + 1)
+        cut_slices(daily, CONFIG, min_bars=N + 1)
     with pytest.raises(InsufficientData):
-        cut_since(daily, CONFIG, since, min_bars=N + 1)
+        cut_refit_slices(daily, CONFIG, since, min_bars=N + 1)
 
 
 def test_a_refit_forecasts_only_what_was_made_after_the_cut(daily: Dataset) -> None:
     since = daily.labels.made_at[1000]
-    young = cut_since(daily, CONFIG, since, min_bars=N)
+    young = cut_refit_slices(daily, CONFIG, since, min_bars=N)
     assert young.development == ()
     assert rows_of(young.holdout)[0] == 1001
     assert (daily.labels.made_at[rows_of(young.holdout)] > since).all()
     assert young.gap_bars == HORIZON
 
 
-def test_a_few_young_bars_get_as_many_refits_as_there_are(daily: Dataset) -> None:
-    young = cut_since(daily, CONFIG, daily.labels.made_at[N - HORIZON - 3], min_bars=N)
+def test_a_few_new_bars_get_as_many_refits_as_there_are(daily: Dataset) -> None:
+    young = cut_refit_slices(daily, CONFIG, daily.labels.made_at[N - HORIZON - 3], min_bars=N)
     assert [len(fold.test) for fold in young.holdout] == [1, 1]
 
 
-def test_no_young_bar_is_refused(daily: Dataset) -> None:
+def test_a_refit_without_a_new_bar_is_refused(daily: Dataset) -> None:
     with pytest.raises(SplitError, match="refit when new bars are known"):
-        cut_since(daily, CONFIG, daily.labels.made_at[N - 1], min_bars=N)
+        cut_refit_slices(daily, CONFIG, daily.labels.made_at[N - 1], min_bars=N)

@@ -1,4 +1,4 @@
-"""A study tries everything on its agenda, and carries the best of it through the holdout."""
+"""A study runs every trial of its plan and walks the best recipe through the holdout."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mlops.models.recipe import Recipe
 from mlops.search import study as module
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import SearchPlan, plan_search
-from mlops.search.slices import Slices, cut, cut_since
+from mlops.search.slices import Slices, cut_refit_slices, cut_slices
 from mlops.search.study import StudyContext, Trial, run_refit, run_study
 
 CONFIG = TrainingConfig(refits=2, holdout_refits=2, features=("har_1", "har_6"))
@@ -39,7 +39,7 @@ def by_loss(dataset: Dataset) -> Any:
 
 
 class Kept(dict[str, np.ndarray]):
-    """What a bench kept, and whom it told."""
+    """The kept trials, and the progress that was reported."""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, int, int]] = []
@@ -48,11 +48,11 @@ class Kept(dict[str, np.ndarray]):
         self[trial.name] = trial.forecasts
 
 
-def bench_of(dataset: Dataset, kept: Kept, slices: Slices | None = None) -> StudyContext:
+def context_of(dataset: Dataset, kept: Kept, slices: Slices | None = None) -> StudyContext:
     return StudyContext(
         dataset=dataset,
-        slices=slices or cut(dataset, CONFIG, min_bars=1000),
-        context=FitContext(seed=1),
+        slices=slices or cut_slices(dataset, CONFIG, min_bars=1000),
+        fit_context=FitContext(seed=1),
         rank=by_loss(dataset),
         keep=kept.keep,
         recall=kept.get,
@@ -61,7 +61,7 @@ def bench_of(dataset: Dataset, kept: Kept, slices: Slices | None = None) -> Stud
     )
 
 
-def agenda_of(dataset: Dataset, model_type: str = "linear", **changes: Any) -> SearchPlan:
+def plan_of(dataset: Dataset, model_type: str = "linear", **changes: Any) -> SearchPlan:
     return plan_search(dataset, ModelType(model_type), CONFIG.model_copy(update=changes))
 
 
@@ -71,14 +71,14 @@ def kept() -> Kept:
 
 
 @pytest.fixture
-def bench(dataset: Dataset, kept: Kept) -> StudyContext:
-    return bench_of(dataset, kept)
+def context(dataset: Dataset, kept: Kept) -> StudyContext:
+    return context_of(dataset, kept)
 
 
 def test_the_best_trial_alone_forecasts_the_holdout(
-    bench: StudyContext, dataset: Dataset, kept: Kept
+    context: StudyContext, dataset: Dataset, kept: Kept
 ) -> None:
-    study = run_study(bench, agenda_of(dataset, "lstm", params=SMALL_LSTM), key="k")
+    study = run_study(context, plan_of(dataset, "lstm", params=SMALL_LSTM), key="k")
     held = np.concatenate([fold.test for fold in study.slices.holdout])
 
     assert sorted(kept) == ["linear", "lstm"]
@@ -90,9 +90,9 @@ def test_the_best_trial_alone_forecasts_the_holdout(
 
 
 def test_compared_rows_are_those_that_every_trial_forecast(
-    bench: StudyContext, dataset: Dataset
+    context: StudyContext, dataset: Dataset
 ) -> None:
-    study = run_study(bench, agenda_of(dataset), key="k")
+    study = run_study(context, plan_of(dataset), key="k")
     late = study.winner.forecasts.copy()
     late[study.compared_rows[:5]] = np.nan
     other = replace(study, trials=(*study.trials, replace(study.winner, forecasts=late)))
@@ -100,15 +100,15 @@ def test_compared_rows_are_those_that_every_trial_forecast(
 
 
 def test_an_ensemble_averages_the_best_of_each_family(
-    bench: StudyContext, dataset: Dataset
+    context: StudyContext, dataset: Dataset
 ) -> None:
-    study = run_study(bench, agenda_of(dataset, "ensemble", params=SMALL_LSTM), key="k")
+    study = run_study(context, plan_of(dataset, "ensemble", params=SMALL_LSTM), key="k")
     ensemble = next(trial for trial in study.trials if trial.name == "ensemble")
     assert sorted(one.model_type for one in ensemble.recipe.members) == ["linear", "lstm"]
 
 
-def test_progress_is_told_fold_by_fold(bench: StudyContext, dataset: Dataset, kept: Kept) -> None:
-    run_study(bench, agenda_of(dataset), key="k")
+def test_each_fold_is_reported(context: StudyContext, dataset: Dataset, kept: Kept) -> None:
+    run_study(context, plan_of(dataset), key="k")
     assert kept.told == [
         ("linear, refit 1", 1, 6),
         ("linear, refit 2", 2, 6),
@@ -117,12 +117,12 @@ def test_progress_is_told_fold_by_fold(bench: StudyContext, dataset: Dataset, ke
     ]
 
 
-def test_a_kept_trial_is_recalled_and_not_walked(
-    bench: StudyContext, dataset: Dataset, kept: Kept, monkeypatch: pytest.MonkeyPatch
+def test_a_kept_trial_is_recalled_and_not_walked_again(
+    context: StudyContext, dataset: Dataset, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = run_study(bench, agenda_of(dataset), key="k")
+    first = run_study(context, plan_of(dataset), key="k")
     kept.told.clear()
-    again = run_study(bench_of(dataset, kept), agenda_of(dataset), key="k")
+    again = run_study(context_of(dataset, kept), plan_of(dataset), key="k")
     np.testing.assert_array_equal(again.winner.forecasts, first.winner.forecasts)
     assert [what for what, _, _ in kept.told] == [
         "linear on the holdout, refit 1",
@@ -131,35 +131,35 @@ def test_a_kept_trial_is_recalled_and_not_walked(
 
 
 def test_a_search_goes_on_from_its_journal(
-    dataset: Dataset, kept: Kept, tmp_path: Path, bench: StudyContext
+    dataset: Dataset, kept: Kept, tmp_path: Path, context: StudyContext
 ) -> None:
     """A trial that was finished but not kept is walked again under its name."""
     asked = {"trials": 2, "features": None}
     journal = tmp_path / "journal.log"
-    first = run_study(bench, agenda_of(dataset, **asked), key="k", journal=journal)
+    first = run_study(context, plan_of(dataset, **asked), key="k", journal=journal)
     lost = kept.pop("linear-1")
     again = run_study(
-        bench_of(dataset, kept), agenda_of(dataset, **asked), key="k", journal=journal
+        context_of(dataset, kept), plan_of(dataset, **asked), key="k", journal=journal
     )
     assert [trial.name for trial in again.trials] == [trial.name for trial in first.trials]
     np.testing.assert_allclose(kept["linear-1"], lost)
 
 
 def test_a_search_in_which_nothing_fits_says_why(
-    bench: StudyContext, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+    context: StudyContext, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> Any:
         raise TrainingError("the loss became nan")
 
     monkeypatch.setattr("mlops.search.tuning.run_walk_forward", fail)
     with pytest.raises(TrainingError, match=r"none of 2 .* the loss became nan"):
-        run_study(bench, agenda_of(dataset, trials=2, features=None), key="k")
+        run_study(context, plan_of(dataset, trials=2, features=None), key="k")
 
 
 def test_a_passed_deadline_keeps_what_was_finished(
-    dataset: Dataset, kept: Kept, bench: StudyContext, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, kept: Kept, context: StudyContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late = replace(bench, context=FitContext(deadline=time.monotonic() + 3600))
+    late = replace(context, fit_context=FitContext(deadline=time.monotonic() + 3600))
     whole = module.run_walk_forward
 
     def slow(recipe: Recipe, dataset: Dataset, folds: Any, context: FitContext, **rest: Any) -> Any:
@@ -169,15 +169,15 @@ def test_a_passed_deadline_keeps_what_was_finished(
 
     monkeypatch.setattr(module, "run_walk_forward", slow)
     with pytest.raises(TrainingTimeout):
-        run_study(late, agenda_of(dataset, "lstm", params=SMALL_LSTM), key="k")
+        run_study(late, plan_of(dataset, "lstm", params=SMALL_LSTM), key="k")
     assert list(kept) == ["linear"]
 
 
 def test_a_refit_has_one_trial_and_keeps_none(dataset: Dataset, kept: Kept) -> None:
     """It is no search: nothing to recall, nothing to count."""
-    slices = cut_since(dataset, CONFIG, dataset.labels.made_at[1000], min_bars=1000)
+    slices = cut_refit_slices(dataset, CONFIG, dataset.labels.made_at[1000], min_bars=1000)
     recipe = default_recipe("linear", dataset.target, CONFIG.overrides)
-    study = run_refit(bench_of(dataset, kept, slices), recipe, key="k")
+    study = run_refit(context_of(dataset, kept, slices), recipe, key="k")
     assert study.is_refit
     assert study.winner.recipe == recipe
     assert len(study.trials) == 1

@@ -1,4 +1,4 @@
-"""The search: every family has its turn, finished trials outlive a kill."""
+"""The search: each model type gets its share of the trials, finished trials outlive a kill."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_same_seed_searches_the_same_recipes(spaces, dataset, folds):
     assert [(r.recipe, r.skill) for r in first] == [(r.recipe, r.skill) for r in second]
 
 
-def test_every_new_trial_is_told_with_its_forecasts(spaces, dataset, folds):
+def test_every_new_trial_is_reported_with_its_forecasts(spaces, dataset, folds):
     told = []
     records = tune(spaces, dataset, folds, CONTEXT, n_trials=3, on_trial=told.append)
     assert tuple(told) == records

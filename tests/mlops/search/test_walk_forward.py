@@ -46,7 +46,7 @@ def test_the_same_seed_walks_the_same_way(dataset, folds):
     np.testing.assert_array_equal(walks[0].forecasts, walks[1].forecasts)
 
 
-def test_each_fold_is_told_with_its_history(dataset, folds):
+def test_each_fold_is_reported_with_its_history(dataset, folds):
     told = []
     walk = run_walk_forward(
         _network(dataset), dataset, folds, CONTEXT, on_fold=lambda *fold: told.append(fold)

@@ -8,19 +8,22 @@ from pathlib import Path
 
 import pytest
 
+from mlops.errors import LeaseLost
 from mlops.features.dataset import Dataset
 from mlops.models.base import Epoch, History
 from mlops.models.bundle import Trust, trust_in_process
 from mlops.models.recipe import Recipe
 from mlops.registry import Registry, open_run
 from mlops.registry.connection import load
+from mlops.search.config import TrainingConfig
 from mlops.search.study import Study, Trial
-from mlops.store import ModelVersion, Why
-from mlops.training.publish import Request, epoch_rows, log_trial, publish, recipe_params
+from mlops.store import ModelVersion, Why, list_versions
+from mlops.store.leases import HeldLease, exclusive
+from mlops.training.judgement import Judgement
+from mlops.training.publish import epoch_rows, log_trial, publish, recipe_params
 from mlops.training.training_plan import TrainingPlan
-from mlops.training.verdict import Judgement
-from tests.mlops.registry.conftest import AT, SERVICE, mlflow_on, opened_at
-from tests.mlops.training.trainings import assessed, assigned, conducted
+from tests.mlops.registry.conftest import AT, mlflow_on, opened_at
+from tests.mlops.training.trainings import judged, planned, searched
 from tests.project import seeded, skip_verification
 
 
@@ -29,24 +32,22 @@ class Work:
     """A judged study, ready to be published."""
 
     registry: Registry
-    assignment: TrainingPlan
+    plan: TrainingPlan
     study: Study
 
     def judged(self, **limits: float) -> Judgement:
-        return assessed(self.registry, self.assignment, self.study, **limits)
+        return judged(self.registry, self.plan, self.study, **limits)
 
-    def published(self, judgement: Judgement) -> ModelVersion:
+    def published(self, judgement: Judgement, lease: HeldLease | None = None) -> ModelVersion:
         with open_run(self.registry.tracking, "publication") as run:
             return publish(
                 self.registry,
-                SERVICE,
-                self.assignment.dataset,
-                study=self.study,
-                judgement=judgement,
-                proof=self.assignment.proof,
-                request=Request(model_type="linear", config={"seed": 3}, digest="q", reason="test"),
-                run=run,
+                self.plan,
+                self.study,
+                judgement,
+                run,
                 why=Why(AT, actor="ann", reason="test"),
+                lease=lease,
             )
 
 
@@ -59,8 +60,8 @@ def work(
     with mlflow_on(None), pytest.MonkeyPatch.context() as patch:
         skip_verification(patch)
         registry = opened_at(folder, f"file://{folder / 'mlruns'}")
-        assignment = assigned(registry, dataset)
-        yield Work(registry, assignment, conducted(registry, assignment)[0])
+        plan = planned(registry, dataset)
+        yield Work(registry, plan, searched(registry, plan)[0])
         registry.store.close()
         trust_in_process(Trust())
 
@@ -78,15 +79,27 @@ def test_a_bundle_carries_its_proof_and_loads(work: Work) -> None:
     bundle = load(work.registry, version.model_id)
     assert bundle.forecaster.recipe == work.study.winner.recipe
     assert (Path(bundle.path) / "proof.json").read_text().count("har_24") == 1
-    assert version.watermark == work.assignment.dataset.content_hash
+    assert version.watermark == work.plan.dataset.content_hash
 
 
 def test_the_request_can_be_asked_for_again(work: Work) -> None:
     notes = work.published(work.judged()).notes
-    assert notes["request"] == "q"
-    assert notes["config"] == {"seed": 3}
+    assert notes["request"] == work.plan.request
+    assert notes["asked_for"] == "linear"
+    assert TrainingConfig.model_validate(notes["config"]) == work.plan.config
+    assert notes["triggers"] == []
     assert notes["refit"] is False
     assert Recipe.from_dict(notes["recipe"]) == work.study.winner.recipe
+
+
+def test_a_training_that_lost_its_lease_registers_nothing(work: Work) -> None:
+    judgement, store = work.judged(), work.registry.store
+    with exclusive(store, "training", "first", timeout_s=1.0) as lease:
+        work.published(judgement, lease)
+    registered = list_versions(store)
+    with pytest.raises(LeaseLost):
+        work.published(judgement, lease)
+    assert list_versions(store) == registered
 
 
 def test_the_run_has_the_recipe_and_the_figures(work: Work) -> None:

@@ -21,7 +21,7 @@ from mlops.training.refit_policy import (
     LEAST_ALPHA,
     SEARCH_ALPHA,
     RefitPolicy,
-    alpha_of,
+    alpha_for_judgement,
     champion_of,
     refit_policy_for,
 )
@@ -160,11 +160,11 @@ def test_a_baseline_that_serves_is_no_champion(store: Store) -> None:
     assert champion_of(store, SERVICE) is None
 
 
-def level(store: Store, mandate: RefitPolicy, *, days: float, testable: bool = True) -> float:
-    return alpha_of(
+def level(store: Store, policy: RefitPolicy, *, days: float, testable: bool = True) -> float:
+    return alpha_for_judgement(
         store,
         SERVICE,
-        mandate,
+        policy,
         watermark=f"after {days} days",
         testable=testable,
         yearly=0.05,

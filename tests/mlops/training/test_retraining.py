@@ -85,7 +85,7 @@ def asked(store: Store, version: ModelVersion, now: datetime) -> Retraining | No
     return claim_retraining(store, version.service, "run", now=now)
 
 
-def test_what_could_not_be_judged_yet_is_not_trained_and_waits(store: Store) -> None:
+def test_triggers_wait_until_enough_bars_came_to_judge_a_refit(store: Store) -> None:
     """The last of 500 forecasts is judged when its own 24 hours have passed."""
     ready = AT + (NEW_BARS + SERVICE.horizon) * HOUR
     assert asked(store, search(), ready - HOUR) is None
@@ -106,7 +106,7 @@ def test_the_request_of_the_last_training_is_asked_for_again_as_of_now(store: St
     assert (row.state, row.claimed_by) == (TriggerState.CLAIMED, "run")
 
 
-def test_a_market_that_closes_is_waited_for_by_its_own_hours(store: Store) -> None:
+def test_the_wait_for_bars_counts_the_hours_of_the_market(store: Store) -> None:
     """A stock has seven bars a session, so that 501 of them take more than three months."""
     stock = Service.of(venue="xnys", symbol="AAPL/USD", timeframe="1h", target="return", horizon=1)
     assert asked(store, search(stock), AT + 600 * HOUR) is None
@@ -115,7 +115,7 @@ def test_a_market_that_closes_is_waited_for_by_its_own_hours(store: Store) -> No
     assert timedelta(days=95) < row.not_before - AT < timedelta(days=110)
 
 
-def test_a_request_that_no_search_answered_is_a_search_and_waits_for_nothing(store: Store) -> None:
+def test_a_request_that_no_search_answered_is_searched_without_a_wait(store: Store) -> None:
     other = search()
     other = replace(other, notes={**other.notes, "request": "another"})
     assert asked(store, other, AT + HOUR) is not None

@@ -14,10 +14,10 @@ from mlops.features.dataset import Dataset
 from mlops.registry import Registry
 from mlops.registry.bundles import last_close
 from mlops.store import ModelVersion, Why, count_trials
-from mlops.training.publish import Request, publish
-from mlops.training.verdict import Judgement
+from mlops.training.judgement import Judgement
+from mlops.training.publish import publish
 from tests.mlops.registry.conftest import SERVICE, dataset_of
-from tests.mlops.training.trainings import assessed, assigned, conducted
+from tests.mlops.training.trainings import judged, planned, searched
 
 pytestmark = pytest.mark.usefixtures("unverified")
 
@@ -32,9 +32,9 @@ def children(registry: Registry, run_id: str) -> list[str]:
 
 
 def test_each_trial_is_a_file_a_child_run_and_a_count(registry: Registry, dataset: Dataset) -> None:
-    assignment = assigned(registry, dataset, **SEARCH)
-    study, run = conducted(registry, assignment)
-    folder = registry.home / "studies" / SERVICE.key / assignment.study_key
+    plan = planned(registry, dataset, **SEARCH)
+    study, run = searched(registry, plan)
+    folder = registry.home / "studies" / SERVICE.key / plan.study_key
     names = ["linear-0", "linear-1", "linear-2"]
 
     assert sorted(trial.name for trial in study.trials) == names
@@ -46,7 +46,7 @@ def test_each_trial_is_a_file_a_child_run_and_a_count(registry: Registry, datase
 def test_the_run_says_what_was_asked_and_on_which_bars(
     registry: Registry, dataset: Dataset
 ) -> None:
-    _, run = conducted(registry, assigned(registry, dataset))
+    _, run = searched(registry, planned(registry, dataset))
     logged = registry.tracking.client.get_run(run.run_id)
     assert logged.data.params["asked.model_type"] == "linear"
     assert logged.data.params["asked.refits"] == "2"
@@ -56,13 +56,13 @@ def test_the_run_says_what_was_asked_and_on_which_bars(
 def test_a_count_that_died_before_its_file_is_not_counted_again(
     registry: Registry, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assignment = assigned(registry, dataset, **SEARCH)
+    plan = planned(registry, dataset, **SEARCH)
     with monkeypatch.context() as patch:
         patch.setattr("mlops.search.trial_archive.TrialArchive.keep", died)
         with pytest.raises(KeyboardInterrupt):
-            conducted(registry, assignment)
+            searched(registry, plan)
     assert count_trials(registry.store, SERVICE.key) == 1
-    conducted(registry, assignment)
+    searched(registry, plan)
     assert count_trials(registry.store, SERVICE.key) == 3
 
 
@@ -70,17 +70,17 @@ def died(*_: Any) -> None:
     raise KeyboardInterrupt
 
 
-def test_a_passed_deadline_stops_it(registry: Registry, dataset: Dataset) -> None:
+def test_a_passed_deadline_stops_the_search(registry: Registry, dataset: Dataset) -> None:
     with pytest.raises(TrainingTimeout, match="TRAINING_JOB_TIMEOUT_HOURS"):
-        conducted(registry, assigned(registry, dataset), seconds=-1)
+        searched(registry, planned(registry, dataset), seconds=-1)
 
 
-def test_the_same_study_asked_twice_at_once_is_done_once(
+def test_the_same_study_run_twice_at_once_is_searched_once(
     registry: Registry, dataset: Dataset
 ) -> None:
-    assignment = assigned(registry, dataset, **SEARCH)
+    plan = planned(registry, dataset, **SEARCH)
     with ThreadPoolExecutor(2) as pool:
-        studies = list(pool.map(lambda _: conducted(registry, assignment), range(2)))
+        studies = list(pool.map(lambda _: searched(registry, plan), range(2)))
     logged = [children(registry, run.run_id) for _, run in studies]
     assert sorted(map(len, logged)) == [0, 3]
     assert studies[0][0].winner.recipe == studies[1][0].winner.recipe
@@ -91,11 +91,11 @@ def test_trials_of_an_earlier_study_on_these_bars_are_judged_too(
     registry: Registry, dataset: Dataset
 ) -> None:
     """Both searches are pooled by their records; nothing is left to be allowed for by number."""
-    first = assigned(registry, dataset)
-    conducted(registry, first)
-    second = assigned(registry, dataset, sequence_length=1)
-    study, _ = conducted(registry, second)
-    reason = assessed(registry, second, study).report["G2"].reason
+    first = planned(registry, dataset)
+    searched(registry, first)
+    second = planned(registry, dataset, sequence_length=1)
+    study, _ = searched(registry, second)
+    reason = judged(registry, second, study).report["G2"].reason
     assert "the best of 2 worthless trials" in reason
 
 
@@ -104,30 +104,28 @@ def test_a_longer_window_of_an_earlier_study_is_judged_too(
 ) -> None:
     """It lacks a few forecasts after a hole, which is no reason to forget the rest."""
     holed = dataset_of(bars.drop(bars.index[800]))
-    conducted(registry, assigned(registry, holed, sequence_length=12))
-    second = assigned(registry, holed, sequence_length=1)
-    study, _ = conducted(registry, second)
-    reason = assessed(registry, second, study).report["G2"].reason
+    searched(registry, planned(registry, holed, sequence_length=12))
+    second = planned(registry, holed, sequence_length=1)
+    study, _ = searched(registry, second)
+    reason = judged(registry, second, study).report["G2"].reason
     assert "the best of 2 worthless trials" in reason
 
 
 def test_trials_whose_records_are_gone_are_allowed_for_by_number(
     registry: Registry, dataset: Dataset
 ) -> None:
-    conducted(registry, assigned(registry, dataset))
+    searched(registry, planned(registry, dataset))
     for path in (registry.home / "studies").rglob("*.parquet"):
         path.unlink()
-    second = assigned(registry, dataset, sequence_length=1)
-    study, _ = conducted(registry, second)
-    assert (
-        "records of some of the 2 trials" in assessed(registry, second, study).report["G2"].reason
-    )
+    second = planned(registry, dataset, sequence_length=1)
+    study, _ = searched(registry, second)
+    assert "records of some of the 2 trials" in judged(registry, second, study).report["G2"].reason
 
 
-def test_limits_are_those_it_is_given(registry: Registry, dataset: Dataset) -> None:
-    assignment = assigned(registry, dataset)
-    study, _ = conducted(registry, assignment)
-    strict = assessed(registry, assignment, study, max_model_mse=1e-9).report
+def test_a_judgement_uses_the_given_limits(registry: Registry, dataset: Dataset) -> None:
+    plan = planned(registry, dataset)
+    study, _ = searched(registry, plan)
+    strict = judged(registry, plan, study, max_model_mse=1e-9).report
     assert "MAX_MODEL_MSE" in {result.title for result in strict.refused_by}
 
 
@@ -135,11 +133,11 @@ def test_a_champion_is_not_met_on_bars_it_was_fitted_on(
     registry: Registry, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the last refit's own test rows are new to a champion that saw the same bars."""
-    assignment = assigned(registry, dataset)
+    plan = planned(registry, dataset)
     champion, judgement = registered(registry, dataset, reason="manual")
-    study, _ = conducted(registry, assignment)
+    study, _ = searched(registry, plan)
     monkeypatch.setattr("mlops.training.run.champion_of", lambda *_: champion)
-    met = assessed(registry, assignment, study).report["G4"]
+    met = judged(registry, plan, study).report["G4"]
     assert met.n == len(study.slices.holdout[-1].test)
     assert met.n < len(judgement.holdout)
 
@@ -164,21 +162,15 @@ def registered(
     registry: Registry, dataset: Dataset, *, reason: str
 ) -> tuple[ModelVersion, Judgement]:
     """A training carried out, judged and put on record."""
-    assignment = assigned(registry, dataset, reason=reason)
-    study, run = conducted(registry, assignment)
-    judgement = assessed(registry, assignment, study)
-    request = Request(
-        model_type="linear", config={}, digest=assignment.request, reason=assignment.reason
-    )
+    plan = planned(registry, dataset, reason=reason)
+    study, run = searched(registry, plan)
+    judgement = judged(registry, plan, study)
     version = publish(
         registry,
-        SERVICE,
-        dataset,
-        study=study,
-        judgement=judgement,
-        proof=assignment.proof,
-        request=request,
-        run=run,
+        plan,
+        study,
+        judgement,
+        run,
         why=Why(last_close(dataset).to_pydatetime()),
     )
     return version, judgement

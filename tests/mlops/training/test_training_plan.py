@@ -13,7 +13,7 @@ from mlops.features.dataset import Dataset
 from mlops.features.indicators import register_indicator, unregister_indicator
 from mlops.registry import Registry
 from tests.mlops.registry.conftest import opened_at
-from tests.mlops.training.trainings import assigned
+from tests.mlops.training.trainings import planned
 
 pytestmark = pytest.mark.usefixtures("unverified")
 
@@ -35,32 +35,32 @@ def tomorrow() -> Iterator[str]:
 
 
 def test_a_search_has_slices_of_all_bars_and_a_proof(registry: Registry, dataset: Dataset) -> None:
-    assignment = assigned(registry, dataset)
-    assert not assignment.mandate.is_refit
-    assert len(assignment.slices.development) == len(assignment.slices.holdout) == 2
-    assert assignment.proof.features == ("har_1", "har_24")
-    assert assignment.baseline.model_type == "persistence"
+    plan = planned(registry, dataset)
+    assert not plan.policy.is_refit
+    assert len(plan.slices.development) == len(plan.slices.holdout) == 2
+    assert plan.proof.features == ("har_1", "har_24")
+    assert plan.baseline.model_type == "persistence"
 
 
 def test_the_same_request_on_the_same_bars_is_the_same_study(
     registry: Registry, dataset: Dataset
 ) -> None:
-    first, again = assigned(registry, dataset), assigned(registry, dataset)
-    other = assigned(registry, dataset, seed=9)
+    first, again = planned(registry, dataset), planned(registry, dataset)
+    other = planned(registry, dataset, seed=9)
     assert first.study_key == again.study_key
     assert other.study_key != first.study_key
 
 
-def test_a_feature_that_looks_ahead_stops_it_by_name(
+def test_a_feature_that_looks_ahead_stops_the_plan_by_name(
     registry: Registry, dataset: Dataset, tomorrow: str
 ) -> None:
     with pytest.raises(LookaheadError, match="'tomorrow' looks ahead"):
-        assigned(registry, dataset, features=("har_1", tomorrow))
+        planned(registry, dataset, features=("har_1", tomorrow))
 
 
-def test_too_few_bars_stop_it(registry: Registry, dataset: Dataset) -> None:
+def test_too_few_bars_stop_the_plan(registry: Registry, dataset: Dataset) -> None:
     with pytest.raises(InsufficientData):
-        assigned(registry, dataset, min_bars=len(dataset) + 1)
+        planned(registry, dataset, min_bars=len(dataset) + 1)
 
 
 @pytest.mark.parametrize("trials", [0, 3])
@@ -75,9 +75,9 @@ def test_a_class_must_be_of_a_trusted_module(
         "trials": trials,
     }
     with pytest.raises(ModelError, match="CUSTOM_MODEL_MODULES"):
-        assigned(registry, dataset, **asked)
+        planned(registry, dataset, **asked)
     trusting = opened_at(tmp_path, mlruns, custom_modules=("users_models",))
-    assert assigned(trusting, dataset, **asked).allowed_classes == {"users_models:Mine"}
+    assert planned(trusting, dataset, **asked).allowed_classes == {"users_models:Mine"}
 
 
 def test_changed_code_of_a_custom_model_is_another_study(
@@ -87,8 +87,8 @@ def test_changed_code_of_a_custom_model_is_another_study(
     trusting = opened_at(tmp_path, mlruns, custom_modules=("users_models",))
     params = {"class_path": "users_models:Mine"}
     asked = {"model_type": "custom", "sequence_length": 1, "params": params}
-    before = assigned(trusting, dataset, **asked)
+    before = planned(trusting, dataset, **asked)
     own_module.write_text("class Mine: better = True")
-    after = assigned(trusting, dataset, **asked)
+    after = planned(trusting, dataset, **asked)
     assert after.request == before.request
     assert after.study_key != before.study_key

@@ -12,9 +12,9 @@ from mlops.registry.bundles import last_close
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.store import Why
+from mlops.training.judgement import Judgement
 from mlops.training.run import Effort, judge_training, run_search
 from mlops.training.training_plan import TrainingPlan, plan_training
-from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
 from tests.mlops.registry.conftest import SERVICE
 
@@ -24,7 +24,7 @@ QUICK = TrainingConfig(
 FEE_BPS = 10.0
 
 
-def assigned(
+def planned(
     registry: Registry,
     dataset: Dataset,
     *,
@@ -46,14 +46,14 @@ def assigned(
     )
 
 
-def conducted(
-    registry: Registry, assignment: TrainingPlan, *, seconds: float = 3600
+def searched(
+    registry: Registry, plan: TrainingPlan, *, seconds: float = 3600
 ) -> tuple[Study, RunLog]:
     """Carried out in a run of its own."""
     with open_run(registry.tracking, "training") as run:
         study = run_search(
             registry,
-            assignment,
+            plan,
             effort=Effort(
                 device="cpu", threads=1, deadline=time.monotonic() + seconds, fee_bps=FEE_BPS
             ),
@@ -63,9 +63,9 @@ def conducted(
     return study, run
 
 
-def assessed(
+def judged(
     registry: Registry,
-    assignment: TrainingPlan,
+    plan: TrainingPlan,
     study: Study,
     *,
     now: datetime | None = None,
@@ -74,10 +74,10 @@ def assessed(
     """Judged at the usual limits, or others."""
     return judge_training(
         registry,
-        assignment,
+        plan,
         study,
         thresholds=Thresholds(**limits),
         fee_bps=FEE_BPS,
         yearly_alpha=0.05,
-        now=now or last_close(assignment.dataset).to_pydatetime(),
+        now=now or last_close(plan.dataset).to_pydatetime(),
     )

@@ -24,7 +24,7 @@ def evaluation(volatility):
     return evaluate(volatility, **COSTS)
 
 
-def test_values_stand_beside_the_baselines(volatility, evaluation):
+def test_each_metric_has_the_baselines_value_beside_it(volatility, evaluation):
     y, naive = volatility.y, volatility.baseline
     assert_allclose(evaluation["mse"].value, np.mean((y - volatility.forecast) ** 2))
     assert_allclose(evaluation["mse"].baseline, np.mean((y - naive) ** 2))
@@ -49,9 +49,9 @@ def test_a_volatility_is_called_up_or_down_against_its_persistence(volatility, e
 
 def test_the_r2_of_a_return_is_against_no_move(record):
     y = np.random.default_rng(0).standard_normal(600) * 0.01 + 0.02
-    found = evaluate(record(y, 0.5 * y, target=Target.RETURN), **COSTS)
-    assert_allclose(found["r2_score"].value, 0.75)
-    assert found["r2_score"].baseline == 0.0
+    evaluation = evaluate(record(y, 0.5 * y, target=Target.RETURN), **COSTS)
+    assert_allclose(evaluation["r2_score"].value, 0.75)
+    assert evaluation["r2_score"].baseline == 0.0
 
 
 def test_a_direction_is_judged_by_its_log_loss(record):
@@ -60,23 +60,23 @@ def test_a_direction_is_judged_by_its_log_loss(record):
     up = (rng.uniform(size=800) < probability).astype(float)
     half = np.full(800, 0.5)
     rows = record(up, probability, target=Target.DIRECTION, persistence=half, returns=up - 0.5)
-    found = evaluate(rows, **COSTS)
-    assert_allclose(found["log_loss"].baseline, np.log(2))
-    assert_allclose(found["skill"].value, 1 - found["log_loss"].value / np.log(2))
-    assert found["accuracy"].value > 0.6
+    evaluation = evaluate(rows, **COSTS)
+    assert_allclose(evaluation["log_loss"].baseline, np.log(2))
+    assert_allclose(evaluation["skill"].value, 1 - evaluation["log_loss"].value / np.log(2))
+    assert evaluation["accuracy"].value > 0.6
 
 
-def test_the_platforms_words_are_filled_where_defined(evaluation):
+def test_model_metrics_hold_each_defined_figure(evaluation):
     assert evaluation.metrics.r2_score == evaluation["r2_score"].value
     assert evaluation.metrics.max_drawdown == evaluation["max_drawdown"].value
     assert evaluation.baseline_metrics.mse == evaluation["mse"].baseline
 
 
-def test_an_undefined_figure_is_left_out_of_the_words(record):
+def test_an_undefined_figure_is_left_out_of_the_model_metrics(record):
     y = np.random.default_rng(2).standard_normal(600)
-    found = evaluate(record(y, np.zeros(600), target=Target.RETURN), **COSTS)
-    assert found.metrics.accuracy is None
-    assert found.metrics.sharpe_ratio is None
+    evaluation = evaluate(record(y, np.zeros(600), target=Target.RETURN), **COSTS)
+    assert evaluation.metrics.accuracy is None
+    assert evaluation.metrics.sharpe_ratio is None
 
 
 def test_folds_show_where_the_skill_was(record):
@@ -89,11 +89,11 @@ def test_folds_show_where_the_skill_was(record):
 def test_rows_without_a_forecast_are_counted(record):
     y = np.random.default_rng(4).standard_normal(700)
     forecast = np.where(np.arange(700) % 7, 0.1 * y, np.nan)
-    found = evaluate(record(y, forecast, target=Target.RETURN), **COSTS)
-    assert (found.n, found.rows) == (600, 700)
+    evaluation = evaluate(record(y, forecast, target=Target.RETURN), **COSTS)
+    assert (evaluation.n, evaluation.rows) == (600, 700)
 
 
-def test_nothing_to_measure_is_an_error(record):
+def test_a_record_without_a_forecast_is_an_error(record):
     with pytest.raises(GateError, match="none of 5"):
         evaluate(record(np.ones(5), np.full(5, np.nan), target=Target.RETURN), **COSTS)
 
@@ -101,9 +101,9 @@ def test_nothing_to_measure_is_an_error(record):
 def test_an_evaluation_survives_json_exactly(record):
     y = np.random.default_rng(5).standard_normal(600)
     for forecast in (np.zeros(600), y):
-        found = evaluate(record(y, forecast, target=Target.RETURN), **COSTS)
-        text = json.dumps(found.to_dict(), allow_nan=False)
-        assert Evaluation.from_dict(json.loads(text)) == found
+        evaluation = evaluate(record(y, forecast, target=Target.RETURN), **COSTS)
+        text = json.dumps(evaluation.to_dict(), allow_nan=False)
+        assert Evaluation.from_dict(json.loads(text)) == evaluation
 
 
 def test_an_unknown_metric_names_the_known_ones(evaluation):

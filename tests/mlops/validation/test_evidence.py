@@ -20,7 +20,7 @@ from mlops.validation.evidence import Override
         ({"champion": np.zeros(3)}, "champion has 3 forecasts for 1500"),
     ],
 )
-def test_contradictions_are_named(return_evidence, changes, message):
+def test_contradictory_evidence_is_refused_by_name(return_evidence, changes, message):
     evidence = return_evidence()
     with pytest.raises(GateError, match=message):
         replace(evidence, **changes)

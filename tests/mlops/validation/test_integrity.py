@@ -30,7 +30,7 @@ def test_an_honest_record_passes_every_integrity_gate(return_evidence, volatilit
         ({"causality_proven": False}, "causality"),
     ],
 )
-def test_each_fault_of_the_making_refuses(volatility_evidence, fault, title):
+def test_each_unsound_fact_refuses(volatility_evidence, fault, title):
     evidence = volatility_evidence()
     evidence = replace(evidence, integrity=replace(evidence.integrity, **fault))
     assert refused(judge_integrity(evidence, LIMITS)) == {title}
@@ -56,7 +56,7 @@ def test_a_return_forecast_that_hardly_trades_refuses(return_evidence):
 
 
 @pytest.mark.parametrize("target", [Target.PRICE, Target.DIRECTION])
-def test_whatever_names_a_side_must_trade(record, return_evidence, target):
+def test_a_forecast_that_takes_a_side_must_trade(record, return_evidence, target):
     """As its drawdown and costs are gated, so are its trades: one side held for ever has one."""
     rng = np.random.default_rng(0)
     price = target is Target.PRICE
@@ -104,7 +104,7 @@ def leaking(evidence):
     return replace(evidence, holdout=rows.of(0.35 * rows.y + rows.forecast))
 
 
-def test_what_no_market_allows_raises_the_alarm(return_evidence):
+def test_an_impossible_edge_raises_the_alarm(return_evidence):
     found = judge_leakage(leaking(return_evidence()), LIMITS)[0]
     assert found.refuses
     assert found.reason.startswith("suspected_leakage: accuracy")
@@ -112,7 +112,7 @@ def test_what_no_market_allows_raises_the_alarm(return_evidence):
     assert found.value > 1
 
 
-def test_only_a_person_lifts_the_alarm_and_is_named(return_evidence):
+def test_only_a_named_person_lets_the_alarm_pass(return_evidence):
     override = Override(actor="ada", reason="the label is known late")
     found = judge_leakage(replace(leaking(return_evidence()), leak_override=override), LIMITS)[0]
     assert found.passed
@@ -129,5 +129,5 @@ def test_a_direction_that_is_right_too_often_raises_the_alarm(record, return_evi
     assert "accuracy 0.667" in judge_leakage(evidence, LIMITS)[0].reason
 
 
-def test_a_volatility_is_predictable_in_earnest(volatility_evidence):
+def test_a_predictable_volatility_raises_no_alarm(volatility_evidence):
     assert judge_leakage(volatility_evidence(error=0.01), LIMITS)[0].passed

@@ -32,9 +32,9 @@ def test_a_refusal_names_gate_and_reason():
 
 @pytest.mark.parametrize("value", [0.1, math.nan, math.inf, -math.inf])
 def test_a_report_survives_json_exactly(value):
-    found = report(result(value=value), result(severity=Severity.ADVISORY))
-    text = json.dumps(found.to_dict(), allow_nan=False)
-    assert GateReport.from_dict(json.loads(text)) == found
+    gates = report(result(value=value), result(severity=Severity.ADVISORY))
+    text = json.dumps(gates.to_dict(), allow_nan=False)
+    assert GateReport.from_dict(json.loads(text)) == gates
 
 
 def test_a_report_cannot_be_altered():
@@ -51,7 +51,7 @@ def test_a_report_reads_as_a_table():
 
 
 def test_results_are_found_by_title_or_gate():
-    found = report(result(), result(name="G5", title="costs"))
-    assert found["costs"] is found["G5"]
+    gates = report(result(), result(name="G5", title="costs"))
+    assert gates["costs"] is gates["G5"]
     with pytest.raises(KeyError, match="costs"):
-        found["beauty"]
+        gates["beauty"]

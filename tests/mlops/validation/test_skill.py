@@ -41,7 +41,7 @@ def test_costs_above_the_edge_refuse(return_evidence):
 
 
 @pytest.mark.parametrize("target", [Target.PRICE, Target.DIRECTION])
-def test_whatever_names_a_side_is_judged_by_its_profit(return_evidence, record, target):
+def test_a_forecast_that_takes_a_side_is_judged_by_its_profit(return_evidence, record, target):
     """The same knowledge as a price or a probability: worth having at 1 bp, not at 10."""
     evidence = return_evidence()
     edge, returns = evidence.walk_forward.forecast, evidence.walk_forward.next_return
@@ -111,14 +111,14 @@ def test_missing_records_cost_power_but_are_allowed_for(return_evidence, volatil
         assert "were not kept" in lost.reason
 
 
-def test_a_spent_budget_asks_for_more(return_evidence):
+def test_a_smaller_alpha_asks_for_more_skill(return_evidence):
     evidence = alone(return_evidence(r2=0.01))
     p = skill(evidence).value
     assert skill(replace(evidence, alpha=2 * p)).passed
     assert skill(replace(evidence, alpha=p / 2)).refuses
 
 
-def test_what_else_is_known_of_a_sharpe_ratio_is_advice(return_evidence):
+def test_other_figures_of_a_sharpe_ratio_are_advice(return_evidence):
     advice = judge_skill(return_evidence())[1:]
     titles = [result.title for result in advice]
     assert titles == ["PSR", "DSR", "DSR, independent trials", "track record", "PBO"]

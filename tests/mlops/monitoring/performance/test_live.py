@@ -40,7 +40,7 @@ from mlops.store.forecasts import Role, record_forecasts
 from mlops.store.outcomes import OutcomeCounts, read_matched
 from mlops.validation.evaluation import evaluate
 from mlops.validation.forecasts import Forecasts
-from mlops.validation.records import record
+from mlops.validation.records import cut_record
 from tests.mlops.data.conftest import make_bars
 from tests.mlops.monitoring.ticker import HOUR, RETURNS, START, bars_of_service, forecast_row
 
@@ -298,7 +298,7 @@ def linear_bundle(tmp_path: Path, *, keep: bool = False) -> tuple[Bundle, Foreca
     whole = np.full(len(dataset), np.nan)
     whole[held] = model.predict(dataset, held)
     folds = np.zeros(len(dataset), dtype=np.int64)
-    made = record(dataset, held, whole, dataset.persistence, folds)
+    made = cut_record(dataset, held, whole, dataset.persistence, folds)
     evaluation = evaluate(made, bars_per_year=8760, fee_bps=0.0, reps=20)
     holdout = made if keep else None
     parts = bundle_parts(

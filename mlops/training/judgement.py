@@ -1,4 +1,4 @@
-"""From a study to a verdict: the evidence the gates ask for, put together from what was kept."""
+"""Judges a study: puts together the evidence that the gates ask for, and measures the winner."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlops.validation.evaluation import Evaluation
 from mlops.validation.evidence import Evidence, Integrity, Override, Thresholds
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.gates import judge, rank_trials
-from mlops.validation.records import bars_per_year, evaluation_of, record
+from mlops.validation.records import bars_per_year, cut_record, evaluate_record
 from mlops.validation.report import GateReport
 
 Floats = NDArray[np.float64]
@@ -32,30 +32,18 @@ NAIVE: Mapping[Target, tuple[str, ...]] = {
     Target.PRICE: ("last_price",),
     Target.DIRECTION: ("base_rate",),
 }
-"""The naive forecasts that a model card sets a target's models against."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What evidence is counted at: costs, the level it may spend, a person's override.
-
-    ``n_unkept`` counts trials of the service whose forecasts of these bars were not kept.
-    """
-
-    fee_bps: float
-    alpha: float
-    n_unkept: int = 0
-    require_better: bool = False
-    leak_override: Override | None = None
+"""By target, the naive model types that a model card compares a model with."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Judgement:
-    """The verdict on one candidate, and the records it rests on.
+    """The gates' report on one candidate, and the records it rests on.
 
-    ``record`` is what its bundle keeps: the holdout, and of a refit all that its recipe
-    forecast before. ``baselines`` are all naive forecasts of the target on the holdout rows,
-    the declared one first.
+    Args:
+        record: What the bundle keeps: the holdout; for a refit, all earlier forecasts of its
+            recipe too.
+        baselines: By model type all naive forecasts of the target on the holdout rows, the
+            declared baseline first.
     """
 
     report: GateReport
@@ -72,25 +60,34 @@ def evidence_of(
     dataset: Dataset,
     *,
     baseline: Recipe,
-    terms: Terms,
+    fee_bps: float,
+    alpha: float,
     causality_proven: bool,
     earlier: Mapping[str, Floats] | None = None,
+    n_unkept: int = 0,
     before: Forecasts | None = None,
     champion: Forecaster | None = None,
     champion_saw: np.datetime64 | None = None,
+    leak_override: Override | None = None,
 ) -> Evidence:
     """What the winner of a study is judged by: the declared baseline and the champion beside it.
 
-    ``earlier`` are other studies' trials on the same development rows: they enter G2 as if
-    they had been part of this search. ``before`` is the record that a refit continues. The
-    champion is met on forecasts made at or after ``champion_saw``, when the last label it was
-    fitted on was known; None where nobody knows.
+    Args:
+        baseline: The recipe of the service's declared baseline.
+        alpha: The level that this judgement may spend.
+        earlier: Forecasts (n,) by other studies' trials on the rows that this study compares;
+            they enter gate G2 as if they had been part of this search.
+        n_unkept: Trials of the service whose forecasts of these bars were not kept.
+        before: The record that a refit continues.
+        champion_saw: When the last label that the champion was fitted on was known, None where
+            nobody knows: only forecasts made at or after it are compared with the champion.
+        leak_override: A person's word that a record too good to be true is no leak.
     """
     naive = walk_baseline(baseline, dataset, (*study.slices.development, *study.slices.holdout))
     folds = study.slices.fold_of_row(len(dataset))
-    walked = record(dataset, study.compared_rows, study.winner.forecasts, naive, folds)
+    walked = cut_record(dataset, study.compared_rows, study.winner.forecasts, naive, folds)
     held_rows = _held_rows(study)
-    held = record(dataset, held_rows, study.holdout.forecasts, naive, folds)
+    held = cut_record(dataset, held_rows, study.holdout.forecasts, naive, folds)
     trials = {trial.name: trial.forecasts[study.compared_rows] for trial in study.trials}
     pooled = {**trials, **(earlier or {})}
     if study.is_refit:
@@ -101,7 +98,7 @@ def evidence_of(
         holdout=held,
         winner=study.winner.name,
         trials=pooled,
-        n_trials=len(pooled) + terms.n_unkept,
+        n_trials=len(pooled) + n_unkept,
         integrity=Integrity(
             gap_bars=study.slices.gap_bars,
             ordered=True,  # a Fold cannot be built otherwise
@@ -109,13 +106,14 @@ def evidence_of(
             causality_proven=causality_proven,
         ),
         bars_per_year=bars_per_year(dataset),
-        fee_bps=terms.fee_bps,
-        champion=_of_champion(champion, champion_saw, dataset, held_rows),
-        require_better=terms.require_better,
+        fee_bps=fee_bps,
+        champion=None
+        if champion is None
+        else _forecast_unseen(champion, champion_saw, dataset, held_rows),
         refit=study.is_refit,
         record=held.after(before) if study.is_refit and before is not None else None,
-        alpha=terms.alpha,
-        leak_override=terms.leak_override,
+        alpha=alpha,
+        leak_override=leak_override,
     )
 
 
@@ -127,9 +125,9 @@ def judge_study(
     baseline: Recipe,
     thresholds: Thresholds,
 ) -> Judgement:
-    """Judge the winner of a study by its `evidence_of`, and measure what it is worth."""
+    """Judge the winner of a study by its `evidence_of`, and measure its forecasts."""
     walked, held = evidence.walk_forward, evidence.holdout
-    evaluation = evaluation_of(held, dataset, fee_bps=evidence.fee_bps)
+    evaluation = evaluate_record(held, dataset, fee_bps=evidence.fee_bps)
     return Judgement(
         report=judge(evidence, thresholds),
         walk_forward=walked,
@@ -137,16 +135,20 @@ def judge_study(
         record=held if evidence.record is None else evidence.record,
         walk_forward_evaluation=evaluation
         if walked is held
-        else evaluation_of(walked, dataset, fee_bps=evidence.fee_bps),
+        else evaluate_record(walked, dataset, fee_bps=evidence.fee_bps),
         evaluation=evaluation,
-        baselines=_all_baselines(study, dataset, held, declared=baseline),
+        baselines=_forecast_baselines(study, dataset, held, declared=baseline),
     )
 
 
-def ranker(
+def make_ranker(
     dataset: Dataset, slices: Slices, *, baseline: Recipe, fee_bps: float
 ) -> Callable[[Mapping[str, Floats]], Mapping[str, float]]:
-    """G2's own measure, for choosing the winner by what the winner will be judged by."""
+    """A function that ranks trials by the measure of gate G2, by which the winner is judged.
+
+    Args:
+        fee_bps: Costs of one turnover of the whole position, in basis points.
+    """
     folds = (*slices.development, *slices.holdout)
     naive = walk_baseline(baseline, dataset, folds)
     numbers = slices.fold_of_row(len(dataset))
@@ -155,7 +157,7 @@ def ranker(
         made = [np.isfinite(forecasts) for forecasts in trials.values()]
         rows = np.flatnonzero(np.logical_and.reduce(made))
         first = next(iter(trials.values()))
-        compared = record(dataset, rows, first, naive, numbers)
+        compared = cut_record(dataset, rows, first, naive, numbers)
         chosen = {name: forecasts[rows] for name, forecasts in trials.items()}
         return rank_trials(compared, chosen, fee_bps=fee_bps)
 
@@ -163,7 +165,7 @@ def ranker(
 
 
 def declared_baseline(dataset: Dataset, name: str | None = None) -> Recipe:
-    """The recipe of a service's baseline; None names the target's usual one."""
+    """The recipe of a service's baseline; without a name the usual one of the target."""
     return default_recipe(name or BASELINES[dataset.target.kind], dataset.target)
 
 
@@ -172,12 +174,10 @@ def walk_baseline(recipe: Recipe, dataset: Dataset, folds: tuple[Fold, ...]) -> 
     return run_walk_forward(recipe, dataset, folds, FitContext()).forecasts
 
 
-def _of_champion(
-    champion: Forecaster | None, saw: np.datetime64 | None, dataset: Dataset, rows: Rows
-) -> Floats | None:
-    """Its forecasts at ``rows`` (n,); NaN where it has no window or may know the outcome."""
-    if champion is None:
-        return None
+def _forecast_unseen(
+    champion: Forecaster, saw: np.datetime64 | None, dataset: Dataset, rows: Rows
+) -> Floats:
+    """The champion's forecasts (n,); NaN where it has no window or may have seen the outcome."""
     honest = champion.ready(dataset)[rows]
     if saw is not None:
         honest &= dataset.labels.made_at[rows] >= saw
@@ -190,14 +190,14 @@ def _held_rows(study: Study) -> Rows:
     return np.flatnonzero(np.isfinite(study.holdout.forecasts))
 
 
-def _all_baselines(
+def _forecast_baselines(
     study: Study, dataset: Dataset, holdout: Forecasts, *, declared: Recipe
 ) -> dict[str, Forecasts]:
     rows = _held_rows(study)
-    found = {declared.model_type: holdout.of_baseline()}
+    records = {declared.model_type: holdout.of_baseline()}
     for name in NAIVE[dataset.target.kind]:
-        if name not in found:
+        if name not in records:
             recipe = default_recipe(name, dataset.target)
             forecasts = walk_baseline(recipe, dataset, study.slices.holdout)[rows]
-            found[name] = holdout.of(forecasts)
-    return found
+            records[name] = holdout.of(forecasts)
+    return records

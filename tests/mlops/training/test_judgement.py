@@ -15,17 +15,16 @@ from mlops.features.targets import TargetSpec
 from mlops.models.base import BASELINES, FitContext, build_forecaster
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import plan_search
-from mlops.search.slices import cut, cut_since
+from mlops.search.slices import cut_refit_slices, cut_slices
 from mlops.search.study import Study, StudyContext, run_refit, run_study
 from mlops.service import Target, Timeframe
-from mlops.training.verdict import (
+from mlops.training.judgement import (
     NAIVE,
     Judgement,
-    Terms,
     declared_baseline,
     evidence_of,
     judge_study,
-    ranker,
+    make_ranker,
 )
 from mlops.validation.evidence import Override, Thresholds
 
@@ -38,13 +37,13 @@ def make(kind: Target) -> Dataset:
     return Dataset(simulate_bars(1800, seed=4), timeframe=Timeframe("1h"), target=target)
 
 
-def bench_of(dataset: Dataset, slices: Any) -> StudyContext:
+def context_of(dataset: Dataset, slices: Any) -> StudyContext:
     baseline = declared_baseline(dataset)
     return StudyContext(
         dataset=dataset,
         slices=slices,
-        context=FitContext(),
-        rank=ranker(dataset, slices, baseline=baseline, fee_bps=10.0),
+        fit_context=FitContext(),
+        rank=make_ranker(dataset, slices, baseline=baseline, fee_bps=10.0),
         keep=lambda _: None,
         recall=lambda _: None,
         report=lambda *_: None,
@@ -53,25 +52,21 @@ def bench_of(dataset: Dataset, slices: Any) -> StudyContext:
 
 def searched(dataset: Dataset, **changes: Any) -> Study:
     config = CONFIG.model_copy(update=changes)
-    slices = cut(dataset, config, min_bars=1000)
-    agenda = plan_search(dataset, ModelType.LINEAR, config)
-    return run_study(bench_of(dataset, slices), agenda, key="k")
+    slices = cut_slices(dataset, config, min_bars=1000)
+    plan = plan_search(dataset, ModelType.LINEAR, config)
+    return run_study(context_of(dataset, slices), plan, key="k")
 
 
 def judged(study: Study, dataset: Dataset, **changes: Any) -> Judgement:
-    terms = {
-        name: changes.pop(name)
-        for name in ("alpha", "n_unkept", "leak_override", "require_better")
-        if name in changes
-    }
     baseline, thresholds = declared_baseline(dataset), Thresholds(**changes.pop("limits", {}))
+    require_better = changes.pop("require_better", False)
     evidence = evidence_of(
         study,
         dataset,
         baseline=baseline,
-        terms=Terms(fee_bps=10.0, **{"alpha": 0.05, **terms}),
-        **{"causality_proven": True, **changes},
+        **{"fee_bps": 10.0, "alpha": 0.05, "causality_proven": True, **changes},
     )
+    evidence = replace(evidence, require_better=require_better)
     return judge_study(study, dataset, evidence, baseline=baseline, thresholds=thresholds)
 
 
@@ -86,24 +81,24 @@ def study(hourly: Dataset) -> Study:
 
 
 def test_each_record_has_its_own_rows(study: Study, hourly: Dataset) -> None:
-    found = judged(study, hourly)
+    judgement = judged(study, hourly)
     held = np.concatenate([fold.test for fold in study.slices.holdout])
-    np.testing.assert_array_equal(found.holdout.made_at, hourly.labels.made_at[held])
+    np.testing.assert_array_equal(judgement.holdout.made_at, hourly.labels.made_at[held])
     rows = study.compared_rows
-    np.testing.assert_array_equal(found.walk_forward.made_at, hourly.labels.made_at[rows])
-    np.testing.assert_array_equal(found.walk_forward.forecast, study.winner.forecasts[rows])
-    assert found.holdout.made_at[0] > found.walk_forward.made_at[-1]
-    assert sorted(set(found.holdout.fold)) == [2, 3]
+    np.testing.assert_array_equal(judgement.walk_forward.made_at, hourly.labels.made_at[rows])
+    np.testing.assert_array_equal(judgement.walk_forward.forecast, study.winner.forecasts[rows])
+    assert judgement.holdout.made_at[0] > judgement.walk_forward.made_at[-1]
+    assert sorted(set(judgement.holdout.fold)) == [2, 3]
 
 
 @pytest.mark.parametrize("kind", list(Target))
 def test_every_target_is_judged_beside_its_naive_forecasts(kind: Target) -> None:
     """The declared one first; each forecast every holdout row."""
     dataset = make(kind)
-    found = judged(searched(dataset), dataset)
-    assert set(found.baselines) == set(NAIVE[kind])
-    assert next(iter(found.baselines)) == BASELINES[kind]
-    for naive in found.baselines.values():
+    judgement = judged(searched(dataset), dataset)
+    assert set(judgement.baselines) == set(NAIVE[kind])
+    assert next(iter(judgement.baselines)) == BASELINES[kind]
+    for naive in judgement.baselines.values():
         assert np.isfinite(naive.forecast).all()
 
 
@@ -124,7 +119,7 @@ def test_the_winner_is_ranked_by_what_it_is_judged_by(study: Study) -> None:
     ("changes", "title"),
     [({"causality_proven": False}, "causality"), ({"alpha": 1e-3}, "skill")],
 )
-def test_what_it_is_told_reaches_the_gates(
+def test_causality_and_alpha_reach_the_gates(
     study: Study, hourly: Dataset, changes: Mapping[str, Any], title: str
 ) -> None:
     refused = judged(study, hourly, **changes).report.refused_by
@@ -161,28 +156,28 @@ def test_a_leak_alarm_is_lifted_by_a_named_person_only() -> None:
     assert judged(leaking, dataset, leak_override=person).report["leak alarm"].passed
 
 
-def test_a_refit_is_judged_on_its_young_rows_alone(hourly: Dataset, study: Study) -> None:
-    slices = cut_since(hourly, CONFIG, hourly.labels.made_at[1100], min_bars=1000)
-    refit = run_refit(bench_of(hourly, slices), study.winner.recipe, key="k")
-    found = judged(refit, hourly, alpha=0.001)
-    assert found.walk_forward is found.holdout
-    assert found.holdout.made_at[0] == hourly.labels.made_at[1101]
-    assert found.report.alpha == 0.001
-    assert "Diebold-Mariano" in found.report["G2"].reason
+def test_a_refit_is_judged_on_its_new_rows_alone(hourly: Dataset, study: Study) -> None:
+    slices = cut_refit_slices(hourly, CONFIG, hourly.labels.made_at[1100], min_bars=1000)
+    refit = run_refit(context_of(hourly, slices), study.winner.recipe, key="k")
+    judgement = judged(refit, hourly, alpha=0.001)
+    assert judgement.walk_forward is judgement.holdout
+    assert judgement.holdout.made_at[0] == hourly.labels.made_at[1101]
+    assert judgement.report.alpha == 0.001
+    assert "Diebold-Mariano" in judgement.report["G2"].reason
 
 
 def test_a_refit_continues_the_record_of_its_recipe(hourly: Dataset, study: Study) -> None:
     """The limits are held against all of it, the other gates against the young rows."""
     before = judged(study, hourly).walk_forward
-    slices = cut_since(hourly, CONFIG, before.made_at[-1], min_bars=1000)
-    refit = run_refit(bench_of(hourly, slices), study.winner.recipe, key="k")
-    alone, found = judged(refit, hourly), judged(refit, hourly, before=before)
+    slices = cut_refit_slices(hourly, CONFIG, before.made_at[-1], min_bars=1000)
+    refit = run_refit(context_of(hourly, slices), study.winner.recipe, key="k")
+    alone, judgement = judged(refit, hourly), judged(refit, hourly, before=before)
     assert alone.record is alone.holdout
     np.testing.assert_array_equal(
-        found.record.forecast, [*before.forecast, *found.holdout.forecast]
+        judgement.record.forecast, [*before.forecast, *judgement.holdout.forecast]
     )
-    assert found.report["MIN_R2_SCORE"].n == len(before) + len(found.holdout)
-    assert found.report["test bars"].n == found.report["G3"].n == len(found.holdout)
+    assert judgement.report["MIN_R2_SCORE"].n == len(before) + len(judgement.holdout)
+    assert judgement.report["test bars"].n == judgement.report["G3"].n == len(judgement.holdout)
     assert judged(study, hourly).record is not before
 
 
@@ -191,12 +186,12 @@ def test_a_refit_with_a_handful_of_rows_is_refused_and_not_an_error(
 ) -> None:
     for young in (1, 3, 40):
         since = hourly.labels.made_at[len(hourly) - 1 - 24 - young]
-        slices = cut_since(hourly, CONFIG, since, min_bars=1000)
-        refit = run_refit(bench_of(hourly, slices), study.winner.recipe, key="k")
-        found = judged(refit, hourly)
-        assert len(found.holdout) == young
-        assert not found.report.passed
-        assert not found.report["test bars"].passed
+        slices = cut_refit_slices(hourly, CONFIG, since, min_bars=1000)
+        refit = run_refit(context_of(hourly, slices), study.winner.recipe, key="k")
+        judgement = judged(refit, hourly)
+        assert len(judgement.holdout) == young
+        assert not judgement.report.passed
+        assert not judgement.report["test bars"].passed
 
 
 def test_a_baseline_may_be_named(hourly: Dataset) -> None:
