@@ -21,8 +21,8 @@ TARGETS = [TargetSpec(Target.VOLATILITY, 24), TargetSpec(Target.RETURN, 1)]
 def test_every_corner_of_a_space_is_a_legal_recipe(model_type, target):
     space = search_space(model_type, target)
     corners = [
-        one.values if isinstance(one, Choices) else (one.low, one.high)
-        for one in space.varied.values()
+        varied.values if isinstance(varied, Choices) else (varied.low, varied.high)
+        for varied in space.varied.values()
     ]
     for values in itertools.product(*corners):
         recipe = space.recipe(dict(zip(space.varied, values, strict=True)))

@@ -42,7 +42,7 @@ class Kept(dict[str, np.ndarray]):
     """The kept trials, and the progress that was reported."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, int, int]] = []
+        self.reported: list[tuple[str, int, int]] = []
 
     def keep(self, trial: Trial) -> None:
         self[trial.name] = trial.forecasts
@@ -56,7 +56,7 @@ def context_of(dataset: Dataset, kept: Kept, slices: Slices | None = None) -> St
         rank=by_loss(dataset),
         keep=kept.keep,
         recall=kept.get,
-        report=lambda *told: kept.told.append(told),
+        report=lambda *reported: kept.reported.append(reported),
         expected_folds=6,
     )
 
@@ -104,12 +104,12 @@ def test_an_ensemble_averages_the_best_of_each_family(
 ) -> None:
     study = run_study(context, plan_of(dataset, "ensemble", params=SMALL_LSTM), key="k")
     ensemble = next(trial for trial in study.trials if trial.name == "ensemble")
-    assert sorted(one.model_type for one in ensemble.recipe.members) == ["linear", "lstm"]
+    assert sorted(member.model_type for member in ensemble.recipe.members) == ["linear", "lstm"]
 
 
 def test_each_fold_is_reported(context: StudyContext, dataset: Dataset, kept: Kept) -> None:
     run_study(context, plan_of(dataset), key="k")
-    assert kept.told == [
+    assert kept.reported == [
         ("linear, refit 1", 1, 6),
         ("linear, refit 2", 2, 6),
         ("linear on the holdout, refit 1", 3, 6),
@@ -121,10 +121,10 @@ def test_a_kept_trial_is_recalled_and_not_walked_again(
     context: StudyContext, dataset: Dataset, kept: Kept, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = run_study(context, plan_of(dataset), key="k")
-    kept.told.clear()
+    kept.reported.clear()
     again = run_study(context_of(dataset, kept), plan_of(dataset), key="k")
     np.testing.assert_array_equal(again.winner.forecasts, first.winner.forecasts)
-    assert [what for what, _, _ in kept.told] == [
+    assert [what for what, _, _ in kept.reported] == [
         "linear on the holdout, refit 1",
         "linear on the holdout, refit 2",
     ]

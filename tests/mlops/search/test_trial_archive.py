@@ -20,9 +20,9 @@ def archive(tmp_path: Path) -> TrialArchive:
 
 def test_a_trial_comes_back_as_it_was(archive: TrialArchive) -> None:
     archive.keep("one", "lstm-3", MADE_AT, FORECASTS)
-    found = archive.recall("one", "lstm-3", MADE_AT)
-    assert found is not None
-    np.testing.assert_array_equal(found, FORECASTS)
+    recalled = archive.recall("one", "lstm-3", MADE_AT)
+    assert recalled is not None
+    np.testing.assert_array_equal(recalled, FORECASTS)
 
 
 def test_an_unknown_trial_is_none(archive: TrialArchive) -> None:
@@ -41,9 +41,9 @@ def test_earlier_trials_are_those_of_other_studies_on_these_rows(archive: TrialA
     archive.keep("one", "linear", MADE_AT, FORECASTS)
     archive.keep("two", "linear", MADE_AT, FORECASTS * 2)
     archive.keep("three", "short", MADE_AT[:3], FORECASTS[:3])
-    found = archive.earlier("one", MADE_AT[1:5])
-    assert list(found) == ["two/linear"]
-    np.testing.assert_array_equal(found["two/linear"], FORECASTS[1:5] * 2)
+    recalled = archive.earlier("one", MADE_AT[1:5])
+    assert list(recalled) == ["two/linear"]
+    np.testing.assert_array_equal(recalled["two/linear"], FORECASTS[1:5] * 2)
 
 
 def test_a_window_that_lacks_a_few_rows_after_a_hole_is_still_tried(archive: TrialArchive) -> None:
@@ -51,9 +51,9 @@ def test_a_window_that_lacks_a_few_rows_after_a_hole_is_still_tried(archive: Tri
     for name, missing in (("window-6", 5), ("window-60", 6)):
         forecasts = np.where(np.arange(100) < missing, np.nan, 0.5)
         archive.keep("one", name, made_at, forecasts)
-    found = archive.earlier("two", made_at)
-    assert list(found) == ["one/window-6"]
-    assert np.isnan(found["one/window-6"]).sum() == 5
+    recalled = archive.earlier("two", made_at)
+    assert list(recalled) == ["one/window-6"]
+    assert np.isnan(recalled["one/window-6"]).sum() == 5
 
 
 def test_trials_are_counted_by_study(archive: TrialArchive) -> None:

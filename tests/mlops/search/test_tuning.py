@@ -57,20 +57,22 @@ def test_the_same_seed_searches_the_same_recipes(spaces, dataset, folds):
 
 
 def test_every_new_trial_is_reported_with_its_forecasts(spaces, dataset, folds):
-    told = []
-    records = tune(spaces, dataset, folds, CONTEXT, n_trials=3, on_trial=told.append)
-    assert tuple(told) == records
-    assert all(record.walk is not None and math.isfinite(record.skill) for record in told)
+    reported = []
+    records = tune(spaces, dataset, folds, CONTEXT, n_trials=3, on_trial=reported.append)
+    assert tuple(reported) == records
+    assert all(record.walk is not None and math.isfinite(record.skill) for record in reported)
 
 
 def test_a_journal_keeps_finished_trials(spaces, dataset, folds, tmp_path):
     journal = tmp_path / "study.journal"
     first = tune(spaces, dataset, folds, CONTEXT, n_trials=4, journal=journal)
-    told = []
-    both = tune(spaces, dataset, folds, CONTEXT, n_trials=7, journal=journal, on_trial=told.append)
+    reported = []
+    both = tune(
+        spaces, dataset, folds, CONTEXT, n_trials=7, journal=journal, on_trial=reported.append
+    )
     kept = sorted(both, key=lambda record: record.number)
     assert [(r.recipe, r.skill) for r in kept[:4]] == [(r.recipe, r.skill) for r in first]
-    assert [record.number for record in told] == [4, 5, 6]
+    assert [record.number for record in reported] == [4, 5, 6]
     assert all(record.walk is None for record in kept[:4])
 
 
@@ -143,12 +145,12 @@ def test_a_killed_search_goes_on_where_it_was(dataset, folds, tmp_path):
     )
     assert died.returncode == -signal.SIGKILL
     space = search_space("linear", dataset.target)
-    told = []
+    reported = []
     records = tune(
-        [space], dataset, folds, CONTEXT, n_trials=5, journal=journal, on_trial=told.append
+        [space], dataset, folds, CONTEXT, n_trials=5, journal=journal, on_trial=reported.append
     )
     whole = tune([space], dataset, folds, CONTEXT, n_trials=5)
-    assert [record.number for record in told] == [2, 3, 4]
+    assert [record.number for record in reported] == [2, 3, 4]
     kept = sorted(records, key=lambda record: record.number)
     assert _digests(kept)[:3] == _digests(whole)[:3]
     assert len(kept) == 5

@@ -47,11 +47,11 @@ def test_the_same_seed_walks_the_same_way(dataset, folds):
 
 
 def test_each_fold_is_reported_with_its_history(dataset, folds):
-    told = []
+    reported = []
     walk = run_walk_forward(
-        _network(dataset), dataset, folds, CONTEXT, on_fold=lambda *fold: told.append(fold)
+        _network(dataset), dataset, folds, CONTEXT, on_fold=lambda *fold: reported.append(fold)
     )
-    assert told == list(enumerate(walk.histories))
+    assert reported == list(enumerate(walk.histories))
 
 
 def test_no_folds_are_refused(dataset):

@@ -72,8 +72,8 @@ def answer(recipe: Recipe = RECIPE, *, refit: bool = False, request: str = "q") 
 
 def add(store: Store, *versions: ModelVersion) -> None:
     with store.write() as connection:
-        for one in versions:
-            insert_version(connection, one, Why(AT))
+        for version in versions:
+            insert_version(connection, version, Why(AT))
 
 
 def serve(store: Store, champion: ModelVersion) -> None:

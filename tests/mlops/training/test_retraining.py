@@ -49,7 +49,7 @@ def search(service: Service = SERVICE, **changes: object) -> ModelVersion:
         "recipe": Recipe("linear", ("har_1",)).to_dict(),
         "refit": False,
     }
-    found = ModelVersion(
+    version = ModelVersion(
         model_id="linear_BTC",
         service=service.key,
         mlflow_version=2,
@@ -67,7 +67,7 @@ def search(service: Service = SERVICE, **changes: object) -> ModelVersion:
         created_at=AT,
         notes=notes,
     )
-    return replace(found, **changes)  # type: ignore[arg-type]
+    return replace(version, **changes)  # type: ignore[arg-type]
 
 
 def asked(store: Store, version: ModelVersion, now: datetime) -> Retraining | None:
@@ -98,10 +98,10 @@ def test_triggers_wait_until_enough_bars_came_to_judge_a_refit(store: Store) -> 
 
 def test_the_request_of_the_last_training_is_asked_for_again_as_of_now(store: Store) -> None:
     now = AT + 600 * HOUR
-    found = asked(store, search(), now)
-    assert found is not None
-    assert (found.model_type, found.reason) == (ModelType.LINEAR, "drift")
-    assert found.config == CONFIG.model_copy(update={"end": now})
+    retraining = asked(store, search(), now)
+    assert retraining is not None
+    assert (retraining.model_type, retraining.reason) == (ModelType.LINEAR, "drift")
+    assert retraining.config == CONFIG.model_copy(update={"end": now})
     [row] = list_triggers(store)
     assert (row.state, row.claimed_by) == (TriggerState.CLAIMED, "run")
 

@@ -27,8 +27,8 @@ SEARCH: dict[str, Any] = {"trials": 3, "features": None, "sequence_length": None
 def children(registry: Registry, run_id: str) -> list[str]:
     tracking = registry.tracking
     of_parent = f"tags.`mlflow.parentRunId` = '{run_id}'"
-    found = tracking.client.search_runs([tracking.experiment_id], of_parent)
-    return sorted(run.info.run_name for run in found)
+    runs = tracking.client.search_runs([tracking.experiment_id], of_parent)
+    return sorted(run.info.run_name for run in runs)
 
 
 def test_each_trial_is_a_file_a_child_run_and_a_count(registry: Registry, dataset: Dataset) -> None:

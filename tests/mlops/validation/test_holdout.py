@@ -12,8 +12,8 @@ LIMITS = Thresholds()
 
 
 def champion(evidence, forecast, **changes):
-    found = judge_against_champion(replace(evidence, champion=forecast, **changes), LIMITS)
-    return found[0]
+    result = judge_against_champion(replace(evidence, champion=forecast, **changes), LIMITS)
+    return result[0]
 
 
 def test_a_profit_on_untouched_rows_passes_and_a_loss_does_not(return_evidence):
@@ -77,9 +77,9 @@ def test_a_better_candidate_may_go_straight_into_production(volatility_evidence)
 
 def test_return_forecasts_are_compared_by_losses_in_known_volatility(return_evidence):
     evidence = return_evidence()
-    found = champion(evidence, 3 * evidence.holdout.forecast)
-    assert found.passed
-    assert found.n == 1480
+    result = champion(evidence, 3 * evidence.holdout.forecast)
+    assert result.passed
+    assert result.n == 1480
 
 
 def test_only_bars_both_forecast_are_compared(volatility_evidence):
@@ -93,10 +93,10 @@ def test_a_champion_fitted_on_the_bars_is_not_met_there(volatility_evidence):
     """Its perfect memory of them proves nothing: too few new bars leave the matter open."""
     evidence = volatility_evidence()
     remembered = np.where(np.arange(1200) < 721, np.nan, evidence.holdout.y)
-    found = champion(evidence, remembered)
-    assert found.passed
-    assert found.n == 479
-    assert "480 are needed" in found.reason
+    result = champion(evidence, remembered)
+    assert result.passed
+    assert result.n == 479
+    assert "480 are needed" in result.reason
     assert champion(evidence, remembered, require_better=True).refuses
 
 
@@ -106,11 +106,11 @@ def test_a_champion_fitted_on_the_bars_is_not_met_there(volatility_evidence):
 )
 def test_risk_above_its_limit_refuses(return_evidence, limits, title):
     assert not any(r.refuses for r in judge_risk(return_evidence(), LIMITS))
-    found = {r.title: r for r in judge_risk(return_evidence(), Thresholds(**limits))}
-    assert found[title].refuses
+    result = {r.title: r for r in judge_risk(return_evidence(), Thresholds(**limits))}
+    assert result[title].refuses
 
 
 def test_a_volatility_forecast_runs_no_risk_of_its_own(volatility_evidence):
-    found = judge_risk(volatility_evidence(), Thresholds(max_drawdown=1e-6))
-    assert not found[0].passed
-    assert not found[0].refuses
+    result = judge_risk(volatility_evidence(), Thresholds(max_drawdown=1e-6))
+    assert not result[0].passed
+    assert not result[0].refuses

@@ -72,9 +72,9 @@ def test_a_forecast_that_takes_a_side_must_trade(record, return_evidence, target
 
 
 def test_a_volatility_forecast_need_not_trade(volatility_evidence):
-    found = {r.title: r for r in judge_integrity(volatility_evidence(), LIMITS)}
-    assert not found["trades"].passed
-    assert not found["trades"].refuses
+    result = {r.title: r for r in judge_integrity(volatility_evidence(), LIMITS)}
+    assert not result["trades"].passed
+    assert not result["trades"].refuses
 
 
 def test_one_missing_forecast_refuses(return_evidence):
@@ -105,18 +105,18 @@ def leaking(evidence):
 
 
 def test_an_impossible_edge_raises_the_alarm(return_evidence):
-    found = judge_leakage(leaking(return_evidence()), LIMITS)[0]
-    assert found.refuses
-    assert found.reason.startswith("suspected_leakage: accuracy")
-    assert "holdout" in found.reason
-    assert found.value > 1
+    result = judge_leakage(leaking(return_evidence()), LIMITS)[0]
+    assert result.refuses
+    assert result.reason.startswith("suspected_leakage: accuracy")
+    assert "holdout" in result.reason
+    assert result.value > 1
 
 
 def test_only_a_named_person_lets_the_alarm_pass(return_evidence):
     override = Override(actor="ada", reason="the label is known late")
-    found = judge_leakage(replace(leaking(return_evidence()), leak_override=override), LIMITS)[0]
-    assert found.passed
-    assert "ada: the label is known late" in found.reason
+    result = judge_leakage(replace(leaking(return_evidence()), leak_override=override), LIMITS)[0]
+    assert result.passed
+    assert "ada: the label is known late" in result.reason
 
 
 def test_a_direction_that_is_right_too_often_raises_the_alarm(record, return_evidence):

@@ -27,9 +27,9 @@ def alone(evidence, **changes):
 
 
 def test_an_edge_of_two_percent_passes_after_costs(return_evidence):
-    found = skill(return_evidence())
-    assert found.passed
-    assert "SPA, profit after 1 bps" in found.reason
+    result = skill(return_evidence())
+    assert result.passed
+    assert "SPA, profit after 1 bps" in result.reason
 
 
 def test_a_search_on_noise_is_refused(return_evidence):
@@ -57,9 +57,9 @@ def test_a_forecast_that_takes_a_side_is_judged_by_its_profit(return_evidence, r
 
 
 def test_the_skill_of_one_trial_does_not_carry_another(return_evidence):
-    found = skill(chosen(return_evidence(), "trial 3"))
-    assert found.refuses
-    assert "not the chosen winner" in found.reason
+    result = skill(chosen(return_evidence(), "trial 3"))
+    assert result.refuses
+    assert "not the chosen winner" in result.reason
 
 
 def test_a_better_forecast_of_volatility_passes_and_a_worse_one_does_not(volatility_evidence):
@@ -71,8 +71,8 @@ def test_a_better_forecast_of_volatility_passes_and_a_worse_one_does_not(volatil
 def test_trials_that_never_trade_neither_help_nor_hurt(return_evidence, idle):
     evidence = return_evidence()
     trials = dict(evidence.trials) | {"idle": idle}
-    found = skill(replace(evidence, trials=trials, n_trials=7))
-    assert found.value == skill(evidence).value
+    result = skill(replace(evidence, trials=trials, n_trials=7))
+    assert result.value == skill(evidence).value
     assert skill(chosen(replace(evidence, trials=trials, n_trials=7), "idle")).refuses
 
 
