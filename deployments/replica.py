@@ -27,16 +27,11 @@ import uvloop
 
 from mlops import logs
 from mlops.alerts.channels import channels_of
-from mlops.alerts.delivery import AlertSender
-from mlops.models.bundle import Trust
-from mlops.models.signing import load_or_make_key
+from mlops.installation import Installation, open_installation
 from mlops.monitoring.guard import Guard
-from mlops.monitoring.system_health import limits_of
-from mlops.registry.connection import key_file
 from mlops.serving.runtime import Options, Runtime
 from mlops.serving.store_sync import Identity
-from mlops.settings import Settings, current_settings
-from mlops.store import Store, open_store
+from mlops.settings import current_settings
 
 _UNACKED = struct.Struct("@8B5I")
 """The beginning of Linux's ``tcp_info``; its last field here counts, at a socket that listens,
@@ -84,18 +79,16 @@ class Server(uvicorn.Server):
         yield
 
 
-def open_runtime(settings: Settings, identity: Identity, *, batching: bool = True) -> Runtime:
-    """A replica of this installation."""
-    home = settings.mlops_base_path.resolve()
+def open_runtime(
+    installation: Installation, identity: Identity, *, batching: bool = True
+) -> Runtime:
+    """A replica of this installation; ``batching`` lets requests that wait share one forecast."""
+    settings = installation.settings
     return Runtime(
-        open_store(settings.database_url, patience_s=STORE_PATIENCE_S),
+        installation.store,
         identity=identity,
-        home=home,
-        trust=Trust(
-            load_or_make_key(key_file(home)),
-            settings.custom_model_modules,
-            settings.allow_signed_pickle,
-        ),
+        home=installation.home,
+        trust=installation.trust,
         bars_root=settings.bars_path,
         options=Options(
             queue_limit=settings.serving_queue_limit,
@@ -110,35 +103,25 @@ def open_runtime(settings: Settings, identity: Identity, *, batching: bool = Tru
     )
 
 
-def courier_of(store: Store, settings: Settings) -> AlertSender:
-    """What carries alerts to the channels that the settings name."""
-    each = settings.alert_messages_per_hour
-    return AlertSender(store, channels_of(settings), messages_per_hour=each)
-
-
-def guard_of(runtime: Runtime, settings: Settings) -> Guard:
-    """What looks whether the system is in trouble, by the limits that the settings name."""
-    me = runtime.keeper.identity
-    return Guard(
-        runtime.store,
-        f"guard@{me.name}:{me.incarnation}",
-        newest_bar=runtime.newest.bars.newest,
-        limits=limits_of(settings),
-        keep_days=settings.forecast_log_days,
-    )
+def open_guard(installation: Installation, runtime: Runtime) -> Guard:
+    """A guard that works in this replica's process."""
+    identity = runtime.keeper.identity
+    holder = f"guard@{identity.name}:{identity.incarnation}"
+    return installation.open_guard(holder, runtime.newest.bars.newest)
 
 
 @contextmanager
-def telling(runtime: Runtime, settings: Settings) -> Iterator[None]:
-    """See trouble, and carry alerts, for as long as the block lasts."""
-    courier, guard = courier_of(runtime.store, settings), guard_of(runtime, settings)
-    courier.start()
+def guard_and_alerts(installation: Installation, runtime: Runtime) -> Iterator[None]:
+    """Run the guard, and send alerts, for as long as the block lasts."""
+    sender = installation.open_alert_sender(channels_of(installation.settings))
+    guard = open_guard(installation, runtime)
+    sender.start()
     guard.start()
     try:
         yield
     finally:
         guard.stop()
-        courier.stop()
+        sender.stop()
 
 
 async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAIN_S) -> None:
@@ -215,13 +198,14 @@ def main(arguments: list[str] | None = None) -> None:
         # Bundles that lie on an MLflow server are fetched from there, once a host.
         os.environ.setdefault("MLFLOW_TRACKING_URI", settings.mlflow_tracking_uri)
     identity = Identity.of(f"{given.host}:{given.port}", given.name)
-    runtime = open_runtime(settings, identity, batching=given.batching == "on")
+    installation = open_installation(settings, patience_s=STORE_PATIENCE_S)
+    runtime = open_runtime(installation, identity, batching=given.batching == "on")
     # What was imported stays for good: the collector need not walk it with every full round.
     gc.collect()
     gc.freeze()
     with (
         runtime.roles(),
-        telling(runtime, settings),
+        guard_and_alerts(installation, runtime),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(serve(runtime, host=given.host, port=given.port, drain_s=given.drain_seconds))

@@ -28,7 +28,7 @@ from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
-from mlops.manager import MLOpsManager
+from mlops.installation import open_installation
 from mlops.registry.baseline import ensure_service
 from mlops.service import Service
 from mlops.settings import Settings, current_settings
@@ -146,7 +146,7 @@ class Supervisor:
 
 def begin_sample(settings: Settings) -> None:
     """Where nothing is served yet, put the sample's service on its baseline."""
-    registry = MLOpsManager(settings).registry
+    registry = open_installation(settings).registry
     if list_routes(registry.store):
         return
     bars = load_bars(FIRST_SERVICE, cache_root=settings.bars_path)
@@ -185,7 +185,7 @@ def parts_of(settings: Settings, given: argparse.Namespace) -> list[Callable[[],
     mlflow = Part(
         "mlflow",
         [python, "-m", "mlflow", "server", "--host", loopback, "--port", str(given.mlflow_port),
-         "--backend-store-uri", MLOpsManager(settings).registry.tracking.uri],
+         "--backend-store-uri", open_installation(settings).registry.tracking.uri],
         f"http://{loopback}:{given.mlflow_port}/health",
     )  # fmt: skip
     return [lambda: replica, lambda: server, lambda: deployed(worker), lambda: mlflow]
@@ -233,7 +233,7 @@ def main() -> None:
             part = make()
             supervisor.add(part)
             console.print(f"{part.name:<15} {part.url or 'running'}", highlight=False)
-        services = ", ".join(r.service for r in list_routes(MLOpsManager(settings).registry.store))
+        services = ", ".join(r.service for r in list_routes(open_installation(settings).store))
         console.print(f"serving {services}; logs in {supervisor.logs}; Ctrl-C stops everything")
         supervisor.watch()
     finally:

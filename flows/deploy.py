@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import FlowRun
 from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.store import Phase, Rollout, RolloutEvent, Store, get_route, list_events
 from tasks import rollout as step
-from tasks.context import run_logs
+from tasks.context import current_installation, run_logs
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ class DeployResult:
 
 def undo(flow: Flow[..., object], flow_run: FlowRun, state: State) -> None:
     """Have what a cancelled flow run was bringing live undone; whoever holds the role does it."""
-    step.abort(step.open_manager(), str(flow_run.id), f"flow run {flow_run.name} was cancelled")
+    reason = f"flow run {flow_run.name} was cancelled"
+    step.abort(current_installation(), str(flow_run.id), reason)
 
 
 @flow(
@@ -71,9 +72,9 @@ def deploy(
         plan: What differs from the strategy's usual plan.
     """
     with run_logs(model_id=model_id):
-        manager = step.open_manager()
+        installation = current_installation()
         row = step.request(
-            manager,
+            installation,
             model_id,
             deployment_strategy,
             force=force,
@@ -82,8 +83,8 @@ def deploy(
             plan=plan or RolloutSettings(),
         )
         if wait:
-            row = step.conclude(step.follow(manager, row))
-        return _result(manager.store, row)
+            row = step.conclude(step.follow(installation, row))
+        return _result(installation.store, row)
 
 
 def _result(store: Store, row: Rollout) -> DeployResult:

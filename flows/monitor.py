@@ -13,8 +13,8 @@ from prefect import flow
 from mlops.monitoring.monitor import Looked
 from mlops.monitoring.performance.outcomes import Matching
 from tasks import monitoring as step
-from tasks.context import run_logs
-from tasks.rollout import open_manager, return_to_baseline
+from tasks.context import current_installation, run_logs
+from tasks.rollout import return_to_baseline
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def monitor(now: datetime | None = None) -> MonitorResult:
         watch = step.open_watch(now)
         matched = step.match(watch)
         looked = step.look(watch)
-        returned = return_to_baseline(open_manager())
+        returned = return_to_baseline(current_installation())
         step.announce(looked)
         step.look_for_trouble()
         if alarmed := [one for one in looked if one.triggers]:

@@ -8,7 +8,7 @@ from prefect import flow
 
 from tasks import rollout as step
 from tasks.artifacts import announce_repairs
-from tasks.context import run_logs
+from tasks.context import current_installation, run_logs
 from tasks.events import ring_again
 from tasks.recovery import run_again
 
@@ -38,10 +38,10 @@ def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
         carry_s: Seconds to carry on what is open; less than the time to the next run.
     """
     with run_logs():
-        manager = step.open_manager()
+        installation = current_installation()
         # First: carrying a rollout on takes minutes.
-        rung, restarted = ring_again(manager), run_again()
-        moved = step.carry_open(manager, carry_s)
-        repaired = step.repair(manager)
+        rung, restarted = ring_again(installation), run_again()
+        moved = step.carry_open(installation, carry_s)
+        repaired = step.repair(installation)
         announce_repairs((*rung, *restarted, *moved, *repaired))
         return ReconcileResult(moved, repaired, rung, restarted)

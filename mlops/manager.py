@@ -21,10 +21,10 @@ from mlops.data.simulator import simulate_bars
 from mlops.deployer import Deployer, is_champion
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
+from mlops.installation import open_installation
 from mlops.models.bundle import Trust
 from mlops.monitoring.drift.report import DriftReport
 from mlops.monitoring.drift.version_drift import VersionDrift
-from mlops.monitoring.monitor import MonitorConfig
 from mlops.monitoring.performance.degradation import Losses
 from mlops.monitoring.performance.live import LivePerformance, measure_performance
 from mlops.monitoring.performance.promotion import (
@@ -39,12 +39,10 @@ from mlops.registry import (
     Registry,
     claimed_candidate,
     compare_versions,
-    connect,
     ensure_service,
     evaluate_version,
     explain,
     load,
-    open_trust,
     register,
 )
 from mlops.registry.version_history import Lineage, trace
@@ -64,7 +62,6 @@ from mlops.store import (
     list_rollouts,
     list_versions,
     live_at,
-    open_store,
 )
 from mlops.store.alerts import AlertRow, list_alerts
 from mlops.store.audit import SYSTEM
@@ -88,55 +85,36 @@ class MLOpsManager:
 
     def __init__(self, config: Settings) -> None:
         self.config = config
+        self.installation = open_installation(config)
         self._drift: dict[str, VersionDrift] = {}
         self._promoted: dict[str, tuple[Promotion, Losses]] = {}
 
     @cached_property
     def registry(self) -> Registry:
-        """The open registry, for what has no word of its own here."""
-        config = self.config
-        tracking = connect(config.tracking_uri, config.mlflow_experiment_name)
-        return Registry(self.store, tracking, config.mlops_base_path.resolve(), self.trust)
-
-    @cached_property
-    def store(self) -> Store:
-        """The open store."""
-        self.config.mlops_base_path.mkdir(parents=True, exist_ok=True)
-        return open_store(self.config.database_url)
-
-    @cached_property
-    def trust(self) -> Trust:
-        """What this installation loads."""
-        config = self.config
-        return open_trust(
-            config.mlops_base_path.resolve(),
-            config.custom_model_modules,
-            allow_signed_pickle=config.allow_signed_pickle,
-        )
-
-    @cached_property
-    def deployer(self) -> Deployer:
-        """What takes versions live, for who follows a rollout step by step."""
-        return Deployer(self.config, self.store, self.trust, lambda: self.registry)
+        """The open registry, for calls that this class does not have."""
+        return self.installation.registry
 
     @property
-    def monitor_config(self) -> MonitorConfig:
-        """How closely services are watched here."""
-        config = self.config
-        return MonitorConfig(
-            drift_threshold=config.drift_threshold,
-            decision_window_hours=config.decision_window_hours,
-            performance_threshold=config.performance_threshold,
-            fee_for=config.fee_for,
-            kept_in=config.mlops_base_path / "references",
-        )
+    def store(self) -> Store:
+        """The open store."""
+        return self.installation.store
+
+    @property
+    def trust(self) -> Trust:
+        """The signing key and the modules whose classes may be loaded."""
+        return self.installation.trust
+
+    @property
+    def deployer(self) -> Deployer:
+        """Takes versions live, for callers that follow a rollout step by step."""
+        return self.installation.deployer
 
     @cached_property
-    def courier(self) -> AlertSender:
-        """What tells the handlers of this process."""
-        courier = AlertSender(self.store, messages_per_hour=self.config.alert_messages_per_hour)
-        courier.start()
-        return courier
+    def alert_sender(self) -> AlertSender:
+        """Sends alerts to the handlers of this process."""
+        sender = self.installation.open_alert_sender()
+        sender.start()
+        return sender
 
     def add_alert_handler(self, handler: object) -> None:
         """Tell ``handler.send_alert(alert_data)``, async or not, of alerts from this process.
@@ -146,7 +124,7 @@ class MLOpsManager:
         Raises:
             SettingsError: when it has no such method.
         """
-        self.courier.add(Handler(handler))
+        self.alert_sender.add(Handler(handler))
 
     def alerts(
         self, service: str | None = None, *, lasting_only: bool = False
@@ -395,7 +373,7 @@ class MLOpsManager:
     def _drift_of(self, model_id: str) -> VersionDrift:
         if model_id not in self._drift:
             bundle = load(self.registry, model_id)
-            self._drift[model_id] = self.monitor_config.watched(bundle, bundle.service)
+            self._drift[model_id] = self.installation.monitor_config.watched(bundle, bundle.service)
         return self._drift[model_id]
 
     def _measure_performance(self, model_id: str, now: datetime) -> LivePerformance:

@@ -161,6 +161,10 @@ class Settings(BaseSettings):
         except ServiceError as error:
             raise ValueError(str(error)) from error
 
+    def __hash__(self) -> int:
+        # The generated hash fails on the mapping of fees; equal settings have equal paths.
+        return hash((self.mlops_base_path, self.store_url, self.mlflow_tracking_uri))
+
     @property
     def bars_path(self) -> Path:
         return self.mlops_base_path / "bars"

@@ -13,8 +13,7 @@ from prefect.runtime import flow_run
 from mlops.service import Service
 from mlops.settings import current_settings
 from mlops.store.leases import HeldLease, exclusive
-from tasks.context import SECONDS_PER_HOUR
-from tasks.rollout import open_manager
+from tasks.context import SECONDS_PER_HOUR, current_installation
 
 TRAINING_LIMIT = "mlops-training"
 
@@ -37,7 +36,7 @@ def training_turn(service: Service) -> Iterator[HeldLease]:
     hours = current_settings().training_job_timeout_hours
     with (
         exclusive(
-            open_manager().store,
+            current_installation().store,
             f"training:{service}",
             f"{flow_run.name} ({flow_run.id}, attempt {flow_run.run_count})",
             timeout_s=hours * SECONDS_PER_HOUR,

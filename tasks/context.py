@@ -17,7 +17,7 @@ from prefect.logging.handlers import APILogHandler
 from prefect.runtime import flow_run
 
 from mlops import logs
-from mlops.manager import MLOpsManager
+from mlops.installation import Installation, open_installation
 from mlops.registry.connection import Registry
 from mlops.settings import Settings, current_settings
 
@@ -71,11 +71,16 @@ class Project:
         return max(1.0, self.deadline - time.monotonic())
 
 
+def current_installation() -> Installation:
+    """The installation that the environment names."""
+    return open_installation(current_settings())
+
+
 def open_project() -> Project:
-    """Read the settings, open what they name, and start the clock of the training."""
+    """Read the settings, open the registry they name, and start the clock of the training."""
     settings = current_settings()
     limit_s = settings.training_job_timeout_hours * SECONDS_PER_HOUR
-    return Project(settings, MLOpsManager(settings).registry, time.monotonic() + limit_s)
+    return Project(settings, open_installation(settings).registry, time.monotonic() + limit_s)
 
 
 def available_threads() -> int:

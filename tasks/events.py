@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
-from mlops.manager import MLOpsManager
+from mlops.installation import Installation
 from mlops.store.triggers import Cause, unanswered
 from mlops.training.retraining import market_time
 
@@ -30,9 +30,9 @@ def ring(service: str, cause: Cause) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def ring_again(manager: MLOpsManager) -> tuple[str, ...]:
+def ring_again(installation: Installation) -> tuple[str, ...]:
     """Ring for every service that could be trained now and is not."""
-    store, wall = manager.store, datetime.now(UTC)
+    store, wall = installation.store, datetime.now(UTC)
     found = unanswered(store, at=lambda service: market_time(store, service, wall))
     waiting = [(service, cause) for service, cause in found if cause in EVENTS]
     for service, cause in waiting:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import socket
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -22,18 +22,16 @@ from mlops.data.market_clock import Clock, market_clock
 from mlops.data.recent_bars import Recent, RecentBars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
-from mlops.manager import MLOpsManager
-from mlops.monitoring.guard import Guard
+from mlops.installation import Installation
 from mlops.monitoring.monitor import Looked, Monitor
 from mlops.monitoring.performance.outcomes import Matching
-from mlops.monitoring.system_health import Finding, limits_of
-from mlops.registry import bundle_cache, load_version
+from mlops.monitoring.system_health import Finding
 from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
-from mlops.settings import current_settings
 from mlops.store import get_version, list_routes
 from mlops.store.monitor_runs import get_check, list_watches
 from tasks.artifacts import announce_drift
+from tasks.context import current_installation
 from tasks.events import ring
 
 MONITOR_KEY = "monitor"
@@ -53,36 +51,26 @@ class Watch:
 
 def open_watch(now: datetime | None = None) -> Watch:
     """Read the settings and every market's bars; ``now`` is market time for all of them."""
-    manager = MLOpsManager(current_settings())
+    installation = current_installation()
+    store = installation.store
     clock: Clock = market_clock if now is None else (lambda venue, last_close: now)
-    bars = RecentBars(manager.config.bars_path, clock)
+    bars = RecentBars(installation.settings.bars_path, clock)
     shown: dict[str, Dataset] = {}
     times: dict[datetime, list[str]] = defaultdict(list)
     watched: dict[str, list[str]] = defaultdict(list)
-    for row in list_watches(manager.store):
+    for row in list_watches(store):
         watched[row.service].append(row.model_id)
-    for route in list_routes(manager.store):
+    for route in list_routes(store):
         service = Service.parse(route.service)
         # A baseline does not know of the file that a version was trained on.
         looked_at = [route.champion, *watched[route.service]]
-        tried = (bars.of(service, get_version(manager.store, one).notes) for one in looked_at)
+        tried = (bars.of(service, get_version(store, one).notes) for one in looked_at)
         recent = next((found for found in tried if found is not None), None)
         if recent is not None:
             shown[route.service] = dataset_of(service, recent)
             times[recent.now].append(route.service)
-    return Watch(open_monitor(manager, lambda service: shown.get(service.key)), dict(times))
-
-
-def open_monitor(manager: MLOpsManager, bars_of: Callable[[Service], Dataset | None]) -> Monitor:
-    """The monitor that the settings name; ``bars_of`` gives a service's bars."""
-    return Monitor(
-        manager.store,
-        open_bundle=lambda version: load_version(
-            version, manager.trust, bundle_cache(manager.config.mlops_base_path.resolve())
-        ),
-        bars_of=bars_of,
-        config=manager.monitor_config,
-    )
+    monitor = installation.open_monitor(lambda service: shown.get(service.key))
+    return Watch(monitor, dict(times))
 
 
 @task(cache_policy=NO_CACHE)
@@ -116,33 +104,33 @@ def announce(looked: Sequence[Looked]) -> None:
 @task(cache_policy=NO_CACHE)
 def draw(watch: Watch, alarmed: Sequence[Looked]) -> None:
     """Draw what each alarm rests on; a page that cannot be drawn costs no alarm."""
-    manager = MLOpsManager(current_settings())
+    installation = current_installation()
     for one in alarmed:
         try:
-            _draw(manager, watch, one)
+            _draw(installation, watch, one)
         except Exception:
             about = {"service": one.service, "model_id": one.model_id}
             told = "service=%s its drift report was not drawn"
             get_run_logger().exception(told, one.service, extra=about)
 
 
-def _draw(manager: MLOpsManager, watch: Watch, one: Looked) -> None:
-    check = get_check(manager.store, one.check)
+def _draw(installation: Installation, watch: Watch, one: Looked) -> None:
+    check = get_check(installation.store, one.check)
     dataset = watch.monitor.bars_of(Service.parse(one.service))
     assert check is not None
     assert dataset is not None
     assert one.report is not None
-    version = get_version(manager.store, one.model_id)
+    version = get_version(installation.store, one.model_id)
     page = keep_drift_report(
-        manager.registry,
+        installation.registry,
         version,
         watch.monitor.open_bundle(version),
         one.report,
         dataset.frame.loc[: check.bar],
-        directory=manager.config.reports_path,
+        directory=installation.settings.reports_path,
     )
     why = "; ".join(one.report.reasons)
-    announce_drift(manager.registry.tracking, version, page, why)
+    announce_drift(installation.registry.tracking, version, page, why)
 
 
 def _line(one: Looked) -> dict[str, str]:
@@ -167,19 +155,10 @@ def dataset_of(service: Service, recent: Recent) -> Dataset:
     )
 
 
-def open_guard() -> Guard:
-    """The guard of this installation, looking from this process."""
-    settings = current_settings()
-    return Guard(
-        MLOpsManager(settings).store,
-        f"monitor@{socket.gethostname()}:{os.getpid()}",
-        newest_bar=RecentBars(settings.bars_path).newest,
-        limits=limits_of(settings),
-        keep_days=settings.forecast_log_days,
-    )
-
-
 @task(cache_policy=NO_CACHE)
 def look_for_trouble() -> tuple[Finding, ...]:
     """Look in the place of the replicas, where none of them does it any more."""
-    return open_guard().look_in_passing()
+    installation = current_installation()
+    bars = RecentBars(installation.settings.bars_path)
+    holder = f"monitor@{socket.gethostname()}:{os.getpid()}"
+    return installation.open_guard(holder, bars.newest).look_in_passing()

@@ -10,28 +10,23 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from mlops.errors import RolloutError, RolloutFailed
-from mlops.manager import MLOpsManager
+from mlops.installation import Installation
 from mlops.registry.reconcile import reconcile
 from mlops.rollout import fallback
 from mlops.rollout.plan import DeploymentConfig, RolloutSettings, Strategy
 from mlops.rollout.runner import unfinished
-from mlops.settings import current_settings
 from mlops.store import ModelVersion, Phase, Rollout, Status, Why
 from mlops.store.audit import SYSTEM
 from mlops.store.rollouts import ask_abort
 from tasks.artifacts import Announcer, deploy_key
+from tasks.context import current_installation
 
 HOLDER = "flow"
 
 
-def open_manager() -> MLOpsManager:
-    """The platform as the settings name it."""
-    return MLOpsManager(current_settings())
-
-
 @task(cache_policy=NO_CACHE)
 def request(
-    manager: MLOpsManager,
+    installation: Installation,
     model_id: str,
     strategy: Strategy | None,
     *,
@@ -43,13 +38,13 @@ def request(
     """Ask for the rollout; the row is the request."""
     why = Why(datetime.now(UTC), actor or SYSTEM, noted(reason, force=force))
     changes = plan.changes
-    return manager.deployer.request(model_id, strategy, why, force=force, changes=changes)
+    return installation.deployer.request(model_id, strategy, why, force=force, changes=changes)
 
 
 @task(cache_policy=NO_CACHE)
-def follow(manager: MLOpsManager, asked: Rollout) -> Rollout:
+def follow(installation: Installation, asked: Rollout) -> Rollout:
     """Carry it to its end, and show each step in the Prefect UI."""
-    return manager.deployer.follow(asked.id, holder=HOLDER, tell=Announcer())
+    return installation.deployer.follow(asked.id, holder=HOLDER, tell=Announcer())
 
 
 @task(cache_policy=NO_CACHE)
@@ -64,25 +59,25 @@ def conclude(ended: Rollout) -> Rollout:
 
 
 @task(cache_policy=NO_CACHE)
-def carry_open(manager: MLOpsManager, seconds: float) -> tuple[str, ...]:
+def carry_open(installation: Installation, seconds: float) -> tuple[str, ...]:
     """Resume or undo what nobody carries on, for so long at most."""
-    moved = manager.deployer.carry_open(holder=HOLDER, seconds=seconds)
+    moved = installation.deployer.carry_open(holder=HOLDER, seconds=seconds)
     return tuple(f"{one.service} {one.what}: {one.reason}" for one in moved)
 
 
 @task(cache_policy=NO_CACHE)
-def return_to_baseline(manager: MLOpsManager, service: str | None = None) -> tuple[str, ...]:
+def return_to_baseline(installation: Installation, service: str | None = None) -> tuple[str, ...]:
     """Take back every service, or this one, whose champion lost its skill for good."""
-    moved = fallback.return_to_baseline(manager.store, service)
+    moved = fallback.return_to_baseline(installation.store, service)
     for one in moved:
-        manager.deployer.show(one.service)
+        installation.deployer.show(one.service)
     return tuple(f"{one.service} {one.what}: {one.reason}" for one in moved)
 
 
 @task(cache_policy=NO_CACHE)
-def repair(manager: MLOpsManager) -> tuple[str, ...]:
+def repair(installation: Installation) -> tuple[str, ...]:
     """Bring MLflow and files in line with the store."""
-    return reconcile(manager.registry).changes
+    return reconcile(installation.registry).changes
 
 
 @task(cache_policy=NO_CACHE)
@@ -90,7 +85,7 @@ def ask_for_rollout(version: ModelVersion, config: DeploymentConfig) -> str:
     """Ask for the rollout of what has just passed; its id, empty where none is wanted."""
     if not config.auto_deploy or version.status is not Status.CHALLENGER:
         return ""
-    deployer = open_manager().deployer
+    deployer = current_installation().deployer
     strategy, why = config.deployment_strategy, Why(datetime.now(UTC), "train", "auto_deploy")
     try:
         changes = config.changes
@@ -102,11 +97,11 @@ def ask_for_rollout(version: ModelVersion, config: DeploymentConfig) -> str:
         return ""
 
 
-def abort(manager: MLOpsManager, run_id: str, why: str) -> tuple[str, ...]:
+def abort(installation: Installation, run_id: str, why: str) -> tuple[str, ...]:
     """Ask that what a flow run is bringing live be undone; returns the rollouts."""
-    mine = [one.id for one in unfinished(manager.store) if run_id in one.requested_why]
+    mine = [one.id for one in unfinished(installation.store) if run_id in one.requested_why]
     for rollout_id in mine:
-        ask_abort(manager.store, rollout_id, Why(datetime.now(UTC), "prefect", why))
+        ask_abort(installation.store, rollout_id, Why(datetime.now(UTC), "prefect", why))
     return tuple(mine)
 
 

@@ -15,7 +15,6 @@ from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars, open_source
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
-from mlops.manager import MLOpsManager
 from mlops.registry.baseline import ensure_service
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.tracking import RunLog, open_run
@@ -23,7 +22,7 @@ from mlops.reports.cards import card_section, save_card
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.service import Service
-from mlops.settings import Settings, current_settings
+from mlops.settings import Settings
 from mlops.store import ModelVersion, Why
 from mlops.store.leases import HeldLease
 from mlops.store.triggers import Claim
@@ -34,13 +33,13 @@ from mlops.training.training_plan import TrainingPlan, plan_training
 from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
 from tasks.artifacts import shown_progress
-from tasks.context import Project, available_threads
+from tasks.context import Project, available_threads, current_installation
 
 
 @task(cache_policy=NO_CACHE)
 def claim(service: str) -> Retraining | None:
     """Take what asks for a retraining of a service, so that no other run does."""
-    store = MLOpsManager(current_settings()).store
+    store = current_installation().store
     now = market_time(store, service, datetime.now(UTC))
     return claim_retraining(store, service, str(flow_run.id), now=now)
 

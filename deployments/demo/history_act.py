@@ -22,7 +22,7 @@ from flows.retrain import retrain
 from flows.train import TrainResult, train
 from mlops.data.recent_bars import RecentBars
 from mlops.features.dataset import Dataset
-from mlops.manager import MLOpsManager
+from mlops.installation import Installation
 from mlops.rehearsal.hours import Hour, RehearsalClock, hours_between, rehearse
 from mlops.reports.history import mse_change, past_section
 from mlops.reports.page import Moment, PastSection
@@ -30,12 +30,12 @@ from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
 from mlops.serving.runtime import Options, headless_replica
-from mlops.settings import current_settings
 from mlops.store import get_route
 from mlops.store.forecasts import Role
 from mlops.store.outcomes import read_matched
 from mlops.store.triggers import get_trigger
-from tasks.monitoring import dataset_of, open_monitor
+from tasks.context import current_installation
+from tasks.monitoring import dataset_of
 
 START = datetime(2018, 10, 14, tzinfo=UTC)
 
@@ -69,13 +69,13 @@ class Shown:
 
 def tell_past(symbol: str, console: Console, *, until: datetime, path: Path) -> None:
     """Go through the past, and write what the report shows of it as JSON."""
-    section = go_through(MLOpsManager(current_settings()), symbol, console, until=until)
+    section = go_through(current_installation(), symbol, console, until=until)
     if section is not None:
         path.write_text(section.to_json(), encoding="utf-8")
 
 
 def go_through(
-    manager: MLOpsManager, symbol: str, console: Console, *, until: datetime
+    installation: Installation, symbol: str, console: Console, *, until: datetime
 ) -> PastSection | None:
     """Train as of then, and let the hours go by; None where nothing had earned its place then."""
     first = train(
@@ -87,17 +87,17 @@ def go_through(
     )
     _say(console, f"as of {START:%Y-%m-%d} {first.model_id} is {_verdict(first)}")
     service, clock = Service.parse(first.service), RehearsalClock(until)
-    bars = RecentBars(manager.config.bars_path, clock)
+    bars = RecentBars(installation.settings.bars_path, clock)
     seen = bars.of(service, {})
     if not first.passed or seen is None or seen.frame.index[-1] < START:
         return None
     clock.now = START
     moments: list[Moment] = []
     with headless_replica(
-        manager.store,
-        home=manager.config.mlops_base_path.resolve(),
-        trust=manager.trust,
-        bars_root=manager.config.bars_path,
+        installation.store,
+        home=installation.home,
+        trust=installation.trust,
+        bars_root=installation.settings.bars_path,
         options=Options(clock=clock),
         told=True,
     ) as replica:
@@ -105,17 +105,17 @@ def go_through(
         lived = rehearse(
             first.service,
             hours_between(START, until),
-            store=manager.store,
+            store=installation.store,
             clock=clock,
             replica=replica,
-            monitor=open_monitor(manager, Shown(bars, clock)),
+            monitor=installation.open_monitor(Shown(bars, clock)),
             retrain=_retrain_and_roll_out,
         )
         for hour in lived:
-            for moment in _moments(manager, hour):
+            for moment in _moments(installation, hour):
                 _say(console, f"  {moment.at:%Y-%m-%d %H:%M}  {moment.kind:<11}  {moment.text}")
                 moments.append(moment)
-    scored = read_matched(manager.store, service.key, role=Role.RECORD)
+    scored = read_matched(installation.store, service.key, role=Role.RECORD)
     _say(
         console,
         f"until {until:%Y-%m-%d} {len(scored):,} forecasts met their outcomes: squared error "
@@ -132,16 +132,16 @@ def _retrain_and_roll_out(service: str) -> TrainResult | None:
     return result
 
 
-def _moments(manager: MLOpsManager, hour: Hour[TrainResult]) -> Iterator[Moment]:
+def _moments(installation: Installation, hour: Hour[TrainResult]) -> Iterator[Moment]:
     """The alarms of an hour, and what came of the retraining and the rollout they asked for."""
-    rows = [get_trigger(manager.store, one) for one, _ in hour.looked.triggers]
+    rows = [get_trigger(installation.store, one) for one, _ in hour.looked.triggers]
     for row in rows:
         if row is not None:
             yield Moment(hour.now, str(row.cause), row.text)
     if hour.trained is not None:
         made = hour.trained.model_id
         yield Moment(hour.now, "retrained", f"{made} is {_verdict(hour.trained)}")
-        route = get_route(manager.store, hour.trained.service)
+        route = get_route(installation.store, hour.trained.service)
         if route is not None and route.champion == made:
             yield Moment(hour.now, "live", f"{made} serves instead of {route.previous_champion}")
     if hour.returned:

@@ -20,8 +20,7 @@ from mlops.store.leases import holder_of
 from mlops.store.schema import lease
 from tasks import concurrency, training
 from tasks.concurrency import training_slot, training_turn
-from tasks.context import Project
-from tasks.rollout import open_manager
+from tasks.context import Project, current_installation
 from tests.prefect_server import until
 from tests.project import SMALL_LSTM, Place
 
@@ -127,7 +126,7 @@ def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
     at_once.set()
     with ThreadPoolExecutor(2) as pool:
         working = pool.submit(hold, btc, free)
-        until(lambda: holder_of(open_manager().store, f"training:{btc}"))
+        until(lambda: holder_of(current_installation().store, f"training:{btc}"))
         waiting = pool.submit(hold, btc, at_once)
         assert waits.wait(20)
         hold(eth, at_once)

@@ -98,7 +98,7 @@ def test_a_handler_is_told_of_a_version_that_was_undone(
     with acknowledging(manager.store, faults=500):
         deploy(manager, library.versions[0], "canary")
     told = pager.told.get(timeout=20)
-    manager.courier.stop()
+    manager.alert_sender.stop()
     assert (told["condition"], told["service"]) == ("deployment_failed", KEY)
     assert library.versions[0] in told["title"]
     assert [one.id for one in manager.alerts(KEY, lasting_only=True)] == [told["id"]]
@@ -107,7 +107,7 @@ def test_a_handler_is_told_of_a_version_that_was_undone(
 def test_what_cannot_be_told_is_no_handler(manager: MLOpsManager) -> None:
     with pytest.raises(SettingsError, match="no send_alert"):
         manager.add_alert_handler(object())
-    manager.courier.stop()
+    manager.alert_sender.stop()
 
 
 def test_a_shadowed_version_is_not_the_champion(manager: MLOpsManager, library: Library) -> None:
