@@ -17,7 +17,7 @@ PERFORMANCE_DEGRADED = "mlops.performance.degraded"
 EVENTS = {Cause.DRIFT: DRIFT_DETECTED, Cause.PERFORMANCE: PERFORMANCE_DEGRADED}
 
 
-def ring(service: str, cause: Cause) -> None:
+def emit_retraining_event(service: str, cause: Cause) -> None:
     """Tell Prefect that something waits for a service; lost where its server is down.
 
     The reconcile flow rings again for what nobody came for.
@@ -36,5 +36,5 @@ def ring_again(installation: Installation) -> tuple[str, ...]:
     found = unanswered(store, at=lambda service: market_time(store, service, wall))
     waiting = [(service, cause) for service, cause in found if cause in EVENTS]
     for service, cause in waiting:
-        ring(service, cause)
+        emit_retraining_event(service, cause)
     return tuple(f"{service} rung for again: {cause}" for service, cause in waiting)

@@ -32,7 +32,7 @@ from mlops.store import get_version, list_routes
 from mlops.store.monitor_runs import get_check, list_watches
 from tasks.artifacts import announce_drift
 from tasks.context import current_installation
-from tasks.events import ring
+from tasks.events import emit_retraining_event
 
 MONITOR_KEY = "monitor"
 
@@ -97,7 +97,7 @@ def announce(looked: Sequence[Looked]) -> None:
     """Ring for what should be retrained, and show every look in the Prefect UI."""
     for one in looked:
         for _, cause in one.triggers:
-            ring(one.service, cause)
+            emit_retraining_event(one.service, cause)
     create_table_artifact(key=MONITOR_KEY, table=[_line(one) for one in looked])
 
 
