@@ -30,7 +30,7 @@ def emit_retraining_event(service: str, cause: Cause) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def ring_again(installation: Installation) -> tuple[str, ...]:
+def emit_unanswered_events(installation: Installation) -> tuple[str, ...]:
     """Ring for every service that could be trained now and is not."""
     store, wall = installation.store, datetime.now(UTC)
     found = unanswered(store, at=lambda service: market_time(store, service, wall))
