@@ -10,7 +10,7 @@ from tasks import rollout as step
 from tasks.artifacts import announce_repairs
 from tasks.context import current_installation, run_logs
 from tasks.events import emit_unanswered_events
-from tasks.recovery import run_again
+from tasks.recovery import restart_crashed_trainings
 
 CARRY_S = 240.0
 """A little less than the schedule's five minutes: the next run goes on."""
@@ -40,7 +40,7 @@ def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
     with run_logs():
         installation = current_installation()
         # First: carrying a rollout on takes minutes.
-        rung, restarted = emit_unanswered_events(installation), run_again()
+        rung, restarted = emit_unanswered_events(installation), restart_crashed_trainings()
         moved = step.carry_open(installation, carry_s)
         repaired = step.repair(installation)
         announce_repairs((*rung, *restarted, *moved, *repaired))

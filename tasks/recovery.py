@@ -31,7 +31,7 @@ NOT_BEFORE = timedelta(days=1)
 
 
 @task(cache_policy=NO_CACHE)
-def run_again() -> tuple[str, ...]:
+def restart_crashed_trainings() -> tuple[str, ...]:
     """Schedule crashed trainings anew; what was done, in words."""
     since = datetime.now(UTC) - NOT_BEFORE
     with get_client(sync_client=True) as client:
