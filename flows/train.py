@@ -21,7 +21,7 @@ from mlops.store.triggers import Claim
 from mlops.validation.evaluation import Evaluation
 from tasks import training as step
 from tasks.artifacts import artifact_key, gate_table
-from tasks.concurrency import training_turn
+from tasks.concurrency import exclusive_training
 from tasks.context import open_project, run_logs
 from tasks.rollout import ask_for_rollout
 
@@ -87,7 +87,7 @@ def trained(
     answers: Claim | None = None,
 ) -> TrainResult:
     """The steps of a training, inside a flow; ``answers`` are the triggers that asked for it."""
-    with run_logs(service=service.key), training_turn(service) as turn:
+    with run_logs(service=service.key), exclusive_training(service) as turn:
         project = open_project()
         step.repair(project)
         with step.training_run(project, service, model_type, config) as run:

@@ -28,7 +28,7 @@ def limit_trainings(client: SyncPrefectClient, limit: int) -> int:
 
 
 @contextmanager
-def training_turn(service: Service) -> Iterator[HeldLease]:
+def exclusive_training(service: Service) -> Iterator[HeldLease]:
     """Wait until no other run trains the service, as long as a training may last; then a slot.
 
     Who waits for its turn occupies no slot: other services need not wait for it.

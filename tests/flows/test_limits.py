@@ -19,7 +19,7 @@ from mlops.store import leases, list_versions
 from mlops.store.leases import holder_of
 from mlops.store.schema import lease
 from tasks import concurrency, training
-from tasks.concurrency import training_slot, training_turn
+from tasks.concurrency import exclusive_training, training_slot
 from tasks.context import Project, current_installation
 from tests.prefect_server import until
 from tests.project import SMALL_LSTM, Place
@@ -118,7 +118,7 @@ def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
 
     @flow(validate_parameters=False)
     def hold(service: Service, goes: threading.Event) -> None:
-        with training_turn(service):
+        with exclusive_training(service):
             assert goes.wait(20)
             ended.append(service.key)
 
