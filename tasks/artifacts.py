@@ -180,7 +180,7 @@ def rollout_table(seen: RolloutProgress) -> list[dict[str, Any]]:
     return [*rows, {**waiting, **_evidence(now), "generation": last.generation, "why": "waiting"}]
 
 
-def announce_drift(tracking: Tracking, version: ModelVersion, page: Path, why: str) -> None:
+def link_drift_report(tracking: Tracking, version: ModelVersion, page: Path, why: str) -> None:
     """Link the page of an alarm: the one in the version's MLflow run, and where it lies here."""
     kept = f"{run_url(tracking, version)}/artifacts/{FOLDER}/{page.name}"
     create_markdown_artifact(

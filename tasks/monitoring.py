@@ -30,7 +30,7 @@ from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
 from mlops.store import get_version, list_routes
 from mlops.store.monitor_runs import get_check, list_watches
-from tasks.artifacts import announce_drift
+from tasks.artifacts import link_drift_report
 from tasks.context import current_installation
 from tasks.events import emit_retraining_event
 
@@ -130,7 +130,7 @@ def _draw(installation: Installation, watch: Watch, one: Looked) -> None:
         directory=installation.settings.reports_path,
     )
     why = "; ".join(one.report.reasons)
-    announce_drift(installation.registry.tracking, version, page, why)
+    link_drift_report(installation.registry.tracking, version, page, why)
 
 
 def _line(one: Looked) -> dict[str, str]:
