@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from prefect import flow
 
 from tasks import rollout as step
-from tasks.artifacts import announce_repairs
+from tasks.artifacts import publish_repairs
 from tasks.context import current_installation, run_logs
 from tasks.events import emit_unanswered_events
 from tasks.recovery import restart_crashed_trainings
@@ -43,5 +43,5 @@ def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
         rung, restarted = emit_unanswered_events(installation), restart_crashed_trainings()
         moved = step.carry_open(installation, carry_s)
         repaired = step.repair(installation)
-        announce_repairs((*rung, *restarted, *moved, *repaired))
+        publish_repairs((*rung, *restarted, *moved, *repaired))
         return ReconcileResult(moved, repaired, rung, restarted)

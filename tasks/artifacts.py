@@ -189,7 +189,7 @@ def link_drift_report(tracking: Tracking, version: ModelVersion, page: Path, why
     )
 
 
-def announce_repairs(changes: tuple[str, ...]) -> None:
+def publish_repairs(changes: tuple[str, ...]) -> None:
     """Show what was put right; nothing where nothing was."""
     if changes:
         lines = "\n".join(f"- {change}" for change in changes)
