@@ -43,7 +43,7 @@ class Report(Protocol):
 
 
 @contextmanager
-def shown_progress(title: str) -> Iterator[Report]:
+def show_progress(title: str) -> Iterator[Report]:
     """A report that draws itself; without a terminal each trial prints one line.
 
     What stands before the first comma of what is reported names the trial.

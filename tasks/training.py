@@ -32,7 +32,7 @@ from mlops.training.run import Effort, judge_training, run_search
 from mlops.training.training_plan import TrainingPlan, plan_training
 from mlops.training.verdict import Judgement
 from mlops.validation.evidence import Thresholds
-from tasks.artifacts import shown_progress
+from tasks.artifacts import show_progress
 from tasks.context import Project, available_threads, current_installation
 
 
@@ -109,7 +109,7 @@ def plan(
 @task(cache_policy=NO_CACHE)
 def search(project: Project, assignment: TrainingPlan, run: RunLog) -> Study:
     """Try every recipe forward in time and carry the best through the holdout."""
-    with shown_progress(assignment.service.key) as report:
+    with show_progress(assignment.service.key) as report:
         return run_search(
             project.registry,
             assignment,
