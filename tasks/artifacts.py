@@ -36,14 +36,14 @@ from tasks.context import Project
 ARTIFACT_EVERY_SECONDS = 2.0
 
 
-class Report(Protocol):
+class ProgressReport(Protocol):
     """Told what is being done, how much is done and how much there is."""
 
     def __call__(self, what: str, done: int, total: int) -> None: ...
 
 
 @contextmanager
-def show_progress(title: str) -> Iterator[Report]:
+def show_progress(title: str) -> Iterator[ProgressReport]:
     """A report that draws itself; without a terminal each trial prints one line.
 
     What stands before the first comma of what is reported names the trial.
