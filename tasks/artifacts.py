@@ -132,7 +132,7 @@ def run_url(tracking: Tracking, version: ModelVersion) -> str:
     return f"{host}/#/experiments/{tracking.experiment_id}/runs/{version.run_id}"
 
 
-class Announcer:
+class RolloutReporter:
     """Told how a rollout stands: each arrow is logged and drawn, waiting is drawn now and then."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from mlops.rollout.runner import unfinished
 from mlops.store import ModelVersion, Phase, Rollout, Status, Why
 from mlops.store.audit import SYSTEM
 from mlops.store.rollouts import ask_abort
-from tasks.artifacts import Announcer, deploy_key
+from tasks.artifacts import RolloutReporter, deploy_key
 from tasks.context import current_installation
 
 HOLDER = "flow"
@@ -44,7 +44,7 @@ def request(
 @task(cache_policy=NO_CACHE)
 def follow(installation: Installation, asked: Rollout) -> Rollout:
     """Carry it to its end, and show each step in the Prefect UI."""
-    return installation.deployer.follow(asked.id, holder=HOLDER, tell=Announcer())
+    return installation.deployer.follow(asked.id, holder=HOLDER, tell=RolloutReporter())
 
 
 @task(cache_policy=NO_CACHE)
