@@ -20,7 +20,7 @@ from mlops.settings import current_settings
 from mlops.store.triggers import Claim
 from mlops.validation.evaluation import Evaluation
 from tasks import training as step
-from tasks.artifacts import gate_table, training_artifact_key
+from tasks.artifacts import gate_table, training_key
 from tasks.concurrency import exclusive_training
 from tasks.context import open_project, run_logs
 from tasks.rollout import ask_for_rollout
@@ -113,7 +113,7 @@ def trained(
             )
     rollout_id = ask_for_rollout(version, deployment)
     create_markdown_artifact(
-        key=training_artifact_key(service), markdown=gate_table(project, version, judgement, card)
+        key=training_key(service), markdown=gate_table(project, version, judgement, card)
     )
     return TrainResult(
         service=service.key,

@@ -102,7 +102,7 @@ REFRESH_S = 30.0
 """How often a table is drawn anew while a step waits for evidence."""
 
 
-def training_artifact_key(service: Service) -> str:
+def training_key(service: Service) -> str:
     """Prefect artifact keys allow lower-case letters, digits and dashes only."""
     return "train-" + _dashed(service.key)
 

@@ -13,7 +13,7 @@ from mlops.rollout.analysis import Counts, judge_alone
 from mlops.rollout.runner import RolloutProgress
 from mlops.service import Service
 from mlops.store import Phase, Rollout, RolloutEvent
-from tasks.artifacts import deploy_key, gate_table, rollout_table, run_url, training_artifact_key
+from tasks.artifacts import deploy_key, gate_table, rollout_table, run_url, training_key
 from tests.tasks.conftest import Studied
 
 
@@ -25,7 +25,7 @@ from tests.tasks.conftest import Studied
     ],
 )
 def test_a_key_has_the_characters_prefect_allows(key: str, expected: str) -> None:
-    assert training_artifact_key(Service.parse(key)) == expected
+    assert training_key(Service.parse(key)) == expected
 
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
