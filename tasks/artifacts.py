@@ -107,7 +107,7 @@ def training_key(service: Service) -> str:
     return "train-" + _dashed(service.key)
 
 
-def deploy_key(service: str) -> str:
+def rollout_key(service: str) -> str:
     """The key of a service's rollouts."""
     return "deploy-" + _dashed(service)
 
@@ -155,7 +155,7 @@ class RolloutReporter:
         row = seen.rollout
         title = f"{row.to_version} going live by {row.strategy} on {row.service}: {row.phase}"
         try:
-            create_table_artifact(key=deploy_key(row.service), table=table, description=title)
+            create_table_artifact(key=rollout_key(row.service), table=table, description=title)
             self.shown = table
         except httpx.HTTPError as error:
             # The rollout goes on where nobody can see it.

@@ -18,7 +18,7 @@ from mlops.rollout.runner import unfinished
 from mlops.store import ModelVersion, Phase, Rollout, Status, Why
 from mlops.store.audit import SYSTEM
 from mlops.store.rollouts import ask_abort
-from tasks.artifacts import RolloutReporter, deploy_key
+from tasks.artifacts import RolloutReporter, rollout_key
 from tasks.context import current_installation
 
 HOLDER = "flow"
@@ -53,7 +53,7 @@ def conclude(ended: Rollout) -> Rollout:
     if ended.phase is not Phase.DONE:
         raise RolloutFailed(
             f"{ended.to_version} is not live on {ended.service}, {ended.from_version} goes on "
-            f"serving: {ended.reason}. Artifact {deploy_key(ended.service)} shows each step"
+            f"serving: {ended.reason}. Artifact {rollout_key(ended.service)} shows each step"
         )
     return ended
 

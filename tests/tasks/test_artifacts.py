@@ -13,7 +13,7 @@ from mlops.rollout.analysis import Counts, judge_alone
 from mlops.rollout.runner import RolloutProgress
 from mlops.service import Service
 from mlops.store import Phase, Rollout, RolloutEvent
-from tasks.artifacts import deploy_key, gate_table, rollout_table, run_url, training_key
+from tasks.artifacts import gate_table, rollout_key, rollout_table, run_url, training_key
 from tests.tasks.conftest import Studied
 
 
@@ -64,7 +64,7 @@ FIGURES = {
 
 
 def test_the_key_of_a_rollout_has_the_characters_prefect_allows() -> None:
-    assert deploy_key("gate_io.btc-usdt.1h.return.1") == "deploy-gate-io-btc-usdt-1h-return-1"
+    assert rollout_key("gate_io.btc-usdt.1h.return.1") == "deploy-gate-io-btc-usdt-1h-return-1"
 
 
 def test_a_rollouts_table_has_a_row_for_each_arrow_with_its_evidence() -> None:
