@@ -38,7 +38,7 @@ MONITOR_KEY = "monitor"
 
 
 @dataclass(slots=True)
-class Watch:
+class MonitorRun:
     """The monitor of this installation, and what each market shows when the run begins.
 
     ``times`` are the services by the market time at which they are looked at: the embedded
@@ -49,7 +49,7 @@ class Watch:
     times: Mapping[datetime, Sequence[str]] = field(default_factory=dict)
 
 
-def open_watch(now: datetime | None = None) -> Watch:
+def open_watch(now: datetime | None = None) -> MonitorRun:
     """Read the settings and every market's bars; ``now`` is market time for all of them."""
     installation = current_installation()
     store = installation.store
@@ -70,11 +70,11 @@ def open_watch(now: datetime | None = None) -> Watch:
             shown[route.service] = dataset_of(service, recent)
             times[recent.now].append(route.service)
     monitor = installation.open_monitor(lambda service: shown.get(service.key))
-    return Watch(monitor, dict(times))
+    return MonitorRun(monitor, dict(times))
 
 
 @task(cache_policy=NO_CACHE)
-def match(watch: Watch) -> tuple[Matching, ...]:
+def match(watch: MonitorRun) -> tuple[Matching, ...]:
     """Join forecasts with the outcomes that are known by now."""
     return tuple(
         one for now, services in watch.times.items() for one in watch.monitor.match(now, services)
@@ -82,7 +82,7 @@ def match(watch: Watch) -> tuple[Matching, ...]:
 
 
 @task(cache_policy=NO_CACHE)
-def look(watch: Watch) -> tuple[Looked, ...]:
+def look(watch: MonitorRun) -> tuple[Looked, ...]:
     """Look at every service that has bars, once, and at what else is watched there and due."""
     return tuple(
         one
@@ -102,7 +102,7 @@ def announce(looked: Sequence[Looked]) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def draw(watch: Watch, alarmed: Sequence[Looked]) -> None:
+def draw(watch: MonitorRun, alarmed: Sequence[Looked]) -> None:
     """Draw what each alarm rests on; a page that cannot be drawn costs no alarm."""
     installation = current_installation()
     for one in alarmed:
@@ -114,7 +114,7 @@ def draw(watch: Watch, alarmed: Sequence[Looked]) -> None:
             get_run_logger().exception(told, one.service, extra=about)
 
 
-def _draw(installation: Installation, watch: Watch, one: Looked) -> None:
+def _draw(installation: Installation, watch: MonitorRun, one: Looked) -> None:
     check = get_check(installation.store, one.check)
     dataset = watch.monitor.bars_of(Service.parse(one.service))
     assert check is not None
