@@ -44,10 +44,10 @@ class Run:
 
 def watch_once(now: datetime) -> list[Run]:
     """In the surroundings' base path: the first run of a process, then the next hour's."""
-    from tasks.monitoring import open_watch
+    from tasks.monitoring import open_monitor_run
 
     began, busy = time.perf_counter(), time.process_time()
-    watch = open_watch(now + HOUR)  # the bars of both hours; each sees those it may
+    watch = open_monitor_run(now + HOUR)  # the bars of both hours; each sees those it may
     runs = []
     for moment in (now, now + HOUR):
         matched, looked = watch.monitor.match(moment), watch.monitor.look(moment)
@@ -69,9 +69,9 @@ def watch_once(now: datetime) -> list[Run]:
 
 def catch_up(now: datetime) -> None:
     """Match what had become known before the first run; it is not what is measured."""
-    from tasks.monitoring import open_watch
+    from tasks.monitoring import open_monitor_run
 
-    open_watch(now).monitor.match(now)
+    open_monitor_run(now).monitor.match(now)
 
 
 def in_a_fresh_process(watched: Watched, work: str, now: datetime) -> list[Run]:

@@ -40,7 +40,7 @@ def monitor(now: datetime | None = None) -> MonitorResult:
         now: Market time; empty: this moment, and for the embedded sample its replay.
     """
     with run_logs():
-        watch = step.open_watch(now)
+        watch = step.open_monitor_run(now)
         matched = step.match(watch)
         looked = step.look(watch)
         returned = return_to_baseline(current_installation())

@@ -49,7 +49,7 @@ class MonitorRun:
     times: Mapping[datetime, Sequence[str]] = field(default_factory=dict)
 
 
-def open_watch(now: datetime | None = None) -> MonitorRun:
+def open_monitor_run(now: datetime | None = None) -> MonitorRun:
     """Read the settings and every market's bars; ``now`` is market time for all of them."""
     installation = current_installation()
     store = installation.store
