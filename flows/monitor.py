@@ -42,7 +42,7 @@ def monitor(now: datetime | None = None) -> MonitorResult:
     with run_logs():
         watch = step.open_monitor_run(now)
         matched = step.match(watch)
-        looked = step.look(watch)
+        looked = step.check_services(watch)
         returned = return_to_baseline(current_installation())
         step.announce(looked)
         step.look_for_trouble()

@@ -82,7 +82,7 @@ def match(watch: MonitorRun) -> tuple[Matching, ...]:
 
 
 @task(cache_policy=NO_CACHE)
-def look(watch: MonitorRun) -> tuple[Looked, ...]:
+def check_services(watch: MonitorRun) -> tuple[Looked, ...]:
     """Look at every service that has bars, once, and at what else is watched there and due."""
     return tuple(
         one
