@@ -41,7 +41,7 @@ def monitor(now: datetime | None = None) -> MonitorResult:
     """
     with run_logs():
         watch = step.open_monitor_run(now)
-        matched = step.match(watch)
+        matched = step.match_outcomes(watch)
         looked = step.check_services(watch)
         returned = return_to_baseline(current_installation())
         step.announce(looked)

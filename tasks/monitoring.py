@@ -74,7 +74,7 @@ def open_monitor_run(now: datetime | None = None) -> MonitorRun:
 
 
 @task(cache_policy=NO_CACHE)
-def match(watch: MonitorRun) -> tuple[Matching, ...]:
+def match_outcomes(watch: MonitorRun) -> tuple[Matching, ...]:
     """Join forecasts with the outcomes that are known by now."""
     return tuple(
         one for now, services in watch.times.items() for one in watch.monitor.match(now, services)
