@@ -44,7 +44,7 @@ def monitor(now: datetime | None = None) -> MonitorResult:
         matched = step.match_outcomes(watch)
         looked = step.check_services(watch)
         returned = return_to_baseline(current_installation())
-        step.announce(looked)
+        step.publish_checks(looked)
         step.look_for_trouble()
         if alarmed := [one for one in looked if one.triggers]:
             step.draw(watch, alarmed)

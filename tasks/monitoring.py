@@ -93,7 +93,7 @@ def check_services(watch: MonitorRun) -> tuple[Looked, ...]:
 
 
 @task(cache_policy=NO_CACHE)
-def announce(looked: Sequence[Looked]) -> None:
+def publish_checks(looked: Sequence[Looked]) -> None:
     """Ring for what should be retrained, and show every look in the Prefect UI."""
     for one in looked:
         for _, cause in one.triggers:
