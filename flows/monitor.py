@@ -47,5 +47,5 @@ def monitor(now: datetime | None = None) -> MonitorResult:
         step.publish_checks(looked)
         step.look_for_trouble()
         if alarmed := [one for one in looked if one.triggers]:
-            step.draw(watch, alarmed)
+            step.draw_drift_reports(watch, alarmed)
         return MonitorResult(matched, looked, returned)

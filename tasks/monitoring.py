@@ -102,7 +102,7 @@ def publish_checks(looked: Sequence[Looked]) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def draw(watch: MonitorRun, alarmed: Sequence[Looked]) -> None:
+def draw_drift_reports(watch: MonitorRun, alarmed: Sequence[Looked]) -> None:
     """Draw what each alarm rests on; a page that cannot be drawn costs no alarm."""
     installation = current_installation()
     for one in alarmed:
