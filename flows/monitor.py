@@ -45,7 +45,7 @@ def monitor(now: datetime | None = None) -> MonitorResult:
         looked = step.check_services(watch)
         returned = return_to_baseline(current_installation())
         step.publish_checks(looked)
-        step.look_for_trouble()
+        step.check_system_health()
         if alarmed := [one for one in looked if one.triggers]:
             step.draw_drift_reports(watch, alarmed)
         return MonitorResult(matched, looked, returned)

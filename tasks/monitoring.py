@@ -156,7 +156,7 @@ def dataset_of(service: Service, recent: Recent) -> Dataset:
 
 
 @task(cache_policy=NO_CACHE)
-def look_for_trouble() -> tuple[Finding, ...]:
+def check_system_health() -> tuple[Finding, ...]:
     """Look in the place of the replicas, where none of them does it any more."""
     installation = current_installation()
     bars = RecentBars(installation.settings.bars_path)
