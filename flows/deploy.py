@@ -83,7 +83,7 @@ def deploy(
             plan=plan or RolloutSettings(),
         )
         if wait:
-            row = step.conclude(step.follow(installation, row))
+            row = step.fail_if_undone(step.follow(installation, row))
         return _result(installation.store, row)
 
 

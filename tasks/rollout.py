@@ -48,7 +48,7 @@ def follow(installation: Installation, asked: Rollout) -> Rollout:
 
 
 @task(cache_policy=NO_CACHE)
-def conclude(ended: Rollout) -> Rollout:
+def fail_if_undone(ended: Rollout) -> Rollout:
     """Let a rollout that was undone end its flow run as failed, with the reason."""
     if ended.phase is not Phase.DONE:
         raise RolloutFailed(
