@@ -40,7 +40,7 @@ class DeployResult:
 def undo(flow: Flow[..., object], flow_run: FlowRun, state: State) -> None:
     """Have what a cancelled flow run was bringing live undone; whoever holds the role does it."""
     reason = f"flow run {flow_run.name} was cancelled"
-    step.abort(current_installation(), str(flow_run.id), reason)
+    step.abort_rollouts_of_run(current_installation(), str(flow_run.id), reason)
 
 
 @flow(

@@ -97,7 +97,7 @@ def ask_for_rollout(version: ModelVersion, config: DeploymentConfig) -> str:
         return ""
 
 
-def abort(installation: Installation, run_id: str, why: str) -> tuple[str, ...]:
+def abort_rollouts_of_run(installation: Installation, run_id: str, why: str) -> tuple[str, ...]:
     """Ask that what a flow run is bringing live be undone; returns the rollouts."""
     mine = [one.id for one in unfinished(installation.store) if run_id in one.requested_why]
     for rollout_id in mine:
