@@ -36,7 +36,7 @@ def request(
     plan: RolloutSettings,
 ) -> Rollout:
     """Ask for the rollout; the row is the request."""
-    why = Why(datetime.now(UTC), actor or SYSTEM, noted(reason, force=force))
+    why = Why(datetime.now(UTC), actor or SYSTEM, with_flow_run_id(reason, force=force))
     changes = plan.changes
     return installation.deployer.request(model_id, strategy, why, force=force, changes=changes)
 
@@ -105,7 +105,7 @@ def abort_rollouts_of_run(installation: Installation, run_id: str, why: str) -> 
     return tuple(mine)
 
 
-def noted(reason: str, *, force: bool) -> str:
+def with_flow_run_id(reason: str, *, force: bool) -> str:
     """The reason with the flow run it came by; overriding gates takes a person's own reason."""
     run_id = flow_run.id
     if run_id is None or (force and not reason.strip()):
