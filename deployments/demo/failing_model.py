@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 
-class TimeBomb:
+class FailingModel:
     """The day's volatility as its forecast, until ``fuse_s`` seconds after it was loaded."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ from urllib.request import urlopen
 import pandas as pd
 from rich.console import Console
 
-from deployments.demo.failing_model import TimeBomb
+from deployments.demo.failing_model import FailingModel
 from flows.deploy import deploy
 from mlops.data.bars import COLUMNS
 from mlops.data.load import load_bars
@@ -197,7 +197,7 @@ def _sabotaged(manager: MLOpsManager, service: Service) -> str:
         "features": ["har_24"],
     }
     registering = manager.register_model(
-        model=TimeBomb({"fuse_s": FUSE_S}),
+        model=FailingModel({"fuse_s": FUSE_S}),
         model_type="custom",
         symbol=service.symbol,
         metrics=ModelMetrics(mse=0.01, mae=0.05, r2_score=0.99, accuracy=0.99),
