@@ -84,7 +84,7 @@ NEWEST_BARS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class DemoTraining:
     """One training of the story."""
 
     model_type: ModelType
@@ -94,7 +94,7 @@ class Act:
 
 
 ACTS = (
-    Act(
+    DemoTraining(
         ModelType.LSTM,
         Target.VOLATILITY,
         24,
@@ -102,8 +102,8 @@ ACTS = (
             families=(ModelType.LSTM,), features=LSTM_FEATURES, sequence_length=12, params=LSTM
         ),
     ),
-    Act(ModelType.ENSEMBLE, Target.VOLATILITY, 24, TrainingConfig(trials=6)),
-    Act(ModelType.LSTM, Target.RETURN, 1, TrainingConfig(trials=10)),
+    DemoTraining(ModelType.ENSEMBLE, Target.VOLATILITY, 24, TrainingConfig(trials=6)),
+    DemoTraining(ModelType.LSTM, Target.RETURN, 1, TrainingConfig(trials=10)),
 )
 
 
@@ -111,7 +111,7 @@ ACTS = (
 class Told:
     """What became of an act."""
 
-    act: Act
+    act: DemoTraining
     result: TrainResult
     explanation: Explanation
 
@@ -146,7 +146,7 @@ def _second_act(manager: MLOpsManager, told: list[Told], console: Console) -> li
     return go_live(manager, passed[-1], console) if passed else []
 
 
-def _perform(act: Act, symbol: str, manager: MLOpsManager) -> Told:
+def _perform(act: DemoTraining, symbol: str, manager: MLOpsManager) -> Told:
     result = train(
         symbol=symbol,
         model_type=act.model_type,
