@@ -93,7 +93,7 @@ class DemoTraining:
     config: TrainingConfig
 
 
-ACTS = (
+TRAININGS = (
     DemoTraining(
         ModelType.LSTM,
         Target.VOLATILITY,
@@ -123,7 +123,7 @@ def tell(symbol: str, console: Console, *, until: datetime, quick: bool = False)
     """
     manager = MLOpsManager(current_settings())
     with past_beside(symbol, manager.config.mlops_base_path / "past", until) as third:
-        told = [_perform(act, symbol, manager) for act in (ACTS[:1] if quick else ACTS)]
+        told = [_perform(act, symbol, manager) for act in (TRAININGS[:1] if quick else TRAININGS)]
         console.print(verdict_table(symbol, told))
         for one in told:
             console.print(*lines(one), sep="\n", highlight=False, soft_wrap=True)
