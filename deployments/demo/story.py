@@ -108,7 +108,7 @@ TRAININGS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class TrainedVersion:
     """What became of an act."""
 
     act: DemoTraining
@@ -140,13 +140,15 @@ def tell(symbol: str, console: Console, *, until: datetime, quick: bool = False)
     )
 
 
-def _second_act(manager: MLOpsManager, told: list[Told], console: Console) -> list[RolloutSection]:
+def _second_act(
+    manager: MLOpsManager, told: list[TrainedVersion], console: Console
+) -> list[RolloutSection]:
     """What passed last goes live; where nothing did, every service keeps its baseline."""
     passed = [one.result.model_id for one in told if one.result.passed]
     return go_live(manager, passed[-1], console) if passed else []
 
 
-def _perform(act: DemoTraining, symbol: str, manager: MLOpsManager) -> Told:
+def _perform(act: DemoTraining, symbol: str, manager: MLOpsManager) -> TrainedVersion:
     result = train(
         symbol=symbol,
         model_type=act.model_type,
@@ -155,10 +157,10 @@ def _perform(act: DemoTraining, symbol: str, manager: MLOpsManager) -> Told:
         horizon=act.horizon,
         training=act.config,
     )
-    return Told(act, result, manager.explain(result.model_id))
+    return TrainedVersion(act, result, manager.explain(result.model_id))
 
 
-def verdict_table(symbol: str, told: list[Told]) -> Table:
+def verdict_table(symbol: str, told: list[TrainedVersion]) -> Table:
     """One row a version: how it did on the holdout, with 95 % intervals, and its verdict."""
     table = Table(
         title=f"{symbol} sample: the holdout (last 30 %), with 95 % intervals",
@@ -190,7 +192,7 @@ def interval(measured: Evaluation, name: str, *, as_change: bool = False) -> str
     return f"{value} [{low}, {high}]"
 
 
-def lines(one: Told) -> list[str]:
+def lines(one: TrainedVersion) -> list[str]:
     """The configuration of an act, and why its version passed or was refused."""
     config, notes = one.act.config, one.explanation.version.notes
     searched = f"best of {config.trials} searched trials" if config.trials else "as configured"
@@ -229,7 +231,7 @@ def deciding(explanation: Explanation) -> tuple[str, ...]:
     return tuple(f"{gate} {report[gate].reason}" for gate in ("G2", "G3"))
 
 
-def _forecast(manager: MLOpsManager, told: list[Told], console: Console) -> None:
+def _forecast(manager: MLOpsManager, told: list[TrainedVersion], console: Console) -> None:
     """Forecast with the registered challenger, as any notebook would."""
     passed = [one.explanation.version.service for one in told if one.result.passed]
     if not passed:
