@@ -35,7 +35,7 @@ STOP_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Beside:
+class HistoryProcess:
     """The process, and where it writes what it says and shows."""
 
     process: subprocess.Popen[bytes]
@@ -58,7 +58,7 @@ class Beside:
 
 
 @contextmanager
-def past_beside(symbol: str, home: Path, until: datetime) -> Iterator[Beside]:
+def past_beside(symbol: str, home: Path, until: datetime) -> Iterator[HistoryProcess]:
     """Begin the third act under ``home``; it is gone when the block ends."""
     said, section = home.with_suffix(".txt"), home.with_suffix(".json")
     with said.open("wb") as file, home.with_suffix(".log").open("wb") as log:
@@ -69,7 +69,7 @@ def past_beside(symbol: str, home: Path, until: datetime) -> Iterator[Beside]:
             stderr=log,
         )  # fmt: skip
     try:
-        yield Beside(process, said, section)
+        yield HistoryProcess(process, said, section)
     finally:
         end(process, within_s=STOP_S)
 
