@@ -58,7 +58,7 @@ class HistoryProcess:
 
 
 @contextmanager
-def past_beside(symbol: str, home: Path, until: datetime) -> Iterator[HistoryProcess]:
+def start_history(symbol: str, home: Path, until: datetime) -> Iterator[HistoryProcess]:
     """Begin the third act under ``home``; it is gone when the block ends."""
     said, section = home.with_suffix(".txt"), home.with_suffix(".json")
     with said.open("wb") as file, home.with_suffix(".log").open("wb") as log:
@@ -122,7 +122,7 @@ def tell(symbol: str, console: Console, *, until: datetime, quick: bool = False)
     ``quick`` trains only the first model of the first act.
     """
     manager = MLOpsManager(current_settings())
-    with past_beside(symbol, manager.config.mlops_base_path / "past", until) as third:
+    with start_history(symbol, manager.config.mlops_base_path / "past", until) as third:
         told = [_perform(act, symbol, manager) for act in (TRAININGS[:1] if quick else TRAININGS)]
         console.print(verdict_table(symbol, told))
         for one in told:
