@@ -72,9 +72,9 @@ def main() -> None:
         tell_past(given.symbol, console, until=until, path=given.only_past)
         return
     console.print(f"[bold]{given.symbol} sample[/], everything under {given.home}; no network used")
-    from deployments.demo.story import tell
+    from deployments.demo.story import run_demo
 
-    report = tell(given.symbol, console, until=until, quick=given.quick)
+    report = run_demo(given.symbol, console, until=until, quick=given.quick)
     console.print(f"report  {report}")
     console.print(f"done in {time.monotonic() - began:.0f} s")
 

@@ -116,7 +116,7 @@ class TrainedVersion:
     explanation: Explanation
 
 
-def tell(symbol: str, console: Console, *, until: datetime, quick: bool = False) -> Path:
+def run_demo(symbol: str, console: Console, *, until: datetime, quick: bool = False) -> Path:
     """Print all three acts, the last one up to a day of the past; returns the report's path.
 
     ``quick`` trains only the first model of the first act.
