@@ -126,7 +126,7 @@ def run_demo(symbol: str, console: Console, *, until: datetime, quick: bool = Fa
         told = [_perform(act, symbol, manager) for act in (TRAININGS[:1] if quick else TRAININGS)]
         console.print(verdict_table(symbol, told))
         for one in told:
-            console.print(*lines(one), sep="\n", highlight=False, soft_wrap=True)
+            console.print(*describe_version(one), sep="\n", highlight=False, soft_wrap=True)
         _forecast(manager, told, console)
         rollouts = _second_act(manager, told, console)
         past = third.tell(console)
@@ -192,7 +192,7 @@ def interval(measured: Evaluation, name: str, *, as_change: bool = False) -> str
     return f"{value} [{low}, {high}]"
 
 
-def lines(one: TrainedVersion) -> list[str]:
+def describe_version(one: TrainedVersion) -> list[str]:
     """The configuration of an act, and why its version passed or was refused."""
     config, notes = one.act.config, one.explanation.version.notes
     searched = f"best of {config.trials} searched trials" if config.trials else "as configured"
