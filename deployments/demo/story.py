@@ -200,15 +200,15 @@ def describe_version(one: TrainedVersion) -> list[str]:
     recipe = notes["recipe"]
     return [
         f"{one.result.model_id}: {searched}, {refits}, seed {config.seed}",
-        f"  recipe {recipe_words(recipe)}",
+        f"  recipe {describe_recipe(recipe)}",
         *(f"  {one.result.status} by {reason}" for reason in deciding(one.explanation)),
     ]
 
 
-def recipe_words(recipe: Mapping[str, Any]) -> str:
+def describe_recipe(recipe: Mapping[str, Any]) -> str:
     """A recipe in one line; an ensemble names its members."""
     if recipe["members"]:
-        return " + ".join(recipe_words(member) for member in recipe["members"])
+        return " + ".join(describe_recipe(member) for member in recipe["members"])
     shown = {key: value for key, value in recipe["params"].items() if key in SHOWN_PARAMS}
     words = ", ".join(f"{key} {readable(value)}" for key, value in shown.items())
     features, length = len(recipe["features"]), recipe["sequence_length"]
