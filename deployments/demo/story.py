@@ -173,15 +173,15 @@ def verdict_table(symbol: str, told: list[TrainedVersion]) -> Table:
         table.add_row(
             f"{one.act.target}.{one.act.horizon}",
             one.result.model_id.rpartition("_")[0].rpartition("_")[0],
-            interval(one.result.evaluation, "r2_score"),
-            interval(one.result.evaluation, "accuracy"),
-            interval(one.result.evaluation, "mse_vs_baseline", as_change=True),
+            format_interval(one.result.evaluation, "r2_score"),
+            format_interval(one.result.evaluation, "accuracy"),
+            format_interval(one.result.evaluation, "mse_vs_baseline", as_change=True),
             one.result.status,
         )
     return table
 
 
-def interval(measured: Evaluation, name: str, *, as_change: bool = False) -> str:
+def format_interval(measured: Evaluation, name: str, *, as_change: bool = False) -> str:
     """A metric with its interval; ``as_change`` writes a ratio as a change in percent."""
     found = measured[name]
     numbers = [found.value, found.low, found.high]
