@@ -210,14 +210,14 @@ def describe_recipe(recipe: Mapping[str, Any]) -> str:
     if recipe["members"]:
         return " + ".join(describe_recipe(member) for member in recipe["members"])
     shown = {key: value for key, value in recipe["params"].items() if key in SHOWN_PARAMS}
-    words = ", ".join(f"{key} {readable(value)}" for key, value in shown.items())
+    words = ", ".join(f"{key} {format_parameter(value)}" for key, value in shown.items())
     features, length = len(recipe["features"]), recipe["sequence_length"]
     return f"{recipe['model_type']} on {features} features x {length} bars" + (
         f" ({words})" if words else ""
     )
 
 
-def readable(value: object) -> str:
+def format_parameter(value: object) -> str:
     """A parameter as people write it."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
