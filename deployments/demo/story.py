@@ -201,7 +201,7 @@ def describe_version(one: TrainedVersion) -> list[str]:
     return [
         f"{one.result.model_id}: {searched}, {refits}, seed {config.seed}",
         f"  recipe {describe_recipe(recipe)}",
-        *(f"  {one.result.status} by {reason}" for reason in deciding(one.explanation)),
+        *(f"  {one.result.status} by {reason}" for reason in deciding_reasons(one.explanation)),
     ]
 
 
@@ -222,7 +222,7 @@ def format_parameter(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def deciding(explanation: Explanation) -> tuple[str, ...]:
+def deciding_reasons(explanation: Explanation) -> tuple[str, ...]:
     """What a reader asks for first: the refusals, or the two tests of skill that were passed."""
     report = explanation.report
     assert report is not None
