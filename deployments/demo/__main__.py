@@ -67,9 +67,9 @@ def main() -> None:
     surround(given.home)
     # Prefect and MLflow read the environment when they are imported.
     if given.only_past:
-        from deployments.demo.history_act import tell_past
+        from deployments.demo.history_act import write_history
 
-        tell_past(given.symbol, console, until=until, path=given.only_past)
+        write_history(given.symbol, console, until=until, path=given.only_past)
         return
     console.print(f"[bold]{given.symbol} sample[/], everything under {given.home}; no network used")
     from deployments.demo.story import run_demo

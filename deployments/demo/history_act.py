@@ -67,7 +67,7 @@ class Shown:
         return dataset
 
 
-def tell_past(symbol: str, console: Console, *, until: datetime, path: Path) -> None:
+def write_history(symbol: str, console: Console, *, until: datetime, path: Path) -> None:
     """Go through the past, and write what the report shows of it as JSON."""
     section = go_through(current_installation(), symbol, console, until=until)
     if section is not None:
