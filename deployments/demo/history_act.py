@@ -69,12 +69,12 @@ class Shown:
 
 def write_history(symbol: str, console: Console, *, until: datetime, path: Path) -> None:
     """Go through the past, and write what the report shows of it as JSON."""
-    section = go_through(current_installation(), symbol, console, until=until)
+    section = rehearse_history(current_installation(), symbol, console, until=until)
     if section is not None:
         path.write_text(section.to_json(), encoding="utf-8")
 
 
-def go_through(
+def rehearse_history(
     installation: Installation, symbol: str, console: Console, *, until: datetime
 ) -> PastSection | None:
     """Train as of then, and let the hours go by; None where nothing had earned its place then."""
