@@ -49,7 +49,7 @@ SWIFT = RolloutSettings(dwell_s=0.5, bake_s=0.5)
 
 
 @dataclass(slots=True)
-class Shown:
+class KnownBars:
     """The bars known at the clock's time, with the service's labels; built once an hour."""
 
     bars: RecentBars
@@ -108,7 +108,7 @@ def rehearse_history(
             store=installation.store,
             clock=clock,
             replica=replica,
-            monitor=installation.open_monitor(Shown(bars, clock)),
+            monitor=installation.open_monitor(KnownBars(bars, clock)),
             retrain=_retrain_and_roll_out,
         )
         for hour in lived:
