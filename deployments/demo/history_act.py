@@ -44,7 +44,7 @@ HORIZON = 6
 on what was known by then: at one hour its R2 is 0.31, where 0.5 is asked for, and from twelve
 hours on the best of the naive forecasts would do as well (G2)."""
 
-SWIFT = RolloutSettings(dwell_s=0.5, bake_s=0.5)
+FAST_ROLLOUT = RolloutSettings(dwell_s=0.5, bake_s=0.5)
 """Seconds of the wall clock, which the rehearsed market does not go by."""
 
 
@@ -101,7 +101,7 @@ def rehearse_history(
         options=Options(clock=clock),
         told=True,
     ) as replica:
-        deploy(first.model_id, Strategy.BLUE_GREEN, plan=SWIFT)
+        deploy(first.model_id, Strategy.BLUE_GREEN, plan=FAST_ROLLOUT)
         lived = rehearse(
             first.service,
             hours_between(START, until),
@@ -128,7 +128,7 @@ def _retrain_and_roll_out(service: str) -> TrainResult | None:
     """What an event starts in earnest; the rollout is waited for."""
     result = retrain(service, auto_deploy=False)
     if result is not None and result.passed:
-        deploy(result.model_id, Strategy.BLUE_GREEN, plan=SWIFT)
+        deploy(result.model_id, Strategy.BLUE_GREEN, plan=FAST_ROLLOUT)
     return result
 
 
