@@ -42,7 +42,7 @@ from mlops.stats.metrics import ModelMetrics
 from mlops.store import Rollout, RolloutEvent, list_events, list_rollouts
 
 
-def end(process: subprocess.Popen[bytes], *, within_s: float) -> None:
+def stop_process(process: subprocess.Popen[bytes], *, within_s: float) -> None:
     """Ask it to end, and end it where it does not within ``within_s``."""
     process.terminate()
     try:
@@ -114,8 +114,8 @@ class Clients:
 def windows_of(frame: pd.DataFrame, n_bars: int) -> list[bytes]:
     """The newest windows of ``n_bars`` bars as bodies of MLflow's scoring protocol."""
     bodies = []
-    for end in range(len(frame) - BODIES, len(frame)):
-        part = frame.iloc[end - n_bars + 1 : end + 1]
+    for stop_process in range(len(frame) - BODIES, len(frame)):
+        part = frame.iloc[stop_process - n_bars + 1 : stop_process + 1]
         times = [stamp.isoformat() for stamp in part.index]
         data = [[at, *row] for at, row in zip(times, part[list(COLUMNS)].to_numpy().tolist(),
                                                strict=True)]  # fmt: skip
@@ -232,7 +232,7 @@ def replica(home: Path) -> Iterator[int]:
         _wait_until_ready(port, process, log)
         yield port
     finally:
-        end(process, within_s=STOP_S)
+        stop_process(process, within_s=STOP_S)
 
 
 def _wait_until_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:

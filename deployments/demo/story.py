@@ -19,7 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from deployments.demo.rollout_act import end, go_live
+from deployments.demo.rollout_act import go_live, stop_process
 from flows.train import TrainResult, train
 from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager
@@ -71,7 +71,7 @@ def start_history(symbol: str, home: Path, until: datetime) -> Iterator[HistoryP
     try:
         yield HistoryProcess(process, said, section)
     finally:
-        end(process, within_s=STOP_S)
+        stop_process(process, within_s=STOP_S)
 
 
 LSTM = {"lstm_units": [32], "batch_size": 256, "learning_rate": 0.003, "epochs": 12, "patience": 3}
