@@ -111,7 +111,7 @@ class Clients:
         return Answered(asked, variant, failed=answer.status != 200)
 
 
-def windows_of(frame: pd.DataFrame, n_bars: int) -> list[bytes]:
+def request_bodies(frame: pd.DataFrame, n_bars: int) -> list[bytes]:
     """The newest windows of ``n_bars`` bars as bodies of MLflow's scoring protocol."""
     bodies = []
     for stop_process in range(len(frame) - BODIES, len(frame)):
@@ -137,7 +137,9 @@ def go_live(manager: MLOpsManager, model_id: str, console: Console) -> list[Roll
     service = Service.parse(manager.get_model(model_id).service)
     bars = load_bars(service, cache_root=manager.config.bars_path)
     with replica(manager.config.mlops_base_path) as port:
-        clients = Clients(port, service.key, windows_of(bars.frame, _bars_asked(manager, model_id)))
+        clients = Clients(
+            port, service.key, request_bodies(bars.frame, _bars_asked(manager, model_id))
+        )
         with clients.asking():
             good = _roll_out(manager, model_id, clients, console)
             bad = _roll_out(manager, _sabotaged(manager, service), clients, console, force=True)
