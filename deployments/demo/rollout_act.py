@@ -124,7 +124,7 @@ def request_bodies(frame: pd.DataFrame, n_bars: int) -> list[bytes]:
     return bodies
 
 
-QUICK = RolloutSettings(dwell_s=2.0, bake_s=3.0, hold_s=60.0, gate_s=60.0)
+FAST_CANARY = RolloutSettings(dwell_s=2.0, bake_s=3.0, hold_s=60.0, gate_s=60.0)
 """The usual canary, with seconds where it has minutes."""
 
 FUSE_S = 6.0
@@ -161,7 +161,7 @@ def _roll_out(
     deploy(
         model_id,
         Strategy.CANARY,
-        plan=QUICK,
+        plan=FAST_CANARY,
         actor="demonstration",
         reason=why,
         force=force,
