@@ -132,7 +132,9 @@ READY_S = 60.0
 STOP_S = 30.0
 
 
-def go_live(manager: MLOpsManager, model_id: str, console: Console) -> list[RolloutSection]:
+def roll_out_versions(
+    manager: MLOpsManager, model_id: str, console: Console
+) -> list[RolloutSection]:
     """Roll a challenger out by canary, then a sabotaged version; both under live requests."""
     service = Service.parse(manager.get_model(model_id).service)
     bars = load_bars(service, cache_root=manager.config.bars_path)

@@ -19,7 +19,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from deployments.demo.rollout_act import go_live, stop_process
+from deployments.demo.rollout_act import roll_out_versions, stop_process
 from flows.train import TrainResult, train
 from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager
@@ -145,7 +145,7 @@ def _second_act(
 ) -> list[RolloutSection]:
     """What passed last goes live; where nothing did, every service keeps its baseline."""
     passed = [one.result.model_id for one in told if one.result.passed]
-    return go_live(manager, passed[-1], console) if passed else []
+    return roll_out_versions(manager, passed[-1], console) if passed else []
 
 
 def _perform(act: DemoTraining, symbol: str, manager: MLOpsManager) -> TrainedVersion:
