@@ -138,7 +138,7 @@ def roll_out_versions(
     """Roll a challenger out by canary, then a sabotaged version; both under live requests."""
     service = Service.parse(manager.get_model(model_id).service)
     bars = load_bars(service, cache_root=manager.config.bars_path)
-    with replica(manager.config.mlops_base_path) as port:
+    with running_replica(manager.config.mlops_base_path) as port:
         clients = Clients(
             port, service.key, request_bodies(bars.frame, _bars_asked(manager, model_id))
         )
@@ -220,7 +220,7 @@ def _say_who_was_live(manager: MLOpsManager, service: Service, console: Console)
 
 
 @contextmanager
-def replica(home: Path) -> Iterator[int]:
+def running_replica(home: Path) -> Iterator[int]:
     """A replica process on a free port, ready when the block begins and gone after it."""
     port = free_port()
     log = home / "replica.log"
