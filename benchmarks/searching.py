@@ -210,9 +210,9 @@ def surroundings() -> dict[str, str]:
 
 def main(home: Path) -> None:
     """Answer jobs on stdin; whatever libraries print goes to the log."""
-    from deployments.demo.__main__ import surround
+    from deployments.demo.__main__ import set_environment
 
-    surround(home)
+    set_environment(home)
     with os.fdopen(os.dup(1), "w") as replies:
         os.dup2(2, 1)
         answer(sys.stdin, replies, home)

@@ -32,7 +32,7 @@ SURROUNDINGS = {
 NOT_OURS = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORE_URL")
 
 
-def surround(home: Path) -> None:
+def set_environment(home: Path) -> None:
     """Point this process at a fresh place of its own, away from any server of the user's."""
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
@@ -64,7 +64,7 @@ def main() -> None:
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
     began = time.monotonic()
-    surround(given.home)
+    set_environment(given.home)
     # Prefect and MLflow read the environment when they are imported.
     if given.only_past:
         from deployments.demo.history_act import write_history
