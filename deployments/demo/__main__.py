@@ -18,7 +18,7 @@ HOME = Path(".mlops") / "demo"
 PLAIN_WIDTH = 120
 """Columns where there is no terminal to ask."""
 
-SURROUNDINGS = {
+ENVIRONMENT = {
     # A rollout that is undone ends its flow run as failed, which is no trouble here; what is
     # trouble raises.
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
@@ -38,7 +38,7 @@ def set_environment(home: Path) -> None:
     home.mkdir(parents=True)
     for name in NOT_OURS:
         os.environ.pop(name, None)
-    os.environ.update(SURROUNDINGS)
+    os.environ.update(ENVIRONMENT)
     os.environ["MLOPS_BASE_PATH"] = str(home)
     # The version that is rolled back by itself is a class of the demonstration's own.
     os.environ["CUSTOM_MODEL_MODULES"] = "deployments.demo.failing_model"
