@@ -29,14 +29,14 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "DO_NOT_TRACK": "true",
 }
-NOT_OURS = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORE_URL")
+REMOVED_VARIABLES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORE_URL")
 
 
 def set_environment(home: Path) -> None:
     """Point this process at a fresh place of its own, away from any server of the user's."""
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    for name in NOT_OURS:
+    for name in REMOVED_VARIABLES:
         os.environ.pop(name, None)
     os.environ.update(ENVIRONMENT)
     os.environ["MLOPS_BASE_PATH"] = str(home)
