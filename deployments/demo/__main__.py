@@ -45,7 +45,7 @@ def set_environment(home: Path) -> None:
     os.environ["PREFECT_HOME"] = str(home.resolve() / "prefect")
 
 
-def day(text: str) -> datetime:
+def parse_day(text: str) -> datetime:
     """A day of the past, in UTC."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
@@ -56,10 +56,10 @@ def main() -> None:
     parser.add_argument("--symbol", default="BTC/USD", help="BTC/USD, ETH/USD or EUR/USD")
     parser.add_argument("--home", type=Path, default=HOME, help="where everything is written")
     parser.add_argument("--quick", action="store_true", help="one model, and two days of the break")
-    parser.add_argument("--until", type=day, help="the end of the third act; else 2019-01-01")
+    parser.add_argument("--until", type=parse_day, help="the end of the third act; else 2019-01-01")
     parser.add_argument("--only-past", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    until = given.until or day("2018-11-16" if given.quick else "2019-01-01")
+    until = given.until or parse_day("2018-11-16" if given.quick else "2019-01-01")
     console = Console()
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
