@@ -253,14 +253,14 @@ class Jobs:
         )
 
 
-def is_emptied(job: DeploymentSchedule) -> bool:
+def has_lost_parameters(job: DeploymentSchedule) -> bool:
     """Whether somebody's change took the parameters away: its runs would fail."""
     return not job.parameters.keys() >= PARAMETERS
 
 
 def refuse_emptied(job: DeploymentSchedule) -> None:
     """Say what to do with such a job."""
-    if is_emptied(job):
+    if has_lost_parameters(job):
         raise ScheduleError(
             f"job {job.slug} has lost its parameters: Prefect's own switch for schedules drops "
             "them. Add the job again as it was; it keeps its id"
@@ -470,7 +470,7 @@ def _job(job: DeploymentSchedule) -> TrainingJob:
         schedule=str(getattr(when, "cron", None) or getattr(when, "rrule", None) or when),
         timezone=str(getattr(when, "timezone", None) or "UTC"),
         active=job.active,
-        emptied=is_emptied(job),
+        emptied=has_lost_parameters(job),
         training_config=job.parameters.get("training", {}),
         deployment_config=job.parameters.get("deployment_config", {}),
     )
