@@ -164,7 +164,7 @@ class Jobs:
     def switch(self, job: DeploymentSchedule, *, active: bool) -> None:
         """Pause or resume a job."""
         if active:
-            refuse_emptied(job)
+            require_parameters(job)
         self.client.update_deployment_schedule(
             self.deployment.id, job.id, active=active, parameters=job.parameters
         )
@@ -184,7 +184,7 @@ class Jobs:
 
     def run_now(self, job: DeploymentSchedule) -> FlowRun:
         """Ask for a run outside the schedule."""
-        refuse_emptied(job)
+        require_parameters(job)
         return self.client.create_flow_run_from_deployment(
             self.deployment.id, parameters=job.parameters, tags=[_tag(job.slug)]
         )
@@ -258,7 +258,7 @@ def has_lost_parameters(job: DeploymentSchedule) -> bool:
     return not job.parameters.keys() >= PARAMETERS
 
 
-def refuse_emptied(job: DeploymentSchedule) -> None:
+def require_parameters(job: DeploymentSchedule) -> None:
     """Say what to do with such a job."""
     if has_lost_parameters(job):
         raise ScheduleError(
