@@ -175,7 +175,7 @@ class Jobs:
     def remove(self, job: DeploymentSchedule) -> None:
         """Forget a job and what its schedule made and nobody has begun."""
         self._drop_waiting(job)
-        overdue = [run for run in self.waiting() if run.auto_scheduled and due(run) <= _now()]
+        overdue = [run for run in self.waiting() if run.auto_scheduled and due_time(run) <= _now()]
         self.client.delete_deployment_schedule(self.deployment.id, job.id)
         # Prefect has dropped what other jobs had due, too: no worker was free for it.
         for run in overdue:
@@ -192,12 +192,12 @@ class Jobs:
     def waiting(self, job: DeploymentSchedule | None = None) -> list[FlowRun]:
         """Runs of one job or of all that have not begun, at most 200, the first to come first."""
         found = self._runs(job, WAITING, FlowRunSort.EXPECTED_START_TIME_ASC, limit=PAGE)
-        return sorted(found, key=due)
+        return sorted(found, key=due_time)
 
     def begun(self, job: DeploymentSchedule, *, limit: int) -> list[FlowRun]:
         """What a job has run, the newest first."""
         found = self._runs(job, BEGUN, FlowRunSort.EXPECTED_START_TIME_DESC, limit=limit)
-        return sorted(found, key=due, reverse=True)[:limit]
+        return sorted(found, key=due_time, reverse=True)[:limit]
 
     def _runs(
         self,
@@ -267,7 +267,7 @@ def require_parameters(job: DeploymentSchedule) -> None:
         )
 
 
-def due(run: FlowRun) -> datetime:
+def due_time(run: FlowRun) -> datetime:
     """When a run should begin, or should have begun."""
     return run.expected_start_time or datetime.max.replace(tzinfo=UTC)
 
@@ -312,7 +312,7 @@ class JobRun:
     name: str
     state: str
     message: str
-    due: datetime
+    due_time: datetime
     started: datetime | None
     ended: datetime | None
     url: str
@@ -418,7 +418,7 @@ class ModelScheduler:
             coming, past = jobs.waiting(job), jobs.begun(job, limit=1)
         return JobStatus(
             _job(job),
-            next_run=due(coming[0]) if coming else None,
+            next_run=due_time(coming[0]) if coming else None,
             last_run=_job_run(past[0]) if past else None,
         )
 
@@ -482,7 +482,7 @@ def _job_run(run: FlowRun) -> JobRun:
         name=run.name,
         state=run.state_name or "",
         message=(run.state and run.state.message) or "",
-        due=due(run),
+        due=due_time(run),
         started=run.start_time,
         ended=run.end_time,
         url=url_for("flow-run", obj_id=run.id) or "",
