@@ -56,7 +56,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.urls import url_for
 
-from deployments.schedules import Schedule, ScheduleType, checked, chosen, schedule_of
+from deployments.schedules import Schedule, ScheduleType, checked, parse_choice, schedule_of
 from mlops.errors import JobNotFound, RolloutError, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.rollout.plan import DeploymentConfig, plan_from
@@ -373,8 +373,8 @@ class ModelScheduler:
             ScheduleError: before anything is written, naming what is wrong.
             ServiceError: when the parts name no service.
         """
-        kind = chosen(ModelType, model_type, "model_type")
-        often = chosen(ScheduleType, schedule_type, "schedule_type")
+        kind = parse_choice(ModelType, model_type, "model_type")
+        often = parse_choice(ScheduleType, schedule_type, "schedule_type")
         schedule = schedule_of(often, schedule_config)
         service = self.config.service(
             symbol, venue=venue, timeframe=timeframe, target=target, horizon=horizon

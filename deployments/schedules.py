@@ -148,11 +148,11 @@ def schedule_of(kind: ScheduleType | str, config: Mapping[str, Any] | None) -> S
     Raises:
         ScheduleError: naming each field that is wrong.
     """
-    model = CONFIGS[chosen(ScheduleType, kind, "schedule_type")]
+    model = CONFIGS[parse_choice(ScheduleType, kind, "schedule_type")]
     return checked(model, config, "schedule_config").schedule()
 
 
-def chosen(choices: type[Choice], value: str, what: str) -> Choice:
+def parse_choice(choices: type[Choice], value: str, what: str) -> Choice:
     """One of the choices, by its name."""
     try:
         return choices(value)
