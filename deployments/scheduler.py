@@ -56,7 +56,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.urls import url_for
 
-from deployments.schedules import Schedule, ScheduleType, checked, parse_choice, schedule_of
+from deployments.schedules import Schedule, ScheduleType, parse_choice, parse_form, schedule_of
 from mlops.errors import JobNotFound, RolloutError, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.rollout.plan import DeploymentConfig, plan_from
@@ -379,7 +379,7 @@ class ModelScheduler:
         service = self.config.service(
             symbol, venue=venue, timeframe=timeframe, target=target, horizon=horizon
         )
-        training = checked(TrainingConfig, training_config, "training_config")
+        training = parse_form(TrainingConfig, training_config, "training_config")
         deploying = self._deployable(deployment_config)
         job_id = _job_id(service, kind, often, schedule)
         with open_jobs() as jobs:
@@ -428,7 +428,7 @@ class ModelScheduler:
             return tuple(_job_run(run) for run in jobs.begun(jobs.find(job_id), limit=limit))
 
     def _deployable(self, given: DeploymentConfig | Mapping[str, Any] | None) -> DeploymentConfig:
-        config = checked(DeploymentConfig, given, "deployment_config")
+        config = parse_form(DeploymentConfig, given, "deployment_config")
         try:
             plan_from(self.config, config.deployment_strategy, config.changes)
         except RolloutError as error:

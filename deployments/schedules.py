@@ -149,7 +149,7 @@ def schedule_of(kind: ScheduleType | str, config: Mapping[str, Any] | None) -> S
         ScheduleError: naming each field that is wrong.
     """
     model = CONFIGS[parse_choice(ScheduleType, kind, "schedule_type")]
-    return checked(model, config, "schedule_config").schedule()
+    return parse_form(model, config, "schedule_config").schedule()
 
 
 def parse_choice(choices: type[Choice], value: str, what: str) -> Choice:
@@ -162,7 +162,7 @@ def parse_choice(choices: type[Choice], value: str, what: str) -> Choice:
         ) from error
 
 
-def checked(model: type[Form], given: object, what: str) -> Form:
+def parse_form(model: type[Form], given: object, what: str) -> Form:
     """What was given as the form that it should be; None is an empty one."""
     try:
         return model.model_validate({} if given is None else given)
