@@ -56,7 +56,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.urls import url_for
 
-from deployments.schedules import Schedule, ScheduleType, parse_choice, parse_form, schedule_of
+from deployments.schedules import Schedule, ScheduleType, make_schedule, parse_choice, parse_form
 from mlops.errors import JobNotFound, RolloutError, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.rollout.plan import DeploymentConfig, plan_from
@@ -375,7 +375,7 @@ class ModelScheduler:
         """
         kind = parse_choice(ModelType, model_type, "model_type")
         often = parse_choice(ScheduleType, schedule_type, "schedule_type")
-        schedule = schedule_of(often, schedule_config)
+        schedule = make_schedule(often, schedule_config)
         service = self.config.service(
             symbol, venue=venue, timeframe=timeframe, target=target, horizon=horizon
         )

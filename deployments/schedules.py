@@ -142,7 +142,7 @@ CONFIGS: dict[ScheduleType, type[Hourly | Daily | Weekly | Monthly | Cron]] = {
 }
 
 
-def schedule_of(kind: ScheduleType | str, config: Mapping[str, Any] | None) -> Schedule:
+def make_schedule(kind: ScheduleType | str, config: Mapping[str, Any] | None) -> Schedule:
     """The Prefect schedule of what people wrote; a time they left out is 02:00 UTC.
 
     Raises:
