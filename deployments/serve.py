@@ -55,7 +55,7 @@ QUIET = {
 
 
 @dataclass(slots=True)
-class Part:
+class ServerProcess:
     """One process: how it is started, asked whether it is up, and told to stop."""
 
     name: str
@@ -107,11 +107,11 @@ class Supervisor:
         self.environment = environment
         self.logs = logs
         self.console = console
-        self.parts: list[Part] = []
+        self.parts: list[ServerProcess] = []
         self.told = threading.Event()
         logs.mkdir(parents=True, exist_ok=True)
 
-    def add(self, part: Part) -> None:
+    def add(self, part: ServerProcess) -> None:
         """Start a part and wait until it answers.
 
         Raises:
@@ -161,10 +161,10 @@ def begin_sample(settings: Settings) -> None:
     ensure_service(registry, FIRST_SERVICE, dataset, why)
 
 
-def parts_of(settings: Settings, given: argparse.Namespace) -> list[Callable[[], Part]]:
+def parts_of(settings: Settings, given: argparse.Namespace) -> list[Callable[[], ServerProcess]]:
     """What to start, in order; each is made when the one before it is up."""
     python, host = sys.executable, settings.api_host
-    replica = Part(
+    replica = ServerProcess(
         "replica",
         [python, "-m", "deployments.replica", "--port", str(given.port)],
         f"http://{host}:{given.port}/readyz",
@@ -172,17 +172,17 @@ def parts_of(settings: Settings, given: argparse.Namespace) -> list[Callable[[],
     if given.only_replica:
         return [lambda: replica]
     prefect, loopback = [python, "-m", "prefect"], "127.0.0.1"
-    server = Part(
+    server = ServerProcess(
         "prefect-server",
         [*prefect, "server", "start", "--host", loopback, "--port", str(given.prefect_port)],
         f"http://{loopback}:{given.prefect_port}/api/health",
     )
-    worker = Part(
+    worker = ServerProcess(
         "prefect-worker",
         [*prefect, "worker", "start", "--pool", "mlops-pool"],
         stop_with=signal.SIGINT,
     )
-    mlflow = Part(
+    mlflow = ServerProcess(
         "mlflow",
         [python, "-m", "mlflow", "server", "--host", loopback, "--port", str(given.mlflow_port),
          "--backend-store-uri", open_installation(settings).registry.tracking.uri],
@@ -191,7 +191,7 @@ def parts_of(settings: Settings, given: argparse.Namespace) -> list[Callable[[],
     return [lambda: replica, lambda: server, lambda: deployed(worker), lambda: mlflow]
 
 
-def deployed(worker: Part) -> Part:
+def deployed(worker: ServerProcess) -> ServerProcess:
     """The worker, once its pool and what it may run are there."""
     environment = {**os.environ, "MLOPS_PROJECT_DIR": str(Path.cwd())}
     for command in (
