@@ -144,7 +144,7 @@ class Supervisor:
             part.stop()
 
 
-def begin_sample(settings: Settings) -> None:
+def start_sample_service(settings: Settings) -> None:
     """Where nothing is served yet, put the sample's service on its baseline."""
     registry = open_installation(settings).registry
     if list_routes(registry.store):
@@ -222,7 +222,7 @@ def main() -> None:
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{given.prefect_port}/api"
         os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
     console = Console()
-    begin_sample(settings)
+    start_sample_service(settings)
     supervisor = Supervisor(os.environ, home / "logs", console)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.told.set())
