@@ -161,7 +161,9 @@ def start_sample_service(settings: Settings) -> None:
     ensure_service(registry, FIRST_SERVICE, dataset, why)
 
 
-def parts_of(settings: Settings, given: argparse.Namespace) -> list[Callable[[], ServerProcess]]:
+def list_processes(
+    settings: Settings, given: argparse.Namespace
+) -> list[Callable[[], ServerProcess]]:
     """What to start, in order; each is made when the one before it is up."""
     python, host = sys.executable, settings.api_host
     replica = ServerProcess(
@@ -227,7 +229,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: supervisor.told.set())
     try:
-        for make in parts_of(settings, given):
+        for make in list_processes(settings, given):
             if supervisor.told.is_set():
                 break
             part = make()
