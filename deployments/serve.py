@@ -190,10 +190,10 @@ def list_processes(
          "--backend-store-uri", open_installation(settings).registry.tracking.uri],
         f"http://{loopback}:{given.mlflow_port}/health",
     )  # fmt: skip
-    return [lambda: replica, lambda: server, lambda: deployed(worker), lambda: mlflow]
+    return [lambda: replica, lambda: server, lambda: deploy_flows(worker), lambda: mlflow]
 
 
-def deployed(worker: ServerProcess) -> ServerProcess:
+def deploy_flows(worker: ServerProcess) -> ServerProcess:
     """The worker, once its pool and what it may run are there."""
     environment = {**os.environ, "MLOPS_PROJECT_DIR": str(Path.cwd())}
     for command in (
