@@ -1,4 +1,4 @@
-"""The doorbell: events that start retrainings. What they are about lies in the store."""
+"""Prefect events that start retrainings; what asks for them is rows of the store's queue."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ EVENTS = {Cause.DRIFT: DRIFT_DETECTED, Cause.PERFORMANCE: PERFORMANCE_DEGRADED}
 
 
 def emit_retraining_event(service: str, cause: Cause) -> None:
-    """Tell Prefect that something waits for a service; lost where its server is down.
+    """Tell Prefect that a service's queue asks for a retraining.
 
-    The reconcile flow rings again for what nobody came for.
+    The event is lost while Prefect's server is down; the reconcile flow emits it again.
     """
     emit_event(
         event=EVENTS[cause],
@@ -31,10 +31,10 @@ def emit_retraining_event(service: str, cause: Cause) -> None:
 
 @task(cache_policy=NO_CACHE)
 def emit_unanswered_events(installation: Installation) -> tuple[str, ...]:
-    """Ring for every service that could be trained now and is not."""
+    """Emit the event of every service whose queue waits, may be answered now and is not."""
     store, wall = installation.store, datetime.now(UTC)
-    found = unanswered(store, at=lambda service: market_time(store, service, wall))
-    waiting = [(service, cause) for service, cause in found if cause in EVENTS]
+    triggers = unanswered(store, at=lambda service: market_time(store, service, wall))
+    waiting = [(service, cause) for service, cause in triggers if cause in EVENTS]
     for service, cause in waiting:
         emit_retraining_event(service, cause)
     return tuple(f"{service} rung for again: {cause}" for service, cause in waiting)

@@ -110,9 +110,9 @@ def running(home: Path, template: Path) -> Iterator[PrefectServer]:
 
 def until(seen: Callable[[], Any], seconds: float = SOON_S) -> Any:
     """Ask until the answer is true, and return it."""
-    stop_process = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not (found := seen()):
-        assert time.monotonic() < stop_process, f"not within {seconds:g} s"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
         time.sleep(0.2)
     return found
 
