@@ -9,7 +9,7 @@ from prefect import flow
 from tasks import rollout as step
 from tasks.artifacts import publish_repairs
 from tasks.context import current_installation, run_logs
-from tasks.events import emit_unanswered_events
+from tasks.events import emit_unanswered
 from tasks.recovery import restart_crashed_trainings
 
 CARRY_S = 240.0
@@ -40,7 +40,7 @@ def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
     with run_logs():
         installation = current_installation()
         # First: carrying a rollout on takes minutes.
-        rung, restarted = emit_unanswered_events(installation), restart_crashed_trainings()
+        rung, restarted = emit_unanswered(installation), restart_crashed_trainings()
         moved = step.carry_open(installation, carry_s)
         repaired = step.repair(installation)
         publish_repairs((*rung, *restarted, *moved, *repaired))

@@ -1,4 +1,4 @@
-"""Prefect events that start retrainings; what asks for them is rows of the store's queue."""
+"""Emits the Prefect events that start retrainings; the triggers are rows of the store."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ PERFORMANCE_DEGRADED = "mlops.performance.degraded"
 EVENTS = {Cause.DRIFT: DRIFT_DETECTED, Cause.PERFORMANCE: PERFORMANCE_DEGRADED}
 
 
-def emit_retraining_event(service: str, cause: Cause) -> None:
-    """Tell Prefect that a service's queue asks for a retraining.
+def emit_trigger_event(service: str, cause: Cause) -> None:
+    """Emit the event that starts the retrain flow; it is lost where Prefect's server is down.
 
-    The event is lost while Prefect's server is down; the reconcile flow emits it again.
+    The reconcile flow emits it again for triggers that stay unclaimed.
     """
     emit_event(
         event=EVENTS[cause],
@@ -30,11 +30,11 @@ def emit_retraining_event(service: str, cause: Cause) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def emit_unanswered_events(installation: Installation) -> tuple[str, ...]:
-    """Emit the event of every service whose queue waits, may be answered now and is not."""
+def emit_unanswered(installation: Installation) -> tuple[str, ...]:
+    """Emit the event again for each service whose triggers wait and could be claimed now."""
     store, wall = installation.store, datetime.now(UTC)
-    triggers = unanswered(store, at=lambda service: market_time(store, service, wall))
-    waiting = [(service, cause) for service, cause in triggers if cause in EVENTS]
+    pairs = unanswered(store, at=lambda service: market_time(store, service, wall))
+    waiting = [(service, cause) for service, cause in pairs if cause in EVENTS]
     for service, cause in waiting:
-        emit_retraining_event(service, cause)
+        emit_trigger_event(service, cause)
     return tuple(f"{service} rung for again: {cause}" for service, cause in waiting)

@@ -32,7 +32,7 @@ from mlops.store import get_version, list_routes
 from mlops.store.monitor_runs import get_check, list_watches
 from tasks.artifacts import link_drift_report
 from tasks.context import current_installation
-from tasks.events import emit_retraining_event
+from tasks.events import emit_trigger_event
 
 MONITOR_KEY = "monitor"
 
@@ -97,7 +97,7 @@ def publish_checks(looked: Sequence[Looked]) -> None:
     """Ring for what should be retrained, and show every look in the Prefect UI."""
     for one in looked:
         for _, cause in one.triggers:
-            emit_retraining_event(one.service, cause)
+            emit_trigger_event(one.service, cause)
     create_table_artifact(key=MONITOR_KEY, table=[_line(one) for one in looked])
 
 
