@@ -1,4 +1,4 @@
-"""The platform's face: one object in the platform's words over registry, store and rollouts."""
+"""`MLOpsManager`: one object for registering, deploying, monitoring and looking up models."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ _HOLDER = "manager"
 
 
 class MLOpsManager:
-    """Register models, take them live and back, look them up.
+    """Register models, roll them out and back, monitor them, look them up.
 
-    The store, and MLflow where a call needs it, are opened on first use.
+    Store and MLflow are opened on first use.
     """
 
     def __init__(self, config: Settings) -> None:
@@ -117,19 +117,20 @@ class MLOpsManager:
         return sender
 
     def add_alert_handler(self, handler: object) -> None:
-        """Tell ``handler.send_alert(alert_data)``, async or not, of alerts from this process.
+        """Call ``handler.send_alert(alert_data)``, async or not, for each alert.
 
-        Each alert is told once to each class of handlers, whichever process has one.
+        Each alert is sent once for each class of handlers, even where several processes have a
+        handler of the class.
 
         Raises:
-            SettingsError: when it has no such method.
+            SettingsError: when the handler has no such method.
         """
         self.alert_sender.add(Handler(handler))
 
     def alerts(
         self, service: str | None = None, *, lasting_only: bool = False
     ) -> tuple[AlertRow, ...]:
-        """Alerts, the newest first."""
+        """Alerts, newest first; ``lasting_only`` leaves out those that have ended."""
         return list_alerts(self.store, service=service, lasting_only=lasting_only)
 
     async def register_model(
@@ -140,19 +141,21 @@ class MLOpsManager:
         metrics: object,
         metadata: Mapping[str, Any] | None = None,
     ) -> ModelVersion:
-        """Register a model brought from elsewhere; ``metrics`` are claims until a gate judges.
+        """Register a model that was trained elsewhere.
 
-        ``metadata`` is kept with the version; its ``venue``, ``timeframe``, ``target`` and
-        ``horizon`` say which service it is for (else the defaults), its ``features`` and
-        ``sequence_length`` what the model's ``predict`` is given.
+        Args:
+            metrics: Figures as claimed by the caller; no gate has judged them.
+            metadata: Kept with the version. Its ``venue``, ``timeframe``, ``target`` and
+                ``horizon`` name the service (by default those of the settings); its ``features``
+                and ``sequence_length`` say what the model's ``predict`` is given.
 
         Raises:
             RegistryError: when format, size, a figure or the disk does not allow it.
             BundleError: when a clean process cannot load it or gets other forecasts.
         """
         notes = dict(metadata or {})
-        given = {key: notes[key] for key in _SERVICE_KEYS if key in notes}
-        service = self.config.service(symbol, **given)
+        parts = {key: notes[key] for key in _SERVICE_KEYS if key in notes}
+        service = self.config.service(symbol, **parts)
         return await asyncio.to_thread(self._register, model, model_type, service, metrics, notes)
 
     async def deploy_model(
@@ -166,20 +169,25 @@ class MLOpsManager:
         reason: str = "",
         **plan: Any,
     ) -> bool:
-        """Take a version live; True when it became the champion and stayed healthy.
+        """Roll a version out; True when it became the champion and stayed healthy.
 
-        It is carried on from here for as long as it takes; where no replica is live, one without
-        HTTP comes along, and recent bars are its trials. A rollout that was undone returns False
-        and logs why. Without ``wait`` it is asked for and False is returned at once: whoever
-        carries rollouts on does so. ``plan`` changes what the strategy spells out (``dwell_s``,
-        ``bake_s``, `mlops.rollout.plan.RolloutPlan`); ``force`` overrides the gates, with a
-        person as ``actor`` and a ``reason``.
+        This process runs the rollout to its end. Where no replica is live, it runs one without
+        HTTP meanwhile, whose trials are recent bars. A rollout that was undone returns False and
+        logs why.
+
+        Args:
+            deployment_strategy: By default DEFAULT_DEPLOYMENT_STRATEGY.
+            wait: False requests the rollout and returns False at once; a replica or the
+                reconcile flow runs it.
+            force: Override the gates; needs a person as ``actor`` and a ``reason``.
+            plan: Fields of `mlops.rollout.plan.RolloutPlan` that differ from the strategy's,
+                such as ``dwell_s`` and ``bake_s``.
 
         Raises:
             RolloutRefused: when the version may not go live, with what to do.
             VersionNotFound: when there is no such version.
         """
-        asked = await asyncio.to_thread(
+        rollout = await asyncio.to_thread(
             self.deployer.request,
             model_id,
             deployment_strategy,
@@ -189,15 +197,16 @@ class MLOpsManager:
         )
         if not wait:
             return False
-        ended = await self.follow_rollout(asked.id)
+        ended = await self.follow_rollout(rollout.id)
         if not is_champion(ended):
-            about = {"service": ended.service, "model_id": model_id}
-            told = (model_id, ended.id, ended.phase, ended.reason)
-            log.warning("%s is not live, %s %s: %s", *told, extra=about)
+            log.warning(
+                "%s is not live, %s %s: %s", model_id, ended.id, ended.phase, ended.reason,
+                extra={"service": ended.service, "model_id": model_id},
+            )  # fmt: skip
         return is_champion(ended)
 
     async def follow_rollout(self, rollout_id: str) -> Rollout:
-        """Carry a rollout to its end; a cancelled wait leaves it to whoever carries on next.
+        """Run a rollout to its end; after a cancelled wait another process runs it.
 
         Raises:
             RolloutError: when there is no such rollout.
@@ -210,7 +219,7 @@ class MLOpsManager:
             stop.set()
 
     async def abort_rollout(self, rollout_id: str, *, actor: str, reason: str) -> Rollout:
-        """Have a rollout undone, and wait until it is.
+        """Request that a rollout be undone, and wait until it is.
 
         Raises:
             RolloutError: when there is no such rollout, or it has ended.
@@ -219,7 +228,7 @@ class MLOpsManager:
         return await asyncio.to_thread(abort, rollout_id, _why(actor, reason), holder=_HOLDER)
 
     async def rollback_model(self, service_or_model_id: str, *, actor: str, reason: str) -> Route:
-        """Put the previous champion back at once, after it has shown that it loads and forecasts.
+        """Make the previous champion live again at once, after a check that it loads and forecasts.
 
         Raises:
             RolloutError: when there is nothing to go back to, or a rollout is under way.
@@ -229,21 +238,22 @@ class MLOpsManager:
         return await asyncio.to_thread(roll_back, service_or_model_id, _why(actor, reason))
 
     async def monitor_model_drift(self, model_id: str, recent_data: pd.DataFrame) -> DriftReport:
-        """Set recent bars against what a version was trained on.
+        """Compare recent bars with the bars a version was trained on.
 
-        ``recent_data`` are plain bars by open time, with the history that the features need
-        before the window of ``DECISION_WINDOW_HOURS``; or a frame of the version's own columns.
+        Args:
+            recent_data: Bars by open time, with the history that the features need before the
+                window of ``DECISION_WINDOW_HOURS``; or a frame of the version's own columns.
 
         Raises:
             VersionNotFound: when there is no such version.
             BarsError: when bars break the contract.
         """
-        return await asyncio.to_thread(self._check_drift, model_id, recent_data)
+        return await asyncio.to_thread(lambda: self._drift_of(model_id).check(recent_data))
 
     async def draw_drift_report(self, model_id: str, recent_data: pd.DataFrame) -> Path:
-        """Draw what `monitor_model_drift` finds of the same bars as an HTML page.
+        """Write the result of `monitor_model_drift` as an HTML page; it takes seconds.
 
-        It lies under the reports, and with the version's MLflow run. Drawing takes seconds.
+        The page is kept under the reports, and with the version's MLflow run.
 
         Raises:
             VersionNotFound: when there is no such version.
@@ -254,9 +264,10 @@ class MLOpsManager:
     async def monitor_model_performance(
         self, model_id: str, *, now: datetime | None = None
     ) -> LivePerformance:
-        """A version's figures on its latest outcomes, and whether its skill is lost.
+        """A version's figures on its latest recorded outcomes, and whether its skill is lost.
 
-        ``now`` is market time, by default this moment; outcomes are those on record.
+        Args:
+            now: Market time, by default this moment.
 
         Raises:
             VersionNotFound: when there is no such version.
@@ -267,12 +278,11 @@ class MLOpsManager:
     async def start_continuous_monitoring(
         self, model_id: str, interval_hours: float = 1.0, *, actor: str = "", reason: str = ""
     ) -> WatchRow:
-        """Have any version looked at, until it is stopped; restarts change nothing.
+        """Let the hourly monitor look at a version until `stop_continuous_monitoring`.
 
-        The hourly monitor looks at it when bars of ``interval_hours`` have come since its last
-        look. Alerts tell what is found. A champion is looked at every hour whatever is said here,
-        and only what is found of a champion retrains anything. Said again, the interval given
-        last holds.
+        It looks when bars of ``interval_hours`` have come since its last look, and raises alerts.
+        A champion is looked at every hour without this call, and only a champion's drift asks for
+        a retraining. A second call changes the interval.
 
         Raises:
             SettingsError: for less than an hour.
@@ -285,7 +295,7 @@ class MLOpsManager:
     async def stop_continuous_monitoring(
         self, model_id: str, *, actor: str = "", reason: str = ""
     ) -> bool:
-        """End it; False where the version was not watched. A champion is watched all the same.
+        """Stop looking at a version; False where it was not watched. A champion still is.
 
         Raises:
             VersionNotFound: when there is no such version.
@@ -293,7 +303,7 @@ class MLOpsManager:
         return await asyncio.to_thread(stop_watch, self.store, model_id, _why(actor, reason))
 
     def continuous_monitoring(self) -> tuple[WatchRow, ...]:
-        """The versions that were asked to be watched, oldest first."""
+        """The versions of `start_continuous_monitoring`, oldest first."""
         return list_watches(self.store)
 
     def rollouts(self, service: str | None = None) -> tuple[Rollout, ...]:
@@ -301,7 +311,7 @@ class MLOpsManager:
         return list_rollouts(self.store, service=service)
 
     def who_was_live(self, service: str, at: datetime) -> LivePeriod | None:
-        """What served at that moment, since when, by whom and why; None before it began."""
+        """The version live at a moment, with actor and reason; None before the service began."""
         return live_at(self.store, service, at)
 
     def live_history(self, service: str) -> tuple[LivePeriod, ...]:
@@ -309,7 +319,7 @@ class MLOpsManager:
         return list_live_periods(self.store, service)
 
     def trace(self, model_id: str) -> Lineage:
-        """Follow a version from the look that asked for it to the route it became.
+        """The history of a version, from the monitor's look that asked for it to its routes.
 
         Raises:
             VersionNotFound: when there is no such version.
@@ -324,7 +334,7 @@ class MLOpsManager:
         symbol: str | None = None,
         status: str | None = None,
     ) -> tuple[ModelVersion, ...]:
-        """The versions that match every word given, newest first."""
+        """The versions that match every argument given, newest first."""
         return list_versions(self.store, model_type=model_type, symbol=symbol, status=status)
 
     def get_model(self, model_id: str) -> ModelVersion:
@@ -342,7 +352,7 @@ class MLOpsManager:
     def evaluate(
         self, model_id: str, bars: pd.DataFrame, *, period: Period | None = None
     ) -> Evaluation:
-        """Any version on any period of its service's bars."""
+        """Evaluate a version on a period of its service's bars, by default on all of them."""
         symbol = self.get_model(model_id).symbol
         fee = self.config.fee_for(symbol)
         return evaluate_version(
@@ -352,12 +362,9 @@ class MLOpsManager:
     def compare(
         self, a: str, b: str, bars: pd.DataFrame, *, period: Period | None = None
     ) -> Comparison:
-        """Two versions of one service on the same bars."""
+        """Evaluate two versions of one service on the same bars."""
         fee = self.config.fee_for(self.get_model(a).symbol)
         return compare_versions(self.registry, a, b, bars, fee_bps=fee, period=period or Period())
-
-    def _check_drift(self, model_id: str, recent: pd.DataFrame) -> DriftReport:
-        return self._drift_of(model_id).check(recent)
 
     def _draw_drift(self, model_id: str, recent: pd.DataFrame) -> Path:
         drift = self._drift_of(model_id)
@@ -413,7 +420,7 @@ class MLOpsManager:
             trust=self.registry.trust,
             notes=notes,
         )
-        # The facade's only clock: it names the version, and no verdict rests on it.
+        # This time names the version; no verdict depends on it.
         why = Why(datetime.now(UTC), reason=f"registered by its caller; examples from {source}")
         ensure_service(self.registry, service, dataset, why)
         return register(self.registry, candidate, why)

@@ -1,7 +1,4 @@
-"""The steps of watching: outcomes, one look at every service, the doorbell.
-
-[[The step of looking whether the system is in trouble, for when no replica is left to look.]]
-"""
+"""The steps of the monitor flow: outcomes, a look at every service, events, and system health."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ from mlops.monitoring.performance.outcomes import Matching
 from mlops.monitoring.system_health import Finding
 from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
-from mlops.store import get_version, list_routes
+from mlops.store import Store, get_version, list_routes
 from mlops.store.monitor_runs import get_check, list_watches
 from tasks.artifacts import link_drift_report
 from tasks.context import current_installation
@@ -39,10 +36,12 @@ MONITOR_KEY = "monitor"
 
 @dataclass(slots=True)
 class MonitorRun:
-    """The monitor of this installation, and what each market shows when the run begins.
+    """One run of the monitor flow.
 
-    ``times`` are the services by the market time at which they are looked at: the embedded
-    sample is replayed, and has a clock of its own.
+    Args:
+        monitor: Knows the bars of every service as they were when the run began.
+        times: Keys of the services by the market time at which they are looked at; the embedded
+            sample is replayed, and has a clock of its own.
     """
 
     monitor: Monitor
@@ -50,103 +49,113 @@ class MonitorRun:
 
 
 def open_monitor_run(now: datetime | None = None) -> MonitorRun:
-    """Read the settings and every market's bars; ``now`` is market time for all of them."""
+    """Read the settings and the bars of every service; ``now`` is market time for all of them."""
     installation = current_installation()
-    store = installation.store
     clock: Clock = market_clock if now is None else (lambda venue, last_close: now)
     bars = RecentBars(installation.settings.bars_path, clock)
-    shown: dict[str, Dataset] = {}
+    datasets: dict[str, Dataset] = {}
     times: dict[datetime, list[str]] = defaultdict(list)
-    watched: dict[str, list[str]] = defaultdict(list)
-    for row in list_watches(store):
-        watched[row.service].append(row.model_id)
-    for route in list_routes(store):
-        service = Service.parse(route.service)
-        # A baseline does not know of the file that a version was trained on.
-        looked_at = [route.champion, *watched[route.service]]
-        tried = (bars.of(service, get_version(store, one).notes) for one in looked_at)
-        recent = next((found for found in tried if found is not None), None)
+    for key, model_ids in _monitored_versions(installation.store).items():
+        service = Service.parse(key)
+        notes = (get_version(installation.store, model_id).notes for model_id in model_ids)
+        recent = next(filter(None, (bars.of(service, note) for note in notes)), None)
         if recent is not None:
-            shown[route.service] = dataset_of(service, recent)
-            times[recent.now].append(route.service)
-    monitor = installation.open_monitor(lambda service: shown.get(service.key))
+            datasets[key] = dataset_of(service, recent)
+            times[recent.now].append(key)
+    monitor = installation.open_monitor(lambda service: datasets.get(service.key))
     return MonitorRun(monitor, dict(times))
 
 
+def _monitored_versions(store: Store) -> dict[str, list[str]]:
+    """Of each service the champion and the watched versions.
+
+    The notes of any of them may name the file of the bars; a baseline's never do.
+    """
+    versions = {route.service: [route.champion] for route in list_routes(store)}
+    for watch in list_watches(store):
+        if watch.service in versions:
+            versions[watch.service].append(watch.model_id)
+    return versions
+
+
 @task(cache_policy=NO_CACHE)
-def match_outcomes(watch: MonitorRun) -> tuple[Matching, ...]:
+def match_outcomes(run: MonitorRun) -> tuple[Matching, ...]:
     """Join forecasts with the outcomes that are known by now."""
     return tuple(
-        one for now, services in watch.times.items() for one in watch.monitor.match(now, services)
+        matching
+        for now, services in run.times.items()
+        for matching in run.monitor.match(now, services)
     )
 
 
 @task(cache_policy=NO_CACHE)
-def check_services(watch: MonitorRun) -> tuple[Looked, ...]:
-    """Look at every service that has bars, once, and at what else is watched there and due."""
+def check_services(run: MonitorRun) -> tuple[Looked, ...]:
+    """Look at every champion that has bars, and at the watched versions that are due."""
     return tuple(
-        one
-        for now, services in watch.times.items()
-        for look_at in (watch.monitor.look, watch.monitor.look_watched)
-        for one in look_at(now, services)
+        look
+        for now, services in run.times.items()
+        for look_at in (run.monitor.look, run.monitor.look_watched)
+        for look in look_at(now, services)
     )
 
 
 @task(cache_policy=NO_CACHE)
-def publish_checks(looked: Sequence[Looked]) -> None:
-    """Ring for what should be retrained, and show every look in the Prefect UI."""
-    for one in looked:
-        for _, cause in one.triggers:
-            emit_trigger_event(one.service, cause)
-    create_table_artifact(key=MONITOR_KEY, table=[_line(one) for one in looked])
+def publish_checks(looks: Sequence[Looked]) -> None:
+    """Emit the events of new triggers, and show every look in the Prefect UI."""
+    for look in looks:
+        for _, cause in look.triggers:
+            emit_trigger_event(look.service, cause)
+    create_table_artifact(key=MONITOR_KEY, table=[_table_row(look) for look in looks])
 
 
 @task(cache_policy=NO_CACHE)
-def draw_drift_reports(watch: MonitorRun, alarmed: Sequence[Looked]) -> None:
-    """Draw what each alarm rests on; a page that cannot be drawn costs no alarm."""
+def draw_drift_reports(run: MonitorRun, alarms: Sequence[Looked]) -> None:
+    """Draw the drift report of each alarm; where drawing fails, the alarm stays."""
     installation = current_installation()
-    for one in alarmed:
+    for look in alarms:
         try:
-            _draw(installation, watch, one)
+            _draw_drift_report(installation, run, look)
         except Exception:
-            about = {"service": one.service, "model_id": one.model_id}
-            told = "service=%s its drift report was not drawn"
-            get_run_logger().exception(told, one.service, extra=about)
+            get_run_logger().exception(
+                "service=%s its drift report was not drawn",
+                look.service,
+                extra={"service": look.service, "model_id": look.model_id},
+            )
 
 
-def _draw(installation: Installation, watch: MonitorRun, one: Looked) -> None:
-    check = get_check(installation.store, one.check)
-    dataset = watch.monitor.bars_of(Service.parse(one.service))
+def _draw_drift_report(installation: Installation, run: MonitorRun, look: Looked) -> None:
+    check = get_check(installation.store, look.check)
+    dataset = run.monitor.bars_of(Service.parse(look.service))
     assert check is not None
     assert dataset is not None
-    assert one.report is not None
-    version = get_version(installation.store, one.model_id)
+    assert look.report is not None
+    version = get_version(installation.store, look.model_id)
     page = keep_drift_report(
         installation.registry,
         version,
-        watch.monitor.open_bundle(version),
-        one.report,
+        run.monitor.open_bundle(version),
+        look.report,
         dataset.frame.loc[: check.bar],
         directory=installation.settings.reports_path,
     )
-    why = "; ".join(one.report.reasons)
+    why = "; ".join(look.report.reasons)
     link_drift_report(installation.registry.tracking, version, page, why)
 
 
-def _line(one: Looked) -> dict[str, str]:
-    report = one.report
+def _table_row(look: Looked) -> dict[str, str]:
+    report = look.report
     return {
-        "service": one.service,
-        "version": one.model_id,
+        "service": look.service,
+        "version": look.model_id,
         "recommendation": "" if report is None else str(report.recommendation),
         "score": "" if report is None else f"{report.score:.3f}",
         "decides": "" if report is None else str(report.official),
-        "why": one.why_not or "; ".join(() if report is None else report.reasons),
+        "why": look.why_not or "; ".join(() if report is None else report.reasons),
     }
 
 
 def dataset_of(service: Service, recent: Recent) -> Dataset:
-    """Recent bars as the service's labels and features are made of them."""
+    """Recent bars with the service's target and calendar."""
     return Dataset(
         recent.frame,
         timeframe=service.timeframe,
@@ -157,7 +166,7 @@ def dataset_of(service: Service, recent: Recent) -> Dataset:
 
 @task(cache_policy=NO_CACHE)
 def check_system_health() -> tuple[Finding, ...]:
-    """Look in the place of the replicas, where none of them does it any more."""
+    """Run the guard once, where no live replica runs it."""
     installation = current_installation()
     bars = RecentBars(installation.settings.bars_path)
     holder = f"monitor@{socket.gethostname()}:{os.getpid()}"

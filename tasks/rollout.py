@@ -1,4 +1,4 @@
-"""The steps of a rollout: ask, follow it to its end, say what became of it; and carry on others."""
+"""The steps of a rollout: request it, run it to its end, and resume rollouts left open."""
 
 from __future__ import annotations
 
@@ -35,21 +35,25 @@ def request(
     reason: str,
     plan: RolloutSettings,
 ) -> Rollout:
-    """Ask for the rollout; the row is the request."""
+    """Request the rollout; its row in the store is the request."""
     why = Why(datetime.now(UTC), actor or SYSTEM, with_flow_run_id(reason, force=force))
     changes = plan.changes
     return installation.deployer.request(model_id, strategy, why, force=force, changes=changes)
 
 
 @task(cache_policy=NO_CACHE)
-def follow(installation: Installation, asked: Rollout) -> Rollout:
-    """Carry it to its end, and show each step in the Prefect UI."""
-    return installation.deployer.follow(asked.id, holder=HOLDER, tell=RolloutReporter())
+def follow(installation: Installation, rollout: Rollout) -> Rollout:
+    """Run it to its end, and show each transition in the Prefect UI."""
+    return installation.deployer.follow(rollout.id, holder=HOLDER, tell=RolloutReporter())
 
 
 @task(cache_policy=NO_CACHE)
 def fail_if_undone(ended: Rollout) -> Rollout:
-    """Let a rollout that was undone end its flow run as failed, with the reason."""
+    """Return the rollout that is done.
+
+    Raises:
+        RolloutFailed: for one that was undone, with the reason; its flow run ends as failed.
+    """
     if ended.phase is not Phase.DONE:
         raise RolloutFailed(
             f"{ended.to_version} is not live on {ended.service}, {ended.from_version} goes on "
@@ -59,30 +63,30 @@ def fail_if_undone(ended: Rollout) -> Rollout:
 
 
 @task(cache_policy=NO_CACHE)
-def carry_open(installation: Installation, seconds: float) -> tuple[str, ...]:
-    """Resume or undo what nobody carries on, for so long at most."""
-    moved = installation.deployer.carry_open(holder=HOLDER, seconds=seconds)
+def run_open_rollouts(installation: Installation, seconds: float) -> tuple[str, ...]:
+    """Run rollouts that no other process runs, for ``seconds`` at most; one line a transition."""
+    moved = installation.deployer.run_open_rollouts(holder=HOLDER, seconds=seconds)
     return tuple(f"{one.service} {one.what}: {one.reason}" for one in moved)
 
 
 @task(cache_policy=NO_CACHE)
 def return_to_baseline(installation: Installation, service: str | None = None) -> tuple[str, ...]:
-    """Take back every service, or this one, whose champion lost its skill for good."""
+    """Return services whose champion lost its skill to their baseline: this one, or all."""
     moved = fallback.return_to_baseline(installation.store, service)
     for one in moved:
-        installation.deployer.show(one.service)
+        installation.deployer.mirror_to_mlflow(one.service)
     return tuple(f"{one.service} {one.what}: {one.reason}" for one in moved)
 
 
 @task(cache_policy=NO_CACHE)
 def repair(installation: Installation) -> tuple[str, ...]:
-    """Bring MLflow and files in line with the store."""
+    """Bring MLflow and files in line with the store; one line for each repair."""
     return reconcile(installation.registry).changes
 
 
 @task(cache_policy=NO_CACHE)
 def ask_for_rollout(version: ModelVersion, config: DeploymentConfig) -> str:
-    """Ask for the rollout of what has just passed; its id, empty where none is wanted."""
+    """Request the rollout of a new challenger; its id, empty where none is wanted or allowed."""
     if not config.auto_deploy or version.status is not Status.CHALLENGER:
         return ""
     deployer = current_installation().deployer
@@ -91,22 +95,25 @@ def ask_for_rollout(version: ModelVersion, config: DeploymentConfig) -> str:
         changes = config.changes
         return deployer.request(version.model_id, strategy, why, force=False, changes=changes).id
     except RolloutError as error:
-        # The training is good for all that: the version stays challenger.
-        about = {"service": version.service, "model_id": version.model_id}
-        get_run_logger().warning("%s is not rolled out: %s", version.model_id, error, extra=about)
+        # The training succeeded all the same: the version stays challenger.
+        fields = {"service": version.service, "model_id": version.model_id}
+        get_run_logger().warning("%s is not rolled out: %s", version.model_id, error, extra=fields)
         return ""
 
 
 def abort_rollouts_of_run(installation: Installation, run_id: str, why: str) -> tuple[str, ...]:
-    """Ask that what a flow run is bringing live be undone; returns the rollouts."""
-    mine = [one.id for one in unfinished(installation.store) if run_id in one.requested_why]
-    for rollout_id in mine:
+    """Request that the open rollouts of one flow run be undone; returns their ids."""
+    ids = [row.id for row in unfinished(installation.store) if run_id in row.requested_why]
+    for rollout_id in ids:
         ask_abort(installation.store, rollout_id, Why(datetime.now(UTC), "prefect", why))
-    return tuple(mine)
+    return tuple(ids)
 
 
 def with_flow_run_id(reason: str, *, force: bool) -> str:
-    """The reason with the flow run it came by; overriding gates takes a person's own reason."""
+    """The reason with the id of the flow run, by which `abort_rollouts_of_run` finds the rollout.
+
+    An empty reason stays empty where gates are overridden: that takes a person's own reason.
+    """
     run_id = flow_run.id
     if run_id is None or (force and not reason.strip()):
         return reason

@@ -231,6 +231,6 @@ def test_an_mlflow_that_is_down_costs_no_minutes(
 ) -> None:
     caplog.set_level(logging.WARNING)
     began = time.monotonic()
-    manager.deployer.show(KEY)
+    manager.deployer.mirror_to_mlflow(KEY)
     assert time.monotonic() - began < 5
     assert "MLFLOW_TRACKING_URI" in caplog.text
