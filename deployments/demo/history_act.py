@@ -1,9 +1,9 @@
-"""The third act of the demonstration: a service lives through a real break of its market.
+"""The third act of the demonstration: a service in the market break of November 2018.
 
-As of the morning of 14 October 2018 a model is trained on what was known then, judged and taken
-live; then every hour to the new year goes by: the forecast of the newest bar, outcomes, the look
-for drift and lost skill, and what these ask for. Nothing is injected: the alarms are those that
-the bars raise at the usual settings.
+A model is trained on the bars known on the morning of 14 October 2018, judged and taken live. Then
+every hour to the new year is rehearsed: the forecast of the newest bar, outcomes, the look for
+drift and lost skill, and the retrainings and rollouts that follow. Nothing is injected: the alarms
+are those of the real bars at the usual settings.
 
 It runs in a process of its own, while the first two acts train and serve.
 """
@@ -40,35 +40,35 @@ from tasks.monitoring import dataset_of
 START = datetime(2018, 10, 14, tzinfo=UTC)
 
 HORIZON = 6
-"""Hours. Of 1, 6, 12, 24 and 48 it is the one at which a linear model of Bitcoin passed every gate
-on what was known by then: at one hour its R2 is 0.31, where 0.5 is asked for, and from twelve
-hours on the best of the naive forecasts would do as well (G2)."""
+"""Hours. Of 1, 6, 12, 24 and 48 the only one at which a linear model of Bitcoin passed every gate
+on the bars known then: at one hour its R2 is 0.31 where 0.5 is required, and from twelve hours on
+it is no better than the best naive forecast (G2)."""
 
 FAST_ROLLOUT = RolloutSettings(dwell_s=0.5, bake_s=0.5)
-"""Seconds of the wall clock, which the rehearsed market does not go by."""
+"""Seconds of the wall clock; the rehearsed market has its own."""
 
 
 @dataclass(slots=True)
-class KnownBars:
-    """The bars known at the clock's time, with the service's labels; built once an hour."""
+class HourlyDatasets:
+    """Datasets of the bars known at the clock's time, made once for each service and hour."""
 
     bars: RecentBars
     clock: RehearsalClock
-    held: dict[str, tuple[datetime, Dataset]] = field(default_factory=dict)
+    kept: dict[str, tuple[datetime, Dataset]] = field(default_factory=dict)
 
     def __call__(self, service: Service) -> Dataset | None:
-        at, dataset = self.held.get(service.key, (None, None))
+        at, dataset = self.kept.get(service.key, (None, None))
         if at != self.clock.now:
             recent = self.bars.of(service, {})
             if recent is None:
                 return None
             dataset = dataset_of(service, recent)
-            self.held[service.key] = (self.clock.now, dataset)
+            self.kept[service.key] = (self.clock.now, dataset)
         return dataset
 
 
 def write_history(symbol: str, console: Console, *, until: datetime, path: Path) -> None:
-    """Go through the past, and write what the report shows of it as JSON."""
+    """Run the third act, and write its section of the report to ``path`` as JSON."""
     section = rehearse_history(current_installation(), symbol, console, until=until)
     if section is not None:
         path.write_text(section.to_json(), encoding="utf-8")
@@ -77,7 +77,7 @@ def write_history(symbol: str, console: Console, *, until: datetime, path: Path)
 def rehearse_history(
     installation: Installation, symbol: str, console: Console, *, until: datetime
 ) -> PastSection | None:
-    """Train as of then, and let the hours go by; None where nothing had earned its place then."""
+    """Train as of `START`, and rehearse the hours to ``until``; None where the model is refused."""
     first = train(
         symbol,
         ModelType.LINEAR,
@@ -85,11 +85,11 @@ def rehearse_history(
         horizon=HORIZON,
         training=TrainingConfig(end=START),
     )
-    _say(console, f"as of {START:%Y-%m-%d} {first.model_id} is {_verdict(first)}")
+    _print(console, f"as of {START:%Y-%m-%d} {first.model_id} is {_verdict(first)}")
     service, clock = Service.parse(first.service), RehearsalClock(until)
     bars = RecentBars(installation.settings.bars_path, clock)
-    seen = bars.of(service, {})
-    if not first.passed or seen is None or seen.frame.index[-1] < START:
+    recent = bars.of(service, {})
+    if not first.passed or recent is None or recent.frame.index[-1] < START:
         return None
     clock.now = START
     moments: list[Moment] = []
@@ -102,30 +102,31 @@ def rehearse_history(
         told=True,
     ) as replica:
         deploy(first.model_id, Strategy.BLUE_GREEN, plan=FAST_ROLLOUT)
-        lived = rehearse(
+        hours = rehearse(
             first.service,
             hours_between(START, until),
             store=installation.store,
             clock=clock,
             replica=replica,
-            monitor=installation.open_monitor(KnownBars(bars, clock)),
+            monitor=installation.open_monitor(HourlyDatasets(bars, clock)),
             retrain=_retrain_and_roll_out,
         )
-        for hour in lived:
+        for hour in hours:
             for moment in _moments(installation, hour):
-                _say(console, f"  {moment.at:%Y-%m-%d %H:%M}  {moment.kind:<11}  {moment.text}")
+                _print(console, f"  {moment.at:%Y-%m-%d %H:%M}  {moment.kind:<11}  {moment.text}")
                 moments.append(moment)
     scored = read_matched(installation.store, service.key, role=Role.RECORD)
-    _say(
+    _print(
         console,
         f"until {until:%Y-%m-%d} {len(scored):,} forecasts met their outcomes: squared error "
         f"{100 * mse_change(scored):+.1f} % of the baseline's on the same bars",
     )
-    return past_section(service, seen.frame[seen.frame.index >= START], scored, moments)
+    shown = recent.frame[recent.frame.index >= START]
+    return past_section(service, shown, scored, moments)
 
 
 def _retrain_and_roll_out(service: str) -> TrainResult | None:
-    """What an event starts in earnest; the rollout is waited for."""
+    """What an event would start; the rollout is waited for."""
     result = retrain(service, auto_deploy=False)
     if result is not None and result.passed:
         deploy(result.model_id, Strategy.BLUE_GREEN, plan=FAST_ROLLOUT)
@@ -133,25 +134,26 @@ def _retrain_and_roll_out(service: str) -> TrainResult | None:
 
 
 def _moments(installation: Installation, hour: Hour[TrainResult]) -> Iterator[Moment]:
-    """The alarms of an hour, and what came of the retraining and the rollout they asked for."""
-    rows = [get_trigger(installation.store, one) for one, _ in hour.looked.triggers]
-    for row in rows:
-        if row is not None:
-            yield Moment(hour.now, str(row.cause), row.text)
+    """The alarms of an hour, and the retraining and rollout that they asked for."""
+    for trigger_id, _ in hour.looked.triggers:
+        trigger = get_trigger(installation.store, trigger_id)
+        if trigger is not None:
+            yield Moment(hour.now, str(trigger.cause), trigger.text)
     if hour.trained is not None:
-        made = hour.trained.model_id
-        yield Moment(hour.now, "retrained", f"{made} is {_verdict(hour.trained)}")
+        model_id = hour.trained.model_id
+        yield Moment(hour.now, "retrained", f"{model_id} is {_verdict(hour.trained)}")
         route = get_route(installation.store, hour.trained.service)
-        if route is not None and route.champion == made:
-            yield Moment(hour.now, "live", f"{made} serves instead of {route.previous_champion}")
+        if route is not None and route.champion == model_id:
+            text = f"{model_id} serves instead of {route.previous_champion}"
+            yield Moment(hour.now, "live", text)
     if hour.returned:
         yield Moment(hour.now, "returned", hour.returned)
 
 
 def _verdict(result: TrainResult) -> str:
-    by = ", ".join(result.refused_by)
-    return f"{result.status} by {by}" if by else result.status
+    gates = ", ".join(result.refused_by)
+    return f"{result.status} by {gates}" if gates else result.status
 
 
-def _say(console: Console, text: str) -> None:
+def _print(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)

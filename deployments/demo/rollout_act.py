@@ -37,7 +37,6 @@ from mlops.service import Service
 from mlops.stats.metrics import ModelMetrics
 from mlops.store import Rollout, RolloutEvent, list_events, list_rollouts
 
-
 FAST_CANARY = RolloutSettings(dwell_s=2.0, bake_s=3.0, hold_s=60.0, gate_s=60.0)
 """The usual canary, with seconds where it has minutes."""
 
