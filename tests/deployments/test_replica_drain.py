@@ -1,4 +1,4 @@
-"""Who waits at the door is counted."""
+"""Connections that a replica has not accepted yet are counted."""
 
 from __future__ import annotations
 
