@@ -180,7 +180,11 @@ class Jobs:
     def remove(self, job: DeploymentSchedule) -> None:
         """Delete a job and the runs of its schedule that have not begun."""
         self._delete_scheduled_runs(job)
-        overdue = [run for run in self.waiting() if run.auto_scheduled and due_time(run) <= _now()]
+        overdue = [
+            run
+            for run in self.waiting()
+            if run.auto_scheduled and due_time(run) <= datetime.now(UTC)
+        ]
         self.client.delete_deployment_schedule(self.deployment.id, job.id)
         # Prefect has deleted overdue runs of other jobs too, for which no worker was free yet.
         for run in overdue:
@@ -272,10 +276,6 @@ def require_parameters(job: DeploymentSchedule) -> None:
 def due_time(run: FlowRun) -> datetime:
     """When a run is to begin, or was to begin."""
     return run.expected_start_time or datetime.max.replace(tzinfo=UTC)
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def _tag(job_id: str | None) -> str:

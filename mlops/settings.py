@@ -237,10 +237,10 @@ def load_settings() -> Settings:
 
 
 @lru_cache(maxsize=1)
-def _cached(environment: frozenset[tuple[str, str]], directory: str) -> Settings:
+def _load_once(environment: frozenset[tuple[str, str]], directory: str) -> Settings:
     return load_settings()
 
 
 def current_settings() -> Settings:
     """The settings of this process; read again when environment or working directory changed."""
-    return _cached(frozenset(os.environ.items()), os.getcwd())
+    return _load_once(frozenset(os.environ.items()), os.getcwd())

@@ -124,9 +124,8 @@ def roll_out_versions(
     service = Service.parse(manager.get_model(model_id).service)
     bars = load_bars(service, cache_root=manager.config.bars_path)
     with running_replica(manager.config.mlops_base_path) as port:
-        clients = Clients(
-            port, service.key, request_bodies(bars.frame, _bars_of_a_request(manager, model_id))
-        )
+        n_bars = int(load(manager.registry, model_id).config["warm_up"])
+        clients = Clients(port, service.key, request_bodies(bars.frame, n_bars))
         with clients.sending():
             good = _roll_out(manager, model_id, clients, console)
             failing = _register_failing_model(manager, service)
@@ -234,11 +233,6 @@ def _wait_until_ready(port: int, process: subprocess.Popen[bytes], log: Path) ->
         except (URLError, OSError):
             time.sleep(0.1)
     raise SystemExit(f"the replica did not become ready; see {log}")
-
-
-def _bars_of_a_request(manager: MLOpsManager, model_id: str) -> int:
-    """How many bars a request for this version must bring."""
-    return int(load(manager.registry, model_id).config["warm_up"])
 
 
 def free_port() -> int:
