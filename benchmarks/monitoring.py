@@ -51,16 +51,16 @@ def watch_once(now: datetime) -> list[Run]:
     runs = []
     for moment in (now, now + HOUR):
         matched, looked = watch.monitor.match(moment), watch.monitor.look(moment)
-        troubles = {one.trouble for one in matched} | {one.why_not for one in looked}
+        troubles = {entry.trouble for entry in matched} | {look.why_not for look in looked}
         if troubles != {""}:
             raise RuntimeError(f"some services were not watched: {troubles}")
         runs.append(
             Run(
                 seconds=time.perf_counter() - began,
                 busy=time.process_time() - busy,
-                matched=sum(one.new for one in matched),
+                matched=sum(entry.new for entry in matched),
                 looked=len(looked),
-                official=sum(one.report is not None and one.report.official for one in looked),
+                official=sum(look.report is not None and look.report.official for look in looked),
             )
         )
         began, busy = time.perf_counter(), time.process_time()
@@ -75,7 +75,7 @@ def catch_up(now: datetime) -> None:
 
 
 def in_a_fresh_process(watched: Watched, work: str, now: datetime) -> list[Run]:
-    """What one call of this module's prints."""
+    """The runs that a call of this module prints."""
     own = {"MLOPS_BASE_PATH": str(watched.home), "STORE_URL": watched.store_url}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.monitoring", work, now.isoformat()],
@@ -87,7 +87,7 @@ def in_a_fresh_process(watched: Watched, work: str, now: datetime) -> list[Run]:
     )
     if done.returncode:
         raise RuntimeError(f"the run at {now} failed:\n{done.stderr[-3_000:]}")
-    return [Run(**one) for one in json.loads(done.stdout.splitlines()[-1])]
+    return [Run(**figures) for figures in json.loads(done.stdout.splitlines()[-1])]
 
 
 def over(watched: Watched, database: str) -> list[Figure]:

@@ -126,15 +126,15 @@ def _checked(
     ahead = logs.rolling(HORIZON).mean().shift(-HORIZON).reindex(made)
     here = made.isin(second.index)
     ahead = ahead[here].dropna()
-    found = read_matched(store, key)
-    champion = found.take(found.model_id == "champion")
+    matched = read_matched(store, key)
+    champion = matched.take(matched.model_id == "champion")
     same_bars = len(champion) == len(ahead) and bool(
         (champion.bar == ahead.index.tz_localize(None).to_numpy()).all()
     )
     nothing = Matching(service=key)
     return (
         same_bars
-        and len(found) == 2 * len(champion)
+        and len(matched) == 2 * len(champion)
         and bool(np.allclose(champion.value, ahead.to_numpy(), rtol=1e-9))
         and int((champion.revisions > 0).sum()) == looks[1].revised > 0
         and looks[0].new + looks[1].arrived == len(ahead)
@@ -146,17 +146,17 @@ def _checked(
 def one_hour(store: Store, database: str, services: int = SERVICES) -> Figure:
     """A new outcome of every service, each with its last `BARS_KEPT` bars on record."""
     frame = random_bars(BARS_KEPT + HORIZON)
-    keys = [service(1 + number) for number in range(services)]
+    markets = [service(1 + number) for number in range(services)]
     made = pd.DatetimeIndex(frame.index[HORIZON - 1 : BARS_KEPT - 1])
-    for one in keys:
-        record(store, one.key, made, "champion", "record")
+    for market in markets:
+        record(store, market.key, made, "champion", "record")
     closed = frame.index[BARS_KEPT - 1 + HORIZON - 1].to_pydatetime()
-    match_sightings(store, [sight(frame.iloc[:-2], one) for one in keys], now=closed)
+    match_sightings(store, [sight(frame.iloc[:-2], market) for market in markets], now=closed)
     began, busy = time.perf_counter(), time.process_time()
-    sightings = [sight(frame, one) for one in keys]
-    found = match_sightings(store, sightings, now=closed + HOUR)
+    sightings = [sight(frame, market) for market in markets]
+    matchings = match_sightings(store, sightings, now=closed + HOUR)
     spent, busy = time.perf_counter() - began, time.process_time() - busy
-    new = sum(one.new for one in found)
+    new = sum(matching.new for matching in matchings)
     return Figure(
         f"an hour of {services} services on {database}, {BARS_KEPT:,} bars looked at again each",
         f"{spent:.1f} s, {1000 * spent / services:.1f} ms a service; new {new:,}",

@@ -220,9 +220,9 @@ def _installed(package: str) -> Path | None:
     shutil.rmtree(home, ignore_errors=True)
     try:
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, capture_output=True)
-        found = next(home.glob("lib/python*/site-packages"))
+        site_packages = next(home.glob("lib/python*/site-packages"))
         # What the project has already is used from there; only what is missing is installed.
-        (found / "project.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+        (site_packages / "project.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
         subprocess.run(
             [str(python), "-m", "pip", "install", "--quiet", package],
             check=True, capture_output=True, timeout=INSTALL_S,

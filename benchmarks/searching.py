@@ -118,13 +118,13 @@ def best_backtest(studies: Path, bars: pd.DataFrame, fee_bps: float) -> float:
         np.append(closes[1:] / closes[:-1] - 1.0, np.nan),
         bars.index + (bars.index[1] - bars.index[0]),
     ).tz_localize(None)
-    found = []
+    ratios = []
     for path in sorted(studies.glob("*/*.parquet")):
         kept = pd.read_parquet(path)
         earned = returns.reindex(pd.DatetimeIndex(kept["made_at"])).to_numpy()
         net = net_returns(positions_from_edge(kept["forecast"]), earned, fee_bps=fee_bps)
-        found.append(sharpe_per_bar(net) * BARS_PER_YEAR**0.5)
-    return float(np.nanmax(found))
+        ratios.append(sharpe_per_bar(net) * BARS_PER_YEAR**0.5)
+    return float(np.nanmax(ratios))
 
 
 def answer(jobs: IO[str], replies: IO[str], home: Path) -> None:

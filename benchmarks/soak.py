@@ -135,7 +135,7 @@ def await_rollouts(place: Place) -> None:
 
 def phases(place: Place) -> list[Phase]:
     """How each rollout stands."""
-    return [one.phase for one in list_rollouts(place.registry.store)]
+    return [rollout.phase for rollout in list_rollouts(place.registry.store)]
 
 
 def records(place: Place) -> tuple[ForecastRow, ...]:
@@ -151,9 +151,9 @@ def bars_due(place: Place, began: datetime, ended: datetime) -> set[datetime]:
     )
     due = set()
     while moment[0] < ended:
-        found = recent.of(Service.parse(SERVICE), {})
-        assert found is not None
-        due.add(found.frame.index[-1].to_pydatetime())
+        known = recent.of(Service.parse(SERVICE), {})
+        assert known is not None
+        due.add(known.frame.index[-1].to_pydatetime())
         moment[0] += timedelta(seconds=1)
     return due
 
@@ -200,7 +200,7 @@ def soak(home: Path, length: Length) -> Soaked:
     console = Console(stderr=True)
     place = make_place(home / "base")
     others = [add_version(place, seed=seed) for seed in range(1, VERSIONS)]
-    model_ids = [place.version.model_id, *(one.model_id for one in others)]
+    model_ids = [place.version.model_id, *(version.model_id for version in others)]
     asks = questions(place, others).bars
     with serving(peers.replica(place), home / "logs", core=SERVER_CORE) as served:
         began = datetime.now(UTC)

@@ -74,7 +74,7 @@ def live_a_year(store: Store, world: World, number: int, *, days: int = DAYS) ->
     seed, n = zlib.crc32(symbol.encode()), SEARCHED_BARS + days * BARS_A_DAY
     bars = simulate_bars(n, seed=seed, r2=world.r2)
     first = search(store, service, hourly(bars[:SEARCHED_BARS]), fee_bps=world.fee_bps)
-    found = Year(
+    year = Year(
         world=world.name,
         searched=judge(first, LIMITS).passed,
         promoted=None,
@@ -83,13 +83,13 @@ def live_a_year(store: Store, world: World, number: int, *, days: int = DAYS) ->
     for day in range(1, days + 1):
         known = hourly(bars[: SEARCHED_BARS + day * BARS_A_DAY])
         evidence = retrain(store, service, known, fee_bps=world.fee_bps)
-        if found.unbudgeted is None:
+        if year.unbudgeted is None:
             plain = judge(replace(evidence, alpha=SEARCH_ALPHA), LIMITS)
-            found = replace(found, unbudgeted=day if plain.passed else None)
+            year = replace(year, unbudgeted=day if plain.passed else None)
         # What fails at the level of a search fails at any part of the budget.
-        if found.unbudgeted is not None and judge(evidence, LIMITS).passed:
-            return replace(found, promoted=day)
-    return found
+        if year.unbudgeted is not None and judge(evidence, LIMITS).passed:
+            return replace(year, promoted=day)
+    return year
 
 
 def one_year(world: World, number: int, days: int) -> Year:
@@ -104,9 +104,9 @@ def one_year(world: World, number: int, days: int) -> Year:
 def kept_out(years: Sequence[Year], *, services: int = SERVICES) -> list[Figure]:
     """Of noise: promoted as shipped, and without the ledger, which must let too much in."""
     n, limit = len(years), AT_MOST * len(years) // services
-    promoted = [one.promoted for one in years if one.promoted is not None]
-    without = [one.unbudgeted for one in years if one.unbudgeted is not None]
-    searched = sum(one.searched for one in years)
+    promoted = [year.promoted for year in years if year.promoted is not None]
+    without = [year.unbudgeted for year in years if year.unbudgeted is not None]
+    searched = sum(year.searched for year in years)
     return [
         Figure(
             f"{n} services of pure noise, no costs, retrained daily for a year",
@@ -126,8 +126,8 @@ def kept_out(years: Sequence[Year], *, services: int = SERVICES) -> list[Figure]
 
 def let_in(years: Sequence[Year]) -> Figure:
     """Of what is planted: promoted within the year."""
-    promoted = [one.promoted for one in years if one.promoted is not None]
-    searched = sum(one.searched for one in years)
+    promoted = [year.promoted for year in years if year.promoted is not None]
+    searched = sum(year.searched for year in years)
     return Figure(
         f"{len(years)} services with a planted R2 of {PLANTED.r2:.0%}, {PLANTED.fee_bps:g} bp",
         f"{len(promoted)} promoted{_when(promoted)}",
@@ -163,8 +163,8 @@ def figures(*, quick: bool = False, workers: int = WORKERS) -> list[Figure]:
     console = Console(stderr=True)
     years = list(track(lived, "years", total=2 * services, console=console))
     minutes = (time.monotonic() - began) / 60
-    noise = [one for one in years if one.world == NOISE.name]
-    planted = [one for one in years if one.world == PLANTED.name]
-    found = [*kept_out(noise), let_in(planted)]
+    noise = [year for year in years if year.world == NOISE.name]
+    planted = [year for year in years if year.world == PLANTED.name]
+    figures = [*kept_out(noise), let_in(planted)]
     spent = f"{minutes:.1f} minutes, {workers} at a time"
-    return [*found, Figure("all of these years", spent, "said", holds=True)]
+    return [*figures, Figure("all of these years", spent, "said", holds=True)]

@@ -148,7 +148,7 @@ class Jobs:
         Raises:
             JobNotFound: naming those that there are.
         """
-        known = {str(one.slug): one for one in self.all()}
+        known = {str(job.slug): job for job in self.all()}
         if job_id not in known:
             there = ", ".join(known) or "none yet"
             raise JobNotFound(f"no training job {job_id!r}; there are: {there}")
@@ -312,7 +312,7 @@ class JobRun:
     name: str
     state: str
     message: str
-    due_time: datetime
+    due: datetime
     started: datetime | None
     ended: datetime | None
     url: str

@@ -1,4 +1,4 @@
-"""Which code made a version: the release, and the commit where the package is a git checkout."""
+"""Names the code that made a version: release, commit of the git checkout, custom modules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GIT_TIMEOUT_S = 10
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """Such as ``0.1.0+g1a2b3c4d5e6f``, with ``.dirty`` where files differ from the commit."""
+    """Release and commit, ``0.1.0+g1a2b3c4d5e6f``; ``.dirty`` where files differ from it."""
     commit = _git("rev-parse", "--short=12", "HEAD") if (_ROOT / ".git").exists() else ""
     if not commit:
         return release()
@@ -34,11 +34,11 @@ def code_of(class_paths: Collection[str]) -> str:
 
 def _source(module: str) -> bytes:
     try:
-        found = find_spec(module)
+        spec = find_spec(module)
     except (ImportError, ValueError):
-        # It has no file, as one made in a notebook; that it cannot be imported is said later.
+        # A module of a notebook has no file; loading the bundle reports it.
         return b""
-    path = None if found is None or not found.has_location else found.origin
+    path = None if spec is None or not spec.has_location else spec.origin
     return b"" if path is None else Path(path).read_bytes()
 
 

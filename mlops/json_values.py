@@ -1,4 +1,4 @@
-"""Numbers that JSON has no word for, written as null with a flag beside them and read back."""
+"""NaN and infinity in JSON: written as null with a flag beside it, and read back."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def from_json(value: Any) -> Any:
 
 
 def number(value: float | str) -> float:
-    """A float whose NaN is the one `math.nan`, so that equal values compare as equal."""
-    read = float(value)
-    return math.nan if math.isnan(read) else read
+    """The float of a number or flag; NaN is always `math.nan`, so that equal tuples are equal."""
+    result = float(value)
+    return math.nan if math.isnan(result) else result
 
 
 def _is_not_finite(value: Any) -> bool:

@@ -65,17 +65,17 @@ def fail_if_undone(ended: Rollout) -> Rollout:
 @task(cache_policy=NO_CACHE)
 def run_open_rollouts(installation: Installation, seconds: float) -> tuple[str, ...]:
     """Run rollouts that no other process runs, for ``seconds`` at most; one line a transition."""
-    moved = installation.deployer.run_open_rollouts(holder=HOLDER, seconds=seconds)
-    return tuple(f"{one.service} {one.what}: {one.reason}" for one in moved)
+    moves = installation.deployer.run_open_rollouts(holder=HOLDER, seconds=seconds)
+    return tuple(f"{move.service} {move.what}: {move.reason}" for move in moves)
 
 
 @task(cache_policy=NO_CACHE)
 def return_to_baseline(installation: Installation, service: str | None = None) -> tuple[str, ...]:
     """Return services whose champion lost its skill to their baseline: this one, or all."""
-    moved = fallback.return_to_baseline(installation.store, service)
-    for one in moved:
-        installation.deployer.mirror_to_mlflow(one.service)
-    return tuple(f"{one.service} {one.what}: {one.reason}" for one in moved)
+    moves = fallback.return_to_baseline(installation.store, service)
+    for move in moves:
+        installation.deployer.mirror_to_mlflow(move.service)
+    return tuple(f"{move.service} {move.what}: {move.reason}" for move in moves)
 
 
 @task(cache_policy=NO_CACHE)

@@ -33,9 +33,9 @@ def client(server: PrefectServer) -> Iterator[SyncPrefectClient]:
 RING = """
 import sys
 from mlops.store.triggers import Cause
-from tasks.events import ring
+from tasks.events import emit_trigger_event
 for _ in range(int(sys.argv[3])):
-    ring(sys.argv[1], Cause(sys.argv[2]))
+    emit_trigger_event(sys.argv[1], Cause(sys.argv[2]))
 """
 
 
