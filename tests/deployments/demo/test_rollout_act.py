@@ -1,4 +1,4 @@
-"""A process is asked to end first, and is gone afterwards whatever it thinks of that."""
+"""A process is terminated, and killed where it does not end."""
 
 from __future__ import annotations
 
