@@ -29,7 +29,7 @@ LIMIT_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run: seconds of the clock and of this process's own work, and what was done."""
+    """One run: wall and CPU seconds of the process, and counts of its results."""
 
     seconds: float
     busy: float
@@ -43,7 +43,7 @@ class Run:
 
 
 def watch_once(now: datetime) -> list[Run]:
-    """In the surroundings' base path: the first run of a process, then the next hour's."""
+    """The first run of a process, then the next hour's, on the base path of the environment."""
     from tasks.monitoring import open_monitor_run
 
     began, busy = time.perf_counter(), time.process_time()
@@ -68,7 +68,7 @@ def watch_once(now: datetime) -> list[Run]:
 
 
 def catch_up(now: datetime) -> None:
-    """Match what had become known before the first run; it is not what is measured."""
+    """Match the outcomes known before the first run, which are not part of the measurement."""
     from tasks.monitoring import open_monitor_run
 
     open_monitor_run(now).monitor.match(now)
@@ -91,7 +91,7 @@ def in_a_fresh_process(watched: Watched, work: str, now: datetime) -> list[Run]:
 
 
 def over(watched: Watched, database: str) -> list[Figure]:
-    """A first look, whose windows all decide; the hour after it; and a later process."""
+    """Figures of a first run, whose windows all decide, the next hour, and a later process."""
     in_a_fresh_process(watched, "catch-up", watched.begins - HOUR)
     deciding, next_hour = in_a_fresh_process(watched, "watch", watched.begins)
     quiet, _ = in_a_fresh_process(watched, "watch", watched.begins + 2 * HOUR)

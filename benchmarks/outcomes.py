@@ -29,7 +29,7 @@ SERVICES, BARS_KEPT = 500, 1_000
 MATCH_S, HOUR_S = 2.0, 60.0
 HORIZON = 24
 TROUBLES = 250
-"""Bars of each kind: late, never there, corrected."""
+"""Bars of each kind: late, missing, corrected."""
 START = datetime(2010, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 DATABASES = ("sqlite", "postgres")
@@ -62,7 +62,7 @@ def random_bars(n: int, seed: int = 0) -> pd.DataFrame:
 
 
 def record(store: Store, key: str, bars: pd.DatetimeIndex, model_id: str, role: str) -> None:
-    """Put a forecast of each bar on record; how fast is not what is measured."""
+    """Record a forecast of each bar; this is not part of the measurement."""
     fixed = {"service": key, "model_id": model_id, "role": role, "value": -10.0, "low": None}
     fixed |= {"high": None, "generation": 1, "replica_id": "r0", "bars_digest": "b" * 64}
     rows = [fixed | {"bar": bar, "made_at": bar + HOUR} for bar in bars.to_pydatetime()]
@@ -120,7 +120,7 @@ def hundred_thousand(store: Store, database: str, n: int = FORECASTS) -> Figure:
 def _checked(
     store: Store, key: str, looks: list[Matching], *, made: pd.DatetimeIndex, second: pd.DataFrame
 ) -> bool:
-    """By pandas, on the grid of hours: who has an outcome, and which."""
+    """Compare with the outcomes that pandas computes on the grid of hours."""
     grid = second["high"].div(second["low"]).asfreq("1h")
     logs = 0.5 * np.log(np.maximum(np.log(grid) ** 2 / (4 * np.log(2)), 1e-10))
     ahead = logs.rolling(HORIZON).mean().shift(-HORIZON).reindex(made)

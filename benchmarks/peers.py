@@ -55,7 +55,7 @@ class Served:
     log: Path
 
     def get(self, path: str) -> bytes:
-        """What it answers to a GET; raises where that is no success."""
+        """The body of a GET; raises where the status is no success."""
         with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", timeout=10) as answer:
             found: bytes = answer.read()
         return found
@@ -143,7 +143,7 @@ def surroundings() -> dict[str, str]:
 
 
 def replica(place: Place, *, batching: bool = True) -> Server:
-    """Ours, as it is started by hand."""
+    """Our replica, started by its usual command."""
     command = [sys.executable, "-m", "deployments.replica", "--host", HOST, "--port", "{port}"]
     return Server(
         name=f"ours, batching {'on' if batching else 'off'}",

@@ -1,4 +1,4 @@
-"""Whole trainings on simulated bars, in worker processes with surroundings of their own.
+"""Whole trainings on simulated bars, in worker processes with environments of their own.
 
 A worker is started once: it keeps one base path and one Prefect server, and answers each job
 it reads with one line. Every search is a service of its own, so none knows of another.
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def seed(self) -> int:
-        """Of the bars; no two searches share a market."""
+        """Seed of the bars; no two searches share a market."""
         return zlib.crc32(self.symbol.encode())
 
 
@@ -128,7 +128,7 @@ def best_backtest(studies: Path, bars: pd.DataFrame, fee_bps: float) -> float:
 
 
 def answer(jobs: IO[str], replies: IO[str], home: Path) -> None:
-    """Do jobs until there are no more: one line of JSON each way."""
+    """Do jobs until there are no more: one line of JSON for each job and each answer."""
     for line in jobs:
         outcome = search(Job(**json.loads(line)), home)
         replies.write(json.dumps(asdict(outcome)) + "\n")
@@ -138,7 +138,7 @@ def answer(jobs: IO[str], replies: IO[str], home: Path) -> None:
 def run_jobs(
     jobs: Sequence[Job], home: Path, *, workers: int, tell: Callable[[Outcome], None]
 ) -> list[Outcome]:
-    """All outcomes, in the order in which they came.
+    """All outcomes, in the order in which searches ended.
 
     Raises:
         RuntimeError: when a worker ends early, with the end of its log.

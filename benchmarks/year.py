@@ -1,4 +1,4 @@
-"""A year of daily scheduled retrains: the yearly budget keeps noise out and lets skill in.
+"""A year of daily scheduled retrainings: the yearly budget refuses noise and promotes skill.
 
 Each service is searched once on its first bars, as a person would ask for it, and from then on
 the same request is asked again every day by a schedule (`benchmarks.retrains` says how near
@@ -41,7 +41,7 @@ WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The law of a kind of market, and what trading it costs."""
+    """A kind of simulated market: its predictability and trading costs."""
 
     name: str
     r2: float
@@ -54,7 +54,7 @@ PLANTED = World("planted", 0.05, 1.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Year:
-    """What came of one service; days count from the search, None where nothing passed.
+    """The result of one service; days count from the search, None where nothing passed.
 
     ``promoted`` is judged as shipped, ``unbudgeted`` at the level of a search every day.
     """
@@ -93,7 +93,7 @@ def live_a_year(store: Store, world: World, number: int, *, days: int = DAYS) ->
 
 
 def one_year(world: World, number: int, days: int) -> Year:
-    """The same in a store of its own; what a worker process does."""
+    """The same in a store of its own, for a worker process."""
     with (
         tempfile.TemporaryDirectory(prefix="mlops-year-") as folder,
         closing(open_store(f"sqlite:///{Path(folder) / 'store.db'}")) as store,
@@ -102,7 +102,7 @@ def one_year(world: World, number: int, days: int) -> Year:
 
 
 def kept_out(years: Sequence[Year], *, services: int = SERVICES) -> list[Figure]:
-    """Of noise: promoted as shipped, and without the ledger, which must let too much in."""
+    """Promotions of noise, as shipped and without the ledger, where there must be too many."""
     n, limit = len(years), AT_MOST * len(years) // services
     promoted = [year.promoted for year in years if year.promoted is not None]
     without = [year.unbudgeted for year in years if year.unbudgeted is not None]
@@ -125,7 +125,7 @@ def kept_out(years: Sequence[Year], *, services: int = SERVICES) -> list[Figure]
 
 
 def let_in(years: Sequence[Year]) -> Figure:
-    """Of what is planted: promoted within the year."""
+    """Promotions of planted skill within the year."""
     promoted = [year.promoted for year in years if year.promoted is not None]
     searched = sum(year.searched for year in years)
     return Figure(
@@ -144,7 +144,7 @@ def _when(days: Sequence[int]) -> str:
 def live_years(
     worlds: Sequence[World], services: int, *, days: int = DAYS, workers: int = WORKERS
 ) -> Iterator[Year]:
-    """Every service's year, in the order in which they end."""
+    """The year of every service, in the order in which they end."""
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
         jobs = [
