@@ -1,1 +1,1 @@
-"""Figures that are promised, measured beside a named peer in the same run."""
+"""Measures the promised figures, each beside a named peer in the same run."""

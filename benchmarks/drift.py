@@ -1,4 +1,4 @@
-"""What a drift check costs against a cached reference, beside Evidently's preset and SciPy."""
+"""CPU of a drift check against a cached reference, beside Evidently's preset and SciPy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_frames(bars: int, features: int) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def evidently_seconds(reference: pd.DataFrame, current: pd.DataFrame) -> float:
-    """CPU of Evidently's drift preset as it comes, once: it sorts the reference anew each time."""
+    """CPU of one run of Evidently's default drift preset, which sorts the reference each time."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from evidently import Report
@@ -84,7 +84,7 @@ def _check_often(null: NumericNull, window: NDArray[np.float64], times: int) -> 
 
 
 def cost_of_a_check(bars: int = 5000, repeats: int = 200) -> Figure:
-    """One feature and window: p-value, effect and what explains it."""
+    """Check one feature of a window: p-value, effect size and explanation."""
     rng = np.random.default_rng(1)
     null = NumericNull(rng.standard_normal(bars))
     spent = []

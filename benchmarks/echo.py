@@ -1,4 +1,4 @@
-"""A server that computes nothing: how fast the load generator itself can be."""
+"""A server that computes nothing, which measures the speed of the load generator itself."""
 
 from __future__ import annotations
 

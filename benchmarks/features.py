@@ -22,7 +22,7 @@ MEBIBYTE = 1024.0
 
 
 def random_bars(n: int) -> pd.DataFrame:
-    """Random-walk bars; speed does not depend on what they look like."""
+    """Random-walk bars; the speed does not depend on their values."""
     rng = np.random.default_rng(0)
     close = 1e4 * np.exp(np.cumsum(rng.normal(0, 0.005, n)))
     opened = np.concatenate([[1e4], close[:-1]])

@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 PLAIN_WIDTH = 140
-"""Columns where there is no terminal to ask."""
+"""Columns where there is no terminal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What was measured, what was asked, and the peer it is set against."""
+    """What was measured, the value, the promised bound and the peer."""
 
     what: str
     measured: str
@@ -37,7 +37,7 @@ def show(title: str, figures: Sequence[Figure]) -> None:
 
 
 def best_seconds(work: Callable[[], object], *, runs: int = 3) -> float:
-    """Least CPU seconds of one process over a few runs: the one least disturbed by neighbours."""
+    """Least CPU seconds of a few runs: other processes disturbed that run least."""
     spent = []
     for _ in range(runs):
         began = time.process_time()

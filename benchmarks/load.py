@@ -1,4 +1,4 @@
-"""Many clients in one process, each on a connection that it keeps, who check every answer.
+"""Many clients in one process, each on a kept-alive connection; they check every answer.
 
 ``python -m benchmarks.load`` reads one `Load` as JSON and prints its `Report`. Without a rate a
 client asks again as soon as it is answered (a closed loop). With one, requests are due at even
@@ -27,32 +27,32 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 HOST = "127.0.0.1"
 TOLERANCE = 1e-6
-"""Between an answer and what is expected, relative above one."""
+"""Allowed difference from the expected number, relative where that is above one."""
 
 READ_BYTES = 65_536
 LOOK_S = 0.05
-"""How often, at least, the clients look at the clock while nothing comes."""
+"""Longest time between two looks at the clock while no answer arrives."""
 
 REST_S = 0.05
-"""How long a client waits after a failure of its connection."""
+"""Seconds that a client waits after its connection failed."""
 
 KNOWN_BODIES = 10_000
-"""Bodies remembered as right, so that equal ones are not parsed again."""
+"""Bodies kept as checked, so that equal ones are not parsed again."""
 
 NAMES = ("predictions", "forecast", "output")
-"""Where a server puts the number it was asked for."""
+"""Names under which servers put the forecast."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A whole HTTP request, and the numbers of which one is the right answer."""
+    """A whole HTTP request, and the numbers that are right answers."""
 
     text: str
     right: tuple[float, ...]
 
     @classmethod
     def post(cls, path: str, body: Any, *right: float) -> Ask:
-        """JSON posted on a connection that is kept."""
+        """A POST of JSON on a kept-alive connection."""
         text = json.dumps(body, separators=(",", ":"))
         head = f"POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
         return cls(f"{head}Content-Length: {len(text.encode())}\r\n\r\n{text}", right)
@@ -113,7 +113,7 @@ class Report:
 
 
 class Running:
-    """Clients at work in a process of their own."""
+    """The process in which the clients run."""
 
     def __init__(self, load: Load) -> None:
         self._process = subprocess.Popen(
@@ -129,7 +129,7 @@ class Running:
         self._process.stdin = None
 
     def report(self) -> Report:
-        """Wait for the end.
+        """Wait for the end of the load.
 
         Raises:
             RuntimeError: when the clients themselves died.
@@ -140,7 +140,7 @@ class Running:
         return Report(**json.loads(said))
 
     def stop(self) -> None:
-        """End it before its time."""
+        """Kill the process before the load ends."""
         self._process.kill()
 
 
@@ -193,7 +193,7 @@ class _Client:
 
 
 class Clients:
-    """The loop: read what has come, check it, ask anew."""
+    """The event loop: reads answers, checks them, and sends the next requests."""
 
     def __init__(self, load: Load) -> None:
         self.load = load

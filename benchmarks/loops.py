@@ -51,7 +51,7 @@ class Size:
         return default_recipe("lstm", TARGET, {**whole, **self.config})
 
     def network(self) -> Network:
-        """The same weights on every call."""
+        """A network with the same initial weights on every call."""
         network = Lstm(self.recipe, TARGET).build(FEATURES)
         network.initialise(torch.Generator().manual_seed(0))
         return network
@@ -59,7 +59,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Series:
-    """Inputs (N, F), what is learned from them (N,), and the rows for each purpose."""
+    """Inputs (N, F), targets (N,), and the rows of training and validation."""
 
     inputs: Tensor
     learned: Tensor
@@ -68,7 +68,7 @@ class Series:
 
 
 def make_series(size: Size) -> Series:
-    """A learnable part of variance one with noise upon it."""
+    """A learnable signal of variance one with noise added."""
     rng = np.random.default_rng(0)
     first = size.recipe.sequence_length
     n = first + size.fit_rows + size.selection_rows

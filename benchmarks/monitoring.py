@@ -29,7 +29,7 @@ LIMIT_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """One run: seconds of the clock and of this process's own work, and what was done."""
+    """One run: wall and CPU seconds of the process, and counts of its results."""
 
     seconds: float
     busy: float
@@ -43,24 +43,24 @@ class Run:
 
 
 def watch_once(now: datetime) -> list[Run]:
-    """In the surroundings' base path: the first run of a process, then the next hour's."""
-    from tasks.monitoring import open_watch
+    """The first run of a process, then the next hour's, on the base path of the environment."""
+    from tasks.monitoring import open_monitor_run
 
     began, busy = time.perf_counter(), time.process_time()
-    watch = open_watch(now + HOUR)  # the bars of both hours; each sees those it may
+    watch = open_monitor_run(now + HOUR)  # the bars of both hours; each sees those it may
     runs = []
     for moment in (now, now + HOUR):
         matched, looked = watch.monitor.match_outcomes(moment), watch.monitor.look(moment)
-        troubles = {one.trouble for one in matched} | {one.why_not for one in looked}
+        troubles = {entry.trouble for entry in matched} | {look.why_not for look in looked}
         if troubles != {""}:
             raise RuntimeError(f"some services were not watched: {troubles}")
         runs.append(
             Run(
                 seconds=time.perf_counter() - began,
                 busy=time.process_time() - busy,
-                matched=sum(one.new for one in matched),
+                matched=sum(entry.new for entry in matched),
                 looked=len(looked),
-                official=sum(one.report is not None and one.report.official for one in looked),
+                official=sum(look.report is not None and look.report.official for look in looked),
             )
         )
         began, busy = time.perf_counter(), time.process_time()
@@ -68,14 +68,14 @@ def watch_once(now: datetime) -> list[Run]:
 
 
 def catch_up(now: datetime) -> None:
-    """Match what had become known before the first run; it is not what is measured."""
-    from tasks.monitoring import open_watch
+    """Match the outcomes known before the first run, which are not part of the measurement."""
+    from tasks.monitoring import open_monitor_run
 
-    open_watch(now).monitor.match_outcomes(now)
+    open_monitor_run(now).monitor.match_outcomes(now)
 
 
 def in_a_fresh_process(watched: Watched, work: str, now: datetime) -> list[Run]:
-    """What one call of this module's prints."""
+    """The runs that a call of this module prints."""
     own = {"MLOPS_BASE_PATH": str(watched.home), "STORE_URL": watched.store_url}
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.monitoring", work, now.isoformat()],
@@ -87,11 +87,11 @@ def in_a_fresh_process(watched: Watched, work: str, now: datetime) -> list[Run]:
     )
     if done.returncode:
         raise RuntimeError(f"the run at {now} failed:\n{done.stderr[-3_000:]}")
-    return [Run(**one) for one in json.loads(done.stdout.splitlines()[-1])]
+    return [Run(**figures) for figures in json.loads(done.stdout.splitlines()[-1])]
 
 
 def over(watched: Watched, database: str) -> list[Figure]:
-    """A first look, whose windows all decide; the hour after it; and a later process."""
+    """Figures of a first run, whose windows all decide, the next hour, and a later process."""
     in_a_fresh_process(watched, "catch-up", watched.begins - HOUR)
     deciding, next_hour = in_a_fresh_process(watched, "watch", watched.begins)
     quiet, _ = in_a_fresh_process(watched, "watch", watched.begins + 2 * HOUR)

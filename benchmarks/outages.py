@@ -20,7 +20,7 @@ from tests.stores import start_postgres
 SECONDS, QUICK_SECONDS = 300.0, 20.0
 DATABASES = ("sqlite", "postgres")
 MESSAGE = 600
-"""Characters of what went wrong that are shown."""
+"""Characters shown of an error."""
 
 
 def figures(*, quick: bool) -> list[Figure]:

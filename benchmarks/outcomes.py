@@ -29,7 +29,7 @@ SERVICES, BARS_KEPT = 500, 1_000
 MATCH_S, HOUR_S = 2.0, 60.0
 HORIZON = 24
 TROUBLES = 250
-"""Bars of each kind: late, never there, corrected."""
+"""Bars of each kind: late, missing, corrected."""
 START = datetime(2010, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 DATABASES = ("sqlite", "postgres")
@@ -62,7 +62,7 @@ def random_bars(n: int, seed: int = 0) -> pd.DataFrame:
 
 
 def record(store: Store, key: str, bars: pd.DatetimeIndex, model_id: str, role: str) -> None:
-    """Put a forecast of each bar on record; how fast is not what is measured."""
+    """Record a forecast of each bar; this is not part of the measurement."""
     fixed = {"service": key, "model_id": model_id, "role": role, "value": -10.0, "low": None}
     fixed |= {"high": None, "generation": 1, "replica_id": "r0", "bars_digest": "b" * 64}
     rows = [fixed | {"bar": bar, "made_at": bar + HOUR} for bar in bars.to_pydatetime()]
@@ -120,21 +120,21 @@ def hundred_thousand(store: Store, database: str, n: int = FORECASTS) -> Figure:
 def _checked(
     store: Store, key: str, looks: list[Matching], *, made: pd.DatetimeIndex, second: pd.DataFrame
 ) -> bool:
-    """By pandas, on the grid of hours: who has an outcome, and which."""
+    """Compare with the outcomes that pandas computes on the grid of hours."""
     grid = second["high"].div(second["low"]).asfreq("1h")
     logs = 0.5 * np.log(np.maximum(np.log(grid) ** 2 / (4 * np.log(2)), 1e-10))
     ahead = logs.rolling(HORIZON).mean().shift(-HORIZON).reindex(made)
     here = made.isin(second.index)
     ahead = ahead[here].dropna()
-    found = read_matched(store, key)
-    champion = found.take(found.model_id == "champion")
+    matched = read_matched(store, key)
+    champion = matched.take(matched.model_id == "champion")
     same_bars = len(champion) == len(ahead) and bool(
         (champion.bar == ahead.index.tz_localize(None).to_numpy()).all()
     )
     nothing = Matching(service=key)
     return (
         same_bars
-        and len(found) == 2 * len(champion)
+        and len(matched) == 2 * len(champion)
         and bool(np.allclose(champion.value, ahead.to_numpy(), rtol=1e-9))
         and int((champion.revisions > 0).sum()) == looks[1].revised > 0
         and looks[0].new + looks[1].arrived == len(ahead)
@@ -146,17 +146,17 @@ def _checked(
 def one_hour(store: Store, database: str, services: int = SERVICES) -> Figure:
     """A new outcome of every service, each with its last `BARS_KEPT` bars on record."""
     frame = random_bars(BARS_KEPT + HORIZON)
-    keys = [service(1 + number) for number in range(services)]
+    markets = [service(1 + number) for number in range(services)]
     made = pd.DatetimeIndex(frame.index[HORIZON - 1 : BARS_KEPT - 1])
-    for one in keys:
-        record(store, one.key, made, "champion", "record")
+    for market in markets:
+        record(store, market.key, made, "champion", "record")
     closed = frame.index[BARS_KEPT - 1 + HORIZON - 1].to_pydatetime()
-    match_bars(store, [sight(frame.iloc[:-2], one) for one in keys], now=closed)
+    match_bars(store, [sight(frame.iloc[:-2], market) for market in markets], now=closed)
     began, busy = time.perf_counter(), time.process_time()
-    all_bars = [sight(frame, one) for one in keys]
-    found = match_bars(store, all_bars, now=closed + HOUR)
+    sightings = [sight(frame, market) for market in markets]
+    matchings = match_bars(store, sightings, now=closed + HOUR)
     spent, busy = time.perf_counter() - began, time.process_time() - busy
-    new = sum(one.new for one in found)
+    new = sum(matching.new for matching in matchings)
     return Figure(
         f"an hour of {services} services on {database}, {BARS_KEPT:,} bars looked at again each",
         f"{spent:.1f} s, {1000 * spent / services:.1f} ms a service; new {new:,}",

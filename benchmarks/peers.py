@@ -55,7 +55,7 @@ class Served:
     log: Path
 
     def get(self, path: str) -> bytes:
-        """What it answers to a GET; raises where that is no success."""
+        """The body of a GET; raises where the status is no success."""
         with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", timeout=10) as answer:
             found: bytes = answer.read()
         return found
@@ -143,7 +143,7 @@ def surroundings() -> dict[str, str]:
 
 
 def replica(place: Place, *, batching: bool = True) -> Server:
-    """Ours, as it is started by hand."""
+    """Our replica, started by its usual command."""
     command = [sys.executable, "-m", "deployments.replica", "--host", HOST, "--port", "{port}"]
     return Server(
         name=f"ours, batching {'on' if batching else 'off'}",
@@ -220,9 +220,9 @@ def _installed(package: str) -> Path | None:
     shutil.rmtree(home, ignore_errors=True)
     try:
         subprocess.run([sys.executable, "-m", "venv", str(home)], check=True, capture_output=True)
-        found = next(home.glob("lib/python*/site-packages"))
+        site_packages = next(home.glob("lib/python*/site-packages"))
         # What the project has already is used from there; only what is missing is installed.
-        (found / "project.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
+        (site_packages / "project.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
         subprocess.run(
             [str(python), "-m", "pip", "install", "--quiet", package],
             check=True, capture_output=True, timeout=INSTALL_S,

@@ -34,7 +34,7 @@ NEXT_BAR = TargetSpec(Target.RETURN, 1)
 PLANTED_R2 = 0.02
 FEE_BPS = 1.0
 MARKETS = 5
-"""Markets over which what a network sees is averaged."""
+"""Markets over which the skill of a network is averaged."""
 
 SELECTION_SHARE = 0.2
 WORKERS = 2

@@ -1,4 +1,4 @@
-"""Whole trainings on simulated bars, in worker processes with surroundings of their own.
+"""Whole trainings on simulated bars, in worker processes with environments of their own.
 
 A worker is started once: it keeps one base path and one Prefect server, and answers each job
 it reads with one line. Every search is a service of its own, so none knows of another.
@@ -53,7 +53,7 @@ class Job:
 
     @property
     def seed(self) -> int:
-        """Of the bars; no two searches share a market."""
+        """Seed of the bars; no two searches share a market."""
         return zlib.crc32(self.symbol.encode())
 
 
@@ -118,17 +118,17 @@ def best_backtest(studies: Path, bars: pd.DataFrame, fee_bps: float) -> float:
         np.append(closes[1:] / closes[:-1] - 1.0, np.nan),
         bars.index + (bars.index[1] - bars.index[0]),
     ).tz_localize(None)
-    found = []
+    ratios = []
     for path in sorted(studies.glob("*/*.parquet")):
         kept = pd.read_parquet(path)
         earned = returns.reindex(pd.DatetimeIndex(kept["made_at"])).to_numpy()
         net = net_returns(positions_from_edge(kept["forecast"]), earned, fee_bps=fee_bps)
-        found.append(sharpe_per_bar(net) * BARS_PER_YEAR**0.5)
-    return float(np.nanmax(found))
+        ratios.append(sharpe_per_bar(net) * BARS_PER_YEAR**0.5)
+    return float(np.nanmax(ratios))
 
 
 def answer(jobs: IO[str], replies: IO[str], home: Path) -> None:
-    """Do jobs until there are no more: one line of JSON each way."""
+    """Do jobs until there are no more: one line of JSON for each job and each answer."""
     for line in jobs:
         outcome = search(Job(**json.loads(line)), home)
         replies.write(json.dumps(asdict(outcome)) + "\n")
@@ -138,7 +138,7 @@ def answer(jobs: IO[str], replies: IO[str], home: Path) -> None:
 def run_jobs(
     jobs: Sequence[Job], home: Path, *, workers: int, tell: Callable[[Outcome], None]
 ) -> list[Outcome]:
-    """All outcomes, in the order in which they came.
+    """All outcomes, in the order in which searches ended.
 
     Raises:
         RuntimeError: when a worker ends early, with the end of its log.
@@ -210,9 +210,9 @@ def surroundings() -> dict[str, str]:
 
 def main(home: Path) -> None:
     """Answer jobs on stdin; whatever libraries print goes to the log."""
-    from deployments.demo.__main__ import surround
+    from deployments.demo.__main__ import set_environment
 
-    surround(home)
+    set_environment(home)
     with os.fdopen(os.dup(1), "w") as replies:
         os.dup2(2, 1)
         answer(sys.stdin, replies, home)

@@ -1,4 +1,4 @@
-"""A project with one network live as a service, and what each server is asked of it.
+"""A project with one network live as a service, and the requests for each server.
 
 Every server holds the same LSTM. Ours is sent plain bars and makes the network's features
 itself, so each of its requests carries the bars that the features need before the first step.
@@ -41,11 +41,11 @@ FEATURES = ("open", "high", "low", "close", "volume")
 UNITS = (128, 64, 32)
 FIT_ROWS, SELECTION_ROWS = 512, 256
 ASKS = 16
-"""Different requests, so that no server is helped by an answer that it kept."""
+"""Different requests, so that no server gains from caching answers."""
 
 
 class BatchFirst(nn.Module):
-    """The network as servers like it: (n, T, F) to (n, 1)."""
+    """The network with the shapes that other servers expect: (n, T, F) to (n, 1)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class BatchFirst(nn.Module):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Questions:
-    """What ours is asked (bars), what the others are asked (features), and the right answers."""
+    """Requests for our server (bars) and for the others (features), with the right answers."""
 
     bars: list[Ask]
     features: list[Ask]

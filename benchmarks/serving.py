@@ -42,7 +42,7 @@ SERVER_CORE, CLIENT_CORE = 0, 1
 CROWD = 32
 BATCHES = (1, 2, 4, 8, 16, 32)
 ROUNDS = 3
-"""Turns in which each batch size of the bare network is timed; the fastest counts."""
+"""Rounds in which each batch size of the bare network is timed; the fastest counts."""
 
 BARS_AHEAD = 30
 """Bars that may close while forecasts are fetched: the sample is replayed, a minute a bar."""
@@ -55,7 +55,7 @@ OTHERS = ("litserve", "bentoml")
 
 @dataclass(frozen=True, slots=True)
 class Alone:
-    """One client and a crowd of them, on one server."""
+    """The reports of one client and of many clients, on one server."""
 
     one: Report
     crowd: Report
@@ -67,7 +67,7 @@ class Alone:
 
 @dataclass(slots=True, kw_only=True)
 class Measured:
-    """All that one run gives; ``servers`` by name."""
+    """The results of one run; ``servers`` by name."""
 
     window_bars: int
     bar_bytes: int
@@ -215,7 +215,7 @@ def _sizes(place: Place, asked: Questions) -> Measured:
 
 
 def judged(found: Measured) -> list[Figure]:
-    """The figures that are asked, of what was measured; a wrong or missing answer holds nothing."""
+    """The promised figures; with a wrong or missing answer none of them holds."""
     assert found.newest is not None
     assert found.echo is not None
     ours, off, mlflow = (found.servers[name] for name in (ON, OFF, MLFLOW))

@@ -40,13 +40,13 @@ STRATEGIES = (Strategy.CANARY, Strategy.BLUE_GREEN, Strategy.ROLLING)
 VERSIONS = 3
 EVERY_S = 20.0
 LAST_S = 15.0
-"""No rollout begins so shortly before the end: it could not be seen to end."""
+"""Seconds before the end in which no rollout begins, because it could not end in time."""
 
 END_S = 60.0
-"""So long after the load the last rollout may still take."""
+"""Seconds that the last rollout may take after the load."""
 
 SETTLE_S = 5.0
-"""A bar that closed so shortly before the end may still be on its way to the store."""
+"""The forecast of a bar that closed this many seconds before the end may not be stored yet."""
 
 LOOK_S = 0.5
 MEBIBYTE = 1024.0
@@ -69,20 +69,20 @@ QUICK = Length(peak_s=2.0, quiet_s=5.0, soak_s=20.0, settled_s=8.0, compared_s=4
 
 @dataclass(slots=True)
 class Memory:
-    """Resident MiB of a process, sampled all along."""
+    """Resident MiB of a process, sampled at intervals."""
 
     at_s: list[float] = field(default_factory=list)
     mebibytes: list[float] = field(default_factory=list)
 
     def between(self, first_s: float, last_s: float) -> float:
-        """The median of a stretch."""
+        """The median of the samples between two moments."""
         pairs = zip(self.at_s, self.mebibytes, strict=True)
         return float(np.median([size for at, size in pairs if first_s <= at <= last_s]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Soaked:
-    """What came of it."""
+    """The results of one run."""
 
     peak: Report
     quiet: Report
@@ -96,7 +96,7 @@ class Soaked:
 
 
 def start_rollout(place: Place, model_id: str, strategy: Strategy) -> str:
-    """Ask that a version go live, with seconds where usual plans have minutes; its id."""
+    """Request the rollout of a version, with seconds where usual plans have minutes; its id."""
     plan = plan_for(strategy, gate_s=30.0, dwell_s=1.0, hold_s=30.0, bake_s=2.0)
     why = Why(at=datetime.now(UTC), actor="benchmark", reason="its turn in the soak")
     return request_rollout(place.registry.store, model_id, plan, why).id
@@ -127,15 +127,15 @@ def _started(place: Place, model_id: str, strategy: Strategy) -> bool:
 
 
 def await_rollouts(place: Place) -> None:
-    """Let those that are under way end; one that does not is counted as it stands."""
+    """Wait for open rollouts; one that does not end counts with its phase."""
     until = time.monotonic() + END_S
     while time.monotonic() < until and not all(phase.final for phase in phases(place)):
         time.sleep(LOOK_S)
 
 
 def phases(place: Place) -> list[Phase]:
-    """How each rollout stands."""
-    return [one.phase for one in list_rollouts(place.registry.store)]
+    """The phase of each rollout."""
+    return [rollout.phase for rollout in list_rollouts(place.registry.store)]
 
 
 def records(place: Place) -> tuple[ForecastRow, ...]:
@@ -151,15 +151,15 @@ def bars_due(place: Place, began: datetime, ended: datetime) -> set[datetime]:
     )
     due = set()
     while moment[0] < ended:
-        found = recent.load(Service.parse(SERVICE), {})
-        assert found is not None
-        due.add(found.frame.index[-1].to_pydatetime())
+        known = recent.load(Service.parse(SERVICE), {})
+        assert known is not None
+        due.add(known.frame.index[-1].to_pydatetime())
         moment[0] += timedelta(seconds=1)
     return due
 
 
 def wrong_records(place: Place, rows: Sequence[ForecastRow]) -> int:
-    """Forecasts of record that their version does not make of their bar."""
+    """Forecasts of record that differ from what their version forecasts from their bar."""
     forecasters = {row.model_id: load(place.registry, row.model_id).forecaster for row in rows}
     opens = place.dataset.frame.index
     wrong = 0
@@ -172,7 +172,7 @@ def wrong_records(place: Place, rows: Sequence[ForecastRow]) -> int:
 
 @contextmanager
 def sampled(served: Served) -> Iterator[Memory]:
-    """Watch the memory of a server for as long as the block lasts."""
+    """Sample the memory of a server for as long as the block lasts."""
     memory, over, began = Memory(), Event(), time.monotonic()
 
     def watch() -> None:
@@ -196,11 +196,11 @@ def resident_mebibytes(pid: int) -> float:
 
 
 def soak(home: Path, length: Length) -> Soaked:
-    """Measure the greatest rate and the quiet latency, then let versions take turns."""
+    """Measure the greatest rate and the quiet latency, then roll out versions under load."""
     console = Console(stderr=True)
     place = make_place(home / "base")
     others = [add_version(place, seed=seed) for seed in range(1, VERSIONS)]
-    model_ids = [place.version.model_id, *(one.model_id for one in others)]
+    model_ids = [place.version.model_id, *(version.model_id for version in others)]
     asks = questions(place, others).bars
     with serving(peers.replica(place), home / "logs", core=SERVER_CORE) as served:
         began = datetime.now(UTC)
@@ -243,7 +243,7 @@ def soak(home: Path, length: Length) -> Soaked:
 
 
 def judged(found: Soaked, length: Length) -> list[Figure]:
-    """The figures that are asked, of what was measured."""
+    """The promised figures."""
     times = found.loaded.p99 / found.quiet.p99
     first = found.memory.between(length.settled_s, length.settled_s + length.compared_s)
     last = found.memory.between(length.soak_s - length.compared_s, length.soak_s)

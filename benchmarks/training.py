@@ -22,7 +22,7 @@ BUSY = "while True: pass"
 
 
 def against_plain_loop(size: Size | None = None) -> list[Figure]:
-    """Both loops take turns, epoch by epoch, so that a neighbour disturbs them alike."""
+    """Run both loops alternately, epoch by epoch, so that other processes disturb both alike."""
     size = size or Size()
     load = os.getloadavg()[0]
     series = make_series(size)
@@ -73,7 +73,7 @@ class Neighbour:
 
 @contextmanager
 def neighbour_after(epochs: int) -> Iterator[Neighbour]:
-    """A neighbour that comes after so many epochs and goes with the block."""
+    """A busy process that starts after some epochs and ends with the block."""
     neighbour = Neighbour(epochs)
     try:
         yield neighbour

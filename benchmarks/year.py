@@ -1,4 +1,4 @@
-"""A year of daily scheduled retrains: the yearly budget keeps noise out and lets skill in.
+"""A year of daily scheduled retrainings: the yearly budget refuses noise and promotes skill.
 
 Each service is searched once on its first bars, as a person would ask for it, and from then on
 the same request is asked again every day by a schedule (`benchmarks.retrains` says how near
@@ -41,7 +41,7 @@ WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """The law of a kind of market, and what trading it costs."""
+    """A kind of simulated market: its predictability and trading costs."""
 
     name: str
     r2: float
@@ -54,7 +54,7 @@ PLANTED = World("planted", 0.05, 1.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Year:
-    """What came of one service; days count from the search, None where nothing passed.
+    """The result of one service; days count from the search, None where nothing passed.
 
     ``promoted`` is judged as shipped, ``unbudgeted`` at the level of a search every day.
     """
@@ -74,7 +74,7 @@ def live_a_year(store: Store, world: World, number: int, *, days: int = DAYS) ->
     seed, n = zlib.crc32(symbol.encode()), SEARCHED_BARS + days * BARS_A_DAY
     bars = simulate_bars(n, seed=seed, r2=world.r2)
     first = search(store, service, hourly(bars[:SEARCHED_BARS]), fee_bps=world.fee_bps)
-    found = Year(
+    year = Year(
         world=world.name,
         searched=judge(first, LIMITS).passed,
         promoted=None,
@@ -83,17 +83,17 @@ def live_a_year(store: Store, world: World, number: int, *, days: int = DAYS) ->
     for day in range(1, days + 1):
         known = hourly(bars[: SEARCHED_BARS + day * BARS_A_DAY])
         evidence = retrain(store, service, known, fee_bps=world.fee_bps)
-        if found.unbudgeted is None:
+        if year.unbudgeted is None:
             plain = judge(replace(evidence, alpha=SEARCH_ALPHA), LIMITS)
-            found = replace(found, unbudgeted=day if plain.passed else None)
+            year = replace(year, unbudgeted=day if plain.passed else None)
         # What fails at the level of a search fails at any part of the budget.
-        if found.unbudgeted is not None and judge(evidence, LIMITS).passed:
-            return replace(found, promoted=day)
-    return found
+        if year.unbudgeted is not None and judge(evidence, LIMITS).passed:
+            return replace(year, promoted=day)
+    return year
 
 
 def one_year(world: World, number: int, days: int) -> Year:
-    """The same in a store of its own; what a worker process does."""
+    """The same in a store of its own, for a worker process."""
     with (
         tempfile.TemporaryDirectory(prefix="mlops-year-") as folder,
         closing(open_store(f"sqlite:///{Path(folder) / 'store.db'}")) as store,
@@ -102,11 +102,11 @@ def one_year(world: World, number: int, days: int) -> Year:
 
 
 def kept_out(years: Sequence[Year], *, services: int = SERVICES) -> list[Figure]:
-    """Of noise: promoted as shipped, and without the ledger, which must let too much in."""
+    """Promotions of noise, as shipped and without the ledger, where there must be too many."""
     n, limit = len(years), AT_MOST * len(years) // services
-    promoted = [one.promoted for one in years if one.promoted is not None]
-    without = [one.unbudgeted for one in years if one.unbudgeted is not None]
-    searched = sum(one.searched for one in years)
+    promoted = [year.promoted for year in years if year.promoted is not None]
+    without = [year.unbudgeted for year in years if year.unbudgeted is not None]
+    searched = sum(year.searched for year in years)
     return [
         Figure(
             f"{n} services of pure noise, no costs, retrained daily for a year",
@@ -125,9 +125,9 @@ def kept_out(years: Sequence[Year], *, services: int = SERVICES) -> list[Figure]
 
 
 def let_in(years: Sequence[Year]) -> Figure:
-    """Of what is planted: promoted within the year."""
-    promoted = [one.promoted for one in years if one.promoted is not None]
-    searched = sum(one.searched for one in years)
+    """Promotions of planted skill within the year."""
+    promoted = [year.promoted for year in years if year.promoted is not None]
+    searched = sum(year.searched for year in years)
     return Figure(
         f"{len(years)} services with a planted R2 of {PLANTED.r2:.0%}, {PLANTED.fee_bps:g} bp",
         f"{len(promoted)} promoted{_when(promoted)}",
@@ -144,7 +144,7 @@ def _when(days: Sequence[int]) -> str:
 def live_years(
     worlds: Sequence[World], services: int, *, days: int = DAYS, workers: int = WORKERS
 ) -> Iterator[Year]:
-    """Every service's year, in the order in which they end."""
+    """The year of every service, in the order in which they end."""
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=fresh) as pool:
         jobs = [
@@ -163,8 +163,8 @@ def figures(*, quick: bool = False, workers: int = WORKERS) -> list[Figure]:
     console = Console(stderr=True)
     years = list(track(lived, "years", total=2 * services, console=console))
     minutes = (time.monotonic() - began) / 60
-    noise = [one for one in years if one.world == NOISE.name]
-    planted = [one for one in years if one.world == PLANTED.name]
-    found = [*kept_out(noise), let_in(planted)]
+    noise = [year for year in years if year.world == NOISE.name]
+    planted = [year for year in years if year.world == PLANTED.name]
+    figures = [*kept_out(noise), let_in(planted)]
     spent = f"{minutes:.1f} minutes, {workers} at a time"
-    return [*found, Figure("all of these years", spent, "said", holds=True)]
+    return [*figures, Figure("all of these years", spent, "said", holds=True)]

@@ -1,4 +1,4 @@
-"""When: what starts processes and schedules, and the one place that composes all rooms."""
+"""Starts processes and schedules: the replica, `make serve`, training jobs, the demonstration."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["JobRun", "JobStatus", "ModelScheduler", "ScheduleType", "TrainingJob
 
 
 def __getattr__(name: str) -> Any:
-    # Loaded on first use: Prefect's client takes a second.
+    # Imported on first use, because Prefect's client takes a second.
     if name in __all__:
-        room = "deployments.schedules" if name == "ScheduleType" else "deployments.scheduler"
-        return getattr(import_module(room), name)
+        module = "deployments.schedules" if name == "ScheduleType" else "deployments.scheduler"
+        return getattr(import_module(module), name)
     raise AttributeError(f"module 'deployments' has no attribute {name!r}")
 
 

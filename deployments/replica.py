@@ -1,10 +1,10 @@
-"""One serving process: `python -m deployments.replica [--port P]`, as many beside one another as
-the machine has cores to spare; they share nothing but the store and the bars on disk.
+"""One serving process: `python -m deployments.replica [--port P]`.
 
-SIGTERM drains: the replica says so (`/readyz`, and in the store), goes on answering while the
-balancer turns away, asks each connection to close, and then ends. No request is lost.
+Run as many on one machine as it has cores to spare; they share the store and the bars on disk only.
 
-[[Connections that clients have opened and this process has not accepted yet.]]
+SIGTERM drains: `/readyz` and the store say so, the replica goes on answering for `DRAIN_S` while
+balancers stop sending, reads the requests that have arrived, closes its connections and ends. No
+request is lost.
 """
 
 from __future__ import annotations
@@ -27,75 +27,56 @@ import uvloop
 
 from mlops import logs
 from mlops.alerts.channels import open_channels
-from mlops.alerts.delivery import AlertSender
-from mlops.models.bundle import Trust
-from mlops.models.signing import load_or_make_key
+from mlops.installation import Installation, open_installation
 from mlops.monitoring.guard import Guard
-from mlops.monitoring.system_health import read_limits
-from mlops.registry.connection import key_file
 from mlops.serving.runtime import Options, Runtime
 from mlops.serving.store_sync import Identity
-from mlops.settings import Settings, current_settings
-from mlops.store import Store, open_store
-
-_UNACKED = struct.Struct("@8B5I")
-"""The beginning of Linux's ``tcp_info``; its last field here counts, at a socket that listens,
-the connections that wait."""
-
-
-def waiting_connections(descriptor: int) -> int:
-    """How many wait at a listening socket; 0 where the system does not say."""
-    if sys.platform != "linux":
-        return 0
-    with socket.socket(fileno=os.dup(descriptor)) as listening:
-        if listening.family not in (socket.AF_INET, socket.AF_INET6):
-            return 0
-        told = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _UNACKED.size)
-    return int(_UNACKED.unpack(told)[-1])
-
+from mlops.settings import current_settings
 
 log = logging.getLogger("mlops.replica")
 
 DRAIN_S = 3.0
-"""How long a replica that was told to end goes on answering: two checks of most balancers."""
+"""Seconds that a draining replica goes on answering: two checks of most balancers."""
 
 STOP_S = 30
-"""How long answers that are under way may take after that."""
+"""Seconds that requests under way may take after that."""
 
 READS = 3
-"""Rounds of the event loop in which whatever has arrived is read."""
+"""Iterations of the event loop that read what has arrived at open connections."""
 
 KEEP_ALIVE_S = 75
-"""Longer than balancers keep an idle connection (mostly 60 s): who closes first must not be us,
-or the request that is on its way at that moment is lost."""
+"""Longer than balancers keep an idle connection (mostly 60 s): if the replica closed it first, a
+request under way at that moment would be lost."""
 
 STORE_PATIENCE_S = 2.0
-"""A background round does not wait longer for a locked store than its lease lasts."""
+"""Seconds a background thread waits for a lock of the store, less than its lease lasts."""
 
 SWITCH_S = 0.0005
-"""The event loop gets the interpreter back from the forecasting thread within this time."""
+"""The forecasting thread yields the interpreter to the event loop within this time."""
+
+_TCP_INFO = struct.Struct("@8B5I")
+"""The beginning of Linux's ``tcp_info``, up to ``tcpi_unacked``: at a listening socket the number
+of connections that the process has not accepted yet."""
 
 
 class Server(uvicorn.Server):
-    """uvicorn without its own signals: it would close the door at once."""
+    """uvicorn without its signal handlers, which would close the listening socket at once."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def open_runtime(settings: Settings, identity: Identity, *, batching: bool = True) -> Runtime:
-    """A replica of this installation."""
-    home = settings.mlops_base_path.resolve()
+def open_runtime(
+    installation: Installation, identity: Identity, *, batching: bool = True
+) -> Runtime:
+    """A replica of this installation; ``batching`` lets requests that wait share one forecast."""
+    settings = installation.settings
     return Runtime(
-        open_store(settings.database_url, patience_s=STORE_PATIENCE_S),
+        installation.store,
         identity=identity,
-        home=home,
-        trust=Trust(
-            load_or_make_key(key_file(home)),
-            settings.custom_model_modules,
-            settings.allow_signed_pickle,
-        ),
+        home=installation.home,
+        trust=installation.trust,
         bars_root=settings.bars_path,
         options=Options(
             queue_limit=settings.serving_queue_limit,
@@ -110,35 +91,25 @@ def open_runtime(settings: Settings, identity: Identity, *, batching: bool = Tru
     )
 
 
-def courier_of(store: Store, settings: Settings) -> AlertSender:
-    """What carries alerts to the channels that the settings name."""
-    each = settings.alert_messages_per_hour
-    return AlertSender(store, open_channels(settings), messages_per_hour=each)
-
-
-def guard_of(runtime: Runtime, settings: Settings) -> Guard:
-    """What looks whether the system is in trouble, by the limits that the settings name."""
-    me = runtime.store_sync.identity
-    return Guard(
-        runtime.store,
-        f"guard@{me.name}:{me.incarnation}",
-        newest_bar=runtime.publisher.bars.find_newest,
-        limits=read_limits(settings),
-        keep_days=settings.forecast_log_days,
-    )
+def open_guard(installation: Installation, runtime: Runtime) -> Guard:
+    """A guard that works in this replica's process."""
+    identity = runtime.store_sync.identity
+    holder = f"guard@{identity.name}:{identity.incarnation}"
+    return installation.open_guard(holder, runtime.publisher.bars.find_newest)
 
 
 @contextmanager
-def telling(runtime: Runtime, settings: Settings) -> Iterator[None]:
-    """See trouble, and carry alerts, for as long as the block lasts."""
-    courier, guard = courier_of(runtime.store, settings), guard_of(runtime, settings)
-    courier.start()
+def guard_and_alerts(installation: Installation, runtime: Runtime) -> Iterator[None]:
+    """Run the guard, and send alerts, for as long as the block lasts."""
+    sender = installation.open_alert_sender(open_channels(installation.settings))
+    guard = open_guard(installation, runtime)
+    sender.start()
     guard.start()
     try:
         yield
     finally:
         guard.stop()
-        courier.stop()
+        sender.stop()
 
 
 async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAIN_S) -> None:
@@ -152,55 +123,68 @@ async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAI
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        # Its lines look like all others.
+        # Its lines go through our handler.
         log_config=None,
         log_level="warning",
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_S,
     )
     server = Server(config)
-    told = asyncio.Event()
+    stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, stopping.set)
     attending = asyncio.create_task(runtime.run_until_cancelled())
     serving = asyncio.create_task(server.serve())
-    leaving = asyncio.create_task(_leave(runtime, server, told, drain_s))
+    draining = asyncio.create_task(_drain(runtime, server, stopping, drain_s))
     await serving
-    for task in (leaving, attending):
+    for task in (draining, attending):
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
 
 
-async def _leave(runtime: Runtime, server: Server, told: asyncio.Event, drain_s: float) -> None:
-    await told.wait()
+async def _drain(runtime: Runtime, server: Server, stopping: asyncio.Event, drain_s: float) -> None:
+    await stopping.wait()
     log.info("draining for %g s", drain_s)
     runtime.app.draining = True
-    # A store that is silent does not hold up the end.
-    telling = asyncio.create_task(asyncio.to_thread(runtime.store_sync.drain))
+    # In a thread, so that a store that does not answer delays nothing.
+    noting = asyncio.create_task(asyncio.to_thread(runtime.store_sync.drain))
     await asyncio.sleep(drain_s)
-    await _take_in(server)
+    await _accept_waiting(server)
     server.should_exit = True
-    await telling
+    await noting
 
 
-async def _take_in(server: Server) -> None:
-    """Accept what waits at the door, and read what lies in open connections.
+async def _accept_waiting(server: Server) -> None:
+    """Accept connections that wait, and read requests that have arrived.
 
-    A loop that was busy has not got to them yet, and closing would lose them.
+    A busy event loop may not have done so yet, and closing the sockets would lose them.
     """
-    descriptors = [one.fileno() for server in server.servers for one in server.sockets]
+    descriptors = [
+        listening.fileno() for listener in server.servers for listening in listener.sockets
+    ]
     with suppress(TimeoutError):
         async with asyncio.timeout(STOP_S):
-            while any(waiting_connections(one) for one in descriptors):
+            while any(count_waiting_connections(number) for number in descriptors):
                 await asyncio.sleep(0)
     for _ in range(READS):
         await asyncio.sleep(0)
 
 
+def count_waiting_connections(descriptor: int) -> int:
+    """Connections at a listening socket that are not accepted yet; 0 where that is unknown."""
+    if sys.platform != "linux":
+        return 0
+    with socket.socket(fileno=os.dup(descriptor)) as listening:
+        if listening.family not in (socket.AF_INET, socket.AF_INET6):
+            return 0
+        tcp_info = listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+    return int(_TCP_INFO.unpack(tcp_info)[-1])
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Serve what the store says is live."""
+    """Serve the versions that are live in the store."""
     settings = current_settings()
     parser = argparse.ArgumentParser(prog="python -m deployments.replica", description=__doc__)
     parser.add_argument("--host", default=settings.api_host)
@@ -212,16 +196,17 @@ def main(arguments: list[str] | None = None) -> None:
     logs.configure(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_S)
     if settings.mlflow_tracking_uri:
-        # Bundles that lie on an MLflow server are fetched from there, once a host.
+        # MLflow's client fetches bundles that are kept on the server.
         os.environ.setdefault("MLFLOW_TRACKING_URI", settings.mlflow_tracking_uri)
     identity = Identity.of(f"{given.host}:{given.port}", given.name)
-    runtime = open_runtime(settings, identity, batching=given.batching == "on")
-    # What was imported stays for good: the collector need not walk it with every full round.
+    installation = open_installation(settings, patience_s=STORE_PATIENCE_S)
+    runtime = open_runtime(installation, identity, batching=given.batching == "on")
+    # Imported modules stay: a full collection need not walk them.
     gc.collect()
     gc.freeze()
     with (
         runtime.background_threads(),
-        telling(runtime, settings),
+        guard_and_alerts(installation, runtime),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         runner.run(serve(runtime, host=given.host, port=given.port, drain_s=given.drain_seconds))

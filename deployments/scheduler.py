@@ -1,4 +1,4 @@
-"""Training jobs: schedules of the Prefect deployment `train/scheduled`, in the platform's words.
+"""Training jobs: a job is a schedule of the Prefect deployment `train/scheduled`.
 
     scheduler = ModelScheduler(mlops_config, manager)
     await scheduler.start()
@@ -10,21 +10,19 @@
         deployment_config={"auto_deploy": True},
     )
 
-Nothing is kept here: jobs live in the Prefect server, survive its restarts and those of workers
-and notebooks, and are seen in its UI. Pause them here, not there: Prefect's own switch empties
-their parameters. `make deploy` leaves them alone. One deployment carries about 200 jobs well: a
-scan of Prefect's scheduler then takes 0.1 s, and with 1,000 jobs 2.5 s.
+The Prefect server keeps the jobs: they survive restarts of servers, workers and notebooks, and its
+UI shows them. `make deploy` does not change them. Pause them here and not in the UI, whose switch
+deletes their parameters. One deployment holds about 200 jobs well: a scan of Prefect's scheduler
+then takes 0.1 s, and with 1,000 jobs 2.5 s.
 
-[[Jobs as Prefect keeps them: schedules of one deployment, each with a slug and parameters.
+This module works around three properties of Prefect's server (3.8):
 
-Three habits of Prefect's server (3.8) are met here:
-
-- A change to one schedule drops the coming runs of all, and its own scheduler makes them again
-  within a minute; what is due in that minute would be lost. Each change here makes them at once.
-- Deleting a schedule drops what others have due as well. It is put back.
-- A change that names no parameters empties them: so do the switch in the UI and `prefect
-  deployment schedule pause`. Every change here names them; a job emptied elsewhere is shown as
-  such, and adding it again repairs it.]]
+- A change to one schedule deletes the scheduled runs of all, and the server makes them again within
+  a minute; a run due in that minute would be lost. Here each change makes them at once.
+- Deleting a schedule deletes overdue runs of other schedules as well. They are created again.
+- A change that names no parameters deletes them; so do the switch in the UI and `prefect deployment
+  schedule pause`. Here each change names them. A job that lost them is shown as ``emptied``, and
+  adding it again repairs it.
 """
 
 from __future__ import annotations
@@ -56,7 +54,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.urls import url_for
 
-from deployments.schedules import Schedule, ScheduleType, checked, chosen, schedule_of
+from deployments.schedules import Schedule, ScheduleType, make_schedule, parse_choice, parse_form
 from mlops.errors import JobNotFound, RolloutError, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.rollout.plan import DeploymentConfig, plan_from
@@ -67,25 +65,32 @@ from mlops.settings import Settings
 DEPLOYMENT = "train/scheduled"
 
 JOB_ID = re.compile(r"[a-z]+(\.[^.]+){5}\.[a-z]+\.[0-9a-f]{6}")
-"""Model type, the five parts of the service's key, how often, and a digest of when."""
+"""Model type, the five parts of the service's key, schedule type, and a digest of the schedule."""
 
 _SERVICE = ("symbol", "venue", "timeframe", "target", "horizon")
 PARAMETERS = frozenset((*_SERVICE, "model_type", "training", "deployment_config", "reason"))
-"""What every job calls the flow with."""
+"""The parameters that every job passes to the flow."""
 
 AUTO = "auto-scheduled"
-"""Prefect's own tag of a run that a schedule made."""
+"""Prefect's tag of a run that a schedule made."""
 
 PAGE = 200
+"""Prefect's page size: the most runs that one call returns."""
+
+REASON = "schedule"
+"""A scheduled training refits what was found before, and spends the service's yearly budget."""
+
 WAITING = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
-BEGUN = FlowRunFilterStateType(any_=[one for one in StateType if one is not StateType.SCHEDULED])
+BEGUN = FlowRunFilterStateType(
+    any_=[state for state in StateType if state is not StateType.SCHEDULED]
+)
 
 
 @contextmanager
 def open_jobs() -> Iterator[Jobs]:
     """The jobs of the server that ``PREFECT_API_URL`` names.
 
-    Prefect's client that is not async works with and without a running loop.
+    The client is Prefect's synchronous one, which works with and without a running event loop.
 
     Raises:
         ScheduleError: when no server is named, none answers, or `make deploy` was not run.
@@ -122,20 +127,20 @@ class Jobs:
     deployment: DeploymentResponse
 
     def start(self) -> None:
-        """Let jobs run, where they were stopped."""
+        """Resume the deployment, and with it every active job."""
         if self.deployment.paused:
             self.client.resume_deployment(self.deployment.id)
-            self._ask_for_runs()
+            self._create_scheduled_runs(resumed=True)
 
     def stop(self) -> None:
-        """Let no job begin a run; Prefect drops the coming ones."""
+        """Pause the deployment: Prefect deletes the scheduled runs of all jobs."""
         self.client.pause_deployment(self.deployment.id)
 
     def all(self) -> list[DeploymentSchedule]:
-        """Every job; a schedule that somebody made in the UI, without such an id, is none."""
-        known = self.client.read_deployment_schedules(self.deployment.id)
-        jobs = (one for one in known if JOB_ID.fullmatch(one.slug or ""))
-        return sorted(jobs, key=lambda one: str(one.slug))
+        """Every job; schedules made in the UI have no such slug and are left out."""
+        schedules = self.client.read_deployment_schedules(self.deployment.id)
+        jobs = (schedule for schedule in schedules if JOB_ID.fullmatch(schedule.slug or ""))
+        return sorted(jobs, key=lambda job: str(job.slug))
 
     def find(self, job_id: str) -> DeploymentSchedule:
         """The job of that id.
@@ -143,15 +148,15 @@ class Jobs:
         Raises:
             JobNotFound: naming those that there are.
         """
-        known = {str(one.slug): one for one in self.all()}
+        known = {str(job.slug): job for job in self.all()}
         if job_id not in known:
             there = ", ".join(known) or "none yet"
             raise JobNotFound(f"no training job {job_id!r}; there are: {there}")
         return known[job_id]
 
-    def write(self, job_id: str, schedule: Schedule, parameters: dict[str, Any]) -> None:
-        """Make a job, or give the one of that id these parameters; it is active then."""
-        known = next((one for one in self.all() if one.slug == job_id), None)
+    def save(self, job_id: str, schedule: Schedule, parameters: dict[str, Any]) -> None:
+        """Create an active job, or give the job of that id these parameters and activate it."""
+        known = next((job for job in self.all() if job.slug == job_id), None)
         if known is None:
             job = DeploymentScheduleCreate(schedule=schedule, slug=job_id, parameters=parameters)
             self.client.create_deployment_schedules(self.deployment.id, [job])
@@ -159,47 +164,51 @@ class Jobs:
             self.client.update_deployment_schedule(
                 self.deployment.id, known.id, active=True, parameters=parameters
             )
-        self._plan_runs()
+        self._create_scheduled_runs()
 
-    def switch(self, job: DeploymentSchedule, *, active: bool) -> None:
+    def set_active(self, job: DeploymentSchedule, *, active: bool) -> None:
         """Pause or resume a job."""
         if active:
-            refuse_emptied(job)
+            require_parameters(job)
         self.client.update_deployment_schedule(
             self.deployment.id, job.id, active=active, parameters=job.parameters
         )
         if not active:
-            self._drop_waiting(job)
-        self._plan_runs()
+            self._delete_scheduled_runs(job)
+        self._create_scheduled_runs()
 
     def remove(self, job: DeploymentSchedule) -> None:
-        """Forget a job and what its schedule made and nobody has begun."""
-        self._drop_waiting(job)
-        overdue = [run for run in self.waiting() if run.auto_scheduled and due(run) <= _now()]
+        """Delete a job and the runs of its schedule that have not begun."""
+        self._delete_scheduled_runs(job)
+        overdue = [
+            run
+            for run in self.waiting()
+            if run.auto_scheduled and due_time(run) <= datetime.now(UTC)
+        ]
         self.client.delete_deployment_schedule(self.deployment.id, job.id)
-        # Prefect has dropped what other jobs had due, too: no worker was free for it.
+        # Prefect has deleted overdue runs of other jobs too, for which no worker was free yet.
         for run in overdue:
-            self._put_back(run)
-        self._plan_runs()
+            self._create_again(run)
+        self._create_scheduled_runs()
 
     def run_now(self, job: DeploymentSchedule) -> FlowRun:
-        """Ask for a run outside the schedule."""
-        refuse_emptied(job)
+        """Create a run outside the schedule."""
+        require_parameters(job)
         return self.client.create_flow_run_from_deployment(
             self.deployment.id, parameters=job.parameters, tags=[_tag(job.slug)]
         )
 
     def waiting(self, job: DeploymentSchedule | None = None) -> list[FlowRun]:
-        """Runs of one job or of all that have not begun, at most 200, the first to come first."""
-        found = self._runs(job, WAITING, FlowRunSort.EXPECTED_START_TIME_ASC, limit=PAGE)
-        return sorted(found, key=due)
+        """Runs of one job or of all that have not begun, at most 200, the next one first."""
+        runs = self._read_runs(job, WAITING, FlowRunSort.EXPECTED_START_TIME_ASC, limit=PAGE)
+        return sorted(runs, key=due_time)
 
     def begun(self, job: DeploymentSchedule, *, limit: int) -> list[FlowRun]:
-        """What a job has run, the newest first."""
-        found = self._runs(job, BEGUN, FlowRunSort.EXPECTED_START_TIME_DESC, limit=limit)
-        return sorted(found, key=due, reverse=True)[:limit]
+        """Runs of a job that have begun or ended, newest first."""
+        runs = self._read_runs(job, BEGUN, FlowRunSort.EXPECTED_START_TIME_DESC, limit=limit)
+        return sorted(runs, key=due_time, reverse=True)[:limit]
 
-    def _runs(
+    def _read_runs(
         self,
         job: DeploymentSchedule | None,
         state: FlowRunFilterStateType,
@@ -207,43 +216,40 @@ class Jobs:
         *,
         limit: int,
     ) -> list[FlowRun]:
-        """Those a job's schedule made, and those it was asked for."""
-        parts: list[dict[str, Any]] = [{}]
+        """Of a job: the runs of its schedule, and those of `run_now`."""
+        filters: list[dict[str, Any]] = [{}]
         if job is not None:
-            parts = [
+            filters = [
                 {"created_by": FlowRunFilterCreatedBy(id_=[job.id])},
                 {"tags": FlowRunFilterTags(all_=[_tag(job.slug)])},
             ]
         mine = DeploymentFilter(id=DeploymentFilterId(any_=[self.deployment.id]))
         return [
             run
-            for part in parts
+            for job_filter in filters
             for run in self.client.read_flow_runs(
                 deployment_filter=mine,
-                flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=state), **part),
+                flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=state), **job_filter),
                 sort=sort,
                 limit=limit,
             )
         ]
 
-    def _plan_runs(self) -> None:
-        # Prefect would make them of a paused deployment, too.
-        if not self.deployment.paused:
-            self._ask_for_runs()
+    def _create_scheduled_runs(self, *, resumed: bool = False) -> None:
+        # Prefect would create runs of a paused deployment too.
+        if resumed or not self.deployment.paused:
+            path = {"id": self.deployment.id}
+            self.client.request("POST", "/deployments/{id}/schedule", path_params=path, json={})
 
-    def _ask_for_runs(self) -> None:
-        path = {"id": self.deployment.id}
-        self.client.request("POST", "/deployments/{id}/schedule", path_params=path, json={})
-
-    def _drop_waiting(self, job: DeploymentSchedule) -> None:
-        """Drop what the schedule made and nobody has begun; what a person asked for stays."""
+    def _delete_scheduled_runs(self, job: DeploymentSchedule) -> None:
+        """Delete runs of the schedule that have not begun; those of `run_now` stay."""
         for run in self.waiting(job):
             if AUTO in run.tags:
                 with suppress(ObjectNotFound):
                     self.client.delete_flow_run(run.id)
 
-    def _put_back(self, run: FlowRun) -> None:
-        """Make a run again; where it is still there, its key finds it."""
+    def _create_again(self, run: FlowRun) -> None:
+        """Create a deleted run; where it still exists, its idempotency key finds it."""
         job_id = None if run.created_by is None else run.created_by.display_value
         self.client.create_flow_run_from_deployment(
             self.deployment.id,
@@ -253,43 +259,37 @@ class Jobs:
         )
 
 
-def is_emptied(job: DeploymentSchedule) -> bool:
-    """Whether somebody's change took the parameters away: its runs would fail."""
+def has_lost_parameters(job: DeploymentSchedule) -> bool:
+    """Whether a change outside this module deleted the parameters, so that runs would fail."""
     return not job.parameters.keys() >= PARAMETERS
 
 
-def refuse_emptied(job: DeploymentSchedule) -> None:
-    """Say what to do with such a job."""
-    if is_emptied(job):
+def require_parameters(job: DeploymentSchedule) -> None:
+    """Raises: ScheduleError: for a job whose parameters were deleted in Prefect's UI."""
+    if has_lost_parameters(job):
         raise ScheduleError(
             f"job {job.slug} has lost its parameters: Prefect's own switch for schedules drops "
             "them. Add the job again as it was; it keeps its id"
         )
 
 
-def due(run: FlowRun) -> datetime:
-    """When a run should begin, or should have begun."""
+def due_time(run: FlowRun) -> datetime:
+    """When a run is to begin, or was to begin."""
     return run.expected_start_time or datetime.max.replace(tzinfo=UTC)
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 def _tag(job_id: str | None) -> str:
-    """What marks a run that a job was asked for outside its schedule."""
+    """Marks the runs of a job outside its schedule."""
     return f"job:{job_id}"
-
-
-REASON = "schedule"
-"""A scheduled training refits what was found before, and spends the service's yearly budget."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """One job; ``schedule`` is a cron expression or an RRule, in ``timezone``.
+    """One job.
 
-    ``emptied``: Prefect's own switch has dropped its configurations; it must be added again.
+    Args:
+        schedule: A cron expression or an RRule, in ``timezone``.
+        emptied: Prefect's own switch has deleted the configurations; add the job again.
     """
 
     job_id: str
@@ -306,7 +306,7 @@ class TrainingJob:
 
 @dataclass(frozen=True, slots=True)
 class JobRun:
-    """One run of a job; ``state`` is Prefect's, ``url`` where its UI shows the run."""
+    """One run of a job; ``state`` is Prefect's, ``url`` the run's page in its UI."""
 
     flow_run_id: str
     name: str
@@ -320,7 +320,7 @@ class JobRun:
 
 @dataclass(frozen=True, slots=True)
 class JobStatus:
-    """A job, when it runs next, and how it ran last; None where it will not, or has not."""
+    """A job, the time of its next run and its last run; None where there is none."""
 
     job: TrainingJob
     next_run: datetime | None
@@ -328,7 +328,7 @@ class JobStatus:
 
 
 class ModelScheduler:
-    """Adds, shows and changes training jobs; ``config`` says what a symbol alone means.
+    """Adds, shows and changes training jobs; ``config`` completes a service from its symbol.
 
     Every method raises `ScheduleError` where no Prefect server answers or `make deploy` was not
     run, and `JobNotFound` for an id that no job has.
@@ -339,12 +339,12 @@ class ModelScheduler:
         self.manager = manager
 
     async def start(self) -> None:
-        """Let jobs run: see that they can, and undo `stop`. It may be called again."""
+        """Check that the server and the deployment are there, and undo `stop`."""
         with open_jobs() as jobs:
             jobs.start()
 
     async def stop(self) -> None:
-        """Let no job begin a run until `start`, whoever added it; to leave, just leave."""
+        """Let no job of the server begin a run until `start`."""
         with open_jobs() as jobs:
             jobs.stop()
 
@@ -364,71 +364,76 @@ class ModelScheduler:
     ) -> str:
         """Train a service by a schedule; returns the job's id.
 
-        ``schedule_config`` has ``minute`` (HOURLY); ``hour``, ``minute`` and ``timezone`` (DAILY)
-        with ``day_of_week`` (WEEKLY) or ``day_of_month``, 1 to 31 or "last" (MONTHLY); or ``cron``
-        and ``timezone`` (CRON). One service, model type and schedule are one job: adding it again
-        changes its other two configurations, and switches it on where it was paused.
+        Service, model type and schedule identify a job: adding it again changes its training and
+        deployment configuration, and resumes it where it was paused.
+
+        Args:
+            schedule_config: ``minute`` (HOURLY); ``hour``, ``minute`` and ``timezone`` (DAILY), and
+                ``day_of_week`` (WEEKLY) or ``day_of_month``, 1 to 31 or "last" (MONTHLY); ``cron``
+                and ``timezone`` (CRON).
 
         Raises:
             ScheduleError: before anything is written, naming what is wrong.
             ServiceError: when the parts name no service.
         """
-        kind = chosen(ModelType, model_type, "model_type")
-        often = chosen(ScheduleType, schedule_type, "schedule_type")
-        schedule = schedule_of(often, schedule_config)
+        kind = parse_choice(ModelType, model_type, "model_type")
+        frequency = parse_choice(ScheduleType, schedule_type, "schedule_type")
+        schedule = make_schedule(frequency, schedule_config)
         service = self.config.service(
             symbol, venue=venue, timeframe=timeframe, target=target, horizon=horizon
         )
-        training = checked(TrainingConfig, training_config, "training_config")
-        deploying = self._deployable(deployment_config)
-        job_id = _job_id(service, kind, often, schedule)
+        training = parse_form(TrainingConfig, training_config, "training_config")
+        deployment = self._check_deployment(deployment_config)
+        job_id = _job_id(service, kind, frequency, schedule)
         with open_jobs() as jobs:
-            jobs.write(job_id, schedule, _parameters(service, kind, training, deploying))
+            jobs.save(job_id, schedule, _parameters(service, kind, training, deployment))
         return job_id
 
     def remove_training_job(self, job_id: str) -> None:
-        """Forget a job and its coming runs; runs at work go on."""
+        """Delete a job and its scheduled runs; runs that have begun go on."""
         with open_jobs() as jobs:
             jobs.remove(jobs.find(job_id))
 
     def pause_training_job(self, job_id: str) -> None:
-        """Begin no run of a job by its schedule until it is resumed."""
+        """Let the schedule of a job begin no run until it is resumed."""
         with open_jobs() as jobs:
-            jobs.switch(jobs.find(job_id), active=False)
+            jobs.set_active(jobs.find(job_id), active=False)
 
     def resume_training_job(self, job_id: str) -> None:
-        """Let a paused job run again from its next time on."""
+        """Let a paused job run again at its next time."""
         with open_jobs() as jobs:
-            jobs.switch(jobs.find(job_id), active=True)
+            jobs.set_active(jobs.find(job_id), active=True)
 
     def run_now(self, job_id: str) -> str:
-        """Run a job once, as soon as a worker is free; the id of the flow run."""
+        """Run a job once, as soon as a worker is free; returns the id of the flow run."""
         with open_jobs() as jobs:
             return str(jobs.run_now(jobs.find(job_id)).id)
 
     def list_jobs(self) -> tuple[TrainingJob, ...]:
         """All jobs, whoever added them, by id."""
         with open_jobs() as jobs:
-            return tuple(_job(one) for one in jobs.all())
+            return tuple(_training_job(job) for job in jobs.all())
 
     def job_status(self, job_id: str) -> JobStatus:
         """A job, its next run and its last one."""
         with open_jobs() as jobs:
             job = jobs.find(job_id)
-            coming, past = jobs.waiting(job), jobs.begun(job, limit=1)
+            scheduled, past = jobs.waiting(job), jobs.begun(job, limit=1)
         return JobStatus(
-            _job(job),
-            next_run=due(coming[0]) if coming else None,
+            _training_job(job),
+            next_run=due_time(scheduled[0]) if scheduled else None,
             last_run=_job_run(past[0]) if past else None,
         )
 
     def job_history(self, job_id: str, *, limit: int = 20) -> tuple[JobRun, ...]:
-        """What a job has run, the newest first."""
+        """Runs of a job that have begun or ended, newest first."""
         with open_jobs() as jobs:
             return tuple(_job_run(run) for run in jobs.begun(jobs.find(job_id), limit=limit))
 
-    def _deployable(self, given: DeploymentConfig | Mapping[str, Any] | None) -> DeploymentConfig:
-        config = checked(DeploymentConfig, given, "deployment_config")
+    def _check_deployment(
+        self, given: DeploymentConfig | Mapping[str, Any] | None
+    ) -> DeploymentConfig:
+        config = parse_form(DeploymentConfig, given, "deployment_config")
         try:
             plan_from(self.config, config.deployment_strategy, config.changes)
         except RolloutError as error:
@@ -436,16 +441,15 @@ class ModelScheduler:
         return config
 
 
-def _job_id(service: Service, kind: ModelType, often: ScheduleType, schedule: Schedule) -> str:
-    """The same service, model type and schedule have the same id, and it can be read back."""
-    when = hashlib.sha256(schedule.model_dump_json().encode()).hexdigest()
-    return f"{kind}.{service.key}.{often}.{when[:6]}"
+def _job_id(service: Service, kind: ModelType, frequency: ScheduleType, schedule: Schedule) -> str:
+    digest = hashlib.sha256(schedule.model_dump_json().encode()).hexdigest()
+    return f"{kind}.{service.key}.{frequency}.{digest[:6]}"
 
 
 def _parameters(
-    service: Service, kind: ModelType, training: TrainingConfig, deploying: DeploymentConfig
+    service: Service, kind: ModelType, training: TrainingConfig, deployment: DeploymentConfig
 ) -> dict[str, Any]:
-    """What the flow is called with; the whole service, for a worker's settings may differ."""
+    """The flow's parameters; with every part of the service, because a worker's settings differ."""
     return {
         "symbol": service.symbol,
         "venue": service.venue,
@@ -454,23 +458,25 @@ def _parameters(
         "horizon": service.horizon,
         "model_type": str(kind),
         "training": training.model_dump(mode="json", exclude_unset=True),
-        "deployment_config": deploying.model_dump(mode="json", exclude_unset=True),
+        "deployment_config": deployment.model_dump(mode="json", exclude_unset=True),
         "reason": REASON,
     }
 
 
-def _job(job: DeploymentSchedule) -> TrainingJob:
-    kind, *service, often, _ = str(job.slug).split(".")
-    when = job.schedule
+def _training_job(job: DeploymentSchedule) -> TrainingJob:
+    kind, *service, frequency, _ = str(job.slug).split(".")
+    schedule = job.schedule
     return TrainingJob(
         job_id=str(job.slug),
         service=".".join(service),
         model_type=ModelType(kind),
-        schedule_type=ScheduleType(often),
-        schedule=str(getattr(when, "cron", None) or getattr(when, "rrule", None) or when),
-        timezone=str(getattr(when, "timezone", None) or "UTC"),
+        schedule_type=ScheduleType(frequency),
+        schedule=str(
+            getattr(schedule, "cron", None) or getattr(schedule, "rrule", None) or schedule
+        ),
+        timezone=str(getattr(schedule, "timezone", None) or "UTC"),
         active=job.active,
-        emptied=is_emptied(job),
+        emptied=has_lost_parameters(job),
         training_config=job.parameters.get("training", {}),
         deployment_config=job.parameters.get("deployment_config", {}),
     )
@@ -482,7 +488,7 @@ def _job_run(run: FlowRun) -> JobRun:
         name=run.name,
         state=run.state_name or "",
         message=(run.state and run.state.message) or "",
-        due=due(run),
+        due=due_time(run),
         started=run.start_time,
         ended=run.end_time,
         url=url_for("flow-run", obj_id=run.id) or "",

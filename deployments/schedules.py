@@ -1,10 +1,10 @@
-"""When a job runs: what people write, checked, and the Prefect schedule that keeps it.
+"""When a job runs: checks a schedule configuration and makes the Prefect schedule.
 
-Times are those on the wall of the time zone. Once a day stays once a day when clocks change: a
-time that occurs twice counts the first time, and a time that is skipped runs as early as if the
-clocks had not changed yet (02:30 becomes 01:30; from Python 3.13 on, 03:30).
+Times are local times of the time zone. A daily job runs once a day when clocks change: a time that
+occurs twice counts the first time, and a time that is skipped runs as if the clocks had not changed
+yet (02:30 becomes 01:30; from Python 3.13 on, 03:30).
 
-A month without the day that was asked for has its run on its last day.
+A month without the configured day has its run on its last day.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _day(value: object) -> object:
     return LAST if str(value).strip().lower() == "last" else value
 
 
-# Reading them takes a tenth of a second.
+# Cached, because reading them takes a tenth of a second.
 _zones = cache(available_timezones)
 
 
@@ -77,7 +77,7 @@ class _Config(BaseModel):
 
 
 class Hourly(_Config):
-    """Each hour is one, clocks or no clocks: it has no time zone."""
+    """Once an hour; it has no time zone, because no hour is skipped or repeated in UTC."""
 
     minute: Minute = 0
 
@@ -114,7 +114,7 @@ class Monthly(Daily):
             return self._on(f"{self.day_of_month} * *")
         if self.day_of_month == LAST:
             return self._on("L * *")
-        # Cron would leave out February: the last of these days that a month has.
+        # Cron would leave February out; BYSETPOS=-1 takes the last of these days in a month.
         days = ",".join(str(day) for day in range(SHORTEST_MONTH, self.day_of_month + 1))
         return RRuleSchedule(
             rrule=f"FREQ=MONTHLY;BYMONTHDAY={days};BYSETPOS=-1;"
@@ -124,7 +124,10 @@ class Monthly(Daily):
 
 
 class Cron(_Config):
-    """Anything else. What runs each hour pauses for two where clocks go back, but not in UTC."""
+    """Any cron expression.
+
+    An hourly one pauses for two hours where clocks go back, unless its time zone is UTC.
+    """
 
     cron: Annotated[str, AfterValidator(_cron)]
     timezone: Zone = "UTC"
@@ -142,18 +145,22 @@ CONFIGS: dict[ScheduleType, type[Hourly | Daily | Weekly | Monthly | Cron]] = {
 }
 
 
-def schedule_of(kind: ScheduleType | str, config: Mapping[str, Any] | None) -> Schedule:
-    """The Prefect schedule of what people wrote; a time they left out is 02:00 UTC.
+def make_schedule(kind: ScheduleType | str, config: Mapping[str, Any] | None) -> Schedule:
+    """The Prefect schedule of a configuration; a time that is left out is 02:00 UTC.
 
     Raises:
         ScheduleError: naming each field that is wrong.
     """
-    model = CONFIGS[chosen(ScheduleType, kind, "schedule_type")]
-    return checked(model, config, "schedule_config").schedule()
+    model = CONFIGS[parse_choice(ScheduleType, kind, "schedule_type")]
+    return parse_form(model, config, "schedule_config").schedule()
 
 
-def chosen(choices: type[Choice], value: str, what: str) -> Choice:
-    """One of the choices, by its name."""
+def parse_choice(choices: type[Choice], value: str, what: str) -> Choice:
+    """The choice of that name; ``what`` names the argument in the message.
+
+    Raises:
+        ScheduleError: when there is no such choice.
+    """
     try:
         return choices(value)
     except ValueError as error:
@@ -162,17 +169,22 @@ def chosen(choices: type[Choice], value: str, what: str) -> Choice:
         ) from error
 
 
-def checked(model: type[Form], given: object, what: str) -> Form:
-    """What was given as the form that it should be; None is an empty one."""
+def parse_form(model: type[Form], given: object, what: str) -> Form:
+    """The model made of ``given``; None means all defaults. ``what`` names the argument.
+
+    Raises:
+        ScheduleError: naming each field that is wrong.
+    """
     try:
         return model.model_validate({} if given is None else given)
     except ValidationError as error:
-        wrong = "; ".join(_wrong(one) for one in error.errors())
+        wrong = "; ".join(_describe(problem) for problem in error.errors())
         raise ScheduleError(
             f"{what}: {wrong}. It may have {', '.join(model.model_fields)}; nothing was scheduled"
         ) from error
 
 
-def _wrong(error: ErrorDetails) -> str:
-    field = ".".join(str(part) for part in error["loc"])
-    return f"{field} {error['input']!r}: {error['msg'].removeprefix('Value error, ')}".strip()
+def _describe(problem: ErrorDetails) -> str:
+    field = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{field} {problem['input']!r}: {message}".strip()

@@ -1,8 +1,8 @@
-"""`make serve`: everything on one machine, one command, one Ctrl-C.
+"""`make serve`: starts every process on one machine and stops all of them on Ctrl-C.
 
-Prefect server and UI (4200) with a worker, the replica (8005), the MLflow UI (5000); loopback
-only. A machine that serves nothing yet begins with the embedded sample: its baseline under a
-labelled replay clock, so that a forecast can be asked for at once.
+Prefect server and UI (4200) with a worker, the replica (8005), the MLflow UI (5000); on loopback
+only. Where no service exists yet, the embedded sample's baseline goes live, with a replay clock
+that is labelled as such, so that a forecast can be requested at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
-from mlops.manager import MLOpsManager
+from mlops.installation import open_installation
 from mlops.registry.baseline import ensure_service
 from mlops.service import Service
 from mlops.settings import Settings, current_settings
@@ -41,7 +41,7 @@ FIRST_SERVICE = Service.of(
 READY_S = 120.0
 STOP_S = 20.0
 RESTART_S = 2.0
-LOOK_S = 0.5
+POLL_S = 0.5
 
 QUIET = {
     "DO_NOT_TRACK": "true",
@@ -55,8 +55,8 @@ QUIET = {
 
 
 @dataclass(slots=True)
-class Part:
-    """One process: how it is started, asked whether it is up, and told to stop."""
+class ServerProcess:
+    """One process: its command, the URL that answers when it is up, and its stop signal."""
 
     name: str
     command: Sequence[str]
@@ -65,7 +65,7 @@ class Part:
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     def start(self, environment: Mapping[str, str], log: Path) -> None:
-        """Start it in a session of its own: Ctrl-C is this command's to hear, and to pass on."""
+        """Start it in a session of its own, so that Ctrl-C reaches this process only."""
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 list(self.command),
@@ -75,13 +75,13 @@ class Part:
                 start_new_session=True,
             )
 
-    def alive(self) -> bool:
+    def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
-    def up(self) -> bool:
-        """Whether it answers; a part without an address is up while it lives."""
+    def is_up(self) -> bool:
+        """Whether its URL answers; without a URL, whether it is alive."""
         if self.url is None:
-            return self.alive()
+            return self.is_alive()
         try:
             with urlopen(self.url, timeout=2) as answer:
                 return bool(answer.status == 200)
@@ -89,8 +89,8 @@ class Part:
             return False
 
     def stop(self) -> None:
-        """Ask it to end, and end it where it does not."""
-        if self.process is None or not self.alive():
+        """Send its stop signal, and kill it where it has not ended within `STOP_S`."""
+        if self.process is None or not self.is_alive():
             return
         self.process.send_signal(self.stop_with)
         try:
@@ -101,52 +101,52 @@ class Part:
 
 
 class Supervisor:
-    """Starts parts in order, starts again what dies, stops all in reverse."""
+    """Starts processes in order, restarts those that die, stops all in reverse order."""
 
     def __init__(self, environment: Mapping[str, str], logs: Path, console: Console) -> None:
         self.environment = environment
         self.logs = logs
         self.console = console
-        self.parts: list[Part] = []
-        self.told = threading.Event()
+        self.processes: list[ServerProcess] = []
+        self.stopping = threading.Event()
         logs.mkdir(parents=True, exist_ok=True)
 
-    def add(self, part: Part) -> None:
-        """Start a part and wait until it answers.
+    def start(self, process: ServerProcess) -> None:
+        """Start a process and wait until it is up.
 
         Raises:
-            SystemExit: when it does not, naming its log.
+            SystemExit: when it is not up within `READY_S`, naming its log.
         """
-        log = self.logs / f"{part.name}.log"
-        part.start(self.environment, log)
-        self.parts.append(part)
-        until = time.monotonic() + READY_S
-        while not part.up():
-            if not part.alive() or time.monotonic() > until:
+        log = self.logs / f"{process.name}.log"
+        process.start(self.environment, log)
+        self.processes.append(process)
+        deadline = time.monotonic() + READY_S
+        while not process.is_up():
+            if not process.is_alive() or time.monotonic() > deadline:
                 self.stop()
-                raise SystemExit(f"{part.name} did not start; see {log}")
-            if self.told.wait(LOOK_S):
+                raise SystemExit(f"{process.name} did not start; see {log}")
+            if self.stopping.wait(POLL_S):
                 return
 
     def watch(self) -> None:
-        """Until told to stop, start again what has died."""
-        while not self.told.wait(LOOK_S):
-            for part in self.parts:
-                if not part.alive():
-                    self.console.print(f"{part.name} ended; starting it again", style="yellow")
-                    self.told.wait(RESTART_S)
-                    part.start(self.environment, self.logs / f"{part.name}.log")
+        """Restart processes that die, until `stopping` is set."""
+        while not self.stopping.wait(POLL_S):
+            for process in self.processes:
+                if not process.is_alive():
+                    self.console.print(f"{process.name} ended; starting it again", style="yellow")
+                    self.stopping.wait(RESTART_S)
+                    process.start(self.environment, self.logs / f"{process.name}.log")
 
     def stop(self) -> None:
-        """Stop what runs, last started first."""
-        self.told.set()
-        for part in reversed(self.parts):
-            part.stop()
+        """Stop all processes, the last one started first."""
+        self.stopping.set()
+        for process in reversed(self.processes):
+            process.stop()
 
 
-def begin_sample(settings: Settings) -> None:
-    """Where nothing is served yet, put the sample's service on its baseline."""
-    registry = MLOpsManager(settings).registry
+def start_sample_service(settings: Settings) -> None:
+    """Where there is no service yet, make the baseline of the sample's service live."""
+    registry = open_installation(settings).registry
     if list_routes(registry.store):
         return
     bars = load_bars(FIRST_SERVICE, cache_root=settings.bars_path)
@@ -161,10 +161,12 @@ def begin_sample(settings: Settings) -> None:
     ensure_service(registry, FIRST_SERVICE, dataset, why)
 
 
-def parts_of(settings: Settings, given: argparse.Namespace) -> list[Callable[[], Part]]:
-    """What to start, in order; each is made when the one before it is up."""
+def list_processes(
+    settings: Settings, given: argparse.Namespace
+) -> list[Callable[[], ServerProcess]]:
+    """What to start, in order; each function is called when the process before it is up."""
     python, host = sys.executable, settings.api_host
-    replica = Part(
+    replica = ServerProcess(
         "replica",
         [python, "-m", "deployments.replica", "--port", str(given.port)],
         f"http://{host}:{given.port}/readyz",
@@ -172,27 +174,27 @@ def parts_of(settings: Settings, given: argparse.Namespace) -> list[Callable[[],
     if given.only_replica:
         return [lambda: replica]
     prefect, loopback = [python, "-m", "prefect"], "127.0.0.1"
-    server = Part(
+    server = ServerProcess(
         "prefect-server",
         [*prefect, "server", "start", "--host", loopback, "--port", str(given.prefect_port)],
         f"http://{loopback}:{given.prefect_port}/api/health",
     )
-    worker = Part(
+    worker = ServerProcess(
         "prefect-worker",
         [*prefect, "worker", "start", "--pool", "mlops-pool"],
         stop_with=signal.SIGINT,
     )
-    mlflow = Part(
+    mlflow = ServerProcess(
         "mlflow",
         [python, "-m", "mlflow", "server", "--host", loopback, "--port", str(given.mlflow_port),
-         "--backend-store-uri", MLOpsManager(settings).registry.tracking.uri],
+         "--backend-store-uri", open_installation(settings).registry.tracking.uri],
         f"http://{loopback}:{given.mlflow_port}/health",
     )  # fmt: skip
-    return [lambda: replica, lambda: server, lambda: deployed(worker), lambda: mlflow]
+    return [lambda: replica, lambda: server, lambda: deploy_flows(worker), lambda: mlflow]
 
 
-def deployed(worker: Part) -> Part:
-    """The worker, once its pool and what it may run are there."""
+def deploy_flows(worker: ServerProcess) -> ServerProcess:
+    """Make the work pool and the deployments on the Prefect server; returns the worker."""
     environment = {**os.environ, "MLOPS_PROJECT_DIR": str(Path.cwd())}
     for command in (
         ["-m", "deployments.setup"],
@@ -207,7 +209,7 @@ def deployed(worker: Part) -> Part:
 
 
 def main() -> None:
-    """Start everything, say where it is, and stop it all on Ctrl-C."""
+    """Start all processes, print their URLs, and stop all on Ctrl-C."""
     settings = current_settings()
     parser = argparse.ArgumentParser(prog="make serve", description=__doc__)
     parser.add_argument("--port", type=int, default=settings.api_port)
@@ -222,18 +224,18 @@ def main() -> None:
         os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{given.prefect_port}/api"
         os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
     console = Console()
-    begin_sample(settings)
+    start_sample_service(settings)
     supervisor = Supervisor(os.environ, home / "logs", console)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: supervisor.told.set())
+        signal.signal(number, lambda *_: supervisor.stopping.set())
     try:
-        for make in parts_of(settings, given):
-            if supervisor.told.is_set():
+        for make_process in list_processes(settings, given):
+            if supervisor.stopping.is_set():
                 break
-            part = make()
-            supervisor.add(part)
-            console.print(f"{part.name:<15} {part.url or 'running'}", highlight=False)
-        services = ", ".join(r.service for r in list_routes(MLOpsManager(settings).registry.store))
+            process = make_process()
+            supervisor.start(process)
+            console.print(f"{process.name:<15} {process.url or 'running'}", highlight=False)
+        services = ", ".join(r.service for r in list_routes(open_installation(settings).store))
         console.print(f"serving {services}; logs in {supervisor.logs}; Ctrl-C stops everything")
         supervisor.watch()
     finally:

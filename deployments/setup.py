@@ -1,4 +1,4 @@
-"""Make what `prefect deploy` does not: work pool, limit on trainings, automation; idempotent."""
+"""Makes what `prefect deploy` does not: work pool, limit of trainings, automation; idempotent."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ CRASH_AUTOMATION = "crash-zombie-flow-runs"
 HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 HEARTBEAT_S = 30
 SILENCE_S = 3 * HEARTBEAT_S
-"""A flow run that says nothing for so long is dead; Prefect beats at most every 30 seconds."""
+"""A flow run without a heartbeat for this long is dead; Prefect's shortest interval is 30 s."""
 
 
 def set_up(client: SyncPrefectClient) -> None:
-    """Bring pool, limit and automation to what they should be, whatever is there."""
+    """Create or update work pool, limit and automation."""
     make_pool(client)
     limit = limit_trainings(client, current_settings().max_concurrent_training_jobs)
     make_automation(client, crash_automation())
@@ -36,19 +36,19 @@ def set_up(client: SyncPrefectClient) -> None:
 
 
 def make_pool(client: SyncPrefectClient) -> None:
-    """The process pool; every flow run it starts beats often enough to be missed soon."""
+    """Create or update the process pool, whose flow runs send a heartbeat every 30 seconds."""
     try:
         template = client.read_work_pool(WORK_POOL).base_job_template
     except ObjectNotFound:
         client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
         template = {}
-    beating = with_heartbeat(template or ProcessWorker.get_default_base_job_template())
-    if beating != template:
-        client.update_work_pool(WORK_POOL, WorkPoolUpdate(base_job_template=beating))
+    wanted = with_heartbeat(template or ProcessWorker.get_default_base_job_template())
+    if wanted != template:
+        client.update_work_pool(WORK_POOL, WorkPoolUpdate(base_job_template=wanted))
 
 
 def with_heartbeat(template: dict[str, Any]) -> dict[str, Any]:
-    """A job template whose runs beat every 30 seconds, unless it says how often."""
+    """A job template whose runs send a heartbeat every 30 seconds, unless it sets an interval."""
     variables = template["variables"]
     env = variables["properties"]["env"]
     default = {HEARTBEAT: str(HEARTBEAT_S), **env.get("default", {})}
@@ -59,16 +59,16 @@ def with_heartbeat(template: dict[str, Any]) -> dict[str, Any]:
 def crash_automation() -> AutomationCore:
     """Marks a flow run crashed whose process died together with its worker.
 
-    Without it such a run stays "running" for ever, and nobody is told.
+    Without the automation such a run would stay "running".
     """
-    lives = "prefect.flow-run.heartbeat"
+    heartbeat = "prefect.flow-run.heartbeat"
     ends = {f"prefect.flow-run.{end}" for end in ("Completed", "Failed", "Cancelled", "Crashed")}
     return AutomationCore(
         name=CRASH_AUTOMATION,
         description="A flow run without a heartbeat is dead",
         trigger=EventTrigger(
-            after={lives},
-            expect={lives, *ends},
+            after={heartbeat},
+            expect={heartbeat, *ends},
             match={"prefect.resource.id": ["prefect.flow-run.*"]},
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
@@ -84,15 +84,15 @@ def crash_automation() -> AutomationCore:
 
 
 def make_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:
-    """Create it, or bring the one of that name to what it should be; further ones go.
+    """Create the automation, or update the one of its name; delete further ones of that name.
 
-    One that somebody has switched off stays off.
+    An automation that was switched off stays off.
     """
-    found = client.read_automations_by_name(wanted.name)
-    if not found:
+    existing = client.read_automations_by_name(wanted.name)
+    if not existing:
         client.create_automation(wanted)
         return
-    first, *others = found
+    first, *others = existing
     client.update_automation(first.id, wanted)
     for other in others:
         client.delete_automation(other.id)

@@ -1,1 +1,1 @@
-"""Order: each flow reads as a list of verbs."""
+"""The flows: each calls its steps in order."""

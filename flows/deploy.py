@@ -1,4 +1,4 @@
-"""Take one version live: ask, carry the rollout to its end, conclude.
+"""Roll out one version: request the rollout, run it to its end, fail if it was undone.
 
     prefect deployment run deploy/default -p model_id=... -p deployment_strategy=canary
 
@@ -7,8 +7,8 @@ or in a notebook
     from flows.deploy import deploy
     deploy("lstm_BTC_20241205_120000", "canary")
 
-The rollout is a row of the store. A flow run that dies leaves it to whoever holds the role of
-the controller, and `reconcile` looks after it; one that is cancelled has it undone.
+The rollout is a row of the store. When the flow run dies, a replica or the reconcile flow goes on
+with it; when the flow run is cancelled, the rollout is undone.
 """
 
 from __future__ import annotations
@@ -21,12 +21,18 @@ from prefect.client.schemas.objects import FlowRun
 from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.store import Phase, Rollout, RolloutEvent, Store, get_route, list_events
 from tasks import rollout as step
-from tasks.context import run_logs
+from tasks.context import current_installation, run_logs
 
 
 @dataclass(frozen=True, slots=True)
 class DeployResult:
-    """What a rollout has come to: ``champion`` serves now, ``events`` is the path so far."""
+    """How a rollout stands.
+
+    Args:
+        model_id: The version that was to go live.
+        champion: The version that serves now.
+        events: The transitions so far, oldest first.
+    """
 
     rollout_id: str
     service: str
@@ -38,8 +44,9 @@ class DeployResult:
 
 
 def undo(flow: Flow[..., object], flow_run: FlowRun, state: State) -> None:
-    """Have what a cancelled flow run was bringing live undone; whoever holds the role does it."""
-    step.abort(step.open_manager(), str(flow_run.id), f"flow run {flow_run.name} was cancelled")
+    """Request that the rollout of a cancelled flow run be undone; the controller does it."""
+    reason = f"flow run {flow_run.name} was cancelled"
+    step.abort_rollouts_of_run(current_installation(), str(flow_run.id), reason)
 
 
 @flow(
@@ -63,17 +70,17 @@ def deploy(
     Args:
         model_id: The version, as `train` and MLflow's tag model_id name it.
         deployment_strategy: How it goes live. Empty: DEFAULT_DEPLOYMENT_STRATEGY.
-        wait: Whether to carry it to its end. Else it is asked for, and carried on by whoever
-            holds the role of the controller.
+        wait: Whether to run it to its end. Else it is requested, and a replica or the reconcile
+            flow runs it.
         force: Whether to override the gates, on record; with actor and reason.
         actor: Who wants it.
         reason: Why.
-        plan: What differs from the strategy's usual plan.
+        plan: Values that differ from the strategy's usual plan.
     """
     with run_logs(model_id=model_id):
-        manager = step.open_manager()
+        installation = current_installation()
         row = step.request(
-            manager,
+            installation,
             model_id,
             deployment_strategy,
             force=force,
@@ -82,8 +89,8 @@ def deploy(
             plan=plan or RolloutSettings(),
         )
         if wait:
-            row = step.conclude(step.follow(manager, row))
-        return _result(manager.store, row)
+            row = step.fail_if_undone(step.follow(installation, row))
+        return _result(installation.store, row)
 
 
 def _result(store: Store, row: Rollout) -> DeployResult:

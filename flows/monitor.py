@@ -1,6 +1,6 @@
-"""Watch every service: outcomes, drift and lost skill; ring where a retraining is due.
+"""Monitor every service: match outcomes, look for drift and lost skill, ask for retrainings.
 
-Hourly, all services in one run; looking twice at a bar decides nothing twice.
+It runs hourly for all services. A second look at the same bar changes nothing.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ from prefect import flow
 from mlops.monitoring.monitor import Look
 from mlops.monitoring.performance.outcomes import Matching
 from tasks import monitoring as step
-from tasks.context import run_logs
-from tasks.rollout import open_manager, return_to_baseline
+from tasks.context import current_installation, run_logs
+from tasks.rollout import return_to_baseline
 
 
 @dataclass(frozen=True, slots=True)
 class MonitorResult:
-    """What was matched and what was found, a line for each service and version looked at.
+    """What one run matched and found.
 
-    ``returned`` are services that went back to their baseline, in words.
+    Args:
+        matched: One entry for each service.
+        looked: One entry for each version looked at.
+        returned: One line for each service that went back to its baseline.
     """
 
     matched: tuple[Matching, ...]
@@ -31,21 +34,21 @@ class MonitorResult:
 
 @flow(name="monitor", validate_parameters=True)
 def monitor(now: datetime | None = None) -> MonitorResult:
-    """Match outcomes, look at every champion and what else is watched, ring for retrainings.
+    """Match outcomes, look at every champion and watched version, ask for retrainings.
 
-    A champion whose skill is lost, and whose retraining was refused, gives way to the baseline.
-    Where no replica is left to say so, tell people that nothing answers.
+    A champion whose skill is lost, and whose retraining was refused, is replaced by the baseline.
+    Where no replica is live, the health of the system is checked here.
 
     Args:
-        now: Market time; empty: this moment, and for the embedded sample its replay.
+        now: Market time; by default this moment, and for the embedded sample its replay.
     """
     with run_logs():
-        watch = step.open_watch(now)
-        matched = step.match(watch)
-        looks = step.look(watch)
-        returned = return_to_baseline(open_manager())
-        step.announce(looks)
-        step.look_for_trouble()
-        if alarmed := [one for one in looks if one.triggers]:
-            step.draw(watch, alarmed)
-        return MonitorResult(matched, looks, returned)
+        run = step.open_monitor_run(now)
+        matched = step.match_outcomes(run)
+        looked = step.check_services(run)
+        returned = return_to_baseline(current_installation())
+        step.publish_checks(looked)
+        step.check_system_health()
+        if alarms := [look for look in looked if look.triggers]:
+            step.draw_drift_reports(run, alarms)
+        return MonitorResult(matched, looked, returned)

@@ -1,4 +1,4 @@
-"""Look after what died or was missed: retrainings, rollouts, and what MLflow shows of them."""
+"""Resume trainings, rollouts and retrainings that died or were missed, and repair MLflow."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from dataclasses import dataclass
 from prefect import flow
 
 from tasks import rollout as step
-from tasks.artifacts import announce_repairs
-from tasks.context import run_logs
+from tasks.artifacts import publish_repairs
+from tasks.context import current_installation, run_logs
 from tasks.events import emit_unanswered
-from tasks.recovery import run_again
+from tasks.recovery import restart_crashed_trainings
 
 CARRY_S = 240.0
-"""A little less than the schedule's five minutes: the next run goes on."""
+"""A little less than the five minutes between two runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReconcileResult:
-    """What was done, in words: arrows of rollouts, repairs of MLflow and files, and who was rung.
+    """What one run did, one line for each act.
 
-    ``rung`` are services whose retraining was asked for and had not begun, ``restarted``
-    trainings that had crashed.
+    Args:
+        moved: Transitions of rollouts.
+        repaired: Repairs of MLflow and files.
+        rung: Services whose retraining event was emitted again.
+        restarted: Trainings that had crashed and start again.
     """
 
     moved: tuple[str, ...]
@@ -32,16 +35,16 @@ class ReconcileResult:
 
 @flow(name="reconcile", validate_parameters=True)
 def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
-    """Bring back what died: trainings, rollouts, retrainings nobody came for; and mend MLflow.
+    """Resume what died: trainings, rollouts and unanswered retrainings; repair MLflow and files.
 
     Args:
-        carry_s: Seconds to carry on what is open; less than the time to the next run.
+        carry_s: Seconds to run open rollouts; less than the time to the next run.
     """
     with run_logs():
-        manager = step.open_manager()
-        # First: carrying a rollout on takes minutes.
-        rung, restarted = emit_unanswered(manager), run_again()
-        moved = step.carry_open(manager, carry_s)
-        repaired = step.repair(manager)
-        announce_repairs((*rung, *restarted, *moved, *repaired))
+        installation = current_installation()
+        # First, because rollouts take minutes.
+        rung, restarted = emit_unanswered(installation), restart_crashed_trainings()
+        moved = step.run_open_rollouts(installation, carry_s)
+        repaired = step.repair(installation)
+        publish_repairs((*rung, *restarted, *moved, *repaired))
         return ReconcileResult(moved, repaired, rung, restarted)

@@ -14,8 +14,8 @@ from mlops.rollout.plan import DeploymentConfig
 from mlops.service import Service
 from mlops.training.retraining import hold_claim
 from tasks import training as step
-from tasks.context import run_logs
-from tasks.rollout import open_manager, return_to_baseline
+from tasks.context import current_installation, run_logs
+from tasks.rollout import return_to_baseline
 
 
 @flow(name="retrain", flow_run_name="retrain-{service}", validate_parameters=True)
@@ -30,8 +30,8 @@ def retrain(service: str, auto_deploy: bool = True) -> TrainResult | None:
         retraining = step.claim(service)
         if retraining is None:
             return None
-        manager = open_manager()
-        with hold_claim(manager.store, retraining.claim):
+        installation = current_installation()
+        with hold_claim(installation.store, retraining.claim):
             result = run_training(
                 Service.parse(service),
                 retraining.model_type,
@@ -40,5 +40,5 @@ def retrain(service: str, auto_deploy: bool = True) -> TrainResult | None:
                 deployment=DeploymentConfig(auto_deploy=auto_deploy),
                 answers=retraining.claim,
             )
-        return_to_baseline(manager, service)
+        return_to_baseline(installation, service)
         return result

@@ -20,8 +20,8 @@ from mlops.settings import current_settings
 from mlops.store import Claim
 from mlops.validation.evaluation import Evaluation
 from tasks import training as step
-from tasks.artifacts import artifact_key, gate_table
-from tasks.concurrency import training_turn
+from tasks.artifacts import gate_table, training_key
+from tasks.concurrency import exclusive_training
 from tasks.context import open_project, run_logs
 from tasks.rollout import ask_for_rollout
 
@@ -96,7 +96,7 @@ def run_training(
     Args:
         answers: The claimed triggers that the registered version answers.
     """
-    with run_logs(service=service.key), training_turn(service) as lease:
+    with run_logs(service=service.key), exclusive_training(service) as lease:
         project = open_project()
         step.repair(project)
         with step.training_run(project, service, model_type, config) as run:
@@ -122,7 +122,7 @@ def run_training(
             )
     rollout_id = ask_for_rollout(version, deployment)
     create_markdown_artifact(
-        key=artifact_key(service), markdown=gate_table(project, version, judgement, card)
+        key=training_key(service), markdown=gate_table(project, version, judgement, card)
     )
     return TrainResult(
         service=service.key,

@@ -1,4 +1,4 @@
-"""Train, gate, roll out and watch trading models: names for a notebook, each loaded on first use.
+"""Train, judge, roll out and monitor trading models; each name is imported on first use.
 
 `mlops_config` is the configuration of this process, read from the environment.
 """

@@ -17,7 +17,7 @@ _GIT_TIMEOUT_S = 10
 
 @lru_cache(maxsize=1)
 def code_version() -> str:
-    """Such as ``0.1.0+g1a2b3c4d5e6f``, with ``.dirty`` where files differ from the commit."""
+    """Release and commit, ``0.1.0+g1a2b3c4d5e6f``; ``.dirty`` where files differ from it."""
     commit = _git("rev-parse", "--short=12", "HEAD") if (_ROOT / ".git").exists() else ""
     if not commit:
         return release()

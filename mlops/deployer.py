@@ -1,6 +1,6 @@
-"""Takes a version live and back: asks, carries the rollout to its end, shows it in MLflow.
+"""Takes a version live and back: requests a rollout, runs it to its end, updates MLflow's aliases.
 
-Only what is shown needs MLflow: a rollout ends, and a rollback works, while it is down.
+Only the aliases need MLflow: a rollout ends, and a rollback works, while MLflow is down.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,13 +38,13 @@ from mlops.store import (
 log = logging.getLogger(__name__)
 
 
-def quietly(seen: RolloutProgress) -> None:
-    """Tell nobody how a rollout stands."""
-
-
 @dataclass(frozen=True)
 class Deployer:
-    """What a rollout needs; ``open_registry`` connects to MLflow where it must."""
+    """Rollouts and rollbacks on one store.
+
+    Args:
+        open_registry: Called only where MLflow is needed.
+    """
 
     config: Settings
     store: Store
@@ -60,7 +60,12 @@ class Deployer:
         force: bool,
         changes: Mapping[str, Any],
     ) -> Rollout:
-        """Ask that a version go live by the configured plan; ``changes`` replace its fields.
+        """Request that a version go live.
+
+        Args:
+            strategy: By default the configured one.
+            force: Override the gates; ``why`` must then name a person and a reason.
+            changes: Fields of `mlops.rollout.plan.RolloutPlan` that replace the configured ones.
 
         Raises:
             RolloutError: for a plan that cannot be.
@@ -75,32 +80,36 @@ class Deployer:
         rollout_id: str,
         *,
         holder: str,
-        tell: Callable[[RolloutProgress], object] = quietly,
+        tell: Callable[[RolloutProgress], object] = lambda progress: None,
         stop: threading.Event | None = None,
     ) -> Rollout:
-        """Carry a rollout to its end, or until ``stop``, and show in MLflow what became of it.
+        """Run a rollout to its end, or until ``stop``, and then update MLflow's aliases.
 
-        Where no replica is live, one without HTTP comes along for as long as it takes; its
-        trials are replayed bars.
+        Where no replica is live, this process runs one without HTTP meanwhile; its trials are
+        replayed bars.
+
+        Args:
+            holder: Names this process in the controller's lease.
+            tell: Called with the progress at each tick.
         """
-        with self._some_replica() as bring:
+        with self._replica_on_demand() as start_replica:
             stopping = stop or threading.Event()
-            runner = RolloutRunner(self.store, holder, stop=stopping, before=bring)
+            runner = RolloutRunner(self.store, holder, stop=stopping, before=start_replica)
             row = runner.follow(rollout_id, tell)
         if row.phase.final:
-            self.show(row.service)
+            self.mirror_to_mlflow(row.service)
         return row
 
-    def carry_open(self, *, holder: str, seconds: float) -> tuple[Move, ...]:
-        """Carry on every open rollout that nobody else does, for so long at most."""
-        with self._some_replica() as bring:
+    def run_open_rollouts(self, *, holder: str, seconds: float) -> tuple[Move, ...]:
+        """Run every open rollout that no other process runs, for ``seconds`` at most."""
+        with self._replica_on_demand() as start_replica:
             runner = RolloutRunner(
-                self.store, holder, before=bring if list_unfinished(self.store) else no_op
+                self.store, holder, before=start_replica if list_unfinished(self.store) else no_op
             )
             return runner.run_open_rollouts(seconds=seconds)
 
     def abort(self, rollout_id: str, why: Why, *, holder: str) -> Rollout:
-        """Have a rollout undone, and wait for it.
+        """Request that a rollout be undone, and wait until it is.
 
         Raises:
             RolloutError: when there is no such rollout, or it has ended.
@@ -109,7 +118,7 @@ class Deployer:
         return self.follow(rollout_id, holder=holder)
 
     def roll_back(self, service_or_model_id: str, why: Why) -> Route:
-        """Put the previous champion back, once it has loaded and reproduced its golden examples.
+        """Make the previous champion live again, once it reproduces its golden examples.
 
         Raises:
             RolloutError: when there is nothing to go back to, a rollout is under way, or the
@@ -117,19 +126,19 @@ class Deployer:
             BundleError: when the previous champion does not load or forecasts something else.
         """
         service = self._service_of(service_or_model_id)
-        route = roll_back(self.store, service, why, prove=self._prove)
-        self.show(service)
+        route = roll_back(self.store, service, why, prove=self._check_examples)
+        self.mirror_to_mlflow(service)
         return route
 
-    def show(self, service: str) -> None:
-        """Put MLflow's aliases where the store says; while MLflow is down that waits."""
+    def mirror_to_mlflow(self, service: str) -> None:
+        """Set MLflow's aliases as the store says; while MLflow is down, only log a warning."""
         try:
             check_reachable(self.config.tracking_uri)
             mirror(self.store, self.open_registry().tracking, service)
         except RegistryError as error:
             log.warning("service=%s %s", service, error, extra={"service": service})
 
-    def _prove(self, version: ModelVersion) -> None:
+    def _check_examples(self, version: ModelVersion) -> None:
         cache = bundle_cache(self.config.mlops_base_path.resolve())
         bundle = (
             load_version(version, self.trust, cache)
@@ -152,38 +161,36 @@ class Deployer:
         return version.service
 
     @contextmanager
-    def _some_replica(self) -> Iterator[Callable[[], None]]:
-        """Gives what brings a replica along, once, where none is live."""
+    def _replica_on_demand(self) -> Iterator[Callable[[], None]]:
+        """A function that starts a replica in this process, once, where none is live."""
         with ExitStack() as stack:
-            brought = False
+            started = False
 
-            def bring() -> None:
-                nonlocal brought
-                if not brought and not _anyone(self.store):
-                    stack.enter_context(self._headless())
-                    brought = True
+            def start() -> None:
+                nonlocal started
+                if not started and not self._is_replica_live():
+                    log.info("no replica is live; one without HTTP comes along for this rollout")
+                    stack.enter_context(self._headless_replica())
+                    started = True
 
-            yield bring
+            yield start
 
-    @contextmanager
-    def _headless(self) -> Iterator[None]:
-        # Imported here: a replica brings torch.
+    def _is_replica_live(self) -> bool:
+        replicas = list_replicas(self.store)
+        return any(replica.state is not ReplicaState.DRAINING for replica in replicas)
+
+    def _headless_replica(self) -> AbstractContextManager[object]:
+        # Imported late, because a replica imports torch.
         from mlops.serving.runtime import headless_replica
 
-        log.info("no replica is live; one without HTTP comes along for this rollout")
-        with headless_replica(
+        return headless_replica(
             self.store,
             home=self.config.mlops_base_path.resolve(),
             trust=self.trust,
             bars_root=self.config.bars_path,
-        ):
-            yield
+        )
 
 
 def is_champion(row: Rollout) -> bool:
     """Whether a rollout ended with its version as champion."""
     return row.phase is Phase.DONE and row.strategy != Strategy.SHADOW
-
-
-def _anyone(store: Store) -> bool:
-    return any(one.state is not ReplicaState.DRAINING for one in list_replicas(store))

@@ -21,21 +21,21 @@
     ├── ServingError           a request that was not answered
     │   ├── RequestRefused     ... because it is wrong: status, code and message say how
     │   ├── QueueFull          ... because too many wait already
-    │   ├── TimedOut           ... because its time ran out before its turn came
+    │   ├── TimedOut           ... because its time ran out in the queue
     │   ├── NotReady           ... because no version of the service is ready yet
     │   ├── NotLoaded          a version that this process does not hold
     │   └── ModelFault         a version that failed on a good request
-    ├── RolloutError           a rollout that was asked for and cannot be
+    ├── RolloutError           a rollout that was requested and is impossible
     │   ├── RolloutRefused     ... because the version may not go live
     │   └── RolloutFailed      a rollout that was undone
-    ├── AlertNotSent           a message that a channel did not take
+    ├── AlertNotSent           a message that a channel did not accept
     ├── ScheduleError          a training job that cannot be scheduled
     │   └── JobNotFound        no job under that id
     └── StoreError             the store refused a change
-        └── LeaseLost          ... of a process whose role another one holds now
+        └── LeaseLost          ... of a process whose lease another one holds now
 
-A message says what was got, what is allowed and what to do; where an error has
-parts worth catching by program, they are attributes.
+A message says what was got, what is allowed and what to do; parts that a program may need are
+attributes.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class VersionNotFound(RegistryError, LookupError):
 
 
 class AlertNotSent(MlopsError):
-    """A message that a channel did not take; it is told again later."""
+    """A message that a channel did not accept; it is sent again later."""
 
 
 class ScheduleError(MlopsError, ValueError):
@@ -154,7 +154,7 @@ class StoreError(MlopsError):
 
 
 class LeaseLost(StoreError):
-    """A write by a process that no longer holds its role."""
+    """A write by a process whose lease another process holds now."""
 
     def __init__(self, name: str, term: int):
         super().__init__(
@@ -189,7 +189,7 @@ class QueueFull(ServingError):
 
 
 class TimedOut(ServingError, TimeoutError):
-    """A request whose time ran out in the queue; no version is to blame."""
+    """A request whose time ran out in the queue; it counts as no version's fault."""
 
     def __init__(self, *, waited_s: float, timeout_s: float):
         super().__init__(
@@ -223,7 +223,7 @@ class ModelFault(ServingError):
 
 
 class RolloutError(MlopsError):
-    """A rollout that was asked for and cannot be."""
+    """A rollout that was requested and is impossible."""
 
 
 class RolloutRefused(RolloutError):
@@ -231,4 +231,4 @@ class RolloutRefused(RolloutError):
 
 
 class RolloutFailed(RolloutError):
-    """A rollout that was undone; the champion of before serves."""
+    """A rollout that was undone; the previous champion serves."""

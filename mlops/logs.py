@@ -1,7 +1,7 @@
-"""Log lines that say what they are about: service, model_id and flow run, as text or as JSON.
+"""Log lines with the fields service, model_id and flow run, as text or as JSON.
 
-What works on one service or version binds it, and every line below carries it, from whichever
-module; `extra={"service": ...}` says it for a single line. A new thread begins with nothing.
+`bound` adds fields to every line logged in its block, from any module; `extra={"service": ...}`
+adds them to one line. The fields are context variables, so a new thread starts without them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from types import MappingProxyType
 from typing import Any, TextIO
 
 FIELDS = ("service", "model_id", "flow_run_id", "task_run_name")
-"""What a line may be about, in the order it is written; Prefect names the task run."""
+"""Names of the fields, in the order they are written; Prefect sets task_run_name."""
 
 LIBRARY = "mlops"
-"""The logger above all of the library's."""
+"""The parent of all loggers of the library."""
 
 _bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default=MappingProxyType({}))
 
 
 class LogFormat(StrEnum):
-    """Lines for people, or one JSON object a line for what collects logs."""
+    """Lines for people, or one JSON object a line for log collectors."""
 
     TEXT = "text"
     JSON = "json"
@@ -37,7 +37,7 @@ class LogFormat(StrEnum):
 def bound(
     *, service: str | None = None, model_id: str | None = None, flow_run_id: str | None = None
 ) -> Iterator[None]:
-    """Let every line logged in the block carry these, beside what is bound around it."""
+    """Add these fields to every line logged in the block; outer blocks' fields stay."""
     given = {"service": service, "model_id": model_id, "flow_run_id": flow_run_id}
     known = {name: value for name, value in given.items() if value is not None}
     token = _bound.set({**_bound.get(), **known})
@@ -48,13 +48,13 @@ def bound(
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, str]:
-    """What a line is about: what it says itself, else what is bound where it is written."""
-    found = {name: getattr(record, name, None) or _bound.get().get(name) for name in FIELDS}
-    return {name: str(value) for name, value in found.items() if value is not None}
+    """The fields of a line: its own, else the bound ones."""
+    values = {name: getattr(record, name, None) or _bound.get().get(name) for name in FIELDS}
+    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 class JsonFormatter(logging.Formatter):
-    """One line of JSON: time (UTC), level, logger, message, fields, and the traceback if any."""
+    """One line of JSON: time (UTC), level, logger, message, fields, and a traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -72,19 +72,19 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people, ending with those fields that its own words do not name."""
+    """A line for people; fields that the message does not name are appended."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
-        written = super().formatMessage(record)
-        named = [f"{name}={value}" for name, value in fields_of(record).items()]
-        return " ".join([written, *(one for one in named if one not in record.message)])
+        line = super().formatMessage(record)
+        fields = [f"{name}={value}" for name, value in fields_of(record).items()]
+        return " ".join([line, *(field for field in fields if field not in record.message)])
 
 
 class Console(logging.StreamHandler[TextIO]):
-    """Standard error, whatever that is when a line is written."""
+    """Writes to what `sys.stderr` is when a line is written."""
 
     def __init__(self) -> None:
         logging.Handler.__init__(self)
@@ -95,24 +95,23 @@ class Console(logging.StreamHandler[TextIO]):
 
 
 def configure(log_format: LogFormat | str, level: str = "INFO") -> None:
-    """Write every line of this process to standard error in this format, warnings among them.
+    """Write all log lines and warnings of this process to standard error in one format.
 
-    ``level`` is the library's; of everybody else's only warnings and worse are written, unless
-    they have a level of their own. What wrote to the console before gives way; called again, the
-    last call holds.
+    Handlers that wrote to the console before are removed; a second call replaces the first.
+
+    Args:
+        level: Lowest level of the library's lines. Other loggers write warnings and errors only,
+            unless they have a level of their own.
     """
     console = Console()
     console.setFormatter(JsonFormatter() if log_format == LogFormat.JSON else TextFormatter())
     root = logging.getLogger()
-    for handler in [one for one in root.handlers if _is_console(one)]:
-        root.removeHandler(handler)
+    streams = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    for handler in list(root.handlers):
+        if getattr(handler, "stream", None) in streams:
+            root.removeHandler(handler)
     root.addHandler(console)
-    wanted = logging.getLevelNamesMapping()[level]
-    root.setLevel(max(wanted, logging.WARNING))
-    logging.getLogger(LIBRARY).setLevel(wanted)
+    number = logging.getLevelNamesMapping()[level]
+    root.setLevel(max(number, logging.WARNING))
+    logging.getLogger(LIBRARY).setLevel(number)
     logging.captureWarnings(True)
-
-
-def _is_console(handler: logging.Handler) -> bool:
-    stream = getattr(handler, "stream", None)
-    return stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)

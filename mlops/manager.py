@@ -1,4 +1,4 @@
-"""The platform's face: one object in the platform's words over registry, store and rollouts."""
+"""`MLOpsManager`: one object for registering, deploying, monitoring and looking up models."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import pandas as pd
 from mlops.alerts.channels import Handler
 from mlops.alerts.delivery import AlertSender
 from mlops.deployer import Deployer, is_champion
+from mlops.installation import open_installation
 from mlops.models.bundle import Trust
 from mlops.monitoring.drift.report import DriftReport
 from mlops.monitoring.drift.version_drift import VersionDrift
-from mlops.monitoring.monitor import MonitorConfig
 from mlops.monitoring.performance.degradation import Losses
 from mlops.monitoring.performance.live import LivePerformance, measure_performance
 from mlops.monitoring.performance.promotion import (
@@ -34,13 +34,11 @@ from mlops.registry import (
     Registry,
     claimed_candidate,
     compare_versions,
-    connect,
     ensure_service,
     evaluate_version,
     example_bars,
     explain,
     load,
-    open_trust,
     register,
 )
 from mlops.registry.version_history import Lineage, trace
@@ -65,7 +63,6 @@ from mlops.store import (
     list_versions,
     list_watches,
     live_at,
-    open_store,
     start_watch,
     stop_watch,
 )
@@ -78,77 +75,59 @@ _HOLDER = "manager"
 
 
 class MLOpsManager:
-    """Register models, take them live and back, look them up.
+    """Register models, roll them out and back, monitor them, look them up.
 
-    The store, and MLflow where a call needs it, are opened on first use.
+    Store and MLflow are opened on first use.
     """
 
     def __init__(self, config: Settings) -> None:
         self.config = config
+        self.installation = open_installation(config)
         self._drift: dict[str, VersionDrift] = {}
         self._promoted: dict[str, tuple[Promotion, Losses]] = {}
 
     @cached_property
     def registry(self) -> Registry:
-        """The open registry, for what has no word of its own here."""
-        config = self.config
-        tracking = connect(config.tracking_uri, config.mlflow_experiment_name)
-        return Registry(self.store, tracking, config.mlops_base_path.resolve(), self.trust)
-
-    @cached_property
-    def store(self) -> Store:
-        """The open store."""
-        self.config.mlops_base_path.mkdir(parents=True, exist_ok=True)
-        return open_store(self.config.database_url)
-
-    @cached_property
-    def trust(self) -> Trust:
-        """What this installation loads."""
-        config = self.config
-        return open_trust(
-            config.mlops_base_path.resolve(),
-            config.custom_model_modules,
-            allow_signed_pickle=config.allow_signed_pickle,
-        )
-
-    @cached_property
-    def deployer(self) -> Deployer:
-        """What takes versions live, for who follows a rollout step by step."""
-        return Deployer(self.config, self.store, self.trust, lambda: self.registry)
+        """The open registry, for calls that this class does not have."""
+        return self.installation.registry
 
     @property
-    def monitor_config(self) -> MonitorConfig:
-        """How closely services are watched here."""
-        config = self.config
-        return MonitorConfig(
-            drift_threshold=config.drift_threshold,
-            decision_window_hours=config.decision_window_hours,
-            performance_threshold=config.performance_threshold,
-            fee_for=config.fee_for,
-            reference_folder=config.mlops_base_path / "references",
-        )
+    def store(self) -> Store:
+        """The open store."""
+        return self.installation.store
+
+    @property
+    def trust(self) -> Trust:
+        """The signing key and the modules whose classes may be loaded."""
+        return self.installation.trust
+
+    @property
+    def deployer(self) -> Deployer:
+        """Takes versions live, for callers that follow a rollout step by step."""
+        return self.installation.deployer
 
     @cached_property
-    def courier(self) -> AlertSender:
-        """What tells the handlers of this process."""
-        courier = AlertSender(self.store, messages_per_hour=self.config.alert_messages_per_hour)
-        courier.start()
-        return courier
+    def alert_sender(self) -> AlertSender:
+        """Sends alerts to the handlers of this process."""
+        sender = self.installation.open_alert_sender()
+        sender.start()
+        return sender
 
     def add_alert_handler(self, handler: object) -> None:
-        """Tell ``handler.send_alert(alert_data)``, async or not, of alerts from this process.
+        """Call ``handler.send_alert(alert_data)``, async or not, for each alert.
 
-        Each alert is told once to each class of handlers, whichever process has one.
+        Each alert is sent once for each class of handlers, even where several processes have a
+        handler of the class.
 
         Raises:
-            SettingsError: when it has no such method.
+            SettingsError: when the handler has no such method.
         """
-        self.courier.add_channel(Handler(handler))
+        self.alert_sender.add_channel(Handler(handler))
 
     def alerts(
         self, service: str | None = None, *, lasting_only: bool = False
     ) -> tuple[AlertRow, ...]:
-        """Alerts, the newest first."""
+        """Alerts, newest first; ``lasting_only`` leaves out those that have ended."""
         return list_alerts(self.store, service=service, lasting_only=lasting_only)
 
     async def register_model(
@@ -159,19 +138,21 @@ class MLOpsManager:
         metrics: object,
         metadata: Mapping[str, Any] | None = None,
     ) -> ModelVersion:
-        """Register a model brought from elsewhere; ``metrics`` are claims until a gate judges.
+        """Register a model that was trained elsewhere.
 
-        ``metadata`` is kept with the version; its ``venue``, ``timeframe``, ``target`` and
-        ``horizon`` say which service it is for (else the defaults), its ``features`` and
-        ``sequence_length`` what the model's ``predict`` is given.
+        Args:
+            metrics: Figures as claimed by the caller; no gate has judged them.
+            metadata: Kept with the version. Its ``venue``, ``timeframe``, ``target`` and
+                ``horizon`` name the service (by default those of the settings); its ``features``
+                and ``sequence_length`` say what the model's ``predict`` is given.
 
         Raises:
             RegistryError: when format, size, a figure or the disk does not allow it.
             BundleError: when a clean process cannot load it or gets other forecasts.
         """
         notes = dict(metadata or {})
-        given = {key: notes[key] for key in _SERVICE_KEYS if key in notes}
-        service = self.config.service(symbol, **given)
+        parts = {key: notes[key] for key in _SERVICE_KEYS if key in notes}
+        service = self.config.service(symbol, **parts)
         return await asyncio.to_thread(self._register, model, model_type, service, metrics, notes)
 
     async def deploy_model(
@@ -185,20 +166,25 @@ class MLOpsManager:
         reason: str = "",
         **plan: Any,
     ) -> bool:
-        """Take a version live; True when it became the champion and stayed healthy.
+        """Roll a version out; True when it became the champion and stayed healthy.
 
-        It is carried on from here for as long as it takes; where no replica is live, one without
-        HTTP comes along, and recent bars are its trials. A rollout that was undone returns False
-        and logs why. Without ``wait`` it is asked for and False is returned at once: whoever
-        carries rollouts on does so. ``plan`` changes what the strategy spells out (``dwell_s``,
-        ``bake_s``, `mlops.rollout.plan.RolloutPlan`); ``force`` overrides the gates, with a
-        person as ``actor`` and a ``reason``.
+        This process runs the rollout to its end. Where no replica is live, it runs one without
+        HTTP meanwhile, whose trials are recent bars. A rollout that was undone returns False and
+        logs why.
+
+        Args:
+            deployment_strategy: By default DEFAULT_DEPLOYMENT_STRATEGY.
+            wait: False requests the rollout and returns False at once; a replica or the
+                reconcile flow runs it.
+            force: Override the gates; needs a person as ``actor`` and a ``reason``.
+            plan: Fields of `mlops.rollout.plan.RolloutPlan` that differ from the strategy's,
+                such as ``dwell_s`` and ``bake_s``.
 
         Raises:
             RolloutRefused: when the version may not go live, with what to do.
             VersionNotFound: when there is no such version.
         """
-        asked = await asyncio.to_thread(
+        rollout = await asyncio.to_thread(
             self.deployer.request,
             model_id,
             deployment_strategy,
@@ -208,15 +194,16 @@ class MLOpsManager:
         )
         if not wait:
             return False
-        ended = await self.follow_rollout(asked.id)
+        ended = await self.follow_rollout(rollout.id)
         if not is_champion(ended):
-            about = {"service": ended.service, "model_id": model_id}
-            told = (model_id, ended.id, ended.phase, ended.reason)
-            log.warning("%s is not live, %s %s: %s", *told, extra=about)
+            log.warning(
+                "%s is not live, %s %s: %s", model_id, ended.id, ended.phase, ended.reason,
+                extra={"service": ended.service, "model_id": model_id},
+            )  # fmt: skip
         return is_champion(ended)
 
     async def follow_rollout(self, rollout_id: str) -> Rollout:
-        """Carry a rollout to its end; a cancelled wait leaves it to whoever carries on next.
+        """Run a rollout to its end; after a cancelled wait another process runs it.
 
         Raises:
             RolloutError: when there is no such rollout.
@@ -229,7 +216,7 @@ class MLOpsManager:
             stop.set()
 
     async def abort_rollout(self, rollout_id: str, *, actor: str, reason: str) -> Rollout:
-        """Have a rollout undone, and wait until it is.
+        """Request that a rollout be undone, and wait until it is.
 
         Raises:
             RolloutError: when there is no such rollout, or it has ended.
@@ -238,7 +225,7 @@ class MLOpsManager:
         return await asyncio.to_thread(abort, rollout_id, _why(actor, reason), holder=_HOLDER)
 
     async def rollback_model(self, service_or_model_id: str, *, actor: str, reason: str) -> Route:
-        """Put the previous champion back at once, after it has shown that it loads and forecasts.
+        """Make the previous champion live again at once, after a check that it loads and forecasts.
 
         Raises:
             RolloutError: when there is nothing to go back to, or a rollout is under way.
@@ -248,21 +235,22 @@ class MLOpsManager:
         return await asyncio.to_thread(roll_back, service_or_model_id, _why(actor, reason))
 
     async def monitor_model_drift(self, model_id: str, recent_data: pd.DataFrame) -> DriftReport:
-        """Set recent bars against what a version was trained on.
+        """Compare recent bars with the bars a version was trained on.
 
-        ``recent_data`` are plain bars by open time, with the history that the features need
-        before the window of ``DECISION_WINDOW_HOURS``; or a frame of the version's own columns.
+        Args:
+            recent_data: Bars by open time, with the history that the features need before the
+                window of ``DECISION_WINDOW_HOURS``; or a frame of the version's own columns.
 
         Raises:
             VersionNotFound: when there is no such version.
             BarsError: when bars break the contract.
         """
-        return await asyncio.to_thread(self._check_drift, model_id, recent_data)
+        return await asyncio.to_thread(lambda: self._drift_of(model_id).check(recent_data))
 
     async def draw_drift_report(self, model_id: str, recent_data: pd.DataFrame) -> Path:
-        """Draw what `monitor_model_drift` finds of the same bars as an HTML page.
+        """Write the result of `monitor_model_drift` as an HTML page; it takes seconds.
 
-        It lies under the reports, and with the version's MLflow run. Drawing takes seconds.
+        The page is kept under the reports, and with the version's MLflow run.
 
         Raises:
             VersionNotFound: when there is no such version.
@@ -273,9 +261,10 @@ class MLOpsManager:
     async def monitor_model_performance(
         self, model_id: str, *, now: datetime | None = None
     ) -> LivePerformance:
-        """A version's figures on its latest outcomes, and whether its skill is lost.
+        """A version's figures on its latest recorded outcomes, and whether its skill is lost.
 
-        ``now`` is market time, by default this moment; outcomes are those on record.
+        Args:
+            now: Market time, by default this moment.
 
         Raises:
             VersionNotFound: when there is no such version.
@@ -286,12 +275,11 @@ class MLOpsManager:
     async def start_continuous_monitoring(
         self, model_id: str, interval_hours: float = 1.0, *, actor: str = "", reason: str = ""
     ) -> WatchRow:
-        """Have any version looked at, until it is stopped; restarts change nothing.
+        """Let the hourly monitor look at a version until `stop_continuous_monitoring`.
 
-        The hourly monitor looks at it when bars of ``interval_hours`` have come since its last
-        look. Alerts tell what is found. A champion is looked at every hour whatever is said here,
-        and only what is found of a champion retrains anything. Said again, the interval given
-        last holds.
+        It looks when bars of ``interval_hours`` have come since its last look, and raises alerts.
+        A champion is looked at every hour without this call, and only a champion's drift asks for
+        a retraining. A second call changes the interval.
 
         Raises:
             SettingsError: for less than an hour.
@@ -304,7 +292,7 @@ class MLOpsManager:
     async def stop_continuous_monitoring(
         self, model_id: str, *, actor: str = "", reason: str = ""
     ) -> bool:
-        """End it; False where the version was not watched. A champion is watched all the same.
+        """Stop looking at a version; False where it was not watched. A champion still is.
 
         Raises:
             VersionNotFound: when there is no such version.
@@ -312,7 +300,7 @@ class MLOpsManager:
         return await asyncio.to_thread(stop_watch, self.store, model_id, _why(actor, reason))
 
     def continuous_monitoring(self) -> tuple[WatchRow, ...]:
-        """The versions that were asked to be watched, oldest first."""
+        """The versions of `start_continuous_monitoring`, oldest first."""
         return list_watches(self.store)
 
     def rollouts(self, service: str | None = None) -> tuple[Rollout, ...]:
@@ -320,7 +308,7 @@ class MLOpsManager:
         return list_rollouts(self.store, service=service)
 
     def who_was_live(self, service: str, at: datetime) -> LivePeriod | None:
-        """What served at that moment, since when, by whom and why; None before it began."""
+        """The version live at a moment, with actor and reason; None before the service began."""
         return live_at(self.store, service, at)
 
     def live_history(self, service: str) -> tuple[LivePeriod, ...]:
@@ -328,7 +316,7 @@ class MLOpsManager:
         return list_live_periods(self.store, service)
 
     def trace(self, model_id: str) -> Lineage:
-        """Follow a version from the look that asked for it to the route it became.
+        """The history of a version, from the monitor's look that asked for it to its routes.
 
         Raises:
             VersionNotFound: when there is no such version.
@@ -343,7 +331,7 @@ class MLOpsManager:
         symbol: str | None = None,
         status: str | None = None,
     ) -> tuple[ModelVersion, ...]:
-        """The versions that match every word given, newest first."""
+        """The versions that match every argument given, newest first."""
         return list_versions(self.store, model_type=model_type, symbol=symbol, status=status)
 
     def get_model(self, model_id: str) -> ModelVersion:
@@ -361,7 +349,7 @@ class MLOpsManager:
     def evaluate(
         self, model_id: str, bars: pd.DataFrame, *, period: Period | None = None
     ) -> Evaluation:
-        """Any version on any period of its service's bars."""
+        """Evaluate a version on a period of its service's bars, by default on all of them."""
         symbol = self.get_model(model_id).symbol
         fee = self.config.fee_for(symbol)
         return evaluate_version(
@@ -371,12 +359,9 @@ class MLOpsManager:
     def compare(
         self, a: str, b: str, bars: pd.DataFrame, *, period: Period | None = None
     ) -> Comparison:
-        """Two versions of one service on the same bars."""
+        """Evaluate two versions of one service on the same bars."""
         fee = self.config.fee_for(self.get_model(a).symbol)
         return compare_versions(self.registry, a, b, bars, fee_bps=fee, period=period or Period())
-
-    def _check_drift(self, model_id: str, recent: pd.DataFrame) -> DriftReport:
-        return self._drift_of(model_id).check(recent)
 
     def _draw_drift(self, model_id: str, recent: pd.DataFrame) -> Path:
         drift = self._drift_of(model_id)
@@ -392,7 +377,9 @@ class MLOpsManager:
     def _drift_of(self, model_id: str) -> VersionDrift:
         if model_id not in self._drift:
             bundle = load(self.registry, model_id)
-            self._drift[model_id] = self.monitor_config.fit_drift(bundle, bundle.service)
+            self._drift[model_id] = self.installation.monitor_config.fit_drift(
+                bundle, bundle.service
+            )
         return self._drift[model_id]
 
     def _measure_performance(self, model_id: str, now: datetime) -> LivePerformance:
@@ -432,7 +419,7 @@ class MLOpsManager:
             trust=self.registry.trust,
             notes=notes,
         )
-        # The facade's only clock: it names the version, and no verdict rests on it.
+        # This time names the version; no verdict depends on it.
         why = Why(datetime.now(UTC), reason=f"registered by its caller; examples from {source}")
         ensure_service(self.registry, service, dataset, why)
         return register(self.registry, candidate, why)

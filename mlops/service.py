@@ -1,4 +1,4 @@
-"""What is forecast: a service is a venue, a symbol, a timeframe, a target and a horizon."""
+"""`Service`: what is forecast, named by venue, symbol, timeframe, target and horizon."""
 
 from __future__ import annotations
 
@@ -26,7 +26,16 @@ class Target(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Timeframe:
-    """The length of one bar, written as exchanges write it: ``1m``, ``1h``, ``1d``."""
+    """The length of one bar, written as exchanges write it: minutes, hours or days.
+
+    >>> Timeframe("4h").minutes
+    240
+    >>> Timeframe("1d").step
+    datetime.timedelta(days=1)
+
+    Raises:
+        ServiceError: when the name is not written like ``5m``, ``1h`` or ``1d``.
+    """
 
     name: str
 
@@ -53,9 +62,20 @@ class Timeframe:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What is forecast; `key` names it in the store and as the MLflow registered model.
+    """What is forecast; `key` is its name in the store and the name of MLflow's registered model.
 
-    ``horizon`` counts bars.
+    >>> service = Service.of(
+    ...     venue="binance", symbol="BTC/USDT", timeframe="1h", target="volatility", horizon=24
+    ... )
+    >>> service.key
+    'binance.btc-usdt.1h.volatility.24'
+    >>> Service.parse(service.key) == service
+    True
+
+    Args:
+        symbol: Base and quote asset, ``BTC/USDT``; of a future with settlement asset,
+            ``BTC/USDT:USDT``.
+        horizon: How far ahead is forecast, in bars.
 
     Raises:
         ServiceError: when a part is not a legal name or the horizon is below one.
@@ -77,7 +97,11 @@ class Service:
 
     @classmethod
     def of(cls, *, venue: str, symbol: str, timeframe: str, target: str, horizon: int) -> Service:
-        """Build a service from plain words."""
+        """A service from text.
+
+        Raises:
+            ServiceError: when a part is not legal.
+        """
         try:
             kind = Target(target)
         except ValueError as error:
@@ -87,7 +111,11 @@ class Service:
 
     @classmethod
     def parse(cls, key: str) -> Service:
-        """Read a `key` back, e.g. ``binance.btc-usdt.1h.volatility.24``."""
+        """The service of a `key`.
+
+        Raises:
+            ServiceError: when the text is not a key.
+        """
         parts = key.split(".")
         if len(parts) != 5 or not parts[4].isdigit():
             raise ServiceError(
@@ -113,9 +141,14 @@ class Service:
 def new_model_id(
     model_type: str, symbol: str, at: datetime, taken: frozenset[str] = frozenset()
 ) -> str:
-    """The id people see: type, base asset and UTC second, e.g. ``lstm_BTC_20241205_120000``.
+    """The id of a version: model type, base asset and UTC second.
 
-    ``taken`` ids get a suffix: two trainings may end within one second.
+    >>> new_model_id("lstm", "BTC/USDT", datetime(2024, 12, 5, 12, tzinfo=UTC))
+    'lstm_BTC_20241205_120000'
+
+    Args:
+        taken: Ids that exist; of two trainings that end within one second the second one gets a
+            suffix.
     """
     base = symbol.partition("/")[0].upper()
     stem = f"{model_type}_{base}_{at.astimezone(UTC):%Y%m%d_%H%M%S}"

@@ -1,7 +1,7 @@
-"""Every environment variable of the platform, read once and checked.
+"""Every environment variable of the platform, checked.
 
-Field names are the variables in lower case; ``.env`` in the working directory is read too.
-`.env.example` documents each; a test keeps the two equal.
+A field's name is the variable's name in lower case; ``.env`` in the working directory is read too.
+`.env.example` documents each variable, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ThresholdMode(StrEnum):
-    """How the platform's three thresholds are read.
+    """How the three thresholds MIN_MODEL_ACCURACY, MAX_MODEL_MSE and MIN_R2_SCORE are applied.
 
-    ``skill``: in the target's terms. ``strict``: literally for every target, which rejects
-    every honest return model.
+    ``skill``: relative to what is possible for the target. ``strict``: as absolute values for
+    every target, which no honest model of returns can reach.
     """
 
     SKILL = "skill"
@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     mlflow_experiment_name: str = Field(default="trading_models", min_length=1)
     store_url: SecretStr = SecretStr("")
 
-    # What a call that names only a symbol means
+    # The service of a call that names only a symbol
     default_venue: str = Field(default="binance", pattern=r"^[a-z0-9][a-z0-9_-]*$")
     default_timeframe: str = "1h"
     default_target: Target = Target.VOLATILITY
@@ -124,7 +124,7 @@ class Settings(BaseSettings):
     @field_validator("alert_urls", mode="before")
     @classmethod
     def _split_urls(cls, value: object) -> object:
-        # Between blanks: a URL may hold a comma.
+        # Separated by blanks, because a URL may contain a comma.
         return tuple(value.split()) if isinstance(value, str) else value
 
     @field_validator("custom_model_modules", "alert_handlers", mode="before")
@@ -161,6 +161,10 @@ class Settings(BaseSettings):
         except ServiceError as error:
             raise ValueError(str(error)) from error
 
+    def __hash__(self) -> int:
+        # The generated hash fails on the mapping of fees; equal settings have equal paths.
+        return hash((self.mlops_base_path, self.store_url, self.mlflow_tracking_uri))
+
     @property
     def bars_path(self) -> Path:
         return self.mlops_base_path / "bars"
@@ -182,15 +186,15 @@ class Settings(BaseSettings):
 
     @property
     def latency_limit_ms(self) -> float:
-        """What 99 in 100 requests should take at most: as set, or half of a version's budget.
+        """The limit of the 99th percentile of latency: ALERT_LATENCY_MS, or half the time budget.
 
-        At the whole budget an answer is a fault; from half of it on, the next rise makes faults.
+        A request that takes the whole budget is a fault; half of it leaves time to react.
         """
         half = self.serving_time_budget_s * 1e3 / 2.0
         return half if self.alert_latency_ms is None else self.alert_latency_ms
 
     def fee_for(self, symbol: str) -> float:
-        """Cost of turning over the whole position once, in bps of its value."""
+        """Cost of trading the whole position once, in bps of its value."""
         return self.fee_bps_by_symbol.get(symbol.upper(), self.fee_bps)
 
     def service(
@@ -202,7 +206,7 @@ class Settings(BaseSettings):
         target: str | None = None,
         horizon: int | None = None,
     ) -> Service:
-        """The service a call means when it leaves parts out."""
+        """The service of these parts; those left out are the defaults."""
         return Service.of(
             venue=venue or self.default_venue,
             symbol=symbol,
@@ -213,7 +217,7 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the environment.
+    """Read the environment and ``.env``.
 
     Raises:
         SettingsError: naming each wrong variable, what it was and what is allowed.
@@ -233,10 +237,10 @@ def load_settings() -> Settings:
 
 
 @lru_cache(maxsize=1)
-def _cached(environment: frozenset[tuple[str, str]], directory: str) -> Settings:
+def _load_once(environment: frozenset[tuple[str, str]], directory: str) -> Settings:
     return load_settings()
 
 
 def current_settings() -> Settings:
-    """The settings of this process, read again only where the environment changed."""
-    return _cached(frozenset(os.environ.items()), os.getcwd())
+    """The settings of this process; read again when environment or working directory changed."""
+    return _load_once(frozenset(os.environ.items()), os.getcwd())

@@ -1,1 +1,1 @@
-"""Step: each task is a decorator, a docstring and one library call; settings enter here."""
+"""The steps of the flows: each task is one library call; settings are read here."""

@@ -1,7 +1,4 @@
-"""Shows in the Prefect UI what was judged, how a rollout stands, and what was repaired.
-
-[[Progress of long work where people look: a bar in a terminal, an artifact in the Prefect UI.]]
-"""
+"""What people see in the Prefect UI: progress, verdicts, rollouts, drift reports and repairs."""
 
 from __future__ import annotations
 
@@ -33,25 +30,31 @@ from mlops.store import ModelVersion, RolloutEvent
 from mlops.training.judgement import Judgement
 from tasks.context import Project
 
-ARTIFACT_EVERY_SECONDS = 2.0
+PROGRESS_EVERY_S = 2.0
+TABLE_EVERY_S = 30.0
+"""How often the table of a rollout is drawn anew while a step waits for evidence."""
+
+MLFLOW_UI = "http://127.0.0.1:5000"
+RECONCILE_KEY = "reconcile"
 
 
-class Report(Protocol):
-    """Told what is being done, how much is done and how much there is."""
+class ProgressReport(Protocol):
+    """Called with the current work, how much is done and how much there is."""
 
     def __call__(self, what: str, done: int, total: int) -> None: ...
 
 
 @contextmanager
-def shown_progress(title: str) -> Iterator[Report]:
-    """A report that draws itself; without a terminal each trial prints one line.
+def show_progress(title: str) -> Iterator[ProgressReport]:
+    """Draw a bar in a terminal and a Prefect artifact; without a terminal print one line a stage.
 
-    What stands before the first comma of what is reported names the trial.
+    The stage is the text before the first comma of the reported work.
     """
     console = Console(stderr=True)
-    with _terminal(console) as bar:
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         line = bar.add_task(title, total=None) if console.is_terminal else None
-        artifact = _Artifact(title)
+        artifact = _ProgressArtifact(title)
         stages: set[str] = set()
 
         def report(what: str, done: int, total: int) -> None:
@@ -67,28 +70,21 @@ def shown_progress(title: str) -> Iterator[Report]:
         artifact.finish()
 
 
-@contextmanager
-def _terminal(console: Console) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        yield bar
-
-
-class _Artifact:
-    """A Prefect progress artifact, refreshed rarely; nothing outside a run."""
+class _ProgressArtifact:
+    """A Prefect progress artifact, updated every two seconds at most; outside a run, nothing."""
 
     def __init__(self, title: str) -> None:
         self.title = title
         self.identity: UUID | None = None
-        self.fresh_until = 0.0
-        if FlowRunContext.get() or TaskRunContext.get():
+        self.next_update = 0.0
+        if _in_a_run():
             self.identity = cast("UUID", create_progress_artifact(0.0, description=title))
 
     def update(self, text: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if self.identity is None or now < self.fresh_until:
+        if self.identity is None or now < self.next_update:
             return
-        self.fresh_until = now + ARTIFACT_EVERY_SECONDS
+        self.next_update = now + PROGRESS_EVERY_S
         update_progress_artifact(self.identity, 100.0 * done / max(1, total), description=text)
 
     def finish(self) -> None:
@@ -96,19 +92,13 @@ class _Artifact:
             update_progress_artifact(self.identity, 100.0, description=f"{self.title}: done")
 
 
-MLFLOW_UI = "http://127.0.0.1:5000"
-RECONCILE_KEY = "reconcile"
-REFRESH_S = 30.0
-"""How often a table is drawn anew while a step waits for evidence."""
-
-
-def artifact_key(service: Service) -> str:
-    """Prefect artifact keys allow lower-case letters, digits and dashes only."""
+def training_key(service: Service) -> str:
+    """The artifact key of a service's trainings: lower-case letters, digits and dashes only."""
     return "train-" + _dashed(service.key)
 
 
-def deploy_key(service: str) -> str:
-    """The key of a service's rollouts."""
+def rollout_key(service: str) -> str:
+    """The artifact key of a service's rollouts."""
     return "deploy-" + _dashed(service)
 
 
@@ -132,43 +122,44 @@ def run_url(tracking: Tracking, version: ModelVersion) -> str:
     return f"{host}/#/experiments/{tracking.experiment_id}/runs/{version.run_id}"
 
 
-class Announcer:
-    """Told how a rollout stands: each arrow is logged and drawn, waiting is drawn now and then."""
+class RolloutReporter:
+    """Logs each transition of a rollout, and draws its table; while a step waits, now and then."""
 
     def __init__(self) -> None:
-        self.told = 0
-        self.shown: list[dict[str, Any]] = []
-        self.fresh_until = 0.0
+        self.events_logged = 0
+        self.table_shown: list[dict[str, Any]] = []
+        self.next_table = 0.0
 
-    def __call__(self, seen: RolloutProgress) -> None:
-        if not (FlowRunContext.get() or TaskRunContext.get()):
+    def __call__(self, progress: RolloutProgress) -> None:
+        if not _in_a_run():
             return
-        for event in seen.events[self.told :]:
-            get_run_logger().info("%s %s: %s", seen.rollout.id, event.to_phase, event.reason)
-        table, now = rollout_table(seen), time.monotonic()
-        if len(seen.events) > self.told or (table != self.shown and now >= self.fresh_until):
-            self._draw(seen, table)
-            self.fresh_until = now + REFRESH_S
-        self.told = len(seen.events)
+        new_events = progress.events[self.events_logged :]
+        for event in new_events:
+            get_run_logger().info("%s %s: %s", progress.rollout.id, event.to_phase, event.reason)
+        table, now = rollout_table(progress), time.monotonic()
+        if new_events or (table != self.table_shown and now >= self.next_table):
+            self._publish(progress, table)
+            self.next_table = now + TABLE_EVERY_S
+        self.events_logged = len(progress.events)
 
-    def _draw(self, seen: RolloutProgress, table: list[dict[str, Any]]) -> None:
-        row = seen.rollout
+    def _publish(self, progress: RolloutProgress, table: list[dict[str, Any]]) -> None:
+        row = progress.rollout
         title = f"{row.to_version} going live by {row.strategy} on {row.service}: {row.phase}"
         try:
-            create_table_artifact(key=deploy_key(row.service), table=table, description=title)
-            self.shown = table
+            create_table_artifact(key=rollout_key(row.service), table=table, description=title)
+            self.table_shown = table
         except httpx.HTTPError as error:
-            # The rollout goes on where nobody can see it.
+            # The rollout goes on without its table.
             get_run_logger().warning("the table could not be shown: %s", error)
 
 
-def rollout_table(seen: RolloutProgress) -> list[dict[str, Any]]:
-    """One row an arrow, with the evidence it was taken on; the last one is how it stands now."""
-    rows = [_event_row(event) for event in seen.events]
-    if seen.verdict is None:
+def rollout_table(progress: RolloutProgress) -> list[dict[str, Any]]:
+    """One row for each transition, with its evidence; the last row is the current evidence."""
+    rows = [_event_row(event) for event in progress.events]
+    if progress.verdict is None:
         return rows
-    verdict, last = seen.verdict, seen.events[-1]
-    now = {
+    verdict, last = progress.verdict, progress.events[-1]
+    evidence = {
         "weight_bp": last.detail.get("weight_bp", 0),
         "verdict": verdict.conclusion,
         "e_value": verdict.e_value,
@@ -177,11 +168,19 @@ def rollout_table(seen: RolloutProgress) -> list[dict[str, Any]]:
         "faults": verdict.faults,
     }
     waiting = {"at": "now", "phase": str(last.to_phase), "step": last.step}
-    return [*rows, {**waiting, **_evidence(now), "generation": last.generation, "why": "waiting"}]
+    return [
+        *rows,
+        {**waiting, **_evidence(evidence), "generation": last.generation, "why": "waiting"},
+    ]
 
 
-def announce_drift(tracking: Tracking, version: ModelVersion, page: Path, why: str) -> None:
-    """Link the page of an alarm: the one in the version's MLflow run, and where it lies here."""
+def link_drift_report(tracking: Tracking, version: ModelVersion, page: Path, why: str) -> None:
+    """Link the drift report of an alarm: its copy in the version's MLflow run, and the file.
+
+    Args:
+        page: The report's file on this machine.
+        why: The alarm's reasons, shown above the links.
+    """
     kept = f"{run_url(tracking, version)}/artifacts/{FOLDER}/{page.name}"
     create_markdown_artifact(
         key="drift-" + _dashed(version.service),
@@ -189,11 +188,15 @@ def announce_drift(tracking: Tracking, version: ModelVersion, page: Path, why: s
     )
 
 
-def announce_repairs(changes: tuple[str, ...]) -> None:
-    """Show what was put right; nothing where nothing was."""
+def publish_repairs(changes: tuple[str, ...]) -> None:
+    """List what was repaired; no artifact where nothing was."""
     if changes:
         lines = "\n".join(f"- {change}" for change in changes)
         create_markdown_artifact(key=RECONCILE_KEY, markdown=f"# Put right\n\n{lines}\n")
+
+
+def _in_a_run() -> bool:
+    return FlowRunContext.get() is not None or TaskRunContext.get() is not None
 
 
 def _event_row(event: RolloutEvent) -> dict[str, Any]:
@@ -204,7 +207,7 @@ def _event_row(event: RolloutEvent) -> dict[str, Any]:
 
 
 def _evidence(detail: Mapping[str, Any]) -> dict[str, str]:
-    """The figures as people read them; none before the first verdict."""
+    """The figures as text; empty before the first verdict."""
     if not detail:
         names = ("weight", "samples", "faults", "evidence for worse", "upper bound", "verdict")
         return dict.fromkeys(names, "")

@@ -1,4 +1,4 @@
-"""When a training may begin: after others of its service, and in a slot of the machine."""
+"""When a training may begin: one at a time for each service, and in a slot of the machine."""
 
 from __future__ import annotations
 
@@ -13,47 +13,46 @@ from prefect.runtime import flow_run
 from mlops.service import Service
 from mlops.settings import current_settings
 from mlops.store import HeldLease, exclusive
-from tasks.context import SECONDS_PER_HOUR
-from tasks.rollout import open_manager
+from tasks.context import SECONDS_PER_HOUR, current_installation
 
 TRAINING_LIMIT = "mlops-training"
 
 LEASE_SECONDS = 60.0
-"""The shortest lease Prefect grants: so long a killed training keeps its slot."""
+"""The shortest lease that Prefect grants: a killed training keeps its slot for this long."""
 
 
 def limit_trainings(client: SyncPrefectClient, limit: int) -> int:
-    """Set how many trainings one Prefect server lets run at once."""
+    """Set how many trainings of one Prefect server run at once."""
     client.upsert_global_concurrency_limit_by_name(TRAINING_LIMIT, limit)
     return limit
 
 
 @contextmanager
-def training_turn(service: Service) -> Iterator[HeldLease]:
-    """Wait until no other run trains the service, as long as a training may last; then a slot.
+def exclusive_training(service: Service) -> Iterator[HeldLease]:
+    """Hold the service's training lease and a slot of the machine.
 
-    Who waits for its turn occupies no slot: other services need not wait for it.
+    Waits for the lease for as long as a training may last. The slot is taken after the lease, so
+    that a training that waits for its service blocks no other service.
     """
     hours = current_settings().training_job_timeout_hours
     with (
         exclusive(
-            open_manager().store,
+            current_installation().store,
             f"training:{service}",
             f"{flow_run.name} ({flow_run.id}, attempt {flow_run.run_count})",
             timeout_s=hours * SECONDS_PER_HOUR,
             tell=get_run_logger().info,
-        ) as held,
+        ) as lease,
         training_slot(),
     ):
-        yield held
+        yield lease
 
 
 @contextmanager
 def training_slot() -> Iterator[None]:
-    """Wait for one of ``MAX_CONCURRENT_TRAINING_JOBS`` slots and hold it.
+    """Hold one of ``MAX_CONCURRENT_TRAINING_JOBS`` slots, however the training was started.
 
-    Schedules, events and notebooks count alike. A slot of a killed process is freed when its
-    lease runs out; a live one renews it.
+    A live training renews its slot's lease; the slot of a killed one is freed when it runs out.
     """
     with get_client(sync_client=True) as client:
         limit_trainings(client, current_settings().max_concurrent_training_jobs)

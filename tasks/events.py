@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
-from mlops.manager import MLOpsManager
+from mlops.installation import Installation
 from mlops.store import Cause, list_trainable_services
 from mlops.training.retraining import market_time
 
@@ -30,9 +30,9 @@ def emit_trigger_event(service: str, cause: Cause) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def emit_unanswered(manager: MLOpsManager) -> tuple[str, ...]:
+def emit_unanswered(installation: Installation) -> tuple[str, ...]:
     """Emit the event again for each service whose triggers wait and could be claimed now."""
-    store, wall = manager.store, datetime.now(UTC)
+    store, wall = installation.store, datetime.now(UTC)
     pairs = list_trainable_services(store, at=lambda service: market_time(store, service, wall))
     waiting = [(service, cause) for service, cause in pairs if cause in EVENTS]
     for service, cause in waiting:

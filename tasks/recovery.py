@@ -1,7 +1,7 @@
-"""Trainings whose process died: they are started again, with what they were asked.
+"""Starts trainings again whose process died, with their parameters.
 
-Prefect marks them crashed (see `deployments.setup`) and leaves them there. Retrainings are not
-among them: their queue rings again by itself.
+Prefect marks such runs crashed (see `deployments.setup`) and does no more. Retrainings are left
+out: the event of their queue is emitted again (`tasks.events`).
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from prefect.client.schemas.filters import (
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import StateType
 from prefect.states import Scheduled
 
 FLOW = "train"
 MOST_RUNS = 3
-"""A training that has died so often dies of itself."""
+"""A training that has died so often would die again."""
 
-NOT_BEFORE = timedelta(days=1)
-"""What crashed longer ago has been overtaken by later ones."""
+CRASHED_WITHIN = timedelta(days=1)
+"""Older crashes are left alone: a later training has replaced them."""
 
 
 @task(cache_policy=NO_CACHE)
-def run_again() -> tuple[str, ...]:
-    """Schedule crashed trainings anew; what was done, in words."""
-    since = datetime.now(UTC) - NOT_BEFORE
+def restart_crashed_trainings() -> tuple[str, ...]:
+    """Schedule crashed trainings again; returns one line for each."""
+    since = datetime.now(UTC) - CRASHED_WITHIN
     with get_client(sync_client=True) as client:
         crashed = client.read_flow_runs(
             flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])),
@@ -42,13 +42,9 @@ def run_again() -> tuple[str, ...]:
                 end_time=FlowRunFilterEndTime(after_=since),
             ),
         )
-        dead = [run for run in crashed if _may_run_again(run)]
+        # A run without a deployment was started in a notebook: no worker could run it again.
+        dead = [run for run in crashed if run.deployment_id and run.run_count < MOST_RUNS]
         for run in dead:
             again: State[None] = Scheduled(message=f"its process died in run {run.run_count}")
             client.set_flow_run_state(run.id, again, force=True)
     return tuple(f"{run.name} started again after it crashed" for run in dead)
-
-
-def _may_run_again(run: FlowRun) -> bool:
-    """A worker brings back only what a deployment started; a notebook's run is the notebook's."""
-    return run.deployment_id is not None and run.run_count < MOST_RUNS

@@ -1,4 +1,4 @@
-"""The steps of a rollout: ask, follow it to its end, say what became of it; and carry on others."""
+"""The steps of a rollout: request it, run it to its end, and resume rollouts left open."""
 
 from __future__ import annotations
 
@@ -10,26 +10,21 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from mlops.errors import RolloutError, RolloutFailed
-from mlops.manager import MLOpsManager
+from mlops.installation import Installation
 from mlops.registry.reconcile import reconcile
 from mlops.rollout import fallback
 from mlops.rollout.plan import DeploymentConfig, RolloutSettings, Strategy
 from mlops.rollout.runner import list_unfinished
-from mlops.settings import current_settings
 from mlops.store import SYSTEM, ModelVersion, Phase, Rollout, Status, Why, request_abort
-from tasks.artifacts import Announcer, deploy_key
+from tasks.artifacts import RolloutReporter, rollout_key
+from tasks.context import current_installation
 
 HOLDER = "flow"
 
 
-def open_manager() -> MLOpsManager:
-    """The platform as the settings name it."""
-    return MLOpsManager(current_settings())
-
-
 @task(cache_policy=NO_CACHE)
 def request(
-    manager: MLOpsManager,
+    installation: Installation,
     model_id: str,
     strategy: Strategy | None,
     *,
@@ -38,78 +33,85 @@ def request(
     reason: str,
     plan: RolloutSettings,
 ) -> Rollout:
-    """Ask for the rollout; the row is the request."""
-    why = Why(datetime.now(UTC), actor or SYSTEM, noted(reason, force=force))
+    """Request the rollout; its row in the store is the request."""
+    why = Why(datetime.now(UTC), actor or SYSTEM, with_flow_run_id(reason, force=force))
     changes = plan.changes
-    return manager.deployer.request(model_id, strategy, why, force=force, changes=changes)
+    return installation.deployer.request(model_id, strategy, why, force=force, changes=changes)
 
 
 @task(cache_policy=NO_CACHE)
-def follow(manager: MLOpsManager, asked: Rollout) -> Rollout:
-    """Carry it to its end, and show each step in the Prefect UI."""
-    return manager.deployer.follow(asked.id, holder=HOLDER, tell=Announcer())
+def follow(installation: Installation, rollout: Rollout) -> Rollout:
+    """Run it to its end, and show each transition in the Prefect UI."""
+    return installation.deployer.follow(rollout.id, holder=HOLDER, tell=RolloutReporter())
 
 
 @task(cache_policy=NO_CACHE)
-def conclude(ended: Rollout) -> Rollout:
-    """Let a rollout that was undone end its flow run as failed, with the reason."""
+def fail_if_undone(ended: Rollout) -> Rollout:
+    """Return the rollout that is done.
+
+    Raises:
+        RolloutFailed: for one that was undone, with the reason; its flow run ends as failed.
+    """
     if ended.phase is not Phase.DONE:
         raise RolloutFailed(
             f"{ended.to_version} is not live on {ended.service}, {ended.from_version} goes on "
-            f"serving: {ended.reason}. Artifact {deploy_key(ended.service)} shows each step"
+            f"serving: {ended.reason}. Artifact {rollout_key(ended.service)} shows each step"
         )
     return ended
 
 
 @task(cache_policy=NO_CACHE)
-def carry_open(manager: MLOpsManager, seconds: float) -> tuple[str, ...]:
-    """Resume or undo what nobody carries on, for so long at most."""
-    moved = manager.deployer.carry_open(holder=HOLDER, seconds=seconds)
-    return tuple(f"{one.service} {one.what}: {one.reason}" for one in moved)
+def run_open_rollouts(installation: Installation, seconds: float) -> tuple[str, ...]:
+    """Run rollouts that no other process runs, for ``seconds`` at most; one line a transition."""
+    moves = installation.deployer.run_open_rollouts(holder=HOLDER, seconds=seconds)
+    return tuple(f"{move.service} {move.what}: {move.reason}" for move in moves)
 
 
 @task(cache_policy=NO_CACHE)
-def return_to_baseline(manager: MLOpsManager, service: str | None = None) -> tuple[str, ...]:
-    """Take back every service, or this one, whose champion lost its skill for good."""
-    moved = fallback.return_to_baseline(manager.store, service)
-    for one in moved:
-        manager.deployer.show(one.service)
-    return tuple(f"{one.service} {one.what}: {one.reason}" for one in moved)
+def return_to_baseline(installation: Installation, service: str | None = None) -> tuple[str, ...]:
+    """Return services whose champion lost its skill to their baseline: this one, or all."""
+    moves = fallback.return_to_baseline(installation.store, service)
+    for move in moves:
+        installation.deployer.mirror_to_mlflow(move.service)
+    return tuple(f"{move.service} {move.what}: {move.reason}" for move in moves)
 
 
 @task(cache_policy=NO_CACHE)
-def repair(manager: MLOpsManager) -> tuple[str, ...]:
-    """Bring MLflow and files in line with the store."""
-    return reconcile(manager.registry).changes
+def repair(installation: Installation) -> tuple[str, ...]:
+    """Bring MLflow and files in line with the store; one line for each repair."""
+    return reconcile(installation.registry).changes
 
 
 @task(cache_policy=NO_CACHE)
 def ask_for_rollout(version: ModelVersion, config: DeploymentConfig) -> str:
-    """Ask for the rollout of what has just passed; its id, empty where none is wanted."""
+    """Request the rollout of a new challenger; its id, empty where none is wanted or allowed."""
     if not config.auto_deploy or version.status is not Status.CHALLENGER:
         return ""
-    deployer = open_manager().deployer
+    deployer = current_installation().deployer
     strategy, why = config.deployment_strategy, Why(datetime.now(UTC), "train", "auto_deploy")
     try:
         changes = config.changes
         return deployer.request(version.model_id, strategy, why, force=False, changes=changes).id
     except RolloutError as error:
-        # The training is good for all that: the version stays challenger.
-        about = {"service": version.service, "model_id": version.model_id}
-        get_run_logger().warning("%s is not rolled out: %s", version.model_id, error, extra=about)
+        # The training succeeded all the same: the version stays challenger.
+        fields = {"service": version.service, "model_id": version.model_id}
+        get_run_logger().warning("%s is not rolled out: %s", version.model_id, error, extra=fields)
         return ""
 
 
-def abort(manager: MLOpsManager, run_id: str, why: str) -> tuple[str, ...]:
-    """Ask that what a flow run is bringing live be undone; returns the rollouts."""
-    mine = [one.id for one in list_unfinished(manager.store) if run_id in one.requested_why]
-    for rollout_id in mine:
-        request_abort(manager.store, rollout_id, Why(datetime.now(UTC), "prefect", why))
-    return tuple(mine)
+def abort_rollouts_of_run(installation: Installation, run_id: str, why: str) -> tuple[str, ...]:
+    """Request that the open rollouts of one flow run be undone; returns their ids."""
+    ids = [row.id for row in list_unfinished(installation.store) if run_id in row.requested_why]
+    for rollout_id in ids:
+        request_abort(installation.store, rollout_id, Why(datetime.now(UTC), "prefect", why))
+    return tuple(ids)
 
 
-def noted(reason: str, *, force: bool) -> str:
-    """The reason with the flow run it came by; overriding gates takes a person's own reason."""
+def with_flow_run_id(reason: str, *, force: bool) -> str:
+    """The reason with the id of the flow run, by which `abort_rollouts_of_run` finds the rollout.
+
+    An empty reason stays empty where gates are overridden: that takes a person's own reason.
+    """
     run_id = flow_run.id
     if run_id is None or (force and not reason.strip()):
         return reason

@@ -15,7 +15,6 @@ from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars, open_source
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
-from mlops.manager import MLOpsManager
 from mlops.registry.baseline import ensure_service
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.tracking import RunLog, open_run
@@ -23,7 +22,6 @@ from mlops.reports.cards import card_section, save_card
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.service import Service
-from mlops.settings import current_settings
 from mlops.store import Claim, HeldLease, ModelVersion, Why
 from mlops.training.judgement import Judgement
 from mlops.training.publish import publish
@@ -31,14 +29,14 @@ from mlops.training.retraining import Retraining, claim_retraining, market_time
 from mlops.training.run import Effort, judge_training, run_search
 from mlops.training.training_plan import TrainingPlan, plan_training
 from mlops.validation.evidence import Thresholds
-from tasks.artifacts import shown_progress
-from tasks.context import Project, available_threads
+from tasks.artifacts import show_progress
+from tasks.context import Project, available_threads, current_installation
 
 
 @task(cache_policy=NO_CACHE)
 def claim(service: str) -> Retraining | None:
     """Claim the triggers of a service, so that no other run retrains it; None where none waits."""
-    store = MLOpsManager(current_settings()).store
+    store = current_installation().store
     now = market_time(store, service, datetime.now(UTC))
     return claim_retraining(store, service, str(flow_run.id), now=now)
 
@@ -108,7 +106,7 @@ def plan(
 @task(cache_policy=NO_CACHE)
 def search(project: Project, plan: TrainingPlan, run: RunLog) -> Study:
     """Walk every recipe forward in time and forecast the holdout with the best one."""
-    with shown_progress(plan.service.key) as report:
+    with show_progress(plan.service.key) as report:
         return run_search(
             project.registry,
             plan,

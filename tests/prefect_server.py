@@ -28,7 +28,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import setup
-from deployments.demo.rollout_act import end, free_port
+from deployments.demo.rollout_act import free_port, stop_process
 
 ROOT = Path(__file__).parents[1]
 START_S, STOP_S, SOON_S = 120.0, 20.0, 60.0
@@ -69,7 +69,7 @@ class PrefectServer:
         """Stop it, if it runs; what it knows stays in its folder."""
         if self._process is None:
             return
-        end(self._process, within_s=STOP_S)
+        stop_process(self._process, within_s=STOP_S)
         self._process = None
 
     @contextmanager
@@ -110,9 +110,9 @@ def running(home: Path, template: Path) -> Iterator[PrefectServer]:
 
 def until(seen: Callable[[], Any], seconds: float = SOON_S) -> Any:
     """Ask until the answer is true, and return it."""
-    end = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not (found := seen()):
-        assert time.monotonic() < end, f"not within {seconds:g} s"
+        assert time.monotonic() < deadline, f"not within {seconds:g} s"
         time.sleep(0.2)
     return found
 

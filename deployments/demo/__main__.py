@@ -1,6 +1,6 @@
-"""`make demo`: models trained, judged, taken live and watched through 2018 on real bars, offline.
+"""`make demo`: trains, judges, rolls out and monitors models on embedded real bars, offline.
 
-Everything lives under ``.mlops/demo``, made anew each time; nothing is left running.
+Everything is written under ``.mlops/demo``, which is emptied first; no process is left running.
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from rich.console import Console
 
 HOME = Path(".mlops") / "demo"
 PLAIN_WIDTH = 120
-"""Columns where there is no terminal to ask."""
+"""Columns where there is no terminal."""
 
-SURROUNDINGS = {
-    # A rollout that is undone ends its flow run as failed, which is no trouble here; what is
-    # trouble raises.
+ENVIRONMENT = {
+    # The flow run of a rollout that is undone fails, as it should here; real errors raise.
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -29,52 +28,52 @@ SURROUNDINGS = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "DO_NOT_TRACK": "true",
 }
-NOT_OURS = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORE_URL")
+REMOVED_VARIABLES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORE_URL")
 
 
-def surround(home: Path) -> None:
-    """Point this process at a fresh place of its own, away from any server of the user's."""
+def set_environment(home: Path) -> None:
+    """Empty ``home`` and point this process at it, away from the user's servers and stores."""
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    for name in NOT_OURS:
+    for name in REMOVED_VARIABLES:
         os.environ.pop(name, None)
-    os.environ.update(SURROUNDINGS)
+    os.environ.update(ENVIRONMENT)
     os.environ["MLOPS_BASE_PATH"] = str(home)
-    # The version that is rolled back by itself is a class of the demonstration's own.
+    # The second act registers a model of this module.
     os.environ["CUSTOM_MODEL_MODULES"] = "deployments.demo.failing_model"
     os.environ["PREFECT_HOME"] = str(home.resolve() / "prefect")
 
 
-def day(text: str) -> datetime:
-    """A day of the past, in UTC."""
+def parse_day(text: str) -> datetime:
+    """The beginning of a day, in UTC."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
 def main() -> None:
-    """Run the story for one symbol of the embedded sample."""
+    """Run the demonstration for one symbol of the embedded sample."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--symbol", default="BTC/USD", help="BTC/USD, ETH/USD or EUR/USD")
     parser.add_argument("--home", type=Path, default=HOME, help="where everything is written")
     parser.add_argument("--quick", action="store_true", help="one model, and two days of the break")
-    parser.add_argument("--until", type=day, help="the end of the third act; else 2019-01-01")
+    parser.add_argument("--until", type=parse_day, help="the end of the third act; else 2019-01-01")
     parser.add_argument("--only-past", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    until = given.until or day("2018-11-16" if given.quick else "2019-01-01")
+    until = given.until or parse_day("2018-11-16" if given.quick else "2019-01-01")
     console = Console()
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
     began = time.monotonic()
-    surround(given.home)
+    set_environment(given.home)
     # Prefect and MLflow read the environment when they are imported.
     if given.only_past:
-        from deployments.demo.history_act import tell_past
+        from deployments.demo.history_act import write_history
 
-        tell_past(given.symbol, console, until=until, path=given.only_past)
+        write_history(given.symbol, console, until=until, path=given.only_past)
         return
     console.print(f"[bold]{given.symbol} sample[/], everything under {given.home}; no network used")
-    from deployments.demo.story import tell
+    from deployments.demo.story import run_demo
 
-    report = tell(given.symbol, console, until=until, quick=given.quick)
+    report = run_demo(given.symbol, console, until=until, quick=given.quick)
     console.print(f"report  {report}")
     console.print(f"done in {time.monotonic() - began:.0f} s")
 

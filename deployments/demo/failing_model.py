@@ -1,5 +1,8 @@
-"""A version that goes wrong after a while, for the demonstration: nothing at registration, at
-loading or in replayed bars gives it away, so only its own requests can."""
+"""A model that fails some seconds after it was loaded, for the demonstration.
+
+It passes registration, loading and replayed bars, so only live requests show that it fails. It is
+alone in its file: CUSTOM_MODEL_MODULES allows every name of a module that it lists.
+"""
 
 from __future__ import annotations
 
@@ -12,25 +15,25 @@ import pandas as pd
 from numpy.typing import NDArray
 
 
-class TimeBomb:
-    """The day's volatility as its forecast, until ``fuse_s`` seconds after it was loaded."""
+class FailingModel:
+    """Forecasts the volatility of the last day; fails ``fails_after_s`` seconds after loading."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self.config = dict(config)
         self.loaded_at: float | None = None
 
     def train(self, data: pd.DataFrame) -> None:
-        """Nothing to learn."""
+        """The model has no parameters."""
 
     def predict(self, features: pd.DataFrame) -> NDArray[np.float64]:
         """One forecast a row.
 
         Raises:
-            ConnectionError: once the fuse has burnt down, as a lapsed licence would.
+            ConnectionError: when its time is up, as a lapsed licence would raise.
         """
         if self.loaded_at is not None:
-            burnt = time.monotonic() - self.loaded_at > float(self.config["fuse_s"])
-            if burnt:
+            loaded_for_s = time.monotonic() - self.loaded_at
+            if loaded_for_s > float(self.config["fails_after_s"]):
                 raise ConnectionError("the licence server does not answer any more")
         return features["har_24"].to_numpy(dtype=np.float64)
 

@@ -1,9 +1,9 @@
-"""The third act of the demonstration: a service lives through a real break of its market.
+"""The third act of the demonstration: a service in the market break of November 2018.
 
-As of the morning of 14 October 2018 a model is trained on what was known then, judged and taken
-live; then every hour to the new year goes by: the forecast of the newest bar, outcomes, the look
-for drift and lost skill, and what these ask for. Nothing is injected: the alarms are those that
-the bars raise at the usual settings.
+A model is trained on the bars known on the morning of 14 October 2018, judged and taken live. Then
+every hour to the new year is rehearsed: the forecast of the newest bar, outcomes, the look for
+drift and lost skill, and the retrainings and rollouts that follow. Nothing is injected: the alarms
+are those of the real bars at the usual settings.
 
 It runs in a process of its own, while the first two acts train and serve.
 """
@@ -22,7 +22,7 @@ from flows.retrain import retrain
 from flows.train import TrainResult, train
 from mlops.data.recent_bars import RecentBars
 from mlops.features.dataset import Dataset
-from mlops.manager import MLOpsManager
+from mlops.installation import Installation
 from mlops.rehearsal.hours import HourResult, RehearsalClock, hours_between, rehearse
 from mlops.reports.history import history_section, mse_change
 from mlops.reports.page import HistorySection, Moment
@@ -30,51 +30,51 @@ from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
 from mlops.serving.runtime import Options, headless_replica
-from mlops.settings import current_settings
 from mlops.store import Role, get_route, get_trigger, read_matched
-from tasks.monitoring import dataset_of, open_monitor
+from tasks.context import current_installation
+from tasks.monitoring import dataset_of
 
 START = datetime(2018, 10, 14, tzinfo=UTC)
 
 HORIZON = 6
-"""Hours. Of 1, 6, 12, 24 and 48 it is the one at which a linear model of Bitcoin passed every gate
-on what was known by then: at one hour its R2 is 0.31, where 0.5 is asked for, and from twelve
-hours on the best of the naive forecasts would do as well (G2)."""
+"""Hours. Of 1, 6, 12, 24 and 48 the only one at which a linear model of Bitcoin passed every gate
+on the bars known then: at one hour its R2 is 0.31 where 0.5 is required, and from twelve hours on
+it is no better than the best naive forecast (G2)."""
 
-SWIFT = RolloutSettings(dwell_s=0.5, bake_s=0.5)
-"""Seconds of the wall clock, which the rehearsed market does not go by."""
+FAST_ROLLOUT = RolloutSettings(dwell_s=0.5, bake_s=0.5)
+"""Seconds of the wall clock; the rehearsed market has its own."""
 
 
 @dataclass(slots=True)
-class Shown:
-    """The bars known at the clock's time, with the service's labels; built once an hour."""
+class HourlyDatasets:
+    """Datasets of the bars known at the clock's time, made once for each service and hour."""
 
     bars: RecentBars
     clock: RehearsalClock
-    held: dict[str, tuple[datetime, Dataset]] = field(default_factory=dict)
+    kept: dict[str, tuple[datetime, Dataset]] = field(default_factory=dict)
 
     def __call__(self, service: Service) -> Dataset | None:
-        at, dataset = self.held.get(service.key, (None, None))
+        at, dataset = self.kept.get(service.key, (None, None))
         if at != self.clock.now:
             recent = self.bars.load(service, {})
             if recent is None:
                 return None
             dataset = dataset_of(service, recent)
-            self.held[service.key] = (self.clock.now, dataset)
+            self.kept[service.key] = (self.clock.now, dataset)
         return dataset
 
 
-def tell_past(symbol: str, console: Console, *, until: datetime, path: Path) -> None:
-    """Go through the past, and write what the report shows of it as JSON."""
-    section = go_through(MLOpsManager(current_settings()), symbol, console, until=until)
+def write_history(symbol: str, console: Console, *, until: datetime, path: Path) -> None:
+    """Run the third act, and write its section of the report to ``path`` as JSON."""
+    section = rehearse_history(current_installation(), symbol, console, until=until)
     if section is not None:
         path.write_text(section.to_json(), encoding="utf-8")
 
 
-def go_through(
-    manager: MLOpsManager, symbol: str, console: Console, *, until: datetime
+def rehearse_history(
+    installation: Installation, symbol: str, console: Console, *, until: datetime
 ) -> HistorySection | None:
-    """Train as of then, and let the hours go by; None where nothing had earned its place then."""
+    """Train as of `START`, and rehearse the hours to ``until``; None where the model is refused."""
     first = train(
         symbol,
         ModelType.LINEAR,
@@ -82,73 +82,75 @@ def go_through(
         horizon=HORIZON,
         training=TrainingConfig(end=START),
     )
-    _say(console, f"as of {START:%Y-%m-%d} {first.model_id} is {_verdict(first)}")
+    _print(console, f"as of {START:%Y-%m-%d} {first.model_id} is {_verdict(first)}")
     service, clock = Service.parse(first.service), RehearsalClock(until)
-    bars = RecentBars(manager.config.bars_path, clock)
-    seen = bars.load(service, {})
-    if not first.passed or seen is None or seen.frame.index[-1] < START:
+    bars = RecentBars(installation.settings.bars_path, clock)
+    recent = bars.load(service, {})
+    if not first.passed or recent is None or recent.frame.index[-1] < START:
         return None
     clock.now = START
     moments: list[Moment] = []
     with headless_replica(
-        manager.store,
-        home=manager.config.mlops_base_path.resolve(),
-        trust=manager.trust,
-        bars_root=manager.config.bars_path,
+        installation.store,
+        home=installation.home,
+        trust=installation.trust,
+        bars_root=installation.settings.bars_path,
         options=Options(clock=clock),
         on_demand=True,
     ) as replica:
-        deploy(first.model_id, Strategy.BLUE_GREEN, plan=SWIFT)
-        lived = rehearse(
+        deploy(first.model_id, Strategy.BLUE_GREEN, plan=FAST_ROLLOUT)
+        hours = rehearse(
             first.service,
             hours_between(START, until),
-            store=manager.store,
+            store=installation.store,
             clock=clock,
             replica=replica,
-            monitor=open_monitor(manager, Shown(bars, clock)),
+            monitor=installation.open_monitor(HourlyDatasets(bars, clock)),
             retrain=_retrain_and_roll_out,
         )
-        for hour in lived:
-            for moment in _moments(manager, hour):
-                _say(console, f"  {moment.at:%Y-%m-%d %H:%M}  {moment.kind:<11}  {moment.text}")
+        for hour in hours:
+            for moment in _moments(installation, hour):
+                _print(console, f"  {moment.at:%Y-%m-%d %H:%M}  {moment.kind:<11}  {moment.text}")
                 moments.append(moment)
-    scored = read_matched(manager.store, service.key, role=Role.RECORD)
-    _say(
+    scored = read_matched(installation.store, service.key, role=Role.RECORD)
+    _print(
         console,
         f"until {until:%Y-%m-%d} {len(scored):,} forecasts met their outcomes: squared error "
         f"{100 * mse_change(scored):+.1f} % of the baseline's on the same bars",
     )
-    return history_section(service, seen.frame[seen.frame.index >= START], scored, moments)
+    shown = recent.frame[recent.frame.index >= START]
+    return history_section(service, shown, scored, moments)
 
 
 def _retrain_and_roll_out(service: str) -> TrainResult | None:
-    """What an event starts in earnest; the rollout is waited for."""
+    """What an event would start; the rollout is waited for."""
     result = retrain(service, auto_deploy=False)
     if result is not None and result.passed:
-        deploy(result.model_id, Strategy.BLUE_GREEN, plan=SWIFT)
+        deploy(result.model_id, Strategy.BLUE_GREEN, plan=FAST_ROLLOUT)
     return result
 
 
-def _moments(manager: MLOpsManager, hour: HourResult[TrainResult]) -> Iterator[Moment]:
-    """The alarms of an hour, and what came of the retraining and the rollout they asked for."""
-    rows = [get_trigger(manager.store, one) for one, _ in hour.look.triggers]
-    for row in rows:
-        if row is not None:
-            yield Moment(hour.now, str(row.cause), row.text)
+def _moments(installation: Installation, hour: HourResult[TrainResult]) -> Iterator[Moment]:
+    """The alarms of an hour, and the retraining and rollout that they asked for."""
+    for trigger_id, _ in hour.look.triggers:
+        trigger = get_trigger(installation.store, trigger_id)
+        if trigger is not None:
+            yield Moment(hour.now, str(trigger.cause), trigger.text)
     if hour.trained is not None:
-        made = hour.trained.model_id
-        yield Moment(hour.now, "retrained", f"{made} is {_verdict(hour.trained)}")
-        route = get_route(manager.store, hour.trained.service)
-        if route is not None and route.champion == made:
-            yield Moment(hour.now, "live", f"{made} serves instead of {route.previous_champion}")
+        model_id = hour.trained.model_id
+        yield Moment(hour.now, "retrained", f"{model_id} is {_verdict(hour.trained)}")
+        route = get_route(installation.store, hour.trained.service)
+        if route is not None and route.champion == model_id:
+            text = f"{model_id} serves instead of {route.previous_champion}"
+            yield Moment(hour.now, "live", text)
     if hour.returned:
         yield Moment(hour.now, "returned", hour.returned)
 
 
 def _verdict(result: TrainResult) -> str:
-    by = ", ".join(result.refused_by)
-    return f"{result.status} by {by}" if by else result.status
+    gates = ", ".join(result.refused_by)
+    return f"{result.status} by {gates}" if gates else result.status
 
 
-def _say(console: Console, text: str) -> None:
+def _print(console: Console, text: str) -> None:
     console.print(text, highlight=False, soft_wrap=True)

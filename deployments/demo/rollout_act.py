@@ -1,10 +1,6 @@
 """The second act of the demonstration: a version goes live under requests, another is undone.
 
-A real replica process answers real windows of bars all the while.
-
-[[Live requests for the demonstration: real windows of bars at a steady rate, answers kept.]]
-
-[[Processes that one of ours starts, and that must be gone when it ends.]]
+A replica process answers windows of real bars meanwhile, sent by threads at a steady rate.
 """
 
 from __future__ import annotations
@@ -28,7 +24,7 @@ from urllib.request import urlopen
 import pandas as pd
 from rich.console import Console
 
-from deployments.demo.failing_model import TimeBomb
+from deployments.demo.failing_model import FailingModel
 from flows.deploy import deploy
 from mlops.data.bars import COLUMNS
 from mlops.data.load import load_bars
@@ -41,25 +37,21 @@ from mlops.service import Service
 from mlops.stats.metrics import ModelMetrics
 from mlops.store import Rollout, RolloutEvent, list_events, list_rollouts
 
+FAST_CANARY = RolloutSettings(dwell_s=2.0, bake_s=3.0, hold_s=60.0, gate_s=60.0)
+"""The usual canary, with seconds where it has minutes."""
 
-def end(process: subprocess.Popen[bytes], *, within_s: float) -> None:
-    """Ask it to end, and end it where it does not within ``within_s``."""
-    process.terminate()
-    try:
-        process.wait(within_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+FAILS_AFTER_S = 6.0
+READY_S = 60.0
+STOP_S = 30.0
 
-
-RATE = 50.0
+REQUESTS_PER_S = 50.0
 THREADS = 2
 BODIES = 200
 TIMEOUT_S = 10.0
 
 
 class Clients:
-    """Threads that ask a replica for forecasts; `answers` is what they got."""
+    """Threads that send requests to a replica and keep the answers."""
 
     def __init__(self, port: int, service: str, bodies: Sequence[bytes]) -> None:
         self.port = port
@@ -68,13 +60,13 @@ class Clients:
         self.answers: list[Answered] = []
         self._stop = threading.Event()
         self._threads = [
-            threading.Thread(target=self._ask, args=(number,), daemon=True)
+            threading.Thread(target=self._send_requests, args=(number,), daemon=True)
             for number in range(THREADS)
         ]
 
     @contextmanager
-    def asking(self) -> Iterator[Clients]:
-        """Ask for as long as the block lasts."""
+    def sending(self) -> Iterator[Clients]:
+        """Send requests for as long as the block lasts."""
         for thread in self._threads:
             thread.start()
         try:
@@ -84,38 +76,39 @@ class Clients:
             for thread in self._threads:
                 thread.join()
 
-    def since(self, moment: datetime) -> list[Answered]:
-        """What was answered from a moment on."""
-        return [one for one in self.answers if one.at >= moment]
+    def answers_since(self, moment: datetime) -> list[Answered]:
+        """Answers to requests sent at ``moment`` or later."""
+        return [answer for answer in self.answers if answer.at >= moment]
 
-    def _ask(self, number: int) -> None:
+    def _send_requests(self, number: int) -> None:
+        """Send every body whose number modulo the threads is ``number``, over and over."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT_S)
-        turn, due = number, time.monotonic()
+        due = time.monotonic()
         while not self._stop.is_set():
-            due += THREADS / RATE
-            self.answers.append(self._one(connection, self.bodies[turn % len(self.bodies)]))
-            turn += THREADS
+            due += THREADS / REQUESTS_PER_S
+            self.answers.append(self._send(connection, self.bodies[number % len(self.bodies)]))
+            number += THREADS
             self._stop.wait(max(0.0, due - time.monotonic()))
         connection.close()
 
-    def _one(self, connection: http.client.HTTPConnection, body: bytes) -> Answered:
-        asked = datetime.now(UTC)
+    def _send(self, connection: http.client.HTTPConnection, body: bytes) -> Answered:
+        sent_at = datetime.now(UTC)
         try:
             connection.request("POST", self.path, body, {"content-type": "application/json"})
             answer = connection.getresponse()
             answer.read()
         except (OSError, http.client.HTTPException):
             connection.close()
-            return Answered(asked, "nobody", failed=True)
+            return Answered(sent_at, "nobody", failed=True)
         variant = answer.headers.get("x-variant", "nobody")
-        return Answered(asked, variant, failed=answer.status != 200)
+        return Answered(sent_at, variant, failed=answer.status != 200)
 
 
-def windows_of(frame: pd.DataFrame, n_bars: int) -> list[bytes]:
+def request_bodies(frame: pd.DataFrame, n_bars: int) -> list[bytes]:
     """The newest windows of ``n_bars`` bars as bodies of MLflow's scoring protocol."""
     bodies = []
-    for end in range(len(frame) - BODIES, len(frame)):
-        part = frame.iloc[end - n_bars + 1 : end + 1]
+    for last in range(len(frame) - BODIES, len(frame)):
+        part = frame.iloc[last - n_bars + 1 : last + 1]
         times = [stamp.isoformat() for stamp in part.index]
         data = [[at, *row] for at, row in zip(times, part[list(COLUMNS)].to_numpy().tolist(),
                                                strict=True)]  # fmt: skip
@@ -124,24 +117,20 @@ def windows_of(frame: pd.DataFrame, n_bars: int) -> list[bytes]:
     return bodies
 
 
-QUICK = RolloutSettings(dwell_s=2.0, bake_s=3.0, hold_s=60.0, gate_s=60.0)
-"""The usual canary, with seconds where it has minutes."""
-
-FUSE_S = 6.0
-READY_S = 60.0
-STOP_S = 30.0
-
-
-def go_live(manager: MLOpsManager, model_id: str, console: Console) -> list[RolloutSection]:
-    """Roll a challenger out by canary, then a sabotaged version; both under live requests."""
+def roll_out_versions(
+    manager: MLOpsManager, model_id: str, console: Console
+) -> list[RolloutSection]:
+    """Roll a challenger out by canary, then a version that fails; both under live requests."""
     service = Service.parse(manager.get_model(model_id).service)
     bars = load_bars(service, cache_root=manager.config.bars_path)
-    with replica(manager.config.mlops_base_path) as port:
-        clients = Clients(port, service.key, windows_of(bars.frame, _bars_asked(manager, model_id)))
-        with clients.asking():
+    with running_replica(manager.config.mlops_base_path) as port:
+        n_bars = int(load(manager.registry, model_id).config["warm_up"])
+        clients = Clients(port, service.key, request_bodies(bars.frame, n_bars))
+        with clients.sending():
             good = _roll_out(manager, model_id, clients, console)
-            bad = _roll_out(manager, _sabotaged(manager, service), clients, console, force=True)
-    _say_who_was_live(manager, service, console)
+            failing = _register_failing_model(manager, service)
+        bad = _roll_out(manager, failing, clients, console, force=True)
+    _print_live_history(manager, service, console)
     return [good, bad]
 
 
@@ -153,13 +142,13 @@ def _roll_out(
     *,
     force: bool = False,
 ) -> RolloutSection:
-    asked = datetime.now(UTC)
+    began = datetime.now(UTC)
     why = "to show what becomes of it" if force else "it passed its gates"
-    # A rollout that is undone ends its run as failed: the lines below say how and why.
+    # The flow run of a rollout that is undone fails: the lines below say why.
     deploy(
         model_id,
         Strategy.CANARY,
-        plan=QUICK,
+        plan=FAST_CANARY,
         actor="demonstration",
         reason=why,
         force=force,
@@ -168,8 +157,8 @@ def _roll_out(
     store = manager.registry.store
     rollout = list_rollouts(store, service=manager.get_model(model_id).service)[0]
     events = list_events(store, rollout.id)
-    answers = clients.since(asked)
-    failed = sum(one.failed for one in answers)
+    answers = clients.answers_since(began)
+    failed = sum(answer.failed for answer in answers)
     console.print(
         f"{model_id}: canary, {rollout.phase}; clients asked {len(answers):,} times meanwhile, "
         f"{failed} failed",
@@ -177,18 +166,18 @@ def _roll_out(
         soft_wrap=True,
     )
     for event in events:
-        console.print(_line(event, rollout), highlight=False, soft_wrap=True)
+        console.print(_event_line(event, rollout), highlight=False, soft_wrap=True)
     return rollout_section(rollout, events, answers)
 
 
-def _line(event: RolloutEvent, rollout: Rollout) -> str:
+def _event_line(event: RolloutEvent, rollout: Rollout) -> str:
     seconds = (event.at - rollout.requested_at).total_seconds()
     share = event.detail.get("weight_bp", 0) / 100
     return f"  {seconds:5.1f} s  {event.to_phase:<9} {share:3.0f} %  {event.reason}"
 
 
-def _sabotaged(manager: MLOpsManager, service: Service) -> str:
-    """A version that rests on claims and will fail; only a forced rollout takes it."""
+def _register_failing_model(manager: MLOpsManager, service: Service) -> str:
+    """Register a model that will fail; its figures are claims, so its rollout must be forced."""
     metadata = {
         "venue": service.venue,
         "timeframe": str(service.timeframe),
@@ -197,7 +186,7 @@ def _sabotaged(manager: MLOpsManager, service: Service) -> str:
         "features": ["har_24"],
     }
     registering = manager.register_model(
-        model=TimeBomb({"fuse_s": FUSE_S}),
+        model=FailingModel({"fails_after_s": FAILS_AFTER_S}),
         model_type="custom",
         symbol=service.symbol,
         metrics=ModelMetrics(mse=0.01, mae=0.05, r2_score=0.99, accuracy=0.99),
@@ -206,18 +195,18 @@ def _sabotaged(manager: MLOpsManager, service: Service) -> str:
     return asyncio.run(registering).model_id
 
 
-def _say_who_was_live(manager: MLOpsManager, service: Service, console: Console) -> None:
+def _print_live_history(manager: MLOpsManager, service: Service, console: Console) -> None:
     before = ""
-    for reign in manager.live_history(service.key):
-        if reign.champion != before:
-            console.print(f"live since {reign.at:%Y-%m-%d %H:%M:%S}: {reign.champion} "
-                          f"({reign.action})", highlight=False, soft_wrap=True)  # fmt: skip
-        before = reign.champion
+    for period in manager.live_history(service.key):
+        if period.champion != before:
+            console.print(f"live since {period.at:%Y-%m-%d %H:%M:%S}: {period.champion} "
+                          f"({period.action})", highlight=False, soft_wrap=True)  # fmt: skip
+        before = period.champion
 
 
 @contextmanager
-def replica(home: Path) -> Iterator[int]:
-    """A replica process on a free port, ready when the block begins and gone after it."""
+def running_replica(home: Path) -> Iterator[int]:
+    """Run a replica process for as long as the block lasts; gives its port."""
     port = free_port()
     log = home / "replica.log"
     with log.open("wb") as file:
@@ -232,7 +221,7 @@ def replica(home: Path) -> Iterator[int]:
         _wait_until_ready(port, process, log)
         yield port
     finally:
-        end(process, within_s=STOP_S)
+        stop_process(process, within_s=STOP_S)
 
 
 def _wait_until_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -246,13 +235,18 @@ def _wait_until_ready(port: int, process: subprocess.Popen[bytes], log: Path) ->
     raise SystemExit(f"the replica did not become ready; see {log}")
 
 
-def _bars_asked(manager: MLOpsManager, model_id: str) -> int:
-    """How many bars a request must bring, for the version that is going live."""
-    return int(load(manager.registry, model_id).config["warm_up"])
-
-
 def free_port() -> int:
-    """A port nobody listens on just now."""
+    """A port that no process listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def stop_process(process: subprocess.Popen[bytes], *, within_s: float) -> None:
+    """Terminate a process, and kill it where it has not ended within ``within_s`` seconds."""
+    process.terminate()
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -1,6 +1,6 @@
-"""The demonstration in three acts: judged on real bars, taken live, gone through time.
+"""The demonstration in three acts: models are judged, one is rolled out, a past is rehearsed.
 
-[[The third act in a process of its own: its hours go by while the first two train and wait.]]
+The third act runs in a process of its own, while the first two train and wait.
 """
 
 from __future__ import annotations
@@ -19,60 +19,19 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from deployments.demo.rollout_act import end, go_live
+from deployments.demo.rollout_act import roll_out_versions, stop_process
 from flows.train import TrainResult, train
 from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager
 from mlops.registry.version_history import Explanation
 from mlops.reports.cards import save_story
-from mlops.reports.page import HistorySection, RolloutSection
+from mlops.reports.page import HistorySection
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service, Target
 from mlops.settings import current_settings
 from mlops.validation.evaluation import Evaluation
 
 STOP_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """The process, and where it writes what it says and shows."""
-
-    process: subprocess.Popen[bytes]
-    said: Path
-    section: Path
-
-    def tell(self, console: Console) -> list[HistorySection]:
-        """Wait for its end, print what it said, and return what it shows.
-
-        Raises:
-            SystemExit: when it failed.
-        """
-        with console.status("the hours of 2018 go by"):
-            code = self.process.wait()
-        console.print(self.said.read_text().rstrip(), highlight=False, soft_wrap=True, markup=False)
-        if code:
-            log = self.said.with_suffix(".log")
-            raise SystemExit(f"the third act ended with status {code}; see {log}")
-        return [HistorySection.from_json(self.section.read_text())] if self.section.exists() else []
-
-
-@contextmanager
-def past_beside(symbol: str, home: Path, until: datetime) -> Iterator[Beside]:
-    """Begin the third act under ``home``; it is gone when the block ends."""
-    said, section = home.with_suffix(".txt"), home.with_suffix(".json")
-    with said.open("wb") as file, home.with_suffix(".log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.demo", "--symbol", symbol, "--home", str(home),
-             "--until", f"{until:%Y-%m-%d}", "--only-past", str(section)],
-            stdout=file,
-            stderr=log,
-        )  # fmt: skip
-    try:
-        yield Beside(process, said, section)
-    finally:
-        end(process, within_s=STOP_S)
-
 
 LSTM = {"lstm_units": [32], "batch_size": 256, "learning_rate": 0.003, "epochs": 12, "patience": 3}
 LSTM_FEATURES = (
@@ -84,8 +43,49 @@ NEWEST_BARS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
-    """One training of the story."""
+class HistoryProcess:
+    """The process of the third act; ``output`` is its text, ``section`` its part of the report."""
+
+    process: subprocess.Popen[bytes]
+    output: Path
+    section: Path
+
+    def finish(self, console: Console) -> list[HistorySection]:
+        """Wait for its end, print its output, and return its section.
+
+        Raises:
+            SystemExit: when it failed.
+        """
+        with console.status("the hours of 2018 go by"):
+            code = self.process.wait()
+        output = self.output.read_text().rstrip()
+        console.print(output, highlight=False, soft_wrap=True, markup=False)
+        if code:
+            log = self.output.with_suffix(".log")
+            raise SystemExit(f"the third act ended with status {code}; see {log}")
+        return [HistorySection.from_json(self.section.read_text())] if self.section.exists() else []
+
+
+@contextmanager
+def start_history(symbol: str, home: Path, until: datetime) -> Iterator[HistoryProcess]:
+    """Start the third act under ``home``; its process is stopped when the block ends."""
+    output, section = home.with_suffix(".txt"), home.with_suffix(".json")
+    with output.open("wb") as file, home.with_suffix(".log").open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deployments.demo", "--symbol", symbol, "--home", str(home),
+             "--until", f"{until:%Y-%m-%d}", "--only-past", str(section)],
+            stdout=file,
+            stderr=log,
+        )  # fmt: skip
+    try:
+        yield HistoryProcess(process, output, section)
+    finally:
+        stop_process(process, within_s=STOP_S)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoTraining:
+    """One training of the first act."""
 
     model_type: ModelType
     target: Target
@@ -93,8 +93,8 @@ class Act:
     config: TrainingConfig
 
 
-ACTS = (
-    Act(
+TRAININGS = (
+    DemoTraining(
         ModelType.LSTM,
         Target.VOLATILITY,
         24,
@@ -102,36 +102,44 @@ ACTS = (
             families=(ModelType.LSTM,), features=LSTM_FEATURES, sequence_length=12, params=LSTM
         ),
     ),
-    Act(ModelType.ENSEMBLE, Target.VOLATILITY, 24, TrainingConfig(trials=6)),
-    Act(ModelType.LSTM, Target.RETURN, 1, TrainingConfig(trials=10)),
+    DemoTraining(ModelType.ENSEMBLE, Target.VOLATILITY, 24, TrainingConfig(trials=6)),
+    DemoTraining(ModelType.LSTM, Target.RETURN, 1, TrainingConfig(trials=10)),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What became of an act."""
+class TrainedVersion:
+    """A training with its result."""
 
-    act: Act
+    training: DemoTraining
     result: TrainResult
     explanation: Explanation
 
 
-def tell(symbol: str, console: Console, *, until: datetime, quick: bool = False) -> Path:
-    """Print all three acts, the last one up to a day of the past; returns the report's path.
+def run_demo(symbol: str, console: Console, *, until: datetime, quick: bool = False) -> Path:
+    """Run and print all three acts; returns the path of the report.
 
-    ``quick`` trains only the first model of the first act.
+    Args:
+        until: The last day that the third act rehearses.
+        quick: Train only the first model of the first act.
     """
     manager = MLOpsManager(current_settings())
-    with past_beside(symbol, manager.config.mlops_base_path / "past", until) as third:
-        told = [_perform(act, symbol, manager) for act in (ACTS[:1] if quick else ACTS)]
-        console.print(verdict_table(symbol, told))
-        for one in told:
-            console.print(*lines(one), sep="\n", highlight=False, soft_wrap=True)
-        _forecast(manager, told, console)
-        rollouts = _second_act(manager, told, console)
-        past = third.tell(console)
+    with start_history(symbol, manager.config.mlops_base_path / "past", until) as history:
+        trainings = TRAININGS[:1] if quick else TRAININGS
+        versions = [_train(training, symbol, manager) for training in trainings]
+        console.print(verdict_table(symbol, versions))
+        for version in versions:
+            console.print(*describe_version(version), sep="\n", highlight=False, soft_wrap=True)
+        passed = [version.result for version in versions if version.result.passed]
+        rollouts = []
+        if passed:
+            _forecast(manager, passed[-1].service, console)
+            rollouts = roll_out_versions(manager, passed[-1].model_id, console)
+        else:
+            console.print("nothing passed: every service keeps its baseline")
+        past = history.finish(console)
     return save_story(
-        [Path(one.result.report) for one in told],
+        [Path(version.result.report) for version in versions],
         manager.config.reports_path / "story.html",
         title=f"{symbol} sample",
         subtitle="Why versions passed or were refused, how they went live, what they lived through",
@@ -140,25 +148,19 @@ def tell(symbol: str, console: Console, *, until: datetime, quick: bool = False)
     )
 
 
-def _second_act(manager: MLOpsManager, told: list[Told], console: Console) -> list[RolloutSection]:
-    """What passed last goes live; where nothing did, every service keeps its baseline."""
-    passed = [one.result.model_id for one in told if one.result.passed]
-    return go_live(manager, passed[-1], console) if passed else []
-
-
-def _perform(act: Act, symbol: str, manager: MLOpsManager) -> Told:
+def _train(training: DemoTraining, symbol: str, manager: MLOpsManager) -> TrainedVersion:
     result = train(
         symbol=symbol,
-        model_type=act.model_type,
+        model_type=training.model_type,
         venue="sample",
-        target=act.target,
-        horizon=act.horizon,
-        training=act.config,
+        target=training.target,
+        horizon=training.horizon,
+        training=training.config,
     )
-    return Told(act, result, manager.explain(result.model_id))
+    return TrainedVersion(training, result, manager.explain(result.model_id))
 
 
-def verdict_table(symbol: str, told: list[Told]) -> Table:
+def verdict_table(symbol: str, versions: list[TrainedVersion]) -> Table:
     """One row a version: how it did on the holdout, with 95 % intervals, and its verdict."""
     table = Table(
         title=f"{symbol} sample: the holdout (last 30 %), with 95 % intervals",
@@ -167,22 +169,23 @@ def verdict_table(symbol: str, told: list[Told]) -> Table:
     )
     for heading in ("service", "version", "R2", "direction", "MSE vs baseline", "verdict"):
         table.add_column(heading, no_wrap=True)
-    for one in told:
+    for version in versions:
+        training, result = version.training, version.result
         table.add_row(
-            f"{one.act.target}.{one.act.horizon}",
-            one.result.model_id.rpartition("_")[0].rpartition("_")[0],
-            interval(one.result.evaluation, "r2_score"),
-            interval(one.result.evaluation, "accuracy"),
-            interval(one.result.evaluation, "mse_vs_baseline", as_change=True),
-            one.result.status,
+            f"{training.target}.{training.horizon}",
+            result.model_id.rpartition("_")[0].rpartition("_")[0],
+            format_interval(result.evaluation, "r2_score"),
+            format_interval(result.evaluation, "accuracy"),
+            format_interval(result.evaluation, "mse_vs_baseline", as_change=True),
+            result.status,
         )
     return table
 
 
-def interval(measured: Evaluation, name: str, *, as_change: bool = False) -> str:
+def format_interval(evaluation: Evaluation, name: str, *, as_change: bool = False) -> str:
     """A metric with its interval; ``as_change`` writes a ratio as a change in percent."""
-    found = measured[name]
-    numbers = [found.value, found.low, found.high]
+    metric = evaluation[name]
+    numbers = [metric.value, metric.low, metric.high]
     if as_change:
         value, low, high = (f"{100 * (number - 1):+.1f}" for number in numbers)
         return f"{value} % [{low}, {high}]"
@@ -190,38 +193,38 @@ def interval(measured: Evaluation, name: str, *, as_change: bool = False) -> str
     return f"{value} [{low}, {high}]"
 
 
-def lines(one: Told) -> list[str]:
-    """The configuration of an act, and why its version passed or was refused."""
-    config, notes = one.act.config, one.explanation.version.notes
+def describe_version(version: TrainedVersion) -> list[str]:
+    """Lines with the configuration of a training, and why its version passed or was refused."""
+    config, result = version.training.config, version.result
     searched = f"best of {config.trials} searched trials" if config.trials else "as configured"
     refits = f"{config.refits} refits before the holdout, {config.holdout_refits} through it"
-    recipe = notes["recipe"]
+    recipe = version.explanation.version.notes["recipe"]
     return [
-        f"{one.result.model_id}: {searched}, {refits}, seed {config.seed}",
-        f"  recipe {recipe_words(recipe)}",
-        *(f"  {one.result.status} by {reason}" for reason in deciding(one.explanation)),
+        f"{result.model_id}: {searched}, {refits}, seed {config.seed}",
+        f"  recipe {describe_recipe(recipe)}",
+        *(f"  {result.status} by {reason}" for reason in deciding_reasons(version.explanation)),
     ]
 
 
-def recipe_words(recipe: Mapping[str, Any]) -> str:
+def describe_recipe(recipe: Mapping[str, Any]) -> str:
     """A recipe in one line; an ensemble names its members."""
     if recipe["members"]:
-        return " + ".join(recipe_words(member) for member in recipe["members"])
+        return " + ".join(describe_recipe(member) for member in recipe["members"])
     shown = {key: value for key, value in recipe["params"].items() if key in SHOWN_PARAMS}
-    words = ", ".join(f"{key} {readable(value)}" for key, value in shown.items())
+    words = ", ".join(f"{key} {format_parameter(value)}" for key, value in shown.items())
     features, length = len(recipe["features"]), recipe["sequence_length"]
     return f"{recipe['model_type']} on {features} features x {length} bars" + (
         f" ({words})" if words else ""
     )
 
 
-def readable(value: object) -> str:
-    """A parameter as people write it."""
+def format_parameter(value: object) -> str:
+    """A number with three digits, anything else as it is."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def deciding(explanation: Explanation) -> tuple[str, ...]:
-    """What a reader asks for first: the refusals, or the two tests of skill that were passed."""
+def deciding_reasons(explanation: Explanation) -> tuple[str, ...]:
+    """Of a refused version the refusals, of a passed one the results of the two tests of skill."""
     report = explanation.report
     assert report is not None
     if not report.passed:
@@ -229,13 +232,9 @@ def deciding(explanation: Explanation) -> tuple[str, ...]:
     return tuple(f"{gate} {report[gate].reason}" for gate in ("G2", "G3"))
 
 
-def _forecast(manager: MLOpsManager, told: list[Told], console: Console) -> None:
-    """Forecast with the registered challenger, as any notebook would."""
-    passed = [one.explanation.version.service for one in told if one.result.passed]
-    if not passed:
-        console.print("nothing passed: every service keeps its baseline")
-        return
-    service = Service.parse(passed[-1])
+def _forecast(manager: MLOpsManager, service_key: str, console: Console) -> None:
+    """Forecast with the service's challenger, as a notebook would."""
+    service = Service.parse(service_key)
     bars = load_bars(service, cache_root=manager.config.bars_path)
     uri = f"models:/{service.key}@challenger"
     forecasts = mlflow.pyfunc.load_model(uri).predict(bars.frame.tail(NEWEST_BARS))

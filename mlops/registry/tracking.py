@@ -94,8 +94,7 @@ def connect(uri: str, experiment: str) -> Tracking:
     try:
         if location.artifacts is not None:
             location.artifacts.mkdir(parents=True, exist_ok=True)
-        mlflow.set_tracking_uri(location.uri)
-        mlflow.set_registry_uri(location.uri)
+        point_mlflow_to(location.uri)
         client = mlflow.MlflowClient(location.uri, location.uri)
         opened = _open_experiment(client, experiment, location.artifacts)
     except (MlflowException, OSError) as error:
@@ -104,6 +103,14 @@ def connect(uri: str, experiment: str) -> Tracking:
             "check MLFLOW_TRACKING_URI and that the server or path is there and writable"
         ) from error
     return Tracking(location.uri, experiment, opened, client)
+
+
+def point_mlflow_to(uri: str) -> None:
+    """Make this address the one that MLflow's own functions use in this process."""
+    import mlflow
+
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
 
 
 def check_reachable(uri: str, *, seconds: float = REACH_TIMEOUT_S) -> None:

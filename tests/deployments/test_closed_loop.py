@@ -62,10 +62,10 @@ VERDICT_ALONE = """
 import sys
 from datetime import datetime
 from tasks import monitoring
-watch = monitoring.open_watch(datetime.fromisoformat(sys.argv[1]))
-for looked in watch.monitor.look(datetime.fromisoformat(sys.argv[1])):
-    for _, cause in looked.triggers:
-        monitoring.emit_trigger_event(looked.service, cause)
+run = monitoring.open_monitor_run(datetime.fromisoformat(sys.argv[1]))
+for look in run.monitor.look(datetime.fromisoformat(sys.argv[1])):
+    for _, cause in look.triggers:
+        monitoring.emit_trigger_event(look.service, cause)
 """
 RECONCILE = """
 from flows.reconcile import reconcile

@@ -11,11 +11,11 @@ import pytest
 
 from deployments import replica
 from mlops.alerts.channels import Email, Slack, open_channels
+from mlops.installation import open_installation
 from mlops.monitoring.guard import Guard
 from mlops.serving.runtime import MIB, Runtime
 from mlops.serving.store_sync import Identity
 from mlops.settings import Settings, current_settings
-from mlops.store import open_store
 
 DAY_S = 86_400.0
 
@@ -31,7 +31,8 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.Monke
 
 @contextmanager
 def opened() -> Iterator[Runtime]:
-    made = replica.open_runtime(current_settings(), Identity.of("127.0.0.1:0", "r1"))
+    installation = open_installation(current_settings())
+    made = replica.open_runtime(installation, Identity.of("127.0.0.1:0", "r1"))
     try:
         yield made
     finally:
@@ -84,14 +85,14 @@ def test_trouble_begins_where_the_variables_say(
     expected: float,
 ) -> None:
     with opened() as usual:
-        assert part(replica.guard_of(usual, current_settings())) != expected
+        assert part(replica.open_guard(open_installation(current_settings()), usual)) != expected
     environment.setenv(name, value)
     with opened() as changed:
-        assert part(replica.guard_of(changed, current_settings())) == expected
+        assert part(replica.open_guard(open_installation(current_settings()), changed)) == expected
 
 
 @pytest.mark.filterwarnings("ignore:'imghdr' is deprecated")
-def test_alerts_go_where_the_variables_say(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_alerts_go_where_the_variables_say(environment: pytest.MonkeyPatch) -> None:
     for name, value in {
         "ALERT_EMAIL": "desk@example.com",
         "SMTP_HOST": "mail.example.com",
@@ -118,8 +119,8 @@ def test_alerts_go_where_the_variables_say(environment: pytest.MonkeyPatch, tmp_
     )
     assert slack == Slack("https://hooks.slack.com/services/T/B/C")
     assert (other.name, handler.name) == ("apprise:1", f"handler:{__name__}.Pager")
-    with closing(open_store(f"sqlite:///{tmp_path / 'store.db'}")) as store:
-        assert replica.courier_of(store, current_settings()).messages_per_hour == 7
+    with closing(open_installation(current_settings())) as installation:
+        assert installation.open_alert_sender().messages_per_hour == 7
 
 
 class Pager:

@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 import deployments
 from deployments import ModelScheduler, ScheduleType, scheduler
 from deployments.scheduler import DEPLOYMENT, JOB_ID, PARAMETERS
-from deployments.schedules import schedule_of
+from deployments.schedules import make_schedule
 from flows.train import train
 from mlops.errors import JobNotFound, MlopsError, ScheduleError
 from mlops.manager import MLOpsManager
@@ -33,7 +33,7 @@ SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
 
 def dates(kind: str, config: dict[str, Any], start: datetime, n: int) -> list[datetime]:
     """What the server makes of a schedule from ``start`` on."""
-    schedule = schedule_of(kind, config)
+    schedule = make_schedule(kind, config)
     known = server.CronSchedule if isinstance(schedule, CronSchedule) else server.RRuleSchedule
     found = asyncio.run(known.model_validate(schedule.model_dump()).get_dates(n=n, start=start))
     return [one.astimezone(UTC) for one in found]
@@ -203,7 +203,7 @@ def test_a_job_calls_the_flow_with_what_it_takes_and_with_the_whole_service() ->
 
 def test_the_same_service_model_and_schedule_are_the_same_job() -> None:
     def job_id(hour: int, **parts: Any) -> str:
-        schedule = schedule_of("daily", {"hour": hour})
+        schedule = make_schedule("daily", {"hour": hour})
         service = SETTINGS.service("BTC/USDT", **parts)
         return scheduler._job_id(service, scheduler.ModelType.LSTM, ScheduleType.DAILY, schedule)
 

@@ -16,7 +16,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import IntervalSchedule
 
 from deployments import ModelScheduler, ScheduleType
-from deployments.scheduler import DEPLOYMENT, due, open_jobs
+from deployments.scheduler import DEPLOYMENT, due_time, open_jobs
 from mlops.errors import JobNotFound, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.settings import current_settings
@@ -80,7 +80,7 @@ def add(scheduler: ModelScheduler, **changes: Any) -> str:
 
 def coming(job_id: str) -> list[datetime]:
     with open_jobs() as jobs:
-        return [due(run) for run in jobs.waiting(jobs.find(job_id))]
+        return [due_time(run) for run in jobs.waiting(jobs.find(job_id))]
 
 
 def test_before_anything_is_deployed_it_says_what_to_run(scheduler: ModelScheduler) -> None:
@@ -102,7 +102,7 @@ def test_a_job_has_its_runs_at_once_and_at_its_times(
     assert {time.strftime("%H:%M") for time in times} == {"02:30"}
     assert len({time.date() for time in times}) == len(times)
     assert deployed.job_status(job_id).next_run == times[0]
-    first = min(runs(client, DEPLOYMENT), key=due)
+    first = min(runs(client, DEPLOYMENT), key=due_time)
     assert first.created_by is not None
     assert first.created_by.display_value == job_id
     assert first.parameters["deployment_config"]["auto_deploy"] is True

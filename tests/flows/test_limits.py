@@ -19,9 +19,8 @@ from mlops.store import leases, list_versions
 from mlops.store.leases import current_holder
 from mlops.store.schema import lease
 from tasks import concurrency, training
-from tasks.concurrency import training_slot, training_turn
-from tasks.context import Project
-from tasks.rollout import open_manager
+from tasks.concurrency import exclusive_training, training_slot
+from tasks.context import Project, current_installation
 from tests.prefect_server import until
 from tests.project import SMALL_LSTM, Place
 
@@ -121,7 +120,7 @@ def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
 
     @flow(validate_parameters=False)
     def hold(service: Service, goes: threading.Event) -> None:
-        with training_turn(service):
+        with exclusive_training(service):
             assert goes.wait(20)
             ended.append(service.key)
 
@@ -129,7 +128,7 @@ def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
     at_once.set()
     with ThreadPoolExecutor(2) as pool:
         working = pool.submit(hold, btc, free)
-        until(lambda: current_holder(open_manager().store, f"training:{btc}"))
+        until(lambda: current_holder(current_installation().store, f"training:{btc}"))
         waiting = pool.submit(hold, btc, at_once)
         assert waits.wait(20)
         hold(eth, at_once)

@@ -13,7 +13,7 @@ PROMISED = {
 }  # fmt: skip
 
 
-def test_the_face_is_what_was_promised():
+def test_the_package_exports_exactly_the_promised_names():
     assert set(mlops.__all__) == PROMISED
     assert all(getattr(mlops, name) is not None for name in PROMISED)
 

@@ -55,7 +55,7 @@ def root() -> Iterator[logging.Logger]:
     logging.captureWarnings(False)
 
 
-def test_a_line_carries_what_is_bound_around_it(lines: Lines) -> None:
+def test_a_line_has_the_fields_bound_around_it(lines: Lines) -> None:
     with bound(service="s", flow_run_id="run"):
         with bound(model_id="m", service=None):
             log.info("fitted %d bars", 7)
@@ -75,13 +75,13 @@ def test_a_line_carries_what_is_bound_around_it(lines: Lines) -> None:
     assert not set(logs.FIELDS) & set(idle)
 
 
-def test_what_a_line_says_itself_holds(lines: Lines) -> None:
+def test_the_fields_of_a_line_replace_the_bound_ones(lines: Lines) -> None:
     with bound(service="s"):
         log.info("about another", extra={"service": "t"})
     assert lines.json[0]["service"] == "t"
 
 
-def test_what_is_bound_ends_with_an_error_which_is_one_line(lines: Lines) -> None:
+def test_bound_fields_end_with_an_error_which_is_one_line(lines: Lines) -> None:
     def fail() -> None:
         with bound(service="s"):
             try:
@@ -100,7 +100,7 @@ def test_what_is_bound_ends_with_an_error_which_is_one_line(lines: Lines) -> Non
     assert "service" not in idle
 
 
-def test_two_threads_do_not_mix_what_they_work_on(lines: Lines) -> None:
+def test_two_threads_do_not_share_bound_fields(lines: Lines) -> None:
     both = threading.Barrier(2)
 
     def work(name: str) -> None:
@@ -128,7 +128,7 @@ def test_text_names_a_field_once(lines: Lines) -> None:
 
 
 @pytest.mark.filterwarnings("default")
-def test_one_call_makes_all_of_a_process_one_format(
+def test_configure_gives_all_lines_of_a_process_one_format(
     root: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure("text", "INFO")

@@ -98,26 +98,28 @@ def test_a_handler_is_told_of_a_version_that_was_undone(
     with acknowledging(manager.store, faults=500):
         deploy(manager, library.versions[0], "canary")
     told = pager.told.get(timeout=20)
-    manager.courier.stop()
+    manager.alert_sender.stop()
     assert (told["condition"], told["service"]) == ("deployment_failed", KEY)
     assert library.versions[0] in told["title"]
     assert [one.id for one in manager.alerts(KEY, lasting_only=True)] == [told["id"]]
 
 
-def test_what_cannot_be_told_is_no_handler(manager: MLOpsManager) -> None:
+def test_an_object_without_send_alert_is_refused_as_handler(manager: MLOpsManager) -> None:
     with pytest.raises(SettingsError, match="no send_alert"):
         manager.add_alert_handler(object())
-    manager.courier.stop()
+    manager.alert_sender.stop()
 
 
-def test_a_shadowed_version_is_not_the_champion(manager: MLOpsManager, library: Library) -> None:
+def test_a_shadow_rollout_does_not_make_its_version_champion(
+    manager: MLOpsManager, library: Library
+) -> None:
     with acknowledging(manager.store):
         assert deploy(manager, library.versions[0], "shadow") is False
     (row,) = manager.rollouts(KEY)
     assert (row.phase, champion(manager)) == (Phase.DONE, library.baseline)
 
 
-def test_without_waiting_it_is_asked_for_and_can_be_followed(
+def test_without_wait_a_rollout_is_requested_and_can_be_followed(
     manager: MLOpsManager, library: Library
 ) -> None:
     assert deploy(manager, library.versions[0], wait=False, **ANNA) is False
@@ -166,7 +168,7 @@ def test_only_what_exists_and_passed_may_go_live(manager: MLOpsManager, library:
     assert manager.rollouts() == ()
 
 
-def test_going_back_puts_the_previous_champion_in_its_place(
+def test_a_rollback_makes_the_previous_champion_live(
     manager: MLOpsManager, library: Library
 ) -> None:
     first, second = library.versions
@@ -181,7 +183,7 @@ def test_going_back_puts_the_previous_champion_in_its_place(
     assert (last.action, last.actor, last.reason) == ("roll_back", "anna", "worse in Asia")
 
 
-def test_what_does_not_load_is_not_gone_back_to(
+def test_a_rollback_to_a_version_that_does_not_load_is_refused(
     manager: MLOpsManager, library: Library, tmp_path: Path
 ) -> None:
     first, second = library.versions
@@ -200,7 +202,7 @@ def test_what_does_not_load_is_not_gone_back_to(
     assert champion(manager) == second
 
 
-def test_only_the_champion_is_gone_back_from(manager: MLOpsManager, library: Library) -> None:
+def test_only_the_champion_can_be_rolled_back(manager: MLOpsManager, library: Library) -> None:
     with pytest.raises(RolloutError, match=f"is not live on {KEY}, {library.baseline} is"):
         asyncio.run(manager.rollback_model(library.versions[0], actor="anna", reason="back"))
     with pytest.raises(RolloutError, match="there is nothing before it"):
@@ -209,7 +211,9 @@ def test_only_the_champion_is_gone_back_from(manager: MLOpsManager, library: Lib
         asyncio.run(manager.rollback_model("no.such.1h.return.1", actor="anna", reason="back"))
 
 
-def test_who_was_live_is_a_question_of_time(manager: MLOpsManager, library: Library) -> None:
+def test_who_was_live_depends_on_the_time_asked_for(
+    manager: MLOpsManager, library: Library
+) -> None:
     with acknowledging(manager.store):
         deploy(manager, library.versions[0])
     history = manager.live_history(KEY)
@@ -226,12 +230,11 @@ def test_who_was_live_is_a_question_of_time(manager: MLOpsManager, library: Libr
     assert now.champion == library.versions[0]
 
 
-@pytest.mark.timing
-def test_an_mlflow_that_is_down_costs_no_minutes(
+def test_mirroring_to_an_mlflow_that_is_down_takes_seconds(
     manager: MLOpsManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
     began = time.monotonic()
-    manager.deployer.show(KEY)
+    manager.deployer.mirror_to_mlflow(KEY)
     assert time.monotonic() - began < 5
     assert "MLFLOW_TRACKING_URI" in caplog.text

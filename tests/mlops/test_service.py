@@ -40,7 +40,7 @@ def test_a_key_parses_back_to_its_service(symbol):
         {"horizon": 0},
     ],
 )
-def test_a_part_that_names_nothing_is_refused(wrong):
+def test_an_illegal_part_is_refused(wrong):
     with pytest.raises(ServiceError, match=str(next(iter(wrong.values())))):
         service(**wrong)
 
@@ -56,7 +56,7 @@ def test_a_timeframe_knows_its_minutes(name, minutes):
     assert Timeframe(name).minutes == minutes
 
 
-def test_a_model_id_tells_type_asset_and_time():
+def test_a_model_id_has_type_asset_and_time():
     assert new_model_id("lstm", "BTC/USDT", AT) == "lstm_BTC_20241205_120000"
 
 

@@ -1,4 +1,4 @@
-"""What people are shown of a verdict."""
+"""What people see of progress, a verdict and a rollout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from mlops.rollout.analysis import TrialCounts, judge_version
 from mlops.rollout.runner import RolloutProgress
 from mlops.service import Service
 from mlops.store import Phase, Rollout, RolloutEvent
-from tasks.artifacts import artifact_key, deploy_key, gate_table, rollout_table, run_url
+from tasks.artifacts import (
+    gate_table,
+    rollout_key,
+    rollout_table,
+    run_url,
+    show_progress,
+    training_key,
+)
 from tests.studied import Studied
 
 
@@ -25,7 +32,7 @@ from tests.studied import Studied
     ],
 )
 def test_a_key_has_the_characters_prefect_allows(key: str, expected: str) -> None:
-    assert artifact_key(Service.parse(key)) == expected
+    assert training_key(Service.parse(key)) == expected
 
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
@@ -64,7 +71,7 @@ FIGURES = {
 
 
 def test_the_key_of_a_rollout_has_the_characters_prefect_allows() -> None:
-    assert deploy_key("gate_io.btc-usdt.1h.return.1") == "deploy-gate-io-btc-usdt-1h-return-1"
+    assert rollout_key("gate_io.btc-usdt.1h.return.1") == "deploy-gate-io-btc-usdt-1h-return-1"
 
 
 def test_a_rollouts_table_has_a_row_for_each_arrow_with_its_evidence() -> None:
@@ -110,3 +117,19 @@ def test_a_run_is_linked_where_mlflow_shows_it(volatility: Studied, uri: str, ho
     version = volatility.registered()
     url = run_url(replace(tracking, uri=uri), version)
     assert url == f"{host}/#/experiments/{tracking.experiment_id}/runs/{version.run_id}"
+
+
+def test_each_stage_prints_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with show_progress("simulator.btc-usd") as report:
+        for done, what in enumerate(["linear", "linear", "lstm"], start=1):
+            report(what, done, 3)
+    assert capsys.readouterr().err.split("\n") == [
+        "simulator.btc-usd: linear",
+        "simulator.btc-usd: lstm",
+        "",
+    ]
+
+
+def test_a_failure_passes_through(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="diverged"), show_progress("x"):
+        raise ValueError("diverged")

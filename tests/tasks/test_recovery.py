@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Running
 
 from flows.train import train
-from tasks.recovery import MOST_RUNS, run_again
+from tasks.recovery import MOST_RUNS, restart_crashed_trainings
 
 ASKED = {"symbol": "BTC/USDT", "model_type": "linear", "reason": "schedule"}
 Crash = Callable[[int], FlowRun]
@@ -49,19 +49,19 @@ def test_a_crashed_training_is_scheduled_again_as_it_was_asked(
     client: SyncPrefectClient, crash: Crash
 ) -> None:
     dead = crash(1)
-    assert run_again.fn() == (f"{dead.name} started again after it crashed",)
+    assert restart_crashed_trainings.fn() == (f"{dead.name} started again after it crashed",)
     assert state(client, dead.id) == "Scheduled"
     assert client.read_flow_run(dead.id).parameters == ASKED
-    assert run_again.fn() == ()
+    assert restart_crashed_trainings.fn() == ()
 
 
 def test_one_that_dies_of_itself_is_left_alone(client: SyncPrefectClient, crash: Crash) -> None:
     dead = crash(MOST_RUNS)
-    assert run_again.fn() == ()
+    assert restart_crashed_trainings.fn() == ()
     assert state(client, dead.id) == "Crashed"
 
 
 def test_a_run_of_a_notebook_is_the_notebooks(client: SyncPrefectClient) -> None:
     run = client.create_flow_run(train, parameters=ASKED, state=Running())
     client.set_flow_run_state(run.id, Crashed(), force=True)
-    assert run_again.fn() == ()
+    assert restart_crashed_trainings.fn() == ()

@@ -1,4 +1,4 @@
-"""A process is asked to end first, and is gone afterwards whatever it thinks of that."""
+"""A process is terminated, and killed where it does not end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from deployments.demo.rollout_act import end
+from deployments.demo.rollout_act import stop_process
 
 WILLING = "import time; print('up', flush=True); time.sleep(60)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WILLING
@@ -19,5 +19,5 @@ def test_it_ends_by_itself_or_is_killed(program: str, by: signal.Signals) -> Non
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"up\n"
-        end(process, within_s=0.5)
+        stop_process(process, within_s=0.5)
     assert process.returncode == -by
