@@ -297,7 +297,7 @@ class StoreSync:
             if state != FAILED or waited_s <= pause_s:
                 states[model_id] = state
         missing = (next_to_load(route, self.identity.name, states) for route in self._routes())
-        most_urgent = next((model_id for model_id in missing if model_id is not None), None)
+        most_urgent = next((missing_id for missing_id in missing if missing_id is not None), None)
         if most_urgent is None:
             return False
         self._load_model(most_urgent)
