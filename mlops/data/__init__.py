@@ -1,1 +1,1 @@
-"""Market data: bars that are complete, checked and traceable, and the splits that judge on them."""
+"""Market data: complete, validated bars with provenance, and the splits of training by time."""

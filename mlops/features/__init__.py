@@ -1,1 +1,1 @@
-"""From bars to what a model sees: causal features, dated targets, windows without holes."""
+"""Features and targets of bars: causal features, labels with known times, windows without holes."""

@@ -144,7 +144,7 @@ class Dataset:
         return next_bar_returns(self.bars)
 
     def matrix(self, spec: FeatureSpec) -> Matrix:
-        """Features of every bar (N, F) float32, read-only; NaN before each one's warm-up.
+        """Features of every bar (N, F) float32, read-only; NaN in a feature's warm-up.
 
         Raises:
             FeatureError: when a feature is not finite after its warm-up.

@@ -95,7 +95,14 @@ class FitContext:
     on_epoch: Callable[[Epoch], None] | None = None
 
     def check_deadline(self, what: str) -> None:
-        """Raises: TrainingTimeout: when the deadline has passed."""
+        """Refuse to go on after the deadline.
+
+        Args:
+            what: The work that is stopped, for the message.
+
+        Raises:
+            TrainingTimeout: when the deadline has passed.
+        """
         if self.deadline is not None and time.monotonic() > self.deadline:
             raise TrainingTimeout(
                 f"{what} stopped: the training deadline passed; allow more time "

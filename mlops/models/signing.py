@@ -39,7 +39,11 @@ class SigningKey:
         (directory / SIGNATURE).write_text(text, encoding="utf-8")
 
     def check(self, directory: Path, digest: str) -> None:
-        """Raises: BundleError: when the bundle's signature was not made with this key."""
+        """Verify the signature in a bundle.
+
+        Raises:
+            BundleError: when it is missing or was not made with this key.
+        """
         try:
             raw = json.loads((directory / SIGNATURE).read_text(encoding="utf-8"))
             signature = str(raw["signature"])

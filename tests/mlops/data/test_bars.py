@@ -243,4 +243,4 @@ class TestContentHash:
         frame = make_bars(50)
 
         moved = frame.set_axis(frame.index + timedelta(minutes=1))
-        assert len({content_hash(one) for one in (frame, moved, frame[:-1])}) == 3
+        assert len({content_hash(bars) for bars in (frame, moved, frame[:-1])}) == 3

@@ -1,4 +1,4 @@
-"""The cache asks a venue only for what it does not have, and loses nothing it was sent."""
+"""The cache fetches from a venue only bars that are not stored, and loses no page that arrived."""
 
 from datetime import datetime, timedelta
 
@@ -17,7 +17,7 @@ from tests.mlops.data.exchange_replay import Fault, Replay
 HOUR = Timeframe("1h")
 
 
-class Desk:
+class CachedVenue:
     """A cache, a replay and the source between them."""
 
     def __init__(self, root, replay: Replay):
@@ -32,178 +32,180 @@ class Desk:
         cache = BarCache(self.root)
         return cache.load(self.source, "BTC/USDT", HOUR, now=self.replay.now, **period)
 
-    def asked(self) -> list[datetime]:
+    def requested_starts(self) -> list[datetime]:
         stamps = [int(query["startTime"]) / 1000 for query in self.replay.klines]
         return [datetime.fromtimestamp(stamp, START.tzinfo) for stamp in stamps]
 
 
 @pytest.fixture
-def desk(tmp_path, replay) -> Desk:
-    return Desk(tmp_path, replay)
+def cached(tmp_path, replay) -> CachedVenue:
+    return CachedVenue(tmp_path, replay)
 
 
-def test_bars_come_back_as_the_venue_has_them(desk):
-    bars = desk.load()
+def test_bars_come_back_as_the_venue_has_them(cached):
+    bars = cached.load()
 
     pd.testing.assert_frame_equal(bars.frame, make_bars(2_499).round(6), check_freq=False)
     assert bars.quality.completeness == 1.0
-    assert bars.provenance.fetched_at == desk.replay.now
+    assert bars.provenance.fetched_at == cached.replay.now
     assert bars.provenance.content_hash == content_hash(bars.frame)
 
 
-def test_a_second_load_in_the_same_hour_asks_for_nothing(desk):
-    first = desk.load()
-    second = desk.load()
+def test_a_second_load_in_the_same_hour_asks_for_nothing(cached):
+    first = cached.load()
+    second = cached.load()
 
-    assert desk.replay.klines == []
+    assert cached.replay.klines == []
     assert second.provenance == first.provenance
 
 
-def test_a_later_load_asks_only_for_the_tail_and_reads_the_last_bar_again(desk):
-    desk.load()
-    desk.replay.now += timedelta(hours=1)
+def test_a_later_load_asks_only_for_the_tail_and_reads_the_last_bar_again(cached):
+    cached.load()
+    cached.replay.now += timedelta(hours=1)
 
-    bars = desk.load()
+    bars = cached.load()
 
-    assert desk.asked() == [START + timedelta(hours=2_498)]
+    assert cached.requested_starts() == [START + timedelta(hours=2_498)]
     assert len(bars.frame) == 2_500
 
 
-def test_an_earlier_start_asks_only_for_what_is_missing_in_front(desk):
-    desk.load(start=START + timedelta(hours=2_000))
+def test_an_earlier_start_asks_only_for_what_is_missing_in_front(cached):
+    cached.load(start=START + timedelta(hours=2_000))
 
-    bars = desk.load()
+    bars = cached.load()
 
-    assert desk.asked() == [START, START + timedelta(hours=1_000)]
+    assert cached.requested_starts() == [START, START + timedelta(hours=1_000)]
     assert len(bars.frame) == 2_499
-    desk.load()
-    assert desk.asked() == []
+    cached.load()
+    assert cached.requested_starts() == []
 
 
-def test_a_period_asked_for_twice_is_read_from_disk(desk):
+def test_a_period_asked_for_twice_is_read_from_disk(cached):
     period = {"start": START + timedelta(hours=10), "end": START + timedelta(hours=30)}
-    desk.load(**period)
+    cached.load(**period)
 
-    assert len(desk.load(**period).frame) == 20
-    assert desk.asked() == []
-
-
-def test_without_a_start_all_that_is_stored_is_loaded(desk):
-    desk.load()
-
-    assert len(desk.load(start=None).frame) == 2_499
-    assert desk.asked() == []
+    assert len(cached.load(**period).frame) == 20
+    assert cached.requested_starts() == []
 
 
-def test_bars_known_at_an_earlier_time_are_the_bars_of_that_time(desk):
+def test_without_a_start_all_that_is_stored_is_loaded(cached):
+    cached.load()
+
+    assert len(cached.load(start=None).frame) == 2_499
+    assert cached.requested_starts() == []
+
+
+def test_bars_known_at_an_earlier_time_are_the_bars_of_that_time(cached):
     then = START + timedelta(hours=100, minutes=30)
-    desk.load()
+    cached.load()
 
-    cache = BarCache(desk.root)
-    bars = cache.load(desk.source, "BTC/USDT", HOUR, start=START, now=then)
+    cache = BarCache(cached.root)
+    bars = cache.load(cached.source, "BTC/USDT", HOUR, start=START, now=then)
 
     assert bars.close_times[-1] <= then
     assert len(bars.frame) == 100
 
 
-def test_a_revised_last_bar_is_replaced_and_counted(desk):
-    before = desk.load()
-    desk.replay.bars["BTCUSDT"][2_498][5] += 1
-    desk.replay.now += timedelta(hours=1)
+def test_a_revised_last_bar_is_replaced_and_counted(cached):
+    before = cached.load()
+    cached.replay.bars["BTCUSDT"][2_498][5] += 1
+    cached.replay.now += timedelta(hours=1)
 
-    bars = desk.load()
+    bars = cached.load()
 
     assert bars.frame["volume"].iloc[2_498] == before.frame["volume"].iloc[2_498] + 1
     assert "1 bar(s) were revised by binance" in bars.quality.warnings[0]
     assert bars.provenance.content_hash != before.provenance.content_hash
 
 
-def test_a_fetch_that_fails_half_way_keeps_its_pages_and_resumes_there(desk):
-    desk.replay.faults = {number: Fault(status=502) for number in range(4, 10)}
+def test_a_fetch_that_fails_half_way_keeps_its_pages_and_resumes_there(cached):
+    cached.replay.faults = {number: Fault(status=502) for number in range(4, 10)}
     with pytest.raises(SourceError, match="what was stored is kept"):
-        desk.load()
+        cached.load()
 
-    bars = desk.load()
+    bars = cached.load()
 
-    assert desk.asked() == [START + timedelta(hours=1_999)]
+    assert cached.requested_starts() == [START + timedelta(hours=1_999)]
     assert len(bars.frame) == 2_499
 
 
-def test_a_hole_lowers_completeness_and_stays_a_hole(desk):
-    del desk.replay.bars["BTCUSDT"][1_500:1_510]
+def test_a_hole_lowers_completeness_and_stays_a_hole(cached):
+    del cached.replay.bars["BTCUSDT"][1_500:1_510]
 
-    quality = desk.load().quality
+    quality = cached.load().quality
 
     assert [hole.bars for hole in quality.holes] == [10]
     assert quality.completeness == pytest.approx(2_489 / 2_499)
 
 
-def test_a_hole_between_two_periods_is_asked_for_once(desk):
-    del desk.replay.bars["BTCUSDT"][1_990:2_000]
-    desk.load(start=START + timedelta(hours=2_000))
-    desk.load()
+def test_a_hole_between_two_periods_is_asked_for_once(cached):
+    del cached.replay.bars["BTCUSDT"][1_990:2_000]
+    cached.load(start=START + timedelta(hours=2_000))
+    cached.load()
 
-    assert len(desk.load().frame) == 2_489
-    assert desk.asked() == []
-
-
-def test_bars_the_venue_publishes_late_are_still_fetched(desk):
-    late = desk.replay.bars["BTCUSDT"][2_490:]
-    del desk.replay.bars["BTCUSDT"][2_490:]
-    assert len(desk.load().frame) == 2_490
-
-    desk.replay.bars["BTCUSDT"].extend(late)
-    assert len(desk.load().frame) == 2_499
+    assert len(cached.load().frame) == 2_489
+    assert cached.requested_starts() == []
 
 
-def test_nothing_of_a_page_with_a_bad_bar_is_written(desk):
-    desk.replay.bars["BTCUSDT"][1_200][2] = 1.0
+def test_bars_the_venue_publishes_late_are_still_fetched(cached):
+    late = cached.replay.bars["BTCUSDT"][2_490:]
+    del cached.replay.bars["BTCUSDT"][2_490:]
+    assert len(cached.load().frame) == 2_490
+
+    cached.replay.bars["BTCUSDT"].extend(late)
+    assert len(cached.load().frame) == 2_499
+
+
+def test_nothing_of_a_page_with_a_bad_bar_is_written(cached):
+    cached.replay.bars["BTCUSDT"][1_200][2] = 1.0
 
     with pytest.raises(BarsError, match=r"page from .*'high': high below low in row 200") as caught:
-        desk.load()
+        cached.load()
 
     assert caught.value.rows == (200,)
-    _, stored = BarCache(desk.root).series("binance", "BTC/USDT", HOUR).read()
+    _, stored = BarCache(cached.root).series("binance", "BTC/USDT", HOUR).read()
     assert len(stored) == 1_000
 
 
-def test_history_that_begins_later_than_asked_gives_a_warning(desk):
-    bars = desk.load(start=START - timedelta(days=30))
+def test_history_that_begins_later_than_asked_gives_a_warning(cached):
+    bars = cached.load(start=START - timedelta(days=30))
 
     assert "begin at 2024-01-01" in bars.quality.warnings[0]
 
 
-def test_duplicates_the_venue_sent_are_counted_over_all_fetches(desk):
-    rows = desk.replay.bars["BTCUSDT"]
+def test_duplicates_the_venue_sent_are_counted_over_all_fetches(cached):
+    rows = cached.replay.bars["BTCUSDT"]
     rows.insert(5, rows[5])
 
-    assert desk.load().quality.dropped == {"duplicate": 1}
-    assert desk.load().quality.dropped == {"duplicate": 1}
+    assert cached.load().quality.dropped == {"duplicate": 1}
+    assert cached.load().quality.dropped == {"duplicate": 1}
 
 
-def test_many_small_fetches_leave_few_files(desk):
-    desk.replay.now = START + timedelta(hours=200)
+def test_many_small_fetches_leave_few_files(cached):
+    cached.replay.now = START + timedelta(hours=200)
     for _ in range(15):
-        desk.replay.now += timedelta(hours=1)
-        desk.load()
+        cached.replay.now += timedelta(hours=1)
+        cached.load()
 
-    folder = BarCache(desk.root).series("binance", "BTC/USDT", HOUR).folder
+    folder = BarCache(cached.root).series("binance", "BTC/USDT", HOUR).folder
     assert len(list(folder.glob("*.parquet"))) <= 5
 
 
-def test_a_period_without_bars_is_refused(desk):
+def test_a_period_without_bars_is_refused(cached):
     with pytest.raises(BarsError, match="no 1h bars of BTC/USDT"):
-        desk.load(start=START - timedelta(days=9), end=START - timedelta(days=8))
+        cached.load(start=START - timedelta(days=9), end=START - timedelta(days=8))
 
 
 @pytest.mark.parametrize(
     ("symbol", "timeframe", "message"),
     [("BTC/USDX", "1h", "no symbol"), ("BTC/USDT", "7h", "no timeframe")],
 )
-def test_a_market_the_venue_does_not_have_leaves_nothing_behind(desk, symbol, timeframe, message):
+def test_a_market_the_venue_does_not_have_leaves_nothing_behind(cached, symbol, timeframe, message):
     with pytest.raises(SourceError, match=message):
-        BarCache(desk.root).load(desk.source, symbol, Timeframe(timeframe), now=desk.replay.now)
-    assert list(desk.root.iterdir()) == []
+        BarCache(cached.root).load(
+            cached.source, symbol, Timeframe(timeframe), now=cached.replay.now
+        )
+    assert list(cached.root.iterdir()) == []
 
 
 def test_local_sources_write_nothing(tmp_path):
@@ -215,9 +217,9 @@ def test_local_sources_write_nothing(tmp_path):
     assert bars.provenance.fetched_at == bars.close_times[-1] == now
 
 
-def test_a_time_without_a_zone_is_refused(desk):
+def test_a_time_without_a_zone_is_refused(cached):
     with pytest.raises(BarsError, match=r"start=.* has no zone"):
-        desk.load(start=START.replace(tzinfo=None))
+        cached.load(start=START.replace(tzinfo=None))
 
 
 def test_a_bar_that_closed_at_this_very_moment_is_fetched(tmp_path, replay):
