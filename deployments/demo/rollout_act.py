@@ -129,7 +129,7 @@ def roll_out_versions(
         with clients.sending():
             good = _roll_out(manager, model_id, clients, console)
             failing = _register_failing_model(manager, service)
-        bad = _roll_out(manager, failing, clients, console, force=True)
+            bad = _roll_out(manager, failing, clients, console, force=True)
     _print_live_history(manager, service, console)
     return [good, bad]
 
