@@ -17,6 +17,8 @@ UV := UV_FIND_LINKS="$$PIP_FIND_LINKS" UV_DEFAULT_INDEX="$$PIP_INDEX_URL" \
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	($(PIP) -c constraints.txt uv && $(UV) -c constraints.txt -e '.[dev]') || $(PIP) -c constraints.txt -e '.[dev]'
+	# An empty database for the demonstration and the tests; its migrations take ten seconds.
+	PREFECT_HOME="$(CURDIR)/.venv/prefect" $(BIN)/prefect server database upgrade -y >/dev/null
 	touch $@
 
 demo: install

@@ -13,16 +13,13 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from rich.console import Console
 
+from deployments.processes import ServerProcess
 from mlops import logs
 from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars
@@ -39,7 +36,6 @@ FIRST_SERVICE = Service.of(
     venue="sample", symbol="BTC/USD", timeframe="1h", target="volatility", horizon=24
 )
 READY_S = 120.0
-STOP_S = 20.0
 RESTART_S = 2.0
 POLL_S = 0.5
 
@@ -52,52 +48,6 @@ QUIET = {
     # A run without a heartbeat for three of these is marked crashed.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
 }
-
-
-@dataclass(slots=True)
-class ServerProcess:
-    """One process: its command, the URL that answers when it is up, and its stop signal."""
-
-    name: str
-    command: Sequence[str]
-    url: str | None = None
-    stop_with: signal.Signals = signal.SIGTERM
-    process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
-
-    def start(self, environment: Mapping[str, str], log: Path) -> None:
-        """Start it in a session of its own, so that Ctrl-C reaches this process only."""
-        with log.open("ab") as file:
-            self.process = subprocess.Popen(
-                list(self.command),
-                env=dict(environment),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-
-    def is_alive(self) -> bool:
-        return self.process is not None and self.process.poll() is None
-
-    def is_up(self) -> bool:
-        """Whether its URL answers; without a URL, whether it is alive."""
-        if self.url is None:
-            return self.is_alive()
-        try:
-            with urlopen(self.url, timeout=2) as answer:
-                return bool(answer.status == 200)
-        except (URLError, OSError):
-            return False
-
-    def stop(self) -> None:
-        """Send its stop signal, and kill it where it has not ended within `STOP_S`."""
-        if self.process is None or not self.is_alive():
-            return
-        self.process.send_signal(self.stop_with)
-        try:
-            self.process.wait(timeout=STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
 
 
 class Supervisor:
@@ -117,16 +67,13 @@ class Supervisor:
         Raises:
             SystemExit: when it is not up within `READY_S`, naming its log.
         """
-        log = self.logs / f"{process.name}.log"
-        process.start(self.environment, log)
+        process.start(self.environment, self.logs / f"{process.name}.log")
         self.processes.append(process)
-        deadline = time.monotonic() + READY_S
-        while not process.is_up():
-            if not process.is_alive() or time.monotonic() > deadline:
-                self.stop()
-                raise SystemExit(f"{process.name} did not start; see {log}")
-            if self.stopping.wait(POLL_S):
-                return
+        try:
+            process.wait_until_up(within_s=READY_S, stopping=self.stopping)
+        except SystemExit:
+            self.stop()
+            raise
 
     def watch(self) -> None:
         """Restart processes that die, until `stopping` is set."""

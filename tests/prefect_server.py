@@ -28,7 +28,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from deployments import setup
-from deployments.demo.rollout_act import free_port, stop_process
+from deployments.processes import free_port, stop_process
 
 ROOT = Path(__file__).parents[1]
 START_S, STOP_S, SOON_S = 120.0, 20.0, 60.0

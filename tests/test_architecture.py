@@ -19,6 +19,7 @@ READS_ENVIRONMENT = {
     "mlops/registry/bundles.py": "hands a clean process what it needs to start",
     "tasks/context.py": "is told there whether a worker started this process",
     "deployments/demo/__main__.py": "makes surroundings of its own",
+    "deployments/demo/story.py": "hands the Prefect server's address to the third act",
     "deployments/demo/rollout_act.py": "hands the demonstration's surroundings to a replica",
     "deployments/replica.py": "tells MLflow's client where bundles lie",
     "deployments/serve.py": "hands its own to the processes it starts",

@@ -1,6 +1,7 @@
 """`make demo`: trains, judges, rolls out and monitors models on embedded real bars, offline.
 
 Everything is written under ``.mlops/demo``, which is emptied first; no process is left running.
+One Prefect server, on a free port, serves the process of the first two acts and that of the third.
 """
 
 from __future__ import annotations
@@ -8,11 +9,16 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
+
+from deployments.processes import ServerProcess, free_port
 
 HOME = Path(".mlops") / "demo"
 PLAIN_WIDTH = 120
@@ -23,11 +29,13 @@ ENVIRONMENT = {
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_LOGGING_LEVEL": "ERROR",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_EPHEMERAL_ENABLED": "true",
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "90",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "DO_NOT_TRACK": "true",
 }
+PREFECT_DATABASE = Path(sys.prefix) / "prefect" / "prefect.db"
+"""Migrated and empty; `make install` makes it, because that takes a server ten seconds."""
+
+SERVER_UP_S = 120.0
 REMOVED_VARIABLES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORE_URL")
 
 
@@ -44,6 +52,28 @@ def set_environment(home: Path) -> None:
     os.environ["PREFECT_HOME"] = str(home.resolve() / "prefect")
 
 
+@contextmanager
+def running_prefect(home: Path) -> Iterator[ServerProcess]:
+    """Run a Prefect server for as long as the block lasts; it is not up yet when that begins."""
+    (home / "prefect").mkdir()
+    if PREFECT_DATABASE.exists():
+        shutil.copy(PREFECT_DATABASE, home / "prefect" / "prefect.db")
+    port = str(free_port())
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    server = ServerProcess(
+        "prefect-server",
+        # Its services schedule runs and record task runs; nothing here asks for either.
+        [sys.executable, "-m", "prefect", "server", "start", "--no-services", "--no-ui",
+         "--host", "127.0.0.1", "--port", port],
+        f"http://127.0.0.1:{port}/api/health",
+    )  # fmt: skip
+    server.start(os.environ, home / "prefect-server.log")
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 def parse_day(text: str) -> datetime:
     """The beginning of a day, in UTC."""
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
@@ -57,6 +87,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one model, and two days of the break")
     parser.add_argument("--until", type=parse_day, help="the end of the third act; else 2019-01-01")
     parser.add_argument("--only-past", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--prefect-api", help=argparse.SUPPRESS)
     given = parser.parse_args()
     until = given.until or parse_day("2018-11-16" if given.quick else "2019-01-01")
     console = Console()
@@ -66,14 +97,18 @@ def main() -> None:
     set_environment(given.home)
     # Prefect and MLflow read the environment when they are imported.
     if given.only_past:
+        os.environ["PREFECT_API_URL"] = given.prefect_api
         from deployments.demo.history_act import write_history
 
         write_history(given.symbol, console, until=until, path=given.only_past)
         return
     console.print(f"[bold]{given.symbol} sample[/], everything under {given.home}; no network used")
-    from deployments.demo.story import run_demo
+    with running_prefect(given.home) as server:
+        from deployments.demo.story import run_demo
 
-    report = run_demo(given.symbol, console, until=until, quick=given.quick)
+        with console.status("Prefect's server starts"):
+            server.wait_until_up(within_s=SERVER_UP_S)
+        report = run_demo(given.symbol, console, until=until, quick=given.quick)
     console.print(f"report  {report}")
     console.print(f"done in {time.monotonic() - began:.0f} s")
 

@@ -9,8 +9,6 @@ import asyncio
 import http.client
 import json
 import os
-import socket
-import subprocess
 import sys
 import threading
 import time
@@ -18,13 +16,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pandas as pd
 from rich.console import Console
 
 from deployments.demo.failing_model import FailingModel
+from deployments.processes import ServerProcess, free_port
 from flows.deploy import deploy
 from mlops.data.bars import COLUMNS
 from mlops.data.load import load_bars
@@ -37,12 +34,11 @@ from mlops.service import Service
 from mlops.stats.metrics import ModelMetrics
 from mlops.store import Rollout, RolloutEvent, list_events, list_rollouts
 
-FAST_CANARY = RolloutSettings(dwell_s=2.0, bake_s=3.0, hold_s=60.0, gate_s=60.0)
+FAST_CANARY = RolloutSettings(dwell_s=1.0, bake_s=2.0, hold_s=60.0, gate_s=60.0)
 """The usual canary, with seconds where it has minutes."""
 
-FAILS_AFTER_S = 6.0
+FAILS_AFTER_S = 4.0
 READY_S = 60.0
-STOP_S = 30.0
 
 REQUESTS_PER_S = 50.0
 THREADS = 2
@@ -123,12 +119,15 @@ def roll_out_versions(
     """Roll a challenger out by canary, then a version that fails; both under live requests."""
     service = Service.parse(manager.get_model(model_id).service)
     bars = load_bars(service, cache_root=manager.config.bars_path)
-    with running_replica(manager.config.mlops_base_path) as port:
+    port = free_port()
+    with running_replica(manager.config.mlops_base_path, port) as replica:
+        # The replica starts meanwhile.
+        failing = _register_failing_model(manager, service)
         n_bars = int(load(manager.registry, model_id).config["warm_up"])
         clients = Clients(port, service.key, request_bodies(bars.frame, n_bars))
+        replica.wait_until_up(within_s=READY_S)
         with clients.sending():
             good = _roll_out(manager, model_id, clients, console)
-            failing = _register_failing_model(manager, service)
             bad = _roll_out(manager, failing, clients, console, force=True)
     _print_live_history(manager, service, console)
     return [good, bad]
@@ -205,48 +204,16 @@ def _print_live_history(manager: MLOpsManager, service: Service, console: Consol
 
 
 @contextmanager
-def running_replica(home: Path) -> Iterator[int]:
-    """Run a replica process for as long as the block lasts; gives its port."""
-    port = free_port()
-    log = home / "replica.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.replica", "--port", str(port),
-             "--drain-seconds", "0.5"],
-            env=dict(os.environ),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )  # fmt: skip
+def running_replica(home: Path, port: int) -> Iterator[ServerProcess]:
+    """Run a replica process for as long as the block lasts; it is not up yet when that begins."""
+    replica = ServerProcess(
+        "replica",
+        [sys.executable, "-m", "deployments.replica", "--port", str(port),
+         "--drain-seconds", "0.5"],
+        f"http://127.0.0.1:{port}/readyz",
+    )  # fmt: skip
+    replica.start(os.environ, home / "replica.log")
     try:
-        _wait_until_ready(port, process, log)
-        yield port
+        yield replica
     finally:
-        stop_process(process, within_s=STOP_S)
-
-
-def _wait_until_ready(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + READY_S
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
-                return
-        except (URLError, OSError):
-            time.sleep(0.1)
-    raise SystemExit(f"the replica did not become ready; see {log}")
-
-
-def free_port() -> int:
-    """A port that no process listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def stop_process(process: subprocess.Popen[bytes], *, within_s: float) -> None:
-    """Terminate a process, and kill it where it has not ended within ``within_s`` seconds."""
-    process.terminate()
-    try:
-        process.wait(within_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        replica.stop()

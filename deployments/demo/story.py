@@ -5,6 +5,7 @@ The third act runs in a process of its own, while the first two train and wait.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from deployments.demo.rollout_act import roll_out_versions, stop_process
+from deployments.demo.rollout_act import roll_out_versions
+from deployments.processes import stop_process
 from flows.train import TrainResult, train
 from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager
@@ -73,7 +75,8 @@ def start_history(symbol: str, home: Path, until: datetime) -> Iterator[HistoryP
     with output.open("wb") as file, home.with_suffix(".log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "deployments.demo", "--symbol", symbol, "--home", str(home),
-             "--until", f"{until:%Y-%m-%d}", "--only-past", str(section)],
+             "--until", f"{until:%Y-%m-%d}", "--only-past", str(section),
+             "--prefect-api", os.environ["PREFECT_API_URL"]],
             stdout=file,
             stderr=log,
         )  # fmt: skip

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deployments.demo.rollout_act import free_port
+from deployments.processes import free_port
 from mlops.data.bars import COLUMNS
 from mlops.data.sources.samples import SampleSource
 from mlops.registry.tracking import _import_quietly

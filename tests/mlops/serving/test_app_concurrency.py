@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import uvicorn
 
-from deployments.demo.rollout_act import free_port
+from deployments.processes import free_port
 from mlops.data.bars import COLUMNS
 from mlops.registry import Candidate, bundle_parts, register
 from mlops.serving.runtime import Runtime

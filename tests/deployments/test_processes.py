@@ -1,4 +1,4 @@
-"""A process is terminated, and killed where it does not end."""
+"""A process is asked to end first, and is gone afterwards whatever it thinks of that."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from deployments.demo.rollout_act import stop_process
+from deployments.processes import stop_process
 
 WILLING = "import time; print('up', flush=True); time.sleep(60)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WILLING
