@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from mlops.data.sources.samples import SAMPLE_VENUE
-
 REPLAY_DAYS = 30
 REPLAY_BAR_S = 60.0
 """Wall-clock seconds for an hour of the sample."""
+
+SAMPLE_VENUE = "sample"
+"""The venue of the embedded samples, whose time is replayed."""
 
 _HOUR = timedelta(hours=1)
 

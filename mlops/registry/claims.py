@@ -17,8 +17,8 @@ from typing import Any
 
 from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars
+from mlops.data.market_clock import SAMPLE_VENUE
 from mlops.data.simulator import simulate_bars
-from mlops.data.sources.samples import SAMPLE_VENUE
 from mlops.errors import GateError, ModelError, RegistryError
 from mlops.features.dataset import Dataset
 from mlops.features.spec import DEFAULT_FEATURES

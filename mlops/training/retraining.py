@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 import pandas as pd
 
 from mlops.data.calendar import calendar_for
-from mlops.data.sources.samples import SAMPLE_VENUE
+from mlops.data.market_clock import SAMPLE_VENUE
 from mlops.errors import StoreError
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import request_digest
