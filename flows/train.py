@@ -17,7 +17,7 @@ from mlops.rollout.plan import DeploymentConfig
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service, Target
 from mlops.settings import current_settings
-from mlops.store import Claim
+from mlops.store.triggers import Claim
 from mlops.validation.evaluation import Evaluation
 from tasks import training as step
 from tasks.artifacts import gate_table, training_key

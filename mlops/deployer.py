@@ -24,7 +24,6 @@ from mlops.settings import Settings
 from mlops.store import (
     ModelVersion,
     Phase,
-    ReplicaState,
     Rollout,
     Route,
     Store,
@@ -32,8 +31,9 @@ from mlops.store import (
     get_route,
     get_version,
     list_replicas,
-    request_abort,
 )
+from mlops.store.replicas import ReplicaState
+from mlops.store.rollouts import request_abort
 
 log = logging.getLogger(__name__)
 

@@ -47,25 +47,21 @@ from mlops.rollout.plan import Strategy
 from mlops.service import Service
 from mlops.settings import Settings
 from mlops.store import (
-    SYSTEM,
-    AlertRow,
     LivePeriod,
     ModelVersion,
     Rollout,
     Route,
     Store,
-    WatchRow,
     Why,
     get_version,
-    list_alerts,
     list_live_periods,
     list_rollouts,
     list_versions,
-    list_watches,
     live_at,
-    start_watch,
-    stop_watch,
 )
+from mlops.store.alerts import AlertRow, list_alerts
+from mlops.store.audit import SYSTEM
+from mlops.store.monitor_runs import WatchRow, list_watches, start_watch, stop_watch
 from mlops.validation.evaluation import Evaluation
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 
 from mlops.service import Service
 from mlops.settings import current_settings
-from mlops.store import HeldLease, exclusive
+from mlops.store.leases import HeldLease, exclusive
 from tasks.context import SECONDS_PER_HOUR, current_installation
 
 TRAINING_LIMIT = "mlops-training"

@@ -9,7 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 
 from mlops.installation import Installation
-from mlops.store import Cause, list_trainable_services
+from mlops.store.triggers import Cause, list_trainable_services
 from mlops.training.retraining import market_time
 
 DRIFT_DETECTED = "mlops.drift.detected"

@@ -25,7 +25,8 @@ from mlops.monitoring.performance.outcomes import Matching
 from mlops.monitoring.system_health import Finding
 from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
-from mlops.store import Store, get_check, get_version, list_routes, list_watches
+from mlops.store import Store, get_version, list_routes
+from mlops.store.monitor_runs import get_check, list_watches
 from tasks.artifacts import link_drift_report
 from tasks.context import current_installation
 from tasks.events import emit_trigger_event

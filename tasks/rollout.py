@@ -15,7 +15,9 @@ from mlops.registry.reconcile import reconcile
 from mlops.rollout import fallback
 from mlops.rollout.plan import DeploymentConfig, RolloutSettings, Strategy
 from mlops.rollout.runner import list_unfinished
-from mlops.store import SYSTEM, ModelVersion, Phase, Rollout, Status, Why, request_abort
+from mlops.store import ModelVersion, Phase, Rollout, Status, Why
+from mlops.store.audit import SYSTEM
+from mlops.store.rollouts import request_abort
 from tasks.artifacts import RolloutReporter, rollout_key
 from tasks.context import current_installation
 

@@ -22,7 +22,9 @@ from mlops.reports.cards import card_section, save_card
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.service import Service
-from mlops.store import Claim, HeldLease, ModelVersion, Why
+from mlops.store import ModelVersion, Why
+from mlops.store.leases import HeldLease
+from mlops.store.triggers import Claim
 from mlops.training.judgement import Judgement
 from mlops.training.publish import publish
 from mlops.training.retraining import Retraining, claim_retraining, market_time

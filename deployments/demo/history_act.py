@@ -30,7 +30,10 @@ from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
 from mlops.serving.runtime import Options, headless_replica
-from mlops.store import Role, get_route, get_trigger, read_matched
+from mlops.store import get_route
+from mlops.store.forecasts import Role
+from mlops.store.outcomes import read_matched
+from mlops.store.triggers import get_trigger
 from tasks.context import current_installation
 from tasks.monitoring import dataset_of
 

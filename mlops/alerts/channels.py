@@ -16,7 +16,7 @@ import httpx
 from mlops.alerts.delivery import Channel, compose_message
 from mlops.errors import AlertNotSent, SettingsError
 from mlops.settings import Settings
-from mlops.store import Notice
+from mlops.store.alerts import Notice
 
 TIMEOUT_S = 10.0
 """Seconds after which a server that has not answered counts as not having the message."""

@@ -19,25 +19,20 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from mlops.store import (
+from mlops.store import Phase, Rollout, Route, Store
+from mlops.store.alerts import (
     AlertRow,
-    Arrow,
-    CheckRow,
     Condition,
-    Connection,
-    Phase,
-    Rollout,
-    Route,
     Severity,
-    Store,
     Trouble,
     list_alerts,
-    list_watches,
-    open_rollouts,
     raise_alert,
-    read_routes,
     recover_alert,
 )
+from mlops.store.engine import Connection
+from mlops.store.monitor_runs import CheckRow, list_watches
+from mlops.store.rollouts import Arrow, open_rollouts
+from mlops.store.routes import read_routes
 
 ROLLOUT, CHAMPION, BASELINE = "rollout", "champion", "baseline"
 OF_LOOKS = (Condition.DATA_DRIFT, Condition.PERFORMANCE_DEGRADED, Condition.DATA_QUALITY)

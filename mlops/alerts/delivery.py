@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mlops.errors import AlertNotSent, StoreError
-from mlops.store import Notice, Occasion, Store, claim_notices, note_failed, note_sent
+from mlops.store import Store
+from mlops.store.alerts import Notice, Occasion, claim_notices, note_failed, note_sent
 
 log = logging.getLogger(__name__)
 

@@ -32,27 +32,14 @@ from mlops.monitoring.system_health import (
     judge_system,
 )
 from mlops.service import Service
-from mlops.store import (
-    AlertRow,
-    Condition,
-    Connection,
-    Lease,
-    Route,
-    Store,
-    TrafficRow,
-    acquire_lease,
-    fence,
-    forget_traffic,
-    get_version,
-    list_alerts,
-    live_replicas,
-    read_routes,
-    read_traffic,
-    release_lease,
-    store_time,
-    sum_traffic,
-    was_ever_held,
-)
+from mlops.store import Route, Store, get_version
+from mlops.store.alerts import AlertRow, Condition, list_alerts
+from mlops.store.engine import Connection
+from mlops.store.leases import Lease, acquire_lease, fence, release_lease, was_ever_held
+from mlops.store.replicas import live_replicas
+from mlops.store.request_counts import TrafficRow, forget_traffic, read_traffic, sum_traffic
+from mlops.store.routes import read_routes
+from mlops.store.sql import store_time
 
 log = logging.getLogger(__name__)
 

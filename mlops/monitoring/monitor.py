@@ -46,26 +46,11 @@ from mlops.monitoring.performance.promotion import (
     reference_losses,
 )
 from mlops.service import Service
-from mlops.store import (
-    Cause,
-    CheckRow,
-    Condition,
-    Connection,
-    ModelVersion,
-    Route,
-    Severity,
-    Store,
-    TriggerLimits,
-    TriggerReason,
-    WatchRow,
-    get_route,
-    get_version,
-    last_check,
-    list_routes,
-    list_watches,
-    raise_trigger,
-    write_check,
-)
+from mlops.store import ModelVersion, Route, Store, get_route, get_version, list_routes
+from mlops.store.alerts import Condition, Severity
+from mlops.store.engine import Connection
+from mlops.store.monitor_runs import CheckRow, WatchRow, last_check, list_watches, write_check
+from mlops.store.triggers import Cause, TriggerLimits, TriggerReason, raise_trigger
 
 log = logging.getLogger(__name__)
 

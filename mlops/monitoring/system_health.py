@@ -23,7 +23,10 @@ from mlops.data.quality import NewestBar
 from mlops.service import Service
 from mlops.settings import Settings
 from mlops.stats.comparison import is_surely_above
-from mlops.store import EDGES_S, Replica, ReplicaState, Route, Severity, Traffic
+from mlops.store import Replica, Route
+from mlops.store.alerts import Severity
+from mlops.store.replicas import ReplicaState
+from mlops.store.request_counts import EDGES_S, Traffic
 
 ALPHA = 1e-3
 """Chance that one check takes a share at the limit for a share above it."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from mlops.errors import RegistryError
 from mlops.registry.tracking import Tracking
-from mlops.store import Store, aliases, list_versions
+from mlops.store import Store, list_versions
+from mlops.store.routes import aliases
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion as MlflowVersion

@@ -36,17 +36,10 @@ from mlops.registry.mirror import (
 )
 from mlops.registry.tracking import HOST_TAG, Tracking, open_run
 from mlops.service import Service, new_model_id
-from mlops.store import (
-    Connection,
-    ModelVersion,
-    Status,
-    Why,
-    begin_route,
-    get_route,
-    get_version,
-    insert_version,
-    known_ids,
-)
+from mlops.store import ModelVersion, Status, Why, get_route, get_version
+from mlops.store.engine import Connection
+from mlops.store.routes import begin_route
+from mlops.store.versions import insert_version, known_ids
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel

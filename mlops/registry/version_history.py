@@ -15,23 +15,21 @@ from mlops.errors import StoreError
 from mlops.registry.connection import Registry
 from mlops.store import (
     AuditEntry,
-    CheckRow,
     LivePeriod,
     ModelVersion,
     Phase,
     Rollout,
     Status,
     Store,
-    TriggerRow,
-    get_check,
     get_route,
-    get_trigger,
     get_version,
     list_audit_entries,
     list_events,
     list_live_periods,
     list_rollouts,
 )
+from mlops.store.monitor_runs import CheckRow, get_check
+from mlops.store.triggers import TriggerRow, get_trigger
 from mlops.validation.report import GateReport
 
 

@@ -16,7 +16,8 @@ from mlops.monitoring.monitor import Look, Monitor
 from mlops.monitoring.performance.outcomes import Matching
 from mlops.rollout.fallback import return_to_baseline
 from mlops.serving.runtime import HeadlessReplica
-from mlops.store import Store, list_trainable_services
+from mlops.store import Store
+from mlops.store.triggers import list_trainable_services
 
 Trained = TypeVar("Trained")
 HOUR = timedelta(hours=1)

@@ -11,7 +11,7 @@ from mlops.reports import figures
 from mlops.reports.cards import UNITS
 from mlops.reports.page import HistorySection, Moment, Picture
 from mlops.service import Service
-from mlops.store import MatchedForecasts
+from mlops.store.outcomes import MatchedForecasts
 
 ChampionSpan = tuple[np.datetime64, np.datetime64, str]
 

@@ -25,7 +25,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from mlops.rollout.plan import EVERYTHING_BP
-from mlops.store import Source, Tally
+from mlops.store.request_counts import Source, Tally
 
 ALPHA_WORSE = 0.01
 """Probability that a version that is no worse is ever called worse in its rollout."""

@@ -18,34 +18,15 @@ from mlops.rollout.analysis import TrialCounts, count_champion_trials, gather_ev
 from mlops.rollout.decide import Snapshot, decide
 from mlops.rollout.fallback import WINDOW_S, Fallback, Move, champion_failing, decide_fallback
 from mlops.rollout.plan import RolloutPlan
-from mlops.store import (
-    Arrow,
-    Connection,
-    Lease,
-    Phase,
-    Replica,
-    ReplicaState,
-    Rollout,
-    Route,
-    Store,
-    acquire_lease,
-    audit,
-    change_route,
-    change_status,
-    fence,
-    forget_dead,
-    forget_tallies,
-    live_replicas,
-    move_rollout,
-    open_rollouts,
-    read_route,
-    read_routes,
-    read_tallies,
-    release_lease,
-    renew_exposure,
-    status_of,
-    store_time,
-)
+from mlops.store import Phase, Replica, Rollout, Route, Store, audit
+from mlops.store.engine import Connection
+from mlops.store.leases import Lease, acquire_lease, fence, release_lease
+from mlops.store.replicas import ReplicaState, forget_dead, live_replicas
+from mlops.store.request_counts import forget_tallies, read_tallies
+from mlops.store.rollouts import Arrow, move_rollout, open_rollouts, status_of
+from mlops.store.routes import change_route, read_route, read_routes, renew_exposure
+from mlops.store.sql import store_time
+from mlops.store.versions import change_status
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,9 @@ from datetime import datetime, timedelta
 from mlops.rollout.analysis import Conclusion, Evidence, Verdict, judge_challenger, judge_version
 from mlops.rollout.plan import EVERYTHING_BP, RolloutPlan
 from mlops.rollout.routing import takes_part
-from mlops.store import Arrow, Phase, Replica, ReplicaState, Rollout, Route, Status
+from mlops.store import Phase, Replica, Rollout, Route, Status
+from mlops.store.replicas import ReplicaState
+from mlops.store.rollouts import Arrow
 
 DEPLOYABLE = (Status.CHALLENGER, Status.RETIRED, Status.DEPLOYED)
 """Statuses of versions that passed their gates, or were live before."""

@@ -17,27 +17,13 @@ from datetime import datetime
 from mlops.alerts.conditions import raise_returned_to_baseline
 from mlops.errors import StoreError
 from mlops.rollout.analysis import Conclusion, TrialCounts, judge_version
-from mlops.store import (
-    Answer,
-    Cause,
-    Condition,
-    Replica,
-    Route,
-    Status,
-    Store,
-    TriggerRow,
-    TriggerState,
-    audit,
-    change_route,
-    change_status,
-    is_lasting,
-    list_alerts,
-    list_routes,
-    open_rollouts,
-    read_route,
-    read_triggers,
-    store_time,
-)
+from mlops.store import Replica, Route, Status, Store, audit, list_routes
+from mlops.store.alerts import Condition, is_lasting, list_alerts
+from mlops.store.rollouts import open_rollouts
+from mlops.store.routes import change_route, read_route
+from mlops.store.sql import store_time
+from mlops.store.triggers import Answer, Cause, TriggerRow, TriggerState, read_triggers
+from mlops.store.versions import change_status
 
 log = logging.getLogger(__name__)
 

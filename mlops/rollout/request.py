@@ -11,7 +11,6 @@ from mlops.errors import RolloutError, RolloutRefused
 from mlops.rollout.decide import DEPLOYABLE
 from mlops.rollout.plan import RolloutPlan
 from mlops.store import (
-    Connection,
     ModelVersion,
     Phase,
     Rollout,
@@ -19,16 +18,15 @@ from mlops.store import (
     Status,
     Store,
     audit,
-    change_route,
-    change_status,
     get_route,
     get_version,
-    insert_rollout,
     list_replicas,
-    open_rollouts,
-    read_route,
-    store_time,
 )
+from mlops.store.engine import Connection
+from mlops.store.rollouts import insert_rollout, open_rollouts
+from mlops.store.routes import change_route, read_route
+from mlops.store.sql import store_time
+from mlops.store.versions import change_status
 
 PENDING_FOR = "asked for"
 

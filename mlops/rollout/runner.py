@@ -15,17 +15,10 @@ from mlops.errors import StoreError
 from mlops.rollout.analysis import Verdict, judge_version
 from mlops.rollout.controller import LEASE_S, TICK_S, Controller, snapshot_of
 from mlops.rollout.fallback import Move
-from mlops.store import (
-    Phase,
-    Rollout,
-    RolloutEvent,
-    Store,
-    get_rollout,
-    list_events,
-    open_rollouts,
-    read_route,
-    store_time,
-)
+from mlops.store import Phase, Rollout, RolloutEvent, Store, get_rollout, list_events
+from mlops.store.rollouts import open_rollouts
+from mlops.store.routes import read_route
+from mlops.store.sql import store_time
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,8 @@ from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.request_counters import RequestCounters
 from mlops.serving.route_view import RouteState, RouteView
 from mlops.serving.traffic import TrafficCounts
-from mlops.store import Route, Source
+from mlops.store import Route
+from mlops.store.request_counts import Source
 
 Floats: TypeAlias = NDArray[np.float64]
 

@@ -20,7 +20,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from mlops.store import ForecastRow, Role, Store, record_forecasts
+from mlops.store import ForecastRow, Store
+from mlops.store.forecasts import Role, record_forecasts
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from mlops.data.load import LOCAL_VENUES, load_bars
 from mlops.errors import DataError, StoreError
 from mlops.service import Service
-from mlops.store import Store, acquire_lease
+from mlops.store import Store
+from mlops.store.leases import acquire_lease
 
 log = logging.getLogger(__name__)
 

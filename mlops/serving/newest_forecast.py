@@ -36,7 +36,8 @@ from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.route_view import RouteView
-from mlops.store import ForecastRow, ModelVersion, Role, Route, Store, list_forecasts
+from mlops.store import ForecastRow, ModelVersion, Route, Store, list_forecasts
+from mlops.store.forecasts import Role
 
 log = logging.getLogger(__name__)
 

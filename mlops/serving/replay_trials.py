@@ -20,7 +20,8 @@ from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.newest_forecast import newest_window
 from mlops.serving.request_counters import RequestCounters
 from mlops.serving.route_view import RouteView
-from mlops.store import ModelVersion, Route, Source
+from mlops.store import ModelVersion, Route
+from mlops.store.request_counts import Source
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from mlops.store import Route, Source, Tally
+from mlops.store import Route
+from mlops.store.request_counts import Source, Tally
 
 MINUTE_S = 60.0
 BUCKET_S = 300.0

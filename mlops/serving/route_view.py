@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from mlops.store import Connection, Route, Store, champion_since, read_clock, read_routes
+from mlops.store import Route, Store
+from mlops.store.engine import Connection
+from mlops.store.routes import champion_since, read_routes
+from mlops.store.sql import read_clock
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,20 +29,9 @@ from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.request_counters import RequestCounters
 from mlops.serving.route_view import RouteView, read_route_view
 from mlops.serving.traffic import FLUSH_S, TrafficCounts
-from mlops.store import (
-    HeldModel,
-    ModelVersion,
-    Replica,
-    ReplicaState,
-    Route,
-    Store,
-    acknowledge,
-    get_version,
-    heartbeat,
-    record_tallies,
-    remove_replica,
-    write_traffic,
-)
+from mlops.store import ModelVersion, Replica, Route, Store, get_version
+from mlops.store.replicas import HeldModel, ReplicaState, acknowledge, heartbeat, remove_replica
+from mlops.store.request_counts import record_tallies, write_traffic
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-from mlops.store import BUCKETS, EDGES_S, Traffic, TrafficRow
+from mlops.store.request_counts import BUCKETS, EDGES_S, Traffic, TrafficRow
 
 FLUSH_S = 30.0
 HOUR_S = 3600.0

@@ -19,7 +19,9 @@ from mlops.registry.connection import Registry
 from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog
 from mlops.search.study import Study, Trial
-from mlops.store import Claim, HeldLease, ModelVersion, Status, Why, require_held
+from mlops.store import ModelVersion, Status, Why
+from mlops.store.leases import HeldLease, require_held
+from mlops.store.triggers import Claim
 from mlops.training.judgement import Judgement
 from mlops.training.retraining import answer_claim
 from mlops.training.training_plan import TrainingPlan

@@ -20,22 +20,18 @@ from mlops.errors import StoreError
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import request_digest
 from mlops.service import Service
-from mlops.store import (
+from mlops.store import ModelVersion, Status, Store, get_route, list_versions
+from mlops.store.engine import Connection
+from mlops.store.leases import renewing
+from mlops.store.monitor_runs import last_check_time
+from mlops.store.triggers import (
     Answer,
     Claim,
-    Connection,
-    ModelVersion,
-    Status,
-    Store,
     TriggerLimits,
     answer_triggers,
     claim_triggers,
-    get_route,
-    last_check_time,
-    list_versions,
     postpone_triggers,
     renew_claim,
-    renewing,
 )
 from mlops.training.refit_policy import refit_policy_for
 from mlops.validation.evidence import Thresholds

@@ -35,14 +35,8 @@ from mlops.monitoring.performance.promotion import Promotion
 from mlops.service import Service, Target
 from mlops.stats import trading
 from mlops.stats.dependence import block_length
-from mlops.store import (
-    MatchedForecasts,
-    ModelVersion,
-    OutcomeCounts,
-    Store,
-    count_outcomes,
-    read_matched,
-)
+from mlops.store import ModelVersion, Store
+from mlops.store.outcomes import MatchedForecasts, OutcomeCounts, count_outcomes, read_matched
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.measures import Sampler, direction_measures, error_measures
 

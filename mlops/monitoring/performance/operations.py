@@ -16,19 +16,11 @@ from mlops.monitoring.data_quality import BarCounts
 from mlops.monitoring.drift.report import DriftReport, Family
 from mlops.service import Service
 from mlops.stats.comparison import share_interval
-from mlops.store import (
-    Connection,
-    ModelVersion,
-    Phase,
-    Store,
-    TrafficRow,
-    get_route,
-    last_check,
-    list_rollouts,
-    read_traffic,
-    store_time,
-    sum_traffic,
-)
+from mlops.store import ModelVersion, Phase, Store, get_route, list_rollouts
+from mlops.store.engine import Connection
+from mlops.store.monitor_runs import last_check
+from mlops.store.request_counts import TrafficRow, read_traffic, sum_traffic
+from mlops.store.sql import store_time
 
 HOUR = timedelta(hours=1)
 

@@ -28,18 +28,9 @@ from mlops.models.base import build_forecaster, default_recipe, forecaster_class
 from mlops.models.baselines import Baseline
 from mlops.models.recipe import Recipe
 from mlops.service import Service
-from mlops.store import (
-    ModelVersion,
-    OutcomeBatch,
-    RecordedOutcomes,
-    ServiceOutcomeChanges,
-    Store,
-    TimeArray,
-    get_version,
-    list_routes,
-    read_recorded,
-    write_outcomes,
-)
+from mlops.store import ModelVersion, Store, get_version, list_routes
+from mlops.store.outcome_writes import OutcomeBatch, ServiceOutcomeChanges, write_outcomes
+from mlops.store.outcomes import RecordedOutcomes, TimeArray, read_recorded
 
 log = logging.getLogger(__name__)
 
