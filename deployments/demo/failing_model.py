@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from mlops.arrays import FloatArray
 
 
 class FailingModel:
@@ -25,7 +26,7 @@ class FailingModel:
     def train(self, data: pd.DataFrame) -> None:
         """The model has no parameters."""
 
-    def predict(self, features: pd.DataFrame) -> NDArray[np.float64]:
+    def predict(self, features: pd.DataFrame) -> FloatArray:
         """One forecast a row.
 
         Raises:

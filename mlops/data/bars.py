@@ -15,8 +15,8 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray
 from mlops.data.calendar import Calendar
 from mlops.data.cleaning import COLUMNS, clean_bars
 from mlops.data.quality import Hole, flag_oddities
@@ -165,7 +165,7 @@ def content_hash(frame: pd.DataFrame) -> str:
     Equal bars give equal hashes, whatever the unit of the index or the dtype of the columns.
     """
     opened = pd.DatetimeIndex(frame.index).tz_convert("UTC").as_unit("ns")
-    values: NDArray[np.float64] = frame[list(COLUMNS)].to_numpy(dtype="<f8") + 0.0
+    values: FloatArray = frame[list(COLUMNS)].to_numpy(dtype="<f8") + 0.0
     digest = hashlib.sha256(f"bars/1 {len(frame)}\n".encode())
     digest.update(opened.asi8.astype("<i8").tobytes())
     digest.update(np.ascontiguousarray(values).tobytes())

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, IntArray, TimeArray
 from mlops.data.timestamps import naive_utc, naive_utc_times
 from mlops.errors import BarsError
 from mlops.service import Timeframe
@@ -28,9 +29,6 @@ _FIAT = frozenset({"AUD", "CAD", "CHF", "CNH", "EUR", "GBP", "JPY", "NOK", "NZD"
 # Venues whose currency pairs keep the FX week; a crypto exchange trades EUR/USD round the clock.
 _FX_VENUES = frozenset({"sample", "file"})
 
-Stamps = NDArray[np.datetime64]
-Counts = NDArray[np.int64]
-
 
 class Calendar(Protocol):
     """The opening hours of one market."""
@@ -44,7 +42,9 @@ class Calendar(Protocol):
         """Opens of the bars the market can trade in ``[start, end)``."""
         ...
 
-    def missing_between(self, closes: Stamps, opens: Stamps, timeframe: Timeframe) -> Counts:
+    def missing_between(
+        self, closes: TimeArray, opens: TimeArray, timeframe: Timeframe
+    ) -> IntArray:
         """Whole bars the market could have traded in each gap ``[closes[i], opens[i])``.
 
         Independent of the phase of the bars, so hh:30 bars need no calendar of their own.
@@ -68,7 +68,9 @@ class AlwaysOpen:
         first = start.ceil(timeframe.step)
         return pd.date_range(first, end, freq=timeframe.step, inclusive="left", name="open_time")
 
-    def missing_between(self, closes: Stamps, opens: Stamps, timeframe: Timeframe) -> Counts:
+    def missing_between(
+        self, closes: TimeArray, opens: TimeArray, timeframe: Timeframe
+    ) -> IntArray:
         return np.maximum((opens - closes) // np.timedelta64(timeframe.step), 0).astype(np.int64)
 
     def bars_per_year(self, timeframe: Timeframe) -> float:
@@ -80,7 +82,7 @@ class SessionCalendar:
 
     name: str
 
-    def sessions(self, start: pd.Timestamp, end: pd.Timestamp) -> tuple[Stamps, Stamps]:
+    def sessions(self, start: pd.Timestamp, end: pd.Timestamp) -> tuple[TimeArray, TimeArray]:
         """Opens and closes, naive UTC ns, of the sessions that touch ``[start, end]``."""
         raise NotImplementedError
 
@@ -95,7 +97,9 @@ class SessionCalendar:
         index = pd.DatetimeIndex(joined, tz="UTC", name="open_time")
         return index[(index >= start) & (index < end)]
 
-    def missing_between(self, closes: Stamps, opens: Stamps, timeframe: Timeframe) -> Counts:
+    def missing_between(
+        self, closes: TimeArray, opens: TimeArray, timeframe: Timeframe
+    ) -> IntArray:
         if not len(closes):
             return np.zeros(0, np.int64)
         edges = [pd.Timestamp(closes.min(), tz="UTC"), pd.Timestamp(opens.max(), tz="UTC")]
@@ -103,7 +107,7 @@ class SessionCalendar:
         if not len(begun):
             return np.zeros(len(closes), np.int64)
         if self._counts_whole_sessions(timeframe):
-            sessions: Counts = np.searchsorted(begun, opens) - np.searchsorted(begun, closes)
+            sessions: IntArray = np.searchsorted(begun, opens) - np.searchsorted(begun, closes)
             return np.maximum(sessions * _DAY_MINUTES // timeframe.minutes, 0)
         traded = _traded_until(begun, ended, opens) - _traded_until(begun, ended, closes)
         return np.maximum(traded // np.timedelta64(timeframe.step), 0).astype(np.int64)
@@ -121,7 +125,7 @@ class FxWeek(SessionCalendar):
 
     name = "FX"
 
-    def sessions(self, start: pd.Timestamp, end: pd.Timestamp) -> tuple[Stamps, Stamps]:
+    def sessions(self, start: pd.Timestamp, end: pd.Timestamp) -> tuple[TimeArray, TimeArray]:
         first = start.tz_convert(_FX_ZONE).normalize().tz_localize(None) - timedelta(days=7)
         last = end.tz_convert(_FX_ZONE).normalize().tz_localize(None) + timedelta(days=1)
         opens = pd.date_range(first, last, freq="W-SUN") + timedelta(hours=_FX_WEEK_EDGE.hour)
@@ -144,7 +148,7 @@ class ExchangeCalendar(SessionCalendar):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def sessions(self, start: pd.Timestamp, end: pd.Timestamp) -> tuple[Stamps, Stamps]:
+    def sessions(self, start: pd.Timestamp, end: pd.Timestamp) -> tuple[TimeArray, TimeArray]:
         opens, closes = _read_sessions(self.name, start.year, end.year)
         low, high = naive_utc(start), naive_utc(end)
         touched = (closes >= low) & (opens <= high)
@@ -154,7 +158,7 @@ class ExchangeCalendar(SessionCalendar):
         return (load_calendar, (self.name,))
 
 
-def _traded_until(begun: Stamps, ended: Stamps, at: Stamps) -> NDArray[np.timedelta64]:
+def _traded_until(begun: TimeArray, ended: TimeArray, at: TimeArray) -> NDArray[np.timedelta64]:
     """Time that the market was open from the first session up to each moment."""
     lengths = ended - begun
     before = np.concatenate([[np.timedelta64(0, "ns")], np.cumsum(lengths)])
@@ -168,7 +172,7 @@ def _traded_until(begun: Stamps, ended: Stamps, at: Stamps) -> NDArray[np.timede
 
 
 @lru_cache(maxsize=64)
-def _read_sessions(name: str, first_year: int, last_year: int) -> tuple[Stamps, Stamps]:
+def _read_sessions(name: str, first_year: int, last_year: int) -> tuple[TimeArray, TimeArray]:
     """Opens and closes, naive UTC ns, of all sessions of these years and a month around them."""
     import exchange_calendars
 
@@ -231,7 +235,7 @@ def calendar_for(venue: str, symbol: str) -> Calendar:
     return load_calendar("24/7")
 
 
-def missing_before(opened: pd.DatetimeIndex, timeframe: Timeframe, calendar: Calendar) -> Counts:
+def missing_before(opened: pd.DatetimeIndex, timeframe: Timeframe, calendar: Calendar) -> IntArray:
     """Bars that the market could have traded between each bar and its predecessor, from 0 (N,)."""
     stamps = naive_utc_times(opened)
     missing = np.zeros(len(stamps), np.int64)
@@ -241,7 +245,7 @@ def missing_before(opened: pd.DatetimeIndex, timeframe: Timeframe, calendar: Cal
     return missing
 
 
-def hole_before(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> NDArray[np.bool_]:
+def hole_before(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> BoolArray:
     """Whether tradable bars are missing just before each bar (N,); False for the first.
 
     Closed hours, such as a weekend, are no hole.

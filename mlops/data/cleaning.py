@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray, IntArray
 from mlops.data.timestamps import bad_rows_error, parse_stamps
 from mlops.errors import BarsError
 from mlops.service import Timeframe
@@ -23,8 +23,6 @@ NEAR_SHARE = 0.01
 NEAR_LIMIT = pd.Timedelta(seconds=29)
 # open and close may leave [low, high] by rounding, not by more.
 ROUNDING = 1e-9
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +177,7 @@ def _round_to_minutes(opens: pd.DatetimeIndex, column: str, step: pd.Timedelta) 
     return minutes
 
 
-def _parse_bar_columns(table: pd.DataFrame, rows: Rows) -> dict[str, NDArray[np.float64]]:
+def _parse_bar_columns(table: pd.DataFrame, rows: IntArray) -> dict[str, FloatArray]:
     """Each column as float64 over all rows; only ``rows``, the complete bars, are checked."""
     numbers = {name: _parse_numbers(table[name], rows) for name in COLUMNS}
     for name in COLUMNS[:4]:
@@ -193,7 +191,7 @@ def _parse_bar_columns(table: pd.DataFrame, rows: Rows) -> dict[str, NDArray[np.
     return numbers
 
 
-def _parse_numbers(values: pd.Series, rows: Rows) -> NDArray[np.float64]:
+def _parse_numbers(values: pd.Series, rows: IntArray) -> FloatArray:
     name = str(values.name)
     if values.dtype.kind in "Mmb":
         raise BarsError(f"column {name!r} holds {values.dtype}, not numbers", column=name)
@@ -206,7 +204,7 @@ def _parse_numbers(values: pd.Series, rows: Rows) -> NDArray[np.float64]:
     return parsed
 
 
-def _refuse_where(bad: NDArray[np.bool_], rows: Rows, column: str, what: str) -> None:
+def _refuse_where(bad: BoolArray, rows: IntArray, column: str, what: str) -> None:
     offenders = rows[bad[rows]]
     if len(offenders):
         raise bad_rows_error(what, column, offenders, "correct or remove these rows at the source")
@@ -214,10 +212,10 @@ def _refuse_where(bad: NDArray[np.bool_], rows: Rows, column: str, what: str) ->
 
 def _drop_duplicates(
     opened: pd.DatetimeIndex,
-    order: Rows,
-    volume: NDArray[np.float64],
-    numbers: Mapping[str, NDArray[np.float64]],
-) -> tuple[Rows, int]:
+    order: IntArray,
+    volume: FloatArray,
+    numbers: Mapping[str, FloatArray],
+) -> tuple[IntArray, int]:
     """Rows by time without duplicates, and how many of the dropped rows had other values.
 
     The row with the most volume is kept, of equal volumes the last.
@@ -232,7 +230,7 @@ def _drop_duplicates(
 
 
 def _refuse_overlaps(
-    opened: pd.DatetimeIndex, kept: Rows, column: str, timeframe: Timeframe
+    opened: pd.DatetimeIndex, kept: IntArray, column: str, timeframe: Timeframe
 ) -> None:
     too_close = np.flatnonzero(np.diff(opened.asi8[kept]) < pd.Timedelta(timeframe.step).value)
     if len(too_close):

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray
 from mlops.data.calendar import Calendar, calendar_for, missing_before
 from mlops.service import Service, Timeframe
 
@@ -26,9 +26,6 @@ PERSIST_BARS = 5
 PRINT_RANGES = 15.0
 PRINT_FLOOR = 0.02
 RANGE_BARS = 169
-
-Values = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,7 @@ def flag_oddities(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar)
     )
 
 
-def bad_prints(frame: pd.DataFrame) -> Mask:
+def bad_prints(frame: pd.DataFrame) -> BoolArray:
     """Bars whose high or low is far beyond both neighbours, a mask (N,).
 
     The first and last bar are never flagged: with one neighbour a print looks like a move.
@@ -87,7 +84,7 @@ def bad_prints(frame: pd.DataFrame) -> Mask:
     return flagged
 
 
-def suspected_splits(frame: pd.DataFrame, prints: Mask) -> Mask:
+def suspected_splits(frame: pd.DataFrame, prints: BoolArray) -> BoolArray:
     """Bars that begin a lasting step of the price on ordinary turnover, a mask (N,).
 
     A split leaves turnover (price times volume) as it is; a crash multiplies it.
@@ -101,12 +98,12 @@ def suspected_splits(frame: pd.DataFrame, prints: Mask) -> Mask:
     # Infinite where no bar lies before, so that its turnover is ordinary.
     usual = pd.Series(turnover).shift().rolling(TURNOVER_BARS, min_periods=1).median()
     ordinary = turnover <= SPLIT_TURNOVER * usual.fillna(np.inf).to_numpy()
-    suspected: Mask = (step >= SPLIT_STEP) & (lasting >= SPLIT_STEP) & ordinary & ~prints
+    suspected: BoolArray = (step >= SPLIT_STEP) & (lasting >= SPLIT_STEP) & ordinary & ~prints
     suspected[:1] = False
     return suspected
 
 
-def _trailing_median(close: Values) -> Values:
+def _trailing_median(close: FloatArray) -> FloatArray:
     """Median of each bar and the few before it, which one bad print does not move."""
     return pd.Series(close).rolling(PERSIST_BARS, min_periods=1).median().to_numpy()
 

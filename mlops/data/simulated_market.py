@@ -18,12 +18,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.signal import lfilter
 
+from mlops.arrays import FloatArray
 from mlops.errors import SourceError
-
-FloatArray = NDArray[np.float64]
 
 START_PRICE = 10_000.0
 HOURLY_VOLATILITY = 0.005

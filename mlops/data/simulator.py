@@ -14,10 +14,10 @@ from datetime import UTC, datetime
 import numpy as np
 import pandas as pd
 
+from mlops.arrays import FloatArray
 from mlops.data.simulated_market import (
     HOURLY_VOLATILITY,
     TAIL_DEGREES,
-    FloatArray,
     Form,
     Market,
     draw_returns,

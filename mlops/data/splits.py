@@ -15,12 +15,9 @@ from datetime import timedelta
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import RowArray, TimeArray
 from mlops.errors import SplitError
-
-Rows = NDArray[np.intp]
-Times = NDArray[np.datetime64]
 
 SELECTION_FRACTION = 0.2
 """The latest share of a fit window, by which epochs and weights are chosen."""
@@ -41,13 +38,13 @@ class Fold:
             selection label is not known by the first forecast of a later part.
     """
 
-    fit: Rows
-    selection: Rows
-    test: Rows
-    made_at: InitVar[Times]
-    known_at: InitVar[Times]
+    fit: RowArray
+    selection: RowArray
+    test: RowArray
+    made_at: InitVar[TimeArray]
+    known_at: InitVar[TimeArray]
 
-    def __post_init__(self, made_at: Times, known_at: Times) -> None:
+    def __post_init__(self, made_at: TimeArray, known_at: TimeArray) -> None:
         for name in ("fit", "selection", "test"):
             object.__setattr__(self, name, _check_rows(name, getattr(self, name), len(made_at)))
         for earlier, later in (("fit", "selection"), ("fit", "test"), ("selection", "test")):
@@ -63,9 +60,9 @@ class Fold:
 
 
 def walk_forward(
-    made_at: Times,
-    known_at: Times,
-    rows: Rows,
+    made_at: TimeArray,
+    known_at: TimeArray,
+    rows: RowArray,
     *,
     n_folds: int,
     selection_fraction: float = SELECTION_FRACTION,
@@ -112,9 +109,9 @@ def walk_forward(
 
 
 def forward_folds(
-    made_at: Times,
-    known_at: Times,
-    rows: Rows,
+    made_at: TimeArray,
+    known_at: TimeArray,
+    rows: RowArray,
     *,
     first_test_row: int,
     n_folds: int,
@@ -153,13 +150,13 @@ def forward_folds(
 
 
 def holdout_split(
-    made_at: Times,
-    known_at: Times,
-    rows: Rows,
+    made_at: TimeArray,
+    known_at: TimeArray,
+    rows: RowArray,
     *,
     fraction: float = HOLDOUT_FRACTION,
     embargo: timedelta = NO_EMBARGO,
-) -> tuple[Rows, Rows]:
+) -> tuple[RowArray, RowArray]:
     """Development rows, and the holdout rows in the last ``fraction`` of the bars.
 
     Development rows are those whose label is known by the first holdout forecast.
@@ -176,11 +173,11 @@ def holdout_split(
 
 
 def _build_fold(
-    test: Rows,
-    rows: Rows,
+    test: RowArray,
+    rows: RowArray,
     *,
-    made_at: Times,
-    known_at: Times,
+    made_at: TimeArray,
+    known_at: TimeArray,
     selection_fraction: float,
     window: timedelta | None,
     embargo: np.timedelta64,
@@ -196,11 +193,11 @@ def _build_fold(
     return Fold(fit, selection, test, made_at=made_at, known_at=known_at)
 
 
-def _known_by(moment: np.datetime64, rows: Rows, known_at: Times) -> Rows:
+def _known_by(moment: np.datetime64, rows: RowArray, known_at: TimeArray) -> RowArray:
     return rows[known_at[rows] <= moment]
 
 
-def _check_rows(name: str, rows: Rows, n_bars: int) -> Rows:
+def _check_rows(name: str, rows: RowArray, n_bars: int) -> RowArray:
     """A read-only copy of ``rows``, in ascending order and within the bars."""
     checked = np.array(rows, dtype=np.intp)
     if not len(checked):
@@ -218,7 +215,7 @@ def _check_rows(name: str, rows: Rows, n_bars: int) -> Rows:
     return checked
 
 
-def _refuse_undated(name: str, rows: Rows, made_at: Times, known_at: Times) -> None:
+def _refuse_undated(name: str, rows: RowArray, made_at: TimeArray, known_at: TimeArray) -> None:
     if np.isnat(known_at[rows]).any():
         raise SplitError(f"a {name} row has no known label; pass rows whose label is valid")
     if (known_at[rows] <= made_at[rows]).any():

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, IntArray, TimeArray
 from mlops.errors import BarsError
 
 EARLIEST = pd.Timestamp("2009-01-01", tz="UTC")
@@ -29,7 +29,6 @@ _GRAMMAR = (
     r"(?:[ -]?(?P<half>[AaPp][Mm]))?)?"
     r"\s*(?P<zone>Z|UTC|[+-]\d{2}:?\d{2})?\s*$"
 )
-Mask = NDArray[np.bool_]
 
 
 def naive_utc(moment: datetime, unit: Literal["us", "ns"] = "ns") -> np.datetime64:
@@ -42,14 +41,12 @@ def naive_utc(moment: datetime, unit: Literal["us", "ns"] = "ns") -> np.datetime
     return utc.as_unit(unit).to_datetime64()
 
 
-def naive_utc_times(index: pd.DatetimeIndex) -> NDArray[np.datetime64]:
+def naive_utc_times(index: pd.DatetimeIndex) -> TimeArray:
     """An aware index as naive UTC ``datetime64[ns]`` (N,)."""
     return index.tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()
 
 
-def bad_rows_error(
-    what: str, column: str, bad: Sequence[int] | NDArray[np.int64], remedy: str
-) -> BarsError:
+def bad_rows_error(what: str, column: str, bad: Sequence[int] | IntArray, remedy: str) -> BarsError:
     """The `BarsError` that names the first bad rows (counted from 0) and how many there are."""
     rows = tuple(int(row) for row in bad[:SHOWN_ROWS])
     more = f" and {len(bad) - len(rows):,} more" if len(bad) > len(rows) else ""
@@ -125,15 +122,15 @@ def _from_unix(values: pd.Series, column: str, now: pd.Timestamp) -> pd.Datetime
     return pd.DatetimeIndex(stamps.view("datetime64[ns]"), tz="UTC")
 
 
-def _scale_to_ns(values: pd.Series, fits: Mask, factor: int) -> NDArray[np.int64]:
+def _scale_to_ns(values: pd.Series, fits: BoolArray, factor: int) -> IntArray:
     """Scale to ns, exactly for whole numbers: a float beyond 2**53 would lose nanoseconds."""
     chosen = values.to_numpy()[fits]
     if chosen.dtype.kind in "iu":
-        exact: NDArray[np.int64] = chosen.astype(np.int64) * factor
+        exact: IntArray = chosen.astype(np.int64) * factor
         return exact
     whole = np.floor(chosen)
     part = np.rint((chosen - whole) * factor)
-    stamps: NDArray[np.int64] = whole.astype(np.int64) * factor + part.astype(np.int64)
+    stamps: IntArray = whole.astype(np.int64) * factor + part.astype(np.int64)
     return stamps
 
 
@@ -228,7 +225,7 @@ def _localise(wall: pd.DatetimeIndex, column: str, timezone: str | None) -> pd.D
     _refuse_unknown_zone(timezone)
     # Rows that repeat an earlier wall time, in the direction of time.
     newest_first = len(wall) > 1 and wall[0] > wall[-1]
-    repeated: Mask = wall.duplicated(keep="last" if newest_first else "first")
+    repeated: BoolArray = wall.duplicated(keep="last" if newest_first else "first")
     stamps = wall.tz_localize(timezone, ambiguous=~repeated, nonexistent="NaT")
     skipped = np.flatnonzero(stamps.isna())
     if len(skipped):
@@ -254,7 +251,7 @@ def _refuse_unknown_zone(timezone: str) -> None:
 
 
 def _refuse_unpaired_ambiguous(
-    wall: pd.DatetimeIndex, repeated: Mask, column: str, timezone: str
+    wall: pd.DatetimeIndex, repeated: BoolArray, column: str, timezone: str
 ) -> None:
     """Refuse stamps of a repeated hour that occur once, or three times: they are ambiguous."""
     ambiguous = wall.tz_localize(timezone, ambiguous="NaT", nonexistent="NaT").isna()

@@ -11,14 +11,10 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray, TimeArray
 from mlops.data.timestamps import naive_utc_times
 from mlops.errors import BarsError
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
-TimeArray = NDArray[np.datetime64]
 
 _PRICES = ("open", "high", "low", "close")
 

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mlops.arrays import BoolArray, Float32Array
 from mlops.data.bars import content_hash
 from mlops.data.calendar import Calendar, hole_before
 from mlops.errors import InsufficientData, LookaheadError
-from mlops.features.bar_arrays import BarArrays, BoolArray
-from mlops.features.spec import FeatureSpec, Matrix, compute_features
+from mlops.features.bar_arrays import BarArrays
+from mlops.features.spec import FeatureSpec, compute_features
 from mlops.service import Timeframe
 
 TOLERANCE = 1e-6
@@ -155,7 +156,7 @@ def _replace_future(frame: pd.DataFrame, kept: int, rng: np.random.Generator) ->
     return changed
 
 
-def _measure_change(before: Matrix, after: Matrix) -> Matrix:
+def _measure_change(before: Float32Array, after: Float32Array) -> Float32Array:
     """Deviation by bar and feature; infinite where only one of the two has a value."""
     missing = np.isnan(before), np.isnan(after)
     with np.errstate(invalid="ignore"):

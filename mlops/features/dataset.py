@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, Float32Array, FloatArray, RowArray
 from mlops.data.bars import COLUMNS, Provenance, content_hash
 from mlops.data.calendar import Calendar, hole_before, load_calendar
 from mlops.errors import FeatureError
-from mlops.features.bar_arrays import BarArrays, BoolArray, FloatArray
-from mlops.features.spec import FeatureSpec, Matrix, compute_features
+from mlops.features.bar_arrays import BarArrays
+from mlops.features.spec import FeatureSpec, compute_features
 from mlops.features.targets import (
     Labels,
     TargetSpec,
@@ -27,8 +27,6 @@ from mlops.features.targets import (
     next_bar_returns,
 )
 from mlops.service import Timeframe
-
-Rows = NDArray[np.intp]
 
 
 class Dataset:
@@ -77,8 +75,8 @@ class Dataset:
         self.calendar = calendar or load_calendar("24/7")
         self.cache_dir = cache_dir
         self.bars = BarArrays.of(frame, hole_before(frame, timeframe, self.calendar))
-        self._history: Rows | None = None
-        self._matrices: dict[FeatureSpec, Matrix] = {}
+        self._history: RowArray | None = None
+        self._matrices: dict[FeatureSpec, Float32Array] = {}
 
     @classmethod
     def of_bars(
@@ -88,7 +86,7 @@ class Dataset:
         timeframe: Timeframe,
         target: TargetSpec,
         calendar: Calendar | None = None,
-        history: Rows | None = None,
+        history: RowArray | None = None,
     ) -> Dataset:
         """Wrap checked bars that are arrays already, with their mask of holes.
 
@@ -143,7 +141,7 @@ class Dataset:
         """Simple return over the bar after each row (N,); NaN where there is none."""
         return next_bar_returns(self.bars)
 
-    def matrix(self, spec: FeatureSpec) -> Matrix:
+    def matrix(self, spec: FeatureSpec) -> Float32Array:
         """Features of every bar (N, F) float32, read-only; NaN in a feature's warm-up.
 
         Raises:
@@ -164,17 +162,17 @@ class Dataset:
         usable: BoolArray = (first >= spec.warm_up) & (first >= run_start)
         return usable
 
-    def labelled(self, spec: FeatureSpec, sequence_length: int = 1) -> Rows:
+    def labelled(self, spec: FeatureSpec, sequence_length: int = 1) -> RowArray:
         """Positions of rows that are usable and have a label, for training and judging."""
         return np.flatnonzero(self.usable(spec, sequence_length) & self.labels.valid)
 
-    def _compute(self, spec: FeatureSpec) -> Matrix:
+    def _compute(self, spec: FeatureSpec) -> Float32Array:
         matrix = compute_features(self.bars, spec)
         if not np.isfinite(matrix[spec.warm_up :].sum(dtype=np.float64)):
             self._refuse_missing(matrix, spec)
         return matrix
 
-    def _refuse_missing(self, matrix: Matrix, spec: FeatureSpec) -> None:
+    def _refuse_missing(self, matrix: Float32Array, spec: FeatureSpec) -> None:
         history = np.arange(len(self)) if self._history is None else self._history
         missing = np.argwhere(~np.isfinite(matrix) & (history >= spec.warm_up)[:, None])
         if missing.size:
@@ -184,7 +182,7 @@ class Dataset:
                 f"{self.frame.index[row]}; a feature is finite on every bar past its warm-up"
             )
 
-    def _load_or_compute(self, spec: FeatureSpec) -> Matrix:
+    def _load_or_compute(self, spec: FeatureSpec) -> Float32Array:
         assert self.cache_dir is not None
         # The calendar decides which gaps are holes, and those change the features.
         text = f"{self.content_hash}:{spec.digest}:".encode()
@@ -198,7 +196,7 @@ class Dataset:
         return matrix
 
 
-def windows(matrix: Matrix, rows: Rows, sequence_length: int) -> Matrix:
+def windows(matrix: Float32Array, rows: RowArray, sequence_length: int) -> Float32Array:
     """Windows of the ``sequence_length`` rows that end at each of ``rows`` (n, T, F).
 
     Where ``rows`` are consecutive the result is a view of ``matrix``; otherwise the windows are
@@ -218,20 +216,20 @@ def windows(matrix: Matrix, rows: Rows, sequence_length: int) -> Matrix:
     first = np.asarray(rows) - (sequence_length - 1)
     if len(first) and np.array_equal(first, np.arange(first[0], first[0] + len(first))):
         return every[int(first[0]) : int(first[0]) + len(first)]
-    chosen: Matrix = every[first]
+    chosen: Float32Array = every[first]
     return chosen
 
 
-def _read_cached(path: Path) -> Matrix | None:
+def _read_cached(path: Path) -> Float32Array | None:
     """The features on disk; None where the file is missing or damaged."""
     try:
-        stored: Matrix = np.load(path, allow_pickle=False)
+        stored: Float32Array = np.load(path, allow_pickle=False)
     except (FileNotFoundError, ValueError, EOFError):
         return None
     return stored
 
 
-def _write_cached(path: Path, matrix: Matrix) -> None:
+def _write_cached(path: Path, matrix: Float32Array) -> None:
     """Write beside the target and rename, so that a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from mlops.arrays import FloatArray
 from mlops.errors import FeatureError
-from mlops.features.bar_arrays import BarArrays, FloatArray
+from mlops.features.bar_arrays import BarArrays
 from mlops.features.rolling import (
     bars_to_forget,
     recursive_mean,

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from scipy.signal import lfilter
 
-from mlops.features.bar_arrays import FloatArray
+from mlops.arrays import FloatArray
 
 
 def trailing_sum(values: FloatArray, span: int) -> FloatArray:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlops.arrays import Float32Array
 from mlops.errors import FeatureError
-from mlops.features.spec import Matrix
 
 CLIP_SIGMAS = 10.0
 """Standardised values are cut at this many robust standard deviations."""
@@ -48,7 +48,7 @@ class Scaler:
         pairs = [_center_and_scale(column[complete]) for column in rows.T]
         return cls(tuple(center for center, _ in pairs), tuple(scale for _, scale in pairs))
 
-    def transform(self, matrix: NDArray[np.floating[Any]]) -> Matrix:
+    def transform(self, matrix: NDArray[np.floating[Any]]) -> Float32Array:
         """Standardise (..., F) to float32, cut at `CLIP_SIGMAS`; missing values stay missing."""
         if matrix.shape[-1] != len(self.center):
             raise FeatureError(

@@ -6,8 +6,8 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import Float32Array
 from mlops.errors import FeatureError
 from mlops.features.bar_arrays import BarArrays
 from mlops.features.indicators import find_indicator
@@ -16,8 +16,6 @@ DEFAULT_FEATURES = ("open", "high", "low", "close", "volume", "rsi", "macd")
 
 FORMULA_VERSION = 1
 """Increased when a built-in formula changes, so that features on disk are computed anew."""
-
-Matrix = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ class FeatureSpec:
         return all(find_indicator(name).built_in for name in self.names)
 
 
-def compute_features(bars: BarArrays, spec: FeatureSpec) -> Matrix:
+def compute_features(bars: BarArrays, spec: FeatureSpec) -> Float32Array:
     """The features of every bar as (N, F) float32; NaN where a feature is still warming up.
 
     This is the only way features are made: for training, batch, live and the leakage proof.

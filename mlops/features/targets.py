@@ -8,8 +8,9 @@ from datetime import timedelta
 
 import numpy as np
 
+from mlops.arrays import BoolArray, FloatArray, TimeArray
 from mlops.errors import FeatureError
-from mlops.features.bar_arrays import BarArrays, BoolArray, FloatArray, TimeArray
+from mlops.features.bar_arrays import BarArrays
 from mlops.features.indicators import log_range
 from mlops.features.rolling import trailing_mean, trailing_sum
 from mlops.service import Target

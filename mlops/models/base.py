@@ -17,14 +17,13 @@ from typing import Any, ClassVar, Self, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray, RowArray
 from mlops.errors import ModelError, NotFinite, TrainingTimeout
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.recipe import Param, Recipe
 from mlops.service import Target
 
-Rows: TypeAlias = NDArray[np.intp]
-Floats: TypeAlias = NDArray[np.float64]
 Tensors: TypeAlias = dict[str, NDArray[Any]]
 
 FORECASTERS: dict[str, str] = {
@@ -159,7 +158,7 @@ class Forecaster(ABC):
 
     @abstractmethod
     def fit(
-        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+        self, dataset: Dataset, fit_rows: RowArray, selection_rows: RowArray, context: FitContext
     ) -> History:
         """Fit on ``fit_rows``; ``selection_rows`` decide settings and when to stop.
 
@@ -167,11 +166,11 @@ class Forecaster(ABC):
         """
 
     @abstractmethod
-    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+    def ready(self, dataset: Dataset) -> BoolArray:
         """Rows from which a forecast can be made, a mask (N,); needs no label."""
 
     @abstractmethod
-    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         """Forecasts (n,) for rows that are ready."""
 
     @abstractmethod
@@ -182,7 +181,7 @@ class Forecaster(ABC):
     def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
         """Load the fitted state that `state` returned."""
 
-    def predict(self, dataset: Dataset, rows: Rows) -> Floats:
+    def predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         """(n,) forecasts made at the closes of ``rows``, in the target's unit.
 
         Raises:
@@ -200,7 +199,7 @@ class Forecaster(ABC):
             )
         return self._predict_finite(dataset, rows)
 
-    def forecast(self, dataset: Dataset, among: NDArray[np.bool_] | None = None) -> Floats:
+    def forecast(self, dataset: Dataset, among: BoolArray | None = None) -> FloatArray:
         """Forecasts for every bar (N,); NaN where none can be made.
 
         Args:
@@ -213,7 +212,7 @@ class Forecaster(ABC):
             forecasts[rows] = self._predict_finite(dataset, rows)
         return forecasts
 
-    def _predict_finite(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _predict_finite(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         forecast = np.asarray(self._predict(dataset, rows), dtype=np.float64)
         if forecast.shape == rows.shape and np.isfinite(forecast).all():
             return forecast
@@ -224,7 +223,7 @@ class Forecaster(ABC):
             "one finite number a row is allowed"
         )
 
-    def trainable(self, dataset: Dataset, rows: Rows) -> Rows:
+    def trainable(self, dataset: Dataset, rows: RowArray) -> RowArray:
         """Those of ``rows`` that have both a label and a complete window.
 
         Raises:

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray, RowArray
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
-from mlops.models.base import FitContext, Floats, Forecaster, History, Rows, Tensors
+from mlops.models.base import FitContext, Forecaster, History, Tensors
 from mlops.models.recipe import Param, Recipe
 
 MAX_SPAN_BARS = 2_000
@@ -34,15 +34,15 @@ class Baseline(Forecaster):
     def warm_up(self) -> int:
         return self.target.warm_up + 1
 
-    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+    def ready(self, dataset: Dataset) -> BoolArray:
         return np.isfinite(dataset.persistence)
 
     def fit(
-        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+        self, dataset: Dataset, fit_rows: RowArray, selection_rows: RowArray, context: FitContext
     ) -> History:
         return History()
 
-    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         return dataset.persistence[rows]
 
     def state(self) -> tuple[dict[str, Any], Tensors]:
@@ -73,7 +73,7 @@ class Zero(Baseline):
 
     MODEL_TYPE = "zero"
 
-    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         return np.zeros(rows.size)
 
 
@@ -87,22 +87,24 @@ class Ewma(Baseline):
     def warm_up(self) -> int:
         return max(super().warm_up, self.target.horizon + len(self._weights))
 
-    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+    def ready(self, dataset: Dataset) -> BoolArray:
         late_enough = np.arange(len(dataset)) >= self.warm_up - 1
         return super().ready(dataset) & late_enough & np.isfinite(self._means(dataset))
 
-    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         return self._means(dataset)[rows]
 
     @property
-    def _weights(self) -> Floats:
+    def _weights(self) -> FloatArray:
         span = self.recipe.whole("span")
         return np.asarray((1 - 2 / (span + 1)) ** np.arange(TAIL_SPANS * span))
 
-    def _means(self, dataset: Dataset) -> Floats:
+    def _means(self, dataset: Dataset) -> FloatArray:
         realised = _realised(dataset)
         known = np.isfinite(realised)
-        total: Floats = np.convolve(np.where(known, realised, 0.0), self._weights)[: len(realised)]
+        total: FloatArray = np.convolve(np.where(known, realised, 0.0), self._weights)[
+            : len(realised)
+        ]
         weight = np.convolve(known.astype(np.float64), self._weights)[: len(realised)]
         return np.asarray(total / np.where(weight > 0, weight, np.nan))
 
@@ -123,10 +125,10 @@ class Seasonal(Baseline):
     def warm_up(self) -> int:
         return max(super().warm_up, self._lags[-1] + self.target.horizon + 1)
 
-    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+    def ready(self, dataset: Dataset) -> BoolArray:
         return super().ready(dataset) & np.isfinite(self._means(dataset))
 
-    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         return self._means(dataset)[rows]
 
     @property
@@ -135,18 +137,18 @@ class Seasonal(Baseline):
         first = -(-horizon // season)
         return [n * season - horizon for n in range(first, first + self.recipe.whole("seasons"))]
 
-    def _means(self, dataset: Dataset) -> Floats:
+    def _means(self, dataset: Dataset) -> FloatArray:
         realised = _realised(dataset)
-        mean: Floats = np.mean([_delayed(realised, lag) for lag in self._lags], axis=0)
+        mean: FloatArray = np.mean([_delayed(realised, lag) for lag in self._lags], axis=0)
         return mean
 
 
-def _realised(dataset: Dataset) -> Floats:
+def _realised(dataset: Dataset) -> FloatArray:
     """(N,) the target over the h bars that end here; NaN across a hole."""
     return _delayed(dataset.labels.y, dataset.target.horizon)
 
 
-def _delayed(values: Floats, bars: int) -> Floats:
+def _delayed(values: FloatArray, bars: int) -> FloatArray:
     delayed = np.full(len(values), np.nan)
     delayed[bars:] = values[: max(len(values) - bars, 0)]
     return delayed

@@ -24,13 +24,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray
 from mlops.data.calendar import load_calendar
 from mlops.data.cleaning import clean_bars
 from mlops.errors import BundleError, MlopsError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models import golden, manifest
-from mlops.models.base import Floats, Forecaster, restore_forecaster
+from mlops.models.base import Forecaster, restore_forecaster
 from mlops.models.custom import Pickled
 from mlops.models.manifest import Format, Manifest
 from mlops.models.recipe import Recipe
@@ -114,7 +115,7 @@ class Bundle:
         forecasts = pd.DataFrame({FORECAST: self.forecaster.forecast(dataset)}, dataset.frame.index)
         return forecasts.dropna()
 
-    def forecast_windows(self, windows: Sequence[Window]) -> list[Floats]:
+    def forecast_windows(self, windows: Sequence[Window]) -> list[FloatArray]:
         """Forecasts for every bar of each window (n,); NaN where none can be made.
 
         Each equals the forecast that `predict` makes from the window's bars alone. A forecaster
@@ -124,7 +125,7 @@ class Bundle:
             return self._forecast_joined(windows) if windows else []
         return [self._forecast_joined([window])[0] for window in windows]
 
-    def _forecast_joined(self, windows: Sequence[Window]) -> list[Floats]:
+    def _forecast_joined(self, windows: Sequence[Window]) -> list[FloatArray]:
         joined = join_windows(windows)
         dataset = Dataset.of_bars(
             joined.bars,

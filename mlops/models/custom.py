@@ -21,13 +21,13 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray, RowArray
 from mlops.errors import ModelError
 from mlops.features.dataset import Dataset, windows
 from mlops.features.spec import DEFAULT_FEATURES, FeatureSpec
 from mlops.features.targets import TargetSpec
-from mlops.models.base import FitContext, Floats, Forecaster, History, Rows, Tensors
+from mlops.models.base import FitContext, Forecaster, History, Tensors
 from mlops.models.recipe import Param, Recipe
 
 CLASS_PATH = "class_path"
@@ -84,11 +84,11 @@ class Custom(Forecaster):
         # The class gets the whole frame and may use all of its rows.
         return False
 
-    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+    def ready(self, dataset: Dataset) -> BoolArray:
         return np.asarray(dataset.usable(self.spec) & np.isfinite(dataset.persistence))
 
     def fit(
-        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+        self, dataset: Dataset, fit_rows: RowArray, selection_rows: RowArray, context: FitContext
     ) -> History:
         started = perf_counter()
         context.check_deadline("custom")
@@ -99,7 +99,7 @@ class Custom(Forecaster):
         self.model.train(data)
         return History(seconds=perf_counter() - started)
 
-    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         if self.model is None:
             raise ModelError("custom is not fitted; call fit or restore first")
         forecasts = self.model.predict(_build_frame(dataset, self.spec, rows))
@@ -157,7 +157,7 @@ class Custom(Forecaster):
         return model
 
 
-def _build_frame(dataset: Dataset, spec: FeatureSpec, rows: Rows) -> pd.DataFrame:
+def _build_frame(dataset: Dataset, spec: FeatureSpec, rows: RowArray) -> pd.DataFrame:
     """Features of ``rows`` with a column each, indexed by bar open time."""
     values = dataset.matrix(spec)[rows].astype(np.float64)
     return pd.DataFrame(values, index=dataset.frame.index[rows], columns=list(spec.names))
@@ -194,7 +194,7 @@ class Pickled(Forecaster):
         return self.spec.warm_up + self.recipe.sequence_length
 
     def fit(
-        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+        self, dataset: Dataset, fit_rows: RowArray, selection_rows: RowArray, context: FitContext
     ) -> History:
         raise ModelError(
             "a pickled model is registered as it is; to have it trained here, put its class "
@@ -206,15 +206,15 @@ class Pickled(Forecaster):
         # The object may use all rows that it gets.
         return False
 
-    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+    def ready(self, dataset: Dataset) -> BoolArray:
         return dataset.usable(self.spec, self.recipe.sequence_length)
 
-    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         batches = [rows[first : first + BATCH_ROWS] for first in range(0, rows.size, BATCH_ROWS)]
         parts = [self._check_shape(self._call_model(dataset, batch), batch) for batch in batches]
         return np.concatenate(parts) if parts else np.empty(0)
 
-    def _call_model(self, dataset: Dataset, rows: Rows) -> Any:
+    def _call_model(self, dataset: Dataset, rows: RowArray) -> Any:
         matrix, length = dataset.matrix(self.spec), self.recipe.sequence_length
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(self.model, torch.nn.Module):
@@ -229,7 +229,7 @@ class Pickled(Forecaster):
             return predict(np.array(windows(matrix, rows, length)))
         return predict(_build_frame(dataset, self.spec, rows))
 
-    def _check_shape(self, raw: Any, rows: Rows) -> Floats:
+    def _check_shape(self, raw: Any, rows: RowArray) -> FloatArray:
         try:
             answers = np.asarray(raw, dtype=np.float64).reshape(-1)
         except (TypeError, ValueError) as error:

@@ -8,17 +8,15 @@ from time import perf_counter
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray, RowArray
 from mlops.errors import ModelError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import (
     FitContext,
-    Floats,
     Forecaster,
     History,
-    Rows,
     Tensors,
     default_recipe,
     forecaster_class,
@@ -68,11 +66,11 @@ class Ensemble(Forecaster):
     def row_by_row(self) -> bool:
         return all(member.row_by_row for member in self.members)
 
-    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+    def ready(self, dataset: Dataset) -> BoolArray:
         return np.asarray(np.all([member.ready(dataset) for member in self.members], axis=0))
 
     def fit(
-        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+        self, dataset: Dataset, fit_rows: RowArray, selection_rows: RowArray, context: FitContext
     ) -> History:
         started = perf_counter()
         fit_rows = self.trainable(dataset, fit_rows)
@@ -98,14 +96,14 @@ class Ensemble(Forecaster):
             members=tuple(histories),
         )
 
-    def _fit_weights(self, dataset: Dataset, fit_rows: Rows, rows: Rows) -> Floats:
+    def _fit_weights(self, dataset: Dataset, fit_rows: RowArray, rows: RowArray) -> FloatArray:
         transform = TargetTransform.fit(dataset, fit_rows)
         errors = transform.errors(
             dataset, rows, np.stack([member.predict(dataset, rows) for member in self.members])
         )
         return simplex_weights(errors.T, self.recipe.number("equal_pull"))
 
-    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         forecasts = [member.predict(dataset, rows) for member in self.members]
         return np.asarray(self.weights @ np.stack(forecasts))
 
@@ -134,7 +132,7 @@ class Ensemble(Forecaster):
         ]
 
 
-def simplex_weights(errors: Floats, equal_pull: float) -> Floats:
+def simplex_weights(errors: FloatArray, equal_pull: float) -> FloatArray:
     """Weights (K,) that minimise the mean square of ``errors @ weights``.
 
     The penalty ``equal_pull`` times the mean squared error times |w - 1/K|^2 keeps weights that

@@ -12,18 +12,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, Float32Array, FloatArray, RowArray
 from mlops.errors import ModelError
 from mlops.features.dataset import Dataset
 from mlops.features.scaling import Scaler
 from mlops.features.spec import FeatureSpec
 from mlops.features.targets import TargetSpec
-from mlops.models.base import Floats, Forecaster, Rows
+from mlops.models.base import Forecaster
 from mlops.models.recipe import Recipe
 from mlops.service import Target
-
-Matrix = NDArray[np.float32]
 
 RISK = FeatureSpec(("volatility_24",))
 """Log volatility per bar, by which changes of price are divided before a fit."""
@@ -49,7 +47,7 @@ class TargetTransform:
     scale: float = 1.0
 
     @classmethod
-    def fit(cls, dataset: Dataset, rows: Rows) -> TargetTransform:
+    def fit(cls, dataset: Dataset, rows: RowArray) -> TargetTransform:
         """Fit the scale on fit rows only."""
         raw = cls(dataset.target.kind, dataset.target.horizon)
         changes = raw.encode(dataset, rows)
@@ -61,7 +59,7 @@ class TargetTransform:
         """Whether changes are divided by trailing volatility."""
         return self.kind in (Target.RETURN, Target.PRICE)
 
-    def encode(self, dataset: Dataset, rows: Rows) -> Floats:
+    def encode(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         """Standardised labels (n,), in standard deviations and not cut."""
         y, persistence = dataset.labels.y[rows], dataset.persistence[rows]
         if self.kind is Target.DIRECTION:
@@ -72,7 +70,7 @@ class TargetTransform:
             change = y - persistence
         return np.asarray(change / self._scale_of_rows(dataset, rows))
 
-    def decode(self, learned: Floats, dataset: Dataset, rows: Rows) -> Floats:
+    def decode(self, learned: FloatArray, dataset: Dataset, rows: RowArray) -> FloatArray:
         """Forecasts in the target's unit (n,) from standardised ones."""
         change = learned * self._scale_of_rows(dataset, rows)
         persistence = dataset.persistence[rows]
@@ -82,14 +80,14 @@ class TargetTransform:
             return np.asarray(persistence * np.exp(change))
         return np.asarray(persistence + change)
 
-    def errors(self, dataset: Dataset, rows: Rows, forecasts: Floats) -> Floats:
+    def errors(self, dataset: Dataset, rows: RowArray, forecasts: FloatArray) -> FloatArray:
         """Label less forecast (..., n), in units of the standardised label."""
         errors = dataset.labels.y[rows] - forecasts
         if self.kind is Target.PRICE:
             errors = errors / dataset.persistence[rows]
         return np.asarray(errors / self._scale_of_rows(dataset, rows))
 
-    def _scale_of_rows(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _scale_of_rows(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         if not self.by_risk:
             return np.full(rows.size, self.scale)
         per_bar = np.exp(dataset.matrix(RISK)[rows, 0].astype(np.float64))
@@ -116,24 +114,24 @@ class FeatureForecaster(Forecaster):
         # A registered feature is proven causal, but may read bars before its warm-up.
         return self.spec.built_in
 
-    def ready(self, dataset: Dataset) -> NDArray[np.bool_]:
+    def ready(self, dataset: Dataset) -> BoolArray:
         usable = dataset.usable(self.spec, self.recipe.sequence_length)
         if self.transform.by_risk:
             usable = usable & dataset.usable(RISK)
         return np.asarray(usable & np.isfinite(dataset.persistence))
 
-    def prepare(self, dataset: Dataset, fit_rows: Rows) -> None:
+    def prepare(self, dataset: Dataset, fit_rows: RowArray) -> None:
         """Fit scaler and target scale on fit rows only."""
         self.scaler = Scaler.fit(dataset.matrix(self.spec)[fit_rows])
         self.transform = TargetTransform.fit(dataset, fit_rows)
 
-    def inputs(self, dataset: Dataset) -> Matrix:
+    def inputs(self, dataset: Dataset) -> Float32Array:
         """Scaled features (N, F); NaN before their warm-up."""
         if self.scaler is None:
             raise ModelError(f"{self.recipe.model_type} is not fitted; call fit or restore first")
         return self.scaler.transform(dataset.matrix(self.spec))
 
-    def learned(self, dataset: Dataset, rows: Rows) -> Floats:
+    def learned(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         """Standardised labels (n,), cut at `WINSOR_SIGMAS`."""
         encoded = self.transform.encode(dataset, rows)
         return np.clip(encoded, -WINSOR_SIGMAS, WINSOR_SIGMAS)

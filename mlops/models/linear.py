@@ -13,11 +13,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import Float32Array, FloatArray, RowArray
 from mlops.features.dataset import Dataset, windows
 from mlops.features.targets import TargetSpec
-from mlops.models.base import FitContext, Floats, History, Rows, Tensors
+from mlops.models.base import FitContext, History, Tensors
 from mlops.models.feature_forecaster import FeatureForecaster
 from mlops.models.recipe import Param, Recipe
 from mlops.models.small_networks import RETURN_FEATURES_WIDE, VOLATILITY_FEATURES
@@ -45,9 +45,9 @@ def _find_blas() -> ThreadpoolController:
     return ThreadpoolController().select(user_api="blas")
 
 
-def linear_combination(design: Floats, coefficients: Floats) -> Floats:
+def linear_combination(design: FloatArray, coefficients: FloatArray) -> FloatArray:
     """``design (n, P) @ coefficients (P,)`` without BLAS, bit-equal for any number of threads."""
-    combined: Floats = np.einsum("np,p->n", design, coefficients)
+    combined: FloatArray = np.einsum("np,p->n", design, coefficients)
     return combined
 
 
@@ -69,7 +69,7 @@ class Linear(FeatureForecaster):
 
     def __init__(self, recipe: Recipe, target: TargetSpec) -> None:
         super().__init__(recipe, target)
-        self.coefficients: Floats = np.zeros(0)
+        self.coefficients: FloatArray = np.zeros(0)
         self.intercept = 0.0
         self.penalty = 0.0
 
@@ -79,7 +79,7 @@ class Linear(FeatureForecaster):
         return Recipe("linear", VOLATILITY_FEATURES if volatile else RETURN_FEATURES_WIDE)
 
     def fit(
-        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+        self, dataset: Dataset, fit_rows: RowArray, selection_rows: RowArray, context: FitContext
     ) -> History:
         started = perf_counter()
         context.check_deadline("linear")
@@ -96,7 +96,7 @@ class Linear(FeatureForecaster):
         return History(seconds=perf_counter() - started)
 
     def _choose_penalty(
-        self, path: RidgePath, dataset: Dataset, scaled: NDArray[np.float32], rows: Rows
+        self, path: RidgePath, dataset: Dataset, scaled: Float32Array, rows: RowArray
     ) -> float:
         fixed = self.recipe.number("alpha")
         if fixed > 0:
@@ -107,12 +107,12 @@ class Linear(FeatureForecaster):
         losses = [np.mean(np.square(learned - design @ b - a)) for b, a in solved]
         return SHARES[int(np.argmin(losses))]
 
-    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         design = self._design(self.inputs(dataset), rows)
         learned = linear_combination(design, self.coefficients) + self.intercept
         return self.transform.decode(learned, dataset, rows)
 
-    def _design(self, scaled: NDArray[np.float32], rows: Rows) -> Floats:
+    def _design(self, scaled: Float32Array, rows: RowArray) -> FloatArray:
         chosen = windows(scaled, rows, self.recipe.sequence_length)
         return chosen.reshape(len(rows), -1).astype(np.float64)
 
@@ -129,12 +129,19 @@ class Linear(FeatureForecaster):
 class RidgePath:
     """Ridge solutions for any penalty from one eigendecomposition."""
 
-    def __init__(self, mean: Floats, level: float, values: Floats, basis: Floats, moment: Floats):
+    def __init__(
+        self,
+        mean: FloatArray,
+        level: float,
+        values: FloatArray,
+        basis: FloatArray,
+        moment: FloatArray,
+    ):
         self._mean, self._level = mean, level
         self._values, self._basis, self._moment = values, basis, moment
 
     @classmethod
-    def of(cls, design: Floats, learned: Floats) -> RidgePath:
+    def of(cls, design: FloatArray, learned: FloatArray) -> RidgePath:
         """Decompose the centred design (n, P); the intercept is not penalised."""
         mean, level = design.mean(axis=0), float(learned.mean())
         centred = design - mean
@@ -142,7 +149,7 @@ class RidgePath:
         moment = basis.T @ (centred.T @ (learned - level) / len(design))
         return cls(mean, level, np.maximum(values, 0.0), basis, moment)
 
-    def solve(self, share: float) -> tuple[Floats, float]:
+    def solve(self, share: float) -> tuple[FloatArray, float]:
         """Coefficients (P,) and intercept at a penalty of ``share`` mean eigenvalues."""
         penalty = share * max(float(self._values.mean()), 1e-12)
         coefficients = self._basis @ (self._moment / (self._values + penalty))

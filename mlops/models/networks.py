@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from mlops.arrays import FloatArray, RowArray
 from mlops.errors import ModelError
 from mlops.features.dataset import Dataset
-from mlops.models.base import FitContext, Floats, History, Rows, Tensors
+from mlops.models.base import FitContext, History, Tensors
 from mlops.models.devices import choose_device, one_torch_thread
 from mlops.models.feature_forecaster import FeatureForecaster
 from mlops.models.recipe import Param
@@ -43,7 +44,7 @@ class NetworkForecaster(FeatureForecaster):
         """The network of this recipe, before `Network.initialise` draws its weights."""
 
     def fit(
-        self, dataset: Dataset, fit_rows: Rows, selection_rows: Rows, context: FitContext
+        self, dataset: Dataset, fit_rows: RowArray, selection_rows: RowArray, context: FitContext
     ) -> History:
         fit_rows = self.trainable(dataset, fit_rows)
         selection_rows = self.trainable(dataset, selection_rows)
@@ -67,7 +68,7 @@ class NetworkForecaster(FeatureForecaster):
         self.network = network.cpu().eval()
         return history
 
-    def _predict(self, dataset: Dataset, rows: Rows) -> Floats:
+    def _predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         network = self._require_network()
         inputs = torch.from_numpy(self.inputs(dataset))
         parts = torch.split(torch.from_numpy(rows), PREDICT_BATCH)

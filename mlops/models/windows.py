@@ -13,11 +13,11 @@ from itertools import accumulate, pairwise
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray, RowArray, TimeArray
 from mlops.data.bars import COLUMNS
 from mlops.data.calendar import Calendar, hole_before
-from mlops.features.bar_arrays import BarArrays, BoolArray, FloatArray, TimeArray, open_times
+from mlops.features.bar_arrays import BarArrays, open_times
 from mlops.service import Timeframe
 
 
@@ -59,7 +59,7 @@ class JoinedWindows:
 
     bars: BarArrays
     ends: Sequence[int]
-    history: NDArray[np.intp]
+    history: RowArray
 
     def split(self, each_bar: FloatArray) -> list[FloatArray]:
         """Split one value a bar (N,) into one array a window."""

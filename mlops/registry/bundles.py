@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlops.arrays import RowArray
 from mlops.code_version import code_version
 from mlops.data.bars import content_hash
 from mlops.errors import BundleError
@@ -253,7 +254,7 @@ def _make_golden(forecaster: Forecaster, dataset: Dataset, spread: float) -> tup
     return tuple(examples)
 
 
-def _rows_with_window(forecaster: Forecaster, dataset: Dataset, size: int) -> NDArray[np.intp]:
+def _rows_with_window(forecaster: Forecaster, dataset: Dataset, size: int) -> RowArray:
     """Rows, spread evenly, that end a stretch of ``size`` bars without a hole."""
     positions = np.arange(len(dataset))
     run_start = np.maximum.accumulate(np.where(dataset.holes, positions, 0))

@@ -7,8 +7,8 @@ from datetime import datetime
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, TimeArray
 from mlops.errors import RegistryError
 from mlops.features.dataset import Dataset
 from mlops.models.bundle import Bundle
@@ -27,7 +27,7 @@ class Period:
     start: datetime | None = None
     end: datetime | None = None
 
-    def contains(self, made_at: NDArray[np.datetime64]) -> NDArray[np.bool_]:
+    def contains(self, made_at: TimeArray) -> BoolArray:
         """(n,) whether each forecast was made within the period."""
         inside = np.ones(len(made_at), dtype=bool)
         if self.start is not None:
@@ -135,7 +135,7 @@ def _forecast_record(
     bundle: Bundle,
     dataset: Dataset,
     period: Period,
-    also: NDArray[np.bool_] | None = None,
+    also: BoolArray | None = None,
 ) -> Forecasts:
     labels = dataset.labels
     forecast = bundle.forecaster.forecast(dataset)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mlops.arrays import FloatArray
 from mlops.reports import figures
 from mlops.reports.page import (
     HistorySection,
@@ -161,5 +162,5 @@ def fold_skills(judgement: Judgement) -> tuple[list[str], dict[str, list[float]]
     return labels, skills
 
 
-def _net_returns(rows: Forecasts, fee_bps: float) -> figures.Floats:
+def _net_returns(rows: Forecasts, fee_bps: float) -> FloatArray:
     return net_returns(rows.positions(), rows.next_return, fee_bps=fee_bps)

@@ -13,12 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray, TimeArray
 from mlops.stats.trading import equity_curve
-
-Floats = NDArray[np.float64]
-Times = NDArray[np.datetime64]
 
 INK, MUTED, MODEL, BASELINE, GOOD, BAD = (
     "#1f2430",
@@ -33,7 +30,12 @@ CALIBRATION_BINS = 12
 
 
 def forecast_against_outcome(
-    made_at: Times, outcome: Floats, forecast: Floats, baseline: Floats, *, unit: str
+    made_at: TimeArray,
+    outcome: FloatArray,
+    forecast: FloatArray,
+    baseline: FloatArray,
+    *,
+    unit: str,
 ) -> str:
     """Outcome, forecast and baseline over time; long series are thinned to `MAX_POINTS`."""
     keep = slice(None, None, max(1, len(outcome) // MAX_POINTS))
@@ -62,7 +64,9 @@ def skill_by_fold(labels: Sequence[str], skills: Mapping[str, Sequence[float]]) 
         return _encode(figure)
 
 
-def equity_and_drawdown(made_at: Times, net_returns: Floats, baseline_returns: Floats) -> str:
+def equity_and_drawdown(
+    made_at: TimeArray, net_returns: FloatArray, baseline_returns: FloatArray
+) -> str:
     """Growth of one unit after costs, above the fall from its last peak."""
     with _figure(height=3.8, rows=2, shared=True) as (figure, axes):
         curves = ((net_returns, MODEL, "model"), (baseline_returns, BASELINE, "baseline"))
@@ -77,7 +81,7 @@ def equity_and_drawdown(made_at: Times, net_returns: Floats, baseline_returns: F
         return _encode(figure)
 
 
-def calibration(outcome: Floats, forecast: Floats, *, unit: str) -> str:
+def calibration(outcome: FloatArray, forecast: FloatArray, *, unit: str) -> str:
     """Mean outcome in each twelfth of the forecasts; a calibrated model lies on the diagonal."""
     order = np.argsort(forecast)
     groups = [group for group in np.array_split(order, CALIBRATION_BINS) if len(group)]
@@ -104,9 +108,9 @@ def trials(names: Sequence[str], statistics: Sequence[float], *, winner: str) ->
 
 
 def traffic(
-    seconds: Floats,
-    answered: Mapping[str, Floats],
-    failed: Floats,
+    seconds: FloatArray,
+    answered: Mapping[str, FloatArray],
+    failed: FloatArray,
     marks: Sequence[tuple[float, str]],
 ) -> str:
     """Answers a second by variant, stacked, with failed requests as crosses.
@@ -137,8 +141,8 @@ def traffic(
 
 
 def draw_history(
-    bars: tuple[Times, Floats],
-    scored: tuple[Times, Floats, Floats, Floats],
+    bars: tuple[TimeArray, FloatArray],
+    scored: tuple[TimeArray, FloatArray, FloatArray, FloatArray],
     spans: Sequence[tuple[np.datetime64, np.datetime64, str]],
     marks: Sequence[tuple[np.datetime64, str]],
     *,

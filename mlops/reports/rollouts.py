@@ -8,6 +8,7 @@ from datetime import datetime
 
 import numpy as np
 
+from mlops.arrays import FloatArray
 from mlops.reports import figures
 from mlops.reports.page import Picture, RolloutSection, Step
 from mlops.store import Phase, Rollout, RolloutEvent
@@ -97,8 +98,6 @@ def _draw_picture(events: Sequence[RolloutEvent], traffic: Sequence[Answered]) -
     )
 
 
-def _answers_per_second(
-    at: figures.Floats, edges: figures.Floats, chosen: Sequence[bool]
-) -> figures.Floats:
+def _answers_per_second(at: FloatArray, edges: FloatArray, chosen: Sequence[bool]) -> FloatArray:
     counts, _ = np.histogram(at[np.asarray(chosen, dtype=bool)], edges)
     return np.asarray(counts / BIN_S)

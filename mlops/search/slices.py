@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import IntArray, RowArray
 from mlops.data.splits import Fold, forward_folds, holdout_split, walk_forward
 from mlops.errors import InsufficientData, SplitError
 from mlops.features.dataset import Dataset
@@ -27,7 +27,7 @@ class Slices:
     development: tuple[Fold, ...]
     holdout: tuple[Fold, ...]
 
-    def fold_of_row(self, n: int) -> NDArray[np.int64]:
+    def fold_of_row(self, n: int) -> IntArray:
         """(n,) number of the fold that tests each row, counted over both slices; -1 for none."""
         numbers = np.full(n, -1, dtype=np.int64)
         for number, fold in enumerate((*self.development, *self.holdout)):
@@ -99,7 +99,7 @@ def cut_refit_slices(
 def _holdout_folds(
     dataset: Dataset,
     config: TrainingConfig,
-    rows: NDArray[np.intp],
+    rows: RowArray,
     *,
     first_test_row: int,
     n_folds: int,

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray, RowArray
 from mlops.data.splits import Fold
 from mlops.errors import TrainingError
 from mlops.features.dataset import Dataset
@@ -21,9 +21,7 @@ from mlops.search.slices import Slices
 from mlops.search.tuning import TrialRecord, tune
 from mlops.search.walk_forward import WalkForward, run_walk_forward
 
-Floats = NDArray[np.float64]
-
-Rank = Callable[[Mapping[str, Floats]], Mapping[str, float]]
+Rank = Callable[[Mapping[str, FloatArray]], Mapping[str, float]]
 """Maps trials' forecasts (N,) by name to the gates' measure of each, best first."""
 
 Report = Callable[[str, int, int], None]
@@ -36,7 +34,7 @@ class Trial:
 
     name: str
     recipe: Recipe
-    forecasts: Floats
+    forecasts: FloatArray
     seconds: float
 
 
@@ -59,7 +57,7 @@ class Study:
         return not self.slices.development
 
     @property
-    def compared_rows(self) -> NDArray[np.intp]:
+    def compared_rows(self) -> RowArray:
         """Rows (n,) that every trial forecast: trials are compared on these."""
         made = [np.isfinite(trial.forecasts) for trial in self.trials]
         return np.flatnonzero(np.logical_and.reduce(made))
@@ -84,7 +82,7 @@ class StudyContext:
     fit_context: FitContext
     rank: Rank
     keep: Callable[[Trial], None]
-    recall: Callable[[str], Floats | None]
+    recall: Callable[[str], FloatArray | None]
     report: Report
     allowed_classes: Collection[str] = ()
     expected_folds: int = 0

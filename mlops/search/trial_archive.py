@@ -13,13 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from mlops.arrays import FloatArray, TimeArray
 
 KNOWN_SHARE = 0.95
 """Least share of the requested bars that a trial must have forecast to count as tried on them."""
-
-Floats = NDArray[np.float64]
-Times = NDArray[np.datetime64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +26,7 @@ class TrialArchive:
 
     directory: Path
 
-    def keep(self, study: str, name: str, made_at: Times, forecasts: Floats) -> Path:
+    def keep(self, study: str, name: str, made_at: TimeArray, forecasts: FloatArray) -> Path:
         """Write one trial's finite forecasts; ``made_at`` and ``forecasts`` are (N,)."""
         target = self.directory / study / f"{name}.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -42,18 +40,18 @@ class TrialArchive:
         """How many trials of a study are kept."""
         return len(list((self.directory / study).glob("*.parquet")))
 
-    def recall(self, study: str, name: str, made_at: Times) -> Floats | None:
+    def recall(self, study: str, name: str, made_at: TimeArray) -> FloatArray | None:
         """Forecasts (N,) of a kept trial, NaN where it made none; None where no trial is kept."""
         path = self.directory / study / f"{name}.parquet"
         return _read_forecasts(path, made_at) if path.exists() else None
 
-    def earlier(self, study: str, made_at: Times) -> Mapping[str, Floats]:
+    def earlier(self, study: str, made_at: TimeArray) -> Mapping[str, FloatArray]:
         """Forecasts (n,) of other studies' trials that forecast nearly all of ``made_at``.
 
         The keys are ``study/trial``. A trial with a longer window made no forecast on a few rows
         after each hole; they are NaN.
         """
-        trials: dict[str, Floats] = {}
+        trials: dict[str, FloatArray] = {}
         for path in sorted(self.directory.glob("*/*.parquet")):
             if path.parent.name == study:
                 continue
@@ -63,6 +61,6 @@ class TrialArchive:
         return trials
 
 
-def _read_forecasts(path: Path, made_at: Times) -> Floats:
+def _read_forecasts(path: Path, made_at: TimeArray) -> FloatArray:
     kept = pd.read_parquet(path).set_index("made_at")["forecast"]
     return kept.reindex(pd.DatetimeIndex(made_at)).to_numpy(dtype=np.float64)

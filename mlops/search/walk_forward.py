@@ -6,8 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray, IntArray
 from mlops.data.splits import Fold
 from mlops.features.dataset import Dataset
 from mlops.models.base import FitContext, Forecaster, History, build_forecaster
@@ -27,8 +27,8 @@ class WalkForward:
         histories: Losses of the fits, fold after fold.
     """
 
-    forecasts: NDArray[np.float64]
-    fold_of_row: NDArray[np.int64]
+    forecasts: FloatArray
+    fold_of_row: IntArray
     last: Forecaster
     histories: tuple[History, ...]
 

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray
 from mlops.errors import (
     ModelFault,
     NotReady,
@@ -312,7 +312,7 @@ class App:
             self.request_log.add(orjson.dumps(line))
 
 
-def _arrays(answer: Answer) -> list[NDArray[np.float64]]:
+def _arrays(answer: Answer) -> list[FloatArray]:
     """The forecasts as the protocols render them: one array a window."""
     return list(np.asarray(answer.forecasts, dtype=np.float64).reshape(-1, 1))
 

@@ -15,11 +15,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mlops.arrays import FloatArray
 from mlops.errors import (
     ModelFault,
     NotLoaded,
@@ -37,8 +34,6 @@ from mlops.serving.route_view import RouteState, RouteView
 from mlops.serving.traffic import TrafficCounts
 from mlops.store import Route
 from mlops.store.request_counts import Source
-
-Floats: TypeAlias = NDArray[np.float64]
 
 CHALLENGER, CHAMPION, PREVIOUS, BASELINE = "challenger", "champion", "previous", "baseline"
 MIRROR_TASKS = 64
@@ -252,7 +247,7 @@ def cut_to_needed_bars(model: LoadedModel, window: Window) -> Window:
     return Window(values[-needed:], times[-needed:], holes[-needed:])
 
 
-def last_forecast(model: LoadedModel, forecasts: Floats) -> float:
+def last_forecast(model: LoadedModel, forecasts: FloatArray) -> float:
     """The forecast of the last bar.
 
     Raises:

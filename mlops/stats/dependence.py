@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-FloatArray = NDArray[np.float64]
+from mlops.arrays import FloatArray, IntArray
 
 BLOCK_PER_HORIZON = 5
 MIN_BLOCKS = 10
@@ -80,15 +80,13 @@ class Interval:
     high: float
 
 
-def block_starts(n: int, *, block: int, reps: int, seed: int) -> NDArray[np.int64]:
+def block_starts(n: int, *, block: int, reps: int, seed: int) -> IntArray:
     """First rows of the blocks of a circular bootstrap ``(reps, ceil(n / block))``."""
     rng = np.random.default_rng(seed)
     return rng.integers(0, n, size=(reps, math.ceil(n / block)))
 
 
-def bootstrap_means(
-    columns: FloatArray, *, block: int, reps: int, seed: int
-) -> NDArray[np.float64]:
+def bootstrap_means(columns: FloatArray, *, block: int, reps: int, seed: int) -> FloatArray:
     """Column means ``(reps, c)`` of circular block resamples of ``columns (n, c)``.
 
     A block's sum is a difference of cumulative sums, so the cost is reps * n / block * c.

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray
 from mlops.stats.statistic_null import StatisticNull
-
-FloatArray = NDArray[np.float64]
 
 RECENT = 24
 """Bars of the recent mean."""

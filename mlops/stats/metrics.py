@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mlops.arrays import FloatArray
 from mlops.errors import GateError
-from mlops.stats.dependence import FloatArray
 
 PROBABILITY_FLOOR = 1e-6
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from mlops.arrays import BoolArray, FloatArray
 from mlops.errors import MlopsError
 from mlops.stats.dependence import (
-    FloatArray,
     block_length,
     finite_block_factor,
     is_constant,
@@ -25,7 +25,7 @@ from mlops.stats.dependence import (
 )
 
 
-def benjamini_yekutieli(p_values: ArrayLike, level: float) -> NDArray[np.bool_]:
+def benjamini_yekutieli(p_values: ArrayLike, level: float) -> BoolArray:
     """Which of P hypotheses to reject (P,), with the false discovery rate held to ``level``.
 
     The bound holds for any dependence between the tests; its cost is a factor of about ln P.
@@ -47,7 +47,7 @@ def benjamini_yekutieli(p_values: ArrayLike, level: float) -> NDArray[np.bool_]:
     limits = level * ranks / (p.size * np.sum(1.0 / ranks))
     passing = np.flatnonzero(np.sort(p) <= limits)
     cut = float(np.sort(p)[passing[-1]]) if passing.size else -1.0
-    rejected: NDArray[np.bool_] = p <= cut
+    rejected: BoolArray = p <= cut
     return rejected
 
 
@@ -220,7 +220,7 @@ def overfitting_probability(returns: FloatArray, *, n_blocks: int = 16) -> float
     return float(np.mean(rank / returns.shape[1] <= 0.5))
 
 
-def _sharpe_of_sums(sums: FloatArray, squares: FloatArray, n: int) -> NDArray[np.float64]:
+def _sharpe_of_sums(sums: FloatArray, squares: FloatArray, n: int) -> FloatArray:
     mean = sums / n
     variance = np.maximum(squares / n - mean**2, 0.0)
     return np.divide(mean, np.sqrt(variance), out=np.zeros_like(mean), where=variance > 0.0)

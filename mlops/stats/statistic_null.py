@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
-FloatArray = NDArray[np.float64]
+from mlops.arrays import FloatArray
 
 MIN_INDEPENDENT = 2.5
 """The least m for which a p-value is computed; callers should demand more before they trust it."""

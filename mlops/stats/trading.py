@@ -26,7 +26,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mlops.stats.dependence import FloatArray, is_constant
+from mlops.arrays import FloatArray
+from mlops.stats.dependence import is_constant
 
 EDGE_DECAY = 0.98
 FULL_SIZE_SCALES = 2.0

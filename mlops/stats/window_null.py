@@ -23,12 +23,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
+from mlops.arrays import FloatArray, IntArray
 from mlops.stats.dependence import integrated_time
 from mlops.stats.ordered_reference import OrderedReference
 from mlops.stats.statistic_null import StatisticNull
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 QUANTILES = 64
 """Bins of equal probability between whose edges the distributions are compared."""

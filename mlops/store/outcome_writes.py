@@ -15,9 +15,9 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray, IntArray, TimeArray
 from mlops.errors import StoreError
 from mlops.store.engine import Store
-from mlops.store.outcomes import FloatArray, TimeArray
 from mlops.store.schema import outcome
 from mlops.store.sql import dialect_insert
 
@@ -62,7 +62,7 @@ class ServiceOutcomeChanges:
     new: OutcomeBatch
     arrived: OutcomeBatch
     revised: OutcomeBatch
-    revisions: NDArray[np.int64]
+    revisions: IntArray
     missing: TimeArray
 
     def __len__(self) -> int:

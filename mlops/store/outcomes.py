@@ -24,12 +24,10 @@ from numpy.typing import NDArray
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+from mlops.arrays import BoolArray, FloatArray, IntArray, TimeArray
 from mlops.store.engine import Store
 from mlops.store.forecasts import Role
 from mlops.store.schema import forecast, outcome
-
-FloatArray = NDArray[np.float64]
-TimeArray = NDArray[np.datetime64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,9 +39,9 @@ class RecordedOutcomes:
     """
 
     bar: TimeArray
-    recorded: NDArray[np.bool_]
+    recorded: BoolArray
     value: FloatArray
-    revisions: NDArray[np.int64]
+    revisions: IntArray
 
     def __len__(self) -> int:
         return len(self.bar)
@@ -66,7 +64,7 @@ class MatchedForecasts:
     persistence: FloatArray
     baseline: FloatArray
     next_return: FloatArray
-    revisions: NDArray[np.int64]
+    revisions: IntArray
     known_at: TimeArray
 
     def __len__(self) -> int:

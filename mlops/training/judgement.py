@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray, RowArray
 from mlops.data.splits import Fold
 from mlops.features.dataset import Dataset
 from mlops.models.base import BASELINES, FitContext, Forecaster, default_recipe
@@ -22,9 +22,6 @@ from mlops.validation.forecasts import Forecasts
 from mlops.validation.gates import judge, rank_trials
 from mlops.validation.records import bars_per_year, cut_record, evaluate_record
 from mlops.validation.report import GateReport
-
-Floats = NDArray[np.float64]
-Rows = NDArray[np.intp]
 
 NAIVE: Mapping[Target, tuple[str, ...]] = {
     Target.VOLATILITY: ("persistence", "ewma", "seasonal"),
@@ -63,7 +60,7 @@ def evidence_of(
     fee_bps: float,
     alpha: float,
     causality_proven: bool,
-    earlier: Mapping[str, Floats] | None = None,
+    earlier: Mapping[str, FloatArray] | None = None,
     n_unkept: int = 0,
     before: Forecasts | None = None,
     champion: Forecaster | None = None,
@@ -143,7 +140,7 @@ def judge_study(
 
 def make_ranker(
     dataset: Dataset, slices: Slices, *, baseline: Recipe, fee_bps: float
-) -> Callable[[Mapping[str, Floats]], Mapping[str, float]]:
+) -> Callable[[Mapping[str, FloatArray]], Mapping[str, float]]:
     """A function that ranks trials by the measure of gate G2, by which the winner is judged.
 
     Args:
@@ -153,7 +150,7 @@ def make_ranker(
     naive = walk_baseline(baseline, dataset, folds)
     numbers = slices.fold_of_row(len(dataset))
 
-    def rank(trials: Mapping[str, Floats]) -> Mapping[str, float]:
+    def rank(trials: Mapping[str, FloatArray]) -> Mapping[str, float]:
         made = [np.isfinite(forecasts) for forecasts in trials.values()]
         rows = np.flatnonzero(np.logical_and.reduce(made))
         first = next(iter(trials.values()))
@@ -169,14 +166,14 @@ def declared_baseline(dataset: Dataset, name: str | None = None) -> Recipe:
     return default_recipe(name or BASELINES[dataset.target.kind], dataset.target)
 
 
-def walk_baseline(recipe: Recipe, dataset: Dataset, folds: tuple[Fold, ...]) -> Floats:
+def walk_baseline(recipe: Recipe, dataset: Dataset, folds: tuple[Fold, ...]) -> FloatArray:
     """(N,) forecasts of a naive forecaster on every fold's test rows."""
     return run_walk_forward(recipe, dataset, folds, FitContext()).forecasts
 
 
 def _forecast_unseen(
-    champion: Forecaster, saw: np.datetime64 | None, dataset: Dataset, rows: Rows
-) -> Floats:
+    champion: Forecaster, saw: np.datetime64 | None, dataset: Dataset, rows: RowArray
+) -> FloatArray:
     """The champion's forecasts (n,); NaN where it has no window or may have seen the outcome."""
     honest = champion.ready(dataset)[rows]
     if saw is not None:
@@ -186,7 +183,7 @@ def _forecast_unseen(
     return forecasts
 
 
-def _held_rows(study: Study) -> Rows:
+def _held_rows(study: Study) -> RowArray:
     return np.flatnonzero(np.isfinite(study.holdout.forecasts))
 
 

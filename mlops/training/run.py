@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from filelock import FileLock, Timeout
-from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray
 from mlops.errors import TrainingTimeout
 from mlops.models import manifest
 from mlops.models.base import FitContext
@@ -30,8 +30,6 @@ from mlops.training.training_plan import TrainingPlan, naive_utc
 from mlops.validation.evidence import Override, Thresholds
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.records import read_record
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +184,7 @@ def _study_context(
         archive.keep(key, trial.name, made_at, trial.forecasts)
         log_trial(run, trial, rank({trial.name: trial.forecasts})[trial.name])
 
-    def recall(name: str) -> Floats | None:
+    def recall(name: str) -> FloatArray | None:
         return archive.recall(key, name, made_at)
 
     return StudyContext(

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray
 from mlops.errors import GateError
 from mlops.settings import ThresholdMode
 from mlops.validation.forecasts import Forecasts
-
-FloatArray = NDArray[np.float64]
 
 DEFAULT_ALPHA = 0.05
 

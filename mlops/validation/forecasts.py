@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray, IntArray, TimeArray
 from mlops.errors import GateError
 from mlops.service import Target
 from mlops.stats import metrics
 from mlops.stats.trading import positions_from_edge, trailing_volatility
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -37,13 +35,13 @@ class Forecasts:
 
     target: Target
     horizon: int
-    made_at: NDArray[np.datetime64]
+    made_at: TimeArray
     y: FloatArray
     forecast: FloatArray
     persistence: FloatArray
     baseline: FloatArray
     next_return: FloatArray
-    fold: NDArray[np.int64]
+    fold: IntArray
 
     def __post_init__(self) -> None:
         arrays = {f.name: getattr(self, f.name) for f in fields(self)[2:]}

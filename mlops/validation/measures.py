@@ -7,16 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlops.arrays import FloatArray
 from mlops.json_values import number
 from mlops.service import Target
 from mlops.stats import metrics, trading
-from mlops.stats.dependence import (
-    FloatArray,
-    Interval,
-    block_starts,
-    bootstrap_means,
-    interval_from_draws,
-)
+from mlops.stats.dependence import Interval, block_starts, bootstrap_means, interval_from_draws
 from mlops.validation.forecasts import Forecasts
 
 # Drawdowns are bootstrapped on whole paths. These bound the equity values that are held at once,

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray, IntArray, RowArray
 from mlops.features.dataset import Dataset
 from mlops.service import Service
 from mlops.validation.evaluation import Evaluation, evaluate
 from mlops.validation.forecasts import Forecasts
-
-Floats = NDArray[np.float64]
-Rows = NDArray[np.intp]
 
 HELD = "holdout."
 """Prefix of a record's columns in the reference table of a bundle."""
@@ -24,7 +22,11 @@ _COLUMNS = ("y", "forecast", "persistence", "baseline", "next_return")
 
 
 def cut_record(
-    dataset: Dataset, rows: Rows, forecasts: Floats, baseline: Floats, folds: NDArray[np.int64]
+    dataset: Dataset,
+    rows: RowArray,
+    forecasts: FloatArray,
+    baseline: FloatArray,
+    folds: IntArray,
 ) -> Forecasts:
     """The record of the forecasts on ``rows`` (n,); the other arrays are (N,), one value a bar."""
     labels = dataset.labels

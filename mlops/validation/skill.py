@@ -12,9 +12,9 @@ from functools import partial
 
 import numpy as np
 
+from mlops.arrays import FloatArray
 from mlops.stats import selection, trading
 from mlops.stats.comparison import diebold_mariano
-from mlops.stats.dependence import FloatArray
 from mlops.stats.trading import SharpeMoments, net_returns, trailing_volatility
 from mlops.validation.evidence import Evidence
 from mlops.validation.forecasts import Forecasts

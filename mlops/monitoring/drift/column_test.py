@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray
 from mlops.json_values import number
 from mlops.monitoring.drift.columns import (
     ColumnReference,
     Family,
-    FloatArray,
     Role,
     is_present,
     longest_run,
@@ -164,7 +164,7 @@ class _Window:
     raw: NDArray[Any]
     values: FloatArray
     rows: int
-    missing: NDArray[np.bool_]
+    missing: BoolArray
 
     @classmethod
     def of(cls, reference: ColumnReference, column: pd.Series) -> Self:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray
 from mlops.stats.jumps import fit_jumps
 from mlops.stats.statistic_null import StatisticNull
 from mlops.stats.window_null import (
@@ -25,8 +26,6 @@ from mlops.stats.window_null import (
     NumericNull,
     WindowNull,
 )
-
-FloatArray = NDArray[np.float64]
 
 FEW_VALUES = 5
 """A numeric column with at most this many distinct values is compared as labels."""
@@ -239,7 +238,7 @@ def longest_run(values: FloatArray) -> int:
     return int(np.diff(ends).max())
 
 
-def measured_rows(present: NDArray[np.bool_], role: Role) -> slice:
+def measured_rows(present: BoolArray, role: Role) -> slice:
     """The rows (N,) without the warm-up at the beginning and unknown outcomes at the end."""
     rows = np.flatnonzero(present)
     if not rows.size:
@@ -247,9 +246,7 @@ def measured_rows(present: NDArray[np.bool_], role: Role) -> slice:
     return slice(int(rows[0]), int(rows[-1]) + 1 if role.is_late else present.size)
 
 
-def _fit_missing_null(
-    present: NDArray[np.bool_], role: Role, window_bars: int
-) -> CategoricalNull | None:
+def _fit_missing_null(present: BoolArray, role: Role, window_bars: int) -> CategoricalNull | None:
     absent = ~present[measured_rows(present, role)]
     if not absent.any() or role.is_late:
         return None
@@ -270,10 +267,10 @@ def read_values(column: pd.Series, numeric: bool) -> NDArray[Any]:
     return values
 
 
-def is_present(values: NDArray[Any]) -> NDArray[np.bool_]:
+def is_present(values: NDArray[Any]) -> BoolArray:
     """Which rows hold a value (N,)."""
     missing = np.isnan(values) if values.dtype == np.float64 else pd.isna(values)
-    present: NDArray[np.bool_] = ~missing
+    present: BoolArray = ~missing
     return present
 
 

@@ -18,8 +18,8 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray
 from mlops.errors import SettingsError
 from mlops.json_values import number, to_json
 from mlops.service import Target
@@ -28,8 +28,6 @@ from mlops.stats.metrics import skill
 from mlops.stats.trading import trailing_volatility
 from mlops.stats.window_null import MeanNull
 from mlops.validation.forecasts import Forecasts
-
-FloatArray = NDArray[np.float64]
 
 PERFORMANCE_THRESHOLD = 0.15
 """Share of the skill at promotion that must be gone."""

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray, IntArray, TimeArray
 from mlops.errors import ModelError, StoreError
 from mlops.features.dataset import Dataset
 from mlops.models.base import build_forecaster, default_recipe, forecaster_class
@@ -30,12 +30,10 @@ from mlops.models.recipe import Recipe
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, get_version, list_routes
 from mlops.store.outcome_writes import OutcomeBatch, ServiceOutcomeChanges, write_outcomes
-from mlops.store.outcomes import RecordedOutcomes, TimeArray, read_recorded
+from mlops.store.outcomes import RecordedOutcomes, read_recorded
 
 log = logging.getLogger(__name__)
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 PATIENCE_BARS = 24
 """An outcome that is this many bars overdue is marked missing."""
@@ -273,14 +271,14 @@ def _first_bar(bars: ServiceBars, now: datetime, lookback_bars: int | None) -> d
     return moment.replace(tzinfo=UTC)
 
 
-def _bars_overdue(bar: TimeArray, bars: ServiceBars, now: np.datetime64) -> NDArray[np.int64]:
+def _bars_overdue(bar: TimeArray, bars: ServiceBars, now: np.datetime64) -> IntArray:
     """Bars that the market could trade since each outcome was due (n,); negative before."""
     step = np.timedelta64(bars.dataset.step)
     closes: TimeArray = np.add(bar.astype("datetime64[ns]"), step)
     passed = bars.dataset.calendar.missing_between(
         closes, np.full(len(bar), now), bars.dataset.timeframe
     )
-    overdue: NDArray[np.int64] = passed - bars.service.horizon
+    overdue: IntArray = passed - bars.service.horizon
     return overdue
 
 

@@ -23,9 +23,7 @@ from time import monotonic, perf_counter
 from typing import TypeAlias
 from weakref import WeakKeyDictionary
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mlops.arrays import FloatArray
 from mlops.errors import ModelFault, NotFinite, QueueFull, ServingError, TimedOut
 from mlops.models.windows import Window
 from mlops.serving.engine.batch_size import SIZES, BatchSizer
@@ -33,8 +31,7 @@ from mlops.serving.engine.model_pool import LoadedModel
 
 log = logging.getLogger(__name__)
 
-Floats: TypeAlias = NDArray[np.float64]
-Outcome: TypeAlias = "Floats | ServingError | None"
+Outcome: TypeAlias = "FloatArray | ServingError | None"
 """The result of an item; None for a shadow that was dropped."""
 
 QUEUE_LIMIT = 1024
@@ -80,7 +77,7 @@ class _Item:
     window: Window
     rows: int
     loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Floats | None]
+    future: asyncio.Future[FloatArray | None]
     budget_s: float
     asked_at: float
     patient: bool = False
@@ -236,7 +233,7 @@ class Batcher:
                 caps={model.model_id: sizer.best for model, sizer in self._sizers.items()},
             )
 
-    async def forecast(self, model: LoadedModel, window: Window, *, timeout_s: float) -> Floats:
+    async def forecast(self, model: LoadedModel, window: Window, *, timeout_s: float) -> FloatArray:
         """The forecasts (n,) of one window, as `Bundle.forecast_windows` returns them.
 
         Raises:
@@ -258,7 +255,7 @@ class Batcher:
         assert forecasts is not None
         return forecasts
 
-    async def shadow(self, model: LoadedModel, window: Window) -> Floats | None:
+    async def shadow(self, model: LoadedModel, window: Window) -> FloatArray | None:
         """As `forecast`, but served only while the main lane is empty.
 
         Returns:
@@ -289,7 +286,7 @@ class Batcher:
                 model.model_id, "timeout", "it is still at an earlier request; load it anew"
             )
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[Floats | None] = loop.create_future()
+        future: asyncio.Future[FloatArray | None] = loop.create_future()
         rows = model.rows(window)
         number = next(self._numbers)
         return _Item(number, model, window, rows, loop, future, budget_s, monotonic())

@@ -19,9 +19,9 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, UnsetType
 
+from mlops.arrays import FloatArray
 from mlops.data.bars import COLUMNS
 from mlops.errors import ModelError, RequestRefused
-from mlops.features.bar_arrays import FloatArray
 from mlops.models.windows import Window
 from mlops.serving.protocol import payloads
 from mlops.serving.protocol.request_bars import (

@@ -18,10 +18,10 @@ import numpy as np
 from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
+from mlops.arrays import FloatArray
 from mlops.code_version import DISTRIBUTION, release
 from mlops.data.bars import COLUMNS
 from mlops.errors import RequestRefused
-from mlops.features.bar_arrays import FloatArray
 from mlops.models.windows import Window
 from mlops.serving.protocol.mlflow_scoring import decode_json, finite_values
 from mlops.serving.protocol.payloads import BARS

@@ -13,13 +13,12 @@ from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray, IntArray, TimeArray
 from mlops.data.bars import COLUMNS
 from mlops.data.calendar import Calendar
 from mlops.data.cleaning import ROUNDING
 from mlops.errors import RequestRefused
-from mlops.features.bar_arrays import BoolArray, FloatArray, TimeArray
 from mlops.models.recipe import Recipe
 from mlops.models.windows import Window
 from mlops.service import Timeframe
@@ -41,7 +40,6 @@ _WHOLE = slice(None)
 _JSON_NAMES = {"dict": "an object", "list": "a list", "tuple": "a list"}
 
 Cells: TypeAlias = Sequence[object]
-Opens: TypeAlias = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ def refused(message: str, code: str = INVALID) -> RequestRefused:
     return RequestRefused(400, code, message)
 
 
-def frame_window(values: FloatArray, opens: Opens | None, spec: InputSpec) -> Window:
+def frame_window(values: FloatArray, opens: IntArray | None, spec: InputSpec) -> Window:
     """Make a window of one symbol's bars (n, 5); each bar with enough history yields a forecast.
 
     Args:
@@ -86,7 +84,7 @@ def frame_window(values: FloatArray, opens: Opens | None, spec: InputSpec) -> Wi
     return _make_window(_check_values(values), opens, spec, "")
 
 
-def batch_windows(values: FloatArray, opens: Opens | None, spec: InputSpec) -> list[Window]:
+def batch_windows(values: FloatArray, opens: IntArray | None, spec: InputSpec) -> list[Window]:
     """Make n windows of a batch (n, T, 5), each cut to the bars that its last forecast needs.
 
     Args:
@@ -109,7 +107,9 @@ def batch_windows(values: FloatArray, opens: Opens | None, spec: InputSpec) -> l
     ]
 
 
-def tensor_windows(tensor: FloatArray, spec: InputSpec, times: Opens | None = None) -> list[Window]:
+def tensor_windows(
+    tensor: FloatArray, spec: InputSpec, times: IntArray | None = None
+) -> list[Window]:
     """Make the windows of one symbol's bars (n, 5) or of a batch (n, T, 5).
 
     Args:
@@ -127,7 +127,7 @@ def tensor_windows(tensor: FloatArray, spec: InputSpec, times: Opens | None = No
     return [frame_window(tensor, opens, spec)]
 
 
-def _parse_times(times: FloatArray | Opens) -> Opens:
+def _parse_times(times: FloatArray | IntArray) -> IntArray:
     try:
         return from_epoch(times.ravel()).reshape(times.shape)
     except RequestRefused:
@@ -211,7 +211,7 @@ def _refuse_length(bars: int, spec: InputSpec, place: str) -> None:
 
 
 def _make_window(
-    values: FloatArray, opens: Opens | None, spec: InputSpec, place: str, kept: slice = _WHOLE
+    values: FloatArray, opens: IntArray | None, spec: InputSpec, place: str, kept: slice = _WHOLE
 ) -> Window:
     """A window of the ``kept`` rows of checked values; the times are checked here."""
     if opens is None:
@@ -228,7 +228,9 @@ def _make_window(
     return Window(values[kept], opens[kept].view("datetime64[ns]"), holes[kept])
 
 
-def _refuse_gaps(opens: Opens, holes: BoolArray, spec: InputSpec, place: str, first: int) -> None:
+def _refuse_gaps(
+    opens: IntArray, holes: BoolArray, spec: InputSpec, place: str, first: int
+) -> None:
     """Refuse bars of which no forecast, from row ``first`` on, has a sequence without a gap."""
     positions = np.arange(len(holes))
     run_start = np.maximum.accumulate(np.where(holes, positions, 0))

@@ -12,16 +12,13 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
+from mlops.arrays import BoolArray, FloatArray, IntArray, RowArray, TimeArray
 from mlops.data.calendar import AlwaysOpen, Calendar
 from mlops.data.cleaning import NEAR_LIMIT, NEAR_SHARE
 from mlops.data.timestamps import EARLIEST, parse_stamps
 from mlops.errors import BarsError, RequestRefused
-from mlops.features.bar_arrays import BoolArray, TimeArray
 from mlops.service import Timeframe
-
-Opens = NDArray[np.int64]
 
 _LATEST = pd.Timestamp("2200-01-01", tz="UTC")
 _UNITS_NS = (10**9, 10**6, 10**3, 1)
@@ -38,7 +35,7 @@ _ISO_UTC = re.compile(
 _HOW = "write ISO 8601 with its zone, such as 2024-01-31T13:00:00Z, or Unix time"
 
 
-def parse_open_times(cells: Sequence[object], place: str = "") -> Opens:
+def parse_open_times(cells: Sequence[object], place: str = "") -> IntArray:
     """Parse the times (n,) of a request's rows.
 
     Args:
@@ -66,7 +63,7 @@ def parse_open_times(cells: Sequence[object], place: str = "") -> Opens:
         raise _no_time_refusal(place, row, cells[row]) from None
 
 
-def from_epoch(numbers: NDArray[np.int64] | NDArray[np.float64], place: str = "") -> Opens:
+def from_epoch(numbers: IntArray | FloatArray, place: str = "") -> IntArray:
     """Convert Unix time (n,) to epoch nanoseconds.
 
     The unit (s, ms, us or ns) is recognized by the magnitude of the numbers.
@@ -82,15 +79,15 @@ def from_epoch(numbers: NDArray[np.int64] | NDArray[np.float64], place: str = ""
             break
     else:
         return _parse_as_training(pd.Series(numbers), place)
-    whole: Opens = np.floor(numbers).astype(np.int64)
+    whole: IntArray = np.floor(numbers).astype(np.int64)
     if numbers.dtype.kind == "i":
         return whole * factor
     # Whole and fractional part apart: a float times 1e9 would be wrong by nanoseconds.
-    part: Opens = np.rint((numbers - whole) * factor).astype(np.int64)
+    part: IntArray = np.rint((numbers - whole) * factor).astype(np.int64)
     return whole * factor + part
 
 
-def on_minutes(opens: Opens, timeframe: Timeframe, place: str) -> Opens:
+def on_minutes(opens: IntArray, timeframe: Timeframe, place: str) -> IntArray:
     """Round times (n,) to whole minutes, on which the bars of every market open.
 
     Raises:
@@ -107,7 +104,7 @@ def on_minutes(opens: Opens, timeframe: Timeframe, place: str) -> Opens:
     return minutes
 
 
-def find_gaps(opens: Opens, timeframe: Timeframe, calendar: Calendar, place: str) -> BoolArray:
+def find_gaps(opens: IntArray, timeframe: Timeframe, calendar: Calendar, place: str) -> BoolArray:
     """Find the bars before which bars are missing, by the calendar of the market.
 
     Returns:
@@ -138,7 +135,7 @@ def find_gaps(opens: Opens, timeframe: Timeframe, calendar: Calendar, place: str
     return holes
 
 
-def _refuse_long_span(opens: Opens, step: int, place: str) -> None:
+def _refuse_long_span(opens: IntArray, step: int, place: str) -> None:
     """Refuse two times that are decades apart: a calendar for decades would take seconds."""
     span, bars = int(opens[-1] - opens[0]), len(opens)
     if span > _SPAN_FACTOR * bars * step + _YEAR_NS:
@@ -148,7 +145,7 @@ def _refuse_long_span(opens: Opens, step: int, place: str) -> None:
 
 
 def _are_gaps(
-    opens: Opens, rows: NDArray[np.intp], timeframe: Timeframe, calendar: Calendar
+    opens: IntArray, rows: RowArray, timeframe: Timeframe, calendar: Calendar
 ) -> BoolArray:
     """Whether the market was open in the gap before each of ``rows``."""
     step = timeframe.minutes * _MINUTE_NS
@@ -175,7 +172,7 @@ def _count_missing(calendar: Calendar, timeframe: Timeframe, end_ns: int, open_n
     return int(calendar.missing_between(end, opened, timeframe)[0])
 
 
-def _parse_text(cells: Sequence[object], place: str) -> Opens:
+def _parse_text(cells: Sequence[object], place: str) -> IntArray:
     joined = "\n".join(cells) + "\n"  # type: ignore[arg-type]
     if _ISO_UTC.fullmatch(joined):
         plain = joined.replace("Z\n", "\n").replace("+00:00\n", "\n").replace(" ", "T")
@@ -188,7 +185,7 @@ def _parse_text(cells: Sequence[object], place: str) -> Opens:
     return _parse_as_training(pd.Series(list(cells), dtype=object), place)
 
 
-def _parse_as_training(cells: pd.Series, place: str) -> Opens:
+def _parse_as_training(cells: pd.Series, place: str) -> IntArray:
     """Parse as training does, which reads more forms and says which row holds no time."""
     try:
         stamps = parse_stamps(cells.rename("open_time"), now=_LATEST, timezone=None)
@@ -207,7 +204,7 @@ def _no_time_refusal(place: str, row: int, cell: object) -> RequestRefused:
     return _refusal(place, row, f"{got} is no time from 2009 to 2200; {_HOW}")
 
 
-def _step_refusal(opens: Opens, row: int, timeframe: Timeframe, place: str) -> RequestRefused:
+def _step_refusal(opens: IntArray, row: int, timeframe: Timeframe, place: str) -> RequestRefused:
     here, before = utc_text(opens[row]), utc_text(opens[row - 1])
     if opens[row] == opens[row - 1]:
         what = f"{here} is the time of row {row - 1} too; send each bar once"
