@@ -26,7 +26,7 @@ from mlops.errors import JobNotFound, MlopsError, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.settings import Settings
 
-README = Path(__file__).parents[2] / "README.md"
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 BERLIN, NEW_YORK = "Europe/Berlin", "America/New_York"
 SETTINGS = Settings(_env_file=None)  # type: ignore[call-arg]
 
@@ -222,11 +222,12 @@ def test_without_a_server_it_says_what_to_start(url: str | None, named: str) -> 
         adding()
 
 
-def as_the_readme_says(manager: MLOpsManager) -> str:
-    """Run the README's lines as a notebook cell; the job they add."""
-    (cell,) = re.findall(r"```py\n(.*?)```", README.read_text(), flags=re.DOTALL)
+def as_the_docs_say(manager: MLOpsManager) -> str:
+    """Run the lines of the page on operations as a notebook cell; the job they add."""
+    cells = re.findall(r"```py\n(.*?)```", OPERATIONS.read_text(), flags=re.DOTALL)
+    (cell,) = (cell for cell in cells if "add_training_job" in cell)
     names: dict[str, Any] = {"mlops_config": SETTINGS, "manager": manager}
-    code = compile(cell, "README.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+    code = compile(cell, "operations.md", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     asyncio.run(eval(code, names))
     return str(names["job_id"])
 
@@ -237,7 +238,7 @@ def test_a_job_lives_in_the_server_until_it_is_removed(prefect_server: None) -> 
     with get_client(sync_client=True) as client:
         flow_id = client.create_flow(train)
         deployment = client.create_deployment(flow_id=flow_id, name=DEPLOYMENT.partition("/")[2])
-        job_id = as_the_readme_says(jobs.manager)
+        job_id = as_the_docs_say(jobs.manager)
         assert job_id == adding()
         first = jobs.job_status(job_id).next_run
         assert first is not None
