@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from mlops.features.targets import TargetSpec
-from mlops.models.base import Epoch, FitContext, History, default_recipe
+from mlops.models.base import Epoch, FitContext, History, count_usable_cores, default_recipe
 from mlops.models.lstm import Lstm
 from mlops.models.recipe import Recipe
 from mlops.models.trainer import EVALUATION_BATCH, Network, TrainingHyperparameters, train_network
 from mlops.service import Target
-from tasks.context import available_threads
 
 TARGET = TargetSpec(Target.RETURN, 1)
 FEATURES = 5
@@ -126,7 +125,7 @@ class PlainLoop:
 
     def _faster(self, batches: Iterator[list[Tensor]]) -> int:
         speeds = {}
-        for threads in {1, available_threads()}:
+        for threads in {1, count_usable_cores()}:
             torch.set_num_threads(threads)
             samples, seconds = self._timed(islice(batches, PROBED_BATCHES))
             speeds[threads] = samples / seconds

@@ -14,6 +14,7 @@ from datetime import datetime
 
 import pandas as pd
 
+from mlops.arrays import naive_utc
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FitContext
@@ -29,7 +30,6 @@ from mlops.store.routes import begin_route
 from mlops.store.versions import insert_version
 from mlops.training.judgement import declared_baseline, evidence_of, make_ranker
 from mlops.training.refit_policy import SEARCH_ALPHA, alpha_for_judgement, refit_policy_for
-from mlops.training.training_plan import naive_utc
 from mlops.validation.evidence import Evidence, Thresholds
 
 NEXT_BAR = TargetSpec(Target.RETURN, 1)

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 
 from benchmarks.figure import Figure
 from benchmarks.loops import PlainLoop, Size, make_series, our_loop
-from mlops.models.base import Epoch
+from mlops.models.base import Epoch, count_usable_cores
 from mlops.models.trainer import TrainingHyperparameters
-from tasks.context import available_threads
 
 IDLE_EPOCHS, BUSY_EPOCHS = 5, 10
 NEIGHBOUR_ROWS = 2_500
@@ -27,7 +26,7 @@ def against_plain_loop(size: Size | None = None) -> list[Figure]:
     load = os.getloadavg()[0]
     series = make_series(size)
     plain = PlainLoop(series, size)
-    ours = our_loop(series, size, threads=available_threads(), on_epoch=lambda _: plain.epoch())
+    ours = our_loop(series, size, threads=count_usable_cores(), on_epoch=lambda _: plain.epoch())
     ratio = ours.samples_per_second / plain.samples_per_second
     loss = min(epoch.selection_loss for epoch in ours.epochs)
     peer = min(plain.losses)
@@ -89,7 +88,7 @@ def beside_a_busy_neighbour(size: Size | None = None, *, idle: int = IDLE_EPOCHS
         fit_rows=NEIGHBOUR_ROWS, selection_rows=256, epochs=IDLE_EPOCHS + BUSY_EPOCHS
     )
     with neighbour_after(idle) as neighbour:
-        our_loop(make_series(size), size, threads=available_threads(), on_epoch=neighbour.look)
+        our_loop(make_series(size), size, threads=count_usable_cores(), on_epoch=neighbour.look)
     before, after = neighbour.seconds[:idle], neighbour.seconds[idle:]
     free, busy = (len(part) * size.fit_rows / sum(part) for part in (before, after))
     return Figure(

@@ -1,10 +1,12 @@
-"""NumPy array types by what they hold. A comment or docstring at the use says the shape."""
+"""NumPy array types by what they hold, and times as arrays hold them: naive UTC."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from datetime import datetime
+from typing import Literal, TypeAlias
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -18,3 +20,18 @@ RowArray: TypeAlias = NDArray[np.intp]
 BoolArray: TypeAlias = NDArray[np.bool_]
 TimeArray: TypeAlias = NDArray[np.datetime64]
 """Naive UTC times."""
+
+
+def naive_utc(moment: datetime, unit: Literal["us", "ns"] = "ns") -> np.datetime64:
+    """An aware moment as naive UTC ``datetime64``, which is what arrays of times hold.
+
+    Args:
+        unit: ``ns`` beside times of bars, ``us`` beside times that the store keeps.
+    """
+    utc = pd.Timestamp(moment).tz_convert("UTC").tz_localize(None)
+    return utc.as_unit(unit).to_datetime64()
+
+
+def naive_utc_times(index: pd.DatetimeIndex) -> TimeArray:
+    """An aware index as naive UTC ``datetime64[ns]`` (N,)."""
+    return index.tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()

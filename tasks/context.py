@@ -77,10 +77,3 @@ def open_project() -> Project:
     settings = current_settings()
     limit_s = settings.training_job_timeout_hours * SECONDS_PER_HOUR
     return Project(settings, open_installation(settings).registry, time.monotonic() + limit_s)
-
-
-def available_threads() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

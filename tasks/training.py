@@ -15,6 +15,7 @@ from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars, open_source
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
+from mlops.models.base import count_usable_cores
 from mlops.registry.baseline import ensure_service
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.tracking import RunLog, open_run
@@ -32,7 +33,7 @@ from mlops.training.run import Effort, judge_training, run_search
 from mlops.training.training_plan import TrainingPlan, plan_training
 from mlops.validation.evidence import Thresholds
 from tasks.artifacts import show_progress
-from tasks.context import Project, available_threads, current_installation
+from tasks.context import Project, current_installation
 
 
 @task(cache_policy=NO_CACHE)
@@ -114,7 +115,7 @@ def search(project: Project, plan: TrainingPlan, run: RunLog) -> Study:
             plan,
             effort=Effort(
                 device=project.settings.device,
-                threads=available_threads(),
+                threads=count_usable_cores(),
                 deadline=project.deadline,
                 fee_bps=project.settings.fee_for(plan.service.symbol),
             ),

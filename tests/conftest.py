@@ -107,7 +107,11 @@ def _shared(factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prefect_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated, empty Prefect database, which takes a server ten seconds to make."""
+    """A migrated, empty Prefect database; where the installation has none, ten seconds make it."""
+    from deployments.demo.__main__ import PREFECT_DATABASE
+
+    if PREFECT_DATABASE.exists():
+        return PREFECT_DATABASE
 
     def make(folder: Path) -> None:
         subprocess.run(

@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops.arrays import BoolArray, IntArray, TimeArray
-from mlops.data.timestamps import naive_utc, naive_utc_times
+from mlops.arrays import BoolArray, IntArray, TimeArray, naive_utc, naive_utc_times
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 

@@ -7,13 +7,11 @@ zone or the order of day and month that the text leaves out is an argument, neve
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from mlops.arrays import BoolArray, IntArray, TimeArray
+from mlops.arrays import BoolArray, IntArray
 from mlops.errors import BarsError
 
 EARLIEST = pd.Timestamp("2009-01-01", tz="UTC")
@@ -29,21 +27,6 @@ _GRAMMAR = (
     r"(?:[ -]?(?P<half>[AaPp][Mm]))?)?"
     r"\s*(?P<zone>Z|UTC|[+-]\d{2}:?\d{2})?\s*$"
 )
-
-
-def naive_utc(moment: datetime, unit: Literal["us", "ns"] = "ns") -> np.datetime64:
-    """An aware moment as naive UTC ``datetime64``, which is what arrays of times hold.
-
-    Args:
-        unit: ``ns`` beside times of bars, ``us`` beside times that the store keeps.
-    """
-    utc = pd.Timestamp(moment).tz_convert("UTC").tz_localize(None)
-    return utc.as_unit(unit).to_datetime64()
-
-
-def naive_utc_times(index: pd.DatetimeIndex) -> TimeArray:
-    """An aware index as naive UTC ``datetime64[ns]`` (N,)."""
-    return index.tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()
 
 
 def bad_rows_error(what: str, column: str, bad: Sequence[int] | IntArray, remedy: str) -> BarsError:

@@ -12,8 +12,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from mlops.arrays import BoolArray, FloatArray, TimeArray
-from mlops.data.timestamps import naive_utc_times
+from mlops.arrays import BoolArray, FloatArray, TimeArray, naive_utc_times
 from mlops.errors import BarsError
 
 _PRICES = ("open", "high", "low", "close")

@@ -8,7 +8,7 @@ from datetime import datetime
 import numpy as np
 import pandas as pd
 
-from mlops.arrays import BoolArray, TimeArray
+from mlops.arrays import BoolArray, TimeArray, naive_utc
 from mlops.errors import RegistryError
 from mlops.features.dataset import Dataset
 from mlops.models.bundle import Bundle
@@ -161,4 +161,4 @@ def _forecast_record(
 def _naive_utc(at: datetime) -> np.datetime64:
     if at.tzinfo is None:
         raise RegistryError(f"{at.isoformat()} has no zone; pass an aware time")
-    return pd.Timestamp(at).tz_convert("UTC").tz_localize(None).to_datetime64()
+    return naive_utc(at)

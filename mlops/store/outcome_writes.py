@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from mlops.arrays import FloatArray, IntArray, TimeArray
+from mlops.arrays import FloatArray, IntArray, TimeArray, naive_utc
 from mlops.errors import StoreError
 from mlops.store.engine import Store
 from mlops.store.schema import outcome
@@ -169,7 +169,7 @@ class _Part:
 def _split_by_kind(number: int, changes: ServiceOutcomeChanges, at: datetime) -> Iterable[_Part]:
     if at.tzinfo is None:
         raise StoreError(f"time {at.isoformat()} has no zone; pass an aware UTC datetime")
-    now = np.datetime64(at.astimezone(UTC).replace(tzinfo=None), "us")
+    now = naive_utc(at, "us")
     outcomes = {"new": changes.new, "arrived": changes.arrived, "revised": changes.revised}
     kinds: dict[str, dict[str, NDArray[Any]]] = {
         kind: {column.name: getattr(rows, column.name) for column in fields(OutcomeBatch)}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock, Timeout
 
-from mlops.arrays import FloatArray
+from mlops.arrays import FloatArray, naive_utc
 from mlops.errors import TrainingTimeout
 from mlops.models import manifest
 from mlops.models.base import FitContext
@@ -26,7 +26,7 @@ from mlops.store import ModelVersion, count_trials, record_trials
 from mlops.training.judgement import Judgement, evidence_of, judge_study, make_ranker
 from mlops.training.publish import log_trial
 from mlops.training.refit_policy import RefitPolicy, alpha_for_judgement, champion_of
-from mlops.training.training_plan import TrainingPlan, naive_utc
+from mlops.training.training_plan import TrainingPlan
 from mlops.validation.evidence import Override, Thresholds
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.records import read_record

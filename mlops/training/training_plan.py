@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-import numpy as np
-
+from mlops.arrays import naive_utc
 from mlops.code_version import code_of
 from mlops.features.causality import CausalityProof
 from mlops.features.dataset import Dataset
@@ -116,8 +114,3 @@ def _check_buildable(registry: Registry, search: SearchPlan, dataset: Dataset) -
     for recipe in search.bases:
         build_forecaster(recipe, dataset.target, allowed_classes=allowed)
     return allowed
-
-
-def naive_utc(moment: datetime) -> np.datetime64:
-    """An aware time as `datetime64[ns]` without a zone, in UTC, as the arrays hold times."""
-    return np.datetime64(moment.astimezone(UTC).replace(tzinfo=None), "ns")

@@ -15,7 +15,7 @@ from benchmarks import features, loops, searches, training
 from benchmarks.figure import Figure
 from benchmarks.searching import Job, Outcome, best_backtest, run_jobs
 from mlops.data.simulator import simulate_bars
-from tasks.context import available_threads
+from mlops.models.base import count_usable_cores
 
 TINY = {"lstm_units": [4], "sequence_length": 3}
 
@@ -53,7 +53,7 @@ def test_both_training_loops_learn_the_same_from_the_same_series() -> None:
 
 
 def _probed(size: loops.Size) -> int:
-    threads = {1, available_threads()}
+    threads = {1, count_usable_cores()}
     return len(threads) * loops.PROBED_BATCHES * int(size.recipe.number("batch_size"))
 
 

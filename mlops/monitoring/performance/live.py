@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mlops.arrays import naive_utc
 from mlops.data.calendar import MINUTES_PER_YEAR, calendar_for
 from mlops.errors import SettingsError
 from mlops.json_values import number, to_json
@@ -254,7 +255,7 @@ def _first_row_since(record: Forecasts | None, made_at: datetime) -> int:
     """The number of the first row made at ``made_at`` or later."""
     if record is None:
         return 0
-    moment = np.datetime64(made_at.astimezone(UTC).replace(tzinfo=None), "us")
+    moment = naive_utc(made_at, "us")
     return int(np.searchsorted(record.made_at, moment))
 
 

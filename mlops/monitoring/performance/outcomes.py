@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from mlops.arrays import BoolArray, FloatArray, IntArray, TimeArray
+from mlops.arrays import BoolArray, FloatArray, IntArray, TimeArray, naive_utc
 from mlops.errors import ModelError, StoreError
 from mlops.features.dataset import Dataset
 from mlops.models.base import build_forecaster, default_recipe, forecaster_class
@@ -285,4 +285,4 @@ def _bars_overdue(bar: TimeArray, bars: ServiceBars, now: np.datetime64) -> IntA
 def _naive_utc(now: datetime) -> np.datetime64:
     if now.tzinfo is None:
         raise StoreError(f"time {now.isoformat()} has no zone; pass an aware UTC datetime")
-    return np.datetime64(now.astimezone(UTC).replace(tzinfo=None), "us")
+    return naive_utc(now, "us")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from weakref import WeakKeyDictionary
 
 from mlops.arrays import FloatArray
 from mlops.errors import ModelFault, NotFinite, QueueFull, ServingError, TimedOut
+from mlops.models.base import count_usable_cores
 from mlops.models.windows import Window
 from mlops.serving.engine.batch_size import SIZES, BatchSizer
 from mlops.serving.engine.model_pool import LoadedModel
@@ -189,7 +189,7 @@ class Batcher:
         self.limit = limit
         self.shadow_limit = shadow_limit
         self.cap = cap if batching else 1
-        self.one_core = cores_of_process() == 1 if one_core is None else one_core
+        self.one_core = count_usable_cores() == 1 if one_core is None else one_core
         self._numbers = count()
         self._changed = threading.Condition(threading.Lock())
         self._main, self._shadow = _Lane(), _Lane()
@@ -436,13 +436,6 @@ class Batcher:
         with self._changed:
             self._sizers[model].record(sum(item.rows for item in items), spent)
         return list(forecasts)
-
-
-def cores_of_process() -> int:
-    """The cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _model_fault(model: LoadedModel, error: BaseException) -> ModelFault:

@@ -1,4 +1,4 @@
-"""`make demo`: what it prints is what the README shows, offline, and nothing is left running."""
+"""`make demo`: it prints what README and docs show, offline, and leaves nothing running."""
 
 import os
 import re
@@ -12,6 +12,10 @@ import pytest
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
+TABLE_PAGE, MOMENTS_PAGE = ROOT / "README.md", ROOT / "docs" / "monitoring.md"
+ROLLOUT_PAGES = (ROOT / "docs" / "operations.md", ROOT / "README.md")
+"""Where the blocks of the three acts are shown: the rollout that succeeds, then the one undone."""
+
 OFFLINE = """
 import socket, sys
 
@@ -124,7 +128,7 @@ def test_the_return_model_is_refused_by_the_count_of_its_trials(demo):
 
 
 def test_the_readme_shows_what_was_printed(demo):
-    shown, printed = rows((ROOT / "README.md").read_text()), rows(demo.printed)
+    shown, printed = rows(TABLE_PAGE.read_text()), rows(demo.printed)
     assert printed.keys() == ({"lstm_BTC"} if demo.quick else shown.keys())
     for version, row in printed.items():
         assert row.verdict == shown[version].verdict
@@ -133,7 +137,8 @@ def test_the_readme_shows_what_was_printed(demo):
 
 
 def test_what_passes_goes_live_and_a_sabotaged_version_is_undone_while_clients_ask(demo):
-    live, shown = rollouts(demo.printed), rollouts((ROOT / "README.md").read_text())
+    live = rollouts(demo.printed)
+    shown = rollouts("\n".join(page.read_text() for page in ROLLOUT_PAGES))
     assert [one.phase for one in live.values()] == ["done", "failed"]
     assert [one.phase for one in shown.values()] == ["done", "failed"]
     assert list(live) == (["lstm", "custom"] if demo.quick else list(shown))
@@ -141,7 +146,7 @@ def test_what_passes_goes_live_and_a_sabotaged_version_is_undone_while_clients_a
 
 
 def test_the_break_of_november_2018_is_alarmed_within_a_day_retrained_on_and_rolled_out(demo):
-    printed, shown = moments(demo.printed), moments((ROOT / "README.md").read_text())
+    printed, shown = moments(demo.printed), moments(MOMENTS_PAGE.read_text())
     if demo.quick:
         shown = [one for one in shown if one.at < "2018-11-16"]
     assert [one[:2] for one in printed] == [one[:2] for one in shown]
