@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ import pytest
 
 from mlops.data.simulator import simulate_bars
 from mlops.registry.connection import Registry
-from mlops.search.config import TrainingConfig
+from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.search_plan import request_digest
 from mlops.settings import Settings
 from tasks.context import open_project
 from tests.conftest import mlflow_forgets
@@ -93,8 +95,14 @@ def copied_place(folder: Path, template: Path) -> Iterator[Place]:
     shutil.copytree(template, folder, dirs_exist_ok=True)
     base, bars = folder / "base", folder / "bars.parquet"
     with closing(sqlite3.connect(base / "store.db")) as database, database:
-        moved = (str(template / bars.name), str(bars))
-        database.execute("UPDATE version SET notes = replace(notes, ?, ?)", moved)
+        for model_id, text in database.execute("SELECT model_id, notes FROM version").fetchall():
+            notes = json.loads(text.replace(str(template / bars.name), str(bars)))
+            if "config" in notes:
+                # The digest of a request covers the path of its bars.
+                config = TrainingConfig.model_validate(notes["config"])
+                notes["request"] = request_digest(ModelType(notes["asked_for"]), config)
+            row = (json.dumps(notes), model_id)
+            database.execute("UPDATE version SET notes = ? WHERE model_id = ?", row)
     with entered_place(base, bars) as place:
         yield place
 

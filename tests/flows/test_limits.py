@@ -74,7 +74,7 @@ def test_a_long_network_ends_by_its_own_clock(project: Place) -> None:
 def test_one_slot_makes_two_trainings_take_turns(project: Place) -> None:
     project.set(MAX_CONCURRENT_TRAINING_JOBS=1)
     spans: list[tuple[float, float]] = []
-    whole = training.conduct
+    whole = training.run_search
 
     def timed(*arguments: Any, **named: Any) -> Any:
         began = time.monotonic()
@@ -83,7 +83,7 @@ def test_one_slot_makes_two_trainings_take_turns(project: Place) -> None:
         spans.append((began, time.monotonic()))
         return answer
 
-    project.patch.setattr(training, "conduct", timed)
+    project.patch.setattr(training, "run_search", timed)
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda bars: project.train(horizon=bars), (24, 12)))
     (_, first_end), (second_start, _) = sorted(spans)
@@ -93,7 +93,7 @@ def test_one_slot_makes_two_trainings_take_turns(project: Place) -> None:
 
 def test_a_run_whose_turn_another_one_had_registers_nothing(project: Place) -> None:
     """It slept so long that it was given up: whatever it made, it is too late."""
-    whole = training.conduct
+    whole = training.run_search
 
     def sleep(*arguments: Any, **named: Any) -> Any:
         with project.registry.store.write() as connection:
@@ -101,7 +101,7 @@ def test_a_run_whose_turn_another_one_had_registers_nothing(project: Place) -> N
             connection.execute(lease.update().values(**another))
         return whole(*arguments, **named)
 
-    project.patch.setattr(training, "conduct", sleep)
+    project.patch.setattr(training, "run_search", sleep)
     with pytest.raises(LeaseLost, match="training:simulator"):
         project.train()
     assert [one.model_type for one in list_versions(project.registry.store)] == ["persistence"]

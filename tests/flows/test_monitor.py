@@ -55,7 +55,7 @@ def rung(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def blank(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages without what Evidently draws, which takes seconds to import."""
-    monkeypatch.setattr(pages, "_by_evidently", lambda *_: "<body></body>")
+    monkeypatch.setattr(pages, "_draw_with_evidently", lambda *_: "<body></body>")
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_a_page_that_cannot_be_drawn_costs_no_alarm(
     rung: list[dict[str, Any]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.delattr(pages, "_by_evidently")
+    monkeypatch.delattr(pages, "_draw_with_evidently")
     assert monitor(now=stormy).looks[0].triggers
     assert len(rung) == len(list_triggers(store)) == 1
 

@@ -238,7 +238,7 @@ def test_a_return_that_cannot_be_told_never_was(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("no room")
 
-    monkeypatch.setattr(fallback, "tell_of_return", fail)
+    monkeypatch.setattr(fallback, "raise_returned_to_baseline", fail)
     with pytest.raises(RuntimeError, match="no room"):
         return_to_baseline(light)
     assert route_of(light).champion == CHAMPION

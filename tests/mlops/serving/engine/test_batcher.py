@@ -305,6 +305,7 @@ def test_the_thread_leaves_out_items_past_their_deadline(model):
     asyncio.run(story())
 
 
+@pytest.mark.timing
 def test_other_models_get_a_new_thread_when_one_model_hangs(bundle, model):
     healthy = model_of(Doubler(), "lstm_b")
 
