@@ -210,11 +210,12 @@ def surroundings() -> dict[str, str]:
 
 def main(home: Path) -> None:
     """Answer jobs on stdin; whatever libraries print goes to the log."""
-    from deployments.demo.__main__ import set_environment
+    from deployments.demo.__main__ import SERVER_UP_S, running_prefect, set_environment
 
     set_environment(home)
-    with os.fdopen(os.dup(1), "w") as replies:
+    with running_prefect(home) as server, os.fdopen(os.dup(1), "w") as replies:
         os.dup2(2, 1)
+        server.wait_until_up(within_s=SERVER_UP_S)
         answer(sys.stdin, replies, home)
 
 
