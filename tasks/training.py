@@ -23,6 +23,7 @@ from mlops.reports.cards import card_section, save_card
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.service import Service
+from mlops.settings import Settings
 from mlops.store import ModelVersion, Why
 from mlops.store.leases import HeldLease
 from mlops.store.triggers import Claim
@@ -128,18 +129,11 @@ def search(project: Project, plan: TrainingPlan, run: RunLog) -> Study:
 def judge(project: Project, plan: TrainingPlan, study: Study) -> Judgement:
     """Judge the winner by the gates."""
     settings = project.settings
-    thresholds = Thresholds(
-        min_model_accuracy=settings.min_model_accuracy,
-        max_model_mse=settings.max_model_mse,
-        min_r2_score=settings.min_r2_score,
-        mode=settings.validation_threshold_mode,
-        max_drawdown=settings.max_drawdown_limit,
-    )
     return judge_training(
         project.registry,
         plan,
         study,
-        thresholds=thresholds,
+        thresholds=_configured_thresholds(settings),
         fee_bps=settings.fee_for(plan.service.symbol),
         yearly_alpha=settings.yearly_alpha_budget,
         now=_market_time(plan.dataset),
@@ -203,3 +197,13 @@ def _market_time(dataset: Dataset) -> datetime:
     """The close of the last bar; a replayed year is budgeted by it."""
     close: datetime = (dataset.frame.index[-1] + dataset.step).to_pydatetime()
     return close
+
+
+def _configured_thresholds(settings: Settings) -> Thresholds:
+    return Thresholds(
+        min_model_accuracy=settings.min_model_accuracy,
+        max_model_mse=settings.max_model_mse,
+        min_r2_score=settings.min_r2_score,
+        mode=settings.validation_threshold_mode,
+        max_drawdown=settings.max_drawdown_limit,
+    )

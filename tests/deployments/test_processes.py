@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
+from pathlib import Path
 
 import pytest
 
-from deployments.processes import stop_process
+from deployments.processes import ServerProcess, free_port, stop_process
 
 WILLING = "import time; print('up', flush=True); time.sleep(60)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WILLING
@@ -21,3 +24,36 @@ def test_it_ends_by_itself_or_is_killed(program: str, by: signal.Signals) -> Non
         assert process.stdout.readline() == b"up\n"
         stop_process(process, within_s=0.5)
     assert process.returncode == -by
+
+
+def serving(port: int) -> ServerProcess:
+    command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)]
+    return ServerProcess("files", command, f"http://127.0.0.1:{port}/")
+
+
+def test_a_server_is_up_when_its_url_answers_and_gone_after_its_stop(tmp_path: Path) -> None:
+    server = serving(free_port())
+    assert not server.is_up()
+    server.start(os.environ, tmp_path / "files.log")
+    server.wait_until_up(within_s=60.0)
+    assert server.is_up()
+    server.stop()
+    assert (server.is_alive(), server.is_up()) == (False, False)
+    server.stop()
+
+
+def test_a_server_that_ends_before_it_is_up_is_named_with_its_log(tmp_path: Path) -> None:
+    server = ServerProcess("files", [sys.executable, "-c", "pass"], "http://127.0.0.1:9/")
+    server.start(os.environ, tmp_path / "files.log")
+    with pytest.raises(SystemExit, match=r"files did not start; see .*files\.log"):
+        server.wait_until_up(within_s=60.0)
+
+
+def test_a_wait_ends_when_the_program_stops(tmp_path: Path) -> None:
+    stopping = threading.Event()
+    stopping.set()
+    server = ServerProcess("sleep", [sys.executable, "-c", WILLING], "http://127.0.0.1:9/")
+    server.start(os.environ, tmp_path / "sleep.log")
+    server.wait_until_up(within_s=60.0, stopping=stopping)
+    server.stop()
+    assert not server.is_alive()
