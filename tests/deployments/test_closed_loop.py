@@ -218,6 +218,7 @@ def test_the_break_is_alarmed_retrained_on_judged_and_rolled_out(
         print(f"\nfrom the verdict to the run that answers it: {seconds:.1f} s")
 
 
+@pytest.mark.faults
 def test_a_server_that_was_down_and_a_worker_that_was_killed_only_delay_it(
     server: PrefectServer, base: Path, store: Store
 ) -> None:
