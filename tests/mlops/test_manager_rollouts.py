@@ -230,6 +230,7 @@ def test_who_was_live_depends_on_the_time_asked_for(
     assert now.champion == library.versions[0]
 
 
+@pytest.mark.timing
 def test_mirroring_to_an_mlflow_that_is_down_takes_seconds(
     manager: MLOpsManager, caplog: pytest.LogCaptureFixture
 ) -> None:
