@@ -249,13 +249,17 @@ def test_a_channel_that_hangs_does_not_delay_the_others(store, webhook):
         sender = AlertSender(store, [lost, Slack(url), mail_to(port)], poll_s=0.05)
         sender.start()
         see(store)
-        until(lambda: inbox.mails and state.got)
-        sender.stop(wait_s=0.1)
         [row] = list_alerts(store)
-        states = {one.channel: one.state for one in list_deliveries(store, row.id)}
+
+        def states() -> dict[str, DeliveryState]:
+            return {one.channel: one.state for one in list_deliveries(store, row.id)}
+
+        # The thread of the channel that hangs may begin last.
+        until(lambda: inbox.mails and state.got and "email:lost@example.com" in states())
+        assert states()["email:lost@example.com"] is DeliveryState.WAITING
+        sender.stop(wait_s=0.1)
     # With its server the channel that hung comes back, before the store is closed.
     sender.stop()
-    assert states["email:lost@example.com"] is DeliveryState.WAITING
 
 
 def test_a_channel_added_later_tells_what_still_matters(store):
