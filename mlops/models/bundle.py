@@ -10,7 +10,6 @@ The process states what it trusts (`Trust`); that is never read from the bundle.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import pickle
 import sys
@@ -139,14 +138,33 @@ class Bundle:
 
     def examples(self) -> tuple[golden.Golden, ...]:
         """The golden examples in the bundle."""
-        return golden.golden_from_tensors(read_tensors(self.path / manifest.GOLDEN))
+        return golden.golden_from_tensors(self.tensors(manifest.GOLDEN))
+
+    def tensors(self, name: str) -> dict[str, NDArray[Any]]:
+        """The named arrays of one of its safetensors files.
+
+        Raises:
+            BundleError: when the file is another one than was checked.
+        """
+        return _parse_tensors(self.manifest.read(self.path, name), name)
 
     def check_examples(self) -> float:
         """Reproduce the golden examples; returns the largest deviation.
 
         Raises:
-            BundleError: when a forecast differs by more than the tolerance.
+            BundleError: when a forecast differs by more than the tolerance, or cannot be made.
         """
+        try:
+            return self._largest_deviation()
+        except BundleError:
+            raise
+        except Exception as error:
+            raise BundleError(
+                f"the golden examples of {self.path.name} cannot be forecast: "
+                f"{type(error).__name__}: {error}"
+            ) from error
+
+    def _largest_deviation(self) -> float:
         spread = float(self.config["spread"])
         worst = 0.0
         for number, example in enumerate(self.examples()):
@@ -180,32 +198,32 @@ def open_bundle(path: Path, trust: Trust | None = None) -> Bundle:
     checked = manifest.read_manifest(path)
     if trust.key is not None:
         trust.key.check(path, checked.digest)
-    config = json.loads((path / manifest.CONFIG).read_text(encoding="utf-8"))
+    # The bytes that are parsed are hashed: the files could have changed since they were checked.
     try:
+        config = json.loads(checked.read(path, manifest.CONFIG))
         if checked.format is Format.SIGNED_PICKLE:
             forecaster: Forecaster = _unpickle_model(path, checked, config, trust)
         else:
-            model, tensors = config["model"], read_tensors(path / manifest.WEIGHTS)
-            allowed = trust.classes(model["recipe"])
-            forecaster = restore_forecaster(model, tensors, allowed_classes=allowed)
-    except (KeyError, TypeError, ValueError, MlopsError) as error:
-        if isinstance(error, BundleError):
-            raise
+            weights = _parse_tensors(checked.read(path, manifest.WEIGHTS), manifest.WEIGHTS)
+            allowed = trust.classes(config["model"]["recipe"])
+            forecaster = restore_forecaster(config["model"], weights, allowed_classes=allowed)
+    except BundleError:
+        raise
+    except Exception as error:
         raise BundleError(
             f"the model of bundle {path} does not load: {type(error).__name__}: {error}"
         ) from error
     return Bundle(path, checked, config, forecaster)
 
 
-def read_tensors(path: Path) -> dict[str, NDArray[Any]]:
-    """The named arrays of a safetensors file."""
+def _parse_tensors(content: bytes, name: str) -> dict[str, NDArray[Any]]:
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     try:
-        return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{path} is not a safetensors file ({error})") from error
+        return dict(load(content))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise BundleError(f"{name} is not a safetensors file ({error})") from error
 
 
 def _unpickle_model(
@@ -217,10 +235,7 @@ def _unpickle_model(
             "set ALLOW_SIGNED_PICKLE=true only where you trust who registered it, or put its "
             "class into a module of CUSTOM_MODEL_MODULES and register it again"
         )
-    pickled = (path / manifest.PICKLE).read_bytes()
-    # The bytes that will run are hashed: the file could have changed since it was checked.
-    if hashlib.sha256(pickled).hexdigest() != checked.files[manifest.PICKLE]:
-        raise BundleError(f"the pickled model of bundle {path} changed while it was loaded")
+    pickled = checked.read(path, manifest.PICKLE)
     try:
         model = pickle.loads(pickled)
     except Exception as error:

@@ -14,6 +14,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mlops.errors import BundleError
 
 SCHEMA_VERSION = 1
@@ -52,6 +54,21 @@ class Manifest:
     format: Format
     files: dict[str, str]
     digest: str
+
+    def read(self, directory: Path, name: str) -> bytes:
+        """Read a file of the bundle.
+
+        Raises:
+            BundleError: when these bytes are not those of the manifest: the file may have changed
+                since `read_manifest` checked it.
+        """
+        try:
+            content = (directory / name).read_bytes()
+        except OSError as error:
+            raise BundleError(f"{name} of bundle {directory} cannot be read ({error})") from error
+        if hashlib.sha256(content).hexdigest() != self.files[name]:
+            raise BundleError(f"{name} of bundle {directory} changed while it was loaded")
+        return content
 
     def to_json(self) -> str:
         """The text of the manifest file."""
@@ -122,29 +139,27 @@ def _check_listing(directory: Path, max_bytes: int) -> None:
 
 def _parse_manifest(directory: Path) -> Manifest:
     try:
-        text = (directory / MANIFEST).read_text(encoding="utf-8")
-        raw = json.loads(text)
-        version, files, digest = int(raw["schema_version"]), dict(raw["files"]), str(raw["digest"])
-        form = str(raw["format"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(
             f"{directory / MANIFEST} is not a bundle's manifest ({error}); register the model again"
         ) from error
+    version, form, files = manifest.schema_version, manifest.format, manifest.files
     if version != SCHEMA_VERSION:
         raise BundleError(
             f"bundle {directory} has schema version {version}, this release reads "
             f"{SCHEMA_VERSION}; install the release that wrote it or train the model again"
         )
-    if form not in set(Format) or set(files) != _FILES[Format(form)]:
+    if set(files) != _FILES[form]:
         raise BundleError(
             f"bundle {directory} is of format {form!r} with files {', '.join(sorted(files))}; "
             f"known formats are {', '.join(Format)}, each with its own fixed files"
         )
-    if digest != _digest(version, Format(form), files):
+    if manifest.digest != _digest(version, form, files):
         raise BundleError(
             f"the digest of bundle {directory} does not fit its manifest; it was altered"
         )
-    return Manifest(version, Format(form), files, digest)
+    return manifest
 
 
 def _digest(version: int, form: Format, files: dict[str, str]) -> str:

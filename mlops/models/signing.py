@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 import secrets
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+import msgspec
 
 from mlops.errors import BundleError
 from mlops.models.manifest import SIGNATURE, canonical_json
 
 KEY_BYTES = 32
-_ALGORITHM = "hmac-sha256"
 _OTHERS_MAY = stat.S_IRWXO | stat.S_IWGRP
+
+
+class _Signature(msgspec.Struct):
+    algorithm: Literal["hmac-sha256"]
+    signature: str
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -35,7 +41,7 @@ class SigningKey:
 
     def write(self, directory: Path, digest: str) -> None:
         """Put the signature into a bundle."""
-        text = canonical_json({"algorithm": _ALGORITHM, "signature": self.sign(digest)})
+        text = canonical_json({"algorithm": "hmac-sha256", "signature": self.sign(digest)})
         (directory / SIGNATURE).write_text(text, encoding="utf-8")
 
     def check(self, directory: Path, digest: str) -> None:
@@ -45,11 +51,10 @@ class SigningKey:
             BundleError: when it is missing or was not made with this key.
         """
         try:
-            raw = json.loads((directory / SIGNATURE).read_text(encoding="utf-8"))
-            signature = str(raw["signature"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            given = msgspec.json.decode((directory / SIGNATURE).read_bytes(), type=_Signature)
+        except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{directory / SIGNATURE} is not a signature ({error})") from error
-        if not hmac.compare_digest(signature, self.sign(digest)):
+        if not hmac.compare_digest(given.signature.encode(), self.sign(digest).encode()):
             raise BundleError(
                 f"bundle {directory} was not signed with this installation's key; it comes from "
                 "elsewhere or was altered. Register it here, or share the key file of "

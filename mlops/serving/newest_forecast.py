@@ -27,7 +27,7 @@ from mlops.data.recent_bars import KnownBars, RecentBars
 from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
 from mlops.logs import bound
 from mlops.models import manifest
-from mlops.models.bundle import Bundle, read_tensors
+from mlops.models.bundle import Bundle
 from mlops.models.windows import Window, window_of
 from mlops.rollout.routing import ask_order
 from mlops.service import Service, Target
@@ -300,7 +300,7 @@ def error_quantiles(bundle: Bundle, notes: Mapping[str, object]) -> tuple[float,
     """
     if bundle.service.target is Target.DIRECTION:
         return None
-    table = read_tensors(bundle.path / manifest.REFERENCE)
+    table = bundle.tensors(manifest.REFERENCE)
     errors = table["y"] - table["forecast"]
     fitted = notes.get("fitted_until")
     if isinstance(fitted, str):

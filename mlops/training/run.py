@@ -16,7 +16,6 @@ from mlops.arrays import FloatArray, naive_utc
 from mlops.errors import TrainingTimeout
 from mlops.models import manifest
 from mlops.models.base import FitContext
-from mlops.models.bundle import read_tensors
 from mlops.registry.bundles import last_close
 from mlops.registry.connection import Registry, load
 from mlops.registry.tracking import RunLog
@@ -139,7 +138,7 @@ def _read_continued_record(registry: Registry, policy: RefitPolicy) -> Forecasts
     if policy.continues is None:
         return None
     bundle = load(registry, policy.continues)
-    return read_record(read_tensors(bundle.path / manifest.REFERENCE), bundle.service)
+    return read_record(bundle.tensors(manifest.REFERENCE), bundle.service)
 
 
 def _fitted_until(version: ModelVersion) -> np.datetime64 | None:

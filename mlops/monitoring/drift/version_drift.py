@@ -15,7 +15,7 @@ from mlops.data.bars import COLUMNS
 from mlops.features.dataset import Dataset
 from mlops.features.indicators import follows_clock, log_range
 from mlops.models import manifest
-from mlops.models.bundle import Bundle, read_tensors
+from mlops.models.bundle import Bundle
 from mlops.monitoring.drift.reference import load_or_fit_reference, reference_path
 from mlops.monitoring.drift.report import (
     DriftConfig,
@@ -91,7 +91,7 @@ def columns_of(bundle: Bundle, recent: pd.DataFrame) -> pd.DataFrame:
 
 def reference_frame(bundle: Bundle) -> pd.DataFrame:
     """The columns of the bars that a version was trained and validated on, by open time."""
-    table = read_tensors(bundle.path / manifest.REFERENCE)
+    table = bundle.tensors(manifest.REFERENCE)
     columns = {
         name.removeprefix(FEATURE): table[name] for name in table if name.startswith(FEATURE)
     }

@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 
 from mlops.models import manifest
-from mlops.models.bundle import Bundle, read_tensors
+from mlops.models.bundle import Bundle
 from mlops.monitoring.performance.degradation import Losses
 from mlops.store import ModelVersion
 from mlops.validation.evaluation import Evaluation
@@ -46,7 +46,7 @@ class Promotion:
 
 def evaluation_at_promotion(bundle: Bundle) -> Evaluation | None:
     """The evaluation that the gates judged; None where no gate judged the version."""
-    values = json.loads((bundle.path / manifest.EVALUATION).read_text(encoding="utf-8"))
+    values = json.loads(bundle.manifest.read(bundle.path, manifest.EVALUATION))
     return Evaluation.from_dict(values) if values else None
 
 
@@ -56,7 +56,7 @@ def reference_losses(bundle: Bundle, version: ModelVersion) -> Losses:
     They are those of the record in its bundle. A bundle without a record has them on the reference
     bars after ``fitted_until`` of its notes.
     """
-    table = read_tensors(bundle.path / manifest.REFERENCE)
+    table = bundle.tensors(manifest.REFERENCE)
     kept = read_record(table, bundle.service)
     if kept is not None:
         rows = kept.finite_or_none()

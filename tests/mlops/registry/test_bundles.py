@@ -16,8 +16,17 @@ import pytest
 
 from mlops.errors import BundleError
 from mlops.features.dataset import Dataset
+from mlops.models import manifest
 from mlops.models.bundle import Trust, main, open_bundle
-from mlops.models.manifest import CONFIG, MANIFEST, SIGNATURE, WEIGHTS, read_manifest
+from mlops.models.manifest import (
+    CONFIG,
+    GOLDEN,
+    MANIFEST,
+    REFERENCE,
+    SIGNATURE,
+    WEIGHTS,
+    read_manifest,
+)
 from mlops.models.signing import SigningKey, load_key, load_or_make_key
 from mlops.registry import Candidate, bundle_parts, verify_bundle, write_bundle
 
@@ -150,6 +159,53 @@ def test_a_harmed_bundle_is_refused_and_the_harm_is_named(
         open_bundle(written)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"schema_version": Infinity, "format": "tensors", "files": {}, "digest": ""}',
+        '{"schema_version": 1, "format": "tensors", "files": {"a": NaN}, "digest": ""}',
+        '{"schema_version": 1, "format": "tensors", "files": {"a": 1}, "digest": ""}',
+        '{"schema_version": 1, "format": "zip", "files": {}, "digest": ""}',
+        "[" * 100_000,
+        "\x00",
+    ],
+    ids=["infinity", "NaN", "number", "format", "brackets", "zero"],
+)
+def test_a_manifest_of_any_text_is_refused(written: Path, text: str) -> None:
+    (written / MANIFEST).write_text(text)
+    with pytest.raises(BundleError, match="not a bundle's manifest"):
+        open_bundle(written)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, GOLDEN, CONFIG, REFERENCE])
+def test_a_file_that_changes_after_the_check_is_refused(
+    written: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = manifest.read_manifest
+
+    def check_then_swap(path: Path) -> manifest.Manifest:
+        checked = check(path)
+        (path / name).write_bytes((path / name).read_bytes() + b" ")
+        return checked
+
+    monkeypatch.setattr(manifest, "read_manifest", check_then_swap)
+    with pytest.raises(BundleError, match=f"{name}.*changed while it was loaded"):
+        read_everything(written)
+
+
+def read_everything(path: Path) -> None:
+    bundle = open_bundle(path)
+    bundle.check_examples()
+    bundle.tensors(REFERENCE)
+
+
+def test_examples_that_cannot_be_forecast_are_refused(written: Path) -> None:
+    bundle = open_bundle(written)
+    config = dict(bundle.config, calendar="nowhere")
+    with pytest.raises(BundleError, match="cannot be forecast"):
+        replace(bundle, config=config).check_examples()
+
+
 def test_a_bundle_over_the_size_cap_is_refused(written: Path) -> None:
     with pytest.raises(BundleError, match="more than 1,000"):
         read_manifest(written, max_bytes=1000)
@@ -184,9 +240,14 @@ def test_another_installations_signature_is_refused(written: Path) -> None:
 def test_a_missing_signature_is_refused_where_a_key_is_given(
     written: Path, signing_key: Path
 ) -> None:
-    (written / SIGNATURE).write_text("{}")
-    with pytest.raises(BundleError, match="is not a signature"):
-        open_bundle(written, Trust(load_key(signing_key)))
+    trust = Trust(load_key(signing_key))
+    for text in ("{}", "[" * 100_000, '{"algorithm": "none", "signature": ""}'):
+        (written / SIGNATURE).write_text(text)
+        with pytest.raises(BundleError, match="is not a signature"):
+            open_bundle(written, trust)
+    (written / SIGNATURE).write_text('{"algorithm": "hmac-sha256", "signature": "\u00e9"}')
+    with pytest.raises(BundleError, match="not signed with"):
+        open_bundle(written, trust)
 
 
 def test_the_command_says_why_on_standard_error(
