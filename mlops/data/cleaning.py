@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray, IntArray
+from mlops.data import bar_rules
 from mlops.data.timestamps import bad_rows_error, parse_stamps
 from mlops.errors import BarsError
 from mlops.service import Timeframe
@@ -18,11 +19,7 @@ COLUMNS = ("open", "high", "low", "close", "volume")
 UNIX_COLUMNS = ("unix", "timestamp", "unix_timestamp", "epoch")
 DATE_COLUMNS = ("open_time", "close_time", "date", "time", "datetime", "open time", "close time")
 CLOSE_COLUMNS = ("close_time", "close time")
-# Stamps within 1 % of a bar, at most half a minute, of a whole minute mean that minute.
-NEAR_SHARE = 0.01
-NEAR_LIMIT = pd.Timedelta(seconds=29)
-# open and close may leave [low, high] by rounding, not by more.
-ROUNDING = 1e-9
+_REMEDY = "correct or remove these rows at the source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +60,7 @@ def clean_bars(
     order = rows[np.argsort(opened.asi8[rows], kind="stable")]
     kept, differing = _drop_duplicates(opened, order, numbers["volume"], numbers)
     _refuse_overlaps(opened, kept, column, timeframe)
+    _refuse_jumps(kept, numbers)
     frame = pd.DataFrame(
         {name: numbers[name][kept] for name in COLUMNS}, index=opened[kept].rename("open_time")
     )
@@ -122,9 +120,8 @@ def parse_time_column(
             "of one bar is look-ahead",
             column=column,
         )
-    step = pd.Timedelta(timeframe.step)
-    opens = parsed[0] - step if stamps == "close" else parsed[0]
-    return _round_to_minutes(opens, column, step), column
+    opens = parsed[0] - timeframe.step if stamps == "close" else parsed[0]
+    return _round_to_minutes(opens, column, timeframe), column
 
 
 def _find_time_columns(table: pd.DataFrame, wanted: str | None) -> list[pd.Series]:
@@ -162,11 +159,12 @@ def _refuse_disagreement(columns: list[pd.Series], parsed: list[pd.DatetimeIndex
         )
 
 
-def _round_to_minutes(opens: pd.DatetimeIndex, column: str, step: pd.Timedelta) -> pd.DatetimeIndex:
+def _round_to_minutes(
+    opens: pd.DatetimeIndex, column: str, timeframe: Timeframe
+) -> pd.DatetimeIndex:
     """Round opens to whole minutes, on which bars of every market open: 59.999 s to the next."""
-    minutes = opens.round("min")
-    limit = min(step * NEAR_SHARE, NEAR_LIMIT)
-    off = np.flatnonzero(np.abs(minutes - opens) > limit)
+    minutes, too_far = bar_rules.round_to_minutes(np.asarray(opens.asi8), timeframe)
+    off = np.flatnonzero(too_far)
     if len(off):
         raise bad_rows_error(
             f"{opens[off[0]]} is not on a whole minute",
@@ -174,21 +172,48 @@ def _round_to_minutes(opens: pd.DatetimeIndex, column: str, step: pd.Timedelta) 
             off,
             "bars open on whole minutes; check the time column and the timeframe",
         )
-    return minutes
+    return pd.DatetimeIndex(minutes.view("datetime64[ns]"), tz="UTC")
 
 
 def _parse_bar_columns(table: pd.DataFrame, rows: IntArray) -> dict[str, FloatArray]:
     """Each column as float64 over all rows; only ``rows``, the complete bars, are checked."""
     numbers = {name: _parse_numbers(table[name], rows) for name in COLUMNS}
     for name in COLUMNS[:4]:
-        _refuse_where(numbers[name] <= 0, rows, name, "a price that is not positive")
-    _refuse_where(numbers["volume"] < 0, rows, "volume", "a negative volume")
-    _refuse_where(numbers["high"] < numbers["low"], rows, "high", "high below low")
+        _refuse_where(
+            bar_rules.not_positive(numbers[name]), rows, name, "a price that is not positive"
+        )
+    volume, high, low = numbers["volume"], numbers["high"], numbers["low"]
+    _refuse_where(bar_rules.negative(volume), rows, "volume", "a negative volume")
+    _refuse_where(high < low, rows, "high", "high below low")
     top = np.fmax(numbers["open"], numbers["close"])
     bottom = np.fmin(numbers["open"], numbers["close"])
-    _refuse_where(numbers["high"] < top * (1 - ROUNDING), rows, "high", "high below open or close")
-    _refuse_where(numbers["low"] > bottom * (1 + ROUNDING), rows, "low", "low above open or close")
+    _refuse_where(bar_rules.below(high, top), rows, "high", "high below open or close")
+    _refuse_where(bar_rules.above(low, bottom), rows, "low", "low above open or close")
+    _refuse_extremes(numbers, rows)
     return numbers
+
+
+def _refuse_extremes(numbers: Mapping[str, FloatArray], rows: IntArray) -> None:
+    """Refuse what no market trades, and what features could not compute."""
+    for name in COLUMNS[:4]:
+        what = f"a price outside {bar_rules.LEAST_PRICE:g} to {bar_rules.LARGEST_PRICE:g}"
+        _refuse_where(bar_rules.no_market_price(numbers[name]), rows, name, what)
+    what = f"a volume above {bar_rules.LARGEST_VOLUME:g}"
+    _refuse_where(bar_rules.no_market_volume(numbers["volume"]), rows, "volume", what)
+    wide = bar_rules.too_wide(numbers["high"], numbers["low"])
+    what = f"a high more than {bar_rules.LARGEST_RATIO:g} times the low"
+    _refuse_where(wide, rows, "high", what)
+
+
+def _refuse_jumps(kept: IntArray, numbers: Mapping[str, FloatArray]) -> None:
+    """Refuse a jump from one bar to the next, once the bars are in the order of time."""
+    high, low, close = (numbers[name][kept] for name in ("high", "low", "close"))
+    far = kept[bar_rules.too_far(high, low, close)]
+    if len(far):
+        what = (
+            f"a price more than {bar_rules.LARGEST_RATIO:g} times above or below the close before"
+        )
+        raise bad_rows_error(what, "close", far, _REMEDY)
 
 
 def _parse_numbers(values: pd.Series, rows: IntArray) -> FloatArray:
@@ -207,7 +232,7 @@ def _parse_numbers(values: pd.Series, rows: IntArray) -> FloatArray:
 def _refuse_where(bad: BoolArray, rows: IntArray, column: str, what: str) -> None:
     offenders = rows[bad[rows]]
     if len(offenders):
-        raise bad_rows_error(what, column, offenders, "correct or remove these rows at the source")
+        raise bad_rows_error(what, column, offenders, _REMEDY)
 
 
 def _drop_duplicates(

@@ -14,6 +14,7 @@ import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray, TimeArray, naive_utc_times
 from mlops.errors import BarsError
+from mlops.features.rolling import log_of_ratio
 
 _PRICES = ("open", "high", "low", "close")
 
@@ -67,8 +68,7 @@ class BarArrays:
     @cached_property
     def change(self) -> FloatArray:
         """Log change of the close since `anchor`."""
-        change: FloatArray = np.log(self.close / self.anchor)
-        return change
+        return log_of_ratio(self.close, self.anchor)
 
 
 def open_times(frame: pd.DataFrame) -> TimeArray:

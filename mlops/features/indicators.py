@@ -21,6 +21,7 @@ from mlops.errors import FeatureError
 from mlops.features.bar_arrays import BarArrays
 from mlops.features.rolling import (
     bars_to_forget,
+    log_of_ratio,
     recursive_mean,
     recursive_sum,
     trailing_mean,
@@ -72,7 +73,7 @@ class Indicator:
 
 def log_range(bars: BarArrays) -> FloatArray:
     """Log volatility of each bar by its range (Parkinson 1980), the unit of that target."""
-    spread = np.log(bars.high / bars.low)
+    spread = log_of_ratio(bars.high, bars.low)
     variance: FloatArray = spread * spread
     variance /= 4.0 * math.log(2.0)
     np.maximum(variance, VARIANCE_FLOOR, out=variance)
@@ -100,20 +101,17 @@ def realised_volatility(bars: BarArrays, span: int) -> FloatArray:
 
 def open_gap(bars: BarArrays) -> FloatArray:
     """Log of the open over the previous close; zero after a hole."""
-    gap: FloatArray = np.log(bars.open / bars.anchor)
-    return gap
+    return log_of_ratio(bars.open, bars.anchor)
 
 
 def upper_reach(bars: BarArrays) -> FloatArray:
     """Log of the high over the close."""
-    reach: FloatArray = np.log(bars.high / bars.close)
-    return reach
+    return log_of_ratio(bars.high, bars.close)
 
 
 def lower_reach(bars: BarArrays) -> FloatArray:
     """Log of the low over the close."""
-    reach: FloatArray = np.log(bars.low / bars.close)
-    return reach
+    return log_of_ratio(bars.low, bars.close)
 
 
 def volume_surprise(bars: BarArrays) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Trailing and recursive means whose value does not depend on where the history starts.
+"""Means whose value does not depend on where the history starts, and ratios that never overflow.
 
 A running sum would carry the rounding of every earlier bar. `trailing_sum` adds each window
 separately, as a fixed tree of pairs: log2(span) passes over the array, and values that are
@@ -13,6 +13,8 @@ import numpy as np
 from scipy.signal import lfilter
 
 from mlops.arrays import FloatArray
+
+_LARGEST = np.finfo(np.float64).max
 
 
 def trailing_sum(values: FloatArray, span: int) -> FloatArray:
@@ -37,10 +39,30 @@ def trailing_sum(values: FloatArray, span: int) -> FloatArray:
 
 
 def trailing_mean(values: FloatArray, span: int) -> FloatArray:
-    """Mean of the last ``span`` values at each position (N,); NaN before there are that many."""
-    total = trailing_sum(values, span)
-    total /= span
-    return total
+    """Mean of the last ``span`` values at each position (N,); NaN before there are that many.
+
+    Finite values have a finite mean, also where their sum is none.
+    """
+    with np.errstate(over="ignore"):
+        mean = trailing_sum(values, span)
+    mean /= span
+    too_large = np.isinf(mean)
+    if too_large.any():
+        # Shares of a value are summed instead; rounding may lift their sum above the largest float.
+        shares = trailing_sum(np.ldexp(values, -span.bit_length()), span) / span
+        bound = np.ldexp(_LARGEST, -span.bit_length())
+        mean[too_large] = np.ldexp(np.clip(shares[too_large], -bound, bound), span.bit_length())
+    return mean
+
+
+def log_of_ratio(value: FloatArray, base: FloatArray) -> FloatArray:
+    """Logarithm of ``value / base`` (N,) of positive numbers, finite for all that are finite."""
+    with np.errstate(over="ignore", under="ignore", divide="ignore", invalid="ignore"):
+        logarithm: FloatArray = np.log(value / base)
+    lost = np.isinf(logarithm)
+    if lost.any():
+        logarithm[lost] = np.log(value[lost]) - np.log(base[lost])
+    return logarithm
 
 
 def recursive_mean(values: FloatArray, decay: float) -> FloatArray:

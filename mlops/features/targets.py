@@ -12,7 +12,7 @@ from mlops.arrays import BoolArray, FloatArray, TimeArray
 from mlops.errors import FeatureError
 from mlops.features.bar_arrays import BarArrays
 from mlops.features.indicators import log_range
-from mlops.features.rolling import trailing_mean, trailing_sum
+from mlops.features.rolling import log_of_ratio, trailing_mean, trailing_sum
 from mlops.service import Target
 
 BASE_RATE_SPAN = 168
@@ -93,9 +93,12 @@ def naive_forecast(bars: BarArrays, spec: TargetSpec) -> FloatArray:
 def next_bar_returns(bars: BarArrays) -> FloatArray:
     """Simple return of the following bar's close over this one's (N,).
 
-    NaN for the last bar and where the following bar comes after a hole.
+    NaN for the last bar and where the following bar comes after a hole; a ratio that no float
+    holds is cut to the largest.
     """
-    returns = _ahead(bars.close, 1) / bars.close - 1.0
+    with np.errstate(over="ignore"):
+        ratio = _ahead(bars.close, 1) / bars.close
+    returns: FloatArray = np.minimum(ratio, np.finfo(np.float64).max) - 1.0
     returns[~_horizon_exists(bars, 1)] = np.nan
     return returns
 
@@ -145,7 +148,7 @@ _NAIVE: dict[Target, Callable[[BarArrays, int], FloatArray]] = {
 
 _LABELLERS: dict[Target, Callable[[BarArrays, int, FloatArray], FloatArray]] = {
     Target.VOLATILITY: lambda _, horizon, persistence: _ahead(persistence, horizon),
-    Target.RETURN: lambda bars, horizon, _: np.log(_ahead(bars.close, horizon) / bars.close),
+    Target.RETURN: lambda bars, horizon, _: log_of_ratio(_ahead(bars.close, horizon), bars.close),
     Target.PRICE: lambda _, horizon, persistence: _ahead(persistence, horizon),
     Target.DIRECTION: lambda bars, horizon, _: _label_rises(bars, horizon),
 }

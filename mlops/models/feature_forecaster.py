@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from mlops.arrays import BoolArray, Float32Array, FloatArray, RowArray
+from mlops.data.bar_rules import LARGEST_RATIO
 from mlops.errors import ModelError
 from mlops.features.dataset import Dataset
+from mlops.features.rolling import log_of_ratio
 from mlops.features.scaling import Scaler
 from mlops.features.spec import FeatureSpec
 from mlops.features.targets import TargetSpec
@@ -31,6 +33,8 @@ WINSOR_SIGMAS = 4.0
 
 PROBABILITY_EDGE = 0.01
 """Forecast probabilities stay this far from 0 and 1, so that the log loss stays finite."""
+
+_FURTHEST = np.log(LARGEST_RATIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +69,7 @@ class TargetTransform:
         if self.kind is Target.DIRECTION:
             change = y - 0.5
         elif self.kind is Target.PRICE:
-            change = np.log(y / persistence)
+            change = log_of_ratio(y, persistence)
         else:
             change = y - persistence
         return np.asarray(change / self._scale_of_rows(dataset, rows))
@@ -77,7 +81,8 @@ class TargetTransform:
         if self.kind is Target.DIRECTION:
             return np.clip(change + 0.5, PROBABILITY_EDGE, 1 - PROBABILITY_EDGE)
         if self.kind is Target.PRICE:
-            return np.asarray(persistence * np.exp(change))
+            # A forecast moves no further than a bar may.
+            return np.asarray(persistence * np.exp(np.clip(change, -_FURTHEST, _FURTHEST)))
         return np.asarray(persistence + change)
 
     def errors(self, dataset: Dataset, rows: RowArray, forecasts: FloatArray) -> FloatArray:

@@ -6,7 +6,6 @@ the wrong one. Rows and windows are counted from 0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,9 +14,9 @@ from typing import TypeAlias
 import numpy as np
 
 from mlops.arrays import BoolArray, FloatArray, IntArray, TimeArray
+from mlops.data import bar_rules
 from mlops.data.bars import COLUMNS
 from mlops.data.calendar import Calendar
-from mlops.data.cleaning import ROUNDING
 from mlops.errors import RequestRefused
 from mlops.models.recipe import Recipe
 from mlops.models.windows import Window
@@ -265,43 +264,61 @@ def _check_values(values: FloatArray, bars: int | None = None, *, place: str = "
     Args:
         bars: Length of one window, where the values are those of a batch.
     """
-    opened, high, low, close, volume = values.T
-    with np.errstate(over="ignore"):
-        # NaN makes each comparison false, and an infinite number the sum. No matrix product: it
-        # releases the interpreter lock, and another thread would run before the request is read.
-        right = (
-            low.min() > 0
-            and volume.min() >= 0
-            and (low <= np.minimum(opened, close)).all()
-            and (high >= np.maximum(opened, close)).all()
-            and math.isfinite(values.sum())
-        )
-    if not right:
-        for row, column, what in _wrong_cells(values):
+    if not bar_rules.are_sound(values):
+        for row, column, what in _wrong_cells(values, bars or len(values)):
             where = place if bars is None else f"window {row // bars}, "
             inner = row if bars is None else row % bars
             raise refused(f"{where}row {inner}, column {column!r}: {what}")
     return values
 
 
-def _wrong_cells(values: FloatArray) -> Iterator[tuple[int, str, str]]:
-    """The first row that breaks each rule of `mlops.data.cleaning`, with column and message."""
+def _wrong_cells(values: FloatArray, window: int) -> Iterator[tuple[int, str, str]]:
+    """The first row that breaks each rule of `mlops.data.bar_rules`, with column and message.
+
+    Args:
+        window: Bars of each window; no bar is compared with one of another window.
+    """
     bars = dict(zip(COLUMNS, values.T, strict=True))
+    high, low, volume = bars["high"], bars["low"], bars["volume"]
     for name, cells in bars.items():
-        for row in _first_row(~np.isfinite(cells)):
+        for row in _first_row(bar_rules.not_finite(cells)):
             yield row, name, f"{cells[row]} is no finite number"
     for name in COLUMNS[:4]:
-        for row in _first_row(bars[name] <= 0):
+        for row in _first_row(bar_rules.not_positive(bars[name])):
             yield row, name, f"{bars[name][row]} is no price; a price is positive"
-    for row in _first_row(bars["volume"] < 0):
-        yield row, "volume", f"{bars['volume'][row]} is no volume; it is 0 or more"
-    for row in _first_row(bars["high"] < bars["low"]):
-        yield row, "high", f"{bars['high'][row]} is below low {bars['low'][row]}"
+    for row in _first_row(bar_rules.negative(volume)):
+        yield row, "volume", f"{volume[row]} is no volume; it is 0 or more"
+    for row in _first_row(high < low):
+        yield row, "high", f"{high[row]} is below low {low[row]}"
     for name in ("open", "close"):
-        for row in _first_row(bars["high"] < bars[name] * (1 - ROUNDING)):
-            yield row, "high", f"{bars['high'][row]} is below {name} {bars[name][row]}"
-        for row in _first_row(bars["low"] > bars[name] * (1 + ROUNDING)):
-            yield row, "low", f"{bars['low'][row]} is above {name} {bars[name][row]}"
+        for row in _first_row(bar_rules.below(high, bars[name])):
+            yield row, "high", f"{high[row]} is below {name} {bars[name][row]}"
+        for row in _first_row(bar_rules.above(low, bars[name])):
+            yield row, "low", f"{low[row]} is above {name} {bars[name][row]}"
+    yield from _extreme_cells(bars, window)
+
+
+def _extreme_cells(bars: Mapping[str, FloatArray], window: int) -> Iterator[tuple[int, str, str]]:
+    """The first row with what no market trades, of each kind."""
+    high, low, close, volume = (bars[name] for name in COLUMNS[1:])
+    least, largest = bar_rules.LEAST_PRICE, bar_rules.LARGEST_PRICE
+    for name in COLUMNS[:4]:
+        for row in _first_row(bar_rules.no_market_price(bars[name])):
+            what = f"{bars[name][row]} is no price of a market; one is {least:g} to {largest:g}"
+            yield row, name, what
+    for row in _first_row(bar_rules.no_market_volume(volume)):
+        what = f"is no volume of a market; it is at most {bar_rules.LARGEST_VOLUME:g}"
+        yield row, "volume", f"{volume[row]} {what}"
+    times = f"more than {bar_rules.LARGEST_RATIO:g} times"
+    for row in _first_row(bar_rules.too_wide(high, low)):
+        yield row, "high", f"{high[row]} is {times} low {low[row]}"
+    far = bar_rules.too_far(high, low, close)
+    far[::window] = False
+    for row in _first_row(far):
+        before = close[row - 1]
+        if high[row] / bar_rules.LARGEST_RATIO > before:
+            yield row, "high", f"{high[row]} is {times} the close before, {before}"
+        yield row, "low", f"the close before, {before}, is {times} low {low[row]}"
 
 
 def _first_row(wrong: BoolArray) -> list[int]:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray, IntArray, RowArray, TimeArray
+from mlops.data.bar_rules import round_to_minutes
 from mlops.data.calendar import AlwaysOpen, Calendar
-from mlops.data.cleaning import NEAR_LIMIT, NEAR_SHARE
 from mlops.data.timestamps import EARLIEST, parse_stamps
 from mlops.errors import BarsError, RequestRefused
 from mlops.service import Timeframe
@@ -93,13 +93,9 @@ def on_minutes(opens: IntArray, timeframe: Timeframe, place: str) -> IntArray:
     Raises:
         RequestRefused: naming the first row that is not near a whole minute.
     """
-    minutes = (opens + _MINUTE_NS // 2) // _MINUTE_NS * _MINUTE_NS
-    away = np.abs(minutes - opens)
-    if not away.any():
-        return opens
-    limit = min(pd.Timedelta(timeframe.step) * NEAR_SHARE, NEAR_LIMIT).value
-    if away.max() > limit:
-        row = int(np.argmax(away > limit))
+    minutes, too_far = round_to_minutes(opens, timeframe)
+    if too_far.any():
+        row = int(np.argmax(too_far))
         raise _refusal(place, row, f"{utc_text(opens[row])} is not on a whole minute")
     return minutes
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from mlops.features.bar_arrays import BarArrays
 from mlops.features.dataset import Dataset
 from mlops.features.indicators import INDICATORS
 from mlops.features.spec import FeatureSpec, compute_features
-from mlops.features.targets import TargetSpec
+from mlops.features.targets import TargetSpec, build_target, next_bar_returns
 from mlops.service import Target, Timeframe
 
 EVERY = FeatureSpec(tuple(INDICATORS))
@@ -73,6 +74,44 @@ def test_a_live_window_equals_the_batch(frame, rows):
 @settings(max_examples=40, deadline=None)
 def test_features_are_finite_past_their_warm_up(frame):
     assert np.isfinite(features(frame)[EVERY.warm_up :]).all()
+
+
+@st.composite
+def hostile_bars(draw):
+    """Any finite bars, which the rules of bars allow or do not: prices and volumes jump."""
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    exponent = draw(st.sampled_from([6, 29, 300, 323]))
+    close = 10.0 ** rng.uniform(-exponent, min(exponent, 308), N)
+    if draw(st.booleans()):
+        close[::2], close[1::2] = close.min(), close.max()
+    opened = np.concatenate([close[:1], close[:-1]])
+    wide = draw(st.sampled_from([1.0, 1e6, 1e200]))
+    with np.errstate(over="ignore", under="ignore"):
+        high = np.minimum(np.maximum(opened, close) * wide, np.finfo(float).max)
+        low = np.maximum(np.minimum(opened, close) / wide, 5e-324)
+    volume = draw(st.sampled_from([0.0, 5e-324, 1.0, 1e305, np.finfo(float).max]))
+    volumes = np.where(rng.uniform(size=N) < draw(st.sampled_from([0.0, 0.5, 1.0])), volume, 1.0)
+    holes = rng.uniform(size=N) < draw(st.sampled_from([0.0, 0.01]))
+    times = np.datetime64("2024-01-01T00", "ns") + np.arange(N) * np.timedelta64(1, "h")
+    return BarArrays(opened, high, low, close, volumes, times, holes)
+
+
+@pytest.mark.parametrize("name", INDICATORS)
+@given(bars=hostile_bars())
+@settings(max_examples=15, deadline=None)
+def test_no_finite_bar_makes_a_feature_overflow(name, bars):
+    spec = FeatureSpec((name,))
+    assert np.isfinite(compute_features(bars, spec)[spec.warm_up :]).all()
+
+
+@pytest.mark.parametrize("kind", Target)
+@given(bars=hostile_bars())
+@settings(max_examples=15, deadline=None)
+def test_no_finite_bar_makes_a_label_overflow(kind, bars):
+    labels = build_target(bars, TargetSpec(kind, 24), step=HOUR.step)
+    assert labels.valid.any()
+    assert np.isfinite(labels.y[labels.valid]).all()
+    assert not np.isinf(next_bar_returns(bars)).any()
 
 
 @given(frame=histories(), cut=st.integers(1, 390))

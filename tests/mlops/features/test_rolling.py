@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mlops.features.rolling import (
     bars_to_forget,
+    log_of_ratio,
     recursive_mean,
     recursive_sum,
     trailing_mean,
@@ -29,6 +30,28 @@ def test_a_trailing_mean_forgets_a_bad_print_to_the_bit():
     spoiled = values.copy()
     spoiled[100] = 1e18
     assert np.array_equal(trailing_mean(values, 24)[124:], trailing_mean(spoiled, 24)[124:])
+
+
+@pytest.mark.parametrize("span", [1, 6, 24, 168])
+def test_the_mean_of_the_largest_floats_is_the_largest_float(span):
+    largest = np.full(200, np.finfo(float).max)
+    largest[3] = 1.0
+
+    means = trailing_mean(largest, span)[span - 1 :]
+
+    assert np.isfinite(means).all()
+    np.testing.assert_allclose(means[10:], largest[-1], rtol=1 / span if span > 24 else 1e-12)
+
+
+@given(*[st.floats(5e-324, 1.7e308)] * 2)
+def test_the_logarithm_of_a_ratio_never_overflows(value, base):
+    with np.errstate(all="ignore"):
+        ratio = np.float64(value) / np.float64(base)
+    (made,) = log_of_ratio(np.array([value]), np.array([base]))
+
+    if 0 < ratio < np.inf:
+        assert made == np.log(ratio)
+    np.testing.assert_allclose(made, np.log(value) - np.log(base), atol=0.5)
 
 
 def test_a_recursive_mean_is_the_textbook_recursion():
