@@ -20,11 +20,14 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import uvicorn
 import uvloop
 
+from deployments.connections import OpenConnections, count_allowed_connections
+from deployments.http_protocol import HttpProtocol, Limits
 from mlops import logs
 from mlops.alerts.channels import open_channels
 from mlops.installation import Installation, open_installation
@@ -114,11 +117,17 @@ def guard_and_alerts(installation: Installation, runtime: Runtime) -> Iterator[N
 
 async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAIN_S) -> None:
     """Answer until SIGTERM or SIGINT, then drain and end."""
+    protocol: Any = partial(
+        HttpProtocol,
+        limits=Limits(),
+        open_connections=OpenConnections(count_allowed_connections()),
+    )
     config = uvicorn.Config(
         runtime.app,
         host=host,
         port=port,
-        http="httptools",
+        http=protocol,
+        ws="none",
         lifespan="off",
         access_log=False,
         server_header=False,
