@@ -167,10 +167,11 @@ def rollout_table(progress: RolloutProgress) -> list[dict[str, Any]]:
         "trials": verdict.trials,
         "faults": verdict.faults,
     }
+    why = progress.held or "waiting"
     waiting = {"at": "now", "phase": str(last.to_phase), "step": last.step}
     return [
         *rows,
-        {**waiting, **_evidence(evidence), "generation": last.generation, "why": "waiting"},
+        {**waiting, **_evidence(evidence), "generation": last.generation, "why": why},
     ]
 
 

@@ -8,6 +8,8 @@
     data_drift             a model_id  a look that finds drift      a deciding look without drift
     data_quality           a model_id  a look at unsound data       a look at clearly sound data
     system_trouble         a resource  a failed health check        a quiet time after the last one
+    system_trouble         requests    a champion that fails on     fewer faults, another champion
+                                       requests alone
 
 An alert about a model_id also ends when another version serves and nobody watches the old one.
 Each rule writes in the transaction of the change that it is about, so neither is there alone.
@@ -25,6 +27,7 @@ from mlops.store.alerts import (
     Condition,
     Severity,
     Trouble,
+    is_lasting,
     list_alerts,
     raise_alert,
     recover_alert,
@@ -34,7 +37,7 @@ from mlops.store.monitor_runs import CheckRow, list_watches
 from mlops.store.rollouts import Arrow, open_rollouts
 from mlops.store.routes import read_routes
 
-ROLLOUT, CHAMPION, BASELINE = "rollout", "champion", "baseline"
+ROLLOUT, CHAMPION, BASELINE, REQUESTS = "rollout", "champion", "baseline", "requests"
 OF_LOOKS = (Condition.DATA_DRIFT, Condition.PERFORMANCE_DEGRADED, Condition.DATA_QUALITY)
 """Conditions that a look raises about a version, and that only another look at it can end."""
 
@@ -102,6 +105,45 @@ def raise_champion_failed(
         {"failed": failed},
     )
     raise_alert(connection, trouble, at=at)
+
+
+def update_failing_requests_alert(
+    connection: Connection, route: Route, reason: str | None, at: datetime
+) -> bool:
+    """Raise an alert for a champion that fails on requests alone, or end it; True where told.
+
+    Args:
+        reason: The fault rate, and why the champion stays live; None where that is over.
+    """
+    if reason is None:
+        recover_alert(
+            connection,
+            condition=Condition.SYSTEM_TROUBLE,
+            service=route.service,
+            subject=REQUESTS,
+            at=at,
+            text=f"{route.champion} serves, and does not fail on requests alone any more",
+        )
+        return False
+    trouble = Trouble(
+        Condition.SYSTEM_TROUBLE,
+        route.service,
+        REQUESTS,
+        f"{route.champion} fails on what clients send",
+        reason,
+        detail={"model_id": route.champion},
+    )
+    return raise_alert(connection, trouble, at=at)
+
+
+def has_failing_requests_alert(connection: Connection, route: Route) -> bool:
+    """Whether the alert of `update_failing_requests_alert` lasts."""
+    return is_lasting(
+        connection,
+        condition=Condition.SYSTEM_TROUBLE,
+        service=route.service,
+        subject=REQUESTS,
+    )
 
 
 def raise_returned_to_baseline(

@@ -19,7 +19,7 @@ smallest rate that an e-process for lower rates refutes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -38,6 +38,9 @@ ODDS = (1.5, 2.0, 3.0, 5.0, 10.0, 20.0)
 
 COMPARED_SHARE = 0.8
 """Weight of the comparison in the evidence for worse; the limit alone has the rest."""
+
+MAX_SHORT_SHARE = 0.01
+"""A rollout holds while more of the keys dealt to its challenger send too few bars for it."""
 
 _LIMIT_MULTIPLES = (2.0, 4.0, 10.0, 30.0, 90.0)
 """Alternatives to the limit, as multiples of the limit."""
@@ -68,6 +71,41 @@ class TrialCounts:
 
     def __add__(self, other: TrialCounts) -> TrialCounts:
         return TrialCounts(self.trials + other.trials, self.faults + other.faults)
+
+
+@dataclass(frozen=True, slots=True)
+class ShortRequests:
+    """The key-minutes that were dealt to a challenger lately, and those with too few bars for it.
+
+    ``offered`` and ``needed`` are the bars of the newest such request and of the challenger.
+    """
+
+    dealt: int = 0
+    short: int = 0
+    offered: int = 0
+    needed: int = 0
+
+    @property
+    def too_many(self) -> bool:
+        """Whether the clients of the service do not send what the challenger needs."""
+        return self.short > MAX_SHORT_SHARE * self.dealt
+
+    def __str__(self) -> str:
+        return (
+            f"{self.short} of {self.dealt} keys dealt to it send too few bars: it needs "
+            f"{self.needed}, they send {self.offered}; ask clients to send what GET /services says"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ChampionTrials:
+    """A champion's trials of late: on requests, and in its newest check on inputs of our own.
+
+    ``own`` has no trials where no such check was made of late.
+    """
+
+    live: TrialCounts = TrialCounts()
+    own: TrialCounts = TrialCounts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +198,34 @@ def gather_evidence(tallies: Iterable[Tally], promoted: Iterable[Tally] = ()) ->
 
 
 def count_champion_trials(tallies: Iterable[Tally]) -> TrialCounts:
-    """Add up a champion's trials and faults."""
-    counts = (TrialCounts(tally.champion_trials, tally.champion_faults) for tally in tallies)
+    """Add up a champion's trials and faults on requests."""
+    counts = (_champion_counts(tally) for tally in tallies if tally.source is Source.LIVE)
     return sum(counts, start=TrialCounts())
+
+
+def count_own_trials(tallies: Iterable[Tally]) -> TrialCounts:
+    """A champion's trials and faults on inputs of our own, in the replica where it fails most.
+
+    Replicas try the same inputs, and a champion may fail in one of them only.
+    """
+    counts = (_champion_counts(tally) for tally in tallies if tally.source is Source.REPLAY)
+    return max(counts, key=lambda own: (own.faults, own.trials), default=TrialCounts())
+
+
+def count_short_requests(tallies: Iterable[Tally]) -> ShortRequests:
+    """Add up the requests dealt to a challenger, and those with too few bars for it."""
+    rows = tuple(tallies)
+    bars: Mapping[str, int] = next((row.detail for row in rows[::-1] if row.challenger_faults), {})
+    return ShortRequests(
+        dealt=sum(row.challenger_trials for row in rows),
+        short=sum(row.challenger_faults for row in rows),
+        offered=bars.get("offered", 0),
+        needed=bars.get("needed", 0),
+    )
+
+
+def _champion_counts(tally: Tally) -> TrialCounts:
+    return TrialCounts(tally.champion_trials, tally.champion_faults)
 
 
 @lru_cache(maxsize=4096)

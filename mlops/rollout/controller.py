@@ -12,17 +12,40 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 
-from mlops.alerts.conditions import raise_champion_failed, update_rollout_alerts
+from mlops.alerts.conditions import (
+    has_failing_requests_alert,
+    raise_champion_failed,
+    update_failing_requests_alert,
+    update_rollout_alerts,
+)
 from mlops.errors import LeaseLost, StoreError
-from mlops.rollout.analysis import TrialCounts, count_champion_trials, gather_evidence
-from mlops.rollout.decide import Snapshot, decide
-from mlops.rollout.fallback import WINDOW_S, Fallback, Move, champion_failing, decide_fallback
+from mlops.rollout.analysis import (
+    ChampionTrials,
+    count_champion_trials,
+    count_own_trials,
+    count_short_requests,
+    gather_evidence,
+)
+from mlops.rollout.decide import Snapshot, decide, reason_to_hold
+from mlops.rollout.fallback import (
+    WINDOW_S,
+    Fallback,
+    Move,
+    champion_failing,
+    decide_fallback,
+    explain_requests,
+)
 from mlops.rollout.plan import RolloutPlan
 from mlops.store import Phase, Replica, Rollout, Route, Store, audit
 from mlops.store.engine import Connection
 from mlops.store.leases import Lease, acquire_lease, fence, release_lease
 from mlops.store.replicas import ReplicaState, forget_dead, live_replicas
-from mlops.store.request_counts import forget_tallies, read_tallies
+from mlops.store.request_counts import (
+    champion_scope,
+    dealt_scope,
+    forget_tallies,
+    read_tallies,
+)
 from mlops.store.rollouts import Arrow, move_rollout, open_rollouts, status_of
 from mlops.store.routes import change_route, read_route, read_routes, renew_exposure
 from mlops.store.sql import store_time
@@ -59,6 +82,7 @@ class Controller:
         self.holder = holder
         self.now = now
         self.lease: Lease | None = None
+        self._logged_holds: set[str] = set()
 
     def tick(self) -> tuple[Move, ...]:
         """Advance every rollout by what the store shows now; a no-op without the lease.
@@ -121,11 +145,21 @@ class Controller:
                 break
             arrow = decide(snapshot, now)
             if arrow is None:
+                self._log_hold(snapshot)
                 break
             self._take_arrow(snapshot, arrow, lease, now)
             what = f"{row.id} {arrow.to}"
             moves.append(Move(row.service, what, arrow.reason, row.to_version))
         return moves
+
+    def _log_hold(self, s: Snapshot) -> None:
+        """Log once why a rollout is held."""
+        why = reason_to_hold(s)
+        if why is None:
+            self._logged_holds.discard(s.rollout.id)
+        elif s.rollout.id not in self._logged_holds:
+            self._logged_holds.add(s.rollout.id)
+            Move(s.route.service, s.rollout.id, why, s.rollout.to_version).log(logging.WARNING)
 
     def _read_snapshot(self, rollout_id: str) -> tuple[Snapshot | None, datetime]:
         with self.store.read() as connection:
@@ -146,11 +180,18 @@ class Controller:
             renew_exposure(connection, s.route.service, seconds=EXPOSURE_S)
 
     def _fall_back(self, lease: Lease) -> list[Move]:
-        """Replace every failing champion by its previous version or its baseline."""
+        """Replace every failing champion by its previous version or its baseline.
+
+        Where a champion fails on requests alone, people are told instead.
+        """
         moves = []
-        for route, fallback, now in self._find_fallbacks():
+        for route, fallback, told, now in self._find_failing():
             with self.store.write() as connection:
                 fence(connection, lease)
+                if update_failing_requests_alert(connection, route, told, now):
+                    log.warning("service=%s %s", route.service, told)
+                if fallback is None:
+                    continue
                 why = audit.Why(now, actor="controller", reason=fallback.reason)
                 change_route(connection, route, fallback.route, "fall_back", why)
                 for model_id, status in fallback.statuses.items():
@@ -165,28 +206,31 @@ class Controller:
             moves.append(Move(route.service, "fall_back", fallback.reason, route.champion))
         return moves
 
-    def _find_fallbacks(self) -> list[tuple[Route, Fallback, datetime]]:
-        """Find failing champions; an open rollout of the service is undone first."""
+    def _find_failing(self) -> list[tuple[Route, Fallback | None, str | None, datetime]]:
+        """Find champions to replace, and what to tell of those that fail on requests alone.
+
+        An open rollout of the service is undone first.
+        """
         with self.store.read() as connection:
             now = self._now(connection)
             busy = {rollout.service for rollout in open_rollouts(connection)}
             replicas = _without_draining(live_replicas(connection))
-            fallbacks = []
+            failing = []
             for route in read_routes(connection):
-                if route.service in busy:
-                    continue
-                previous = route.previous_champion
-                fallback = decide_fallback(
-                    route,
-                    _on_newest_route(route, replicas),
-                    _recent_trials(connection, route),
-                    previous_status=(
-                        None if previous is None else status_of(connection, {previous})[previous]
-                    ),
-                )
-                if fallback is not None:
-                    fallbacks.append((route, fallback, now))
-            return fallbacks
+                trials = _read_champion_trials(connection, route)
+                told, fallback = explain_requests(route, trials), None
+                if route.service not in busy:
+                    previous = route.previous_champion
+                    statuses = {} if previous is None else status_of(connection, {previous})
+                    fallback = decide_fallback(
+                        route,
+                        _on_newest_route(route, replicas),
+                        trials,
+                        previous_status=statuses.get(previous or ""),
+                    )
+                if fallback or told or has_failing_requests_alert(connection, route):
+                    failing.append((route, fallback, told, now))
+            return failing
 
     def _now(self, connection: Connection) -> datetime:
         return store_time(connection) if self.now is None else self.now()
@@ -218,11 +262,12 @@ def snapshot_of(connection: Connection, row: Rollout, route: Route, now: datetim
     promoted = row.phase is Phase.PROMOTED
     # Rows from an earlier time as champion were last written before this promotion.
     age = (now - row.since).total_seconds()
-    recent = read_tallies(connection, row.service, champion_scope(route), newer_than_s=age)
+    scope = champion_scope(route.champion)
+    recent = read_tallies(connection, row.service, scope, newer_than_s=age)
     failing = None
     if not promoted:
         serving = _on_newest_route(route, _without_draining(replicas))
-        failing = champion_failing(route, serving, _recent_trials(connection, route))
+        failing = champion_failing(route, serving, _read_champion_trials(connection, route))
     return Snapshot(
         rollout=row,
         plan=RolloutPlan.from_dict(row.plan),
@@ -233,12 +278,10 @@ def snapshot_of(connection: Connection, row: Rollout, route: Route, now: datetim
         ),
         statuses=status_of(connection, {row.to_version, route.champion}),
         champion_failing=failing,
+        short_requests=count_short_requests(
+            read_tallies(connection, row.service, dealt_scope(row.id), newer_than_s=WINDOW_S)
+        ),
     )
-
-
-def champion_scope(route: Route) -> str:
-    """The scope under which replicas count a champion's trials, apart from any rollout."""
-    return f"champion:{route.champion}"
 
 
 def _without_draining(replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
@@ -253,6 +296,7 @@ def _on_newest_route(route: Route, replicas: tuple[Replica, ...]) -> tuple[Repli
     )
 
 
-def _recent_trials(connection: Connection, route: Route) -> TrialCounts:
-    tallies = read_tallies(connection, route.service, champion_scope(route), newer_than_s=WINDOW_S)
-    return count_champion_trials(tallies)
+def _read_champion_trials(connection: Connection, route: Route) -> ChampionTrials:
+    scope = champion_scope(route.champion)
+    tallies = read_tallies(connection, route.service, scope, newer_than_s=WINDOW_S)
+    return ChampionTrials(count_champion_trials(tallies), count_own_trials(tallies))

@@ -13,10 +13,17 @@ deadline is never promoted.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from mlops.rollout.analysis import Conclusion, Evidence, Verdict, judge_challenger, judge_version
+from mlops.rollout.analysis import (
+    Conclusion,
+    Evidence,
+    ShortRequests,
+    Verdict,
+    judge_challenger,
+    judge_version,
+)
 from mlops.rollout.plan import EVERYTHING_BP, RolloutPlan
 from mlops.rollout.routing import takes_part
 from mlops.store import Phase, Replica, Rollout, Route, Status
@@ -32,7 +39,8 @@ class Snapshot:
     """All that `decide` reads of one rollout at one moment.
 
     ``statuses`` are those of the versions involved, ``replicas`` the live processes,
-    ``champion_failing`` is why the champion is no longer fit to serve, or None.
+    ``champion_failing`` is why the champion is no longer fit to serve, or None;
+    ``short_requests`` are those of late with too few bars for the challenger.
     """
 
     rollout: Rollout
@@ -42,6 +50,7 @@ class Snapshot:
     evidence: Evidence
     statuses: Mapping[str, Status]
     champion_failing: str | None = None
+    short_requests: ShortRequests = field(default_factory=ShortRequests)
 
     @property
     def waited_for(self) -> tuple[Replica, ...]:
@@ -128,6 +137,11 @@ def has_gate_evidence(s: Snapshot) -> bool:
     return s.evidence.challenger.trials >= s.plan.min_gate_trials
 
 
+def reason_to_hold(s: Snapshot) -> str | None:
+    """Why the rollout must not go on, however good its evidence; None while it may."""
+    return f"held: {s.short_requests}" if s.short_requests.too_many else None
+
+
 def may_go_live(s: Snapshot) -> bool:
     """Whether the version is deployable, or a person has forced its rollout."""
     return s.rollout.forced or s.statuses.get(s.rollout.to_version) in DEPLOYABLE
@@ -197,7 +211,7 @@ def _decide_step(s: Snapshot, now: datetime) -> Arrow | None:
         return None
     if not s.plan.promotes:
         return _make_arrow(s, Phase.DONE, f"shadowed: {s.verdict}", route=_without_challenger(s))
-    if s.verdict.conclusion is not Conclusion.GOOD:
+    if s.verdict.conclusion is not Conclusion.GOOD or reason_to_hold(s):
         return None
     return _next_step(s) or _promote(s)
 
@@ -398,4 +412,6 @@ def _explain_delay(s: Snapshot) -> str:
             f"not loaded within {s.plan.load_s:g} s by {', '.join(waiting) or 'any replica'}; "
             "see HEALTH_CHECK_TIMEOUT"
         )
+    if why := reason_to_hold(s):
+        return f"not good enough by the deadline; {why}"
     return f"not enough evidence by the deadline, and nothing is promoted unseen: {s.verdict}"

@@ -1,10 +1,12 @@
 """When a champion is replaced without a rollout.
 
-    its requests fail, or replicas cannot load it  -> the previous champion, else the baseline
+    it fails on requests and on inputs of our own  -> the previous champion, else the baseline
+    replicas cannot load it                        -> the same
     its skill is lost and the retraining refused   -> the baseline
 
-Both decisions are pure functions of what the store shows. So any process may decide, as often as
-it likes, also when the process that saw the failure or the refusal has died since.
+Requests alone replace no champion: they may be what no market has. The decisions are pure functions
+of what the store shows. So any process may decide, as often as it likes, also when the process that
+saw the failure or the refusal has died since.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from datetime import datetime
 
 from mlops.alerts.conditions import raise_returned_to_baseline
 from mlops.errors import StoreError
-from mlops.rollout.analysis import Conclusion, TrialCounts, judge_version
+from mlops.rollout.analysis import ChampionTrials, Conclusion, Verdict, judge_version
 from mlops.store import Replica, Route, Status, Store, audit, list_routes
 from mlops.store.alerts import Condition, is_lasting, list_alerts
 from mlops.store.rollouts import open_rollouts
@@ -31,7 +33,7 @@ MAX_FAULT_RATE = 0.05
 """A champion fails when the evidence shows a larger fault rate than this."""
 
 WINDOW_S = 600.0
-"""Champions are judged by their trials of the last so many seconds."""
+"""Champions are judged by trials and checks of the last so many seconds."""
 
 RETURN = "return_to_baseline"
 _OPEN = (TriggerState.WAITING, TriggerState.CLAIMED)
@@ -64,28 +66,49 @@ class Fallback:
     statuses: Mapping[str, Status]
 
 
-def champion_failing(route: Route, replicas: Sequence[Replica], counts: TrialCounts) -> str | None:
+def champion_failing(
+    route: Route, replicas: Sequence[Replica], trials: ChampionTrials
+) -> str | None:
     """Why the champion is not fit to serve; None while it is.
 
     Args:
         route: The service's route.
         replicas: The replicas that serve by this generation of the route.
-        counts: The champion's trials of the last `WINDOW_S` seconds.
+        trials: The champion's trials and its newest check in the last `WINDOW_S` seconds.
     """
     lost = [replica for replica in replicas if replica.failed_to_load(route.champion)]
     if replicas and 2 * len(lost) >= len(replicas):
         error = lost[0].models[route.champion].error
         return f"{len(lost)} of {len(replicas)} replicas cannot load {route.champion}: {error}"
-    verdict = judge_version(counts, max_fault_rate=MAX_FAULT_RATE)
-    if verdict.conclusion is Conclusion.WORSE:
-        return f"{route.champion} fails: {verdict}"
+    verdict, own = _judge_requests(trials), trials.own
+    if verdict.conclusion is Conclusion.WORSE and own.faults:
+        return (
+            f"{route.champion} fails: {verdict}; it fails on {own.faults} of {own.trials} inputs "
+            "of our own too"
+        )
     return None
+
+
+def explain_requests(route: Route, trials: ChampionTrials) -> str | None:
+    """What people are told of a champion that fails on requests alone; None where it does not."""
+    verdict, own = _judge_requests(trials), trials.own
+    if verdict.conclusion is not Conclusion.WORSE or own.faults or not own.trials:
+        return None
+    return (
+        f"{route.champion} fails on requests: {verdict}. It stays live, because it passes its "
+        f"golden examples and the newest bars ({own.trials} inputs of our own); look at what "
+        "clients send"
+    )
+
+
+def _judge_requests(trials: ChampionTrials) -> Verdict:
+    return judge_version(trials.live, max_fault_rate=MAX_FAULT_RATE)
 
 
 def decide_fallback(
     route: Route,
     replicas: Sequence[Replica],
-    counts: TrialCounts,
+    trials: ChampionTrials,
     *,
     previous_status: Status | None = None,
 ) -> Fallback | None:
@@ -94,7 +117,7 @@ def decide_fallback(
     The previous champion takes over if some replica holds it and it has not failed itself, else
     the baseline does. The failed version is not kept as the previous champion.
     """
-    why = champion_failing(route, replicas, counts)
+    why = champion_failing(route, replicas, trials)
     if why is None or route.champion == route.baseline:
         return None
     previous = route.previous_champion

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from mlops.errors import StoreError
 from mlops.rollout.analysis import Verdict, judge_version
 from mlops.rollout.controller import LEASE_S, TICK_S, Controller, snapshot_of
+from mlops.rollout.decide import reason_to_hold
 from mlops.rollout.fallback import Move
 from mlops.store import Phase, Rollout, RolloutEvent, Store, get_rollout, list_events
 from mlops.store.rollouts import open_rollouts
@@ -28,11 +29,15 @@ STORE_AWAY_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class RolloutProgress:
-    """A rollout, its events so far, and the verdict on its version now (None at its end)."""
+    """A rollout, its events so far, and the verdict on its version now (None at its end).
+
+    ``held`` says why the rollout does not go on, whatever the verdict; None while it may.
+    """
 
     rollout: Rollout
     events: tuple[RolloutEvent, ...]
     verdict: Verdict | None
+    held: str | None = None
 
 
 def no_op() -> None:
@@ -122,24 +127,24 @@ class RolloutRunner:
 
 
 def read_progress(store: Store, rollout_id: str) -> RolloutProgress:
-    """Read a rollout, its events and, while it is open, the verdict on its version.
+    """Read a rollout, its events and, while it is open, the verdict and why it is held.
 
     Raises:
         RolloutError: when there is no such rollout.
     """
     row = get_rollout(store, rollout_id)
-    verdict = None
+    verdict = held = None
     if not row.phase.final:
         with store.read() as connection:
             route = read_route(connection, row.service)
             if route is not None:
                 s = snapshot_of(connection, row, route, store_time(connection))
-                verdict = s.verdict
+                verdict, held = s.verdict, reason_to_hold(s)
                 if row.phase is Phase.PROMOTED:
                     verdict = judge_version(
                         s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate
                     )
-    return RolloutProgress(row, list_events(store, rollout_id), verdict)
+    return RolloutProgress(row, list_events(store, rollout_id), verdict, held)
 
 
 def list_unfinished(store: Store) -> tuple[Rollout, ...]:

@@ -211,7 +211,8 @@ class App:
             return await self._infer(request, service, version)
         if not rest:
             return self._model_metadata(service)
-        model_id = version or self.dispatcher.route_state(service).route.champion
+        route = self.dispatcher.route_state(service).route
+        model_id = self.dispatcher.resolve_pinned(route, version or route.champion)
         ready = model_id in self.dispatcher.pool.ready()
         body = orjson.dumps({"name": service, "ready": ready})
         return Reply(200 if ready else 503, body, headers=() if ready else RETRY_LATER)

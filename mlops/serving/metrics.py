@@ -18,9 +18,9 @@ from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import ModelPool
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.newest_forecast import ForecastPublisher
+from mlops.serving.request_counters import RequestCounters
 from mlops.serving.request_log import RequestLog
 from mlops.serving.store_sync import StoreSync
-from mlops.serving.traffic import TrafficCounts
 
 Gauge: TypeAlias = tuple[str, str, dict[str, str], float]
 """Name, help text, labels and value."""
@@ -127,12 +127,12 @@ def read_route_gauges(store_sync: StoreSync, publisher: ForecastPublisher) -> It
 
 
 def read_backlog_gauges(
-    spool: ForecastSpool, traffic: TrafficCounts, request_log: RequestLog
+    spool: ForecastSpool, counters: RequestCounters, request_log: RequestLog
 ) -> Iterator[Gauge]:
     """What waits to be written, and what was lost."""
     yield "mlops_spool_bytes", "Forecasts that wait for the store.", {}, spool.waiting_bytes()
     yield "mlops_spool_refused", "Forecasts the full spool refused.", {}, spool.refused
     yield "mlops_spool_torn", "Lines a kill left half.", {}, spool.torn
-    yield "mlops_traffic_lost", "Hours of traffic lost while the store was away.", {}, traffic.lost
+    yield "mlops_traffic_lost", "Hours of traffic lost while the store was away.", {}, counters.lost
     dropped = request_log.dropped
     yield "mlops_request_log_dropped", "Lines the request log lost.", {}, dropped

@@ -13,6 +13,7 @@ from datetime import datetime
 
 from mlops.store import Route, Store
 from mlops.store.engine import Connection
+from mlops.store.rollouts import open_targets
 from mlops.store.routes import champion_since, read_routes
 from mlops.store.sql import read_clock
 
@@ -24,11 +25,13 @@ class RouteState:
     Args:
         since: When its champion went live.
         valid_until: The `time.monotonic` second at which its challenger's share expires.
+        target: The version that an open rollout brings live, from the moment it is requested.
     """
 
     route: Route
     since: datetime
     valid_until: float
+    target: str | None = None
 
     @property
     def valid(self) -> bool:
@@ -56,12 +59,13 @@ def read_route_view(store: Store, before: RouteView | None = None) -> RouteView:
     # The clock is read first, so that a slow reading shortens a share and never extends it.
     began = time.monotonic()
     with store.read() as connection:
-        now = read_clock(connection)
+        now, targets = read_clock(connection), open_targets(connection)
         routes = {
             route.service: RouteState(
                 route,
                 _find_champion_since(connection, route, before),
                 began + max(0.0, (route.valid_until or 0.0) - now),
+                targets.get(route.service),
             )
             for route in read_routes(connection)
         }

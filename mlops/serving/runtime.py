@@ -33,12 +33,11 @@ from mlops.serving.metrics import (
     read_route_gauges,
 )
 from mlops.serving.newest_forecast import ForecastPublisher
-from mlops.serving.replay_trials import ReplayTrials
+from mlops.serving.replay_trials import OwnInputTrials, ReplayTrials
 from mlops.serving.request_counters import RequestCounters
 from mlops.serving.request_log import RequestLog
 from mlops.serving.services import Specs
 from mlops.serving.store_sync import LOADER_S, Identity, StoreSync
-from mlops.serving.traffic import TrafficCounts
 from mlops.store import Store, get_route
 
 MIB = 1024**2
@@ -97,7 +96,6 @@ class Runtime:
         self.store = store
         self.pool = ModelPool(cache=home / "bundles", trust=trust)
         self.counters = RequestCounters(name, identity.incarnation)
-        self.traffic = TrafficCounts(name, identity.incarnation)
         self.spool = ForecastSpool(
             home / "spool", identity.incarnation, max_bytes=int(options.spool_mb * MIB)
         )
@@ -106,7 +104,6 @@ class Runtime:
             store=store,
             pool=self.pool,
             counters=self.counters,
-            traffic=self.traffic,
             spool=self.spool,
         )
         self.batcher = Batcher(limit=options.queue_limit, batching=options.batching)
@@ -117,8 +114,8 @@ class Runtime:
             pool=self.pool,
             batcher=self.batcher,
             counters=self.counters,
-            traffic=self.traffic,
             route_view=self.store_sync.route_view,
+            versions=self.store_sync.versions,
             budget_s=options.budget_s,
             on_fault=self.metrics.count_fault,
         )
@@ -134,13 +131,16 @@ class Runtime:
             budget_s=options.budget_s,
             max_age_bars=options.max_age_bars,
         )
-        self.replay = ReplayTrials(
-            pool=self.pool,
-            batcher=self.batcher,
-            counters=self.counters,
-            bars=bars,
-            route_view=self.store_sync.route_view,
-            versions=self.store_sync.versions,
+        self.replay, self.own_inputs = (
+            trials(
+                pool=self.pool,
+                batcher=self.batcher,
+                counters=self.counters,
+                bars=bars,
+                route_view=self.store_sync.route_view,
+                versions=self.store_sync.versions,
+            )
+            for trials in (ReplayTrials, OwnInputTrials)
         )
         self.request_log = RequestLog(
             home / "request-log", identity.incarnation, keep_days=options.log_days
@@ -157,7 +157,7 @@ class Runtime:
         self.metrics.add_gauges(partial(read_engine_gauges, self.batcher, self.pool))
         self.metrics.add_gauges(partial(read_route_gauges, self.store_sync, self.publisher))
         self.metrics.add_gauges(
-            partial(read_backlog_gauges, self.spool, self.traffic, self.request_log)
+            partial(read_backlog_gauges, self.spool, self.counters, self.request_log)
         )
         self.feed = MarketFeed(
             store,
@@ -190,7 +190,7 @@ class Runtime:
             self.request_log.close()
 
     async def run_until_cancelled(self, *, on_demand: bool = False) -> None:
-        """Replay recent bars to challengers and forecast each new bar, until cancelled.
+        """Try challengers and failing champions, and forecast each new bar, until cancelled.
 
         Args:
             on_demand: Do not poll for new bars; forecast only when `HeadlessReplica.forecast` is
@@ -198,7 +198,8 @@ class Runtime:
         """
         self.batcher.start()
         try:
-            await asyncio.gather(self.replay.run(), *([] if on_demand else [self.publisher.run()]))
+            works = [self.replay.run(), self.own_inputs.run()]
+            await asyncio.gather(*works, *([] if on_demand else [self.publisher.run()]))
         finally:
             self.batcher.stop()
 

@@ -5,12 +5,12 @@ What a request must hold follows from the version that will answer it: its `Inpu
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Callable
 
 import orjson
 
 from mlops.data.calendar import load_calendar
-from mlops.errors import NotLoaded, NotReady
+from mlops.errors import NotReady
 from mlops.features.indicators import reads_clock
 from mlops.models.recipe import Recipe
 from mlops.rollout.routing import ask_order
@@ -18,6 +18,7 @@ from mlops.service import Service
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.newest_forecast import ForecastPublisher
 from mlops.serving.protocol.request_bars import InputSpec, unbroken_bars
+from mlops.serving.route_view import RouteState
 from mlops.serving.store_sync import StoreSync
 from mlops.store import Route
 
@@ -80,7 +81,7 @@ def list_services(store_sync: StoreSync, publisher: ForecastPublisher) -> bytes:
                 "challenger": route.challenger,
                 "challenger_share": route.weight_bp / 10_000 if state.valid else 0.0,
                 "ready": sorted(model_id for model_id in versions if model_id in ready),
-                "bars": bars_to_send(route, store_sync.pool),
+                "bars": bars_to_send(state, store_sync.bars_needed),
                 "newest_bar": None if published is None else published.row.bar,
                 "fresh": published is not None and published.fresh,
             }
@@ -88,11 +89,22 @@ def list_services(store_sync: StoreSync, publisher: ForecastPublisher) -> bytes:
     return orjson.dumps({"replica": store_sync.identity.name, "services": services})
 
 
-def bars_to_send(route: Route, pool: ModelPool) -> int | None:
-    """Bars with which any version of a route can answer; None where none is loaded."""
-    needs = []
-    for model_id in (route.champion, route.challenger, route.previous_champion, route.baseline):
-        # A version that is dropped meanwhile receives no more requests.
-        with suppress(NotLoaded):
-            needs += [] if model_id is None else [pool.warm_up(model_id)]
-    return max(needs, default=None)
+def bars_to_send(state: RouteState, bars_needed: Callable[[str], int | None]) -> int | None:
+    """Bars with which any version of a route can answer, also one whose rollout was requested.
+
+    Args:
+        bars_needed: Returns the bars that a version needs; None where they are not known yet.
+
+    Returns:
+        None where those of no version are known.
+    """
+    route = state.route
+    named = (
+        route.champion,
+        route.challenger,
+        state.target,
+        route.previous_champion,
+        route.baseline,
+    )
+    needs = (None if model_id is None else bars_needed(model_id) for model_id in named)
+    return max((bars for bars in needs if bars is not None), default=None)

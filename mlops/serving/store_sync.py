@@ -19,16 +19,16 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from mlops.code_version import code_version
-from mlops.errors import MlopsError, StoreError
+from mlops.errors import MlopsError, NotLoaded, StoreError
 from mlops.rollout.routing import FAILED, may_drop, next_to_load, wanted
 from mlops.serving.engine.model_pool import ModelPool
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.request_counters import RequestCounters
 from mlops.serving.route_view import RouteView, read_route_view
-from mlops.serving.traffic import FLUSH_S, TrafficCounts
 from mlops.store import ModelVersion, Replica, Route, Store, get_version
 from mlops.store.replicas import HeldModel, ReplicaState, acknowledge, heartbeat, remove_replica
 from mlops.store.request_counts import record_tallies, write_traffic
@@ -39,6 +39,9 @@ LEASE_S = 5.0
 """A replica without a heartbeat for so long no longer counts as live."""
 
 INTERVAL_S = 1.0
+FLUSH_S = 30.0
+"""Seconds between two writes of the hourly traffic."""
+
 JITTER = 0.2
 LOADER_S = 0.1
 LOAD_TRIES = 3
@@ -82,7 +85,6 @@ class StoreSync:
         store: Store,
         pool: ModelPool,
         counters: RequestCounters,
-        traffic: TrafficCounts,
         spool: ForecastSpool,
         interval_s: float = INTERVAL_S,
     ) -> None:
@@ -90,11 +92,11 @@ class StoreSync:
         self.store = store
         self.pool = pool
         self.counters = counters
-        self.traffic = traffic
         self.spool = spool
         self.interval_s = interval_s
         self.state = ReplicaState.STARTING
         self.versions: dict[str, ModelVersion] = {}
+        self._bars_needed: dict[str, int | None] = {}
         self.store_away_since: float | None = None
         self._route_view = RouteView()
         self._flushed_at = time.monotonic()
@@ -148,6 +150,12 @@ class StoreSync:
         except StoreError as error:
             log.warning("the store does not know yet that this replica drains: %s", error)
 
+    def bars_needed(self, model_id: str) -> int | None:
+        """Bars that one forecast of a version needs; None where that is not known here yet."""
+        with suppress(NotLoaded):
+            return self.pool.warm_up(model_id)
+        return self._bars_needed.get(model_id)
+
     def ready(self) -> bool:
         """Whether this replica answers for every service whose route it has read."""
         return self.state is ReplicaState.READY
@@ -199,16 +207,13 @@ class StoreSync:
         Raises:
             StoreError: when the store is away; the counts are kept for the next round.
         """
-        tallies = self.counters.take_changes()
         try:
-            record_tallies(self.store, tallies)
+            record_tallies(self.store, self.counters.take_evidence())
         except StoreError:
-            self.counters.give_back(tallies)
+            self.counters.evidence.give_back()
             raise
         self.spool.drain(self.store)
-        routes = self._routes()
-        champions = {f"champion:{route.champion}" for route in routes}
-        self.counters.keep_only({route.salt for route in routes} | champions)
+        self.counters.forget_evidence(self._routes())
 
     def write_traffic(self) -> None:
         """Write the hourly traffic of each version to the store.
@@ -216,14 +221,13 @@ class StoreSync:
         Raises:
             StoreError: when the store is away; the traffic is kept for the next round.
         """
-        rows = self.traffic.take_changes()
         try:
-            write_traffic(self.store, rows)
+            write_traffic(self.store, self.counters.take_traffic())
         except StoreError:
-            self.traffic.give_back(rows)
+            self.counters.traffic.give_back()
             raise
         finally:
-            self.traffic.forget_written()
+            self.counters.forget_traffic()
         self._flushed_at = time.monotonic()
 
     def _routes(self) -> list[Route]:
@@ -277,6 +281,7 @@ class StoreSync:
 
     def load_next(self) -> bool:
         """Load the most urgent missing model of all services; False where none is missing."""
+        self._read_bars_needed()
         states = {}
         for model_id, state in self._model_states().items():
             tries = self._tries.get(model_id, 0)
@@ -291,6 +296,23 @@ class StoreSync:
             return False
         self._load_model(most_urgent)
         return True
+
+    def _read_bars_needed(self) -> None:
+        """Find out what the targets of open rollouts need, before a replica may load them."""
+        routes = self._route_view.routes.values()
+        targets = {state.target for state in routes if state.target is not None}
+        for model_id in targets - self._bars_needed.keys() - self.pool.ready():
+            try:
+                version = self.versions.get(model_id) or get_version(self.store, model_id)
+            except StoreError:
+                # The next round asks again.
+                return
+            self._bars_needed[model_id] = None
+            with suppress(MlopsError):
+                # Where its bundle cannot be read, the load of the version says why.
+                self._bars_needed[model_id] = self.pool.read_warm_up(version)
+        for model_id in self._bars_needed.keys() - targets:
+            del self._bars_needed[model_id]
 
     def _load_model(self, model_id: str) -> None:
         fields = {"model_id": model_id}

@@ -185,7 +185,8 @@ class Tally:
     """Counts of one replica, source and step; a trial is a key-minute, or a bar.
 
     A fault counts against a version only if another version answered the same input.
-    ``detail`` has the faults by kind.
+    ``detail`` has the faults by kind; in a `dealt_scope` also the bars that a request offered
+    last, and how many the challenger needs.
     """
 
     scope: str
@@ -199,6 +200,19 @@ class Tally:
     challenger_trials: int = 0
     challenger_faults: int = 0
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+def champion_scope(model_id: str) -> str:
+    """The scope of a champion's trials, apart from any rollout.
+
+    Of source ``replay`` are those on inputs of our own: its golden examples and the newest bars.
+    """
+    return f"champion:{model_id}"
+
+
+def dealt_scope(rollout_id: str) -> str:
+    """The scope of the requests dealt to a challenger; those with too few bars are its faults."""
+    return f"dealt:{rollout_id}"
 
 
 def record_tallies(store: Store, tallies: Mapping[str, Sequence[Tally]]) -> None:
@@ -227,7 +241,7 @@ def read_tallies(
     Args:
         connection: The caller's transaction.
         service: Key of the service.
-        scope: A rollout's id, or what `mlops.rollout.controller.champion_scope` returns.
+        scope: A rollout's id, a `champion_scope` or a `dealt_scope`.
         newer_than_s: Only tallies written within the last so many seconds.
     """
     columns = [evidence.c[name] for name in Tally.__slots__]

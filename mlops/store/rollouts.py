@@ -205,6 +205,12 @@ def open_rollouts(connection: sa.Connection) -> tuple[Rollout, ...]:
     return tuple(_build_rollout(row) for row in connection.execute(query))
 
 
+def open_targets(connection: sa.Connection) -> dict[str, str]:
+    """The version that an open rollout brings live, by service."""
+    query = sa.select(rollout.c.service, rollout.c.to_version).where(sa.text(OPEN))
+    return {row.service: row.to_version for row in connection.execute(query)}
+
+
 def list_rollouts(store: Store, *, service: str | None = None) -> tuple[Rollout, ...]:
     """Rollouts of one service or of all, newest first."""
     query = sa.select(rollout).order_by(rollout.c.requested_at.desc(), rollout.c.id)

@@ -10,6 +10,7 @@ the system says is available would not hold the model.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ from mlops.data.calendar import load_calendar
 from mlops.errors import BundleError, MlopsError, NotLoaded
 from mlops.models import golden
 from mlops.models.bundle import Bundle, Trust, open_bundle
-from mlops.models.manifest import read_manifest
+from mlops.models.manifest import CONFIG, read_manifest
 from mlops.models.windows import Window, window_of
 from mlops.registry.fetching import fetch_bundle
 from mlops.store import ModelVersion
@@ -181,6 +182,16 @@ class ModelPool:
         if slot is None or slot.model is None:
             raise NotLoaded(model_id)
         return slot.model.warm_up
+
+    def read_warm_up(self, version: ModelVersion) -> int:
+        """Bars that one forecast of a version needs, from its bundle, which is not loaded.
+
+        Raises:
+            BundleError: when the bundle cannot be fetched, or is another one.
+        """
+        path = fetch_bundle(version.bundle_uri, version.digest, self.cache)
+        _check_digest(read_manifest(path).digest, version)
+        return int(json.loads((path / CONFIG).read_text(encoding="utf-8"))["warm_up"])
 
     def load(self, version: ModelVersion) -> None:
         """Load a version, after any other load; a version that is ready stays as it is.

@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -111,9 +112,9 @@ def test_a_wrong_cell_is_named_in_a_400(ask: Ask, window: list[list[float]]) -> 
 
 @pytest.mark.parametrize(
     "expected_error",
-    [("error", 500, "INTERNAL_ERROR"), ("timeout", 504, "DEADLINE_EXCEEDED")],
+    [("error", 400, "INVALID_PARAMETER_VALUE"), ("timeout", 504, "DEADLINE_EXCEEDED")],
 )
-def test_a_models_fault_is_a_5xx_without_details(
+def test_a_fault_of_every_model_is_told_without_details(
     ask: Ask,
     live: Runtime,
     window: list[list[float]],
@@ -188,6 +189,23 @@ def test_a_version_in_the_url_answers_or_is_a_404(
     unknown = ask("POST", f"/v2/models/{KEY}/versions/nobody/infer", json=body)
     assert unknown.status_code == 404
     assert "not loaded in this replica" in unknown.json()["error"]
+
+
+def test_a_version_of_another_service_is_a_404(
+    ask: Ask, live: Runtime, library: Library, window: list[list[float]]
+) -> None:
+    versions, pinned = live.store_sync.versions, f"/v2/models/{KEY}/versions/{library.baseline}"
+    assert ask("GET", f"{pinned}/ready").json() == {"name": KEY, "ready": True}
+    versions[library.baseline] = replace(versions[library.baseline], service="another")
+    tensor = {"name": "bars", "shape": [1, BARS, 5], "datatype": "FP64", "data": [window]}
+    headers = {"x-model-version": library.baseline}
+    answers = [
+        ask("GET", f"{pinned}/ready"),
+        ask("POST", f"{pinned}/infer", json={"inputs": [tensor]}),
+        ask("POST", INVOKE, json={"instances": window}, headers=headers),
+    ]
+    assert [answer.status_code for answer in answers] == [404, 404, 404]
+    assert ask("GET", f"/v2/models/{KEY}/versions/nobody/ready").status_code == 503
 
 
 def test_a_body_over_the_cap_is_413(ask: Ask, live: Runtime) -> None:

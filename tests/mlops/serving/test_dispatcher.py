@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from mlops.data.calendar import load_calendar
-from mlops.errors import ModelFault, NotReady, RequestRefused
+from mlops.errors import ModelFault, NotReady, QueueFull, RequestRefused
 from mlops.models.windows import Window, window_of
-from mlops.serving.dispatcher import Answer
+from mlops.serving.dispatcher import Answer, fit_windows
 from mlops.serving.engine.model_pool import LoadedModel
+from mlops.serving.request_counters import TooShort
 from mlops.serving.runtime import Runtime
-from mlops.store.request_counts import Source, Tally
+from mlops.store.request_counts import Source, Tally, Traffic
 from tests.mlops.serving.conftest import KEY, SERVICE, Library
 
 Settle = Callable[[], None]
@@ -32,7 +34,7 @@ def ask(runtime: Runtime, frame: pd.DataFrame, n: int = BARS, **how: str) -> Ans
 
 
 def tallies(runtime: Runtime) -> dict[tuple[str, Source], Tally]:
-    changes = runtime.counters.take_changes().get(KEY, [])
+    changes = runtime.counters.take_evidence().get(KEY, [])
     return {(tally.scope.partition(":")[0], tally.source): tally for tally in changes}
 
 
@@ -53,12 +55,21 @@ def alone(library: Library, set_route: SetRoute, settle: Settle) -> str:
     return library.versions[0]
 
 
-def break_model(runtime: Runtime, unlucky: set[str], patch: pytest.MonkeyPatch) -> None:
+def traffic_of(runtime: Runtime) -> dict[str, Traffic]:
+    return {row.model_id: row.traffic for row in runtime.counters.take_traffic()}
+
+
+def break_model(
+    runtime: Runtime,
+    unlucky: Collection[str],
+    patch: pytest.MonkeyPatch,
+    error: Exception | None = None,
+) -> None:
     forecast = runtime.batcher.forecast
 
     async def broken(model: LoadedModel, asked: Window, *, timeout_s: float) -> object:
         if model.model_id in unlucky:
-            raise ModelFault(model.model_id, "error", "broken")
+            raise error or ModelFault(model.model_id, "error", "broken")
         return await forecast(model, asked, timeout_s=timeout_s)
 
     patch.setattr(runtime.batcher, "forecast", broken)
@@ -101,23 +112,149 @@ def test_the_baseline_answers_where_the_champion_fails_which_is_counted(
     assert (counted.champion_trials, counted.champion_faults) == (1, 1)
 
 
-def test_a_request_that_no_version_answers_is_no_fault(
-    runtime: Runtime, exposed: tuple[str, str], library: Library, frame: pd.DataFrame,
+def test_what_no_version_can_compute_is_refused_and_counted_nowhere(
+    runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    break_model(runtime, runtime.pool.ready(), monkeypatch)
+    with pytest.raises(RequestRefused, match="no version of this service can") as refused:
+        ask(runtime, frame, key="stranger")
+    assert (refused.value.status, refused.value.code) == (400, "INVALID_PARAMETER_VALUE")
+    assert tallies(runtime) == {}
+    assert traffic_of(runtime) == {}
+    assert "mlops_model_faults_total{" not in runtime.metrics.render().decode()
+    assert caplog.records == []
+
+
+def test_a_time_out_of_every_version_is_traffic_and_no_trial(
+    runtime: Runtime, alone: str, library: Library, frame: pd.DataFrame,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    break_model(runtime, {*exposed, library.baseline}, monkeypatch)
-    with pytest.raises(ModelFault):
+    late = ModelFault(alone, "timeout", "late")
+    break_model(runtime, {alone, library.baseline}, monkeypatch, late)
+    with pytest.raises(ModelFault, match="timeout"):
         ask(runtime, frame)
+    assert tallies(runtime) == {}
+    assert {model_id: t.faults for model_id, t in traffic_of(runtime).items()} == {
+        alone: 1,
+        library.baseline: 1,
+    }
+
+
+def test_one_bad_window_of_a_batch_decides_for_all(
+    runtime: Runtime, alone: str, library: Library, frame: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    forecast, bad = runtime.batcher.forecast, window(frame, 300)
+
+    async def broken(model: LoadedModel, asked: Window, *, timeout_s: float) -> object:
+        if asked.values[-1, 4] == bad.values[-1, 4] and len(asked) != 1:
+            raise ModelFault(model.model_id, "error", "broken")
+        return await forecast(model, asked, timeout_s=timeout_s)
+
+    monkeypatch.setattr(runtime.batcher, "forecast", broken)
+    good = window(frame.iloc[:-1])
+    with pytest.raises(RequestRefused):
+        asyncio.run(runtime.dispatcher.answer(KEY, [good, bad, good]))
     assert tallies(runtime) == {}
 
 
-def test_a_challenger_that_needs_more_bars_than_clients_send_is_at_fault(
+# Too few bars ------------------------------------------------------------------------------------
+
+
+def holed(frame: pd.DataFrame, bars_since: int) -> Window:
+    """A window with a hole before its last bars."""
+    whole = window(frame)
+    holes = whole.hole_before.copy()
+    holes[-bars_since] = True
+    return Window(whole.values, whole.open_time, holes)
+
+
+def test_the_champion_answers_where_the_challenger_needs_more_bars_which_is_no_trial(
     runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame
 ) -> None:
-    enough_for_the_champion = runtime.pool.warm_up(exposed[0])
-    assert enough_for_the_champion < runtime.pool.warm_up(exposed[1])
-    assert ask(runtime, frame, enough_for_the_champion).variant == "champion"
-    assert tallies(runtime)["rollout-1", Source.LIVE].detail == {"too_few_bars": 1}
+    enough, needed = (runtime.pool.warm_up(model_id) for model_id in exposed)
+    assert enough < needed
+    assert ask(runtime, frame, enough).variant == "champion"
+    assert ask(runtime, frame, needed).variant == "challenger"
+    found = tallies(runtime)
+    counted = found["rollout-1", Source.LIVE]
+    assert (counted.challenger_trials, counted.challenger_faults) == (1, 0)
+    assert set(counted.detail) == set()
+    short = found["dealt", Source.LIVE]
+    assert (short.challenger_trials, short.challenger_faults) == (2, 1)
+    assert short.detail == {"too_few_bars": 1, "offered": enough, "needed": needed}
+    assert traffic_of(runtime)[exposed[1]].faults == 0
+
+
+def test_one_short_window_of_a_batch_decides_for_all(
+    runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame
+) -> None:
+    windows = [window(frame), window(frame, runtime.pool.warm_up(exposed[0]))]
+    answer = asyncio.run(runtime.dispatcher.answer(KEY, windows))
+    assert answer.variant == "champion"
+
+
+def test_a_hole_in_the_sequence_that_a_version_reads_is_no_fault_of_it(
+    runtime: Runtime, alone: str, frame: pd.DataFrame
+) -> None:
+    with runtime.pool.borrow(alone) as model:
+        assert fit_windows(model, [holed(frame, 2)]) == TooShort(2, 3, has_gap=True)
+        fitted = fit_windows(model, [holed(frame, 3)])
+    assert not isinstance(fitted, TooShort)
+    asyncio.run(runtime.dispatcher.answer(KEY, [holed(frame, 3)]))
+    answer = asyncio.run(runtime.dispatcher.answer(KEY, [holed(frame, 2)]))
+    assert answer.variant == "baseline"
+    counted = tallies(runtime)["champion", Source.LIVE]
+    assert (counted.champion_trials, counted.champion_faults) == (1, 0)
+
+
+def test_bars_that_are_too_few_for_every_version_are_refused(
+    runtime: Runtime, alone: str, frame: pd.DataFrame
+) -> None:
+    with pytest.raises(RequestRefused, match=r"needs \d+ bars and got 2; send more history"):
+        ask(runtime, frame, 2)
+
+
+def test_a_pinned_version_that_needs_more_bars_says_how_many(
+    runtime: Runtime, exposed: tuple[str, str], frame: pd.DataFrame
+) -> None:
+    enough, needed = (runtime.pool.warm_up(model_id) for model_id in exposed)
+    with pytest.raises(RequestRefused, match=f"needs {needed} bars and got {enough}") as refused:
+        ask(runtime, frame, enough, pinned=exposed[1])
+    assert refused.value.status == 400
+
+
+# Pinned ------------------------------------------------------------------------------------------
+
+
+def test_a_pinned_version_that_cannot_compute_is_a_refusal_and_counted_nowhere(
+    runtime: Runtime, alone: str, frame: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_model(runtime, {alone}, monkeypatch)
+    with pytest.raises(RequestRefused, match="can make no forecast from these bars") as refused:
+        ask(runtime, frame, pinned=alone)
+    assert refused.value.status == 400
+    assert (tallies(runtime), traffic_of(runtime)) == ({}, {})
+
+
+def test_a_version_of_another_service_cannot_be_pinned(
+    runtime: Runtime, exposed: tuple[str, str], library: Library, frame: pd.DataFrame
+) -> None:
+    runtime.store_sync.versions[exposed[1]] = replace(
+        runtime.store_sync.versions[exposed[1]], service="another"
+    )
+    with pytest.raises(
+        RequestRefused, match=r"is not loaded in this replica; loaded: (\S+, )*"
+    ) as no:
+        ask(runtime, frame, pinned=exposed[1])
+    assert no.value.status == 404
+    named = str(no.value).partition("loaded: ")[2].split(", ")
+    assert named == sorted([exposed[0], library.baseline])
+    route = runtime.dispatcher.route_state(KEY).route
+    with pytest.raises(RequestRefused):
+        runtime.dispatcher.resolve_pinned(route, exposed[1])
+    assert runtime.dispatcher.resolve_pinned(route, "nobody") == "nobody"
 
 
 def test_a_preview_is_asked_alone_and_not_counted(
@@ -138,21 +275,55 @@ def test_a_challenger_with_an_expired_share_gets_no_requests(
     assert ask(runtime, frame).variant == "champion"
 
 
-def test_a_mirrored_request_is_forecast_by_the_challenger_too(
-    runtime: Runtime, library: Library, set_route: SetRoute, settle: Settle, frame: pd.DataFrame
-) -> None:
+@pytest.fixture
+def mirrored(library: Library, set_route: SetRoute, settle: Settle) -> tuple[str, str]:
+    """A champion that answers all requests, which the challenger is given too."""
     champion, challenger = library.versions
     set_route(champion=champion, challenger=challenger, mirror_bp=10_000, salt="rollout-2")
     settle()
+    return champion, challenger
 
-    async def mirrored() -> Answer:
-        answer = await runtime.dispatcher.answer(KEY, [window(frame)])
+
+def ask_and_mirror(runtime: Runtime, asked: Window) -> Answer:
+    async def answer() -> Answer:
+        answer = await runtime.dispatcher.answer(KEY, [asked])
         await asyncio.gather(*runtime.dispatcher._mirrors)
         return answer
 
-    assert asyncio.run(mirrored()).variant == "champion"
+    return asyncio.run(answer())
+
+
+def test_a_mirrored_request_is_forecast_by_the_challenger_too(
+    runtime: Runtime, mirrored: tuple[str, str], frame: pd.DataFrame
+) -> None:
+    assert ask_and_mirror(runtime, window(frame)).variant == "champion"
     counted = tallies(runtime)["rollout-2", Source.MIRROR]
     assert (counted.champion_trials, counted.challenger_trials) == (1, 1)
+
+
+@pytest.mark.parametrize("champion_fails", [False, True])
+def test_a_mirrored_input_that_both_versions_fail_is_no_fault_of_the_challenger(
+    runtime: Runtime, mirrored: tuple[str, str], frame: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch, champion_fails: bool,
+) -> None:  # fmt: skip
+    break_model(runtime, {mirrored[0]} if champion_fails else (), monkeypatch)
+
+    async def failing(model: LoadedModel, asked: Window) -> object:
+        raise ModelFault(model.model_id, "error", "broken")
+
+    monkeypatch.setattr(runtime.batcher, "shadow", failing)
+    ask_and_mirror(runtime, window(frame))
+    counted = tallies(runtime)["rollout-2", Source.MIRROR]
+    assert (counted.challenger_trials, counted.challenger_faults) == (1, not champion_fails)
+
+
+def test_a_mirrored_request_with_too_few_bars_is_no_trial(
+    runtime: Runtime, mirrored: tuple[str, str], frame: pd.DataFrame
+) -> None:
+    ask_and_mirror(runtime, window(frame, runtime.pool.warm_up(mirrored[0])))
+    found = tallies(runtime)
+    assert ("rollout-2", Source.MIRROR) not in found
+    assert found["dealt", Source.LIVE].challenger_faults == 1
 
 
 def test_one_key_stays_with_one_version(
@@ -201,3 +372,51 @@ def test_each_fault_is_a_metric_by_version_and_kind(
     for model_id in exposed:
         labels = f'kind="error",model_id="{model_id}",service="{KEY}"'
         assert f"mlops_model_faults_total{{{labels}}} 1.0" in text
+
+
+# Traffic -----------------------------------------------------------------------------------------
+
+
+def test_an_answer_and_its_time_are_the_versions_that_gave_it(
+    runtime: Runtime, frame: pd.DataFrame, alone: str
+) -> None:
+    ask(runtime, frame)
+    traffic = traffic_of(runtime)
+    assert set(traffic) == {alone}
+    assert (traffic[alone].requests, traffic[alone].failed) == (1, 0)
+    assert traffic[alone].seconds > 0
+
+
+def test_a_fault_is_counted_where_it_was_and_the_answer_where_it_came_from(
+    runtime: Runtime, frame: pd.DataFrame, alone: str, library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    break_model(runtime, {alone}, monkeypatch)
+    ask(runtime, frame)
+    traffic = traffic_of(runtime)
+    assert (traffic[alone].requests, traffic[alone].faults) == (1, 1)
+    assert (traffic[library.baseline].requests, traffic[library.baseline].faults) == (1, 0)
+
+
+def test_a_full_queue_turns_away_and_takes_no_time(
+    runtime: Runtime, frame: pd.DataFrame, alone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_model(runtime, {alone}, monkeypatch, QueueFull(waiting=9, limit=9))
+    with pytest.raises(QueueFull):
+        ask(runtime, frame)
+    assert traffic_of(runtime) == {alone: Traffic(requests=1, turned_away=1)}
+
+
+def test_a_request_with_no_loaded_version_is_turned_away_from_the_champion(
+    runtime: Runtime, frame: pd.DataFrame, library: Library, set_route: SetRoute
+) -> None:
+    set_route(champion=library.versions[0])
+    runtime.store_sync.sync_once()
+    with pytest.raises(NotReady):
+        ask(runtime, frame)
+    assert traffic_of(runtime) == {library.versions[0]: Traffic(requests=1, turned_away=1)}
+
+
+def test_a_preview_is_not_traffic(runtime: Runtime, frame: pd.DataFrame, alone: str) -> None:
+    ask(runtime, frame, pinned=alone)
+    assert traffic_of(runtime) == {}

@@ -1,16 +1,19 @@
-"""Recent bars become paired trials, once a rollout, and only of what both versions were asked."""
+"""Challengers are tried on recent bars once a rollout, failing champions on inputs of our own."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from mlops.errors import ModelFault
+from mlops.models.windows import Window
 from mlops.rollout.analysis import Conclusion, gather_evidence, judge_challenger
+from mlops.rollout.fallback import WINDOW_S
 from mlops.serving.engine.model_pool import LoadedModel
-from mlops.serving.replay_trials import REPLAY_BARS
+from mlops.serving.replay_trials import OWN_BARS, OWN_EVERY_S, REPLAY_BARS
+from mlops.serving.request_counters import Try
 from mlops.serving.runtime import Runtime
 from mlops.store.request_counts import Source, Tally
 from tests.mlops.serving.conftest import KEY, Library
@@ -30,7 +33,7 @@ def loading(runtime: Runtime, settle: Settle, library: Library, set_route: SetRo
 def replayed(runtime: Runtime) -> list[Tally]:
     route = runtime.store_sync.route_view().routes[KEY].route
     asyncio.run(runtime.replay.try_challenger(route))
-    changes = runtime.counters.take_changes().get(KEY, [])
+    changes = runtime.counters.take_evidence().get(KEY, [])
     return [tally for tally in changes if tally.source is Source.REPLAY]
 
 
@@ -75,3 +78,133 @@ def test_a_dropped_forecast_is_no_trial(loading: Runtime, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(loading.batcher, "shadow", dropped)
     assert replayed(loading) == []
+
+
+# A champion that fails on requests ---------------------------------------------------------------
+
+GOLDEN = 3
+Shadow = Callable[[LoadedModel, Window], Awaitable[object]]
+
+
+class Champion:
+    """A champion alone, in a replica whose clock stands still unless moved."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.now = runtime.counters.clock()
+        runtime.counters.clock = lambda: self.now
+        self.route = runtime.dispatcher.route_state(KEY).route
+
+    def fail_on_a_request(self) -> None:
+        tries = [Try(self.route.champion, 0.001, "error"), Try(self.route.baseline, 0.001)]
+        self.runtime.counters.count_request(self.route, tries)
+
+    def try_inputs_of_our_own(self) -> Tally | None:
+        """The newest result; None where none was put."""
+        asyncio.run(self.runtime.own_inputs.try_champion(self.route))
+        changes = self.runtime.counters.take_evidence().get(KEY, [])
+        own = [tally for tally in changes if tally.source is Source.REPLAY]
+        return own[0] if own else None
+
+
+@pytest.fixture
+def champion(runtime: Runtime, settle: Settle, library: Library, set_route: SetRoute) -> Champion:
+    set_route(champion=library.versions[0])
+    settle()
+    return Champion(runtime)
+
+
+def fail_on(runtime: Runtime, patch: pytest.MonkeyPatch, wrong: Callable[[Window], bool]) -> None:
+    shadow: Shadow = runtime.batcher.shadow
+
+    async def failing(model: LoadedModel, window: Window) -> object:
+        if wrong(window):
+            raise ModelFault(model.model_id, "error", "these bars")
+        return await shadow(model, window)
+
+    patch.setattr(runtime.batcher, "shadow", failing)
+
+
+def test_a_champion_is_not_tried_while_requests_do_not_fail(champion: Champion) -> None:
+    assert champion.try_inputs_of_our_own() is None
+
+
+def test_a_sound_champion_passes_its_golden_examples_and_the_newest_bars(
+    champion: Champion,
+) -> None:
+    champion.fail_on_a_request()
+    own = champion.try_inputs_of_our_own()
+    assert own is not None
+    assert (own.champion_trials, own.champion_faults) == (GOLDEN + OWN_BARS, 0)
+
+
+def test_a_champion_that_fails_on_the_newest_bars_fails_though_it_passes_its_golden_examples(
+    champion: Champion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with champion.runtime.pool.borrow(champion.route.champion) as model:
+        known = {example.bars.index[-1].asm8 for example in model.bundle.examples()}
+    fail_on(champion.runtime, monkeypatch, lambda window: window.open_time[-1] not in known)
+    champion.fail_on_a_request()
+    own = champion.try_inputs_of_our_own()
+    assert own is not None
+    # The newest bar of all is a golden example in this library.
+    assert own.champion_trials == GOLDEN + OWN_BARS
+    assert own.detail == {"error": OWN_BARS - 1}
+
+
+def test_a_champion_that_forecasts_something_else_from_its_golden_examples_fails(
+    champion: Champion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlops.models.golden.RELATIVE_TOLERANCE", -1.0)
+    champion.fail_on_a_request()
+    own = champion.try_inputs_of_our_own()
+    assert own is not None
+    assert own.detail == {"golden": GOLDEN}
+
+
+def test_the_check_is_repeated_while_requests_go_on_failing(champion: Champion) -> None:
+    champion.fail_on_a_request()
+    assert champion.try_inputs_of_our_own() is not None
+    assert champion.try_inputs_of_our_own() is None
+    champion.now += OWN_EVERY_S
+    assert champion.try_inputs_of_our_own() is not None
+    champion.now += WINDOW_S + 1
+    assert champion.try_inputs_of_our_own() is None
+
+
+def test_an_input_that_was_dropped_under_load_shows_no_champion_sound(
+    champion: Champion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shadow, asked = champion.runtime.batcher.shadow, 0
+
+    async def dropping(model: LoadedModel, window: Window) -> object:
+        nonlocal asked
+        asked += 1
+        return None if asked == 2 else await shadow(model, window)
+
+    monkeypatch.setattr(champion.runtime.batcher, "shadow", dropping)
+    champion.fail_on_a_request()
+    assert champion.try_inputs_of_our_own() is None
+
+
+def test_without_bars_of_the_market_the_golden_examples_are_tried(
+    champion: Champion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(champion.runtime.own_inputs.bars, "load", lambda *_: None)
+    champion.fail_on_a_request()
+    own = champion.try_inputs_of_our_own()
+    assert own is not None
+    assert own.champion_trials == GOLDEN
+
+
+def test_a_bundle_that_is_away_speaks_against_no_champion(
+    champion: Champion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(path: object) -> None:
+        raise OSError(f"{path} is not mounted")
+
+    monkeypatch.setattr("mlops.models.bundle.read_tensors", away)
+    champion.fail_on_a_request()
+    own = champion.try_inputs_of_our_own()
+    assert own is not None
+    assert (own.champion_trials, own.champion_faults) == (OWN_BARS, 0)

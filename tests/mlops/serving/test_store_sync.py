@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 
 import pytest
 
 from mlops.errors import BundleError, StoreError
+from mlops.serving import store_sync
 from mlops.serving.engine import model_pool
+from mlops.serving.request_counters import RequestCounters, Try
 from mlops.serving.runtime import Runtime
 from mlops.serving.store_sync import LOAD_TRIES
 from mlops.store import Store, list_replicas
 from mlops.store.replicas import ReplicaState
+from mlops.store.request_counts import (
+    Traffic,
+    champion_scope,
+    read_tallies,
+    read_traffic,
+    sum_traffic,
+)
 from tests.mlops.serving.conftest import KEY, Library
 
 Settle = Callable[[], None]
@@ -102,6 +112,74 @@ def test_a_draining_replica_says_so_and_leaves_the_store_at_its_end(
     assert [replica.state for replica in list_replicas(store)] == [ReplicaState.DRAINING]
     runtime.store_sync.stop()
     assert list_replicas(store) == ()
+
+
+# Counts ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def champion(library: Library, set_route: SetRoute, settle: Settle) -> str:
+    set_route(champion=library.versions[0])
+    settle()
+    return library.versions[0]
+
+
+def traffic_on_record(store: Store) -> Traffic:
+    with store.read() as connection:
+        return sum_traffic(read_traffic(connection, since=datetime(2000, 1, 1, tzinfo=UTC)))
+
+
+def count(counters: RequestCounters, runtime: Runtime, champion: str) -> None:
+    counters.count_request(runtime.dispatcher.route_state(KEY).route, [Try(champion, 0.001)])
+
+
+def test_traffic_is_written_every_half_minute_and_at_the_end(
+    runtime: Runtime, store: Store, champion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count(runtime.counters, runtime, champion)
+    runtime.store_sync.sync_once()
+    assert traffic_on_record(store).requests == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(store_sync, "FLUSH_S", 0.0)
+        runtime.store_sync.sync_once()
+    assert traffic_on_record(store).requests == 1
+    count(runtime.counters, runtime, champion)
+    runtime.store_sync.sync_once()
+    assert traffic_on_record(store).requests == 1
+    runtime.store_sync.stop()
+    assert traffic_on_record(store).requests == 2
+
+
+@pytest.mark.parametrize("unwritten", ["write_traffic", "record_tallies"])
+def test_counts_are_written_once_the_store_is_back(
+    runtime: Runtime, store: Store, champion: str, monkeypatch: pytest.MonkeyPatch, unwritten: str
+) -> None:
+    def away(*_: object) -> None:
+        raise StoreError("away")
+
+    monkeypatch.setattr(store_sync, "FLUSH_S", 0.0)
+    count(runtime.counters, runtime, champion)
+    with monkeypatch.context() as patch:
+        patch.setattr(store_sync, unwritten, away)
+        runtime.store_sync.sync_once()
+        count(runtime.counters, runtime, champion)
+        runtime.store_sync.sync_once()
+    runtime.store_sync.sync_once()
+    assert traffic_on_record(store).requests == 2
+    with store.read() as connection:
+        (tally,) = read_tallies(connection, KEY, champion_scope(champion))
+    assert tally.champion_trials == 2
+
+
+def test_a_restarted_process_adds_to_the_traffic_of_its_former_life(
+    runtime: Runtime, store: Store, champion: str
+) -> None:
+    count(runtime.counters, runtime, champion)
+    runtime.store_sync.write_traffic()
+    runtime.store_sync.counters = RequestCounters("r1", "another life")
+    count(runtime.store_sync.counters, runtime, champion)
+    runtime.store_sync.write_traffic()
+    assert traffic_on_record(store).requests == 2
 
 
 def fail_to_load(patch: pytest.MonkeyPatch, unlucky: str) -> None:
