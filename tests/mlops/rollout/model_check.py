@@ -16,9 +16,10 @@ from mlops.rollout.routing import FAILED
 from mlops.store.routes import Route
 from mlops.store.schema import Phase
 
-from . import laws
+from . import evidence_laws, laws
 from .world import (
     CHALLENGER,
+    CHAMPIONS,
     GOOD,
     IDS,
     LITTLE,
@@ -34,6 +35,7 @@ from .world import (
     World,
     begin,
     decided,
+    fallen,
     followed,
     looks,
     moves,
@@ -208,9 +210,15 @@ class _Exploration:
     def _decide(self, row: Row, said: tuple[Said | None, Said | None]) -> list[_Arrow]:
         plain = row._replace(decided=None)
         found: dict[int, _Arrow] = {}
+        for champion in CHAMPIONS if row.phase.final else ():
+            fallback = fallen(plain, said, champion)
+            self.found.kinds["fall back"] += fallback is not None
+            self._note(evidence_laws.broken_by_fallback(plain, said, champion, fallback))
         for sight in () if row.phase.final else sights(row.phase):
             arrow = decided(self.world, plain, said, sight)
-            self._note(laws.broken_by(laws.Look(self.world, plain, said, sight, arrow)))
+            look = laws.Look(self.world, plain, said, sight, arrow)
+            self._note(laws.broken_by(look))
+            self._note(evidence_laws.broken_by(look))
             if arrow is None:
                 continue
             self.found.kinds[f"{row.phase} -> {arrow.to}"] += 1

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from types import ModuleType
@@ -17,7 +18,11 @@ import pytest
 
 from mlops.rollout import decide as deciding
 from mlops.rollout import routing
-from mlops.rollout.analysis import Evidence, judge_challenger
+from mlops.rollout.analysis import (
+    Evidence,
+    ShortRequests,
+    judge_challenger,
+)
 from mlops.rollout.decide import Snapshot
 from mlops.rollout.plan import EVERYTHING_BP
 from mlops.store.schema import Phase
@@ -50,8 +55,10 @@ class Mutant:
             patch.setattr(self.owner, self.rule, property(self.wrong(right.fget)))
             return
         wrong = self.wrong(right)
-        for module in (deciding, routing):
-            if getattr(module, self.rule, None) is right:
+        if isinstance(self.owner, type):
+            patch.setattr(self.owner, self.rule, wrong)
+        for name, module in tuple(sys.modules.items()):
+            if name.startswith("mlops.") and vars(module).get(self.rule) is right:
                 patch.setattr(module, self.rule, wrong)
         for phase, rule in deciding._RULES.items():
             if rule is right:
@@ -72,6 +79,15 @@ def all_mutants() -> Iterator[Mutant]:
         for rule, versions in table.items():
             for how, wrong in versions.items():
                 yield Mutant(owner, rule, how, wrong)
+
+
+def first_of_each_rule(mutants: Iterable[Mutant]) -> Iterator[Any]:
+    """Every mutant; those of a rule after its first are `make test-slow`."""
+    seen: set[str] = set()
+    for mutant in mutants:
+        later = mutant.rule in seen
+        yield pytest.param(mutant, id=str(mutant), marks=[pytest.mark.slow] if later else [])
+        seen.add(mutant.rule)
 
 
 def _always(value: Any) -> Wrong:
@@ -222,6 +238,11 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
     "is_late": _YES_NO,
     "has_dwelt": _YES_NO,
     "has_gate_evidence": _YES_NO,
+    "reason_to_hold": {
+        **_YES_NO,
+        "at the next key": lambda right: lambda s: "held" if s.short_requests.short else None,
+        "without words": lambda right: lambda s: "held" if right(s) else None,
+    },
     "may_go_live": {**_YES_NO, "even where forced": _asking(forced=False)},
     "reason_to_undo": {
         "nothing": _always(None),
@@ -232,6 +253,7 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         ),
         "failing champion or not": _seeing(champion_failing=None),
         "late or not": _timeless,
+        "held as well": lambda right: lambda s, now: right(s, now) or deciding.reason_to_hold(s),
     },
     "_reason_to_revert": {
         "nothing": _always(None),
@@ -268,6 +290,7 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "promotes at once": _at_once(Phase.PROMOTED),
         "promotes unseen": _promotes_unseen,
         "promotes shadows": _promotes_shadows,
+        "held or not": _seeing(short_requests=ShortRequests()),
     },
     "_decide_promoted": {
         "waits for ever": _always(None),
@@ -345,7 +368,10 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "never worse": lambda right: lambda s: judge_challenger(Evidence(), max_fault_rate=0.01),
     },
     "_is_loaded_unattended": _YES_NO,
-    "_explain_delay": {"without words": _always("")},
+    "_explain_delay": {
+        "without words": _always(""),
+        "held or not": lambda right: lambda s: right(replace(s, short_requests=ShortRequests())),
+    },
 }
 
 

@@ -7,13 +7,19 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from mlops.rollout.controller import Controller, champion_scope
+from mlops.rollout.controller import Controller
 from mlops.rollout.plan import RolloutPlan, Strategy, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load
 from mlops.store import ModelVersion, Rollout, Route, Status, Store, Why, get_route
 from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, remove_replica
-from mlops.store.request_counts import Source, Tally, record_tallies
+from mlops.store.request_counts import (
+    Source,
+    Tally,
+    champion_scope,
+    dealt_scope,
+    record_tallies,
+)
 from mlops.store.routes import begin_route, change_route
 from mlops.store.versions import insert_version
 
@@ -167,11 +173,30 @@ def count(store: Store, rollout: Rollout, **counts: Any) -> None:
     record_tallies(store, {SERVICE: [tally(rollout.id, **counts)]})
 
 
-def count_champion(store: Store, *, trials: int, faults: int = 0) -> None:
-    """Hand in what a replica counted of the champion."""
-    scope = champion_scope(route_of(store))
-    counts = {"champion_trials": trials, "champion_faults": faults, "challenger_trials": 0}
-    record_tallies(store, {SERVICE: [tally(scope, source=Source.LIVE, **counts)]})
+OWN_INPUTS = 23
+
+
+def count_champion(
+    store: Store, *, trials: int, faults: int = 0, own_faults: int | None = None
+) -> None:
+    """Hand in what a replica counted of the champion.
+
+    Unless told otherwise, a champion that fails on requests fails on an input of our own too.
+    """
+    scope = champion_scope(route_of(store).champion)
+    live = {"champion_trials": trials, "champion_faults": faults, "challenger_trials": 0}
+    failed = min(faults, 1) if own_faults is None else own_faults
+    own = {"champion_trials": OWN_INPUTS, "champion_faults": failed, "challenger_trials": 0}
+    rows = [tally(scope, source=Source.LIVE, **live), tally(scope, source=Source.REPLAY, **own)]
+    record_tallies(store, {SERVICE: rows})
+
+
+def count_short(store: Store, rollout: Rollout, *, dealt: int, short: int) -> None:
+    """Hand in how many keys were dealt to the challenger, and how many sent too few bars."""
+    counts = {"champion_trials": 0, "challenger_trials": dealt, "challenger_faults": short}
+    detail = {"too_few_bars": short, "offered": 35, "needed": 169}
+    row = tally(dealt_scope(rollout.id), source=Source.LIVE, detail=detail, **counts)
+    record_tallies(store, {SERVICE: [row]})
 
 
 class Clock:

@@ -17,6 +17,7 @@ from mlops.rollout.controller import (
 )
 from mlops.rollout.plan import Strategy, plan_for
 from mlops.rollout.request import request_rollout
+from mlops.rollout.runner import read_progress
 from mlops.store import (
     Phase,
     Status,
@@ -30,6 +31,8 @@ from mlops.store import (
     list_replicas,
     live_at,
 )
+from mlops.store.alerts import Condition, list_alerts
+from mlops.store.request_counts import Source
 from mlops.store.rollouts import request_abort
 from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import evidence, lease
@@ -50,6 +53,7 @@ from .rows import (
     carry,
     count,
     count_champion,
+    count_short,
     route_of,
 )
 
@@ -224,6 +228,47 @@ def test_what_was_counted_of_an_earlier_reign_does_not_count_after_a_promotion(
     assert (young.evidence.promoted.trials, old.evidence.promoted.trials) == (0, 1000)
 
 
+# Clients that send too few bars -------------------------------------------------------------
+
+
+def test_a_rollout_is_held_while_clients_send_too_few_bars(
+    service: Store, replica: RowReplica, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    controller = Controller(service, "one", now=clock)
+    asked = ask(service, Strategy.BLUE_GREEN, now=clock())
+    count(service, asked)
+    count_short(service, asked, dealt=100, short=2)
+    for _ in range(3):
+        carry(controller, [replica])
+        clock.at += LATER
+    assert get_rollout(service, asked.id).phase is Phase.STEP
+    held = "held: 2 of 100 keys dealt to it send too few bars: it needs 169, they send 35"
+    assert held in str(read_progress(service, asked.id).held)
+    assert [held in record.message for record in caplog.records].count(True) == 1
+    count_short(service, asked, dealt=201, short=2)
+    carry(controller, [replica])
+    assert read_progress(service, asked.id).held is None
+    assert get_rollout(service, asked.id).phase is Phase.PROMOTED
+
+
+def test_a_rollout_that_was_held_until_its_deadline_tells_both_counts_of_bars(
+    service: Store, replica: RowReplica
+) -> None:
+    clock = Clock()
+    controller = Controller(service, "one", now=clock)
+    asked = ask(service, Strategy.BLUE_GREEN, now=clock())
+    count(service, asked)
+    count_short(service, asked, dealt=100, short=100)
+    carry(controller, [replica])
+    clock.at = get_rollout(service, asked.id).deadline
+    carry(controller, [replica])
+    row = get_rollout(service, asked.id)
+    assert row.phase is Phase.FAILED
+    assert "it needs 169, they send 35" in row.reason
+    assert get_version(service, CHALLENGER).status is Status.CHALLENGER
+
+
 # Health without a rollout -------------------------------------------------------------------
 
 
@@ -249,6 +294,59 @@ def test_old_failures_of_a_champion_are_forgotten(service: Store, replica: RowRe
     with service.write() as connection:
         connection.execute(evidence.update().values(updated_at=db_now() - 601))
     assert Controller(service, "one").tick() == ()
+
+
+def test_a_check_of_long_ago_moves_no_route(service: Store, replica: RowReplica) -> None:
+    count_champion(service, trials=1000, faults=200)
+    with service.write() as connection:
+        old = evidence.update().where(evidence.c.source == Source.REPLAY)
+        connection.execute(old.values(updated_at=db_now() - 601))
+    assert Controller(service, "one").tick() == ()
+    assert list_alerts(service) == ()
+
+
+def test_a_champion_that_fails_on_requests_alone_stays_and_people_are_told_the_rate(
+    service: Store, replica: RowReplica
+) -> None:
+    controller = Controller(service, "one")
+    count_champion(service, trials=1000, faults=200, own_faults=0)
+    assert controller.tick() == ()
+    assert controller.tick() == ()
+    assert route_of(service).champion == CHAMPION
+    (alert,) = list_alerts(service, lasting_only=True)
+    assert (alert.condition, alert.title) == (
+        Condition.SYSTEM_TROUBLE,
+        "champion fails on what clients send",
+    )
+    assert "200 faults in 1000 trials" in alert.text
+    assert "passes its golden examples and the newest bars (23 inputs of our own)" in alert.text
+    count_champion(service, trials=1000, faults=1, own_faults=0)
+    controller.tick()
+    assert list_alerts(service, lasting_only=True) == ()
+
+
+def test_the_alert_on_requests_ends_when_the_champion_falls(
+    service: Store, replica: RowReplica
+) -> None:
+    controller = Controller(service, "one")
+    count_champion(service, trials=1000, faults=200, own_faults=0)
+    controller.tick()
+    count_champion(service, trials=1000, faults=200, own_faults=2)
+    assert [moved.what for moved in controller.tick()] == ["fall_back"]
+    (alert,) = list_alerts(service, lasting_only=True)
+    assert alert.condition is Condition.DEPLOYMENT_FAILED
+
+
+def test_requests_alone_end_no_rollout_by_way_of_the_champion(
+    service: Store, replica: RowReplica
+) -> None:
+    controller = Controller(service, "one")
+    asked = ask(service)
+    carry(controller, [replica])
+    count_champion(service, trials=1000, faults=200, own_faults=0)
+    assert carry(controller, [replica]) == {}
+    assert get_rollout(service, asked.id).phase is Phase.GATE
+    assert len(list_alerts(service, lasting_only=True)) == 1
 
 
 def test_a_champion_that_no_replica_can_load_falls_back(service: Store) -> None:

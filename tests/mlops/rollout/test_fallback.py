@@ -12,9 +12,14 @@ from pathlib import Path
 import pytest
 
 from mlops.rollout import fallback
-from mlops.rollout.analysis import TrialCounts
+from mlops.rollout.analysis import ChampionTrials, TrialCounts
 from mlops.rollout.controller import Controller
-from mlops.rollout.fallback import champion_failing, decide_fallback, return_to_baseline
+from mlops.rollout.fallback import (
+    champion_failing,
+    decide_fallback,
+    explain_requests,
+    return_to_baseline,
+)
 from mlops.rollout.plan import Strategy
 from mlops.store import (
     Route,
@@ -53,7 +58,10 @@ from .rows import (
 from .skill import lose_skill, retrain
 
 ROUTE = Route(SERVICE, 7, CHAMPION, "previous", BASELINE, NOW, NOW)
-HEALTHY, FAILING = TrialCounts(1000, 1), TrialCounts(1000, 200)
+NONE, OWN_PASSED, OWN_FAILED = TrialCounts(), TrialCounts(23, 0), TrialCounts(23, 1)
+HEALTHY = ChampionTrials(TrialCounts(1000, 1))
+WORSE = TrialCounts(1000, 200)
+FAILING = ChampionTrials(WORSE, OWN_FAILED)
 HOLDS = a_replica(held={CHAMPION: "ready", "previous": "ready"})
 LOST = a_replica("r1", held={CHAMPION: "failed", "previous": "ready"})
 
@@ -63,9 +71,13 @@ LOST = a_replica("r1", held={CHAMPION: "failed", "previous": "ready"})
     [
         ((HOLDS,), HEALTHY, None),
         ((), HEALTHY, None),
-        ((HOLDS,), TrialCounts(), None),
-        ((HOLDS,), TrialCounts(20, 1), None),
+        ((HOLDS,), ChampionTrials(), None),
+        ((HOLDS,), ChampionTrials(TrialCounts(20, 1), OWN_FAILED), None),
+        ((HOLDS,), ChampionTrials(HEALTHY.live, OWN_FAILED), None),
+        ((HOLDS,), ChampionTrials(WORSE, OWN_PASSED), None),
+        ((HOLDS,), ChampionTrials(WORSE), None),
         ((HOLDS,), FAILING, "champion fails: 200 faults in 1000 trials"),
+        ((HOLDS,), FAILING, "it fails on 1 of 23 inputs of our own too"),
         ((), FAILING, "champion fails"),
         ((HOLDS, HOLDS, LOST), HEALTHY, None),
         ((HOLDS, LOST), HEALTHY, "1 of 2 replicas cannot load champion: no file"),
@@ -73,11 +85,24 @@ LOST = a_replica("r1", held={CHAMPION: "failed", "previous": "ready"})
         ((a_replica(held={}),), HEALTHY, None),
     ],
 )
-def test_a_champion_fails_by_its_trials_or_by_half_of_its_replicas(
-    replicas: tuple[object, ...], seen: TrialCounts, why: str | None
+def test_a_champion_fails_by_requests_and_own_inputs_or_by_half_of_its_replicas(
+    replicas: tuple[object, ...], seen: ChampionTrials, why: str | None
 ) -> None:
     found = champion_failing(ROUTE, replicas, seen)  # type: ignore[arg-type]
     assert found is None if why is None else why in str(found)
+
+
+@pytest.mark.parametrize(
+    ("live", "own", "told"),
+    [(WORSE, OWN_PASSED, True), (WORSE, OWN_FAILED, False), (WORSE, NONE, False),
+     (HEALTHY.live, OWN_PASSED, False)],
+)  # fmt: skip
+def test_people_are_told_of_a_champion_that_fails_on_requests_alone(
+    live: TrialCounts, own: TrialCounts, told: bool
+) -> None:
+    text = explain_requests(ROUTE, ChampionTrials(live, own))
+    assert (text is not None) == told
+    assert not told or "champion fails on requests: 200 faults in 1000 trials" in str(text)
 
 
 def test_the_previous_champion_takes_over_where_it_is_held() -> None:

@@ -60,6 +60,7 @@ from .rows import (
     begin_service,
     count,
     count_champion,
+    count_short,
     route_of,
 )
 from .skill import lose_skill, retrain
@@ -90,6 +91,7 @@ class Rollouts(RuleBasedStateMachine):
         self.aborted: dict[str, int] = {}
         self.worse: dict[str, int] = {}
         self.weeks = 0
+        self.failing: set[str] = set()
 
     # People ---------------------------------------------------------------------------------
 
@@ -169,21 +171,33 @@ class Rollouts(RuleBasedStateMachine):
             self.carry_on(1)
             self.wait(130.0)
 
-    @rule(faults=st.sampled_from((0, 0, 200)))
-    def count_the_champion(self, faults: int) -> None:
-        count_champion(self.store, trials=1000, faults=faults)
+    @rule(faults=st.sampled_from((0, 0, 200)), own_faults=st.sampled_from((0, 1)))
+    def count_the_champion(self, faults: int, own_faults: int) -> None:
+        """By requests, and by the newest check on inputs of our own."""
+        count_champion(self.store, trials=1000, faults=faults, own_faults=own_faults)
+        champion = route_of(self.store).champion
+        (self.failing.add if own_faults else self.failing.discard)(champion)
+
+    @precondition(lambda self: self.open is not None)
+    @rule(short=st.sampled_from((0, 1, 2)))
+    def send_too_few_bars(self, short: int) -> None:
+        assert self.open is not None
+        count_short(self.store, self.open, dealt=100, short=short)
 
     # Processes ------------------------------------------------------------------------------
 
     @rule(which=st.sampled_from((0, 1)))
     def tick(self, which: int) -> None:
-        self.controllers[which].tick()
+        """Client input alone never moves a route off its champion."""
+        for moved in self.controllers[which].tick():
+            if moved.what == "fall_back":
+                assert moved.model_id in self.failing or "cannot load" in moved.reason
 
     @rule(which=st.sampled_from((0, 1)))
     def carry_on(self, which: int) -> None:
         for one in self.replicas:
             self._deploying(one, one.follow)
-        self.controllers[which].tick()
+        self.tick(which)
 
     @rule()
     def the_controller_is_paused(self) -> None:

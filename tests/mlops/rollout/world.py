@@ -16,8 +16,15 @@ from itertools import product
 from typing import NamedTuple
 
 from mlops.rollout import decide as deciding
+from mlops.rollout import fallback as falling
 from mlops.rollout import routing
-from mlops.rollout.analysis import Evidence, PairedTrials, TrialCounts
+from mlops.rollout.analysis import (
+    ChampionTrials,
+    Evidence,
+    PairedTrials,
+    ShortRequests,
+    TrialCounts,
+)
 from mlops.rollout.plan import RolloutPlan, Strategy, plan_for
 from mlops.store.replicas import HeldModel, Replica, ReplicaState
 from mlops.store.rollouts import Arrow, Rollout
@@ -246,6 +253,17 @@ GOOD = Evidence(paired=PairedTrials(1000), promoted=TrialCounts(1000, 0))
 WORSE = Evidence(paired=PairedTrials(1000, challenger_faults=100))
 WORSE_AFTER = Evidence(paired=PairedTrials(1000), promoted=TrialCounts(1000, 100))
 
+FAULTS, SOME_OWN = TrialCounts(1000, 200), TrialCounts(23, 1)
+HEALTHY = ChampionTrials(TrialCounts(1000, 1), TrialCounts(23, 0))
+FAILS = ChampionTrials(FAULTS, SOME_OWN)
+FAILS_CLIENTS = ChampionTrials(FAULTS, TrialCounts(23, 0))
+UNCHECKED = ChampionTrials(FAULTS)
+FAILS_OURS = ChampionTrials(HEALTHY.live, SOME_OWN)
+CHAMPIONS = (HEALTHY, FAILS, FAILS_CLIENTS, UNCHECKED, FAILS_OURS)
+"""What may be known of a champion: trials on requests, and those on inputs of our own."""
+
+FEW_SHORT, MANY_SHORT = ShortRequests(100, 1, 35, 169), ShortRequests(100, 2, 35, 169)
+
 
 class Sight(NamedTuple):
     """What else the controller finds when it looks."""
@@ -253,22 +271,35 @@ class Sight(NamedTuple):
     evidence: Evidence
     clock: Clock
     aborted: bool = False
-    champion_fails: bool = False
+    champion: ChampionTrials = HEALTHY
     status: Status = Status.CHALLENGER
     forced: bool = False
+    short: ShortRequests = FEW_SHORT
+
+    @property
+    def champion_fails(self) -> bool:
+        """The champion fails on requests, and on inputs of our own."""
+        return self.champion == FAILS
 
     @property
     def calm(self) -> bool:
-        """Nobody interferes."""
-        return not (self.aborted or self.champion_fails) and self.status is Status.CHALLENGER
+        """Nobody interferes, and clients send enough bars."""
+        interfered = self.aborted or self.champion_fails or self.short == MANY_SHORT
+        return not interfered and self.status is Status.CHALLENGER
 
 
 _SEEN = tuple(Sight(*found) for found in product((NOTHING, LITTLE, GOOD, WORSE), Clock))
 _HANDS = tuple(
     Sight(evidence, clock, **what)
     for evidence, clock, what in product(
-        (NOTHING, GOOD), Clock, ({"aborted": True}, {"champion_fails": True})
+        (NOTHING, GOOD),
+        Clock,
+        ({"aborted": True}, {"champion": FAILS}),
     )
+)
+_CLIENTS = (
+    *(Sight(GOOD, clock, short=MANY_SHORT) for clock in Clock),
+    *(Sight(GOOD, Clock.DWELT, champion=known) for known in (FAILS_CLIENTS, UNCHECKED)),
 )
 _REFUSED = tuple(
     Sight(NOTHING, clock, status=Status.REFUSED, forced=forced)
@@ -281,7 +312,8 @@ def sights(phase: Phase) -> tuple[Sight, ...]:
     """What may be found in a phase."""
     if phase is Phase.PENDING:
         return (*_SEEN, *_HANDS, *_REFUSED)
-    return (*_SEEN, *_HANDS, *_AFTER) if phase is Phase.PROMOTED else (*_SEEN, *_HANDS)
+    after = _AFTER if phase is Phase.PROMOTED else ()
+    return (*_SEEN, *_HANDS, *_CLIENTS, *after)
 
 
 def decided(world: World, row: Row, said: tuple[Said | None, ...], sight: Sight) -> Arrow | None:
@@ -296,9 +328,18 @@ def decided(world: World, row: Row, said: tuple[Said | None, ...], sight: Sight)
         ),
         evidence=sight.evidence,
         statuses={CHALLENGER: sight.status, row.route.champion: Status.DEPLOYED},
-        champion_failing="it fails" if sight.champion_fails else None,
+        champion_failing=falling.champion_failing(row.route, (), sight.champion),
+        short_requests=sight.short,
     )
     return deciding.decide(snapshot, T0 + _lasted(world.plan, row.phase, sight.clock))
+
+
+def fallen(
+    row: Row, said: tuple[Said | None, ...], champion: ChampionTrials
+) -> falling.Fallback | None:
+    """What the product puts in the place of a champion, where no rollout is open."""
+    replicas = [_replica(name, heard) for name, heard in zip(IDS, said, strict=True) if heard]
+    return falling.decide_fallback(row.route, replicas, champion)
 
 
 def followed(row: Row, arrow: Arrow) -> Decided:
