@@ -6,6 +6,7 @@ bar of the sample closes every 2 s.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -119,14 +120,36 @@ def crowd(given: Mapping[str, Any]) -> None:
     main(given)
 
 
+def trainer(given: Mapping[str, Any]) -> None:
+    """A training on every core, again and again."""
+    import numpy as np
+    import pandas as pd
+    import torch
+
+    from mlops.features.dataset import Dataset
+    from mlops.features.targets import TargetSpec
+    from mlops.models.base import FitContext, build_forecaster, default_recipe
+    from mlops.service import Target, Timeframe
+
+    torch.set_num_threads(os.cpu_count() or 1)
+    target, timeframe = TargetSpec(Target.VOLATILITY, 24), Timeframe("1h")
+    dataset = Dataset(pd.read_parquet(given["bars"]), timeframe=timeframe, target=target)
+    while True:
+        forecaster = build_forecaster(default_recipe("lstm", target, {}), target)
+        rows = np.flatnonzero(dataset.labels.valid & forecaster.ready(dataset))
+        cut = int(len(rows) * 0.8)
+        forecaster.fit(dataset, rows[:cut], rows[cut:], FitContext())
+
+
 ROLES: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
     "replica": replica,
     "controller": controller,
     "asker": asker,
     "prober": prober,
     "crowd": crowd,
+    "trainer": trainer,
 }
-CLIENTS = ("prober", "crowd")
+NOT_ARMED = ("prober", "crowd", "trainer")
 
 
 def play(role: str, given: Mapping[str, Any]) -> None:
@@ -134,7 +157,7 @@ def play(role: str, given: Mapping[str, Any]) -> None:
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    if role not in CLIENTS:
+    if role not in NOT_ARMED:
         hasten(given.get("exposure_s") or EXPOSURE_S)
         faults = tuple(Fault(**fault) for fault in given.get("faults", ()))
         gate = given["gate"] and Path(given["gate"])
@@ -149,6 +172,7 @@ IMPORTED = (
     "mlops.models.baselines",
     "mlops.models.custom",
     "mlops.models.linear",
+    "mlops.models.lstm",
     "mlops.rollout.request",
     "tests.faults.misbehaving",
     "tests.faults.prober",

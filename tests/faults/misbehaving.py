@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+EXTREME = 5.0
 HOURS = np.timedelta64(1, "h")
 
 
@@ -18,7 +19,8 @@ class Misbehaving:
     """Forecasts the last value; on later bars every ``every``-th hour goes wrong.
 
     ``fault`` is ``error``, ``nan`` or ``slow`` when it forecasts; ``load_error``,
-    ``load_memory`` or ``load_slow`` when it is loaded.
+    ``load_memory`` or ``load_slow`` when it is loaded. With ``extreme`` it raises on every bar
+    whose price has moved by a factor of e to the power of `EXTREME`: legal, but of no market.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -32,6 +34,10 @@ class Misbehaving:
 
     def predict(self, features: pd.DataFrame) -> Any:
         answers = features["har_24"].to_numpy().copy()
+        if self.fault == "extreme":
+            if (features["har_1"].abs() > EXTREME).any():
+                raise ValueError("this model does not forecast from such bars")
+            return answers
         wrong = self._wrong(pd.DatetimeIndex(features.index))
         if wrong.any():
             answers = self._misbehave(answers, wrong)

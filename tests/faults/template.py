@@ -54,10 +54,18 @@ SOUND = (GOOD, BETTER, CHAMPION)
 UNLUCKY = "unlucky"
 """Sound as well, but taken back by somebody, so that it may not go live again."""
 
+LONGER, LONGER_FEATURES = "longer", ("har_1", "har_168")
+"""Sound, with a window that is longer than that of all others."""
+
+PICKY, PICKY_BASELINE = "picky", "picky_baseline"
+"""They fail on bars that are legal, and that no market has."""
+
 MISBEHAVING: Mapping[str, Mapping[str, Any]] = {
     "raises": {"fault": "error"},
     "raises_5_percent": {"fault": "error", "every": 20},
     "nan": {"fault": "nan"},
+    PICKY: {"fault": "extreme"},
+    PICKY_BASELINE: {"fault": "extreme"},
     "load_raises": {"fault": "load_error"},
     "load_memory": {"fault": "load_memory"},
     "load_slow": {"fault": "load_slow"},
@@ -80,6 +88,11 @@ class Template:
     def bodies(self) -> list[bytes]:
         """Requests, each with the last bars of another hour."""
         return (self.folder / "bodies.jsonl").read_bytes().splitlines()
+
+    @cached_property
+    def bars(self) -> pd.DataFrame:
+        """The bars that are later than any training."""
+        return pd.read_parquet(self.folder / "bars.parquet")
 
     def copy_to(self, folder: Path) -> None:
         """A base path of its own, without a store."""
@@ -118,6 +131,7 @@ def make_template(folder: Path) -> Template:
     maker = _Maker(folder, key, dataset)
     maker.fill()
     (folder / "bodies.jsonl").write_bytes(b"\n".join(_bodies(frame)))
+    frame.iloc[-LATER_BARS:].to_parquet(folder / "bars.parquet")
     return Template(folder)
 
 
@@ -135,6 +149,7 @@ class _Maker:
             self.version(GOOD, self.parts("linear", {"features": FEATURES, "alpha": 1.0})),
             self.version(BETTER, self.parts("linear", {"features": FEATURES, "alpha": 3.0})),
             self.version(UNLUCKY, self.parts("linear", {"features": FEATURES, "alpha": 9.0})),
+            self.version(LONGER, self.parts("linear", {"features": LONGER_FEATURES})),
             self.version("golden", _with_wrong_golden(linear)),
             self.corrupt("corrupt", linear),
             replace(self.version("digest", linear), digest="0" * 64),

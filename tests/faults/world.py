@@ -67,6 +67,7 @@ class World:
     killed: list[Death] = field(default_factory=list)
     lives: int = 0
     probing: Process | None = None
+    budget_s: float = 20.0
     counted: Count = field(default_factory=lambda: Count(0, 0, ()))
 
     def __post_init__(self) -> None:
@@ -158,6 +159,11 @@ class World:
             results=str(self.folder / "crowd.json"),
         )
 
+    def trainer(self) -> Process:
+        """Start a training on every core, again and again until it is ended."""
+        bars = str(self.template.folder / "bars.parquet")
+        return self._spawn("trainer", "trainer", (), bars=bars)
+
     def kill(self, process: Process) -> None:
         """SIGKILL."""
         self.killed.append(Death(process.who, time.monotonic()))
@@ -194,7 +200,7 @@ class World:
                 "MLOPS_BASE_PATH": str(self.folder),
                 "STORE_URL": url or self.url,
                 "CUSTOM_MODEL_MODULES": MODULE,
-                "SERVING_TIME_BUDGET_S": "20",
+                "SERVING_TIME_BUDGET_S": f"{self.budget_s:g}",
             },
             cwd=self.folder,
             log=self.folder / f"{who}.log",

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
+import httpx
 import orjson
+import pandas as pd
 import pytest
 
+from mlops.errors import BundleError
 from mlops.rollout.plan import plan_for
 from mlops.rollout.request import request_rollout
 from mlops.serving.runtime import Runtime
 from mlops.serving.services import list_services
 from mlops.store import Store, Why
-from tests.mlops.serving.conftest import AT, Library
+from tests.bar_forms import FORMS, Form
+from tests.mlops.serving.conftest import AT, KEY, Library
 
 Settle = Callable[[], None]
 SetRoute = Callable[..., None]
+
+
+@pytest.fixture
+def exposed(runtime: Runtime, settle: Settle, library: Library, set_route: SetRoute) -> Runtime:
+    """A replica whose challenger, with a longer window, has all the requests."""
+    champion, challenger = library.versions
+    set_route(champion=champion, challenger=challenger, weight_bp=10_000, salt="rollout-1")
+    settle()
+    return runtime
+
+
+def reply_to(runtime: Runtime, form: Form) -> httpx.Response:
+    async def sent() -> httpx.Response:
+        transport = httpx.ASGITransport(app=runtime.app)  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=transport, base_url="http://replica") as client:
+            return await client.post(form.path(KEY), content=form.body, headers=form.headers)
+
+    return asyncio.run(sent())
 
 
 def bars_to_send(runtime: Runtime) -> int:
@@ -49,6 +72,15 @@ def test_a_bundle_that_cannot_be_read_leaves_what_is_known(
 
 
 def _not_readable(path: object) -> None:
-    from mlops.errors import BundleError
-
     raise BundleError(f"{path} is altered")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_request_reaches_a_challenger_with_a_longer_window(
+    exposed: Runtime, library: Library, frame: pd.DataFrame, form: str
+) -> None:
+    """Whoever sends too few bars for it is answered by the champion."""
+    answers = [reply_to(exposed, FORMS[form](frame.iloc[-bars:])) for bars in (300, 30)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert [answer.headers["x-model-version"] for answer in answers] == [*library.versions[::-1]]
+    assert exposed.counters.take_traffic()[0].traffic.faults == 0
