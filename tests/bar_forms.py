@@ -49,6 +49,13 @@ def _columns(bars: pd.DataFrame) -> dict[str, list[Any]]:
     return {name: list(cells) for name, cells in _with_times(bars).to_dict("list").items()}
 
 
+def _records(bars: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {str(name): cell for name, cell in row.items()}
+        for row in _with_times(bars).to_dict("records")
+    ]
+
+
 def _split(bars: pd.DataFrame) -> Form:
     frame = _with_times(bars)
     data = frame.to_numpy().tolist()
@@ -87,13 +94,13 @@ def _infer_binary(bars: pd.DataFrame) -> Form:
 FORMS: Mapping[str, Callable[[pd.DataFrame], Form]] = {
     "instances, rows": lambda bars: _json({"instances": _values(bars)}),
     "instances, windows": lambda bars: _json({"instances": [_values(bars)] * 2}),
-    "instances, windows of columns": lambda bars: _json({"instances": [_columns(bars)]}),
+    "instances, records": lambda bars: _json({"instances": _records(bars)}),
+    "instances, named windows": lambda bars: _json({"instances": [{"bars": _values(bars)}]}),
     "inputs, windows": lambda bars: _json({"inputs": [_values(bars)]}),
+    "inputs, named windows": lambda bars: _json({"inputs": {"bars": [_values(bars)]}}),
     "inputs, columns": lambda bars: _json({"inputs": _columns(bars)}),
     "dataframe_split": _split,
-    "dataframe_records": lambda bars: _json(
-        {"dataframe_records": _with_times(bars).to_dict("records")}
-    ),
+    "dataframe_records": lambda bars: _json({"dataframe_records": _records(bars)}),
     "csv": _csv,
     "parquet": _parquet,
     "infer, windows": _infer,

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-EXTREME = 5.0
+EXTREME = 1.0
+"""The logarithm of the realized volatility of one bar."""
+
 HOURS = np.timedelta64(1, "h")
 
 
@@ -20,7 +22,7 @@ class Misbehaving:
 
     ``fault`` is ``error``, ``nan`` or ``slow`` when it forecasts; ``load_error``,
     ``load_memory`` or ``load_slow`` when it is loaded. With ``extreme`` it raises on every bar
-    whose price has moved by a factor of e to the power of `EXTREME`: legal, but of no market.
+    whose volatility is above `EXTREME`: legal, but of no market.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -35,7 +37,7 @@ class Misbehaving:
     def predict(self, features: pd.DataFrame) -> Any:
         answers = features["har_24"].to_numpy().copy()
         if self.fault == "extreme":
-            if (features["har_1"].abs() > EXTREME).any():
+            if (features["har_1"] > EXTREME).any():
                 raise ValueError("this model does not forecast from such bars")
             return answers
         wrong = self._wrong(pd.DatetimeIndex(features.index))
