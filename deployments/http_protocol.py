@@ -34,8 +34,9 @@ class Limits:
             between two bytes of a body.
         fields: Of a header or a trailer.
         waiting: Requests sent ahead on one connection.
-        progress_bytes: Of a body, or of a reply, that must move within `progress_s`.
+        progress_bytes: Of a body that must arrive within `progress_s`.
         progress_s: Also the time that a header may take.
+        reply_s: Within which a client must read some of a reply.
     """
 
     header_bytes: int = 32 * 1024
@@ -43,6 +44,7 @@ class Limits:
     waiting: int = 64
     progress_bytes: int = 64 * 1024
     progress_s: float = 10.0
+    reply_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def find_wait_start(self) -> float | None:
         """Since when the client has kept us waiting, by the clock of the event loop."""
+        if self._reply_deadline is not None:
+            return self._reply_deadline.when() - self.limits.reply_s
         if self._deadline is not None and (self._part == BODY or not self._is_answering()):
             return self._deadline.when() - self.limits.progress_s
         if self.timeout_keep_alive_task is not None:
@@ -117,8 +121,8 @@ class HttpProtocol(HttpToolsProtocol):
         return None
 
     def timeout_keep_alive_handler(self) -> None:
-        # `close` would wait for a client that does not read its last reply.
-        self.transport.abort()
+        self.transport.close()
+        self._watch_reply()
 
     def _start_idle_time(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(
@@ -307,7 +311,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not answered:
             self.transport.write(self._write_reply(refusal))
         self.transport.write_eof()
-        self._deadline = self.loop.call_later(LINGER_S, self.transport.abort)
+        self._deadline = self.loop.call_later(LINGER_S, self.timeout_keep_alive_handler)
 
     def _write_reply(self, refusal: Refusal) -> bytes:
         text = refusal.why.encode()
@@ -331,31 +335,33 @@ class HttpProtocol(HttpToolsProtocol):
         HttpToolsProtocol.on_response_complete(self)
         if self.timeout_keep_alive_task is None:
             if self.transport.is_closing():
-                self._watch_reply(self.transport.get_write_buffer_size())
+                self._watch_reply()
         elif self._refusal is not None:
             self._unset_keepalive_if_required()
             self._close_with_reply(self._refusal)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._watch_reply(self.transport.get_write_buffer_size())
+        self._watch_reply()
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self._stop_reply_deadline()
 
-    def _watch_reply(self, unread: int) -> None:
+    def _watch_reply(self) -> None:
+        """Cut the connection where its client reads none of what is left to read."""
         self._stop_reply_deadline()
-        self._reply_deadline = self.loop.call_later(
-            self.limits.progress_s, self._check_reply, unread
-        )
+        unread = self.transport.get_write_buffer_size()
+        if unread:
+            self._reply_deadline = self.loop.call_later(
+                self.limits.reply_s, self._check_reply, unread
+            )
 
     def _check_reply(self, unread_before: int) -> None:
-        unread = self.transport.get_write_buffer_size()
-        if unread_before - unread < self.limits.progress_bytes:
-            self.transport.abort()
+        if self.transport.get_write_buffer_size() < unread_before:
+            self._watch_reply()
         else:
-            self._watch_reply(unread)
+            self.transport.abort()
 
     def _stop_reply_deadline(self) -> None:
         if self._reply_deadline is not None:

@@ -115,15 +115,23 @@ def guard_and_alerts(installation: Installation, runtime: Runtime) -> Iterator[N
         sender.stop()
 
 
-async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAIN_S) -> None:
-    """Answer until SIGTERM or SIGINT, then drain and end."""
-    protocol: Any = partial(
-        HttpProtocol,
-        limits=Limits(),
-        open_connections=OpenConnections(count_allowed_connections()),
-    )
-    config = uvicorn.Config(
-        runtime.app,
+def configure_server(
+    app: Any,
+    *,
+    host: str,
+    port: int,
+    connections: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008 - it is frozen
+) -> uvicorn.Config:
+    """The server of a replica.
+
+    Args:
+        connections: That may be open; by default as many as there are descriptors to spare.
+    """
+    allowed = count_allowed_connections() if connections is None else connections
+    protocol: Any = partial(HttpProtocol, limits=limits, open_connections=OpenConnections(allowed))
+    return uvicorn.Config(
+        app,
         host=host,
         port=port,
         http=protocol,
@@ -138,7 +146,11 @@ async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAI
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=STOP_S,
     )
-    server = Server(config)
+
+
+async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAIN_S) -> None:
+    """Answer until SIGTERM or SIGINT, then drain and end."""
+    server = Server(configure_server(runtime.app, host=host, port=port))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
