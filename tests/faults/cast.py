@@ -7,6 +7,7 @@ bar of the sample closes every 2 s.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -57,6 +58,9 @@ def replica(given: Mapping[str, Any]) -> None:
         runtime.run_controller = lambda controller, stop: stop.wait()
     if given["no_memory_for"]:
         _refuse_memory(model_pool, tuple(given["no_memory_for"]))
+    if given["descriptors"]:
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (given["descriptors"], most))
     port = str(given["port"])
     deployments.replica.main(
         ["--port", port, "--name", given["who"], "--drain-seconds", str(given["drain_s"])]

@@ -87,14 +87,19 @@ class World:
         gated: bool = False,
         stands_by: bool = True,
         no_memory_for: Sequence[str] = (),
+        descriptors: int | None = None,
         url: str | None = None,
         wait: bool = True,
     ) -> Process:
-        """Start a replica; ``stands_by``: as controller; ``gated``: unharmed until `let`."""
+        """Start a replica; ``stands_by``: as controller; ``gated``: unharmed until `let`.
+
+        ``descriptors``: how many it may open.
+        """
         given = {
             "port": self.ports[who],
             "stands_by": stands_by,
             "no_memory_for": list(no_memory_for),
+            "descriptors": descriptors,
             "drain_s": cast.DRAIN_S,
             "gate": str(self._gate(who)) if gated else None,
         }
