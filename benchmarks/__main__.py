@@ -14,6 +14,7 @@ NAMES = (
     "searches",
     "year",
     "serving",
+    "connections",
     "soak",
     "outages",
     "outcomes",

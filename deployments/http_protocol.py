@@ -160,23 +160,17 @@ class HttpProtocol(HttpToolsProtocol):
             return
         self._bytes_between += len(piece)
         try:
-            self._parse(piece)
+            self.parser.feed_data(piece)
+        except HttpParserUpgrade as upgrade:
+            # The parser leaves the body unread: it reads the request once more without the upgrade.
+            self._read_piece(self._write_header_without_upgrade() + bytes(piece[upgrade.args[0] :]))
         except HttpParserError:
             self._refuse(self._breach)
         else:
-            limits = self.limits
-            if self._bytes_between > limits.header_bytes or len(self.headers) > limits.fields:
+            if self._bytes_between > self.limits.header_bytes or (
+                len(self.headers) > self.limits.fields
+            ):
                 self._refuse(TOO_LARGE)
-
-    def _parse(self, data: bytes | memoryview) -> None:
-        """Feed the parser, and have it read a request that asks for an upgrade without that."""
-        while data:
-            try:
-                self.parser.feed_data(data)
-            except HttpParserUpgrade as upgrade:
-                data = self._write_header_without_upgrade() + bytes(data[upgrade.args[0] :])
-            else:
-                return
 
     def _write_header_without_upgrade(self) -> bytes:
         version = self.parser.get_http_version().encode()
@@ -198,7 +192,7 @@ class HttpProtocol(HttpToolsProtocol):
         ):
             self._check_header()
         if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
-            # The parser passes over the body of such a request; `_parse` gives it another one.
+            # `_read_piece` has the request read once more.
             return
         HttpToolsProtocol.on_headers_complete(self)
         # Fields of a trailer are no header of the request.

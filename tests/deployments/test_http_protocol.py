@@ -405,6 +405,17 @@ async def test_an_upgrade_is_passed_over_and_the_request_is_answered(
 
 
 @on_clock
+async def test_many_upgrades_sent_ahead_are_all_answered() -> None:
+    wire = Server().connect()
+    await wire.send(request("/", "Connection: upgrade", "Upgrade: h2c") * 64)
+    await settle(1000)
+    assert wire.statuses == [200] * 64
+    await wire.send(request("/", "Connection: upgrade", "Upgrade: h2c") * 1000)
+    await settle(1000)
+    assert wire.statuses[-1] == 429
+
+
+@on_clock
 async def test_an_upgrade_with_a_long_header_is_refused() -> None:
     wire = Server().connect()
     await wire.send(request("/", *WEBSOCKET, "a: " + "x" * LIMIT))

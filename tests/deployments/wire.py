@@ -36,8 +36,9 @@ async def pass_time(seconds: float) -> None:
         await settle()
 
 
-async def settle() -> None:
-    for _ in range(10):
+async def settle(turns: int = 10) -> None:
+    """Let the event loop run what is due."""
+    for _ in range(turns):
         await asyncio.sleep(0)
 
 
