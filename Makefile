@@ -4,7 +4,7 @@ BIN := .venv/bin
 export DO_NOT_TRACK := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install demo serve test test-slow test-faults check bench deploy clean
+.PHONY: install demo serve test test-slow test-faults check bench fuzz deploy clean
 
 install: .venv/.installed
 
@@ -51,6 +51,10 @@ check: install
 
 bench: install
 	$(BIN)/python -m benchmarks
+
+# Another seed each time; make fuzz FUZZ="--seed 7 --minutes 60" chooses.
+fuzz: install
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 deploy: install
 	$(BIN)/python -m deployments.setup

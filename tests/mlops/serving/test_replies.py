@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from mlops.models.windows import Window
 from mlops.serving.runtime import Runtime
 from mlops.store import Store
 
+from .asgi_client import answer_of
 from .conftest import KEY, Library, made_runtime
 from .stored_paths import rollout, serving, unready
 from .stored_requests import ROWS, Requests, StoredRequest, infer, invoke, tensor
@@ -101,46 +101,6 @@ class Replies:
         for value, name in self.names.items():
             text = text.replace(value, name)
         return text
-
-
-async def answer_of(app: Any, request: StoredRequest) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the reply to one request, as the app sends them."""
-    path, _, query = request.path.partition("?")
-    headers = {"x-request-id": "stored", **request.headers}
-    if request.content_type is not None:
-        headers["content-type"] = request.content_type
-    scope = {
-        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
-        "method": request.method, "scheme": "http", "path": path, "raw_path": path.encode(),
-        "query_string": query.encode(), "root_path": "", "client": ("127.0.0.1", 1),
-        "server": ("127.0.0.1", 2),
-        "headers": [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
-    }  # fmt: skip
-    chunks = list(chunks_of(request))
-    sent: list[Any] = []
-
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks)}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await app(scope, receive, send)
-    start, *parts = sent
-    replied = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
-    body = b"".join(part.get("body", b"") for part in parts)
-    assert (
-        "content-length" not in replied
-        or request.method == "HEAD"
-        or (int(replied["content-length"]) == len(body))
-    )
-    return start["status"], replied, body
-
-
-def chunks_of(request: StoredRequest) -> list[bytes]:
-    ends = np.cumsum([0, *request.chunks]).tolist()
-    parts = [request.body[start:end] for start, end in pairwise(ends)]
-    return [*parts, request.body[ends[-1] :]]
 
 
 def forecast_from_everything(_: Bundle, windows: Sequence[Window]) -> list[FloatArray]:
