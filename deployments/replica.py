@@ -87,6 +87,7 @@ def open_runtime(
             budget_s=settings.serving_time_budget_s,
             max_age_bars=settings.forecast_max_age_bars,
             log_days=settings.forecast_log_days,
+            log_mb=settings.replica_request_log_mb,
             spool_mb=settings.replica_spool_mb,
             batching=batching,
             exchange_base_url=settings.exchange_base_url or None,

@@ -95,6 +95,7 @@ class Settings(BaseSettings):
     forecast_max_age_bars: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     forecast_log_days: int = Field(default=30, ge=1)
     replica_spool_mb: float = Field(default=256.0, gt=0, allow_inf_nan=False)
+    replica_request_log_mb: float = Field(default=1024.0, gt=0, allow_inf_nan=False)
 
     # Monitoring
     monitoring_window_hours: float = Field(default=24.0, gt=0, allow_inf_nan=False)

@@ -56,6 +56,7 @@ class Options:
         budget_s: Seconds that a version may take for a forecast.
         max_age_bars: Age in bars from which the newest bar is too old to forecast from.
         log_days: Days for which the request log is kept.
+        log_mb: Disk that the request log may take, MiB; that of all replicas together.
         spool_mb: Disk that forecasts may take while the store is away, MiB.
         batching: Whether windows that wait together are forecast together.
         clock: The market's clock, or the replay clock of the demo.
@@ -66,6 +67,7 @@ class Options:
     budget_s: float = 5.0
     max_age_bars: float = 2.0
     log_days: float = 30.0
+    log_mb: float = 1024.0
     spool_mb: float = 256.0
     batching: bool = True
     exchange_base_url: str | None = None
@@ -143,7 +145,10 @@ class Runtime:
             for trials in (ReplayTrials, OwnInputTrials)
         )
         self.request_log = RequestLog(
-            home / "request-log", identity.incarnation, keep_days=options.log_days
+            home / "request-log",
+            identity.incarnation,
+            keep_days=options.log_days,
+            max_bytes=int(options.log_mb * MIB),
         )
         self.app = App(
             dispatcher=self.dispatcher,

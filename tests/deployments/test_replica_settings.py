@@ -49,7 +49,8 @@ def opened() -> Iterator[Runtime]:
         ("SERVING_TIME_BUDGET_S", "0.25", lambda made: made.dispatcher.budget_s, 0.25),
         ("SERVING_TIME_BUDGET_S", "0.25", lambda made: made.publisher.budget_s, 0.25),
         ("FORECAST_MAX_AGE_BARS", "3.5", lambda made: made.publisher.max_age_bars, 3.5),
-        ("FORECAST_LOG_DAYS", "4", lambda made: made.request_log.keep_s, 4 * DAY_S),
+        ("FORECAST_LOG_DAYS", "4", lambda made: made.request_log.segments.keep_s, 4 * DAY_S),
+        ("REPLICA_REQUEST_LOG_MB", "9", lambda made: made.request_log.segments.max_bytes, 9 * MIB),
         ("REPLICA_SPOOL_MB", "2", lambda made: made.spool.max_bytes, 2 * MIB),
     ],
 )
