@@ -2,72 +2,55 @@
 
 A right request is read and answered as MLflow's own server does. A wrong one gets a better message:
 a cell that is no number is refused by name, and the message repeats neither the body nor a
-traceback. Bodies of plain numbers are decoded here, straight to arrays; `payloads` reads the rest.
+traceback. A frame holds one symbol's bars; rows of rows of rows are a batch.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import struct
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, UnsetType
 
 from mlops.arrays import FloatArray
 from mlops.data.bars import COLUMNS
 from mlops.errors import ModelError, RequestRefused
 from mlops.models.windows import Window
-from mlops.serving.protocol import payloads
 from mlops.serving.protocol.request_bars import (
     BAD,
+    NAMES,
     OPEN_TIME,
     InputSpec,
+    columns_window,
+    is_row_number,
+    refuse_bar_count,
+    refuse_total_bars,
+    refuse_window_count,
     refused,
+    shown,
     tensor_windows,
+)
+from mlops.serving.protocol.request_body import (
+    MAX_COLUMNS,
+    csv_cell,
+    decode_csv,
+    decode_json,
+    decode_parquet,
+    pack_numbers,
 )
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
 CONTENT_TYPES = (JSON, CSV, PARQUET)
-_TIMED = (OPEN_TIME, *COLUMNS)
-# Seconds since 1970 of any bar have ten digits; row numbers of a request have fewer.
-_NO_TIME_BELOW = 10**9
+SPLIT, RECORDS, INSTANCES, INPUTS = "dataframe_split", "dataframe_records", "instances", "inputs"
+FORMS = (SPLIT, RECORDS, INSTANCES, INPUTS)
+BARS = "bars"
+"""Name of the tensor of bars, in forms that name their tensors."""
 
-_Five: TypeAlias = tuple[float, float, float, float, float]
-_Six: TypeAlias = tuple[float, float, float, float, float, float]
-_Rows = TypeVar("_Rows")
-
-
-class _Split(msgspec.Struct, Generic[_Rows], forbid_unknown_fields=True):
-    data: _Rows
-    columns: list[str]
-    index: list[int] | None = None
-
-
-class _Body(msgspec.Struct, Generic[_Rows]):
-    """A body of plain numbers; one that does not fit is left to `payloads`."""
-
-    dataframe_split: _Split[_Rows] | UnsetType = UNSET
-    instances: _Rows | UnsetType = UNSET
-    dataframe_records: msgspec.Raw | UnsetType = UNSET
-    inputs: msgspec.Raw | UnsetType = UNSET
-    params: msgspec.Raw | UnsetType = UNSET
-
-
-# Five columns, one window or several, are decoded at once; other tensors twice, because their
-# shape has to be found first.
-_BARS_BODY = msgspec.json.Decoder(_Body[list[_Five]])
-_BATCH_BODY = msgspec.json.Decoder(_Body[list[list[_Five]]])
-_RAW_BODY = msgspec.json.Decoder(_Body[msgspec.Raw])
-_BATCH, _HEAD = b"[[[", 64
-_FIVE, _SIX = msgspec.json.Decoder(list[_Five]), msgspec.json.Decoder(list[_Six])
-_FIVES, _SIXES = msgspec.json.Decoder(list[list[_Five]]), msgspec.json.Decoder(list[list[_Six]])
-_NOT_PLAIN = (msgspec.DecodeError, RecursionError, UnicodeDecodeError)
+_ONE_OF = f"send a JSON object with exactly one of {', '.join(FORMS)}"
 
 
 def parse(body: bytes, content_type: str | None, spec: InputSpec) -> list[Window]:
@@ -81,11 +64,11 @@ def parse(body: bytes, content_type: str | None, spec: InputSpec) -> list[Window
     """
     media = _parse_media_type(content_type)
     if media == JSON:
-        plain = _parse_plain(body, spec)
-        return payloads.json_windows(decode_json(body), spec) if plain is None else plain
+        return _document_windows(decode_json(body, spec), spec)
     if media == CSV:
-        return payloads.csv_windows(_decode_text(body), spec)
-    return payloads.parquet_windows(body, spec)
+        names, *lines = decode_csv(body, spec)
+        return [_frame_window(names, lines, spec, read_cell=csv_cell)]
+    return [columns_window(decode_parquet(body, spec), spec)]
 
 
 def render(forecasts: Sequence[FloatArray]) -> bytes:
@@ -129,45 +112,6 @@ def error_body(status: int, code: str, message: str, request_id: str) -> bytes:
     return json.dumps({"error_code": code, "message": message, "request_id": request_id}).encode()
 
 
-def decode_json(body: bytes) -> Any:
-    """Decode a JSON body, with NaN and Infinity, so that their cell can be named.
-
-    Raises:
-        RequestRefused: when the body is no JSON.
-    """
-    text = _decode_text(body)
-    try:
-        return msgspec.json.decode(text)
-    except _NOT_PLAIN:
-        pass
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise refused(f"the body is no JSON: {error}", BAD) from None
-    except (RecursionError, ValueError):
-        raise refused("the body is no JSON that can be read: too deep or too long", BAD) from None
-
-
-def bar_tensor(raw: bytes | msgspec.Raw) -> FloatArray:
-    """Decode JSON rows of 5 or 6 numbers to (n, 5 or 6), or windows of them to (n, T, 5 or 6).
-
-    Raises:
-        msgspec.DecodeError: when the JSON holds anything else, or windows of different lengths.
-    """
-    raw = bytes(raw)
-    if raw[:_HEAD].translate(None, b" \t\r\n").startswith(_BATCH):
-        windows: list[list[Any]]
-        try:
-            windows, width = _FIVES.decode(raw), 5
-        except msgspec.ValidationError:
-            windows, width = _SIXES.decode(raw), 6
-        return _pack_batch(windows, width)
-    try:
-        return _pack_rows(_FIVE.decode(raw))
-    except msgspec.ValidationError:
-        return _pack_rows(_SIX.decode(raw), 6)
-
-
 def _parse_media_type(content_type: str | None) -> str:
     if content_type is None or content_type == JSON:
         return JSON
@@ -190,69 +134,243 @@ def _unsupported(what: str) -> RequestRefused:
     )
 
 
-def _decode_text(body: bytes) -> str:
-    try:
-        return body.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise refused(f"the body is not UTF-8 (byte {error.start})", BAD) from None
+# Forms of JSON -----------------------------------------------------------------------------------
 
 
-# Plain numbers in one of two forms ---------------------------------------------------------------
+def _document_windows(document: object, spec: InputSpec) -> list[Window]:
+    if not isinstance(document, dict):
+        raise refused(f"the body is {_json_kind(document)}; {_ONE_OF}", BAD)
+    given = [name for name in FORMS if name in document]
+    if len(given) != 1:
+        got = " and ".join(given) or "none of them"
+        raise refused(f"the body has {got}; {_ONE_OF}", BAD)
+    _refuse_params(document.get("params"))
+    form = given[0]
+    if form == SPLIT:
+        return [_split_window(document[form], spec)]
+    if form == RECORDS:
+        return [_records_window(_require_list(document[form], form), form, spec)]
+    if form == INPUTS and isinstance(document[form], dict):
+        return _named_windows(document[form], spec)
+    rows = _require_list(document[form], form)
+    if not (rows and isinstance(rows[0], dict)):
+        return _tensor_windows(rows, None, form, spec)
+    if form == INSTANCES and BARS in rows[0]:
+        return _named_rows_windows(rows, spec)
+    return [_records_window(rows, form, spec)]
 
 
-def _parse_plain(body: bytes, spec: InputSpec) -> list[Window] | None:
-    """The windows of a request of plain numbers; None for every other request, right or wrong."""
-    try:
-        try:
-            if _BATCH in body[:_HEAD]:
-                tensor = _plain_tensor(_BATCH_BODY.decode(body), _pack_batch)
-            else:
-                tensor = _plain_tensor(_BARS_BODY.decode(body), _pack_rows)
-        except msgspec.ValidationError:
-            tensor = _plain_tensor(_RAW_BODY.decode(body), bar_tensor)
-    except _NOT_PLAIN:
-        return None
-    return None if tensor is None else tensor_windows(tensor, spec)
+def _refuse_params(params: object) -> None:
+    if params is None or params == {}:
+        return
+    if not isinstance(params, dict):
+        raise refused(f"params is {_json_kind(params)}; leave it out", BAD)
+    names = ", ".join(shown(str(name)) for name in list(params)[:5])
+    raise refused(f"params has {names}, but this model takes none; leave params out")
 
 
-def _plain_tensor(given: _Body[_Rows], read: Callable[[_Rows], FloatArray]) -> FloatArray | None:
-    if not given.dataframe_records is given.inputs is given.params is UNSET:
-        return None
-    split, instances = given.dataframe_split, given.instances
-    if isinstance(split, UnsetType):
-        return None if isinstance(instances, UnsetType) else read(instances)
-    order = _column_order(tuple(split.columns))
-    timed = split.index and split.index[0] >= _NO_TIME_BELOW
-    if instances is not UNSET or order is None or timed:
-        return None
-    tensor = read(split.data)
-    if tensor.ndim != 2 or tensor.shape[1] != len(order):
-        return None
-    if split.index is not None and len(split.index) != len(tensor):
-        return None
-    return tensor if order == tuple(range(len(order))) else tensor[:, order]
+def _split_window(given: object, spec: InputSpec) -> Window:
+    if not isinstance(given, dict):
+        raise refused(f"{SPLIT} is {_json_kind(given)}; send an object with columns and data", BAD)
+    extra = [name for name in given if name not in ("columns", "index", "data")]
+    if extra or "data" not in given:
+        got = ", ".join(shown(name) for name in list(given)[:5]) or "nothing"
+        raise refused(f"{SPLIT} has {got}; it has data, columns and, if need be, index", BAD)
+    data = _require_list(given["data"], f"{SPLIT}.data")
+    columns = given.get("columns")
+    if columns is None:
+        width = len(data[0]) if data and isinstance(data[0], list) else 0
+        columns = [str(number) for number in range(width)]
+    index = given.get("index")
+    if index is not None:
+        index = _require_list(index, f"{SPLIT}.index")
+        if len(index) != len(data):
+            raise refused(f"{SPLIT}.index has {len(index)} entries for {len(data)} rows", BAD)
+    return _frame_window(_require_list(columns, f"{SPLIT}.columns"), data, spec, index=index)
 
 
-@lru_cache(maxsize=256)
-def _column_order(columns: tuple[str, ...]) -> tuple[int, ...] | None:
-    """Where a frame has the columns of a bar; None unless it has these and no others."""
-    for wanted in (COLUMNS, _TIMED):
-        if sorted(columns) == sorted(wanted):
-            return tuple(columns.index(name) for name in wanted)
+def _named_windows(given: Mapping[str, Any], spec: InputSpec) -> list[Window]:
+    """Windows of named tensors, or the window of named columns."""
+    if BARS in given:
+        times = given.get(OPEN_TIME)
+        times = None if times is None else _require_list(times, OPEN_TIME)
+        return _tensor_windows(_require_list(given[BARS], BARS), times, INPUTS, spec)
+    _refuse_many_columns(len(given), INPUTS)
+    columns = {
+        name: _require_list(cells, name if len(name) <= 40 else shown(name))
+        for name, cells in given.items()
+    }
+    return [columns_window(columns, spec)]
+
+
+def _named_rows_windows(rows: list[Any], spec: InputSpec) -> list[Window]:
+    """Windows of named tensors that are given by row."""
+    _require_records(rows, INSTANCES, spec)
+    timed = any(OPEN_TIME in row for row in rows)
+    times = [row.get(OPEN_TIME) for row in rows] if timed else None
+    return _tensor_windows([row.get(BARS) for row in rows], times, INSTANCES, spec)
+
+
+def _records_window(rows: list[Any], what: str, spec: InputSpec) -> Window:
+    """A window of records; a field that a record lacks is None."""
+    _require_records(rows, what, spec)
+    spelled: dict[str, str] = {}
+    for fields in dict.fromkeys(map(tuple, rows)):
+        for field in fields:
+            name = field.strip().lower()
+            if name in NAMES and spelled.setdefault(name, field) != field:
+                raise refused(f"column {name!r} occurs twice; send it once", BAD)
+    columns = {name: [row.get(field) for row in rows] for name, field in spelled.items()}
+    return columns_window(columns, spec)
+
+
+def _require_records(rows: list[Any], what: str, spec: InputSpec) -> None:
+    refuse_bar_count(len(rows), spec)
+    if set(map(type, rows)) - {dict}:
+        number = next(at for at, row in enumerate(rows) if not isinstance(row, dict))
+        kind = _json_kind(rows[number])
+        raise refused(f"{what}: row {number} is {kind}; send an object a bar", BAD)
+    _refuse_many_columns(max(map(len, rows), default=0), f"{what}: a row")
+
+
+def _refuse_many_columns(count: int, what: str) -> None:
+    if count > MAX_COLUMNS:
+        raise refused(
+            f"{what} has {count:,} columns, at most {MAX_COLUMNS} are read; "
+            f"send {', '.join(COLUMNS)} and, if need be, {OPEN_TIME}",
+            BAD,
+        )
+
+
+# Tensors and frames ------------------------------------------------------------------------------
+
+
+def _tensor_windows(
+    rows: list[Any], times: list[Any] | None, what: str, spec: InputSpec
+) -> list[Window]:
+    """Windows of a tensor: rows of one symbol's bars, or windows of such rows."""
+    if not (rows and isinstance(rows[0], list) and rows[0] and isinstance(rows[0][0], list)):
+        return [_unnamed_window(rows, times, spec, "")]
+    refuse_window_count(len(rows), spec)
+    refuse_bar_count(len(rows[0]), spec, "each window: ")
+    refuse_total_bars(len(rows) * len(rows[0]), spec)
+    if times is not None and len(times) != len(rows):
+        raise refused(f"{len(times)} lists of times for {len(rows)} windows; send one each", BAD)
+    tensor = _pack_windows(rows) if times is None else None
+    if tensor is not None:
+        return tensor_windows(tensor, spec)
+    windows = []
+    for number, window in enumerate(rows):
+        place = f"window {number}, "
+        bars = _require_list(window, f"{what}: window {number}")
+        stamps = None if times is None else _require_list(times[number], f"{place}{OPEN_TIME}")
+        if len(bars) != len(rows[0]):
+            raise refused(f"{place}{len(bars)} bars, but {len(rows[0])} in window 0", BAD)
+        windows.append(_unnamed_window(bars, stamps, spec, place))
+    return windows
+
+
+def _unnamed_window(
+    rows: list[Any], times: list[Any] | None, spec: InputSpec, place: str
+) -> Window:
+    """A window of rows without names: five numbers of a bar, or its time and these five."""
+    timed = rows and isinstance(rows[0], list) and len(rows[0]) == len(NAMES)
+    return _frame_window(NAMES if timed else COLUMNS, rows, spec, index=times, place=place)
+
+
+def _frame_window(
+    columns: Sequence[Any],
+    rows: list[Any],
+    spec: InputSpec,
+    *,
+    index: list[Any] | None = None,
+    place: str = "",
+    read_cell: Callable[[Any], object] | None = None,
+) -> Window:
+    """A window of named rows; a name may occur twice unless it is a bar's.
+
+    Args:
+        read_cell: Reads the cells of a bar, where they are text.
+    """
+    refuse_bar_count(len(rows), spec, place)
+    _refuse_many_columns(len(columns), f"{place}the frame")
+    names = tuple(map(_column_name, columns))
+    if not place and (not index or is_row_number(index[0])):
+        tensor = _pack_bars(names, rows)
+        if tensor is not None:
+            return tensor_windows(tensor, spec)[0]
+    _refuse_ragged(names, rows, place)
+    for name in NAMES:
+        if names.count(name) > 1:
+            raise refused(f"{place}column {name!r} occurs twice; send it once", BAD)
+    cells = {name: [row[at] for row in rows] for at, name in enumerate(names) if name in NAMES}
+    if read_cell is not None:
+        cells = {name: list(map(read_cell, column)) for name, column in cells.items()}
+    return columns_window(cells, spec, index=index, place=place, one_of_batch=bool(place))
+
+
+def _refuse_ragged(names: Sequence[str], rows: list[Any], place: str) -> None:
+    if set(map(type, rows)) <= {list} and set(map(len, rows)) <= {len(names)}:
+        return
+    for number, row in enumerate(rows):
+        if not isinstance(row, list):
+            raise refused(
+                f"{place}row {number} is {_json_kind(row)}; send a list of cells a bar", BAD
+            )
+        if len(row) != len(names):
+            raise refused(
+                f"{place}row {number} has {len(row)} cells for {len(names)} columns; "
+                f"send {', '.join(COLUMNS)}, or {OPEN_TIME} and these"
+            )
+
+
+def _pack_bars(names: tuple[str, ...], rows: list[Any]) -> FloatArray | None:
+    """Rows as a tensor (n, 5 or 6); None unless they have a bar's columns alone, all numbers."""
+    for wanted in (COLUMNS, NAMES):
+        if names == wanted:
+            return _pack_rows(rows, len(names))
+        if sorted(names) == sorted(wanted):
+            tensor = _pack_rows(rows, len(names))
+            return None if tensor is None else tensor[:, [names.index(name) for name in wanted]]
     return None
 
 
-def _pack_batch(windows: Sequence[Sequence[tuple[float, ...]]], width: int = 5) -> FloatArray:
-    lengths = set(map(len, windows))
-    if len(lengths) != 1 or 0 in lengths:
-        raise msgspec.ValidationError("the windows are empty, or differ in length")
-    bars = lengths.pop()
-    return _pack_rows(list(chain.from_iterable(windows)), width).reshape(len(windows), bars, width)
+def _pack_windows(windows: list[Any]) -> FloatArray | None:
+    """Windows as a tensor (n, T, 5 or 6); None where lengths differ or a cell is no number."""
+    bars, width = len(windows[0]), len(windows[0][0])
+    if width not in (len(COLUMNS), len(NAMES)):
+        return None
+    tensor = np.empty((len(windows), bars, width))
+    for number, rows in enumerate(windows):
+        packed = _pack_rows(rows, width) if isinstance(rows, list) and len(rows) == bars else None
+        if packed is None:
+            return None
+        tensor[number] = packed
+    return tensor
 
 
-def _pack_rows(rows: Sequence[tuple[float, ...]], width: int = 5) -> FloatArray:
-    """Rows of equal length as an array; struct takes a third of the time of `np.array`."""
-    flat: list[float] = []
-    for row in rows:
-        flat += row
-    return np.frombuffer(struct.pack(f"{len(flat)}d", *flat)).reshape(-1, width)
+def _pack_rows(rows: list[Any], width: int) -> FloatArray | None:
+    if set(map(type, rows)) != {list} or set(map(len, rows)) != {width}:
+        return None
+    numbers = pack_numbers(list(chain.from_iterable(rows)))
+    return None if numbers is None else numbers.reshape(-1, width)
+
+
+def _column_name(name: object) -> str:
+    if not isinstance(name, str | int):
+        raise refused(f"a column is named by {_json_kind(name)}; name it by text", BAD)
+    return str(name).strip().lower()
+
+
+def _require_list(given: object, what: str) -> list[Any]:
+    if not isinstance(given, list):
+        raise refused(f"{what} is {_json_kind(given)}; send a list", BAD)
+    return given
+
+
+def _json_kind(value: object) -> str:
+    """The kind of a value, in the words of JSON."""
+    if isinstance(value, bool):
+        return "true or false"
+    kinds = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number"}
+    return "null" if value is None else kinds.get(type(value), type(value).__name__)

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 import numpy as np
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from mlops.arrays import FloatArray
@@ -23,18 +23,20 @@ from mlops.code_version import DISTRIBUTION, release
 from mlops.data.bars import COLUMNS
 from mlops.errors import RequestRefused
 from mlops.models.windows import Window
-from mlops.serving.protocol.mlflow_scoring import decode_json, finite_values
-from mlops.serving.protocol.payloads import BARS
+from mlops.serving.protocol.mlflow_scoring import BARS, finite_values
 from mlops.serving.protocol.request_bars import (
     BAD,
+    NAMES,
     OPEN_TIME,
     InputSpec,
     not_a_number,
+    refuse_total_bars,
     refuse_window_count,
     refused,
     shown,
     tensor_windows,
 )
+from mlops.serving.protocol.request_body import pack_numbers, refuse_crowded_json
 from mlops.serving.protocol.request_times import INVALID
 
 FORECAST = "forecast"
@@ -58,7 +60,7 @@ class _Input(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    data: msgspec.Raw | UnsetType = UNSET
+    data: Any = UNSET
     parameters: dict[str, Any] | None = None
 
     def parameter(self, name: str) -> object:
@@ -76,7 +78,6 @@ class _Request(msgspec.Struct):
 
 
 _REQUEST = msgspec.json.Decoder(_Request)
-_FLOATS, _INTS = msgspec.json.Decoder(list[float]), msgspec.json.Decoder(list[int])
 
 
 def parse_infer(
@@ -93,6 +94,7 @@ def parse_infer(
         RequestRefused: when the request is wrong; the message says what, where and what is allowed.
     """
     head, tail = _split_body(body, header_length)
+    refuse_crowded_json(head, spec)
     request = _decode_request(head)
     outputs = tuple(output.name for output in request.outputs or ())
     for name in outputs:
@@ -167,9 +169,9 @@ def error_body(message: str) -> bytes:
 # The request -------------------------------------------------------------------------------------
 
 
-def _split_body(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
+def _split_body(body: bytes, header_length: str | None) -> tuple[bytes, memoryview]:
     if header_length is None:
-        return body, b""
+        return body, memoryview(b"")
     if not (header_length.isascii() and header_length.isdigit()) or len(header_length) > 12:
         raise refused("Inference-Header-Content-Length is no number of bytes", BAD)
     length = int(header_length)
@@ -178,20 +180,25 @@ def _split_body(body: bytes, header_length: str | None) -> tuple[bytes, bytes]:
             f"Inference-Header-Content-Length is {length:,}, but the body has {len(body):,} bytes",
             BAD,
         )
-    return body[:length], body[length:]
+    return body[:length], memoryview(body)[length:]
 
 
 def _decode_request(head: bytes) -> _Request:
     try:
         return _REQUEST.decode(head)
     except msgspec.ValidationError as error:
-        raise refused(f"the request is not as the protocol has it: {error}", BAD) from None
+        wrong = str(error)
+        # Only a number that no float holds is wrong in data; json reads it, and its cell is named.
+        if ".data" not in wrong:
+            raise refused(f"the request is not as the protocol has it: {wrong}", BAD) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        pass
+        wrong = ""
     try:
-        # json reads NaN and Infinity, and msgspec writes them as null, whose cell is then named.
-        again = msgspec.json.encode(json.loads(head.decode("utf-8")))
-        return _REQUEST.decode(again)
+        document = json.loads(head.decode("utf-8"))
+        if wrong:
+            return msgspec.convert(document, _Request)
+        # msgspec writes NaN and Infinity as null, whose cell is then named.
+        return _REQUEST.decode(msgspec.json.encode(document))
     except (ValueError, RecursionError, OverflowError) as error:
         reason = str(error) if isinstance(error, json.JSONDecodeError) else "it cannot be read"
         raise refused(f"the body is no JSON: {reason}", BAD) from None
@@ -231,6 +238,7 @@ def _check_shapes(named: Mapping[str, _Input], spec: InputSpec) -> None:
             f"input {BARS} has {bars.shape[-2]:,} bars, at most {spec.max_bars:,}; send the "
             "newest ones",
         )
+    refuse_total_bars(math.prod(bars.shape[:-1]), spec)
     times = named.get(OPEN_TIME)
     if times is None:
         return
@@ -243,9 +251,9 @@ def _check_shapes(named: Mapping[str, _Input], spec: InputSpec) -> None:
         )
 
 
-def _split_tail(inputs: Sequence[_Input], tail: bytes) -> dict[str, bytes]:
+def _split_tail(inputs: Sequence[_Input], tail: memoryview) -> dict[str, memoryview]:
     """The bytes of each input that is sent as bytes; they stand in the order of the inputs."""
-    tails: dict[str, bytes] = {}
+    tails: dict[str, memoryview] = {}
     start = 0
     for given in inputs:
         size = given.parameter(_BINARY)
@@ -269,7 +277,9 @@ def _split_tail(inputs: Sequence[_Input], tail: bytes) -> dict[str, bytes]:
 # Tensors -----------------------------------------------------------------------------------------
 
 
-def _read_tensor(given: _Input, types: Mapping[str, str], tails: Mapping[str, bytes]) -> Tensor:
+def _read_tensor(
+    given: _Input, types: Mapping[str, str], tails: Mapping[str, memoryview]
+) -> Tensor:
     """Read one input as a tensor of its shape; integers are int64, all else is float64."""
     dtype = types.get(given.datatype)
     if dtype is None:
@@ -284,19 +294,11 @@ def _read_tensor(given: _Input, types: Mapping[str, str], tails: Mapping[str, by
         return _decode_binary(given, np.dtype(dtype), tails[given.name])
     if given.data is UNSET:
         raise refused(f"input {given.name} has no data", BAD)
-    numbers = _decode_numbers(given, whole=dtype == "<i8")
-    _check_size(given, len(numbers))
-    try:
-        tensor = np.array(numbers, np.int64 if dtype == "<i8" else np.float64)
-    except OverflowError:
-        at = next(i for i, number in enumerate(numbers) if not -(2**63) <= number < 2**63)
-        raise refused(
-            f"input {given.name}{_describe_place(given, at)}: more than an INT64 holds"
-        ) from None
+    tensor = _pack_whole(given) if dtype == "<i8" else _pack_floats(given)
     return tensor.reshape(given.shape)
 
 
-def _decode_binary(given: _Input, dtype: np.dtype[Any], raw: bytes) -> Tensor:
+def _decode_binary(given: _Input, dtype: np.dtype[Any], raw: memoryview) -> Tensor:
     if given.data is not UNSET:
         raise refused(f"input {given.name} has both data and {_BINARY}; send one", BAD)
     if len(raw) % dtype.itemsize:
@@ -316,31 +318,49 @@ def _check_size(given: _Input, got: int) -> None:
         )
 
 
-def _decode_numbers(given: _Input, *, whole: bool) -> list[Any]:
-    """The data as a flat list of numbers; the protocol allows flat and nested data."""
-    assert isinstance(given.data, msgspec.Raw)
+def _pack_floats(given: _Input) -> Tensor:
+    cells = _flatten(given)
+    numbers = pack_numbers(cells)
+    if numbers is None:
+        _refuse_cells(given, cells, whole=False)
+        raise AssertionError("every cell that is a number is packed")
+    _check_size(given, len(cells))
+    return numbers
+
+
+def _pack_whole(given: _Input) -> Tensor:
+    cells = _flatten(given)
+    if set(map(type, cells)) - {int}:
+        _refuse_cells(given, cells, whole=True)
+    _check_size(given, len(cells))
     try:
-        numbers: list[Any] = (_INTS if whole else _FLOATS).decode(given.data)
-        return numbers
-    except (msgspec.DecodeError, RecursionError):
-        pass
-    cells = _flatten(given, decode_json(bytes(given.data)))
+        return np.array(cells, np.int64)
+    except OverflowError:
+        at = next(i for i, number in enumerate(cells) if not -(2**63) <= number < 2**63)
+        raise refused(
+            f"input {given.name}{_describe_place(given, at)}: more than an INT64 holds"
+        ) from None
+
+
+def _refuse_cells(given: _Input, cells: list[Any], *, whole: bool) -> None:
+    """Refuse the first cell that is no number, or no whole number."""
     for at, cell in enumerate(cells):
         what = not_a_number(cell)
         if what is None and whole and not isinstance(cell, int):
             what = f"{cell} where a whole number belongs; nothing is rounded"
         if what is not None:
             raise refused(f"input {given.name}{_describe_place(given, at)}: {what}")
-    return cells
 
 
-def _flatten(given: _Input, data: object) -> list[Any]:
-    """Flatten nested data whose lists have the lengths of the shape."""
+def _flatten(given: _Input) -> list[Any]:
+    """The cells of flat data, or of nested data whose lists have the lengths of the shape."""
+    data = given.data
     if not isinstance(data, list):
         raise refused(f"input {given.name}: its data is no list", BAD)
-    level, cells = [data], data
-    if not any(isinstance(cell, list) for cell in cells):
-        return cells
+    if list not in set(map(type, data)):
+        return data
+    level: list[Any] = [data]
+    cells = data
     for length in given.shape:
         if any(not isinstance(row, list) or len(row) != length for row in level):
             raise refused(
@@ -358,7 +378,7 @@ def _describe_place(given: _Input, at: int) -> str:
     index = [int(part) for part in np.unravel_index(at, given.shape)]
     column = ""
     if given.name == BARS:
-        names = COLUMNS if given.shape[-1] == len(COLUMNS) else (OPEN_TIME, *COLUMNS)
+        names = COLUMNS if given.shape[-1] == len(COLUMNS) else NAMES
         column = f", column {names[index.pop()]!r}"
     window = f", window {index[0]}" if len(index) == 2 else ""
     return f"{window}, row {index[-1]}{column}"

@@ -32,10 +32,13 @@ from mlops.serving.protocol.request_times import (
 
 BAD = "BAD_REQUEST"
 OPEN_TIME = "open_time"
+NAMES = (OPEN_TIME, *COLUMNS)
+MAX_TOTAL_BARS = 420_000
+"""Bars of all windows of a request: as many as 16 MB of FP64 hold."""
+
 # Bars that are sent without times get made-up ones, which end here.
 _SOME_END = np.datetime64("2024-01-01T00:00:00", "ns")
 _LONGEST_SHOWN = 40
-_WHOLE = slice(None)
 _JSON_NAMES = {"dict": "an object", "list": "a list", "tuple": "a list"}
 
 Cells: TypeAlias = Sequence[object]
@@ -59,6 +62,11 @@ class InputSpec:
     needs_clock: bool
     unbroken_bars: int = 1
 
+    @property
+    def max_total_bars(self) -> int:
+        """Bars that all windows of a request may have together."""
+        return min(self.max_bars * self.max_windows, MAX_TOTAL_BARS)
+
 
 def unbroken_bars(recipe: Recipe) -> int:
     """The longest sequence that a model or one of its members reads; no gap may lie in it."""
@@ -80,11 +88,12 @@ def frame_window(values: FloatArray, opens: IntArray | None, spec: InputSpec) ->
         RequestRefused: naming the row and column that is wrong.
     """
     _refuse_length(len(values), spec, "")
-    return _make_window(_check_values(values), opens, spec, "")
+    _check_values(values)
+    return _make_window(values, opens, spec, "", spec.min_bars)
 
 
 def batch_windows(values: FloatArray, opens: IntArray | None, spec: InputSpec) -> list[Window]:
-    """Make n windows of a batch (n, T, 5), each cut to the bars that its last forecast needs.
+    """Make n windows of a batch (n, T, 5); only the last bar of each need yield a forecast.
 
     Args:
         opens: Open times (n, T), epoch nanoseconds.
@@ -95,13 +104,13 @@ def batch_windows(values: FloatArray, opens: IntArray | None, spec: InputSpec) -
     count, bars = values.shape[:2]
     refuse_window_count(count, spec)
     _refuse_length(bars, spec, "each window: ")
+    refuse_total_bars(count * bars, spec)
     _check_values(values.reshape(count * bars, len(COLUMNS)), bars)
-    last = slice(bars - spec.min_bars, None)
     if opens is None and not spec.needs_clock:
-        times, holes = _make_up_times(spec.timeframe, spec.min_bars)
-        return [Window(bar_values[last], times, holes) for bar_values in values]
+        times, holes = _make_up_times(spec, bars)
+        return [Window(bar_values, times, holes) for bar_values in values]
     return [
-        _make_window(bar_values, None if opens is None else opens[k], spec, f"window {k}, ", last)
+        _make_window(bar_values, None if opens is None else opens[k], spec, f"window {k}, ", bars)
         for k, bar_values in enumerate(values)
     ]
 
@@ -150,7 +159,7 @@ def columns_window(
         columns: Cells by name, in any order; columns that are no bar's are ignored.
         index: Used as the column of times where it holds times.
         place: Begins the message of a refusal, such as ``window 0, ``.
-        one_of_batch: Cut the window as `batch_windows` does.
+        one_of_batch: As in `batch_windows` only the last bar need yield a forecast.
 
     Raises:
         RequestRefused: naming the columns that are missing, or the cell that is wrong.
@@ -177,8 +186,8 @@ def columns_window(
     for number, name in enumerate(COLUMNS):
         values[:, number] = _to_numbers(named[name], name, place)
     opens = None if times is None else parse_open_times(times, place)
-    kept = slice(bars - spec.min_bars, None) if one_of_batch else _WHOLE
-    return _make_window(_check_values(values, place=place), opens, spec, place, kept)
+    _check_values(values, place=place)
+    return _make_window(values, opens, spec, place, bars if one_of_batch else spec.min_bars)
 
 
 def refuse_window_count(count: int, spec: InputSpec) -> None:
@@ -195,6 +204,33 @@ def refuse_window_count(count: int, spec: InputSpec) -> None:
         )
 
 
+def refuse_total_bars(bars: int, spec: InputSpec) -> None:
+    """Count the bars of all windows together.
+
+    Raises:
+        RequestRefused: when there are more than a request may hold.
+    """
+    if bars > spec.max_total_bars:
+        raise RequestRefused(
+            413,
+            INVALID,
+            f"{bars:,} bars in all windows, at most {spec.max_total_bars:,} a request; send fewer "
+            "windows",
+        )
+
+
+def refuse_bar_count(bars: int, spec: InputSpec, place: str = "") -> None:
+    """Count the bars of one window, before anything else is looked at.
+
+    Raises:
+        RequestRefused: when there are more than a window may hold.
+    """
+    if bars > spec.max_bars:
+        raise RequestRefused(
+            413, INVALID, f"{place}{bars:,} bars, at most {spec.max_bars:,}; send the newest ones"
+        )
+
+
 def _refuse_length(bars: int, spec: InputSpec, place: str) -> None:
     if bars == 0:
         raise refused(f"{place}no bars; a forecast needs the last {spec.min_bars}")
@@ -203,38 +239,39 @@ def _refuse_length(bars: int, spec: InputSpec, place: str) -> None:
             f"{place}got {bars} bar{'s' if bars > 1 else ''}, a forecast needs {spec.min_bars}; "
             "send more history"
         )
-    if bars > spec.max_bars:
-        raise RequestRefused(
-            413, INVALID, f"{place}{bars:,} bars, at most {spec.max_bars:,}; send the newest ones"
-        )
+    refuse_bar_count(bars, spec, place)
 
 
 def _make_window(
-    values: FloatArray, opens: IntArray | None, spec: InputSpec, place: str, kept: slice = _WHOLE
+    values: FloatArray, opens: IntArray | None, spec: InputSpec, place: str, needed: int
 ) -> Window:
-    """A window of the ``kept`` rows of checked values; the times are checked here."""
+    """A window of checked values; the times are checked here.
+
+    Args:
+        needed: A bar with so many bars up to its own must yield a forecast.
+    """
     if opens is None:
         if spec.needs_clock:
             raise refused(
                 f"{place}this model reads the clock: send {OPEN_TIME} with the bars, as ISO 8601 "
                 "with a zone or as Unix time"
             )
-        return Window(values[kept], *_make_up_times(spec.timeframe, len(values[kept])))
+        return Window(values, *_make_up_times(spec, len(values)))
     opens = on_minutes(opens, spec.timeframe, place)
     holes = find_gaps(opens, spec.timeframe, spec.calendar, place)
     if holes.any():
-        _refuse_gaps(opens, holes, spec, place, 0 if kept == _WHOLE else len(holes) - 1)
-    return Window(values[kept], opens[kept].view("datetime64[ns]"), holes[kept])
+        _refuse_gaps(opens, holes, spec, place, needed)
+    return Window(values, opens.view("datetime64[ns]"), holes)
 
 
 def _refuse_gaps(
-    opens: IntArray, holes: BoolArray, spec: InputSpec, place: str, first: int
+    opens: IntArray, holes: BoolArray, spec: InputSpec, place: str, needed: int
 ) -> None:
-    """Refuse bars of which no forecast, from row ``first`` on, has a sequence without a gap."""
+    """Refuse bars of which none with enough history has a sequence without a gap."""
     positions = np.arange(len(holes))
     run_start = np.maximum.accumulate(np.where(holes, positions, 0))
-    whole = (positions - (spec.unbroken_bars - 1) >= run_start) & (positions >= spec.min_bars - 1)
-    if whole[first:].any():
+    whole = positions - (spec.unbroken_bars - 1) >= run_start
+    if whole[needed - 1 :].any():
         return
     row = int(run_start[-1])
     raise refused(
@@ -245,9 +282,14 @@ def _refuse_gaps(
     )
 
 
-@lru_cache(maxsize=256)
-def _make_up_times(timeframe: Timeframe, bars: int) -> tuple[TimeArray, BoolArray]:
+def _make_up_times(spec: InputSpec, bars: int) -> tuple[TimeArray, BoolArray]:
     """Times for bars that were sent without, and their gaps: none."""
+    times, holes = _make_up_longest(spec.timeframe, spec.max_bars)
+    return times[-bars:], holes[-bars:]
+
+
+@lru_cache(maxsize=64)
+def _make_up_longest(timeframe: Timeframe, bars: int) -> tuple[TimeArray, BoolArray]:
     times = _SOME_END - np.arange(bars, 0, -1) * np.timedelta64(timeframe.step)
     times = times.astype("datetime64[ns]")
     holes = np.zeros(bars, bool)
@@ -258,8 +300,8 @@ def _make_up_times(timeframe: Timeframe, bars: int) -> tuple[TimeArray, BoolArra
 # Values ------------------------------------------------------------------------------------------
 
 
-def _check_values(values: FloatArray, bars: int | None = None, *, place: str = "") -> FloatArray:
-    """Return ``values`` (N, 5) if they are bars.
+def _check_values(values: FloatArray, bars: int | None = None, *, place: str = "") -> None:
+    """Refuse ``values`` (N, 5) that are no bars.
 
     Args:
         bars: Length of one window, where the values are those of a batch.
@@ -269,7 +311,6 @@ def _check_values(values: FloatArray, bars: int | None = None, *, place: str = "
             where = place if bars is None else f"window {row // bars}, "
             inner = row if bars is None else row % bars
             raise refused(f"{where}row {inner}, column {column!r}: {what}")
-    return values
 
 
 def _wrong_cells(values: FloatArray, window: int) -> Iterator[tuple[int, str, str]]:
@@ -333,7 +374,7 @@ def _index_columns(columns: Mapping[str, Cells]) -> dict[str, Cells]:
     named: dict[str, Cells] = {}
     for name, cells in columns.items():
         plain = name.strip().lower()
-        if plain in named and plain in (*COLUMNS, OPEN_TIME):
+        if plain in named and plain in NAMES:
             raise refused(f"column {plain!r} occurs twice; send it once", BAD)
         named[plain] = cells
     return named
@@ -346,8 +387,12 @@ def _find_times(named: Mapping[str, Cells], index: Cells | None) -> Cells | None
     if index is None or not len(index):
         return None
     first = index[0]
-    row_number = isinstance(first, int | float) and abs(first) < 1e9
-    return None if row_number or first is None else index
+    return None if first is None or is_row_number(first) else index
+
+
+def is_row_number(cell: object) -> bool:
+    """Whether the first entry of an index is the number of a row: that of a bar has ten digits."""
+    return isinstance(cell, int | float) and abs(cell) < 1e9
 
 
 def _to_numbers(cells: Cells, column: str, place: str) -> FloatArray:

@@ -27,6 +27,10 @@ _FEW_GAPS = 8
 # Bars of a market that trades an hour a day are 24 times as far apart as they are long.
 _SPAN_FACTOR, _YEAR_NS = 40, 366 * 24 * 60 * _MINUTE_NS
 INVALID = "INVALID_PARAMETER_VALUE"
+LONGEST_TEXT = 64
+"""Characters of a time as text; the expressions that read it take longer than linear time."""
+
+_LONGEST_SHOWN = 40
 _ISO_UTC = re.compile(
     # The years that numpy counts in nanoseconds without wrapping, less those before any bar.
     r"(?:(?:20[1-9]|21\d)\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|\+00:00)\n)+",
@@ -50,7 +54,7 @@ def parse_open_times(cells: Sequence[object], place: str = "") -> IntArray:
     """
     kinds = set(map(type, cells))
     if kinds == {str}:
-        return _parse_text(cells, place)
+        return _parse_text(cells, place)  # type: ignore[arg-type]
     for row, cell in enumerate(cells):
         if isinstance(cell, bool) or not isinstance(cell, int | float):
             raise _no_time_refusal(place, row, cell)
@@ -168,8 +172,12 @@ def _count_missing(calendar: Calendar, timeframe: Timeframe, end_ns: int, open_n
     return int(calendar.missing_between(end, opened, timeframe)[0])
 
 
-def _parse_text(cells: Sequence[object], place: str) -> IntArray:
-    joined = "\n".join(cells) + "\n"  # type: ignore[arg-type]
+def _parse_text(cells: Sequence[str], place: str) -> IntArray:
+    lengths = list(map(len, cells))
+    if max(lengths) > LONGEST_TEXT:
+        row = next(row for row, length in enumerate(lengths) if length > LONGEST_TEXT)
+        raise _no_time_refusal(place, row, cells[row])
+    joined = "\n".join(cells) + "\n"
     if _ISO_UTC.fullmatch(joined):
         plain = joined.replace("Z\n", "\n").replace("+00:00\n", "\n").replace(" ", "T")
         try:
@@ -194,10 +202,18 @@ def _parse_as_training(cells: pd.Series, place: str) -> IntArray:
 
 
 def _no_time_refusal(place: str, row: int, cell: object) -> RequestRefused:
-    got = ascii(cell)
-    got = got if len(got) <= 40 else got[:40] + "..."
-    got = "null" if cell is None else got
+    got = "null" if cell is None else ascii(_cut_cell(cell))
+    got = got if len(got) <= _LONGEST_SHOWN else got[:_LONGEST_SHOWN] + "..."
     return _refusal(place, row, f"{got} is no time from 2009 to 2200; {_HOW}")
+
+
+def _cut_cell(cell: object) -> object:
+    """As much of a cell as a message shows; it may be a list of lists, or text of megabytes."""
+    if isinstance(cell, str):
+        return cell[: LONGEST_TEXT * 2]
+    if isinstance(cell, list):
+        return [inner if isinstance(inner, int | float) else ... for inner in cell[:LONGEST_TEXT]]
+    return {} if isinstance(cell, dict) else cell
 
 
 def _step_refusal(opens: IntArray, row: int, timeframe: Timeframe, place: str) -> RequestRefused:

@@ -118,15 +118,18 @@ def test_too_few_and_too_many_windows_are_refused(windows, status):
     assert refusal(batch_windows, values, None, SPEC).status == status
 
 
-def test_a_batch_is_cut_to_what_one_forecast_needs():
+def test_windows_of_a_batch_keep_all_their_bars_as_views():
+    """A challenger may need more of them than the champion, whose need the spec tells."""
     batch = batch_of(2, MIN_BARS + 3)
     opens = np.stack([opens_from("2024-03-05", *range(MIN_BARS + 3))] * 2)
 
     bare, timed = batch_windows(batch, None, SPEC), batch_windows(batch, opens, SPEC)
 
     for number, window in enumerate(bare):
-        assert np.array_equal(window.values, batch[number, -MIN_BARS:])
+        assert np.array_equal(window.values, batch[number])
+        assert np.shares_memory(window.values, batch)
         assert np.array_equal(timed[number].values, window.values)
+        assert len(window) == len(window.open_time) == len(window.hole_before) == MIN_BARS + 3
         assert timed[number].open_time[-1] == np.datetime64("2024-03-05T07:00")
 
 
