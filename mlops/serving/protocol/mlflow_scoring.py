@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import msgspec
@@ -27,6 +26,7 @@ from mlops.serving.protocol.request_bars import (
     InputSpec,
     columns_window,
     is_row_number,
+    pack_numbers,
     refuse_bar_count,
     refuse_total_bars,
     refuse_window_count,
@@ -40,7 +40,6 @@ from mlops.serving.protocol.request_body import (
     decode_csv,
     decode_json,
     decode_parquet,
-    pack_numbers,
 )
 
 JSON, CSV, PARQUET = "application/json", "text/csv", "application/vnd.apache.parquet"
@@ -350,9 +349,16 @@ def _pack_windows(windows: list[Any]) -> FloatArray | None:
 
 
 def _pack_rows(rows: list[Any], width: int) -> FloatArray | None:
-    if set(map(type, rows)) != {list} or set(map(len, rows)) != {width}:
+    cells: list[object] = []
+    try:
+        if set(map(len, rows)) != {width}:
+            return None
+        for row in rows:
+            cells += row
+    except TypeError:
         return None
-    numbers = pack_numbers(list(chain.from_iterable(rows)))
+    # Rows that are text or objects have cells of text here.
+    numbers = pack_numbers(cells)
     return None if numbers is None else numbers.reshape(-1, width)
 
 

@@ -30,13 +30,14 @@ from mlops.serving.protocol.request_bars import (
     OPEN_TIME,
     InputSpec,
     not_a_number,
+    pack_numbers,
     refuse_total_bars,
     refuse_window_count,
     refused,
     shown,
     tensor_windows,
 )
-from mlops.serving.protocol.request_body import pack_numbers, refuse_crowded_json
+from mlops.serving.protocol.request_body import refuse_crowded_json
 from mlops.serving.protocol.request_times import INVALID
 
 FORECAST = "forecast"

@@ -6,11 +6,13 @@ the wrong one. Rows and windows are counted from 0.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
 
+import msgspec
 import numpy as np
 
 from mlops.arrays import BoolArray, FloatArray, IntArray, TimeArray
@@ -397,16 +399,26 @@ def is_row_number(cell: object) -> bool:
 
 def _to_numbers(cells: Cells, column: str, place: str) -> FloatArray:
     """Cells as an array; a cell that is no number is refused by name."""
-    if set(map(type, cells)) <= {float, int}:
-        try:
-            return np.array(cells, dtype=np.float64)
-        except OverflowError:
-            pass
+    numbers = pack_numbers(cells)
+    if numbers is not None:
+        return numbers
     for row, cell in enumerate(cells):
         what = not_a_number(cell)
         if what is not None:
             raise refused(f"{place}row {row}, column {column!r}: {what}")
-    raise AssertionError("numpy takes every cell that is a number")
+    raise AssertionError("every cell that is a number is packed")
+
+
+def pack_numbers(cells: Cells) -> FloatArray | None:
+    """Numbers as an array (n,); None where a cell is none, or is too large for a float.
+
+    `np.array` takes three times as long, and takes True for a number.
+    """
+    try:
+        return np.frombuffer(struct.pack(f"{len(cells)}d", *msgspec.convert(cells, list[float])))
+    except ValueError:
+        # Among them is half a surrogate pair in text, for which UTF-8 has no bytes.
+        return None
 
 
 def not_a_number(cell: object) -> str | None:
