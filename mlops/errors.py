@@ -21,6 +21,7 @@
     ├── ServingError           a request that was not answered
     │   ├── RequestRefused     ... because it is wrong: status, code and message say how
     │   ├── QueueFull          ... because too many wait already
+    │   ├── BodiesFull         ... because large bodies fill the memory they may have
     │   ├── TimedOut           ... because its time ran out in the queue
     │   ├── NotReady           ... because no version of the service is ready yet
     │   ├── NotLoaded          a version that this process does not hold
@@ -170,12 +171,24 @@ class ServingError(MlopsError):
 
 
 class RequestRefused(ServingError, ValueError):
-    """A request that is wrong; ``status`` is HTTP's, ``code`` the protocol's name for it."""
+    """A request that is wrong; ``status`` is HTTP's, ``code`` the protocol's name for it.
 
-    def __init__(self, status: int, code: str, message: str):
+    Args:
+        headers: Fields that the reply has beside those of every reply.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        headers: tuple[tuple[bytes, bytes], ...] = (),
+    ):
         super().__init__(message)
         self.status = status
         self.code = code
+        self.headers = headers
 
 
 class QueueFull(ServingError):
@@ -185,6 +198,16 @@ class QueueFull(ServingError):
         super().__init__(
             f"{waiting} windows are waiting, at most {limit} may; try again in a second, or add "
             "a replica (SERVING_QUEUE_LIMIT sets the limit)"
+        )
+
+
+class BodiesFull(ServingError):
+    """Large bodies of requests hold all the memory that they may have together."""
+
+    def __init__(self, *, held: int, limit: int):
+        super().__init__(
+            f"{held:,} bytes of large bodies are being read, at most {limit:,} may; try again in a "
+            "second, or send smaller bodies"
         )
 
 

@@ -1,9 +1,9 @@
-"""The HTTP interface of a replica: every path, and the reply to each kind of error.
+"""The HTTP interface of a replica: every route, and the reply to each kind of error.
 
 POST /services/{service}/invocations       MLflow scoring (also /invocations)
 POST /v2/models/{service}[/versions/{v}]/infer    Open Inference
 GET  /services, /services/{service}/forecast
-GET  /ping /health /version   /v2...   /livez /readyz /metrics
+GET  /ping /health /version   /v2...   /livez /readyz /metrics   / (lists all routes)
 
 A fault of the client is a 4xx that says what to send instead; a replica that is busy or not ready
 is a 503 with ``retry-after``; a fault of a model or of the replica is a 500 or 504 without details.
@@ -11,19 +11,25 @@ is a 503 with ``retry-after``; a fault of a model or of the replica is a 500 or 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.metadata import version as installed
-from typing import Any, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import orjson
+from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from mlops.arrays import FloatArray
 from mlops.errors import (
+    BodiesFull,
     ModelFault,
     NotReady,
     QueueFull,
@@ -31,19 +37,8 @@ from mlops.errors import (
     ServingError,
     TimedOut,
 )
-from mlops.serving.dispatcher import Answer, Dispatcher
-from mlops.serving.http import (
-    JSON,
-    TEXT,
-    Headers,
-    HttpRequest,
-    Receive,
-    Reply,
-    RequestIds,
-    Send,
-    read_body,
-    send_reply,
-)
+from mlops.serving.dispatcher import CHALLENGER, CHAMPION, Answer, Dispatcher
+from mlops.serving.http_requests import HttpRequest, RequestBodies, RequestIds
 from mlops.serving.metrics import Metrics
 from mlops.serving.newest_forecast import ForecastPublisher
 from mlops.serving.protocol import mlflow_scoring, open_inference
@@ -54,20 +49,82 @@ from mlops.serving.store_sync import StoreSync
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
+Headers: TypeAlias = tuple[tuple[bytes, bytes], ...]
 
-READ_AT_ONCE = 64 * 1024
-"""Larger bodies are parsed in a thread: parsing would block the event loop for milliseconds."""
-
-METRICS = b"text/plain; version=0.0.4; charset=utf-8"
+JSON, TEXT = "application/json", "text/plain"
+METRICS = "text/plain; version=0.0.4; charset=utf-8"
 RETRY_LATER: Headers = ((b"retry-after", b"1"),)
+SERVER_METHODS = b"GET, HEAD, POST, OPTIONS"
 _TIMEOUT = "timeout"
-_BUSY = (QueueFull, NotReady, TimedOut)
+_BUSY = (BodiesFull, QueueFull, NotReady, TimedOut)
 _UNANSWERED = "no version of this service could answer; the request itself is sound. Try again"
 _OUR_FAULT = "the replica failed on this request; its log has the request id"
-_INFERENCE_METHODS = {"": "GET", "ready": "GET", "infer": "POST"}
-_READY, _NOT_READY = Reply(200, b'{"ready":true}'), Reply(503, b'{"ready":false}')
-_NOT_ALLOWED = Reply(405, b'{"detail":"Method Not Allowed"}')
+
+
+class Reply(Response):
+    """One reply.
+
+    Args:
+        service: Label of the metrics, as is ``variant``.
+        noted: Fields of the request log; without any the request is not logged.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        media_type: str | None = JSON,
+        headers: Headers = (),
+        *,
+        service: str = "-",
+        variant: str = "-",
+        noted: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(body, status, media_type=media_type)
+        self.raw_headers += headers
+        self.service = service
+        self.variant = variant
+        self.noted = noted
+
+
+Handler: TypeAlias = Callable[[HttpRequest], Awaitable[Reply]]
+Respond: TypeAlias = Callable[[Handler, Scope, Receive, Send], Awaitable[None]]
+
+
+class _Segment(StringConvertor):
+    """A part of a path between two slashes, which may be empty: then no service has that name."""
+
+    regex = "[^/]*"
+
+
+register_url_convertor("segment", _Segment())
+
+
+class Endpoint(Route):
+    """One path: its method, HEAD where that is GET, and OPTIONS; other methods are a 405.
+
+    Args:
+        summary: What the path answers, in a phrase, for `GET /`.
+        respond: Sends the reply that a handler returns.
+    """
+
+    def __init__(
+        self, method: str, path: str, handler: Handler, summary: str, respond: Respond
+    ) -> None:
+        super().__init__(path, handler, methods=[method])
+        self.summary = {"method": method, "path": self.path_format, "summary": summary}
+        self.allow = b"GET, HEAD, OPTIONS" if method == "GET" else b"POST, OPTIONS"
+        self.respond = respond
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        known = scope["method"] in (self.methods or ())
+        handler = self.endpoint if known else self._tell_methods
+        await self.respond(handler, scope, receive, send)
+
+    async def _tell_methods(self, request: HttpRequest) -> Reply:
+        if request.method == "OPTIONS":
+            return _options(self.allow)
+        return Reply(405, b'{"detail":"Method Not Allowed"}', headers=((b"allow", self.allow),))
 
 
 class App:
@@ -97,94 +154,125 @@ class App:
         self.specs = specs
         self.metrics = metrics
         self.request_log = request_log
-        self.max_body_bytes = max_body_bytes
+        self.bodies = RequestBodies(max_body_bytes)
         self.draining = False
         self._ids = RequestIds(store_sync.identity.incarnation[:8])
         self._variant_headers: dict[tuple[str, str, int], Headers] = {}
-        self._fixed_paths: dict[str, Callable[[], Reply]] = {
-            "/livez": lambda: Reply(200, b"ok\n", TEXT),
-            "/readyz": self._report_readiness,
-            "/ping": self._ping,
-            "/health": self._ping,
-            "/version": lambda: Reply(200, installed("mlflow").encode(), TEXT),
-            "/metrics": lambda: Reply(200, metrics.render(), METRICS),
-            "/services": lambda: Reply(200, list_services(store_sync, publisher)),
-            "/v2": lambda: Reply(200, open_inference.server_metadata()),
-            "/v2/health/live": lambda: Reply(200, b'{"live":true}'),
-            "/v2/health/ready": lambda: _READY if self._takes_requests() else _NOT_READY,
-        }
+        self.endpoints = [Endpoint(*route, self._respond) for route in self._list_routes()]
+        self._listing = orjson.dumps({"routes": [route.summary for route in self.endpoints]})
+        nowhere: ASGIApp = partial(self._respond, self._find_nothing)
+        self._router = Router(self.endpoints, redirect_slashes=False, default=nowhere)
 
-    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"] = scope["path"].rstrip("/") or "/"
+            match path.split("/"):
+                case ["", "services", service, "forecast"] if scope["method"] == "GET":
+                    # The router would cost this route, the one asked most often, 6 % of its rate.
+                    scope["path_params"] = {"service": service}
+                    await self._respond(self._newest_forecast, scope, receive, send)
+                case _:
+                    await self._router(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await WebSocketClose()(scope, receive, send)
+
+    def _list_routes(self) -> list[tuple[str, str, Handler, str]]:
+        """Method, path, handler and summary of each route; those asked most often come first."""
+        service, model = "/services/{service:segment}", "/v2/models/{service:segment}"
+        version = model + "/versions/{version:segment}"
+        scoring = "forecasts from the bars in the body, by MLflow's scoring protocol"
+        inference = "forecasts from the bars in the body, by Open Inference v2"
+        return [
+            ("GET", f"{service}/forecast", self._newest_forecast, "forecast of the newest bar"),
+            ("POST", f"{service}/invocations", self._invoke, scoring),
+            ("POST", f"{model}/infer", self._infer, inference),
+            ("POST", "/invocations", self._invoke, f"{scoring}; header x-service, or one service"),
+            ("POST", f"{version}/infer", self._infer, f"{inference}, of one version"),
+            ("POST", "/v1/models/{service:segment}:predict", self._invoke, f"{scoring}, as v1"),
+            ("GET", "/", self._list_endpoints, "this list"),
+            ("GET", "/services", self._list_services, "services, their versions, bars to send"),
+            ("GET", model, self._model_metadata, "inputs and output of a service, by v2"),
+            ("GET", f"{model}/ready", self._model_ready, "whether its champion is loaded"),
+            ("GET", version, self._model_metadata, "inputs and output of a service, by v2"),
+            ("GET", f"{version}/ready", self._model_ready, "whether the version is loaded"),
+            ("GET", "/v2", self._server_metadata, "name and release of the server, by v2"),
+            ("GET", "/v2/health/live", self._live, "whether the process lives, by v2"),
+            ("GET", "/v2/health/ready", self._ready, "whether it is ready to answer, by v2"),
+            ("GET", "/livez", self._livez, "200 while the process lives"),
+            ("GET", "/readyz", self._readyz, "200 while it is ready to answer, else 503"),
+            ("GET", "/ping", self._ping, "200 while it is ready to answer, by MLflow"),
+            ("GET", "/health", self._ping, "the same"),
+            ("GET", "/version", self._mlflow_version, "version of MLflow"),
+            ("GET", "/metrics", self._metrics, "metrics for Prometheus"),
+        ]
+
+    async def _respond(self, handler: Handler, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the reply of a handler, or that to its error, and measure it."""
         began = time.perf_counter()
-        headers = dict(scope["headers"])
-        request_id = self._ids.choose(headers)
-        body = b""
+        request = HttpRequest(scope, receive)
+        request_id = self._ids.choose(request)
         try:
-            if scope["method"] == "POST":
-                body = await read_body(receive, headers, self.max_body_bytes)
-        except RequestRefused as refused:
-            reply = _error_reply(scope["path"], request_id, refused)
-        except ConnectionError:
+            reply = await handler(request)
+        except ClientDisconnect:
             return
-        else:
-            request = HttpRequest(scope["method"], scope["path"], headers, body, request_id)
-            try:
-                reply = await self._dispatch(request)
-            except Exception as error:
-                reply = _error_reply(request.path, request_id, error)
-        await send_reply(send, reply, request_id=request_id, closing=self.draining)
+        except Exception as error:
+            reply = _error_reply(scope["path"], request_id, error)
+        reply.raw_headers.append((b"x-request-id", request_id.encode()))
+        if self.draining:
+            reply.raw_headers.append((b"connection", b"close"))
+        if request.method == "HEAD":
+            # Its headers are those of GET: `content-length` stays.
+            reply.body = b""
+        await reply(scope, receive, send)
         self._record(reply, request_id, time.perf_counter() - began)
 
-    async def _dispatch(self, request: HttpRequest) -> Reply:
-        path = request.path.rstrip("/") or "/"
-        if request.method == "GET":
-            answer = self._fixed_paths.get(path)
-            if answer is not None:
-                return answer()
-        match path.split("/")[1:]:
-            case ["services", service, "forecast"]:
-                get = request.method == "GET"
-                reply = self._newest_forecast(service) if get else _NOT_ALLOWED
-            case ["services", service, "invocations"]:
-                reply = await self._invoke(request, service)
-            case ["invocations"]:
-                reply = await self._invoke(request, None)
-            case ["v1", "models", name] if name.endswith(":predict"):
-                reply = await self._invoke(request, name.removesuffix(":predict"))
-            case ["v2", "models", service, "versions", version, *rest]:
-                reply = await self._open_inference(request, service, version, rest)
-            case ["v2", "models", service, *rest]:
-                reply = await self._open_inference(request, service, None, rest)
-            case _ if path in self._fixed_paths:
-                reply = _NOT_ALLOWED
-            case _:
-                reply = Reply(404, b'{"detail":"Not Found"}')
-        return reply
+    async def _find_nothing(self, request: HttpRequest) -> Reply:
+        path = request.scope["path"]
+        if path == "*" and request.method == "OPTIONS":
+            return _options(SERVER_METHODS)
+        if path.startswith("/v2/models/"):
+            return Reply(404, b'{"error":"no such path of the Open Inference protocol"}')
+        return Reply(404, b'{"detail":"Not Found"}')
 
-    # MLflow scoring --------------------------------------------------------------------------
+    async def _list_endpoints(self, request: HttpRequest) -> Reply:
+        return Reply(200, self._listing)
 
-    async def _invoke(self, request: HttpRequest, service: str | None) -> Reply:
-        if request.method != "POST":
-            return _NOT_ALLOWED
-        service = service or self._find_service(request)
-        spec = self._spec(service)
+    # Inference -------------------------------------------------------------------------------
+
+    async def _invoke(self, request: HttpRequest) -> Reply:
+        service = request.path_params.get("service") or self._find_service(request)
+        pinned = self._find_pinned(request, service)
+        key = request.own_header(b"x-session-id")
         content_type = request.header(b"content-type")
-        windows = await self._parse(request, mlflow_scoring.parse, request.body, content_type, spec)
-        answer = await self.dispatcher.answer(
-            service, windows, key=request.header(b"x-session-id"), pinned=_pinned_version(request)
-        )
+        parse = partial(mlflow_scoring.parse, content_type=content_type, spec=self._spec(service))
+        windows = await self.bodies.parse(request, parse)
+        answer = await self.dispatcher.answer(service, windows, key=key, pinned=pinned)
         return self._success(service, answer, mlflow_scoring.render(_arrays(answer)))
 
-    async def _parse(self, request: HttpRequest, parse: Callable[..., T], *args: object) -> T:
-        if len(request.body) <= READ_AT_ONCE:
-            return parse(*args)
-        return await asyncio.to_thread(parse, *args)
+    async def _infer(self, request: HttpRequest) -> Reply:
+        service = request.path_params["service"]
+        pinned = self._find_pinned(request, service)
+        key = request.own_header(b"x-session-id")
+        parse = partial(
+            open_inference.parse_infer,
+            spec=self._spec(service),
+            model_name=service,
+            header_length=request.header(b"inference-header-content-length"),
+        )
+        parsed = await self.bodies.parse(request, parse)
+        answer = await self.dispatcher.answer(service, parsed.windows, key=key, pinned=pinned)
+        body = open_inference.render_infer(
+            parsed,
+            _arrays(answer),
+            model_name=service,
+            model_version=answer.model_id,
+            parameters={"variant": answer.variant, "generation": answer.generation},
+        )
+        return self._success(service, answer, body)
 
     def _find_service(self, request: HttpRequest) -> str:
         """The service named in ``x-service``, or the only one there is."""
-        named = request.header(b"x-service")
+        named = request.own_header(b"x-service")
         if named is not None:
             return named
         known = sorted(self.store_sync.route_view().routes)
@@ -197,57 +285,29 @@ class App:
             )
         return known[0]
 
-    # Open Inference --------------------------------------------------------------------------
+    def _find_pinned(self, request: HttpRequest, service: str) -> str | None:
+        """The version that alone may answer, whatever the split; ``challenger`` for a preview."""
+        version = request.own_header(b"x-model-version")
+        variant = request.own_header(b"x-variant")
+        if variant not in (None, CHAMPION, CHALLENGER):
+            raise RequestRefused(
+                400,
+                "INVALID_PARAMETER_VALUE",
+                f"x-variant {variant!r} is no variant that can be asked for; send {CHAMPION} or "
+                f"{CHALLENGER}, or leave the header out",
+            )
+        version = request.path_params.get("version") or version
+        if version or variant != CHAMPION:
+            return version or variant
+        return self.dispatcher.route_state(service).route.champion
 
-    async def _open_inference(
-        self, request: HttpRequest, service: str, version: str | None, rest: list[str]
-    ) -> Reply:
-        method = _INFERENCE_METHODS.get("/".join(rest))
-        if method is None:
-            return Reply(404, b'{"error":"no such path of the Open Inference protocol"}')
-        if request.method != method:
-            return _NOT_ALLOWED
-        if rest == ["infer"]:
-            return await self._infer(request, service, version)
-        if not rest:
-            return self._model_metadata(service)
-        route = self.dispatcher.route_state(service).route
-        model_id = self.dispatcher.resolve_pinned(route, version or route.champion)
-        ready = model_id in self.dispatcher.pool.ready()
-        body = orjson.dumps({"name": service, "ready": ready})
-        return Reply(200 if ready else 503, body, headers=() if ready else RETRY_LATER)
+    def _spec(self, service: str) -> InputSpec:
+        return self.specs.for_route(self.dispatcher.route_state(service).route)
 
-    async def _infer(self, request: HttpRequest, service: str, version: str | None) -> Reply:
-        parse = partial(
-            open_inference.parse_infer,
-            header_length=request.header(b"inference-header-content-length"),
-        )
-        parsed = await self._parse(request, parse, request.body, self._spec(service), service)
-        answer = await self.dispatcher.answer(
-            service,
-            parsed.windows,
-            key=request.header(b"x-session-id"),
-            pinned=version or _pinned_version(request),
-        )
-        body = open_inference.render_infer(
-            parsed,
-            _arrays(answer),
-            model_name=service,
-            model_version=answer.model_id,
-            parameters={"variant": answer.variant, "generation": answer.generation},
-        )
-        return self._success(service, answer, body)
+    # Services and models ---------------------------------------------------------------------
 
-    def _model_metadata(self, service: str) -> Reply:
-        route = self.dispatcher.route_state(service).route
-        ready = self.dispatcher.pool.ready()
-        versions = dict.fromkeys((route.champion, route.challenger, route.previous_champion))
-        loaded = [model_id for model_id in versions if model_id is not None and model_id in ready]
-        return Reply(200, open_inference.model_metadata(service, loaded, self._spec(service)))
-
-    # Services --------------------------------------------------------------------------------
-
-    def _newest_forecast(self, service: str) -> Reply:
+    async def _newest_forecast(self, request: HttpRequest) -> Reply:
+        service = request.path_params["service"]
         published = self.publisher.latest(service)
         if published is None:
             self.dispatcher.route_state(service)
@@ -263,28 +323,66 @@ class App:
         headers = self._version_headers(row.model_id, published.variant, row.generation)
         return Reply(200, published.body, headers=headers, service=service, variant="forecast")
 
+    async def _list_services(self, request: HttpRequest) -> Reply:
+        return Reply(200, list_services(self.store_sync, self.publisher))
+
+    async def _server_metadata(self, request: HttpRequest) -> Reply:
+        return Reply(200, open_inference.server_metadata())
+
+    async def _model_metadata(self, request: HttpRequest) -> Reply:
+        service = request.path_params["service"]
+        route = self.dispatcher.route_state(service).route
+        ready = self.dispatcher.pool.ready()
+        versions = dict.fromkeys((route.champion, route.challenger, route.previous_champion))
+        loaded = [model_id for model_id in versions if model_id is not None and model_id in ready]
+        return Reply(200, open_inference.model_metadata(service, loaded, self._spec(service)))
+
+    async def _model_ready(self, request: HttpRequest) -> Reply:
+        service = request.path_params["service"]
+        route = self.dispatcher.route_state(service).route
+        version = request.path_params.get("version") or route.champion
+        model_id = self.dispatcher.resolve_pinned(route, version)
+        ready = model_id in self.dispatcher.pool.ready()
+        body = orjson.dumps({"name": service, "ready": ready})
+        return Reply(200 if ready else 503, body, headers=() if ready else RETRY_LATER)
+
     # Health ----------------------------------------------------------------------------------
 
-    def _report_readiness(self) -> Reply:
+    async def _livez(self, request: HttpRequest) -> Reply:
+        return Reply(200, b"ok\n", TEXT)
+
+    async def _live(self, request: HttpRequest) -> Reply:
+        return Reply(200, b'{"live":true}')
+
+    async def _readyz(self, request: HttpRequest) -> Reply:
         if self._takes_requests():
             return Reply(200, b"ready\n", TEXT)
         return Reply(503, b"draining\n" if self.draining else b"starting\n", TEXT, RETRY_LATER)
 
-    def _ping(self) -> Reply:
-        return Reply(200, b"\n") if self._takes_requests() else Reply(404, b"\n")
+    async def _ready(self, request: HttpRequest) -> Reply:
+        if self._takes_requests():
+            return Reply(200, b'{"ready":true}')
+        return Reply(503, b'{"ready":false}')
+
+    async def _ping(self, request: HttpRequest) -> Reply:
+        return Reply(200 if self._takes_requests() else 404, b"\n")
+
+    async def _mlflow_version(self, request: HttpRequest) -> Reply:
+        return Reply(200, installed("mlflow").encode(), TEXT)
+
+    async def _metrics(self, request: HttpRequest) -> Reply:
+        return Reply(200, self.metrics.render(), METRICS)
 
     def _takes_requests(self) -> bool:
         return self.store_sync.ready() and not self.draining
 
     # Replies ---------------------------------------------------------------------------------
 
-    def _spec(self, service: str) -> InputSpec:
-        return self.specs.for_route(self.dispatcher.route_state(service).route)
-
     def _success(self, service: str, answer: Answer, body: bytes) -> Reply:
         headers = self._version_headers(answer.model_id, answer.variant, answer.generation)
         noted = {"model_id": answer.model_id, "generation": answer.generation}
-        return Reply(200, body, JSON, headers, service, answer.variant, noted)
+        variant = answer.variant
+        return Reply(200, body, headers=headers, service=service, variant=variant, noted=noted)
 
     def _version_headers(self, model_id: str, variant: str, generation: int) -> Headers:
         key = (model_id, variant, generation)
@@ -300,7 +398,7 @@ class App:
         return headers
 
     def _record(self, reply: Reply, request_id: str, seconds: float) -> None:
-        self.metrics.count_request(reply.service, reply.variant, reply.status, seconds)
+        self.metrics.count_request(reply.service, reply.variant, reply.status_code, seconds)
         if reply.noted:
             line = {
                 "at": time.time(),
@@ -318,11 +416,8 @@ def _arrays(answer: Answer) -> list[FloatArray]:
     return list(np.asarray(answer.forecasts, dtype=np.float64).reshape(-1, 1))
 
 
-def _pinned_version(request: HttpRequest) -> str | None:
-    """The version that the client wants, whatever the split; ``challenger`` for a preview."""
-    return request.header(b"x-model-version") or (
-        "challenger" if request.header(b"x-variant") == "challenger" else None
-    )
+def _options(allow: bytes) -> Reply:
+    return Reply(204, media_type=None, headers=((b"allow", allow),))
 
 
 def _abstain(service: str, why: str) -> Reply:
@@ -333,11 +428,11 @@ def _abstain(service: str, why: str) -> Reply:
 def _error_reply(path: str, request_id: str, error: Exception) -> Reply:
     """The reply to an error, in the form of the protocol that the path belongs to."""
     status, code, message = _explain(error, request_id)
-    headers = RETRY_LATER if isinstance(error, _BUSY) else ()
+    headers = RETRY_LATER if isinstance(error, _BUSY) else getattr(error, "headers", ())
     if path.startswith("/v2"):
         return Reply(status, open_inference.error_body(message), headers=headers)
     if status == 415:
-        return Reply(415, message.encode(), TEXT)
+        return Reply(415, message.encode(), TEXT, headers)
     body = mlflow_scoring.error_body(status, code, message, request_id)
     return Reply(status, body, headers=headers)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -15,7 +17,7 @@ import pandas as pd
 import pytest
 
 from mlops.data.bars import COLUMNS
-from mlops.errors import ModelFault, QueueFull
+from mlops.errors import BodiesFull, ModelFault, QueueFull
 from mlops.serving.protocol import mlflow_scoring
 from mlops.serving.runtime import Runtime
 
@@ -157,16 +159,230 @@ def test_a_bug_is_a_500_with_the_request_id_and_no_details(
     assert answer.headers["x-request-id"] == "r-1"
 
 
+# Every route: what its own method answers, and which one that is.
+ROUTES = {
+    "/": ("GET", 200), "/services": ("GET", 200), f"/services/{KEY}/forecast": ("GET", 503),
+    INVOKE: ("POST", 200), "/invocations": ("POST", 200),
+    f"/v1/models/{KEY}:predict": ("POST", 200), INFER: ("POST", 200),
+    f"/v2/models/{KEY}/versions/{{baseline}}/infer": ("POST", 200),
+    f"/v2/models/{KEY}": ("GET", 200), f"/v2/models/{KEY}/ready": ("GET", 200),
+    f"/v2/models/{KEY}/versions/{{baseline}}": ("GET", 200),
+    f"/v2/models/{KEY}/versions/{{baseline}}/ready": ("GET", 200), "/v2": ("GET", 200),
+    "/v2/health/live": ("GET", 200), "/v2/health/ready": ("GET", 200), "/livez": ("GET", 200),
+    "/readyz": ("GET", 200), "/ping": ("GET", 200), "/health": ("GET", 200),
+    "/version": ("GET", 200), "/metrics": ("GET", 200),
+}  # fmt: skip
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "BREW")
+
+
+def body_for(path: str, window: list[list[float]]) -> dict[str, Any]:
+    if not path.endswith("/infer"):
+        return {"instances": window}
+    tensor = {"name": "bars", "shape": [1, BARS, 5], "datatype": "FP64", "data": [window]}
+    return {"inputs": [tensor]}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_route_takes_its_methods_and_says_which(
+    ask: Ask, library: Library, window: list[list[float]], method: str
+) -> None:
+    for path, (own, status) in ROUTES.items():
+        allow = {"GET": "GET, HEAD, OPTIONS", "POST": "POST, OPTIONS"}[own]
+        answer = ask(method, path.format(baseline=library.baseline), json=body_for(path, window))
+        got = (path, answer.status_code, answer.headers.get("allow"))
+        if method == "OPTIONS":
+            assert got == (path, 204, allow)
+            assert "content-length" not in answer.headers
+        elif method in allow.split(", "):
+            assert got == (path, status, None)
+        else:
+            assert got == (path, 405, allow)
+            assert method == "HEAD" or answer.content == b'{"detail":"Method Not Allowed"}'
+
+
+def test_head_has_the_status_and_headers_of_get_and_no_body(ask: Ask, library: Library) -> None:
+    for path in [path for path, (own, _) in ROUTES.items() if own == "GET"]:
+        named = path.format(baseline=library.baseline)
+        got, head = ask("GET", named), ask("HEAD", named)
+        assert (head.status_code, head.content) == (got.status_code, b"")
+        assert set(head.headers) == set(got.headers)
+        assert head.headers["content-type"] == got.headers["content-type"]
+        # The metrics have counted one request more.
+        assert path == "/metrics" or head.headers["content-length"] == str(len(got.content))
+
+
 @pytest.mark.parametrize(
-    ("path", "status"),
-    [("/livez", 200), ("/readyz", 200), ("/ping", 200), ("/health", 200), ("/version", 200),
-     ("/metrics", 200), ("/services", 200), ("/v2", 200), ("/v2/health/live", 200),
-     ("/v2/health/ready", 200), (f"/v2/models/{KEY}", 200), (f"/v2/models/{KEY}/ready", 200),
-     ("/v2/models/other", 404), ("/nowhere", 404), ("/invocations", 405), (INVOKE, 405),
-     (INFER, 405), ("/services/other/forecast", 404)],
-)  # fmt: skip
-def test_every_path_answers(ask: Ask, path: str, status: int) -> None:
-    assert ask("GET", path).status_code == status
+    ("path", "body"),
+    [
+        ("/nowhere", {"detail": "Not Found"}),
+        ("/services//nowhere", {"detail": "Not Found"}),
+        ("/v2/models", {"detail": "Not Found"}),
+        (f"/v2/models/{KEY}/no", {"error": "no such path of the Open Inference protocol"}),
+        (f"/v2/models/{KEY}/versions", {"error": "no such path of the Open Inference protocol"}),
+    ],
+)
+def test_a_path_that_is_none_is_a_404_by_every_method(
+    ask: Ask, path: str, body: dict[str, str]
+) -> None:
+    for method in METHODS:
+        answer = ask(method, path, content=b"{}")
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
+        assert "allow" not in answer.headers
+        assert method == "HEAD" or answer.json() == body
+
+
+def test_slashes_at_the_end_of_a_path_are_passed_over(ask: Ask) -> None:
+    for path in ("/livez/", "/readyz//", "/services/", "/v2/", f"{INVOKE}/"):
+        assert ask("OPTIONS", path).status_code == 204
+
+
+def test_the_list_of_routes_is_the_table_of_this_test(ask: Ask) -> None:
+    listed = {
+        route["path"].replace("{service}", KEY).replace("{version}", "{baseline}"): route["method"]
+        for route in ask("GET", "/").json()["routes"]
+        if route["summary"]
+    }
+    assert listed == {path: method for path, (method, _) in ROUTES.items()}
+
+
+def test_the_server_as_a_whole_tells_its_methods(live: Runtime) -> None:
+    # An HTTP client cannot ask for this path.
+    scope = {"type": "http", "method": "OPTIONS", "path": "*", "headers": []}
+    start, _ = asyncio.run(messages_of(live, scope))
+    assert start["status"] == 204
+    assert (b"allow", b"GET, HEAD, POST, OPTIONS") in start["headers"]
+
+
+def test_a_websocket_is_closed_before_it_is_open(live: Runtime) -> None:
+    scope = {"type": "websocket", "path": "/livez", "headers": []}
+    (message,) = asyncio.run(messages_of(live, scope))
+    assert message["type"] == "websocket.close"
+
+
+async def messages_of(live: Runtime, scope: dict[str, Any]) -> list[Any]:
+    """What the app sends; it may not ask for a body."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        raise AssertionError("nothing is to be received")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await live.app(scope, receive, send)
+    return sent
+
+
+# Codings and headers -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [INVOKE, INFER])
+@pytest.mark.parametrize("windows", [1, 60])
+def test_a_packed_body_is_answered_like_the_plain_one(
+    ask: Ask, window: list[list[float]], path: str, windows: int
+) -> None:
+    body = {"instances": [window] * windows}
+    if path == INFER:
+        tensor = {"name": "bars", "shape": [windows, BARS, 5], "datatype": "FP64"}
+        body = {"inputs": [{**tensor, "data": [window] * windows}]}
+    plain = json.dumps(body).encode()
+    expected = ask("POST", path, content=plain).content
+    for coding, packed in {"gzip": gzip.compress(plain), "deflate": zlib.compress(plain)}.items():
+        answer = ask("POST", path, content=packed, headers={"content-encoding": coding})
+        assert (answer.status_code, answer.content) == (200, expected)
+
+
+def test_another_coding_is_a_415_in_the_form_of_the_protocol(ask: Ask) -> None:
+    headers = {"content-encoding": "br"}
+    scored = ask("POST", INVOKE, content=b"{}", headers=headers)
+    inferred = ask("POST", INFER, content=b"{}", headers=headers)
+    message = "content-encoding 'br' is not unpacked here; send one of gzip, deflate, or the plain"
+    assert (scored.status_code, inferred.status_code) == (415, 415)
+    assert scored.headers["content-type"] == "text/plain; charset=utf-8"
+    assert scored.text.startswith(message)
+    assert inferred.json()["error"].startswith(message)
+    assert scored.headers["accept-encoding"] == inferred.headers["accept-encoding"]
+
+
+WRONG_HEADERS: list[tuple[dict[str, str], str]] = [
+    ({"x-variant": "CHALLENGER"}, "'CHALLENGER' is no variant that can be asked for; send"),
+    ({"x-variant": "previous"}, "send champion or challenger, or leave the header out"),
+    ({"x-variant": "", "x-model-version": "m"}, "x-variant '' is no variant"),
+    ({"x-variant": "v" * 257}, "x-variant has 257 bytes"),
+    ({"x-session-id": "s" * 257}, "x-session-id has 257 bytes, at most 256 are read"),
+    ({"x-model-version": "m" * 60_000}, "x-model-version has 60,000 bytes"),
+]
+
+
+def test_a_header_that_cannot_be_is_a_400(ask: Ask, window: list[list[float]]) -> None:
+    for headers, message in WRONG_HEADERS:
+        scored = ask("POST", INVOKE, json=body_for(INVOKE, window), headers=headers)
+        inferred = ask("POST", INFER, json=body_for(INFER, window), headers=headers)
+        assert (scored.status_code, inferred.status_code) == (400, 400)
+        assert message in scored.json()["message"]
+        assert message in inferred.json()["error"]
+
+
+def test_a_long_service_in_a_header_is_a_400(ask: Ask) -> None:
+    answer = ask("POST", "/invocations", content=b"{}", headers={"x-service": "s" * 300})
+    assert (answer.status_code, len(answer.content) < 300) == (400, True)
+
+
+def test_a_variant_can_be_asked_for_whatever_the_share(
+    ask: Ask, library: Library, frame: pd.DataFrame, set_route: SetRoute, settle: Settle
+) -> None:
+    champion, challenger = library.versions
+    set_route(challenger=challenger, weight_bp=10_000)
+    settle()
+    window = frame[list(COLUMNS)].iloc[-200:].to_numpy().tolist()
+
+    def answering(**headers: str) -> tuple[str, str]:
+        body = {"instances": window}
+        headers = {name.replace("_", "-"): value for name, value in headers.items()}
+        answered = ask("POST", INVOKE, json=body, headers=headers).headers
+        return answered["x-model-version"], answered["x-variant"]
+
+    assert answering() == (challenger, "challenger")
+    assert answering(x_variant="champion") == (champion, "champion")
+    set_route(weight_bp=0)
+    settle()
+    assert answering() == (champion, "champion")
+    assert answering(x_variant="challenger") == (challenger, "challenger")
+    named = answering(x_variant="challenger", x_model_version=champion)
+    assert named == (champion, "champion")
+
+
+def test_large_bodies_that_fill_their_memory_are_a_503_with_retry_after(
+    ask: Ask, live: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(*_: object) -> None:
+        raise BodiesFull(held=9, limit=9)
+
+    monkeypatch.setattr(live.app.bodies, "parse", full)
+    answer = ask("POST", INVOKE, content=b"{}")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json()["error_code"] == "TEMPORARILY_UNAVAILABLE"
+
+
+def test_an_unknown_service_is_refused_before_its_body_is_read(live: Runtime) -> None:
+    path = "/services/other/invocations"
+    scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+    start, _ = asyncio.run(messages_of(live, scope))
+    assert start["status"] == 404
+
+
+def test_a_client_that_has_gone_is_sent_nothing(live: Runtime) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": INVOKE, "headers": []}
+    asyncio.run(live.app(scope, receive, send))
+    assert sent == []
 
 
 def test_a_draining_replica_answers_and_closes_the_connection(
@@ -209,7 +425,7 @@ def test_a_version_of_another_service_is_a_404(
 
 
 def test_a_body_over_the_cap_is_413(ask: Ask, live: Runtime) -> None:
-    live.app.max_body_bytes = 100
+    live.app.bodies.limit = 100
     assert ask("POST", INVOKE, content=b"x" * 101).status_code == 413
 
 
@@ -264,7 +480,7 @@ def test_a_large_body_is_parsed_in_a_thread(
     monkeypatch.setattr(
         mlflow_scoring,
         "parse",
-        lambda *a: (threads.append(threading.current_thread().name), parse(*a))[1],
+        lambda *a, **k: (threads.append(threading.current_thread().name), parse(*a, **k))[1],
     )
     values = frame[list(COLUMNS)].iloc[-BARS:].to_numpy().tolist()
     for copies in (1, 60):
