@@ -205,8 +205,9 @@ def test_every_reply_is_the_stored_one(replies: Mapping[str, str]) -> None:
     if os.environ.get("STORE_REPLIES"):
         blocks = [f"# {name}\n{text}\n" for name, text in replies.items()]
         FILE.write_text("\n".join(blocks), encoding="utf-8")
-    blocks = FILE.read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
-    stored = dict(block.removeprefix("# ").split("\n", 1) for block in blocks)
+    # A body may be empty; its line breaks are escaped.
+    blocks = FILE.read_text(encoding="utf-8").removesuffix("\n").removeprefix("# ").split("\n\n# ")
+    stored = dict(block.split("\n", 1) for block in blocks)
     different = [
         f"{name}\nstored: {stored.get(name)}\ngot:    {replies.get(name)}"
         for name in dict.fromkeys([*stored, *replies])
