@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 
@@ -200,10 +201,10 @@ def test_without_bars_of_the_market_the_golden_examples_are_tried(
 def test_a_bundle_that_is_away_speaks_against_no_champion(
     champion: Champion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(path: object) -> None:
+    def away(path: Path) -> bytes:
         raise OSError(f"{path} is not mounted")
 
-    monkeypatch.setattr("mlops.models.bundle.read_tensors", away)
+    monkeypatch.setattr(Path, "read_bytes", away)
     champion.fail_on_a_request()
     own = champion.try_inputs_of_our_own()
     assert own is not None
