@@ -60,7 +60,6 @@ TOO_SLOW = Refusal(408, "The request took too long to arrive.")
 TOO_MANY = Refusal(429, "Too many requests were sent ahead on this connection.")
 TOO_LARGE = Refusal(431, "The header or trailer of the request is too large.")
 
-
 REQUEST_LINE, HEADER, BODY = range(3)
 """What the parser reads next; numbers, because an `Enum` costs each request half a microsecond."""
 
@@ -68,7 +67,8 @@ REQUEST_LINE, HEADER, BODY = range(3)
 class HttpProtocol(HttpToolsProtocol):
     """uvicorn's protocol on httptools within `Limits`; it declines every protocol upgrade.
 
-    A request that arrives whole costs it no timer.
+    A request that arrives whole costs it no timer. Callbacks of the parser name the parent, because
+    `super` costs each request half a microsecond.
     """
 
     def __init__(
