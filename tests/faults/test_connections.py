@@ -18,10 +18,10 @@ from tests.faults.world import REPLICAS, World, http_status
 pytestmark = pytest.mark.faults
 
 DESCRIPTORS = 256
-HALF_HEADER = b"POST /services HTTP/1.1\r\nHo"
-HALF_BODY = b"POST /services HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
 PATH = f"/services/{KEY}/invocations"
 HEADERS = {"content-type": "application/json"}
+HALF_HEADER = b"POST /services HTTP/1.1\r\nHo"
+HALF_BODY = render("POST", PATH, b"{" * 100, HEADERS)[:-50]
 WEBSOCKET = {
     "connection": "upgrade",
     "upgrade": "websocket",
