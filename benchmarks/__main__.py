@@ -16,6 +16,7 @@ NAMES = (
     "serving",
     "connections",
     "soak",
+    "bodies",
     "outages",
     "outcomes",
     "drift",
