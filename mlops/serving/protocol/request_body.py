@@ -158,6 +158,8 @@ def decode_parquet(body: bytes, spec: InputSpec) -> dict[str, list[object]]:
         groups = [file.metadata.row_group(at) for at in range(file.metadata.num_row_groups)]
         rows = max(file.metadata.num_rows, sum(group.num_rows for group in groups))
         schema = file.schema_arrow
+    except RequestRefused:
+        raise
     except (pa.ArrowException, OSError, ValueError):
         raise refused(_NO_PARQUET, BAD) from None
     refuse_bar_count(rows, spec)
@@ -170,6 +172,8 @@ def decode_parquet(body: bytes, spec: InputSpec) -> dict[str, list[object]]:
             file = _open_parquet(body, read_dictionary=texts, metadata=file.metadata)
         table = file.read(columns=list(wanted), use_threads=False)
         return {plain: _arrow_cells(table.column(name)) for name, plain in wanted.items()}
+    except RequestRefused:
+        raise
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, RecursionError):
         raise refused(_DAMAGED, BAD) from None
 

@@ -27,6 +27,7 @@ def parse(values, **arguments) -> list[str]:
         "2024-01-02 03:00 PM UTC",
         "2024-01-02 03-PM Z",
         "2024/1/2 15:00:00.000 UTC",
+        " \t2024-01-02  15:00   Z \n",
     ],
 )
 def test_a_stamp_with_a_zone_needs_no_argument(text):
@@ -91,6 +92,12 @@ def test_stamps_that_cannot_be_parsed_are_refused_with_their_rows(values, argume
 
     assert caught.value.column in ("time", None)
     assert caught.value.rows == rows
+
+
+def test_space_within_a_stamp_costs_in_proportion_to_its_length():
+    """With the square of its length these spaces would take an hour."""
+    with pytest.raises(BarsError, match="is no date"):
+        parse(["2024-01-02" + " " * 500_000 + "x"])
 
 
 def test_many_bad_rows_are_counted_and_the_first_named():
