@@ -22,7 +22,7 @@
     │   ├── RequestRefused     ... because it is wrong: status, code and message say how
     │   ├── QueueFull          ... because too many wait already
     │   ├── BodiesFull         ... because large bodies fill the memory they may have
-    │   ├── TimedOut           ... because its time ran out in the queue
+    │   ├── TimedOut           ... because its time ran out, by no version's fault
     │   ├── NotReady           ... because no version of the service is ready yet
     │   ├── NotLoaded          a version that this process does not hold
     │   └── ModelFault         a version that failed on a good request
@@ -212,13 +212,20 @@ class BodiesFull(ServingError):
 
 
 class TimedOut(ServingError, TimeoutError):
-    """A request whose time ran out in the queue; it counts as no version's fault."""
+    """A request whose time ran out, by no version's fault.
 
-    def __init__(self, *, waited_s: float, timeout_s: float):
-        super().__init__(
-            f"no answer within {timeout_s:g} s, {waited_s:.2g} s of them in the queue; try again "
-            "later, or add a replica"
-        )
+    Args:
+        waited_s: Seconds in the queue.
+        stalled_s: Seconds in which this process was stalled, where that was the cause.
+    """
+
+    def __init__(self, *, waited_s: float, timeout_s: float, stalled_s: float | None = None):
+        cause = f"no answer within {timeout_s:g} s, {waited_s:.2g} s of them in the queue"
+        if stalled_s is not None:
+            cause = (
+                f"no answer within {timeout_s:g} s: this process was stalled for {stalled_s:.2g} s"
+            )
+        super().__init__(f"{cause}; try again later, or add a replica")
 
 
 class NotReady(ServingError):

@@ -103,6 +103,8 @@ def read_engine_gauges(batcher: Batcher, pool: ModelPool) -> Iterator[Gauge]:
     yield "mlops_batches", "Batches forecast since the start.", {}, statistics.batches
     yield "mlops_batched_windows", "Windows in those batches.", {}, statistics.windows
     yield "mlops_shadow_dropped", "Mirrored windows dropped under load.", {}, statistics.dropped
+    stalled = statistics.stalled
+    yield "mlops_stalled_timeouts", "Windows timed out in a stalled process.", {}, stalled
     for model_id, model in pool.states().items():
         labels = {"model_id": model_id, "state": str(model.state)}
         yield "mlops_loaded_bytes", "Size of each model held.", labels, model.bytes

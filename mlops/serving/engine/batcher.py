@@ -6,15 +6,19 @@
 The thread never waits for a batch to fill, so a lone client is not delayed. A batch that raises is
 forecast again window by window, and only the window that raises alone gets the error. A model that
 does not return keeps its thread, and a new thread serves the others.
+
+A time-out is a version's fault where the version used more than half of the time (see `stalls`);
+until it has used all that the queue left of it, it gets as much time again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -27,7 +31,9 @@ from mlops.errors import ModelFault, NotFinite, QueueFull, ServingError, TimedOu
 from mlops.models.base import count_usable_cores
 from mlops.models.windows import Window
 from mlops.serving.engine.batch_size import SIZES, BatchSizer
+from mlops.serving.engine.lanes import Item, Lane, Run
 from mlops.serving.engine.model_pool import LoadedModel
+from mlops.serving.engine.stalls import TICK_S, StallClock, ThreadClock
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +47,12 @@ SHADOW_SLICE_S = 0.005
 """Longest batch of shadow work: a request that arrives meanwhile waits for its end."""
 
 STOP_TIMEOUT_S = 5.0
+WARN_EVERY_S = 1.0
+"""Least seconds between two log lines about a stalled process."""
+
+LEAST_WAIT_S = 0.005
+"""Least seconds by which a deadline is deferred."""
+
 LOOK_S = 0.05
 """The thread looks for work at least this often, in case the loop that was to wake it ended."""
 
@@ -54,6 +66,7 @@ class Statistics:
         shadows: Windows in the shadow lane now.
         dropped: Shadows that were dropped.
         restarts: Threads that were left to a model that did not return.
+        stalled: Windows whose time ran out because this process was stalled.
         sizes: Batches by the number of windows in them.
         caps: The best batch size of each model, in rows.
     """
@@ -64,95 +77,9 @@ class Statistics:
     windows: int
     dropped: int
     restarts: int
+    stalled: int
     sizes: Mapping[int, int]
     caps: Mapping[str, int]
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """A window that waits for its forecast; ``patient`` ones have no deadline in the queue."""
-
-    number: int
-    model: LoadedModel
-    window: Window
-    rows: int
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[FloatArray | None]
-    budget_s: float
-    asked_at: float
-    patient: bool = False
-    started_at: float | None = None
-
-    @property
-    def over(self) -> bool:
-        """Whether it is answered, cancelled or past its deadline."""
-        late = not self.patient and monotonic() - self.asked_at > self.budget_s
-        return late or self.future.done()
-
-    def time_out(self) -> TimedOut:
-        waited = (self.started_at or monotonic()) - self.asked_at
-        return TimedOut(waited_s=waited, timeout_s=self.budget_s)
-
-
-class _Lane:
-    """A queue of items by model; the caller holds the lock. ``added`` counts all items ever put."""
-
-    def __init__(self) -> None:
-        self._by_model: dict[LoadedModel, deque[_Item]] = {}
-        self.size = self.added = 0
-
-    def put(self, item: _Item) -> None:
-        self._by_model.setdefault(item.model, deque()).append(item)
-        self.size += 1
-        self.added += 1
-
-    def next_model(self) -> LoadedModel:
-        """The model of the oldest item."""
-        return min(self._by_model, key=lambda model: self._by_model[model][0].number)
-
-    def take(self, model: LoadedModel, cap: int) -> Iterator[_Item]:
-        """Remove a model's oldest items, at least one, up to ``cap`` rows in sum."""
-        rows = 0
-        items = self._by_model[model]
-        while items and (not rows or rows + items[0].rows <= cap):
-            rows += items[0].rows
-            self.size -= 1
-            yield items.popleft()
-        if not items:
-            del self._by_model[model]
-
-    def drop_oldest(self) -> _Item:
-        [oldest] = self.take(self.next_model(), 0)
-        return oldest
-
-    def remove(self, item: _Item) -> bool:
-        """Remove an item; False where it no longer waits."""
-        items = self._by_model.get(item.model)
-        if items is None or item not in items:
-            return False
-        items.remove(item)
-        self.size -= 1
-        if not items:
-            del self._by_model[item.model]
-        return True
-
-    def clear(self) -> list[_Item]:
-        items = [item for waiting in self._by_model.values() for item in waiting]
-        self._by_model.clear()
-        self.size = 0
-        return items
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """The batch that is being forecast; it is overdue after the `monotonic` second ``until``."""
-
-    thread: threading.Thread
-    items: Sequence[_Item]
-    until: float
-
-    def overdue(self) -> bool:
-        return monotonic() > self.until
 
 
 @dataclass(slots=True)
@@ -161,6 +88,7 @@ class _Tally:
     windows: int = 0
     dropped: int = 0
     restarts: int = 0
+    stalled: int = 0
     sizes: Counter[int] = field(default_factory=Counter)
 
 
@@ -192,15 +120,18 @@ class Batcher:
         self.one_core = count_usable_cores() == 1 if one_core is None else one_core
         self._numbers = count()
         self._changed = threading.Condition(threading.Lock())
-        self._main, self._shadow = _Lane(), _Lane()
+        self._main, self._shadow = Lane(), Lane()
         self._sizers: WeakKeyDictionary[LoadedModel, BatchSizer] = WeakKeyDictionary()
         self._stuck: WeakKeyDictionary[LoadedModel, threading.Thread] = WeakKeyDictionary()
         self._tally = _Tally()
         self._thread: threading.Thread | None = None
-        self._run: _Run | None = None
+        self._run: Run | None = None
         self._stopped = False
         self._waking = False
         self._added_before = 0
+        self._stalls = StallClock()
+        self._ticking: asyncio.AbstractEventLoop | None = None
+        self._warned_at = -math.inf
 
     def start(self) -> None:
         """Start the thread; `forecast` and `shadow` do so too."""
@@ -229,6 +160,7 @@ class Batcher:
                 windows=self._tally.windows,
                 dropped=self._tally.dropped,
                 restarts=self._tally.restarts,
+                stalled=self._tally.stalled,
                 sizes=dict(self._tally.sizes),
                 caps={model.model_id: sizer.best for model, sizer in self._sizers.items()},
             )
@@ -238,19 +170,19 @@ class Batcher:
 
         Raises:
             QueueFull: when too many windows wait.
-            TimedOut: when ``timeout_s`` passed, most of it in the queue.
-            ModelFault: when the model raised, took too long, or returned no finite number.
+            TimedOut: when ``timeout_s`` passed, most of it in the queue or in a stalled process.
+            ModelFault: when the model raised, used too long, or returned no finite number.
         """
         item = self._make_item(model, window, timeout_s)
         with self._changed:
             if self._main.size >= self.limit:
                 raise QueueFull(waiting=self._main.size, limit=self.limit)
             self._enqueue(self._main, item)
-        timer = item.loop.call_later(timeout_s, self._expire, item)
+        item.timer = item.loop.call_later(timeout_s, self._expire, item)
         try:
             forecasts = await item.future
         finally:
-            timer.cancel()
+            item.timer.cancel()
             self._forget_cancelled(item)
         assert forecasts is not None
         return forecasts
@@ -279,7 +211,7 @@ class Batcher:
         finally:
             self._forget_cancelled(item)
 
-    def _make_item(self, model: LoadedModel, window: Window, budget_s: float) -> _Item:
+    def _make_item(self, model: LoadedModel, window: Window, budget_s: float) -> Item:
         stuck = self._stuck.get(model)
         if stuck is not None and stuck.is_alive():
             raise ModelFault(
@@ -288,14 +220,17 @@ class Batcher:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[FloatArray | None] = loop.create_future()
         rows = model.rows(window)
-        number = next(self._numbers)
-        return _Item(number, model, window, rows, loop, future, budget_s, monotonic())
+        number, stalled = next(self._numbers), self._stalls.stalled_s
+        return Item(number, model, window, rows, loop, future, budget_s, monotonic(), stalled)
 
-    def _enqueue(self, lane: _Lane, item: _Item) -> None:
+    def _enqueue(self, lane: Lane, item: Item) -> None:
         if self._stopped:
             raise ServingError("this process is stopping")
         lane.put(item)
         self._ensure_thread()
+        if self._ticking is not item.loop:
+            self._ticking = item.loop
+            self._expect_tick(item.loop)
         if not self._waking:
             self._schedule_wake(item.loop)
 
@@ -320,15 +255,35 @@ class Batcher:
             self._waking = False
             self._changed.notify()
 
+    def _expect_tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._stalls.expect_tick()
+        loop.call_later(TICK_S, self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Note how late the event loop is, for as long as windows wait or are forecast."""
+        with self._changed:
+            if self._ticking is not loop:
+                return
+            self._read_stalls()
+            if self._run is None and not (self._main.size or self._shadow.size):
+                self._ticking = None
+                self._stalls.expect_none()
+            else:
+                self._expect_tick(loop)
+
+    def _read_stalls(self) -> float:
+        return self._stalls.read(None if self._run is None else self._run.clock)
+
     def _ensure_thread(self) -> None:
         """Start a new thread where there is none, it died, or its model does not return."""
-        if self._run is not None and self._run.overdue():
-            self._abandon_thread(self._run)
+        run = self._run
+        if run is not None and run.is_late() and run.is_overdue(self._read_stalls()):
+            self._abandon_thread(run)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._serve, name="inference", daemon=True)
             self._thread.start()
 
-    def _abandon_thread(self, run: _Run) -> None:
+    def _abandon_thread(self, run: Run) -> None:
         model = run.items[0].model
         log.error(
             "model_id=%s has not come back; another thread goes on",
@@ -341,25 +296,42 @@ class Batcher:
         late = "it did not come back in time"
         _deliver([(item, ModelFault(model.model_id, "timeout", late)) for item in run.items])
 
-    def _expire(self, item: _Item) -> None:
-        """Fail an item whose deadline has passed; runs in its event loop."""
+    def _expire(self, item: Item) -> None:
+        """Fail an item whose deadline has passed, or defer it; runs in its event loop."""
         if item.future.done():
             return
         with self._changed:
             self._main.remove(item)
             self._ensure_thread()
-        now = monotonic()
-        started = item.started_at or now
-        waited = started - item.asked_at
-        if now - started > waited:
-            error: ServingError = ModelFault(
-                item.model.model_id, "timeout", f"no answer within {item.budget_s:g} s"
-            )
+            stalled_s = self._read_stalls()
+            left = item.time_left_s(stalled_s)
+            error = None if left > 0 else self._explain_timeout(item, stalled_s)
+        if error is None:
+            item.timer = item.loop.call_later(max(left, LEAST_WAIT_S), self._expire, item)
         else:
-            error = item.time_out()
-        item.future.set_exception(error)
+            item.future.set_exception(error)
 
-    def _forget_cancelled(self, item: _Item) -> None:
+    def _explain_timeout(self, item: Item, stalled_s: float) -> ServingError:
+        """A fault where the version used more than half of the time and has not ended."""
+        half, run = item.budget_s / 2, item.run
+        if run is not None and not run.ended and run.used_s(stalled_s) > half:
+            late = f"no answer within {item.budget_s:g} s"
+            return ModelFault(item.model.model_id, "timeout", late)
+        stalled_s -= item.stalled_before_s
+        if stalled_s <= half:
+            return item.time_out()
+        self._tally.stalled += 1
+        error = TimedOut(waited_s=item.waited_s, timeout_s=item.budget_s, stalled_s=stalled_s)
+        self._warn_of_stall(item.model.model_id, error)
+        return error
+
+    def _warn_of_stall(self, model_id: str, error: TimedOut) -> None:
+        now = monotonic()
+        if now - self._warned_at > WARN_EVERY_S:
+            self._warned_at = now
+            log.warning("model_id=%s %s", model_id, error, extra={"model_id": model_id})
+
+    def _forget_cancelled(self, item: Item) -> None:
         if item.future.cancelled():
             with self._changed:
                 self._main.remove(item) or self._shadow.remove(item)
@@ -367,8 +339,9 @@ class Batcher:
     # The thread ----------------------------------------------------------------------------
 
     def _serve(self) -> None:
-        me = threading.current_thread()
-        while (items := self._wait_for_batch(me)) is not None:
+        me, clock = threading.current_thread(), ThreadClock()
+        while (run := self._wait_for_batch(me, clock)) is not None:
+            items = run.items
             try:
                 outcomes = self._forecast_batch(items)
             except BaseException as error:
@@ -376,6 +349,7 @@ class Batcher:
                 model_id = items[0].model.model_id
                 log.exception("a batch of %s was lost", model_id, extra={"model_id": model_id})
                 outcomes = [_model_fault(item.model, error) for item in items]
+            run.ended = True
             _deliver(list(zip(items, outcomes, strict=True)))
             if self.one_core and self._main.size:
                 # Yield to the event loop, so that it can send replies and read new requests.
@@ -384,7 +358,7 @@ class Batcher:
                     items[0].loop.call_soon_threadsafe(self._schedule_wake, items[0].loop)
                     self._changed.wait(LOOK_S)
 
-    def _wait_for_batch(self, me: threading.Thread) -> list[_Item] | None:
+    def _wait_for_batch(self, me: threading.Thread, clock: ThreadClock) -> Run | None:
         """The next batch; None once another thread has replaced this one."""
         with self._changed:
             if self._thread is me:
@@ -392,15 +366,19 @@ class Batcher:
             while self._thread is me:
                 items = self._take_batch(self._main) or self._take_batch(self._shadow)
                 if items:
+                    computed, stalled = clock.computed_s(), self._stalls.stalled_s
                     longest = max(item.budget_s for item in items)
-                    self._run = _Run(me, items, (items[0].started_at or monotonic()) + longest)
-                    return items
+                    run = Run(me, clock, items, longest, monotonic(), computed, stalled)
+                    for item in items:
+                        item.run = run
+                    self._run = run
+                    return run
                 if not self._changed.wait(LOOK_S):
                     # The event loop that was to wake the thread may have ended.
                     self._waking = False
             return None
 
-    def _take_batch(self, lane: _Lane) -> list[_Item]:
+    def _take_batch(self, lane: Lane) -> list[Item]:
         """Remove the next batch from a lane; empty when only items without a waiter were left."""
         while lane.size:
             model = lane.next_model()
@@ -412,16 +390,13 @@ class Batcher:
                 rows = min(rows, sizer.rows_within(SHADOW_SLICE_S))
             items = [item for item in lane.take(model, rows) if not item.over]
             if items:
-                now = monotonic()
-                for item in items:
-                    item.started_at = now
                 self._tally.batches += 1
                 self._tally.windows += len(items)
                 self._tally.sizes[len(items)] += 1
                 return items
         return []
 
-    def _forecast_batch(self, items: Sequence[_Item]) -> list[Outcome]:
+    def _forecast_batch(self, items: Sequence[Item]) -> list[Outcome]:
         model = items[0].model
         began = perf_counter()
         try:
@@ -445,7 +420,7 @@ def _model_fault(model: LoadedModel, error: BaseException) -> ModelFault:
     return fault
 
 
-def _deliver(pairs: Sequence[tuple[_Item, Outcome]]) -> None:
+def _deliver(pairs: Sequence[tuple[Item, Outcome]]) -> None:
     """Set the results of items, by one call into each event loop."""
     for loop in {item.loop for item, _ in pairs}:
         own_pairs = [pair for pair in pairs if pair[0].loop is loop]
@@ -456,7 +431,7 @@ def _deliver(pairs: Sequence[tuple[_Item, Outcome]]) -> None:
             log.debug("%d answers came after their event loop had ended", len(own_pairs))
 
 
-def _set_results(pairs: Sequence[tuple[_Item, Outcome]]) -> None:
+def _set_results(pairs: Sequence[tuple[Item, Outcome]]) -> None:
     for item, outcome in pairs:
         if item.future.done():
             continue
