@@ -226,7 +226,8 @@ class Dispatcher:
     async def _forecast_all(self, model: LoadedModel, fitted: Sequence[Window]) -> list[float]:
         if len(fitted) == 1:
             return [await self._forecast_one(model, fitted[0])]
-        tasks = [asyncio.ensure_future(self._forecast_one(model, window)) for window in fitted]
+        request = object()
+        tasks = [asyncio.ensure_future(self._forecast_one(model, w, request)) for w in fitted]
         try:
             return list(await asyncio.gather(*tasks))
         except BaseException:
@@ -235,8 +236,12 @@ class Dispatcher:
             await asyncio.gather(*tasks, return_exceptions=True)
             raise
 
-    async def _forecast_one(self, model: LoadedModel, window: Window) -> float:
-        forecasts = await self.batcher.forecast(model, window, timeout_s=self.budget_s)
+    async def _forecast_one(
+        self, model: LoadedModel, window: Window, request: object = None
+    ) -> float:
+        forecasts = await self.batcher.forecast(
+            model, window, timeout_s=self.budget_s, request=request
+        )
         return last_forecast(model, forecasts)
 
     def _refuse_pinned(self, route: Route, pinned: str) -> RequestRefused:

@@ -232,9 +232,9 @@ def _assert_readiness(recorder: Recorder) -> None:
         if passed != list(STAGES):
             recorder.note("violation", f"{model.model_id} was asked after {passed}")
 
-    async def forecast(self: Any, model: Any, window: Any, *, timeout_s: float) -> Any:
+    async def forecast(self: Any, model: Any, window: Any, **options: Any) -> Any:
         check(model)
-        return await asked(self, model, window, timeout_s=timeout_s)
+        return await asked(self, model, window, **options)
 
     async def shadow(self: Any, model: Any, window: Any) -> Any:
         check(model)

@@ -1,7 +1,8 @@
 """Batches forecasts: one thread runs the models, and takes windows that wait together in one batch.
 
-    forecast() -> main lane -> thread: oldest window and others of its model -> answers
-    shadow()   -> shadow lane, served when the main lane is empty; its oldest is dropped when full
+    forecast() of a single window -> single lane -> thread: windows of one model -> answers
+    forecast() of one of several  -> bulk lane, served when no single window waits, or in its turn
+    shadow()                      -> shadow lane, served when nobody else waits; drops its oldest
 
 The thread never waits for a batch to fill, so a lone client is not delayed. A batch that raises is
 forecast again window by window, and only the window that raises alone gets the error. A model that
@@ -18,7 +19,7 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -43,8 +44,11 @@ Outcome: TypeAlias = "FloatArray | ServingError | None"
 QUEUE_LIMIT = 1024
 SHADOW_LIMIT = 256
 SHADOW_BUDGET_S = 5.0
-SHADOW_SLICE_S = 0.005
-"""Longest batch of shadow work: a request that arrives meanwhile waits for its end."""
+SLICE_S = 0.005
+"""Longest batch of bulk or shadow work: a single window waits for its end."""
+
+SINGLE_TURNS = 4
+"""After so many batches of single windows the bulk lane has a turn, so that its windows go on."""
 
 STOP_TIMEOUT_S = 5.0
 WARN_EVERY_S = 1.0
@@ -62,7 +66,7 @@ class Statistics:
     """What the batcher has done since the start.
 
     Args:
-        waiting: Windows in the main lane now.
+        waiting: Windows of requests that wait now.
         shadows: Windows in the shadow lane now.
         dropped: Shadows that were dropped.
         restarts: Threads that were left to a model that did not return.
@@ -96,7 +100,7 @@ class Batcher:
     """Forecasts for asyncio tasks, in batches.
 
     Args:
-        limit: Windows that may wait.
+        limit: Single windows that may wait, and windows of larger requests.
         shadow_limit: Shadow windows that may wait.
         cap: Largest batch, in rows; a row is one forecast.
         batching: False for batches of one row.
@@ -114,13 +118,12 @@ class Batcher:
         batching: bool = True,
         one_core: bool | None = None,
     ) -> None:
-        self.limit = limit
-        self.shadow_limit = shadow_limit
         self.cap = cap if batching else 1
         self.one_core = count_usable_cores() == 1 if one_core is None else one_core
         self._numbers = count()
         self._changed = threading.Condition(threading.Lock())
-        self._main, self._shadow = Lane(), Lane()
+        self._single, self._bulk, self._shadow = Lane(limit), Lane(limit), Lane(shadow_limit)
+        self._turns = 0
         self._sizers: WeakKeyDictionary[LoadedModel, BatchSizer] = WeakKeyDictionary()
         self._stuck: WeakKeyDictionary[LoadedModel, threading.Thread] = WeakKeyDictionary()
         self._tally = _Tally()
@@ -143,7 +146,7 @@ class Batcher:
         """End the thread after its current batch; waiting items fail with `ServingError`."""
         with self._changed:
             self._stopped = True
-            left = self._main.clear() + self._shadow.clear()
+            left = self._single.clear() + self._bulk.clear() + self._shadow.clear()
             thread, self._thread = self._thread, None
             self._changed.notify_all()
         _deliver([(item, ServingError("this process is stopping")) for item in left])
@@ -154,7 +157,7 @@ class Batcher:
         """The counts since the start, and the queues now."""
         with self._changed:
             return Statistics(
-                waiting=self._main.size,
+                waiting=self._waiting,
                 shadows=self._shadow.size,
                 batches=self._tally.batches,
                 windows=self._tally.windows,
@@ -165,19 +168,39 @@ class Batcher:
                 caps={model.model_id: sizer.best for model, sizer in self._sizers.items()},
             )
 
-    async def forecast(self, model: LoadedModel, window: Window, *, timeout_s: float) -> FloatArray:
+    @property
+    def limit(self) -> int:
+        return self._single.limit
+
+    @property
+    def _waiting(self) -> int:
+        return self._single.size + self._bulk.size
+
+    async def forecast(
+        self,
+        model: LoadedModel,
+        window: Window,
+        *,
+        timeout_s: float,
+        request: Hashable | None = None,
+    ) -> FloatArray:
         """The forecasts (n,) of one window, as `Bundle.forecast_windows` returns them.
+
+        Args:
+            request: A key of the request that the window came in with others; single windows,
+                which have None, go before it.
 
         Raises:
             QueueFull: when too many windows wait.
             TimedOut: when ``timeout_s`` passed, most of it in the queue or in a stalled process.
             ModelFault: when the model raised, used too long, or returned no finite number.
         """
-        item = self._make_item(model, window, timeout_s)
+        lane = self._single if request is None else self._bulk
+        item = self._make_item(lane, request, model, window, timeout_s)
         with self._changed:
-            if self._main.size >= self.limit:
-                raise QueueFull(waiting=self._main.size, limit=self.limit)
-            self._enqueue(self._main, item)
+            if lane.full:
+                raise QueueFull(waiting=lane.size, limit=lane.limit)
+            self._enqueue(item)
         item.timer = item.loop.call_later(timeout_s, self._expire, item)
         try:
             forecasts = await item.future
@@ -188,7 +211,7 @@ class Batcher:
         return forecasts
 
     async def shadow(self, model: LoadedModel, window: Window) -> FloatArray | None:
-        """As `forecast`, but served only while the main lane is empty.
+        """As `forecast`, but served only while no request waits.
 
         Returns:
             None where the window was dropped for newer ones.
@@ -196,14 +219,14 @@ class Batcher:
         Raises:
             ModelFault: as `forecast`.
         """
-        item = self._make_item(model, window, SHADOW_BUDGET_S)
+        item = self._make_item(self._shadow, None, model, window, SHADOW_BUDGET_S)
         item.patient = True
         dropped = None
         with self._changed:
-            if self._shadow.size >= self.shadow_limit:
+            if self._shadow.full:
                 dropped = self._shadow.drop_oldest()
                 self._tally.dropped += 1
-            self._enqueue(self._shadow, item)
+            self._enqueue(item)
         if dropped is not None:
             _deliver([(dropped, None)])
         try:
@@ -211,7 +234,14 @@ class Batcher:
         finally:
             self._forget_cancelled(item)
 
-    def _make_item(self, model: LoadedModel, window: Window, budget_s: float) -> Item:
+    def _make_item(
+        self,
+        lane: Lane,
+        request: Hashable | None,
+        model: LoadedModel,
+        window: Window,
+        budget_s: float,
+    ) -> Item:
         stuck = self._stuck.get(model)
         if stuck is not None and stuck.is_alive():
             raise ModelFault(
@@ -219,14 +249,24 @@ class Batcher:
             )
         loop = asyncio.get_running_loop()
         future: asyncio.Future[FloatArray | None] = loop.create_future()
-        rows = model.rows(window)
-        number, stalled = next(self._numbers), self._stalls.stalled_s
-        return Item(number, model, window, rows, loop, future, budget_s, monotonic(), stalled)
+        return Item(
+            number=next(self._numbers),
+            lane=lane,
+            request=request,
+            model=model,
+            window=window,
+            rows=model.rows(window),
+            loop=loop,
+            future=future,
+            budget_s=budget_s,
+            asked_at=monotonic(),
+            stalled_before_s=self._stalls.stalled_s,
+        )
 
-    def _enqueue(self, lane: Lane, item: Item) -> None:
+    def _enqueue(self, item: Item) -> None:
         if self._stopped:
             raise ServingError("this process is stopping")
-        lane.put(item)
+        item.lane.put(item)
         self._ensure_thread()
         if self._ticking is not item.loop:
             self._ticking = item.loop
@@ -239,16 +279,16 @@ class Batcher:
 
         So requests that are in the socket already join the batch.
         """
-        self._waking, self._added_before = True, self._main.added
+        self._waking, self._added_before = True, self._added
         loop.call_soon(loop.call_soon, loop.call_soon, self._wake, loop)
+
+    @property
+    def _added(self) -> int:
+        return self._single.added + self._bulk.added
 
     def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
         with self._changed:
-            if (
-                self.one_core
-                and self._added_before < self._main.added
-                and self._main.size < self.cap
-            ):
+            if self.one_core and self._added_before < self._added and self._waiting < self.cap:
                 # Requests still arrive. On one core the thread would keep the loop from reading.
                 self._schedule_wake(loop)
                 return
@@ -265,7 +305,7 @@ class Batcher:
             if self._ticking is not loop:
                 return
             self._read_stalls()
-            if self._run is None and not (self._main.size or self._shadow.size):
+            if self._run is None and not (self._waiting or self._shadow.size):
                 self._ticking = None
                 self._stalls.expect_none()
             else:
@@ -301,7 +341,7 @@ class Batcher:
         if item.future.done():
             return
         with self._changed:
-            self._main.remove(item)
+            item.lane.remove(item)
             self._ensure_thread()
             stalled_s = self._read_stalls()
             left = item.time_left_s(stalled_s)
@@ -334,7 +374,7 @@ class Batcher:
     def _forget_cancelled(self, item: Item) -> None:
         if item.future.cancelled():
             with self._changed:
-                self._main.remove(item) or self._shadow.remove(item)
+                item.lane.remove(item)
 
     # The thread ----------------------------------------------------------------------------
 
@@ -351,7 +391,7 @@ class Batcher:
                 outcomes = [_model_fault(item.model, error) for item in items]
             run.ended = True
             _deliver(list(zip(items, outcomes, strict=True)))
-            if self.one_core and self._main.size:
+            if self.one_core and self._waiting:
                 # Yield to the event loop, so that it can send replies and read new requests.
                 with self._changed, suppress(RuntimeError):
                     self._waking = True
@@ -364,8 +404,7 @@ class Batcher:
             if self._thread is me:
                 self._run = None
             while self._thread is me:
-                items = self._take_batch(self._main) or self._take_batch(self._shadow)
-                if items:
+                if items := self._take_next_batch():
                     computed, stalled = clock.computed_s(), self._stalls.stalled_s
                     longest = max(item.budget_s for item in items)
                     run = Run(me, clock, items, longest, monotonic(), computed, stalled)
@@ -378,6 +417,17 @@ class Batcher:
                     self._waking = False
             return None
 
+    def _take_next_batch(self) -> list[Item]:
+        """A batch of the lane whose turn it is; empty where nothing waits."""
+        lanes = [self._single, self._bulk, self._shadow]
+        if self._turns >= SINGLE_TURNS and self._bulk.size:
+            lanes = [self._bulk, self._single, self._shadow]
+        for lane in lanes:
+            if items := self._take_batch(lane):
+                self._turns = self._turns + 1 if lane is self._single else 0
+                return items
+        return []
+
     def _take_batch(self, lane: Lane) -> list[Item]:
         """Remove the next batch from a lane; empty when only items without a waiter were left."""
         while lane.size:
@@ -386,8 +436,8 @@ class Batcher:
             if sizer is None:
                 sizer = self._sizers[model] = BatchSizer(self.cap)
             rows = sizer.cap()
-            if lane is self._shadow:
-                rows = min(rows, sizer.rows_within(SHADOW_SLICE_S))
+            if lane is not self._single:
+                rows = min(rows, sizer.rows_within(SLICE_S))
             items = [item for item in lane.take(model, rows) if not item.over]
             if items:
                 self._tally.batches += 1

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from time import monotonic
 
@@ -18,9 +18,17 @@ from mlops.serving.engine.stalls import TICK_S, ThreadClock
 
 @dataclass(slots=True, eq=False)
 class Item:
-    """A window that waits for its forecast; ``patient`` ones have no deadline in the queue."""
+    """A window that waits for its forecast.
+
+    Args:
+        lane: The queue it was put into.
+        request: A key that it shares with the other windows of its request; None for a single one.
+        patient: Whether it waits without a deadline.
+    """
 
     number: int
+    lane: Lane
+    request: Hashable
     model: LoadedModel
     window: Window
     rows: int
@@ -28,7 +36,7 @@ class Item:
     future: asyncio.Future[FloatArray | None]
     budget_s: float
     asked_at: float
-    stalled_before_s: float = 0.0
+    stalled_before_s: float
     patient: bool = False
     run: Run | None = None
     timer: asyncio.TimerHandle | None = None
@@ -63,50 +71,75 @@ class Item:
 
 
 class Lane:
-    """A queue of items by model; the caller holds the lock. ``added`` counts all items ever put."""
+    """A queue of items; the caller holds the lock. ``added`` counts all items ever put.
 
-    def __init__(self) -> None:
-        self._by_model: dict[LoadedModel, deque[Item]] = {}
+    Models take turns, and the requests of a model do so window by window, so that nobody waits for
+    all windows of another client. Windows without a ``request`` are one queue, oldest first.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.size = self.added = 0
+        self._models: OrderedDict[LoadedModel, OrderedDict[Hashable, deque[Item]]] = OrderedDict()
+
+    @property
+    def full(self) -> bool:
+        return self.size >= self.limit
 
     def put(self, item: Item) -> None:
-        self._by_model.setdefault(item.model, deque()).append(item)
+        requests = self._models.get(item.model)
+        if requests is None:
+            requests = self._models[item.model] = OrderedDict()
+        items = requests.get(item.request)
+        if items is None:
+            items = requests[item.request] = deque()
+        items.append(item)
         self.size += 1
         self.added += 1
 
     def next_model(self) -> LoadedModel:
-        """The model of the oldest item."""
-        return min(self._by_model, key=lambda model: self._by_model[model][0].number)
+        """The model whose turn it is."""
+        return next(iter(self._models))
 
     def take(self, model: LoadedModel, cap: int) -> Iterator[Item]:
-        """Remove a model's oldest items, at least one, up to ``cap`` rows in sum."""
-        rows = 0
-        items = self._by_model[model]
-        while items and (not rows or rows + items[0].rows <= cap):
+        """Remove a model's next items, at least one, up to ``cap`` rows in sum."""
+        rows, requests = 0, self._models[model]
+        self._models.move_to_end(model)
+        while requests:
+            request, items = next(iter(requests.items()))
+            if rows and rows + items[0].rows > cap:
+                return
             rows += items[0].rows
-            self.size -= 1
-            yield items.popleft()
-        if not items:
-            del self._by_model[model]
+            yield self._pop(items[0])
+            if items:
+                requests.move_to_end(request)
 
     def drop_oldest(self) -> Item:
-        [oldest] = self.take(self.next_model(), 0)
-        return oldest
+        heads = (items[0] for requests in self._models.values() for items in requests.values())
+        return self._pop(min(heads, key=lambda item: item.number))
 
     def remove(self, item: Item) -> bool:
         """Remove an item; False where it no longer waits."""
-        items = self._by_model.get(item.model)
-        if items is None or item not in items:
+        requests = self._models.get(item.model)
+        if requests is None or item not in requests.get(item.request, ()):
             return False
-        items.remove(item)
-        self.size -= 1
-        if not items:
-            del self._by_model[item.model]
+        self._pop(item)
         return True
 
+    def _pop(self, item: Item) -> Item:
+        requests = self._models[item.model]
+        requests[item.request].remove(item)
+        self.size -= 1
+        if not requests[item.request]:
+            del requests[item.request]
+        if not requests:
+            del self._models[item.model]
+        return item
+
     def clear(self) -> list[Item]:
-        items = [item for waiting in self._by_model.values() for item in waiting]
-        self._by_model.clear()
+        every = [requests.values() for requests in self._models.values()]
+        items = [item for requests in every for waiting in requests for item in waiting]
+        self._models.clear()
         self.size = 0
         return items
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,10 +68,10 @@ def break_model(
 ) -> None:
     forecast = runtime.batcher.forecast
 
-    async def broken(model: LoadedModel, asked: Window, *, timeout_s: float) -> object:
+    async def broken(model: LoadedModel, asked: Window, **options: Any) -> object:
         if model.model_id in unlucky:
             raise error or ModelFault(model.model_id, "error", "broken")
-        return await forecast(model, asked, timeout_s=timeout_s)
+        return await forecast(model, asked, **options)
 
     patch.setattr(runtime.batcher, "forecast", broken)
 
@@ -147,10 +148,10 @@ def test_one_bad_window_of_a_batch_decides_for_all(
 ) -> None:  # fmt: skip
     forecast, bad = runtime.batcher.forecast, window(frame, 300)
 
-    async def broken(model: LoadedModel, asked: Window, *, timeout_s: float) -> object:
+    async def broken(model: LoadedModel, asked: Window, **options: Any) -> object:
         if asked.values[-1, 4] == bad.values[-1, 4] and len(asked) != 1:
             raise ModelFault(model.model_id, "error", "broken")
-        return await forecast(model, asked, timeout_s=timeout_s)
+        return await forecast(model, asked, **options)
 
     monkeypatch.setattr(runtime.batcher, "forecast", broken)
     good = window(frame.iloc[:-1])

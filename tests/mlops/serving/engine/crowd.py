@@ -79,13 +79,14 @@ class Crowd:
         await entered(self.bundle)
 
     async def ask(self, *marks: float, **options: Any) -> list[asyncio.Task[Any]]:
-        model = options.pop("model", self.model)
+        model, request = options.pop("model", self.model), options.pop("request", None)
         asked = [
             asyncio.ensure_future(
                 self.batcher.forecast(
                     model,
                     window(mark, **options),
                     timeout_s=LONG_S,
+                    request=request,
                 )
             )
             for mark in marks

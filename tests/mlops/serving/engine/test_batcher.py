@@ -9,7 +9,7 @@ import pytest
 
 from mlops.errors import ModelFault, NotFinite, QueueFull, ServingError, TimedOut
 from mlops.serving.engine import batcher as batcher_module
-from mlops.serving.engine.batcher import Batcher
+from mlops.serving.engine.batcher import SLICE_S, Batcher
 from tests.mlops.serving.engine.crowd import (
     LONG_S,
     WARM_UP,
@@ -182,11 +182,12 @@ def test_the_thread_leaves_out_items_past_their_deadline(model):
     async def story() -> None:
         batcher = Batcher()
         know(batcher, model)
-        items = [batcher._make_item(model, window(mark), 5.0) for mark in range(3)]
+        lane = batcher._single
+        items = [batcher._make_item(lane, None, model, window(mark), 5.0) for mark in range(3)]
         items[1].asked_at -= 6.0
         for item in items:
-            batcher._main.put(item)
-        assert batcher._take_batch(batcher._main) == [items[0], items[2]]
+            lane.put(item)
+        assert batcher._take_next_batch() == [items[0], items[2]]
 
     asyncio.run(story())
 
@@ -236,6 +237,101 @@ def test_requests_get_a_new_thread_when_a_shadow_hangs(bundle, model, monkeypatc
 
     with running() as batcher:
         asyncio.run(story())
+
+
+def test_single_windows_go_before_those_of_a_large_request(bundle, model):
+    other_bundle = Doubler()
+    other = model_of(other_bundle, "lstm_b")
+    order: list[str] = []
+
+    async def story(crowd: Crowd) -> None:
+        large = await crowd.ask(*range(10, 110), request="large")
+        large[0].add_done_callback(lambda _: order.append("large"))
+        for single in await crowd.ask(1) + await crowd.ask(2, model=other):
+            single.add_done_callback(lambda _: order.append("single"))
+        await crowd.release()
+
+    play(story, bundle, model)
+    assert (bundle.batches[1], other_bundle.batches) == ([1.0], [[2.0]])
+    assert order == ["single", "single", "large"]
+
+
+def test_a_large_request_goes_on_beside_any_number_of_single_windows(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        await crowd.ask(*range(100, 132), request="large")
+        await crowd.ask(*range(1, 21))
+        await crowd.release()
+
+    # A batch of one window each, so that single windows take many turns.
+    play(story, bundle, model, batching=False)
+    large = [number for number, [mark] in enumerate(bundle.batches) if mark >= 100]
+    assert large[:4] == [4, 9, 14, 19]
+
+
+def test_a_batch_of_a_large_request_is_short(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        sizer = crowd.batcher._sizers[model]
+        sizer.seconds = dict.fromkeys(sizer.sizes, SLICE_S / 4)
+        await crowd.ask(*range(1, 9), request="large")
+        await crowd.release()
+
+    play(story, bundle, model)
+    assert len(bundle.batches[1]) <= 4
+
+
+def test_large_requests_of_a_model_take_turns(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        await crowd.ask(*range(100, 200), request="first")
+        await crowd.ask(*range(200, 208), request="second")
+        await crowd.release()
+
+    play(story, bundle, model)
+    assert set(bundle.batches[1]) >= {100.0 + mark for mark in range(8)}
+    assert set(bundle.batches[1]) >= {200.0 + mark for mark in range(8)}
+
+
+def test_models_with_large_requests_take_turns(bundle, model):
+    other_bundle = Doubler()
+    other = model_of(other_bundle, "lstm_b")
+    order: list[str] = []
+
+    async def story(crowd: Crowd) -> None:
+        know(crowd.batcher, other)
+        first = await crowd.ask(*range(1, 101), request="first")
+        second = await crowd.ask(*range(1, 9), request="second", model=other)
+        first[-1].add_done_callback(lambda _: order.append("first"))
+        second[-1].add_done_callback(lambda _: order.append("second"))
+        await crowd.release()
+
+    play(story, bundle, model)
+    assert order == ["second", "first"]
+
+
+def test_a_large_request_that_fills_its_queue_turns_no_single_window_away(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        *_, last = await crowd.ask(1, 2, 3, request="large")
+        with pytest.raises(QueueFull, match="2 windows are waiting, at most 2"):
+            await last
+        crowd.tasks.remove(last)
+        await crowd.ask(4, 5)
+        answers = await crowd.release()
+        assert [answer[-1] for answer in answers] == [0.0, 2.0, 4.0, 8.0, 10.0]
+
+    play(story, bundle, model, limit=2)
+
+
+def test_a_cancelled_large_request_leaves_the_queue(bundle, model):
+    async def story(crowd: Crowd) -> None:
+        await crowd.ask(1)
+        large = await crowd.ask(*range(10, 40), request="large")
+        for task in large:
+            task.cancel()
+        await asyncio.sleep(0)
+        assert crowd.batcher.statistics().waiting == 1
+        await crowd.release()
+
+    play(story, bundle, model)
+    assert bundle.batches == [[0.0], [1.0]]
 
 
 def test_shadows_wait_until_no_request_waits(bundle, model):
