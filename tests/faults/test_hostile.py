@@ -5,19 +5,18 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
+from mlops.arrays import FloatArray
 from mlops.data.bars import COLUMNS
-from mlops.store import Why
 from mlops.store.alerts import list_alerts
 from mlops.store.request_counts import champion_scope, read_tallies, read_traffic
-from mlops.store.routes import change_route, read_route
+from mlops.store.schema import route
 from tests.bar_forms import Form
 from tests.faults.laws import broken_in_store
 from tests.faults.prober import Answer
@@ -33,40 +32,44 @@ HEADERS = {"content-type": "application/json"}
 FEW, MANY = 25, 10_000
 """With so few requests a stranger dethroned a champion; so many are sent in the long run."""
 
-JUMP = 1e3
-"""A price that moves by this factor within a bar is legal, and of no market."""
-
-ABSURD = (1e-300, 1e300)
 BIG_BODIES, BIG_BODY = 6, b"[1]," * (4 * 1024**2)
 SETTLE_S = 3.0
 """Replicas and the controller act within a second."""
 
 
-def requests_of(world: World, count: int, wild: Sequence[float] | None) -> list[bytes]:
-    """Windows of legal bars, or windows whose last bars have ``wild`` prices in turn."""
+def as_they_are(bars: FloatArray) -> None:
+    """Bars of a market."""
+
+
+def make_absurd(bars: FloatArray) -> None:
+    """Prices that no bar may have."""
+    bars[-6:, :4] = np.resize((1e-300, 1e300), 6)[:, None]
+
+
+def make_wild(bars: FloatArray) -> None:
+    """A price that moves by a factor of 1,000 within a bar, which is legal."""
+    bars[-6:, 1] *= 1e3
+
+
+def requests_of(
+    world: World, count: int, spoil: Callable[[FloatArray], None] = as_they_are
+) -> list[bytes]:
+    """Windows of bars, each spoilt in its last ones."""
     values = world.template.bars[list(COLUMNS)].to_numpy()
     requests = []
     for number in range(count):
         end = len(values) - number % 200
         bars = values[end - WINDOW_BARS : end].copy()
-        if wild is not None:
-            prices = np.resize(wild, 6) * (1 + number * 1e-6)
-            bars[-6:, :4] = prices[:, None]
+        spoil(bars)
         body = json.dumps({"instances": bars.tolist()}).encode()
         requests.append(request_of(Form(False, HEADERS, body), KEY))
     return requests
 
 
-def legal_jumps(world: World) -> tuple[float, float]:
-    """Prices whose bars every rule allows."""
-    close = float(world.template.bars["close"].iloc[-1])
-    return close, close * JUMP
-
-
 def faults_of_versions(world: World) -> int:
     """All faults that were counted against a version, by every way of counting."""
-    route = world.route()
-    names = (route.champion, route.previous_champion, route.baseline, CHAMPION)
+    live = world.route()
+    names = (live.champion, live.previous_champion, live.baseline, CHAMPION)
     with world.store.read() as connection:
         tallies = [
             tally
@@ -161,7 +164,7 @@ def test_bars_of_no_market_are_refused_and_speak_against_no_version(
         world.controller()
         count = MANY if beside == "alone" else MANY // 10
         with BESIDE[beside](world):
-            answers = attack(world, requests_of(world, count, ABSURD))
+            answers = attack(world, requests_of(world, count, make_absurd))
         assert {answer.status for answer in answers} == {400}
         flush(world)
         assert faults_of_versions(world) == 0
@@ -179,7 +182,7 @@ def test_legal_bars_that_no_version_can_compute_are_refused_and_counted_nowhere(
         make_baseline(world, PICKY_BASELINE)
         world.replicas(stands_by=False)
         world.controller()
-        answers = attack(world, requests_of(world, count, legal_jumps(world)))
+        answers = attack(world, requests_of(world, count, make_wild))
         assert {answer.status for answer in answers} == {400}
         assert b"no version of this service can make a forecast" in answers[0].body
         flush(world)
@@ -197,8 +200,8 @@ def test_requests_that_the_champion_alone_cannot_compute_raise_an_alert_and_move
         enthrone(world, PICKY)
         world.replicas(stands_by=False)
         world.controller()
-        hostile = requests_of(world, FEW * 4, legal_jumps(world))
-        answers = attack(world, hostile + requests_of(world, FEW * 4, None))
+        hostile = requests_of(world, FEW * 4, make_wild)
+        answers = attack(world, hostile + requests_of(world, FEW * 4))
         assert {answer.status for answer in answers} == {200}
         world.until(lambda: bool(list_alerts(world.store, lasting_only=True)), "people are told")
         (alert,) = list_alerts(world.store, lasting_only=True)
@@ -210,7 +213,4 @@ def test_requests_that_the_champion_alone_cannot_compute_raise_an_alert_and_move
 def make_baseline(world: World, model_id: str) -> None:
     """Another baseline, so that no version is left which computes everything."""
     with world.store.write() as connection:
-        before = read_route(connection, KEY)
-        assert before is not None
-        after = replace(before, baseline=model_id, previous_champion=None)
-        change_route(connection, before, after, "set_up", Why(datetime.now(UTC)))
+        connection.execute(route.update().values(baseline=model_id, previous_champion=None))
