@@ -138,9 +138,16 @@ def test_an_open_inference_client_is_answered(served: Served, bars: pd.DataFrame
         assert client.is_server_ready()
         assert client.is_model_ready(SERVICE)
         assert client.get_model_metadata(SERVICE)["outputs"][0]["name"] == "forecast"
-        answer = client.infer(SERVICE, [given], outputs=[asked], request_id="mine")
-        assert answer.as_numpy("forecast") == pytest.approx([expected(bars)], abs=1e-6)
-        assert answer.get_response()["id"] == "mine"
+        for packed in (None, "gzip", "deflate"):
+            answer = client.infer(
+                SERVICE,
+                [given],
+                outputs=[asked],
+                request_id="mine",
+                request_compression_algorithm=packed,
+            )
+            assert answer.as_numpy("forecast") == pytest.approx([expected(bars)], abs=1e-6)
+            assert answer.get_response()["id"] == "mine"
     finally:
         client.close()
 
