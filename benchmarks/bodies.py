@@ -73,6 +73,7 @@ class Cost:
     Args:
         answer: The status, or what came in its place.
         delay_s: The longest that the other client waited.
+        quiet_s: The longest that it waited in the second before.
         times: Growth of the peak of memory, in sizes of all bodies together.
     """
 
@@ -80,10 +81,12 @@ class Cost:
     seconds: float
     delay_s: float
     times: float
+    quiet_s: float = 0.0
 
     def __str__(self) -> str:
         return (
-            f"others wait {self.delay_s:.2f} s, memory {self.times:.1f} times "
+            f"others wait {self.delay_s:.2f} s (before: {self.quiet_s:.2f} s), "
+            f"memory {self.times:.1f} times "
             f"({self.answer} after {self.seconds:.1f} s)"
         )
 
@@ -262,7 +265,7 @@ def measure(served: Served, bodies: Sequence[Body], probe: Body) -> Cost:
     client = Client(served.port, probe)
     client.start()
     time.sleep(SETTLE_S)
-    client.longest_s = 0.0
+    quiet, client.longest_s = client.longest_s, 0.0
     guard = Guard(served.process.pid)
     guard.start()
     began = time.perf_counter()
@@ -273,7 +276,7 @@ def measure(served: Served, bodies: Sequence[Body], probe: Body) -> Cost:
     guard.stop()
     size = sum(len(body.content) for body in bodies)
     times = math.inf if guard.why else (guard.peak - guard.before) * MIB / size
-    return Cost(guard.why or ", ".join(sorted(answers)), seconds, delay, times)
+    return Cost(guard.why or ", ".join(sorted(answers)), seconds, delay, times, quiet)
 
 
 class Bench:
