@@ -15,6 +15,7 @@ NAMES = (
     "year",
     "serving",
     "connections",
+    "fairness",
     "soak",
     "bodies",
     "outages",
