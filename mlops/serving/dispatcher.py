@@ -312,11 +312,12 @@ def fit_windows(model: LoadedModel, windows: Sequence[Window]) -> list[Window] |
         if len(window) > needed:
             values, times, holes = window.values, window.open_time, window.hole_before
             newest = Window(values[-needed:], times[-needed:], holes[-needed:])
-        if newest.hole_before[1:].any():
-            recipe = Recipe.from_dict(model.bundle.config["model"]["recipe"])
-            since = needed - int(newest.hole_before[1:].nonzero()[0][-1]) - 1
-            if since < unbroken_bars(recipe):
-                return TooShort(since, unbroken_bars(recipe), has_gap=True)
+        # Of so few values this finds the last one faster than numpy does.
+        last_hole = newest.hole_before.tobytes().rfind(1, 1)
+        if last_hole > 0:
+            unbroken = unbroken_bars(Recipe.from_dict(model.bundle.config["model"]["recipe"]))
+            if needed - last_hole < unbroken:
+                return TooShort(needed - last_hole, unbroken, has_gap=True)
         fitted.append(newest)
     return fitted
 

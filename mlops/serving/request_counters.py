@@ -17,7 +17,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from mlops.store import Route
 from mlops.store.request_counts import (
@@ -76,12 +76,8 @@ class _Row(NamedTuple):
     source: Source
 
 
-class _VersionHour(NamedTuple):
-    """What a `TrafficRow` is about; ``hour`` counts from 1970."""
-
-    service: str
-    model_id: str
-    hour: int
+_VersionHour: TypeAlias = tuple[str, str, int]
+"""What a `TrafficRow` is about: service, model_id, and the number of the hour since 1970."""
 
 
 @dataclass(slots=True)
@@ -316,7 +312,7 @@ class RequestCounters:
     def forget_traffic(self) -> None:
         """Drop written hours that are over."""
         hour = int(self.clock() // HOUR_S)
-        self.traffic.forget(lambda key: key.hour != hour)
+        self.traffic.forget(lambda key: key[2] != hour)
 
     # Totals --------------------------------------------------------------------------------------
 
@@ -376,12 +372,12 @@ class RequestCounters:
         trials.add(fault, challenger=challenger, failed_before=failed_before)
 
     def _change_hour(self, service: str, model_id: str, now: float) -> _Hour:
-        key, hours = _VersionHour(service, model_id, int(now // HOUR_S)), self.traffic.known
-        if key not in hours and len(hours) > self.max_waiting:
+        hours = self.traffic.known
+        if len(hours) > self.max_waiting and (service, model_id, int(now // HOUR_S)) not in hours:
             # Hours are added as they begin, so the first one is the oldest.
             del hours[next(iter(hours))]
             self.lost += 1
-        return self.traffic.change(key)
+        return self.traffic.change((service, model_id, int(now // HOUR_S)))
 
 
 def _pair_row(route: Route, source: Source) -> _Row:
