@@ -1,13 +1,15 @@
 """Reads requests: their headers, and their bodies, each within a bound.
 
-A small body is parsed in the event loop. A large one is parsed in one of two threads, because that
-takes milliseconds to seconds; while it is received and waits, its bytes count towards a bound that
-all large bodies share. A body in gzip or deflate may have as many bytes unpacked as a plain one.
+A small body is parsed in the event loop. A large one is parsed in a thread, one after the other,
+because that takes milliseconds to seconds; while it is received and waits, its bytes count towards
+a bound that all large bodies share. A body in gzip or deflate may have as many bytes unpacked as a
+plain one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +29,6 @@ HEADER_BYTES = 256
 READ_AT_ONCE = 64 * 1024
 """Larger bodies are parsed in a thread: parsing would block the event loop for milliseconds."""
 
-LARGE_AT_ONCE = 2
-"""Large bodies parsed at the same time: each takes the interpreter from all other requests."""
-
 HELD_BODIES = 8
 """So many bodies of the largest size may be in memory together."""
 
@@ -48,6 +47,7 @@ class HttpRequest(Request):
         super().__init__(scope, receive)
         # Starlette walks through all headers for each name.
         self._values: dict[bytes, bytes] = dict(scope["headers"])
+        self.body_is_left = b"content-length" in self._values
 
     def header(self, name: bytes) -> str | None:
         """A header as text, by its name in lower case; None where the client did not send it."""
@@ -99,7 +99,8 @@ class RequestBodies:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._parsers = ThreadPoolExecutor(LARGE_AT_ONCE, thread_name_prefix="parse-body")
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parse-body")
+        self._rest_until = 0.0
         self._held: dict[HttpRequest, int] = {}
         self._held_bytes = 0
         self._released = asyncio.Event()
@@ -122,15 +123,38 @@ class RequestBodies:
                 if len(plain) <= READ_AT_ONCE:
                     return parse(plain)
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._parsers, self._parse_large, body, coding, parse)
+            return await loop.run_in_executor(self._parser, self._parse_large, body, coding, parse)
         finally:
             self._release(request)
 
+    async def skip_small(self, request: HttpRequest) -> None:
+        """Read a small body that no handler has read.
+
+        A reply that is sent before the body has come may be lost: where the connection is closed
+        after it, what the client goes on sending resets the connection.
+
+        Raises:
+            ClientDisconnect: when the client has disconnected.
+        """
+        stated = request.header(b"content-length") or ""
+        small = stated.isdecimal() and 0 < int(stated) <= min(READ_AT_ONCE, self.limit)
+        # A client that expects 100 has not sent its body, and need not.
+        if small and request.header(b"expect") is None:
+            await self._read(request)
+
     def _parse_large(self, body: bytes, coding: str | None, parse: Callable[[bytes], T]) -> T:
-        plain = unpack(body, coding, self.limit)
-        if len(plain) > self.limit:
-            raise _too_large("the unpacked body", len(plain), self.limit)
-        return parse(plain)
+        # Decoding keeps the interpreter from all other requests. After each body they have it for
+        # as long as that one did.
+        time.sleep(max(0.0, self._rest_until - time.monotonic()))
+        began = time.monotonic()
+        try:
+            plain = unpack(body, coding, self.limit)
+            if len(plain) > self.limit:
+                raise _too_large("the unpacked body", len(plain), self.limit)
+            return parse(plain)
+        finally:
+            ended = time.monotonic()
+            self._rest_until = ended + (ended - began)
 
     async def _read(self, request: HttpRequest) -> bytes:
         stated = request.header(b"content-length")
@@ -149,6 +173,7 @@ class RequestBodies:
                 raise _too_large("the body", len(body), self.limit)
             if len(body) > READ_AT_ONCE:
                 await self._hold(request, len(body))
+        request.body_is_left = False
         return bytes(body)
 
     async def _hold(self, request: HttpRequest, size: int) -> None:

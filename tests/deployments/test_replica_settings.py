@@ -45,7 +45,7 @@ def opened() -> Iterator[Runtime]:
     ("name", "value", "part", "expected"),
     [
         ("SERVING_QUEUE_LIMIT", "7", lambda made: made.batcher.limit, 7),
-        ("SERVING_MAX_BODY_MB", "0.5", lambda made: made.app.max_body_bytes, MIB // 2),
+        ("SERVING_MAX_BODY_MB", "0.5", lambda made: made.app.bodies.limit, MIB // 2),
         ("SERVING_TIME_BUDGET_S", "0.25", lambda made: made.dispatcher.budget_s, 0.25),
         ("SERVING_TIME_BUDGET_S", "0.25", lambda made: made.publisher.budget_s, 0.25),
         ("FORECAST_MAX_AGE_BARS", "3.5", lambda made: made.publisher.max_age_bars, 3.5),

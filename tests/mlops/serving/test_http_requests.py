@@ -9,6 +9,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Awaitable, Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -197,7 +198,7 @@ def test_a_packed_body_over_the_limit_is_refused_before_it_is_unpacked() -> None
 # Many bodies at once -----------------------------------------------------------------------------
 
 
-def test_at_most_two_large_bodies_are_parsed_at_once_and_small_ones_pass() -> None:
+def test_one_large_body_is_parsed_at_a_time_and_small_ones_pass() -> None:
     running, most, passed = 0, 0, []
     lock, gate = threading.Lock(), threading.Event()
 
@@ -219,7 +220,7 @@ def test_at_most_two_large_bodies_are_parsed_at_once_and_small_ones_pass() -> No
             )
             for _ in range(6)
         ]
-        while running < 2:
+        while running < 1:
             await asyncio.sleep(0.001)
         for _ in range(3):
             passed.append(await bodies.parse(request_of(Client([b"small"]).receive), len))
@@ -229,7 +230,54 @@ def test_at_most_two_large_bodies_are_parsed_at_once_and_small_ones_pass() -> No
         return await asyncio.gather(*large)
 
     assert asyncio.run(serve()) == [READ_AT_ONCE + 1] * 6
-    assert (most, passed) == (2, [5, 5, 5])
+    assert (most, passed) == (1, [5, 5, 5])
+
+
+def test_between_two_large_bodies_others_have_the_interpreter_for_as_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, rests = 100.0, []
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        rests.append(seconds)
+        now += seconds
+
+    def parse(body: bytes) -> None:
+        nonlocal now
+        now += 0.5
+
+    clock = SimpleNamespace(monotonic=lambda: now, sleep=sleep)
+    monkeypatch.setattr("mlops.serving.http_requests.time", clock)
+
+    async def serve() -> None:
+        nonlocal now
+        bodies = RequestBodies(LIMIT)
+        for pause in (0.0, 0.2, 3.0):
+            await bodies.parse(request_of(Client([bytes(READ_AT_ONCE + 1)]).receive), parse)
+            now += pause
+
+    asyncio.run(serve())
+    assert rests == pytest.approx([0.0, 0.5, 0.3])
+
+
+def test_a_small_body_that_nobody_reads_is_taken_before_the_reply() -> None:
+    client = Client([b"a", b"b"])
+    request = request_of(client.receive, **{"content-length": "2"})
+    assert request.body_is_left
+    asyncio.run(RequestBodies(LIMIT).skip_small(request))
+    assert not request.body_is_left
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"content-length": str(READ_AT_ONCE + 1)}, {"content-length": "2", "expect": "100-continue"}],
+)
+def test_a_large_body_or_one_that_was_not_sent_is_not_waited_for(headers: dict[str, str]) -> None:
+    async def receive() -> dict[str, Any]:
+        raise AssertionError("the body was asked for")
+
+    asyncio.run(RequestBodies(LIMIT).skip_small(request_of(receive, **headers)))
 
 
 class Stalled:
