@@ -287,7 +287,7 @@ class Dispatcher:
                         # Dropped under load: this is no trial.
                         return
                     last_forecast(model, forecasts)
-        except NotLoaded:
+        except (NotLoaded, TimedOut):
             return
         except ModelFault as error:
             fault = error.kind

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from mlops.data.calendar import load_calendar
 from mlops.data.recent_bars import RecentBars
-from mlops.errors import MlopsError, ModelFault, NotLoaded
+from mlops.errors import MlopsError, ModelFault, NotLoaded, TimedOut
 from mlops.models import golden
 from mlops.models.windows import Window, window_of
 from mlops.rollout.fallback import WINDOW_S
@@ -232,6 +232,8 @@ async def _find_fault(
         if forecasts is None:
             return _DROPPED
         value = last_forecast(model, forecasts)
+    except TimedOut:
+        return _DROPPED
     except ModelFault as fault:
         return fault.kind
     spread = float(model.bundle.config["spread"])

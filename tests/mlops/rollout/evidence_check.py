@@ -110,7 +110,7 @@ class _Versions:
             raise NotLoaded(model_id)
         yield _Model(model_id, BARS + (self.does[model_id] is Does.NEEDS_MORE))
 
-    async def forecast(self, model: _Model, window: Window, *, timeout_s: float) -> Any:
+    async def forecast(self, model: _Model, window: Window, **how: object) -> Any:
         what = self.does[model.model_id]
         if what in (Does.FAILS, Does.TIMES_OUT):
             kind = "error" if what is Does.FAILS else "timeout"
