@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 from uvicorn.server import ServerState
 
+from benchmarks.replica_variants import CountingParser
 from deployments.connections import OpenConnections
 from deployments.http_protocol import HttpProtocol, Limits
 
@@ -101,21 +102,6 @@ class Transport(asyncio.Transport):
         asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
 
 
-class CountingParser:
-    """The parser, with a count of what it is fed."""
-
-    def __init__(self, parser: Any) -> None:
-        self._parser = parser
-        self.fed = 0
-
-    def feed_data(self, data: bytes | memoryview) -> None:
-        self.fed += len(data)
-        self._parser.feed_data(data)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._parser, name)
-
-
 class App:
     """Replies with what it was asked; waits until it ``may_answer``."""
 
@@ -176,7 +162,7 @@ class Wire:
         self.protocol = protocol
         self.transport = Transport()
         self.transport.protocol = protocol
-        self.parser = CountingParser(protocol.parser)
+        self.parser: Any = CountingParser(protocol.parser)
         protocol.parser = self.parser
         protocol.connection_made(self.transport)
 
