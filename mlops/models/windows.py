@@ -27,12 +27,14 @@ class Window:
 
     ``values`` (n, 5) float64 in the order of `mlops.data.bars.COLUMNS`; ``open_time`` (n,)
     naive UTC ``datetime64[ns]``; ``hole_before`` (n,) is True where a bar does not directly
-    follow its predecessor; its first entry is not used.
+    follow its predecessor; its first entry is not used. ``timed`` is False where the bars came
+    without times and have made-up ones, from which no model may read the clock.
     """
 
     values: FloatArray
     open_time: TimeArray
     hole_before: BoolArray
+    timed: bool = True
 
     def __len__(self) -> int:
         return len(self.values)
@@ -40,8 +42,12 @@ class Window:
     def sliding(self, size: int) -> Iterator[Window]:
         """Every run of ``size`` consecutive bars, oldest first, as views."""
         for end in range(size, len(self) + 1):
-            bars = slice(end - size, end)
-            yield Window(self.values[bars], self.open_time[bars], self.hole_before[bars])
+            yield self.part(end - size, end)
+
+    def part(self, start: int, end: int) -> Window:
+        """The bars from ``start`` up to ``end``, as views."""
+        bars = slice(start, end)
+        return Window(self.values[bars], self.open_time[bars], self.hole_before[bars], self.timed)
 
 
 def window_of(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> Window:

@@ -77,7 +77,8 @@ class TrialCounts:
 class ShortRequests:
     """The key-minutes that were dealt to a challenger lately, and those with too few bars for it.
 
-    ``offered`` and ``needed`` are the bars of the newest such request and of the challenger.
+    ``offered`` and ``needed`` are the bars of the newest such request and of the challenger; 0
+    are offered by bars without times to a challenger that reads the clock.
     """
 
     dealt: int = 0
@@ -91,6 +92,11 @@ class ShortRequests:
         return self.short > MAX_SHORT_SHARE * self.dealt
 
     def __str__(self) -> str:
+        if not self.offered:
+            return (
+                f"{self.short} of {self.dealt} keys dealt to it send bars without their times: it "
+                f"reads the clock; ask clients to send open_time with {self.needed} bars"
+            )
         return (
             f"{self.short} of {self.dealt} keys dealt to it send too few bars: it needs "
             f"{self.needed}, they send {self.offered}; ask clients to send what GET /services says"

@@ -301,17 +301,18 @@ def fit_windows(model: LoadedModel, windows: Sequence[Window]) -> list[Window] |
     More bars would each be forecast too.
 
     Returns:
-        What is missing, where a window has fewer bars, or a gap in the sequence that the model
-        reads. All windows of a request decide together.
+        What is missing, where a window has fewer bars, no times for a model that reads the clock,
+        or a gap in the sequence that the model reads. All windows of a request decide together.
     """
     needed, fitted = model.warm_up, []
     for window in windows:
+        if model.needs_clock and not window.timed:
+            return TooShort(0, needed)
         if len(window) < needed:
             return TooShort(len(window), needed)
         newest = window
         if len(window) > needed:
-            values, times, holes = window.values, window.open_time, window.hole_before
-            newest = Window(values[-needed:], times[-needed:], holes[-needed:])
+            newest = window.part(len(window) - needed, len(window))
         # Of so few values this finds the last one faster than numpy does.
         last_hole = newest.hole_before.tobytes().rfind(1, 1)
         if last_hole > 0:

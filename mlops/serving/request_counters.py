@@ -51,7 +51,8 @@ class Try(NamedTuple):
 class TooShort(NamedTuple):
     """The bars that a request offers a version, and how many the version needs.
 
-    With ``has_gap`` they are those since the last gap, which must not lie in what it needs.
+    With ``has_gap`` they are those since the last gap, which must not lie in what it needs. None
+    is offered to a version that reads the clock where bars come without their times.
     """
 
     offered: int
@@ -64,6 +65,8 @@ class TooShort(NamedTuple):
                 f"the last {self.needed} bars must follow one another, and only {self.offered} "
                 "do; fill the gap, or send more bars since"
             )
+        if not self.offered:
+            return f"it reads the clock: send open_time with its {self.needed} bars"
         return f"it needs {self.needed} bars and got {self.offered}; send more history"
 
 

@@ -11,7 +11,6 @@ import orjson
 
 from mlops.data.calendar import load_calendar
 from mlops.errors import NotReady
-from mlops.features.indicators import reads_clock
 from mlops.models.recipe import Recipe
 from mlops.rollout.routing import ask_order
 from mlops.service import Service
@@ -60,7 +59,7 @@ def input_spec_of(model: LoadedModel, service: Service) -> InputSpec:
         max_bars=MAX_BARS,
         max_windows=MAX_WINDOWS,
         unbroken_bars=unbroken_bars(recipe),
-        needs_clock=any(reads_clock(name) for name in recipe.every_feature),
+        needs_clock=model.needs_clock,
     )
 
 

@@ -22,9 +22,11 @@ from time import perf_counter
 
 from mlops.data.calendar import load_calendar
 from mlops.errors import BundleError, MlopsError, NotLoaded
+from mlops.features.indicators import reads_clock
 from mlops.models import golden
 from mlops.models.bundle import Bundle, Trust, open_bundle
 from mlops.models.manifest import CONFIG, read_manifest
+from mlops.models.recipe import Recipe
 from mlops.models.windows import Window, window_of
 from mlops.registry.fetching import fetch_bundle
 from mlops.store import ModelVersion
@@ -94,6 +96,7 @@ class LoadedModel:
     n_bytes: int
     load_ms: float
     bundle: Bundle
+    needs_clock: bool = False
 
     @property
     def warm_up(self) -> int:
@@ -296,7 +299,11 @@ class ModelPool:
         self._enter("warming", model_id, slot, State.WARMING)
         warm(bundle)
         load_ms = (perf_counter() - started) * 1e3
-        model = LoadedModel(model_id, version.digest, slot.n_bytes, load_ms, bundle)
+        recipe = Recipe.from_dict(bundle.config["model"]["recipe"])
+        needs_clock = any(reads_clock(name) for name in recipe.every_feature)
+        model = LoadedModel(
+            model_id, version.digest, slot.n_bytes, load_ms, bundle, needs_clock=needs_clock
+        )
         self._enter("ready", model_id, slot, State.READY, model=model)
 
     def _enter(

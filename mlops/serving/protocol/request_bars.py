@@ -110,7 +110,7 @@ def batch_windows(values: FloatArray, opens: IntArray | None, spec: InputSpec) -
     _check_values(values.reshape(count * bars, len(COLUMNS)), bars)
     if opens is None and not spec.needs_clock:
         times, holes = _make_up_times(spec, bars)
-        return [Window(bar_values, times, holes) for bar_values in values]
+        return [Window(bar_values, times, holes, timed=False) for bar_values in values]
     return [
         _make_window(bar_values, None if opens is None else opens[k], spec, f"window {k}, ", bars)
         for k, bar_values in enumerate(values)
@@ -258,7 +258,7 @@ def _make_window(
                 f"{place}this model reads the clock: send {OPEN_TIME} with the bars, as ISO 8601 "
                 "with a zone or as Unix time"
             )
-        return Window(values, *_make_up_times(spec, len(values)))
+        return Window(values, *_make_up_times(spec, len(values)), timed=False)
     opens = on_minutes(opens, spec.timeframe, place)
     holes = find_gaps(opens, spec.timeframe, spec.calendar, place)
     if holes.any():

@@ -210,6 +210,20 @@ def test_a_hole_in_the_sequence_that_a_version_reads_is_no_fault_of_it(
     assert (counted.champion_trials, counted.champion_faults) == (1, 0)
 
 
+def test_a_version_that_reads_the_clock_is_not_asked_with_made_up_times(
+    runtime: Runtime, alone: str, frame: pd.DataFrame
+) -> None:
+    timed = window(frame)
+    untimed = replace(timed, timed=False)
+    with runtime.pool.borrow(alone) as model:
+        assert not isinstance(fit_windows(model, [untimed]), TooShort)
+        clocked = replace(model, needs_clock=True)
+        assert not isinstance(fit_windows(clocked, [timed]), TooShort)
+        missing = fit_windows(clocked, [untimed])
+    assert missing == TooShort(0, clocked.warm_up)
+    assert "send open_time" in str(missing)
+
+
 def test_bars_that_are_too_few_for_every_version_are_refused(
     runtime: Runtime, alone: str, frame: pd.DataFrame
 ) -> None:

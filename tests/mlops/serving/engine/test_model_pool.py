@@ -89,6 +89,15 @@ def test_a_borrowed_model_forecasts(pool, version):
     assert pool.states()[version.model_id].inflight == 0
 
 
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_loaded_model_says_whether_it_reads_the_clock(pool, version, monkeypatch, reads):
+    if reads:
+        monkeypatch.setattr(model_pool, "reads_clock", lambda feature: True)
+    pool.load(version)
+    with pool.borrow(version.model_id) as model:
+        assert model.needs_clock is reads
+
+
 def test_a_model_that_is_not_loaded_cannot_be_borrowed(pool):
     with pytest.raises(NotLoaded, match="lstm_x is not loaded"), pool.borrow("lstm_x"):
         pass

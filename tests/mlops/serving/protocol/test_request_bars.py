@@ -198,6 +198,14 @@ def test_a_model_that_reads_the_clock_asks_for_times():
         assert "send open_time" in str(refusal(call, given_values, None, CLOCKED))
 
 
+def test_a_window_says_whether_its_bars_came_with_times():
+    opens = opens_from("2024-03-05", *range(MIN_BARS))
+    assert frame_window(values_of(), opens, SPEC).timed
+    assert not frame_window(values_of(), None, SPEC).timed
+    assert all(window.timed for window in batch_windows(batch_of(2), np.stack([opens] * 2), SPEC))
+    assert not any(window.timed for window in batch_windows(batch_of(2), None, SPEC))
+
+
 def test_an_index_of_row_numbers_is_no_time():
     columns = columns_of(values_of())
 
