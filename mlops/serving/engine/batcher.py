@@ -401,8 +401,9 @@ class Batcher:
     def _wait_for_batch(self, me: threading.Thread, clock: ThreadClock) -> Run | None:
         """The next batch; None once another thread has replaced this one."""
         with self._changed:
-            if self._thread is me:
-                self._run = None
+            if self._thread is me and self._run is not None:
+                # Items refer to their run: without the cycle they are freed at once.
+                self._run.items, self._run = (), None
             while self._thread is me:
                 if items := self._take_next_batch():
                     computed, stalled = clock.computed_s(), self._stalls.stalled_s
