@@ -57,6 +57,9 @@ STORE_PATIENCE_S = 2.0
 SWITCH_S = 0.0005
 """The forecasting thread yields the interpreter to the event loop within this time."""
 
+GARBAGE_OBJECTS = 50_000
+"""The collector looks for cycles after so many new objects; Python's 700 come twice a batch."""
+
 _TCP_INFO = struct.Struct("@8B5I")
 """The beginning of Linux's ``tcp_info``, up to ``tcpi_unacked``: at a listening socket the number
 of connections that the process has not accepted yet."""
@@ -223,9 +226,10 @@ def main(arguments: list[str] | None = None) -> None:
     identity = Identity.of(f"{given.host}:{given.port}", given.name)
     installation = open_installation(settings, patience_s=STORE_PATIENCE_S)
     runtime = open_runtime(installation, identity, batching=given.batching == "on")
-    # Imported modules stay: a full collection need not walk them.
+    # Imported modules stay: a full collection need not walk them. A request leaves no cycle.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GARBAGE_OBJECTS)
     with (
         runtime.background_threads(),
         guard_and_alerts(installation, runtime),

@@ -230,7 +230,12 @@ class App:
         request = HttpRequest(scope, receive)
         request_id = self._ids.choose(request)
         try:
-            reply = await self._handle(handler, request, request_id)
+            try:
+                reply = await handler(request)
+            except ClientDisconnect:
+                raise
+            except Exception as error:
+                reply = _error_reply(scope["path"], request_id, error)
             if request.body_is_left:
                 await self.bodies.skip_small(request)
         except ClientDisconnect:
@@ -243,14 +248,6 @@ class App:
             reply.body = b""
         await reply(scope, receive, send)
         self._record(reply, request_id, time.perf_counter() - began)
-
-    async def _handle(self, handler: Handler, request: HttpRequest, request_id: str) -> Reply:
-        try:
-            return await handler(request)
-        except ClientDisconnect:
-            raise
-        except Exception as error:
-            return _error_reply(request.scope["path"], request_id, error)
 
     async def _find_nothing(self, request: HttpRequest) -> Reply:
         path = request.scope["path"]

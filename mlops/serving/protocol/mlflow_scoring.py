@@ -339,6 +339,10 @@ def _pack_windows(windows: list[Any]) -> FloatArray | None:
     bars, width = len(windows[0]), len(windows[0][0])
     if width not in (len(COLUMNS), len(NAMES)):
         return None
+    if len(windows) == 1:
+        # Of one window a copy would take as long as packing it.
+        packed = _pack_rows(windows[0], width)
+        return None if packed is None else packed[np.newaxis]
     tensor = np.empty((len(windows), bars, width))
     for number, rows in enumerate(windows):
         packed = _pack_rows(rows, width) if isinstance(rows, list) and len(rows) == bars else None

@@ -68,6 +68,8 @@ def refuse_crowded_json(body: bytes, spec: InputSpec) -> None:
         RequestRefused: when there is more of one kind than the bars of a request have.
     """
     bars, frame = spec.max_total_bars, spec.max_bars
+    if len(body) <= frame:
+        return
     values = max((len(NAMES) + 1) * bars, (MAX_COLUMNS + 1) * frame)
     _refuse_marks(body, b"[", bars + 2 * spec.max_windows + _FORM, "lists ([)", spec)
     _refuse_marks(body, b"{", 2 * frame + _FORM, "objects ({)", spec)
