@@ -44,6 +44,7 @@ class Does(StrEnum):
     FAILS = "fails"
     TIMES_OUT = "times out"
     NEEDS_MORE = "needs more bars"
+    NEEDS_TIMES = "reads the clock, and the bars have no times"
     ABSENT = "is not ready"
 
 
@@ -54,6 +55,7 @@ WINDOW = Window(
     np.ones((BARS, 5)),
     np.arange(BARS).astype("datetime64[h]").astype("datetime64[ns]"),
     np.zeros(BARS, bool),
+    timed=False,
 )
 
 
@@ -74,8 +76,9 @@ class Sent(NamedTuple):
 
     @property
     def able(self) -> tuple[str, ...]:
-        """Those of them that have enough bars."""
-        return tuple(one for one in self.order if self.does[one] is not Does.NEEDS_MORE)
+        """Those of them that have what they need."""
+        lacking = (Does.NEEDS_MORE, Does.NEEDS_TIMES)
+        return tuple(one for one in self.order if self.does[one] not in lacking)
 
     @property
     def computed_by(self) -> str | None:
@@ -93,6 +96,7 @@ class Sent(NamedTuple):
 class _Model:
     model_id: str
     warm_up: int
+    needs_clock: bool
 
 
 @dataclass
@@ -108,7 +112,8 @@ class _Versions:
     def borrow(self, model_id: str) -> Iterator[_Model]:
         if model_id not in self.ready():
             raise NotLoaded(model_id)
-        yield _Model(model_id, BARS + (self.does[model_id] is Does.NEEDS_MORE))
+        what = self.does[model_id]
+        yield _Model(model_id, BARS + (what is Does.NEEDS_MORE), what is Does.NEEDS_TIMES)
 
     async def forecast(self, model: _Model, window: Window, **how: object) -> Any:
         what = self.does[model.model_id]
