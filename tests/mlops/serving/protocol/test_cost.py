@@ -34,7 +34,7 @@ from tests.mlops.serving.example_requests import SPEC, values_of
 SPEC_OF_A_REPLICA = replace(SPEC, max_bars=20_000, max_windows=512)
 SMALL, LARGE = 24 * 1024, 4 * 1024**2
 RATIO = 6.0
-LEAST_CPU_S, LEAST_BYTES = 0.004, 256 * 1024
+LEAST_CPU_S, LEAST_BYTES = 0.008, 256 * 1024
 """Below them a ratio would compare noise, or what a first call keeps for the next."""
 
 MOST_TIMES = 40
@@ -284,13 +284,16 @@ FORMS = RIGHT | HOSTILE
 
 
 def least_cpu(body: Body, least: float = float("inf")) -> float:
-    """CPU time of the process, in seconds: the least of some readings."""
+    """CPU time in seconds, the least of some readings.
+
+    It is that of this thread: readers start no other, and threads of other tests would be counted.
+    """
     gc.disable()
     try:
         for _ in range(3):
-            began = time.process_time()
+            began = time.thread_time()
             body.read()
-            least = min(least, time.process_time() - began)
+            least = min(least, time.thread_time() - began)
     finally:
         gc.enable()
     return least
@@ -315,8 +318,9 @@ def assert_linear(build: Build, size: int) -> None:
     small.read()
 
     cpu = least_cpu(small), least_cpu(large)
-    if cpu[1] > max(RATIO * cpu[0], LEAST_CPU_S):
-        cpu = least_cpu(small, cpu[0]), least_cpu(large, cpu[1])
+    for _ in range(5):
+        if cpu[1] > max(RATIO * cpu[0], LEAST_CPU_S):
+            cpu = least_cpu(small, cpu[0]), least_cpu(large, cpu[1])
     python, arrow = zip(peak_memory(small), peak_memory(large), strict=True)
 
     assert cpu[1] <= max(RATIO * cpu[0], LEAST_CPU_S), cpu
