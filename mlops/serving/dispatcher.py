@@ -27,12 +27,11 @@ from mlops.errors import (
     RequestRefused,
     TimedOut,
 )
-from mlops.models.recipe import Recipe
 from mlops.models.windows import Window
 from mlops.rollout.routing import ask_order, deal, goes_to_challenger
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
-from mlops.serving.protocol.request_bars import refused, unbroken_bars
+from mlops.serving.protocol.request_bars import refused
 from mlops.serving.request_counters import TIMEOUT, RequestCounters, TooShort, Try
 from mlops.serving.route_view import RouteState, RouteView
 from mlops.store import ModelVersion, Route
@@ -315,10 +314,8 @@ def fit_windows(model: LoadedModel, windows: Sequence[Window]) -> list[Window] |
             newest = window.part(len(window) - needed, len(window))
         # Of so few values this finds the last one faster than numpy does.
         last_hole = newest.hole_before.tobytes().rfind(1, 1)
-        if last_hole > 0:
-            unbroken = unbroken_bars(Recipe.from_dict(model.bundle.config["model"]["recipe"]))
-            if needed - last_hole < unbroken:
-                return TooShort(needed - last_hole, unbroken, has_gap=True)
+        if last_hole > 0 and needed - last_hole < model.unbroken_bars:
+            return TooShort(needed - last_hole, model.unbroken_bars, has_gap=True)
         fitted.append(newest)
     return fitted
 

@@ -11,12 +11,11 @@ import orjson
 
 from mlops.data.calendar import load_calendar
 from mlops.errors import NotReady
-from mlops.models.recipe import Recipe
 from mlops.rollout.routing import ask_order
 from mlops.service import Service
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.newest_forecast import ForecastPublisher
-from mlops.serving.protocol.request_bars import InputSpec, unbroken_bars
+from mlops.serving.protocol.request_bars import InputSpec
 from mlops.serving.route_view import RouteState
 from mlops.serving.store_sync import StoreSync
 from mlops.store import Route
@@ -51,14 +50,13 @@ class Specs:
 def input_spec_of(model: LoadedModel, service: Service) -> InputSpec:
     """What one version asks of a request."""
     config = model.bundle.config
-    recipe = Recipe.from_dict(config["model"]["recipe"])
     return InputSpec(
         timeframe=service.timeframe,
         calendar=load_calendar(str(config["calendar"])),
         min_bars=model.warm_up,
         max_bars=MAX_BARS,
         max_windows=MAX_WINDOWS,
-        unbroken_bars=unbroken_bars(recipe),
+        unbroken_bars=model.unbroken_bars,
         needs_clock=model.needs_clock,
     )
 

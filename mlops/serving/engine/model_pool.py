@@ -29,6 +29,7 @@ from mlops.models.manifest import CONFIG, read_manifest
 from mlops.models.recipe import Recipe
 from mlops.models.windows import Window, window_of
 from mlops.registry.fetching import fetch_bundle
+from mlops.serving.protocol.request_bars import unbroken_bars
 from mlops.store import ModelVersion
 
 MEMINFO = Path("/proc/meminfo")
@@ -97,6 +98,7 @@ class LoadedModel:
     load_ms: float
     bundle: Bundle
     needs_clock: bool = False
+    unbroken_bars: int = 1
 
     @property
     def warm_up(self) -> int:
@@ -302,7 +304,13 @@ class ModelPool:
         recipe = Recipe.from_dict(bundle.config["model"]["recipe"])
         needs_clock = any(reads_clock(name) for name in recipe.every_feature)
         model = LoadedModel(
-            model_id, version.digest, slot.n_bytes, load_ms, bundle, needs_clock=needs_clock
+            model_id,
+            version.digest,
+            slot.n_bytes,
+            load_ms,
+            bundle,
+            needs_clock=needs_clock,
+            unbroken_bars=unbroken_bars(recipe),
         )
         self._enter("ready", model_id, slot, State.READY, model=model)
 
