@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from mlops.errors import StoreError
 from mlops.store.connect import EXAMPLES, lift_answer_limit, make_engine
-from mlops.store.migrations import HEAD, current_revision, upgrade
+from mlops.store.migrations import current_revision, is_readable, upgrade
 
 PATIENCE_S = 30.0
 MIGRATION_S = 60
@@ -138,17 +138,35 @@ def open_store(url: str, *, patience_s: float = PATIENCE_S) -> Store:
 
 def _migrate(engine: sa.Engine) -> None:
     with engine.connect() as connection:
-        revision = current_revision(connection)
-    if revision == HEAD:
-        return
+        if is_readable(connection, current_revision(connection)):
+            return
     with (
         _sqlite_migration_lock(engine),
         engine.connect().execution_options(mlops_write=True) as connection,
+        _unchecked_sqlite_references(connection),
         connection.begin(),
     ):
         _lock_postgres_for_migration(connection)
-        if current_revision(connection) != HEAD:
+        if not is_readable(connection, current_revision(connection)):
             upgrade(connection)
+
+
+@contextmanager
+def _unchecked_sqlite_references(connection: sa.Connection) -> Iterator[None]:
+    """Let a migration rebuild a table that others refer to (sqlite.org/lang_altertable.html).
+
+    SQLite ignores this setting inside a transaction.
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    raw = connection.connection.dbapi_connection
+    assert raw is not None
+    raw.cursor().execute("PRAGMA foreign_keys = OFF")
+    try:
+        yield
+    finally:
+        raw.cursor().execute("PRAGMA foreign_keys = ON")
 
 
 @contextmanager

@@ -32,6 +32,7 @@ class Status(StrEnum):
 class Phase(StrEnum):
     """The phase of a rollout; `mlops.rollout.decide` has the transitions."""
 
+    WAITING = "waiting"
     PENDING = "pending"
     LOADING = "loading"
     GATE = "gate"
@@ -48,8 +49,11 @@ class Phase(StrEnum):
         return self in (Phase.DONE, Phase.FAILED)
 
 
-OPEN = "phase NOT IN ('done', 'failed')"
-"""SQL condition: the rollout has not ended."""
+OPEN = "phase NOT IN ('waiting', 'done', 'failed')"
+"""SQL condition: the rollout has begun or is about to, and has not ended."""
+
+WAITING = "phase = 'waiting'"
+"""SQL condition: the rollout waits until the service's open rollout has ended."""
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
@@ -83,6 +87,16 @@ class JsonText(sa.types.TypeDecorator[Any]):
 
 
 metadata = sa.MetaData()
+
+installation = sa.Table(
+    "installation",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("uuid", sa.String(36), nullable=False),
+    sa.Column("key_fingerprints", JsonText, nullable=False),
+    sa.Column("min_reader", sa.String(16), nullable=False),
+    sa.CheckConstraint("id = 1", name="one_row"),
+)
 
 version = sa.Table(
     "version",
@@ -130,6 +144,7 @@ route = sa.Table(
     sa.Column("valid_until", sa.Float),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("updated_at", UtcTime, nullable=False),
+    sa.Column("retired_at", UtcTime),
     sa.CheckConstraint("weight_bp BETWEEN 0 AND 10000", name="weight_is_a_share"),
     sa.CheckConstraint("mirror_bp BETWEEN 0 AND 10000", name="mirror_is_a_share"),
     sa.CheckConstraint(
@@ -161,6 +176,7 @@ lease = sa.Table(
     sa.Column("holder", sa.String(200), nullable=False),
     sa.Column("term", sa.Integer, nullable=False),
     sa.Column("until", sa.Float, nullable=False),
+    sa.Column("seconds", sa.Float),
 )
 
 rollout = sa.Table(
@@ -193,6 +209,13 @@ rollout = sa.Table(
         unique=True,
         sqlite_where=sa.text(OPEN),
         postgresql_where=sa.text(OPEN),
+    ),
+    sa.Index(
+        "one_waiting_rollout",
+        "service",
+        unique=True,
+        sqlite_where=sa.text(WAITING),
+        postgresql_where=sa.text(WAITING),
     ),
     sa.Index("rollout_by_service", "service", "requested_at"),
 )
@@ -244,6 +267,7 @@ replica_model = sa.Table(
     sa.Column("load_ms", sa.Float, nullable=False),
     sa.Column("error", sa.Text),
     sa.Column("inflight", sa.Integer, nullable=False),
+    sa.Column("cause", sa.String(16)),
 )
 
 evidence = sa.Table(

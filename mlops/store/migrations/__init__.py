@@ -1,4 +1,12 @@
-"""Brings a database to this release's schema; run from the package, not from a command line."""
+"""Brings a database to this release's schema; run from the package, not from a command line.
+
+Several releases may use one store, so a migration only adds: a table, an index, a column that is
+nullable or has a default, one more word in a CHECK. A store at a revision that this release does
+not know opens without a migration, unless its ``min_reader`` is newer than this release's `HEAD`.
+
+A migration that adds a word which older code would stop at (a phase, a status) raises
+`MIN_READER`; or the word is written only once every live replica has a build that knows it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +18,9 @@ import sqlalchemy as sa
 from mlops.errors import StoreError
 
 VERSION_TABLE = "mlops_schema_version"
-HEAD = "0009"
+HEAD = "0010"
+MIN_READER = "0010"
+"""The oldest revision whose code may open a store at `HEAD`."""
 BEFORE_BASELINE = tuple(f"{number:04}" for number in range(1, 9))
 """Revisions of stores from before the first release; their migrations are no longer here."""
 LAST_COMMIT_THAT_MIGRATES_THEM = "9ae3cdf"
@@ -25,6 +35,30 @@ def current_revision(connection: sa.Connection) -> str | None:
         return None
     found = connection.execute(sa.text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
     return None if found is None else str(found)
+
+
+def is_readable(connection: sa.Connection, revision: str | None) -> bool:
+    """Whether this release may use a store at this revision without migrating it.
+
+    Raises:
+        StoreError: when only a newer release may use the store.
+    """
+    if revision is None or revision <= HEAD:
+        return revision == HEAD
+    oldest = connection.execute(sa.text("SELECT min_reader FROM installation")).scalar_one()
+    if oldest <= HEAD:
+        return True
+    raise StoreError(
+        f"the store is at schema {revision!r}, which needs a release that knows schema {oldest!r}; "
+        f"this one knows {HEAD!r} at most: install the release that migrated the store, or a newer"
+    )
+
+
+def run_script(migration: Path, connection: sa.Connection) -> None:
+    """Run the SQL file beside a migration, one statement after each blank line."""
+    script = migration.with_suffix(f".{connection.dialect.name}.sql")
+    for statement in script.read_text(encoding="utf-8").split("\n\n"):
+        connection.execute(sa.text(statement))
 
 
 def upgrade(connection: sa.Connection) -> None:
@@ -45,6 +79,9 @@ def upgrade(connection: sa.Connection) -> None:
     try:
         with _one_at_a_time:
             command.upgrade(config, "head")
+        connection.execute(
+            sa.text("UPDATE installation SET min_reader = :oldest"), {"oldest": MIN_READER}
+        )
     except CommandError as error:
         raise StoreError(
             f"the store is at schema {current_revision(connection)!r}, which this release "

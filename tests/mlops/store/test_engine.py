@@ -69,10 +69,11 @@ def test_opening_again_keeps_what_was_written(began: Store, url: str) -> None:
         assert len(list_audit_entries(again, service=SERVICE)) == 2
 
 
-def test_a_store_of_a_newer_release_is_refused(store: Store, url: str) -> None:
+def test_a_store_that_needs_a_newer_release_is_refused(store: Store, url: str) -> None:
     with store.write() as connection:
         connection.execute(sa.text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
-    with pytest.raises(StoreError, match=r"9999.*does not know"):
+        connection.execute(sa.text("UPDATE installation SET min_reader = '9998'"))
+    with pytest.raises(StoreError, match=r"'9999', which needs a release that knows schema '9998'"):
         open_store(url)
 
 

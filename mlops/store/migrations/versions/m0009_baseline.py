@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import sqlalchemy as sa
 from alembic import op
+
+from mlops.store.migrations import run_script
 
 revision = "0009"
 down_revision = None
 
 
 def upgrade() -> None:
-    script = Path(__file__).with_suffix(f".{op.get_bind().dialect.name}.sql")
-    for statement in script.read_text(encoding="utf-8").split("\n\n"):
-        op.execute(sa.text(statement))
+    run_script(Path(__file__), op.get_bind())
