@@ -248,6 +248,7 @@ def _to_columns(live: Route) -> dict[str, Any]:
 
 
 def _build_route(row: sa.Row[Any]) -> Route:
-    values = dict(row._mapping)
+    # A newer release may have added columns.
+    values = {name: getattr(row, name) for name in Route.__slots__}
     only = values["only_replicas"]
     return Route(**values | {"only_replicas": None if only is None else tuple(only)})
