@@ -29,7 +29,7 @@ import uvloop
 from deployments.connections import OpenConnections, count_allowed_connections
 from deployments.http_protocol import HttpProtocol, Limits
 from mlops import logs
-from mlops.alerts.channels import open_channels
+from mlops.alerts.channels import channels_of
 from mlops.installation import Installation, open_installation
 from mlops.monitoring.guard import Guard
 from mlops.serving.runtime import Options, Runtime
@@ -108,7 +108,7 @@ def open_guard(installation: Installation, runtime: Runtime) -> Guard:
 @contextmanager
 def guard_and_alerts(installation: Installation, runtime: Runtime) -> Iterator[None]:
     """Run the guard, and send alerts, for as long as the block lasts."""
-    sender = installation.open_alert_sender(open_channels(installation.settings))
+    sender = installation.open_alert_sender(channels_of(installation.settings))
     guard = open_guard(installation, runtime)
     sender.start()
     guard.start()

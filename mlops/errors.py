@@ -30,6 +30,7 @@
     │   ├── RolloutRefused     ... because the version may not go live
     │   └── RolloutFailed      a rollout that was undone
     ├── AlertNotSent           a message that a channel did not accept
+    │   └── AlertRefused       ... for its length or its text, and would not accept later
     ├── ScheduleError          a training job that cannot be scheduled
     │   └── JobNotFound        no job under that id
     └── StoreError             the store refused a change
@@ -140,6 +141,10 @@ class VersionNotFound(RegistryError, LookupError):
 
 class AlertNotSent(MlopsError):
     """A message that a channel did not accept; it is sent again later."""
+
+
+class AlertRefused(AlertNotSent):
+    """A message that a channel refused for its length or its text, however often it is sent."""
 
 
 class ScheduleError(MlopsError, ValueError):

@@ -7,6 +7,7 @@ A field's name is the variable's name in lower case; ``.env`` in the working dir
 from __future__ import annotations
 
 import os
+import re
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from mlops.logs import LogFormat
 from mlops.service import Service, Target, Timeframe
 
 Share = Annotated[float, Field(ge=0, le=1)]
+SMTPS_PORT = 465
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -110,17 +112,31 @@ class Settings(BaseSettings):
     # Alerts
     alert_error_rate: float = Field(default=0.05, gt=0, lt=1)
     alert_latency_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    alert_email: str = Field(default="", pattern=r"^([^@\s]+@[^@\s]+)?$")
+    alert_email: str = ""
     smtp_host: str = "localhost"
     smtp_port: int = Field(default=25, ge=1, le=65_535)
     smtp_user: str = ""
     smtp_password: SecretStr = SecretStr("")
-    smtp_from: str = ""
+    smtp_from: str = Field(default="", pattern=r"^([^\r\n]*@[^\r\n]*)?$")
     smtp_starttls: bool = False
+    smtp_ssl: bool | None = None
     slack_webhook_url: SecretStr = SecretStr("")
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     alert_handlers: Annotated[tuple[str, ...], NoDecode] = ()
     alert_messages_per_hour: int = Field(default=30, ge=1)
+
+    @field_validator("alert_email")
+    @classmethod
+    def _are_addresses(cls, value: str) -> str:
+        addresses = [address.strip() for address in value.split(",") if address.strip()]
+        wrong = [
+            address for address in addresses if not re.fullmatch(r"[^@\s;]+@[^@\s;]+", address)
+        ]
+        if wrong:
+            raise ValueError(
+                f"{wrong[0]!r} is no address; write one address, or several separated by commas"
+            )
+        return ", ".join(addresses)
 
     @field_validator("alert_urls", mode="before")
     @classmethod
@@ -184,6 +200,11 @@ class Settings(BaseSettings):
         """The store's SQLAlchemy URL, or SQLite under the base path."""
         configured = self.store_url.get_secret_value()
         return configured or f"sqlite:///{self.mlops_base_path.resolve() / 'store.db'}"
+
+    @property
+    def speaks_smtps(self) -> bool:
+        """Whether the mail server speaks TLS from the first byte: SMTP_SSL, or port 465."""
+        return self.smtp_port == SMTPS_PORT if self.smtp_ssl is None else self.smtp_ssl
 
     @property
     def latency_limit_ms(self) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import logging
 import smtplib
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
@@ -13,20 +15,38 @@ from typing import Any
 
 import httpx
 
-from mlops.alerts.delivery import Channel, compose_message
-from mlops.errors import AlertNotSent, SettingsError
+from mlops.alerts.delivery import Channel
+from mlops.alerts.messages import BRIEF, compose_message
+from mlops.errors import AlertNotSent, AlertRefused, SettingsError
 from mlops.settings import Settings
 from mlops.store.alerts import Notice
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 10.0
 """Seconds after which a server that has not answered counts as not having the message."""
 
+LONGEST_MAIL = 100_000
+LONGEST_SLACK = 3_900
+"""Most characters of a message; Slack cuts longer ones at 40,000 and shows 4,000 well."""
+
+LONGEST_NAME = 200
+"""Characters of a channel's name that the store keeps."""
+
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
+_REFUSED_TEXT = (400, 413, 422)
+"""Answers to a message that is too long or malformed; others speak of the address or the server."""
+_REFUSED_MAIL, _TOO_LARGE = 500, 552
+
 
 @dataclass(frozen=True, slots=True)
 class Email:
-    """Plain-text mail by SMTP.
+    """Plain-text mail by SMTP, over TLS wherever the server offers it.
 
-    With ``starttls``, a server that offers no encryption gets no mail.
+    Attributes:
+        to: One address, or several separated by commas.
+        starttls: Send nothing to a server that does not offer STARTTLS.
+        tls_first: The server speaks TLS from the first byte, as on port 465.
     """
 
     to: str
@@ -36,44 +56,97 @@ class Email:
     user: str = ""
     password: str = field(default="", repr=False)
     starttls: bool = False
+    tls_first: bool = False
     takes_batches: bool = True
 
     @property
     def name(self) -> str:
         return f"email:{self.to}"
 
-    def send(self, notices: Sequence[Notice]) -> None:
-        message = compose_message(notices)
+    def send(self, notices: Sequence[Notice], *, brief: bool = False) -> None:
+        message = compose_message(notices, longest=BRIEF if brief else LONGEST_MAIL)
         mail = EmailMessage()
         mail["Subject"], mail["From"], mail["To"] = message.title, self.sender, self.to
         mail.set_content(message.text)
         try:
-            with smtplib.SMTP(self.host, self.port, timeout=TIMEOUT_S) as server:
-                if self.starttls:
-                    server.starttls()
+            with self._connect() as server:
+                self._encrypt(server)
                 if self.user:
                     server.login(self.user, self.password)
-                server.send_message(mail)
+                refused = server.send_message(mail)
         except (OSError, smtplib.SMTPException) as error:
-            raise AlertNotSent(
+            kind = AlertRefused if _is_refused_mail(error) else AlertNotSent
+            raise kind(
                 f"the mail server {self.host}:{self.port} did not take the message "
-                f"({type(error).__name__}: {error}); see SMTP_HOST, SMTP_PORT and SMTP_STARTTLS"
+                f"({type(error).__name__}: {error}); {self._advise(error)}"
             ) from error
+        if refused:
+            log.warning("%s:%d takes no mail for %s", self.host, self.port, ", ".join(refused))
+
+    def _connect(self) -> smtplib.SMTP:
+        if not self.tls_first:
+            return smtplib.SMTP(self.host, self.port, timeout=TIMEOUT_S)
+        context = ssl.create_default_context()
+        return smtplib.SMTP_SSL(self.host, self.port, timeout=TIMEOUT_S, context=context)
+
+    def _encrypt(self, server: smtplib.SMTP) -> None:
+        """Switch to TLS, checking the certificate where it matters; say why where not."""
+        if self.tls_first:
+            return
+        server.ehlo_or_helo_if_needed()
+        if server.has_extn("starttls") or self.starttls:
+            context = ssl.create_default_context()
+            if not (self.starttls or self.password):
+                # Nothing was asked for and no secret is sent: any encryption is better than none.
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            server.starttls(context=context)
+        elif self.password and self.host not in _THIS_MACHINE:
+            raise smtplib.SMTPNotSupportedError(
+                "it offers no encryption, and SMTP_PASSWORD is not sent in plain text"
+            )
+        else:
+            log.info("mail to %s:%d is not encrypted: it offers no STARTTLS", self.host, self.port)
+
+    def _advise(self, error: Exception) -> str:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return "SSL_CERT_FILE names the certificate of an authority of your own"
+        tls = (
+            "a server that does not speak TLS from the first byte needs SMTP_SSL=false"
+            if self.tls_first
+            else "a server that speaks TLS from the first byte, as on port 465, needs SMTP_SSL=true"
+        )
+        return f"see SMTP_HOST, SMTP_PORT and SMTP_STARTTLS; {tls}"
 
 
 @dataclass(frozen=True, slots=True)
 class Slack:
-    """A webhook of Slack, or of a server that takes the same message."""
+    """A webhook of Slack, or of a server that takes the same message.
+
+    Raises:
+        SettingsError: when the address is not one of a web server.
+    """
 
     url: str = field(repr=False)
     takes_batches: bool = True
+
+    def __post_init__(self) -> None:
+        try:
+            address = httpx.URL(self.url)
+        except httpx.InvalidURL:
+            address = httpx.URL("")
+        if address.scheme not in ("http", "https") or not address.host:
+            raise SettingsError(
+                "SLACK_WEBHOOK_URL is no address of a web server (it is not repeated here, because "
+                "it is a secret); write it like https://hooks.slack.com/services/T…/B…/…"
+            )
 
     @property
     def name(self) -> str:
         return "slack"
 
-    def send(self, notices: Sequence[Notice]) -> None:
-        message = compose_message(notices)
+    def send(self, notices: Sequence[Notice], *, brief: bool = False) -> None:
+        longest = BRIEF if brief else LONGEST_SLACK
+        message = compose_message(notices, longest=longest, escape=_escape_for_slack)
         text = f"*{message.title}*\n{message.text}"
         try:
             answer = httpx.post(self.url, json={"text": text}, timeout=TIMEOUT_S)
@@ -81,6 +154,11 @@ class Slack:
             # The address is a secret and httpx repeats it in the error, so only the kind is told.
             kind = type(error).__name__
             raise AlertNotSent(f"the Slack webhook was not reached ({kind})") from None
+        if answer.status_code in _REFUSED_TEXT:
+            raise AlertRefused(
+                f"the Slack webhook refuses a message of {len(text):,} characters "
+                f"({answer.status_code})"
+            )
         if not answer.is_success:
             raise AlertNotSent(f"the Slack webhook answered {answer.status_code}")
 
@@ -91,10 +169,12 @@ class AppriseChannel:
 
     Attributes:
         number: Its place in ALERT_URLS, from 1; the URL itself is a secret.
+        longest: Most characters of a message.
     """
 
     number: int
     service: Any = field(repr=False)
+    longest: int
     takes_batches: bool = True
 
     @classmethod
@@ -112,14 +192,14 @@ class AppriseChannel:
                 f"ALERT_URLS: entry {number} is no URL that Apprise knows; see "
                 "https://github.com/caronc/apprise/wiki"
             )
-        return cls(number, service)
+        return cls(number, service, min(plugin.body_maxlen for plugin in service))
 
     @property
     def name(self) -> str:
         return f"apprise:{self.number}"
 
-    def send(self, notices: Sequence[Notice]) -> None:
-        message = compose_message(notices)
+    def send(self, notices: Sequence[Notice], *, brief: bool = False) -> None:
+        message = compose_message(notices, longest=min(self.longest, BRIEF if brief else 32_768))
         if not self.service.notify(title=message.title, body=message.text):
             raise AlertNotSent(f"entry {self.number} of ALERT_URLS did not take the message")
 
@@ -141,7 +221,7 @@ class Handler:
         kind = type(self.handler)
         return f"handler:{kind.__module__}.{kind.__qualname__}"
 
-    def send(self, notices: Sequence[Notice]) -> None:
+    def send(self, notices: Sequence[Notice], *, brief: bool = False) -> None:
         for notice in notices:
             try:
                 result = self.handler.send_alert(alert_data(notice))
@@ -171,7 +251,7 @@ def alert_data(notice: Notice) -> dict[str, Any]:
     }
 
 
-def open_channels(settings: Settings) -> tuple[Channel, ...]:
+def channels_of(settings: Settings) -> tuple[Channel, ...]:
     """Open the channels that the settings name.
 
     Raises:
@@ -188,6 +268,7 @@ def open_channels(settings: Settings) -> tuple[Channel, ...]:
                 user=settings.smtp_user,
                 password=settings.smtp_password.get_secret_value(),
                 starttls=settings.smtp_starttls,
+                tls_first=settings.speaks_smtps,
             )
         )
     webhook = settings.slack_webhook_url.get_secret_value()
@@ -196,7 +277,25 @@ def open_channels(settings: Settings) -> tuple[Channel, ...]:
     for number, url in enumerate(settings.alert_urls, start=1):
         channels.append(AppriseChannel.of(url.get_secret_value(), number))
     channels += [Handler(_make_handler(path)) for path in settings.alert_handlers]
+    for channel in channels:
+        if len(channel.name) > LONGEST_NAME:
+            raise SettingsError(
+                f"{channel.name[:40]}… is {len(channel.name)} characters long, and a channel's "
+                f"name has {LONGEST_NAME} at most; with many addresses, use a mailing list"
+            )
     return tuple(channels)
+
+
+def _is_refused_mail(error: Exception) -> bool:
+    """Whether the server refused the message itself, not its sender, recipients or connection."""
+    if isinstance(error, smtplib.SMTPDataError):
+        return error.smtp_code >= _REFUSED_MAIL
+    return isinstance(error, smtplib.SMTPSenderRefused) and error.smtp_code == _TOO_LARGE
+
+
+def _escape_for_slack(text: str) -> str:
+    """Write the three characters that Slack reads as markup; <!channel> would page everybody."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _make_handler(path: str) -> object:

@@ -1,8 +1,8 @@
 """Every rule that raises or ends an alert, by the condition and subject of the alert.
 
     condition              subject     raised by                    ended by
-    deployment_failed      rollout     a rollout that was undone    a version that stays healthy
-    deployment_failed      champion    a champion that failed       a version that stays healthy
+    deployment_failed      a model_id  a rollout that was undone,   a version that stays healthy
+                                       a champion that failed
     performance_degraded   baseline    a return to the baseline     a version that stays healthy
     performance_degraded   a model_id  a look that finds lost skill a look that finds the skill
     data_drift             a model_id  a look that finds drift      a deciding look without drift
@@ -30,6 +30,7 @@ from mlops.store.alerts import (
     is_lasting,
     list_alerts,
     raise_alert,
+    read_lasting,
     recover_alert,
 )
 from mlops.store.engine import Connection
@@ -37,15 +38,10 @@ from mlops.store.monitor_runs import CheckRow, list_watches
 from mlops.store.rollouts import Arrow, open_rollouts
 from mlops.store.routes import read_routes
 
-ROLLOUT, CHAMPION, BASELINE, REQUESTS = "rollout", "champion", "baseline", "requests"
+BASELINE, REQUESTS = "baseline", "requests"
 OF_LOOKS = (Condition.DATA_DRIFT, Condition.PERFORMANCE_DEGRADED, Condition.DATA_QUALITY)
 """Conditions that a look raises about a version, and that only another look at it can end."""
 
-_ENDED_BY_HEALTHY_VERSION = (
-    (Condition.DEPLOYMENT_FAILED, ROLLOUT),
-    (Condition.DEPLOYMENT_FAILED, CHAMPION),
-    (Condition.PERFORMANCE_DEGRADED, BASELINE),
-)
 _TITLES = {
     Condition.DATA_DRIFT: "The bars have drifted from what {model_id} learned",
     Condition.PERFORMANCE_DEGRADED: "{model_id} has lost its skill",
@@ -67,7 +63,7 @@ def update_rollout_alerts(connection: Connection, row: Rollout, arrow: Arrow, at
         undone = Trouble(
             Condition.DEPLOYMENT_FAILED,
             row.service,
-            ROLLOUT,
+            row.to_version,
             f"The rollout of {row.to_version} was undone",
             f"{arrow.reason}. {row.from_version} serves all requests.",
             Severity.CRITICAL if was_live else Severity.WARNING,
@@ -76,14 +72,23 @@ def update_rollout_alerts(connection: Connection, row: Rollout, arrow: Arrow, at
         raise_alert(connection, undone, at=at)
     # A shadow rollout is done without its version ever having been live.
     if arrow.to is Phase.DONE and row.phase is Phase.PROMOTED:
-        for condition, subject in _ENDED_BY_HEALTHY_VERSION:
+        _end_alerts_of_service(connection, row.service, healthy=row.to_version, at=at)
+
+
+def _end_alerts_of_service(
+    connection: Connection, service: str, *, healthy: str, at: datetime
+) -> None:
+    """End the alerts that only a version which went live and stayed healthy can end."""
+    for known in read_lasting(connection, service):
+        returned = known.condition is Condition.PERFORMANCE_DEGRADED and known.subject == BASELINE
+        if returned or known.condition is Condition.DEPLOYMENT_FAILED:
             recover_alert(
                 connection,
-                condition=condition,
-                service=row.service,
-                subject=subject,
+                condition=known.condition,
+                service=service,
+                subject=known.subject,
                 at=at,
-                text=f"{row.to_version} went live and stayed healthy",
+                text=f"{healthy} went live and stayed healthy",
             )
 
 
@@ -98,7 +103,7 @@ def raise_champion_failed(
     trouble = Trouble(
         Condition.DEPLOYMENT_FAILED,
         service,
-        CHAMPION,
+        failed,
         f"{failed} failed as champion",
         f"{reason}. Requests go to the version before it, or to the baseline.",
         Severity.CRITICAL,

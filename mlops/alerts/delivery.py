@@ -5,24 +5,30 @@
 A notice stays in the store until a channel has sent it, so none is lost while a channel or this
 process is down, and a channel that hangs delays no other one. Delivery is at least once: a notice
 that was sent just before its process died, and not noted, is sent again.
+
+A message that the server refuses for what it holds is sent shorter, then in halves. The notice that
+is refused by itself is retried alone, so that it holds up no other one.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from mlops.errors import AlertNotSent, StoreError
+from mlops.errors import AlertNotSent, AlertRefused, StoreError
 from mlops.store import Store
-from mlops.store.alerts import Notice, Occasion, claim_notices, note_failed, note_sent
+from mlops.store.alerts import Notice, claim_notices, note_failed, note_refused, note_sent
 
 log = logging.getLogger(__name__)
 
 CLAIM_S = 60.0
 """How long a claim of notices lasts when its process dies; no channel may take longer to send."""
+
+HALVING_S = 20.0
+"""A refused message is halved for at most so long; what is left is sent later."""
 
 POLL_S = 1.0
 MESSAGES_PER_HOUR = 30
@@ -42,32 +48,17 @@ class Channel(Protocol):
     @property
     def takes_batches(self) -> bool: ...
 
-    def send(self, notices: Sequence[Notice]) -> None:
-        """Send the notices within seconds.
+    def send(self, notices: Sequence[Notice], *, brief: bool = False) -> None:
+        """Send the notices within seconds, in a short message where ``brief`` asks for it.
 
         Raises:
-            AlertNotSent: with the reason; the notices are sent again later.
+            AlertRefused: when the server refuses the message for its length or its text.
+            AlertNotSent: with any other reason; the notices are sent again later.
         """
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """The text of a message to people."""
-
-    title: str
-    text: str
-
-
-def compose_message(notices: Sequence[Notice]) -> Message:
-    """Write one message of one or several notices."""
-    if len(notices) == 1:
-        return Message(_title(notices[0]), _text(notices[0]))
-    parts = [f"{_title(notice)}\n{_text(notice)}" for notice in notices]
-    return Message(f"{len(notices)} alerts", "\n\n".join(parts))
-
-
-def deliver_notices(
+def deliver(
     store: Store, channel: Channel, *, messages_per_hour: int = MESSAGES_PER_HOUR
 ) -> tuple[Notice, ...]:
     """Send the notices that wait for a channel; returns those that were sent."""
@@ -75,17 +66,56 @@ def deliver_notices(
         store, channel.name, seconds=CLAIM_S, messages_per_hour=messages_per_hour
     )
     groups = [notices] if channel.takes_batches and notices else [(notice,) for notice in notices]
-    sent: list[Notice] = []
-    for group in groups:
-        try:
-            channel.send(group)
-        except AlertNotSent as error:
-            log.warning("channel=%s %d notices wait: %s", channel.name, len(group), error)
-            note_failed(store, channel.name, group, str(error))
-        else:
-            note_sent(store, channel.name, group)
-            sent += group
-    return tuple(sent)
+    halve_until = time.monotonic() + HALVING_S
+    return tuple(
+        sent for group in groups for sent in _send_group(store, channel, group, halve_until)
+    )
+
+
+def _send_group(
+    store: Store,
+    channel: Channel,
+    notices: Sequence[Notice],
+    halve_until: float,
+    *,
+    brief: bool = False,
+) -> Sequence[Notice]:
+    """Send notices in one message, or in several where it is refused; returns those sent."""
+    try:
+        channel.send(notices, brief=brief)
+    except AlertRefused as error:
+        if not brief:
+            return _send_group(store, channel, notices, halve_until, brief=True)
+        if len(notices) > 1 and time.monotonic() < halve_until:
+            middle = len(notices) // 2
+            return [
+                sent
+                for half in (notices[:middle], notices[middle:])
+                for sent in _send_group(store, channel, half, halve_until, brief=True)
+            ]
+        note = note_refused if len(notices) == 1 else note_failed
+        _note_unsent(note, store, channel, notices, error)
+    except AlertNotSent as error:
+        _note_unsent(note_failed, store, channel, notices, error)
+    except Exception as error:
+        # A defect of the channel must not keep its notices claimed, and the next ones waiting.
+        log.exception("channel=%s failed", channel.name)
+        _note_unsent(note_failed, store, channel, notices, error)
+    else:
+        note_sent(store, channel.name, notices)
+        return notices
+    return ()
+
+
+def _note_unsent(
+    note: Callable[[Store, str, Sequence[Notice], str], None],
+    store: Store,
+    channel: Channel,
+    notices: Sequence[Notice],
+    error: Exception,
+) -> None:
+    log.warning("channel=%s %d notices wait: %s", channel.name, len(notices), error)
+    note(store, channel.name, notices, str(error))
 
 
 class AlertSender:
@@ -140,29 +170,10 @@ class AlertSender:
     def _run(self, channel: Channel) -> None:
         while not self._stop.is_set():
             try:
-                deliver_notices(self.store, channel, messages_per_hour=self.messages_per_hour)
+                deliver(self.store, channel, messages_per_hour=self.messages_per_hour)
             except StoreError as error:
                 log.warning("channel=%s alerts wait for the store: %s", channel.name, error)
             except Exception:
                 # This may be the only channel that people read, so its thread must go on.
                 log.exception("channel=%s a delivery failed", channel.name)
             self._stop.wait(self.poll_s)
-
-
-_PREFIX = {Occasion.RAISED: "", Occasion.REMINDER: "Still: ", Occasion.RECOVERED: "Recovered: "}
-
-
-def _title(notice: Notice) -> str:
-    alert, recovered = notice.alert, notice.occasion is Occasion.RECOVERED
-    severity = "" if recovered else f"[{alert.severity.upper()}] "
-    return f"{severity}{_PREFIX[notice.occasion]}{alert.title}"
-
-
-def _text(notice: Notice) -> str:
-    alert = notice.alert
-    lines = [
-        notice.text,
-        f"service {alert.service}: {alert.condition}, {alert.subject}",
-        f"since {alert.raised_at:%Y-%m-%d %H:%M} UTC, seen {alert.times_seen} times",
-    ]
-    return "\n".join(lines)

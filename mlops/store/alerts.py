@@ -3,6 +3,7 @@
     alert: raised -> lasting -> recovered           one row per trouble, counted when seen again
     notice: raised, reminder or recovered           one row per event that people are told of
     delivery: waiting -> sent or given up           one row per notice and channel
+              waiting -> refused -> sent or given up
 
 A channel that is down holds up no other channel. Rows are kept, so years later one can read what
 was sent where. Alerts are timed by the caller, deliveries by the database's clock.
@@ -61,9 +62,10 @@ class Occasion(StrEnum):
 
 
 class DeliveryState(StrEnum):
-    """The state of a notice on one channel."""
+    """The state of a notice on one channel; a refused one is sent again, but alone."""
 
     WAITING = "waiting"
+    REFUSED = "refused"
     SENT = "sent"
     GIVEN_UP = "given_up"
 
@@ -187,6 +189,12 @@ def is_lasting(connection: Connection, *, condition: Condition, service: str, su
     return connection.execute(sa.select(alert.c.id).where(*_is_open(key))).first() is not None
 
 
+def read_lasting(connection: Connection, service: str) -> tuple[AlertRow, ...]:
+    """The service's alerts that have not ended, in the caller's transaction."""
+    query = sa.select(alert).where(alert.c.service == service, alert.c.recovered_at.is_(None))
+    return tuple(_build_alert(row) for row in connection.execute(query.order_by(alert.c.id)))
+
+
 def list_alerts(
     store: Store, *, service: str | None = None, lasting_only: bool = False
 ) -> tuple[AlertRow, ...]:
@@ -228,7 +236,8 @@ def claim_notices(
     """Claim the waiting notices of a channel, oldest first, so that no other process sends them.
 
     Empty if no notice is due, or if the channel has sent its messages of this hour; the notices
-    are then sent together later. A new notice takes along those that wait for a retry.
+    are then sent together later. A new notice takes along those that wait for a retry, but for
+    those that the channel has refused: they are claimed one by one, when no other notice is due.
 
     Args:
         store: The store.
@@ -243,26 +252,36 @@ def claim_notices(
     with store.write() as connection:
         _insert_deliveries(connection, channel)
         waiting = connection.execute(
-            sa.select(alert_delivery.c.notice_id, (alert_delivery.c.due <= db_now()).label("due"))
+            sa.select(
+                alert_delivery.c.notice_id,
+                alert_delivery.c.state,
+                (alert_delivery.c.due <= db_now()).label("due"),
+            )
             .where(
                 alert_delivery.c.channel == channel,
-                alert_delivery.c.state == DeliveryState.WAITING,
+                alert_delivery.c.state.in_(_UNSENT),
                 alert_delivery.c.claimed_until <= db_now(),
             )
             .order_by(alert_delivery.c.notice_id)
             .with_for_update(skip_locked=True)
         ).all()
-        if not any(row.due for row in waiting):
+        ids = _choose_notices(waiting)
+        if not ids or _messages_of_last_hour(connection, channel) >= messages_per_hour:
             return ()
-        if _messages_of_last_hour(connection, channel) >= messages_per_hour:
-            return ()
-        ids = [row.notice_id for row in waiting]
         connection.execute(
             alert_delivery.update()
             .where(*_deliveries_of(channel, ids))
             .values(claimed_until=db_now() + seconds, attempts=alert_delivery.c.attempts + 1)
         )
         return _read_notices(connection, channel, ids)
+
+
+def _choose_notices(unsent: Sequence[sa.Row[Any]]) -> list[int]:
+    """All that wait, where one of them is due; else the oldest refused one that is due."""
+    waiting = [row for row in unsent if row.state == DeliveryState.WAITING]
+    if any(row.due for row in waiting):
+        return [row.notice_id for row in waiting]
+    return [row.notice_id for row in unsent if row.due and row.state == DeliveryState.REFUSED][:1]
 
 
 def note_sent(store: Store, channel: str, notices: Sequence[Notice]) -> None:
@@ -278,15 +297,25 @@ def note_sent(store: Store, channel: str, notices: Sequence[Notice]) -> None:
 
 def note_failed(store: Store, channel: str, notices: Sequence[Notice], error: str) -> None:
     """Schedule a retry of notices, or give up those older than `KEEP_TRYING_S`."""
+    _schedule_retry(store, channel, notices, error, DeliveryState.WAITING)
+
+
+def note_refused(store: Store, channel: str, notices: Sequence[Notice], error: str) -> None:
+    """As `note_failed`, for notices that are refused for their text: they are retried alone."""
+    _schedule_retry(store, channel, notices, error, DeliveryState.REFUSED)
+
+
+def _schedule_retry(
+    store: Store, channel: str, notices: Sequence[Notice], error: str, state: DeliveryState
+) -> None:
     with store.write() as connection:
         for notice in notices:
             too_old = notice.age_s > KEEP_TRYING_S
-            state = DeliveryState.GIVEN_UP if too_old else DeliveryState.WAITING
             connection.execute(
                 alert_delivery.update()
                 .where(*_deliveries_of(channel, [notice.id]))
-                .values(state=state, due=db_now() + pause_s(notice.attempts), claimed_until=0.0)
-                .values(error=error)
+                .values(state=DeliveryState.GIVEN_UP if too_old else state, error=error)
+                .values(due=db_now() + pause_s(notice.attempts), claimed_until=0.0)
             )
 
 
@@ -295,6 +324,7 @@ def pause_s(attempts: int) -> float:
     return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(attempts - 1, 30)))
 
 
+_UNSENT = (DeliveryState.WAITING, DeliveryState.REFUSED)
 _DELIVERY = ("notice_id", "channel", "state", "attempts", "error")
 
 
@@ -353,7 +383,7 @@ def _has_waiting(connection: Connection, channel: str) -> bool:
         alert_notice.c.written_at >= db_now() - KEEP_TRYING_S,
     )
     due = sa.and_(
-        alert_delivery.c.state == DeliveryState.WAITING,
+        alert_delivery.c.state.in_(_UNSENT),
         alert_delivery.c.claimed_until <= db_now(),
         alert_delivery.c.due <= db_now(),
     )

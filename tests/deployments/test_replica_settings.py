@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from deployments import replica
-from mlops.alerts.channels import Email, Slack, open_channels
+from mlops.alerts.channels import Email, Slack, channels_of
 from mlops.installation import open_installation
 from mlops.monitoring.guard import Guard
 from mlops.serving.runtime import MIB, Runtime
@@ -108,7 +108,7 @@ def test_alerts_go_where_the_variables_say(environment: pytest.MonkeyPatch) -> N
         "ALERT_MESSAGES_PER_HOUR": "7",
     }.items():
         environment.setenv(name, value)
-    mail, slack, other, handler = open_channels(current_settings())
+    mail, slack, other, handler = channels_of(current_settings())
     assert mail == Email(
         to="desk@example.com",
         sender="mlops@example.com",

@@ -80,6 +80,9 @@ def test_the_example_file_states_the_defaults(environment):
         ("DRIFT_THRESHOLD", "1"),
         ("DECISION_WINDOW_HOURS", "0"),
         ("ALERT_EMAIL", "nobody"),
+        ("ALERT_EMAIL", "a@example.com;b@example.com"),
+        ("SMTP_FROM", "nobody"),
+        ("SMTP_SSL", "perhaps"),
         ("SMTP_PORT", "0"),
         ("ALERT_MESSAGES_PER_HOUR", "0"),
     ],
@@ -93,6 +96,23 @@ def test_a_wrong_value_is_refused_with_its_variable_named(environment, name, val
 def test_an_empty_variable_means_the_default(environment):
     environment.setenv("MIN_R2_SCORE", "")
     assert load_settings().min_r2_score == 0.5
+
+
+def test_mail_may_go_to_several_addresses(environment):
+    environment.setenv("ALERT_EMAIL", "a@example.com,b@example.com ,")
+    assert load_settings().alert_email == "a@example.com, b@example.com"
+
+
+@pytest.mark.parametrize(
+    ("port", "given", "first"),
+    [("465", "", True), ("25", "", False), ("25", "true", True), ("465", "false", False)],
+)
+def test_port_465_speaks_tls_from_the_first_byte_unless_told_otherwise(
+    environment, port, given, first
+):
+    environment.setenv("SMTP_PORT", port)
+    environment.setenv("SMTP_SSL", given)
+    assert load_settings().speaks_smtps is first
 
 
 def test_every_strategy_may_be_the_default_and_nothing_else(environment):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mlops.alerts.conditions import close_alerts_of_replaced
+from mlops.alerts.conditions import close_alerts_of_replaced, raise_champion_failed
 from mlops.rollout.controller import Controller
 from mlops.rollout.plan import Strategy, plan_for
 from mlops.rollout.request import request_rollout
@@ -19,6 +19,7 @@ from mlops.store.monitor_runs import start_watch
 from mlops.store.rollouts import request_abort
 from mlops.store.routes import change_route, read_route
 from tests.mlops.rollout.rows import (
+    ASKED,
     BASELINE,
     CHALLENGER,
     CHAMPION,
@@ -26,6 +27,7 @@ from tests.mlops.rollout.rows import (
     SERVICE,
     Clock,
     RowReplica,
+    add_version,
     ask,
     carry,
     count,
@@ -33,6 +35,7 @@ from tests.mlops.rollout.rows import (
     route_of,
 )
 
+ANOTHER = "another"
 OLD, NEW = "linear_BTC_1", "linear_BTC_2"
 
 
@@ -40,10 +43,10 @@ def alerts(store: Store) -> list[AlertRow]:
     return list(list_alerts(store))
 
 
-def undo_one(service: Store) -> None:
+def undo_one(service: Store, model_id: str = CHALLENGER) -> None:
     """A challenger that fails in its first step."""
     one, controller = RowReplica(service), Controller(service, "one")
-    asked = ask(service)
+    asked = request_rollout(service, model_id, plan_for(Strategy.CANARY), ASKED)
     carry(controller, [one])
     count(service, asked, challenger_faults=100)
     carry(controller, [one])
@@ -56,6 +59,22 @@ def test_a_rollout_that_was_undone_raises_an_alert_with_the_reason(service: Stor
     assert "worse than the champion" in told.text
     assert told.severity is Severity.WARNING
     assert told.recovered_at is None
+
+
+def test_each_version_whose_rollout_was_undone_is_told(service: Store) -> None:
+    add_version(service, ANOTHER, 4, status=Status.CHALLENGER)
+    undo_one(service)
+    undo_one(service, ANOTHER)
+    assert {told.title for told in alerts(service)} == {
+        f"The rollout of {version} was undone" for version in (CHALLENGER, ANOTHER)
+    }
+
+
+def test_each_champion_that_failed_is_told(service: Store) -> None:
+    with service.write() as connection:
+        for failed in (OLD, NEW):
+            raise_champion_failed(connection, SERVICE, failed=failed, reason="it fails", at=NOW)
+    assert {told.subject for told in alerts(service)} == {OLD, NEW}
 
 
 def test_a_rollout_that_a_person_ended_raises_no_alert(service: Store) -> None:

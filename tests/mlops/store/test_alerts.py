@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -23,6 +24,7 @@ from mlops.store.alerts import (
     list_alerts,
     list_deliveries,
     note_failed,
+    note_refused,
     note_sent,
     pause_s,
     raise_alert,
@@ -147,6 +149,27 @@ def test_what_failed_is_tried_again_by_itself_when_its_pause_is_over(store):
         pause = alert_delivery.c.due - FIRST_PAUSE_S - 1.0
         connection.execute(alert_delivery.update().values(due=pause))
     assert len(claim(store)) == 1
+
+
+def test_what_is_refused_is_claimed_alone_and_after_all_that_wait(store, monkeypatch):
+    monkeypatch.setattr("mlops.store.alerts.FIRST_PAUSE_S", 0.0)
+    for subject in ("a", "b", "c"):
+        see(store, replace(DRIFT, subject=subject))
+    first = claim(store)
+    note_refused(store, "mail", first, "too long")
+    see(store, replace(DRIFT, subject="d"))
+    assert [one.alert.subject for one in claim(store)] == ["d"]
+    assert [one.alert.subject for one in claim(store)] == ["a"]
+    assert [one.alert.subject for one in claim(store)] == ["b"]
+
+
+def test_what_is_refused_for_days_is_given_up(store):
+    see(store)
+    [notice] = claim(store)
+    note_refused(store, "mail", [replace(notice, age_s=4 * 86_400.0)], "too long")
+    [row] = list_alerts(store)
+    [delivery] = list_deliveries(store, row.id)
+    assert (delivery.state, delivery.error) == (DeliveryState.GIVEN_UP, "too long")
 
 
 def test_pauses_double_up_to_a_quarter_of_an_hour():
