@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 
 from mlops.service import Service
 from mlops.settings import current_settings
-from mlops.store.leases import HeldLease, exclusive
+from mlops.store.leases import Lease, exclusive
 from tasks.context import SECONDS_PER_HOUR, current_installation
 
 TRAINING_LIMIT = "mlops-training"
@@ -28,7 +28,7 @@ def limit_trainings(client: SyncPrefectClient, limit: int) -> int:
 
 
 @contextmanager
-def exclusive_training(service: Service) -> Iterator[HeldLease]:
+def exclusive_training(service: Service) -> Iterator[Lease]:
     """Hold the service's training lease and a slot of the machine.
 
     Waits for the lease for as long as a training may last. The slot is taken after the lease, so

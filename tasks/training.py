@@ -25,7 +25,7 @@ from mlops.search.study import Study
 from mlops.service import Service
 from mlops.settings import Settings
 from mlops.store import ModelVersion, Why
-from mlops.store.leases import HeldLease
+from mlops.store.leases import Lease
 from mlops.store.triggers import Claim
 from mlops.training.judgement import Judgement
 from mlops.training.publish import publish
@@ -148,7 +148,7 @@ def register(
     study: Study,
     judgement: Judgement,
     run: RunLog,
-    lease: HeldLease | None = None,
+    lease: Lease | None = None,
     answers: Claim | None = None,
 ) -> ModelVersion:
     """Register the winner, as challenger or as refused; the commit answers the triggers."""

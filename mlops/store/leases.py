@@ -5,6 +5,10 @@
 The term grows with each new holder. `fence` refuses a transaction once another holder has come,
 however late the old holder wakes up (Kleppmann 2016, "How to do distributed locking").
 
+The clock decides only when a lease is free, the term who may write. A lease is held while
+``now < until <= now + seconds``. So a clock that is set back frees it at once, and one that is set
+forward lets a second holder in, whose term rejects the first.
+
 `exclusive` runs a block under a lease that a thread renews. If the holder dies, another process
 gets the lease after `LEASE_S`. A holder that stalled past its lease is rejected at commit by
 `require_held`.
@@ -25,7 +29,7 @@ import sqlalchemy as sa
 from mlops.errors import LeaseLost, StoreError, TrainingTimeout
 from mlops.store.engine import Connection, Store
 from mlops.store.schema import lease
-from mlops.store.sql import db_now, insert_new
+from mlops.store.sql import db_now, insert_new, is_held
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +38,12 @@ LEASE_S = 90.0
 
 POLL_S = 2.0
 """How often a waiting run asks whether the lease is free."""
+
+LONGEST_S = 600.0
+"""Longest term of a lease that was taken by a release that did not yet write ``seconds``."""
+
+NOBODY = ""
+"""The holder of a lease that was released."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +59,12 @@ def acquire_lease(store: Store, name: str, holder: str, *, seconds: float) -> Le
     """Acquire or renew a lease for ``seconds``; None while another process holds it."""
     with store.write() as connection:
         current = connection.execute(
-            sa.select(lease.c.holder, lease.c.term, (lease.c.until > db_now()).label("held"))
+            sa.select(lease.c.holder, lease.c.term, _held().label("held"))
             .where(lease.c.name == name)
             .with_for_update()
         ).first()
         if current is None:
-            row = {"name": name, "holder": holder, "term": 1, "until": db_now() + seconds}
+            row = {"name": name, "holder": holder, "term": 1, **_taken_for(seconds)}
             return Lease(name, holder, 1) if insert_new(connection, lease, [row]) else None
         mine = current.holder == holder and current.held
         if current.held and not mine:
@@ -63,9 +73,18 @@ def acquire_lease(store: Store, name: str, holder: str, *, seconds: float) -> Le
         connection.execute(
             lease.update()
             .where(lease.c.name == name)
-            .values(holder=holder, term=term, until=db_now() + seconds)
+            .values(holder=holder, term=term, **_taken_for(seconds))
         )
     return Lease(name, holder, term)
+
+
+def renew_lease(store: Store, held: Lease, *, seconds: float) -> bool:
+    """Renew a lease, even one that ran out; False if another process has held it since."""
+    with store.write() as connection:
+        renewed = connection.execute(
+            lease.update().where(*_matches(held)).values(**_taken_for(seconds))
+        )
+    return renewed.rowcount == 1
 
 
 @contextmanager
@@ -96,7 +115,8 @@ def was_ever_held(store: Store, name: str) -> bool:
 def release_lease(store: Store, held: Lease) -> None:
     """End a lease now, so that the next holder need not wait until it expires."""
     with store.write() as connection:
-        connection.execute(lease.update().where(*_matches(held)).values(until=db_now()))
+        ended = {"holder": NOBODY, "until": db_now()}
+        connection.execute(lease.update().where(*_matches(held)).values(**ended))
 
 
 def fence(connection: sa.Connection, held: Lease) -> None:
@@ -105,26 +125,19 @@ def fence(connection: sa.Connection, held: Lease) -> None:
     Raises:
         LeaseLost: when the lease expired or another process holds it.
     """
-    row = connection.execute(
-        sa.select(lease.c.term).where(*_matches(held), lease.c.until > db_now()).with_for_update()
-    ).first()
-    if row is None:
-        raise LeaseLost(held.name, held.term)
+    _require_row(connection, held, _held())
 
 
-def _matches(held: Lease) -> tuple[sa.ColumnElement[bool], ...]:
-    return (
-        lease.c.name == held.name,
-        lease.c.holder == held.holder,
-        lease.c.term == held.term,
-    )
+def require_held(connection: sa.Connection, held: Lease) -> None:
+    """Refuse the caller's transaction if another process has held the lease since.
 
+    A lease that ran out unseen still counts: unlike `fence`, it does not ask the clock, which
+    may have been set while hours of work were done under the lease.
 
-@dataclass(slots=True)
-class HeldLease:
-    """The lease of an `exclusive` block; a renewal after an expiry gives it a new term."""
-
-    lease: Lease
+    Raises:
+        LeaseLost: when another process has held the lease, or it was released.
+    """
+    _require_row(connection, held)
 
 
 @contextmanager
@@ -135,7 +148,7 @@ def exclusive(
     *,
     timeout_s: float,
     tell: Callable[[str], object] = log.info,
-) -> Iterator[HeldLease]:
+) -> Iterator[Lease]:
     """Wait for the lease of ``name``, and hold it while the block runs.
 
     Args:
@@ -149,30 +162,76 @@ def exclusive(
         TrainingTimeout: when the lease is not free after ``timeout_s``.
         StoreError: when the store is away while waiting.
     """
-    held = HeldLease(_wait_for_lease(store, name, holder, timeout_s=timeout_s, tell=tell))
+    with _keeping(
+        store, _wait_for_lease(store, name, holder, timeout_s=timeout_s, tell=tell)
+    ) as held:
+        yield held
+
+
+@contextmanager
+def exclusive_if_free(store: Store, name: str, holder: str) -> Iterator[Lease | None]:
+    """Hold the lease of ``name`` while the block runs; None while another process holds it.
+
+    Args:
+        store: The store.
+        name: What only one process may do at a time.
+        holder: Shown to those that wait; it must differ between runs.
+
+    Raises:
+        StoreError: when the store is away.
+    """
+    held = acquire_lease(store, name, holder, seconds=LEASE_S)
+    if held is None:
+        yield None
+        return
+    with _keeping(store, held):
+        yield held
+
+
+def current_holder(store: Store, name: str) -> str | None:
+    """The holder of the lease now; None if it is free."""
+    with store.read() as connection:
+        query = sa.select(lease.c.holder).where(lease.c.name == name, _held())
+        return connection.execute(query).scalar()
+
+
+def held_names(connection: Connection) -> frozenset[str]:
+    """The names of all leases that are held now."""
+    return frozenset(connection.execute(sa.select(lease.c.name).where(_held())).scalars())
+
+
+def _held() -> sa.ColumnElement[bool]:
+    return is_held(lease.c.until, sa.func.coalesce(lease.c.seconds, LONGEST_S))
+
+
+def _taken_for(seconds: float) -> dict[str, object]:
+    return {"until": db_now() + seconds, "seconds": seconds}
+
+
+def _matches(held: Lease) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        lease.c.name == held.name,
+        lease.c.holder == held.holder,
+        lease.c.term == held.term,
+    )
+
+
+def _require_row(connection: Connection, held: Lease, *conditions: sa.ColumnElement[bool]) -> None:
+    query = sa.select(lease.c.term).where(*_matches(held), *conditions).with_for_update()
+    if connection.execute(query).first() is None:
+        raise LeaseLost(held.name, held.term)
+
+
+@contextmanager
+def _keeping(store: Store, held: Lease) -> Iterator[Lease]:
+    """Renew a lease while the block runs, and release it then."""
     try:
         with renewing(partial(_renew, store, held), every_s=LEASE_S / 3):
             yield held
     finally:
         # If the store is away the lease expires by itself.
         with suppress(StoreError):
-            release_lease(store, held.lease)
-
-
-def require_held(connection: Connection, held: HeldLease) -> None:
-    """Refuse the caller's transaction if another run has held the lease meanwhile.
-
-    Raises:
-        LeaseLost: then; the caller's result must not be kept.
-    """
-    fence(connection, held.lease)
-
-
-def current_holder(store: Store, name: str) -> str | None:
-    """The holder of the lease now; None if it is free."""
-    with store.read() as connection:
-        query = sa.select(lease.c.holder).where(lease.c.name == name, lease.c.until > db_now())
-        return connection.execute(query).scalar()
+            release_lease(store, held)
 
 
 def _wait_for_lease(
@@ -198,19 +257,13 @@ def _wait_for_lease(
         time.sleep(POLL_S)
 
 
-def _renew(store: Store, held: HeldLease) -> bool:
+def _renew(store: Store, held: Lease) -> bool:
     """Renew the lease; False if another run has held it meanwhile."""
-    old = held.lease
     try:
-        new = acquire_lease(store, old.name, old.holder, seconds=LEASE_S)
+        renewed = renew_lease(store, held, seconds=LEASE_S)
     except StoreError as error:
-        log.warning("%s: the lease was not renewed: %s", old.name, error)
+        log.warning("%s: the lease was not renewed: %s", held.name, error)
         return True
-    # Each new holder adds one to the term: after two, another run has held the lease.
-    if new is None or new.term > old.term + 1:
-        log.warning("%s was not renewed in time: another run has held the lease", old.name)
-        if new is not None:
-            release_lease(store, new)
-        return False
-    held.lease = new
-    return True
+    if not renewed:
+        log.warning("%s was not renewed in time: another run has held the lease", held.name)
+    return renewed

@@ -14,6 +14,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
+CLOCK_TOLERANCE_S = 1.0
+"""A clock that is set back by less changes nothing."""
+
 
 class db_now(FunctionElement[float]):  # noqa: N801 - reads as the SQL function it is
     """Seconds since 1970 (UTC) by the database server; on SQLite, by this host."""
@@ -31,6 +34,21 @@ def _on_sqlite(element: db_now, compiler: Any, **_: Any) -> str:
 def _on_postgres(element: db_now, compiler: Any, **_: Any) -> str:
     # now() is the start of the transaction, which may have waited for a lock since.
     return "EXTRACT(EPOCH FROM clock_timestamp())::double precision"
+
+
+def is_held(
+    until: sa.ColumnElement[float], seconds: sa.ColumnElement[float] | float
+) -> sa.ColumnElement[bool]:
+    """SQL condition: what was taken for ``seconds`` until ``until`` has not run out.
+
+    An end that is further away than ``seconds`` was written by a clock that was ahead, or before
+    this clock was set back. It does not count, so a jump of the clock holds nothing up.
+
+    Args:
+        until: The end, in seconds of the database's clock.
+        seconds: How long it was taken for, or the longest that it may have been taken for.
+    """
+    return sa.and_(until > db_now(), until <= db_now() + seconds + CLOCK_TOLERANCE_S)
 
 
 def read_clock(connection: sa.Connection) -> float:

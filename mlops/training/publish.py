@@ -20,7 +20,7 @@ from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog
 from mlops.search.study import Study, Trial
 from mlops.store import ModelVersion, Status, Why
-from mlops.store.leases import HeldLease, require_held
+from mlops.store.leases import Lease, require_held
 from mlops.store.triggers import Claim
 from mlops.training.judgement import Judgement
 from mlops.training.retraining import answer_claim
@@ -35,7 +35,7 @@ def publish(
     run: RunLog,
     *,
     why: Why,
-    lease: HeldLease | None = None,
+    lease: Lease | None = None,
     answers: Claim | None = None,
 ) -> ModelVersion:
     """Register the winner as challenger or refused; log its recipe and figures to ``run``.

@@ -16,18 +16,21 @@ import sqlalchemy as sa
 from mlops.errors import LeaseLost, TrainingTimeout
 from mlops.store import Store, leases, open_store
 from mlops.store.leases import (
-    HeldLease,
     Lease,
     acquire_lease,
     current_holder,
     exclusive,
+    exclusive_if_free,
     fence,
+    held_names,
     release_lease,
+    renew_lease,
     renewing,
     require_held,
 )
 from mlops.store.schema import lease
 from mlops.store.sql import db_now
+from tests.clocks import DatabaseClock, each_jump
 from tests.forked import in_child
 
 ROLE = "controller"
@@ -156,6 +159,90 @@ def test_of_many_that_ask_at_once_one_gets_it(url: str, store: Store, begun: boo
     check(store, held[0])
 
 
+# Clocks that jump --------------------------------------------------------------------------------
+
+
+@each_jump
+@pytest.mark.parametrize("after", ["acquire", "renew", "release"])
+def test_a_role_of_a_dead_holder_is_free_at_once_after_a_jump(
+    clock: DatabaseClock, store: Store, jump_s: float, after: str
+) -> None:
+    held = acquire_lease(store, ROLE, "the dead", seconds=60)
+    assert held is not None
+    if after == "renew":
+        assert renew_lease(store, held, seconds=60)
+    if after == "release":
+        release_lease(store, held)
+    clock.jump(jump_s)
+    assert current_holder(store, ROLE) is None
+    assert acquire_lease(store, ROLE, "the next", seconds=60) == Lease(ROLE, "the next", 2)
+    for check_lease in (fence, require_held):
+        with pytest.raises(LeaseLost), store.write() as connection:
+            check_lease(connection, held)
+
+
+@each_jump
+def test_a_live_holder_goes_on_after_a_jump(
+    clock: DatabaseClock, store: Store, jump_s: float
+) -> None:
+    acquire_lease(store, ROLE, "one", seconds=60)
+    clock.jump(jump_s)
+    held = acquire_lease(store, ROLE, "one", seconds=60)
+    assert held == Lease(ROLE, "one", 2)
+    check(store, held)
+    assert acquire_lease(store, ROLE, "two", seconds=60) is None
+
+
+@each_jump
+def test_hours_of_work_are_kept_where_the_clock_jumps_before_their_commit(
+    clock: DatabaseClock, store: Store, jump_s: float
+) -> None:
+    with exclusive(store, NAME, "one", timeout_s=0) as mine:
+        clock.jump(jump_s)
+        write(store, mine)
+        until(lambda: current_holder(store, NAME) == "one")
+        write(store, mine)
+
+
+def test_a_small_step_back_changes_no_holder(clock: DatabaseClock, store: Store) -> None:
+    held = acquire_lease(store, ROLE, "one", seconds=60)
+    assert held is not None
+    clock.jump(-0.5)
+    check(store, held)
+    assert acquire_lease(store, ROLE, "two", seconds=60) is None
+
+
+@pytest.mark.parametrize("apart_s", [300.0, -300.0])
+def test_machines_whose_clocks_differ_take_turns_and_neither_is_shut_out(
+    clock: DatabaseClock, store: Store, apart_s: float
+) -> None:
+    """On SQLite each machine goes by its own clock; the terms reject the one that was overtaken."""
+    terms = []
+    for _ in range(2):
+        for name, offset_s in (("one", 0.0), ("two", apart_s)):
+            clock.offset_s = offset_s
+            held = acquire_lease(store, ROLE, name, seconds=60)
+            assert held is not None
+            check(store, held)
+            terms.append(held.term)
+    assert terms == [1, 2, 3, 4]
+
+
+def test_a_lease_of_an_older_release_is_held_for_minutes_at_most(
+    clock: DatabaseClock, store: Store
+) -> None:
+    """It wrote no seconds."""
+    acquire_lease(store, ROLE, "old", seconds=60)
+    with store.write() as connection:
+        connection.execute(lease.update().values(seconds=None))
+    assert acquire_lease(store, ROLE, "new", seconds=60) is None
+    clock.jump(-3600)
+    assert acquire_lease(store, ROLE, "new", seconds=60) is not None
+
+
+# Renewal -----------------------------------------------------------------------------------------
+
+
 @pytest.mark.timing
 def test_a_lease_is_renewed_while_the_block_works_and_no_longer():
     renewed = []
@@ -217,7 +304,12 @@ def until(seen: Callable[[], bool]) -> None:
     pytest.fail("not within 10 s")
 
 
-def write(store: Store, held: HeldLease) -> None:
+def held_names_of(store: Store) -> frozenset[str]:
+    with store.read() as connection:
+        return held_names(connection)
+
+
+def write(store: Store, held: Lease) -> None:
     with store.write() as connection:
         require_held(connection, held)
 
@@ -308,7 +400,18 @@ def test_who_slept_while_another_came_and_went_may_not_write(store: Store) -> No
 
 def test_who_slept_alone_may_write(store: Store) -> None:
     with exclusive(store, NAME, "the sleeper", timeout_s=0) as mine:
-        first = mine.lease
         end(store)
-        until(lambda: mine.lease != first)
         write(store, mine)
+        until(lambda: current_holder(store, NAME) == "the sleeper")
+        write(store, mine)
+
+
+def test_a_block_begins_at_once_or_not_at_all(store: Store) -> None:
+    with (
+        exclusive_if_free(store, NAME, "one") as first,
+        exclusive_if_free(store, NAME, "two") as second,
+    ):
+        assert first == Lease(NAME, "one", 1)
+        assert second is None
+        assert held_names_of(store) == {NAME}
+    assert held_names_of(store) == frozenset()

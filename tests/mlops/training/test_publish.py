@@ -18,7 +18,7 @@ from mlops.registry.connection import load
 from mlops.search.config import TrainingConfig
 from mlops.search.study import Study, Trial
 from mlops.store import ModelVersion, Why, list_versions
-from mlops.store.leases import HeldLease, exclusive
+from mlops.store.leases import Lease, exclusive
 from mlops.training.judgement import Judgement
 from mlops.training.publish import epoch_rows, log_trial, publish, recipe_params
 from mlops.training.training_plan import TrainingPlan
@@ -38,7 +38,7 @@ class Work:
     def judged(self, **limits: float) -> Judgement:
         return judged(self.registry, self.plan, self.study, **limits)
 
-    def published(self, judgement: Judgement, lease: HeldLease | None = None) -> ModelVersion:
+    def published(self, judgement: Judgement, lease: Lease | None = None) -> ModelVersion:
         with open_run(self.registry.tracking, "publication") as run:
             return publish(
                 self.registry,

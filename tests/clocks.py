@@ -1,0 +1,52 @@
+"""A clock of the database that a test sets forward or back, on both databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from mlops.store.sql import db_now
+
+JUMPS_S = {"hour ahead": 3600.0, "hour back": -3600.0, "5 min ahead": 300.0, "5 min back": -300.0}
+each_jump = pytest.mark.parametrize("jump_s", JUMPS_S.values(), ids=JUMPS_S)
+
+
+class DatabaseClock:
+    """What every connection of this process takes for the database's clock.
+
+    Attributes:
+        offset_s: Seconds by which it is ahead of the true one.
+    """
+
+    def __init__(self) -> None:
+        self.offset_s = 0.0
+
+    def jump(self, seconds: float) -> None:
+        """Set the clock forward, or back where ``seconds`` are negative."""
+        self.offset_s += seconds
+
+
+@contextmanager
+def database_clock() -> Iterator[DatabaseClock]:
+    """Let a test set the clock; enter it before the first statement that reads the clock."""
+    clock = DatabaseClock()
+    with pytest.MonkeyPatch.context() as patch:
+        compiled = db_now._compiler_dispatcher.specs  # type: ignore[attr-defined]
+        for dialect in ("sqlite", "postgresql"):
+            patch.setitem(compiled, dialect, _shift(compiled[dialect], clock))
+        yield clock
+    # Statements that were compiled meanwhile go on reading it.
+    clock.offset_s = 0.0
+
+
+def _shift(true_now: Any, clock: DatabaseClock) -> Any:
+    def compile_shifted(element: db_now, compiler: Any, **named: Any) -> str:
+        offset = sa.bindparam(None, type_=sa.Float(), unique=True, callable_=lambda: clock.offset_s)
+        shift = compiler.process(offset, **{**named, "literal_binds": False})
+        return f"({true_now(element, compiler, **named)} + {shift})"
+
+    return compile_shifted
