@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from mlops.store.engine import Connection, Store
 from mlops.store.schema import alert, alert_delivery, alert_notice
-from mlops.store.sql import db_now, insert_new
+from mlops.store.sql import CLOCK_TOLERANCE_S, db_now, insert_new, is_held
 
 REMIND_AFTER = timedelta(hours=24)
 """Interval of the reminders while a trouble lasts."""
@@ -247,20 +247,18 @@ def claim_notices(
     """
     with store.read() as connection:
         # Usually no notice waits, so no write lock is taken.
-        if not _has_waiting(connection, channel):
+        if not _has_waiting(connection, channel, seconds):
             return ()
     with store.write() as connection:
         _insert_deliveries(connection, channel)
         waiting = connection.execute(
             sa.select(
-                alert_delivery.c.notice_id,
-                alert_delivery.c.state,
-                (alert_delivery.c.due <= db_now()).label("due"),
+                alert_delivery.c.notice_id, alert_delivery.c.state, _is_due().label("due")
             )
             .where(
                 alert_delivery.c.channel == channel,
                 alert_delivery.c.state.in_(_UNSENT),
-                alert_delivery.c.claimed_until <= db_now(),
+                ~is_held(alert_delivery.c.claimed_until, seconds),
             )
             .order_by(alert_delivery.c.notice_id)
             .with_for_update(skip_locked=True)
@@ -371,7 +369,11 @@ def _write_notice(
     )
 
 
-def _has_waiting(connection: Connection, channel: str) -> bool:
+def _is_due() -> sa.ColumnElement[bool]:
+    return ~is_held(alert_delivery.c.due, LONGEST_PAUSE_S)
+
+
+def _has_waiting(connection: Connection, channel: str, claim_s: float) -> bool:
     of_channel = alert_notice.outerjoin(
         alert_delivery,
         sa.and_(
@@ -384,8 +386,8 @@ def _has_waiting(connection: Connection, channel: str) -> bool:
     )
     due = sa.and_(
         alert_delivery.c.state.in_(_UNSENT),
-        alert_delivery.c.claimed_until <= db_now(),
-        alert_delivery.c.due <= db_now(),
+        ~is_held(alert_delivery.c.claimed_until, claim_s),
+        _is_due(),
     )
     query = sa.select(sa.literal(1)).select_from(of_channel).where(sa.or_(unknown, due)).limit(1)
     return connection.execute(query).first() is not None
@@ -419,8 +421,11 @@ def _deliveries_of(channel: str, ids: Sequence[int]) -> tuple[sa.ColumnElement[b
 
 
 def _messages_of_last_hour(connection: Connection, channel: str) -> int:
+    # A message from the future was sent before the clock was set back.
     query = sa.select(sa.func.count(sa.distinct(alert_delivery.c.message))).where(
-        alert_delivery.c.channel == channel, alert_delivery.c.sent_at > db_now() - HOUR_S
+        alert_delivery.c.channel == channel,
+        alert_delivery.c.sent_at > db_now() - HOUR_S,
+        alert_delivery.c.sent_at <= db_now() + CLOCK_TOLERANCE_S,
     )
     return int(connection.execute(query).scalar_one())
 

@@ -31,6 +31,7 @@ from mlops.store.alerts import (
     recover_alert,
 )
 from mlops.store.schema import alert_delivery, alert_notice
+from tests.clocks import each_jump
 
 from .conftest import NOW, SERVICE
 
@@ -170,6 +171,22 @@ def test_what_is_refused_for_days_is_given_up(store):
     [row] = list_alerts(store)
     [delivery] = list_deliveries(store, row.id)
     assert (delivery.state, delivery.error) == (DeliveryState.GIVEN_UP, "too long")
+
+
+@each_jump
+def test_no_jump_of_the_clock_holds_a_notice_back(clock, store, jump_s):
+    """Neither the claim of a process that died, nor a pause, nor the messages of the hour."""
+    see(store)
+    claim(store)
+    clock.jump(jump_s)
+    [notice] = claim(store)
+    note_failed(store, "mail", [replace(notice, attempts=20)], "refused")
+    clock.jump(2 * jump_s + LONGEST_PAUSE_S * (jump_s > 0))
+    [notice] = claim(store)
+    note_sent(store, "mail", [notice])
+    see(store, replace(DRIFT, subject="lstm_B"))
+    clock.jump(-HOUR.total_seconds())
+    assert len(claim(store, hourly=1)) == 1
 
 
 def test_pauses_double_up_to_a_quarter_of_an_hour():
