@@ -1,9 +1,11 @@
-"""A clock of the database that a test sets forward or back, on both databases."""
+"""A clock of the database that a test sets forward or back, on both databases.
+
+A folder whose tests set it imports the fixture `clock` into its conftest.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -30,9 +32,9 @@ class DatabaseClock:
         self.offset_s += seconds
 
 
-@contextmanager
-def database_clock() -> Iterator[DatabaseClock]:
-    """Let a test set the clock; enter it before the first statement that reads the clock."""
+@pytest.fixture
+def clock() -> Iterator[DatabaseClock]:
+    """The database's clock, for a test that sets it; before the first statement that reads it."""
     clock = DatabaseClock()
     with pytest.MonkeyPatch.context() as patch:
         compiled = db_now._compiler_dispatcher.specs  # type: ignore[attr-defined]

@@ -46,7 +46,13 @@ from mlops.store.request_counts import (
     forget_tallies,
     read_tallies,
 )
-from mlops.store.rollouts import Arrow, move_rollout, open_rollouts, status_of
+from mlops.store.rollouts import (
+    Arrow,
+    move_rollout,
+    open_rollouts,
+    restart_future_phases,
+    status_of,
+)
 from mlops.store.routes import change_route, read_route, read_routes, renew_exposure
 from mlops.store.sql import store_time
 from mlops.store.versions import change_status
@@ -116,6 +122,7 @@ class Controller:
         """Renew the shares of challengers, and delete rows of replicas that died long ago."""
         with self.store.write() as connection:
             fence(connection, lease)
+            restart_future_phases(connection, self._now(connection))
             for route in read_routes(connection):
                 if route.challenger is not None:
                     renew_exposure(connection, route.service, seconds=EXPOSURE_S)

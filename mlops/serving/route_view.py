@@ -14,7 +14,7 @@ from datetime import datetime
 from mlops.store import Route, Store
 from mlops.store.engine import Connection
 from mlops.store.rollouts import open_targets
-from mlops.store.routes import champion_since, read_routes
+from mlops.store.routes import champion_since, read_routes, share_left_s
 from mlops.store.sql import read_clock
 
 
@@ -64,7 +64,7 @@ def read_route_view(store: Store, before: RouteView | None = None) -> RouteView:
             route.service: RouteState(
                 route,
                 _find_champion_since(connection, route, before),
-                began + max(0.0, (route.valid_until or 0.0) - now),
+                began + share_left_s(route, now),
                 targets.get(route.service),
             )
             for route in read_routes(connection)

@@ -22,7 +22,7 @@ import sqlalchemy as sa
 
 from mlops.store.engine import Connection, Store
 from mlops.store.schema import alert, alert_delivery, alert_notice
-from mlops.store.sql import CLOCK_TOLERANCE_S, db_now, insert_new, is_held
+from mlops.store.sql import db_now, insert_new, is_held, is_recent
 
 REMIND_AFTER = timedelta(hours=24)
 """Interval of the reminders while a trouble lasts."""
@@ -421,11 +421,8 @@ def _deliveries_of(channel: str, ids: Sequence[int]) -> tuple[sa.ColumnElement[b
 
 
 def _messages_of_last_hour(connection: Connection, channel: str) -> int:
-    # A message from the future was sent before the clock was set back.
     query = sa.select(sa.func.count(sa.distinct(alert_delivery.c.message))).where(
-        alert_delivery.c.channel == channel,
-        alert_delivery.c.sent_at > db_now() - HOUR_S,
-        alert_delivery.c.sent_at <= db_now() + CLOCK_TOLERANCE_S,
+        alert_delivery.c.channel == channel, is_recent(alert_delivery.c.sent_at, HOUR_S)
     )
     return int(connection.execute(query).scalar_one())
 

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 
 from mlops.store.engine import Store
 from mlops.store.schema import evidence, traffic
-from mlops.store.sql import db_now, upsert
+from mlops.store.sql import db_now, is_recent, upsert
 
 FASTEST_S, SLOWEST_S, RATIO = 1e-4, 10.0, 1.5
 EDGES_S: tuple[float, ...] = tuple(
@@ -247,7 +247,7 @@ def read_tallies(
     columns = [evidence.c[name] for name in Tally.__slots__]
     query = sa.select(*columns).where(evidence.c.service == service, evidence.c.scope == scope)
     if newer_than_s is not None:
-        query = query.where(evidence.c.updated_at > db_now() - newer_than_s)
+        query = query.where(is_recent(evidence.c.updated_at, newer_than_s))
     rows = connection.execute(query.order_by(evidence.c.step)).all()
     return tuple(Tally(**dict(row._mapping) | {"source": Source(row.source)}) for row in rows)
 

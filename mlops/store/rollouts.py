@@ -18,7 +18,10 @@ from mlops.store import audit
 from mlops.store.engine import Store
 from mlops.store.routes import Route, change_route
 from mlops.store.schema import OPEN, Phase, Status, rollout, rollout_event, version
+from mlops.store.sql import CLOCK_TOLERANCE_S
 from mlops.store.versions import change_status
+
+CLOCK_TOLERANCE = timedelta(seconds=CLOCK_TOLERANCE_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,19 @@ def move_rollout(
         )
     )
     return after
+
+
+def restart_future_phases(connection: sa.Connection, now: datetime) -> None:
+    """Let phases that began in the future begin now; their deadlines keep the distance.
+
+    They were begun by a clock that was ahead, or before the clock was set back. Without this they
+    would dwell, and count no evidence, until the clock has caught up.
+    """
+    for row in open_rollouts(connection):
+        ahead = row.since - now
+        if ahead > CLOCK_TOLERANCE:
+            restarted = {"since": now, "deadline": row.deadline - ahead}
+            connection.execute(rollout.update().where(rollout.c.id == row.id).values(**restarted))
 
 
 def request_abort(store: Store, rollout_id: str, why: audit.Why) -> Rollout:

@@ -19,6 +19,9 @@ from mlops.store.engine import Store
 from mlops.store.schema import route, route_history, version
 from mlops.store.sql import db_now
 
+LONGEST_SHARE_S = 60.0
+"""A share that counts for longer was renewed before the clock was set back: it counts no more."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -137,6 +140,17 @@ def renew_exposure(connection: sa.Connection, service: str, *, seconds: float) -
         .where(route.c.service == service, route.c.challenger.is_not(None))
         .values(valid_until=db_now() + seconds)
     )
+
+
+def share_left_s(route: Route, now: float) -> float:
+    """Seconds for which the challenger's share still counts.
+
+    Args:
+        route: The route.
+        now: Seconds of the database's clock.
+    """
+    left_s = (route.valid_until or 0.0) - now
+    return left_s if 0.0 < left_s <= LONGEST_SHARE_S else 0.0
 
 
 def get_route(store: Store, service: str) -> Route | None:

@@ -51,6 +51,14 @@ def is_held(
     return sa.and_(until > db_now(), until <= db_now() + seconds + CLOCK_TOLERANCE_S)
 
 
+def is_recent(at: sa.ColumnElement[float], seconds: float) -> sa.ColumnElement[bool]:
+    """SQL condition: ``at`` lies within the last ``seconds`` of the database's clock.
+
+    A time in the future was written by a clock that was ahead, and is not recent.
+    """
+    return sa.and_(at > db_now() - seconds, at <= db_now() + CLOCK_TOLERANCE_S)
+
+
 def read_clock(connection: sa.Connection) -> float:
     """The database's time in seconds since 1970 (UTC)."""
     return float(connection.execute(sa.select(db_now())).scalar_one())

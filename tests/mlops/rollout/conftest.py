@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from mlops.store import Store
+from tests.clocks import clock
 from tests.stores import empty_url, store, url
 
 from .rows import RowReplica, begin_service
 
-__all__ = ["empty_url", "service", "store", "url"]
+__all__ = ["clock", "empty_url", "service", "store", "url"]
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import evidence, lease
 from mlops.store.schema import replica as replica_table
 from mlops.store.sql import db_now
+from tests.clocks import DatabaseClock, each_jump
 
 from .rows import (
     ASKED,
@@ -95,6 +96,27 @@ def test_a_good_challenger_goes_live(service: Store, strategy: Strategy) -> None
     assert get_version(service, CHALLENGER).status is Status.DEPLOYED
     assert get_version(service, CHAMPION).status is Status.RETIRED
     assert all(one.ready == {BASELINE, CHAMPION, CHALLENGER} for one in replicas)
+
+
+@each_jump
+@pytest.mark.parametrize("ticks", [0, 2])
+def test_no_jump_of_the_clock_freezes_a_rollout(
+    clock: DatabaseClock, service: Store, jump_s: float, ticks: int
+) -> None:
+    """The controller dies before the jump; the next one ends the rollout in minutes."""
+    replicas = [RowReplica(service, name) for name in ("r0", "r1")]
+    asked = ask(service, Strategy.BLUE_GREEN)
+    count(service, asked)
+    for _ in range(ticks):
+        carry(Controller(service, "the dead"), replicas, rounds=1)
+    assert not get_rollout(service, asked.id).phase.final
+    clock.jump(jump_s)
+    for _ in range(8):
+        carry(Controller(service, "the next"), replicas)
+        clock.jump(30)
+    ended = get_rollout(service, asked.id)
+    # Set forward, the clock has passed the deadline of a phase that waits for replicas.
+    assert ended.phase is Phase.DONE or (jump_s > 0 and ended.phase is Phase.FAILED)
 
 
 def test_a_shadow_leaves_everything_as_it_was(service: Store) -> None:

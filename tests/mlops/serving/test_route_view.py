@@ -45,6 +45,13 @@ def test_a_renewed_share_counts_until_it_runs_out(
     assert not seen.valid
 
 
+def test_a_share_ends_when_the_clock_is_set_back(exposed: Store) -> None:
+    """Else it would count for an hour more, with no controller alive."""
+    with exposed.write() as connection:
+        renew_exposure(connection, SERVICE, seconds=3600.0)
+    assert not read_route_view(exposed).routes[SERVICE].valid
+
+
 def test_reading_the_routes_never_extends_a_share(
     exposed: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
