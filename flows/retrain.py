@@ -1,8 +1,9 @@
 """Retrain a service whose queue holds triggers: drift, or lost skill.
 
-An event starts the flow; the reconcile flow emits it again for triggers that stay unclaimed. A
-second run finds no trigger to claim and ends. Where skill is lost and the new version is refused,
-the service goes back to its baseline; where this run dies before that, the monitor flow does it.
+An event starts the flow; the reconcile flow emits it again for triggers that stay unanswered. A
+second run finds the training lease taken, or no trigger that waits, and ends. Where skill is lost
+and the new version is refused, the service goes back to its baseline; where this run dies before
+that, the monitor flow does it.
 """
 
 from __future__ import annotations
@@ -12,33 +13,35 @@ from prefect import flow
 from flows.train import TrainResult, run_training
 from mlops.rollout.plan import DeploymentConfig
 from mlops.service import Service
-from mlops.training.retraining import hold_claim
 from tasks import training as step
+from tasks.concurrency import exclusive_training_if_free
 from tasks.context import current_installation, run_logs
 from tasks.rollout import return_to_baseline
 
 
 @flow(name="retrain", flow_run_name="retrain-{service}", validate_parameters=True)
 def retrain(service: str, auto_deploy: bool = True) -> TrainResult | None:
-    """Make the champion's request again on today's bars; None where no trigger waits.
+    """Make the champion's request again on today's bars.
+
+    None where no trigger waits, or a training of the service runs already.
 
     Args:
         service: The service's key, such as sample.btc-usd.1h.volatility.24.
         auto_deploy: Roll out what passes its gates, by the default strategy.
     """
-    with run_logs(service=service):
-        retraining = step.claim(service)
-        if retraining is None:
+    key = Service.parse(service)
+    with run_logs(service=service), exclusive_training_if_free(key) as lease:
+        retraining = None if lease is None else step.claim(service, lease)
+        if lease is None or retraining is None:
             return None
-        installation = current_installation()
-        with hold_claim(installation.store, retraining.claim):
-            result = run_training(
-                Service.parse(service),
-                retraining.model_type,
-                retraining.config,
-                reason=retraining.reason,
-                deployment=DeploymentConfig(auto_deploy=auto_deploy),
-                answers=retraining.claim,
-            )
-        return_to_baseline(installation, service)
+        result = run_training(
+            key,
+            retraining.model_type,
+            retraining.config,
+            reason=retraining.reason,
+            deployment=DeploymentConfig(auto_deploy=auto_deploy),
+            lease=lease,
+            answers=retraining.claim,
+        )
+        return_to_baseline(current_installation(), service)
         return result

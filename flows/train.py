@@ -17,11 +17,12 @@ from mlops.rollout.plan import DeploymentConfig
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service, Target
 from mlops.settings import current_settings
+from mlops.store.leases import Lease
 from mlops.store.triggers import Claim
 from mlops.validation.evaluation import Evaluation
 from tasks import training as step
 from tasks.artifacts import gate_table, training_key
-from tasks.concurrency import exclusive_training
+from tasks.concurrency import exclusive_training, training_slot
 from tasks.context import open_project, run_logs
 from tasks.rollout import ask_for_rollout
 
@@ -73,13 +74,15 @@ def train(
     service = current_settings().service(
         symbol, venue=venue, timeframe=timeframe, target=target, horizon=horizon
     )
-    return run_training(
-        service,
-        model_type,
-        training or TrainingConfig(),
-        reason=reason,
-        deployment=deployment_config or DeploymentConfig(),
-    )
+    with exclusive_training(service) as lease:
+        return run_training(
+            service,
+            model_type,
+            training or TrainingConfig(),
+            reason=reason,
+            deployment=deployment_config or DeploymentConfig(),
+            lease=lease,
+        )
 
 
 def run_training(
@@ -89,14 +92,16 @@ def run_training(
     *,
     reason: str,
     deployment: DeploymentConfig,
+    lease: Lease,
     answers: Claim | None = None,
 ) -> TrainResult:
     """Run the steps of a training inside a flow.
 
     Args:
+        lease: The service's training lease.
         answers: The claimed triggers that the registered version answers.
     """
-    with run_logs(service=service.key), exclusive_training(service) as lease:
+    with run_logs(service=service.key), training_slot():
         project = open_project()
         step.repair(project)
         with step.training_run(project, service, model_type, config) as run:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.concurrency.sync import concurrency
@@ -12,7 +12,8 @@ from prefect.runtime import flow_run
 
 from mlops.service import Service
 from mlops.settings import current_settings
-from mlops.store.leases import Lease, exclusive
+from mlops.store.leases import Lease, exclusive, exclusive_if_free
+from mlops.store.triggers import training_lease
 from tasks.context import SECONDS_PER_HOUR, current_installation
 
 TRAINING_LIMIT = "mlops-training"
@@ -27,32 +28,34 @@ def limit_trainings(client: SyncPrefectClient, limit: int) -> int:
     return limit
 
 
-@contextmanager
-def exclusive_training(service: Service) -> Iterator[Lease]:
-    """Hold the service's training lease and a slot of the machine.
+def exclusive_training(service: Service) -> AbstractContextManager[Lease]:
+    """Hold the service's training lease; wait for it for as long as a training may last."""
+    return exclusive(
+        current_installation().store,
+        training_lease(service.key),
+        _name_run(),
+        timeout_s=current_settings().training_job_timeout_hours * SECONDS_PER_HOUR,
+        tell=get_run_logger().info,
+    )
 
-    Waits for the lease for as long as a training may last. The slot is taken after the lease, so
-    that a training that waits for its service blocks no other service.
-    """
-    hours = current_settings().training_job_timeout_hours
-    with (
-        exclusive(
-            current_installation().store,
-            f"training:{service}",
-            f"{flow_run.name} ({flow_run.id}, attempt {flow_run.run_count})",
-            timeout_s=hours * SECONDS_PER_HOUR,
-            tell=get_run_logger().info,
-        ) as lease,
-        training_slot(),
-    ):
-        yield lease
+
+def exclusive_training_if_free(service: Service) -> AbstractContextManager[Lease | None]:
+    """Hold the service's training lease; None while another training holds it."""
+    store = current_installation().store
+    return exclusive_if_free(store, training_lease(service.key), _name_run())
+
+
+def _name_run() -> str:
+    return f"{flow_run.name} ({flow_run.id}, attempt {flow_run.run_count})"
 
 
 @contextmanager
 def training_slot() -> Iterator[None]:
     """Hold one of ``MAX_CONCURRENT_TRAINING_JOBS`` slots, however the training was started.
 
-    A live training renews its slot's lease; the slot of a killed one is freed when it runs out.
+    It is taken after the training lease, so that a training that waits for its service blocks no
+    other service. A live training renews its slot's lease; the slot of a killed one is freed when
+    it runs out.
     """
     with get_client(sync_client=True) as client:
         limit_trainings(client, current_settings().max_concurrent_training_jobs)

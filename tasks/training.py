@@ -38,11 +38,11 @@ from tasks.context import Project, current_installation
 
 
 @task(cache_policy=NO_CACHE)
-def claim(service: str) -> Retraining | None:
-    """Claim the triggers of a service, so that no other run retrains it; None where none waits."""
+def claim(service: str, lease: Lease) -> Retraining | None:
+    """Claim the triggers of a service under its training lease; None where none waits."""
     store = current_installation().store
     now = market_time(store, service, datetime.now(UTC))
-    return claim_retraining(store, service, str(flow_run.id), now=now)
+    return claim_retraining(store, service, str(flow_run.id), lease=lease, now=now)
 
 
 @task(cache_policy=NO_CACHE)

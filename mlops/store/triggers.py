@@ -1,21 +1,22 @@
 """The queue of triggers, which are the reasons to retrain a service.
 
     waiting -> claimed -> answered
-       ^----------+        the claim expired, the training failed, or it came too early
+       ^----------+        the training failed, or it came too early
                   +-> dropped after `MAX_ATTEMPTS`
 
 The row counts; the Prefect event only starts a flow that reads the queue. One training claims and
-answers all triggers of a service that wait. A claim is a lease: a holder that let the claim expire
-can no longer answer, and another training claims the triggers again.
+answers all triggers of a service that wait, while it holds the service's training lease. A trigger
+that is claimed while nobody holds the lease was left by a training that failed or died: the next
+holder lets it wait again.
 
 Cooldown, daily budget and the silence after a refusal count by the caller's time from claim to
-claim, so that a year can be rehearsed; claims expire by the database's clock.
+claim, so that a year can be rehearsed.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -26,8 +27,9 @@ import sqlalchemy as sa
 
 from mlops.errors import StoreError
 from mlops.store.engine import Connection, Store
+from mlops.store.leases import Lease, held_names, require_held
 from mlops.store.schema import trigger
-from mlops.store.sql import db_now, insert_new
+from mlops.store.sql import insert_new
 
 MAX_ATTEMPTS = 3
 """A trigger is dropped after so many trainings have failed on it."""
@@ -63,6 +65,7 @@ class Answer(StrEnum):
 
 
 _ALARMS = (Cause.DRIFT, Cause.PERFORMANCE)
+_OPEN = (TriggerState.WAITING, TriggerState.CLAIMED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,11 +131,10 @@ class TriggerRow:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to answer these triggers while it is renewed; ``at`` is market time."""
+    """The triggers that one training answers; ``at`` is the market time of the claim."""
 
     id: str
     service: str
-    holder: str
     at: datetime
     triggers: tuple[TriggerRow, ...]
 
@@ -170,13 +172,18 @@ def raise_trigger(
     return str(row["id"]) if insert_new(connection, trigger, [row]) else None
 
 
+def training_lease(service: str) -> str:
+    """The name of the lease that a training of the service holds."""
+    return f"training:{service}"
+
+
 def claim_triggers(
     store: Store,
     service: str,
-    holder: str,
+    run: str,
     *,
+    lease: Lease,
     at: datetime,
-    seconds: float,
     limits: TriggerLimits | None = None,
 ) -> Claim | None:
     """Claim all triggers that wait for a service; None if none waits or a limit forbids it.
@@ -184,54 +191,48 @@ def claim_triggers(
     Args:
         store: The store.
         service: Key of the service.
-        holder: Name of the run that will train; it must differ between runs.
+        run: Id of the run that will train; stored with the triggers.
+        lease: The service's training lease.
         at: Market time (UTC), by which the limits count.
-        seconds: How long the claim lasts unless it is renewed, by the database's clock.
         limits: How often the service may be trained.
+
+    Raises:
+        LeaseLost: when another training has held the lease.
     """
     limits = limits or TriggerLimits()
     with store.write() as connection:
-        _requeue_expired(connection, service)
+        _requeue_abandoned(connection, service, lease)
         rows = _read_queue(connection, trigger.c.service == service, lock=True)
-        if any(row.state is TriggerState.CLAIMED for row in rows):
-            return None
-        waiting = [row for row in rows if row.state is TriggerState.WAITING]
+        waiting = [row.id for row in rows if row.state is TriggerState.WAITING]
         if not waiting or _is_too_soon(rows, at, limits):
             return None
         claim = str(uuid.uuid4())
         connection.execute(
             trigger.update()
-            .where(trigger.c.id.in_([row.id for row in waiting]))
+            .where(trigger.c.id.in_(waiting))
             .values(
                 state=TriggerState.CLAIMED,
                 claim=claim,
-                claimed_by=holder,
+                claimed_by=run,
                 claimed_at=at,
-                claimed_until=db_now() + seconds,
                 attempts=trigger.c.attempts + 1,
             )
         )
         taken = _read_queue(connection, trigger.c.claim == claim)
-    return Claim(claim, service, holder, at, taken)
+    return Claim(claim, service, at, taken)
 
 
-def renew_claim(store: Store, claim: Claim, *, seconds: float) -> None:
-    """Renew a claim for ``seconds``.
-
-    Raises:
-        StoreError: when the claim expired.
-    """
-    with store.write() as connection:
-        _update_claimed(connection, claim, {"claimed_until": db_now() + seconds})
-
-
-def postpone_triggers(store: Store, service: str, *, until: datetime) -> int:
+def postpone_triggers(store: Store, service: str, *, lease: Lease, until: datetime) -> int:
     """Postpone a service's waiting triggers until a market time; returns how many.
 
     No training was tried, so neither the cooldown nor the daily budget counts it.
+
+    Raises:
+        LeaseLost: when another training has held the service's training lease.
     """
     waits = (trigger.c.service == service, trigger.c.state == TriggerState.WAITING)
     with store.write() as connection:
+        _requeue_abandoned(connection, service, lease)
         done = connection.execute(
             trigger.update().where(*waits).values(answer=Answer.TOO_EARLY, not_before=until)
         )
@@ -249,11 +250,10 @@ def answer_triggers(
 ) -> None:
     """Answer the triggers of a claim, inside the transaction that writes the result.
 
-    After ``FAILED`` the triggers wait for another training, at most `MAX_ATTEMPTS` times; after
-    ``TOO_EARLY`` they wait until ``not_before``.
+    After ``TOO_EARLY`` the triggers wait for another training until ``not_before``.
 
     Args:
-        connection: The caller's transaction.
+        connection: The caller's transaction, fenced by the service's training lease.
         claim: The claim.
         answer: The result of the training.
         at: Market time of the answer (UTC).
@@ -261,22 +261,24 @@ def answer_triggers(
         not_before: Market time before which the triggers are not claimed again.
 
     Raises:
-        StoreError: when the claim expired; the caller must not write its result.
+        StoreError: when another training has claimed the triggers since.
     """
     values: dict[str, Any] = {
+        "state": TriggerState.ANSWERED,
         "answer": answer,
         "model_id": model_id,
         "answered_at": at,
         "not_before": not_before,
     }
-    state: Any = TriggerState.ANSWERED
     if answer is Answer.TOO_EARLY:
-        state, values["attempts"] = TriggerState.WAITING, 0
-    if answer is Answer.FAILED:
-        state = sa.case(
-            (trigger.c.attempts >= MAX_ATTEMPTS, TriggerState.DROPPED), else_=TriggerState.WAITING
+        values |= {"state": TriggerState.WAITING, "attempts": 0}
+    claimed = (trigger.c.claim == claim.id, trigger.c.state == TriggerState.CLAIMED)
+    answered = connection.execute(trigger.update().where(*claimed).values(**values)).rowcount
+    if answered != len(claim.triggers):
+        raise StoreError(
+            f"the triggers of {claim.service} that this training would answer were claimed by "
+            "another one since; nothing was changed"
         )
-    _update_claimed(connection, claim, {**values, "state": state, "claimed_until": 0.0})
 
 
 def get_trigger(store: Store, trigger_id: str) -> TriggerRow | None:
@@ -301,7 +303,7 @@ def list_trainable_services(
 ) -> tuple[tuple[str, Cause], ...]:
     """Services with triggers that a training could claim now, and the first cause of each.
 
-    Services whose training died are among them.
+    Services whose training died are among them, those that are being trained are not.
 
     Args:
         store: The store.
@@ -309,21 +311,23 @@ def list_trainable_services(
         limits: How often a service may be trained.
     """
     limits = limits or TriggerLimits()
-    open_ones = trigger.c.state.in_((TriggerState.WAITING, TriggerState.CLAIMED))
-    expired = sa.and_(trigger.c.state == TriggerState.CLAIMED, trigger.c.claimed_until <= db_now())
     with store.read() as connection:
-        expired_ids = set(connection.execute(sa.select(trigger.c.id).where(expired)).scalars())
+        training = held_names(connection)
         services = connection.execute(
-            sa.select(trigger.c.service).where(open_ones).distinct().order_by(trigger.c.service)
+            sa.select(trigger.c.service)
+            .where(trigger.c.state.in_(_OPEN))
+            .distinct()
+            .order_by(trigger.c.service)
         ).scalars()
-        queues = [
-            (service, _read_queue(connection, trigger.c.service == service)) for service in services
-        ]
+        queues = {
+            service: _read_queue(connection, trigger.c.service == service)
+            for service in services
+            if training_lease(service) not in training
+        }
     return tuple(
-        (service, cause)
-        for service, rows in queues
-        if (cause := _first_open_cause(rows, expired_ids)) is not None
-        and not _is_too_soon(rows, at(service), limits)
+        (service, next(row.cause for row in rows if row.state in _OPEN))
+        for service, rows in queues.items()
+        if not _is_too_soon(rows, at(service), limits)
     )
 
 
@@ -376,16 +380,13 @@ def _all_columns(rows: Iterable[TriggerRow]) -> frozenset[str]:
     return frozenset[str]().union(*(row.columns for row in rows))
 
 
-def _requeue_expired(connection: Connection, service: str) -> None:
-    """Let triggers of expired claims wait again, or drop them after `MAX_ATTEMPTS`."""
+def _requeue_abandoned(connection: Connection, service: str, lease: Lease) -> None:
+    """Let triggers that a failed training left claimed wait again, or drop them at last."""
+    require_held(connection, lease)
     spent = trigger.c.attempts >= MAX_ATTEMPTS
     connection.execute(
         trigger.update()
-        .where(
-            trigger.c.service == service,
-            trigger.c.state == TriggerState.CLAIMED,
-            trigger.c.claimed_until <= db_now(),
-        )
+        .where(trigger.c.service == service, trigger.c.state == TriggerState.CLAIMED)
         .values(
             state=sa.case((spent, TriggerState.DROPPED), else_=TriggerState.WAITING),
             answer=Answer.FAILED,
@@ -393,36 +394,15 @@ def _requeue_expired(connection: Connection, service: str) -> None:
     )
 
 
-def _first_open_cause(rows: Sequence[TriggerRow], expired_ids: Collection[str]) -> Cause | None:
-    """First cause among waiting or expired triggers; None if a live claim exists or none waits."""
-    claimed = [row for row in rows if row.state is TriggerState.CLAIMED]
-    if any(row.id not in expired_ids for row in claimed):
-        return None
-    waiting = [row for row in rows if row.state is TriggerState.WAITING]
-    return next((row.cause for row in (*claimed, *waiting)), None)
-
-
 def _is_too_soon(rows: Sequence[TriggerRow], at: datetime, limits: TriggerLimits) -> bool:
-    """Whether a postponement or the limits forbid a claim now; failed claims count too."""
+    """Whether a postponement or the limits forbid a claim now; failed claims count too.
+
+    A claim of the future does not count: it was made before the clock was set back.
+    """
     waiting = [row.not_before for row in rows if row.state is TriggerState.WAITING]
     if any(time is not None and time > at for time in waiting):
         return True
     claims = {row.claim: row.claimed_at for row in rows if row.claimed_at is not None}
-    times = [time for time in claims.values() if time is not None and time > at - DAY]
+    times = [time for time in claims.values() if at - DAY < time <= at]
     lately = any(time > at - limits.cooldown for time in times)
     return lately or len(times) >= limits.per_day
-
-
-def _update_claimed(connection: Connection, claim: Claim, values: Mapping[str, Any]) -> None:
-    held = (
-        trigger.c.claim == claim.id,
-        trigger.c.claimed_by == claim.holder,
-        trigger.c.state == TriggerState.CLAIMED,
-        trigger.c.claimed_until > db_now(),
-    )
-    updated = connection.execute(trigger.update().where(*held).values(**values)).rowcount
-    if updated != len(claim.triggers):
-        raise StoreError(
-            f"the claim of {claim.holder} on the triggers of {claim.service} ran out; another "
-            "training may be at it, and nothing was changed"
-        )

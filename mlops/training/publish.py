@@ -48,7 +48,6 @@ def publish(
 
     Raises:
         LeaseLost: when another training may be at the service.
-        StoreError: when another training may be at the triggers.
         RegistryError, BundleError: as `register`.
     """
     winner, dataset = study.winner, plan.dataset

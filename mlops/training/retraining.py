@@ -1,28 +1,25 @@
 """Claims the triggers of a service for one retraining, and answers them with its version.
 
-The triggers are rows of `mlops.store.triggers`; they are answered in the transaction that commits
-the row of the new version.
+The triggers are rows of `mlops.store.triggers`. They are claimed under the service's training
+lease, and answered in the transaction that commits the row of the new version.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
 import pandas as pd
 
 from mlops.data.calendar import calendar_for
 from mlops.data.market_clock import SAMPLE_VENUE
-from mlops.errors import StoreError
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import request_digest
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Store, get_route, list_versions
 from mlops.store.engine import Connection
-from mlops.store.leases import renewing
+from mlops.store.leases import Lease
 from mlops.store.monitor_runs import last_check_time
 from mlops.store.triggers import (
     Answer,
@@ -31,7 +28,6 @@ from mlops.store.triggers import (
     answer_triggers,
     claim_triggers,
     postpone_triggers,
-    renew_claim,
 )
 from mlops.training.refit_policy import refit_policy_for
 from mlops.validation.evidence import Thresholds
@@ -39,11 +35,6 @@ from mlops.validation.integrity import lacking_bars
 from mlops.validation.report import GateReport
 
 log = logging.getLogger(__name__)
-
-CLAIM_S = 90.0
-"""Length of a claim in seconds: so long after a training died, at most, another may claim."""
-
-RENEW_S = CLAIM_S / 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +52,13 @@ class Retraining:
 
 
 def claim_retraining(
-    store: Store, service: str, holder: str, *, now: datetime, limits: TriggerLimits | None = None
+    store: Store,
+    service: str,
+    run: str,
+    *,
+    lease: Lease,
+    now: datetime,
+    limits: TriggerLimits | None = None,
 ) -> Retraining | None:
     """Claim the waiting triggers of a service; None where none waits or it is too soon.
 
@@ -70,8 +67,12 @@ def claim_retraining(
     until enough will have come.
 
     Args:
-        holder: Id of the run that will train.
+        run: Id of the run that will train.
+        lease: The service's training lease.
         now: Market time; bars known by then will be trained on.
+
+    Raises:
+        LeaseLost: when another training has held the lease.
     """
     last = last_requested(store, service)
     if last is None:
@@ -80,10 +81,10 @@ def claim_retraining(
     config = TrainingConfig.model_validate({**last.notes["config"], "end": now})
     ready = _refit_testable_at(store, Service.parse(service), request_digest(model_type, config))
     if ready is not None and ready > now:
-        if postpone_triggers(store, service, until=ready):
+        if postpone_triggers(store, service, lease=lease, until=ready):
             log.info("service=%s waits until %s for bars to judge a retraining by", service, ready)
         return None
-    claim = claim_triggers(store, service, holder, at=now, seconds=CLAIM_S, limits=limits)
+    claim = claim_triggers(store, service, run, lease=lease, at=now, limits=limits)
     return None if claim is None else Retraining(claim, model_type, config)
 
 
@@ -131,7 +132,7 @@ def answer_claim(
     triggers wait until enough bars have come.
 
     Raises:
-        StoreError: when the claim ran out.
+        StoreError: when another training has claimed the triggers since.
     """
     answer, until = Answer.CHALLENGER, None
     if version.status is not Status.CHALLENGER:
@@ -139,30 +140,3 @@ def answer_claim(
         answer = Answer.TOO_EARLY if lacking else Answer.REFUSED
         until = claim.at + lacking * Service.parse(claim.service).timeframe.step
     answer_triggers(connection, claim, answer, at=at, model_id=version.model_id, not_before=until)
-
-
-@contextmanager
-def hold_claim(store: Store, claim: Claim) -> Iterator[None]:
-    """Renew a claim while the block runs; if the block raises, its triggers may be claimed anew."""
-    ids = {"service": claim.service}
-
-    def renew() -> bool:
-        try:
-            renew_claim(store, claim, seconds=CLAIM_S)
-        except StoreError as error:
-            # Whether the claim is lost for good shows at the commit, which is fenced.
-            log.warning("service=%s the claim was not renewed: %s", claim.service, error, extra=ids)
-        return True
-
-    try:
-        with renewing(renew, every_s=RENEW_S):
-            yield
-    except BaseException:
-        try:
-            with store.write() as connection:
-                answer_triggers(connection, claim, Answer.FAILED, at=datetime.now(UTC))
-        except StoreError as error:
-            log.warning(
-                "service=%s the claim runs out by itself: %s", claim.service, error, extra=ids
-            )
-        raise

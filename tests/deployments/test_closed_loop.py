@@ -25,7 +25,7 @@ from mlops.serving.runtime import headless_replica
 from mlops.settings import Settings, load_settings
 from mlops.store import ModelVersion, Phase, Store, get_route, list_versions, open_store
 from mlops.store.monitor_runs import list_checks
-from mlops.store.schema import alert_notice, lease, trigger
+from mlops.store.schema import alert_notice, lease
 from mlops.store.triggers import Answer, Cause, TriggerRow, TriggerState, list_triggers
 from tests.prefect_server import ROOT, PrefectServer, running, runs, until
 from tests.project import seeded
@@ -289,7 +289,6 @@ def ringing(server: PrefectServer) -> Iterator[subprocess.Popen[bytes]]:
 def let_leases_run_out(store: Store) -> None:
     """A minute and a half in which the dead process renews nothing."""
     with store.write() as connection:
-        connection.execute(trigger.update().values(claimed_until=0.0))
         connection.execute(
             lease.update().where(lease.c.name == f"training:{SERVICE}").values(until=0.0)
         )

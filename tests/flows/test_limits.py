@@ -120,7 +120,7 @@ def test_who_waits_for_its_service_occupies_no_slot(project: Place) -> None:
 
     @flow(validate_parameters=False)
     def hold(service: Service, goes: threading.Event) -> None:
-        with exclusive_training(service):
+        with exclusive_training(service), training_slot():
             assert goes.wait(20)
             ended.append(service.key)
 

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 import yaml
 
 from flows.monitor import monitor
 from flows.reconcile import reconcile
 from flows.retrain import retrain
 from mlops.data.simulator import simulate_bars
-from mlops.errors import StoreError
+from mlops.errors import LeaseLost
 from mlops.logs import LIBRARY, JsonFormatter
 from mlops.store import Status, Store, Why, get_route, get_version, list_versions
 from mlops.store.alerts import Condition, Trouble, raise_alert
+from mlops.store.leases import exclusive
 from mlops.store.routes import change_route, read_route
-from mlops.store.schema import trigger
+from mlops.store.schema import lease, trigger
 from mlops.store.triggers import (
     Answer,
     Cause,
@@ -35,8 +35,8 @@ from mlops.store.triggers import (
     claim_triggers,
     list_triggers,
     raise_trigger,
+    training_lease,
 )
-from mlops.training import retraining
 from tasks import events, training
 from tests.flows.deployable import Deployable
 from tests.project import BARS, SEED, SERVICE
@@ -187,10 +187,11 @@ def test_skill_lost_and_retraining_refused_is_back_to_the_baseline(
 def test_what_died_after_the_refusal_is_caught_up_with_by_the_monitor(
     store: Store, deployable: Deployable, degraded: str
 ) -> None:
-    claim = claim_triggers(store, SERVICE, "run", at=CREATED, seconds=60.0)
-    assert claim is not None
-    with store.write() as connection:
-        answer_triggers(connection, claim, Answer.REFUSED, at=CREATED, model_id="refused")
+    with exclusive(store, training_lease(SERVICE), "run", timeout_s=0.0) as held:
+        claim = claim_triggers(store, SERVICE, "run", lease=held, at=CREATED)
+        assert claim is not None
+        with store.write() as connection:
+            answer_triggers(connection, claim, Answer.REFUSED, at=CREATED, model_id="refused")
     now = (deployable.place.frame.index[-1] + timedelta(hours=1)).to_pydatetime()
     [said] = monitor(now=now).returned
     assert degraded in said
@@ -205,7 +206,7 @@ def test_a_training_that_fails_leaves_its_triggers_and_is_rung_for_again(
     with pytest.raises(Exception, match="at least 1,000,000 bars"):
         retrain(SERVICE)
     [row] = list_triggers(store)
-    assert (row.state, row.answer, row.attempts) == (TriggerState.WAITING, Answer.FAILED, 1)
+    assert (row.state, row.answer, row.attempts) == (TriggerState.CLAIMED, None, 1)
     assert reconcile(carry_s=1.0).rung == ()
     _let_the_cooldown_pass(store)
     assert reconcile(carry_s=1.0).rung == (f"{SERVICE} rung for again: drift",)
@@ -223,37 +224,36 @@ def _let_the_cooldown_pass(store: Store) -> None:
         connection.execute(trigger.update().values(claimed_at=datetime(2020, 1, 1, tzinfo=UTC)))
 
 
-def test_who_lost_the_claim_registers_nothing(
+def test_who_lost_the_lease_registers_and_answers_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when a process was paused for longer than its claim lasts."""
+    """As when a process was paused for longer than its lease lasts."""
     before = list_versions(store)
     ask(store)
-    monkeypatch.setattr(retraining, "CLAIM_S", 0.0)
-    with pytest.raises(StoreError, match="ran out"):
+    plan = training.plan.fn
+
+    def lose_lease(*given: Any, **more: Any) -> Any:
+        with store.write() as connection:
+            another = {"holder": "another run", "term": lease.c.term + 1}
+            connection.execute(lease.update().values(**another))
+        return plan(*given, **more)
+
+    monkeypatch.setattr(training.plan, "fn", lose_lease)
+    with pytest.raises(LeaseLost):
         retrain(SERVICE)
     assert list_versions(store) == before
     [row] = list_triggers(store)
     assert (row.state, row.answer) == (TriggerState.CLAIMED, None)
 
 
-def test_the_claim_is_renewed_while_the_training_works(
-    store: Store, monkeypatch: pytest.MonkeyPatch
+def test_while_a_training_of_the_service_runs_another_one_ends_and_claims_nothing(
+    store: Store,
 ) -> None:
     ask(store)
-    monkeypatch.setattr(retraining, "RENEW_S", 0.05)
-    ends: list[float] = []
-    plan = training.plan.fn
-
-    def watched(*given: Any, **more: Any) -> Any:
-        with store.read() as connection:
-            ends.append(connection.execute(sa.select(trigger.c.claimed_until)).scalar_one())
-        return plan(*given, **more)
-
-    monkeypatch.setattr(training.plan, "fn", watched)
-    began = datetime.now(UTC).timestamp()
-    retrain(SERVICE)
-    assert ends[0] > began + retraining.CLAIM_S
+    with exclusive(store, training_lease(SERVICE), "a training", timeout_s=0.0):
+        assert retrain(SERVICE) is None
+    [row] = list_triggers(store)
+    assert (row.state, row.attempts) == (TriggerState.WAITING, 0)
 
 
 def test_the_events_are_those_that_the_deployment_listens_to() -> None:

@@ -15,6 +15,7 @@ from mlops.registry.version_history import trace
 from mlops.rollout.plan import plan_for
 from mlops.rollout.request import request_rollout
 from mlops.store import ModelVersion, Phase, Status, Store, Why, get_route, get_version
+from mlops.store.leases import exclusive
 from mlops.store.monitor_runs import CheckRow, write_check
 from mlops.store.rollouts import Arrow, move_rollout
 from mlops.store.schema import check, trigger
@@ -25,6 +26,7 @@ from mlops.store.triggers import (
     answer_triggers,
     claim_triggers,
     raise_trigger,
+    training_lease,
 )
 from mlops.validation.report import GateReport, GateResult
 from tests.mlops.registry.conftest import AT, Populated
@@ -103,7 +105,8 @@ def passed(began: Store, add: Callable[..., ModelVersion]) -> Store:
     with began.write() as connection:
         write_check(connection, LOOK)
         asked = raise_trigger(connection, reason, at=NOW)
-    claim = claim_triggers(began, SERVICE, RUN, at=NOW, seconds=60.0)
+    with exclusive(began, training_lease(SERVICE), "train", timeout_s=0.0) as lease:
+        claim = claim_triggers(began, SERVICE, RUN, lease=lease, at=NOW)
     assert claim is not None
     add("linear_BTC_2", 2, status=Status.CHALLENGER, report={"passed": True},
         notes={"triggers": [asked]})  # fmt: skip

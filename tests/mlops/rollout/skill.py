@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from mlops.store import Store
 from mlops.store.alerts import Condition, Trouble, raise_alert
+from mlops.store.leases import exclusive
 from mlops.store.triggers import (
     Answer,
     Cause,
@@ -14,6 +15,7 @@ from mlops.store.triggers import (
     answer_triggers,
     claim_triggers,
     raise_trigger,
+    training_lease,
 )
 
 from .rows import CHAMPION, NOW, SERVICE
@@ -35,7 +37,8 @@ def lose_skill(store: Store, champion: str = CHAMPION, *, week: int = 1) -> None
 
 def retrain(store: Store, answer: Answer) -> None:
     """Answer what waits."""
-    claim = claim_triggers(store, SERVICE, "run", at=NOW, seconds=60.0, limits=OFTEN)
-    assert claim is not None
-    with store.write() as connection:
-        answer_triggers(connection, claim, answer, at=NOW, model_id="refused_1")
+    with exclusive(store, training_lease(SERVICE), "run", timeout_s=0.0) as lease:
+        claim = claim_triggers(store, SERVICE, "run", lease=lease, at=NOW, limits=OFTEN)
+        assert claim is not None
+        with store.write() as connection:
+            answer_triggers(connection, claim, answer, at=NOW, model_id="refused_1")

@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from mlops.errors import StoreError
+from mlops.errors import LeaseLost, StoreError
 from mlops.store import Store
-from mlops.store.schema import trigger
+from mlops.store.leases import acquire_lease
+from mlops.store.schema import lease, trigger
 from mlops.store.triggers import (
     MAX_ATTEMPTS,
     Answer,
@@ -24,8 +25,9 @@ from mlops.store.triggers import (
     claim_triggers,
     list_trainable_services,
     list_triggers,
+    postpone_triggers,
     raise_trigger,
-    renew_claim,
+    training_lease,
 )
 
 from .conftest import NOW, SERVICE
@@ -50,13 +52,24 @@ def ring(
         return raise_trigger(connection, replace(DRIFT, **changes), at=at, limits=limits)
 
 
-def claim(store: Store, holder="run-1", *, at=NOW, seconds=60.0, limits=None, service=SERVICE):
-    return claim_triggers(store, service, holder, at=at, seconds=seconds, limits=limits)
+def claim(store: Store, run="run-1", *, at=NOW, limits=None, service=SERVICE):
+    """Claim as a training does, under the service's lease, which it keeps until it ends."""
+    held = acquire_lease(store, training_lease(service), run, seconds=60.0)
+    if held is None:
+        return None
+    return claim_triggers(store, service, run, lease=held, at=at, limits=limits)
+
+
+def end_training(store: Store) -> None:
+    """Whoever trains has ended or died."""
+    with store.write() as connection:
+        connection.execute(lease.update().values(until=0.0))
 
 
 def answer(store: Store, held: Claim, what: Answer, at=NOW, **more) -> None:
     with store.write() as connection:
         answer_triggers(connection, held, what, at=at, **more)
+    end_training(store)
 
 
 def states(store: Store) -> list[TriggerState]:
@@ -191,29 +204,65 @@ def test_a_training_that_failed_leaves_its_triggers_to_the_next_and_at_last_drop
     ring(store)
     for attempt in range(MAX_ATTEMPTS):
         assert list_trainable_services(store, at=lambda _: NOW + DAY) == ((SERVICE, Cause.DRIFT),)
-        answer(store, claim(store, at=NOW + attempt * HOUR, limits=EAGER), Answer.FAILED)
-    assert states(store) == [TriggerState.DROPPED]
-    assert list_trainable_services(store, at=lambda _: NOW + DAY) == ()
+        held = claim(store, at=NOW + attempt * HOUR, limits=EAGER)
+        assert [row.attempts for row in held.triggers] == [attempt + 1]
+        end_training(store)
     assert claim(store, at=NOW + DAY, limits=EAGER) is None
+    assert states(store) == [TriggerState.DROPPED]
+    end_training(store)
+    assert list_trainable_services(store, at=lambda _: NOW + DAY) == ()
 
 
 def test_the_triggers_of_a_process_that_died_are_claimed_again_and_it_may_not_answer(store):
     ring(store)
-    dead = claim(store, "run-1", seconds=0.0)
+    dead = claim(store, "run-1")
+    end_training(store)
     assert list_trainable_services(store, at=lambda _: NOW + HOUR, limits=EAGER) == (
         (SERVICE, Cause.DRIFT),
     )
     held = claim(store, "run-2", at=NOW + HOUR, limits=EAGER)
     assert [row.attempts for row in held.triggers] == [2]
-    with pytest.raises(StoreError, match=r"run-1 .* ran out"):
+    with pytest.raises(StoreError, match="claimed by another"):
         answer(store, dead, Answer.CHALLENGER, model_id="lstm_late")
     answer(store, held, Answer.CHALLENGER, model_id="lstm_B")
     assert [row.model_id for row in list_triggers(store)] == ["lstm_B"]
 
 
+def test_a_run_that_lost_the_lease_claims_and_postpones_nothing(store):
+    ring(store)
+    stalled = acquire_lease(store, training_lease(SERVICE), "run-1", seconds=60.0)
+    end_training(store)
+    held = claim(store, "run-2")
+    with pytest.raises(LeaseLost):
+        claim_triggers(store, SERVICE, "run-1", lease=stalled, at=NOW)
+    with pytest.raises(LeaseLost):
+        postpone_triggers(store, SERVICE, lease=stalled, until=NOW + DAY)
+    answer(store, held, Answer.CHALLENGER, model_id="lstm_B")
+
+
+def test_what_a_dead_training_left_claimed_is_postponed_too(store):
+    ring(store)
+    claim(store)
+    held = acquire_lease(store, training_lease(SERVICE), "run-1", seconds=60.0)
+    assert postpone_triggers(store, SERVICE, lease=held, until=NOW + 3 * DAY) == 1
+    end_training(store)
+    assert list_trainable_services(store, at=lambda _: NOW + 2 * DAY, limits=EAGER) == ()
+
+
+@pytest.mark.parametrize("back", [HOUR, timedelta(minutes=5)])
+def test_a_claim_of_the_future_uses_up_no_budget(store, back):
+    """The clock was set back after it."""
+    ring(store)
+    answer(store, claim(store), Answer.CHALLENGER)
+    ring(store, watermark="later")
+    assert claim(store, at=NOW - back) is not None
+
+
 def test_a_late_answer_takes_the_change_it_belongs_to_along(store):
     ring(store)
-    dead = claim(store, seconds=0.0)
+    dead = claim(store)
+    end_training(store)
+    claim(store, "run-2", at=NOW + DAY)
 
     def answer_and_more() -> None:
         with store.write() as connection:
@@ -223,19 +272,6 @@ def test_a_late_answer_takes_the_change_it_belongs_to_along(store):
     with pytest.raises(StoreError):
         answer_and_more()
     assert [row.text for row in list_triggers(store)] == [DRIFT.text]
-
-
-def test_a_claim_lasts_as_long_as_it_is_renewed(store):
-    ring(store)
-    held = claim(store, seconds=60.0)
-    with store.write() as connection:
-        connection.execute(trigger.update().values(claimed_until=trigger.c.claimed_until - 50))
-    renew_claim(store, held, seconds=60.0)
-    with store.write() as connection:
-        connection.execute(trigger.update().values(claimed_until=trigger.c.claimed_until - 50))
-    answer(store, held, Answer.REFUSED)
-    with pytest.raises(StoreError):
-        renew_claim(store, held, seconds=60.0)
 
 
 def test_a_trigger_of_a_transaction_that_fails_never_was(store):

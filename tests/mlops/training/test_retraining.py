@@ -16,6 +16,7 @@ from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import request_digest
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Store, Why, open_store
+from mlops.store.leases import exclusive
 from mlops.store.triggers import (
     Answer,
     Cause,
@@ -23,6 +24,7 @@ from mlops.store.triggers import (
     TriggerState,
     list_triggers,
     raise_trigger,
+    training_lease,
 )
 from mlops.store.versions import insert_version
 from mlops.training.retraining import Retraining, claim_retraining
@@ -82,7 +84,13 @@ def asked(store: Store, version: ModelVersion, now: datetime) -> Retraining | No
     with store.write() as connection:
         insert_version(connection, version, Why(AT))
         raise_trigger(connection, reason, at=now)
-    return claim_retraining(store, version.service, "run", now=now)
+    return claimed(store, now, version.service)
+
+
+def claimed(store: Store, now: datetime, service: str = SERVICE.key) -> Retraining | None:
+    """What a run claims that trains the service now."""
+    with exclusive(store, training_lease(service), "train", timeout_s=0.0) as lease:
+        return claim_retraining(store, service, "run", lease=lease, now=now)
 
 
 def test_triggers_wait_until_enough_bars_came_to_judge_a_refit(store: Store) -> None:
@@ -92,8 +100,8 @@ def test_triggers_wait_until_enough_bars_came_to_judge_a_refit(store: Store) -> 
     [row] = list_triggers(store)
     assert (row.state, row.answer, row.attempts) == (TriggerState.WAITING, Answer.TOO_EARLY, 0)
     assert row.not_before == ready
-    assert claim_retraining(store, SERVICE.key, "run", now=ready - HOUR / 2) is None
-    assert claim_retraining(store, SERVICE.key, "run", now=ready) is not None
+    assert claimed(store, ready - HOUR / 2) is None
+    assert claimed(store, ready) is not None
 
 
 def test_the_request_of_the_last_training_is_asked_for_again_as_of_now(store: Store) -> None:
