@@ -5,7 +5,7 @@ A folder whose tests set it imports the fixture `clock` into its conftest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -37,18 +37,20 @@ def clock() -> Iterator[DatabaseClock]:
     """The database's clock, for a test that sets it; before the first statement that reads it."""
     clock = DatabaseClock()
     with pytest.MonkeyPatch.context() as patch:
-        compiled = db_now._compiler_dispatcher.specs  # type: ignore[attr-defined]
+        compilers = db_now._compiler_dispatcher.specs  # type: ignore[attr-defined]
         for dialect in ("sqlite", "postgresql"):
-            patch.setitem(compiled, dialect, _shift(compiled[dialect], clock))
+            shifted = shift_compiled(compilers[dialect], lambda: clock.offset_s)
+            patch.setitem(compilers, dialect, shifted)
         yield clock
     # Statements that were compiled meanwhile go on reading it.
     clock.offset_s = 0.0
 
 
-def _shift(true_now: Any, clock: DatabaseClock) -> Any:
+def shift_compiled(compile_now: Any, ahead_s: Callable[[], float]) -> Any:
+    """Compile `db_now` to a time that is ahead by what ``ahead_s`` returns at each execution."""
+
     def compile_shifted(element: db_now, compiler: Any, **named: Any) -> str:
-        offset = sa.bindparam(None, type_=sa.Float(), unique=True, callable_=lambda: clock.offset_s)
-        shift = compiler.process(offset, **{**named, "literal_binds": False})
-        return f"({true_now(element, compiler, **named)} + {shift})"
+        ahead = sa.bindparam(None, type_=sa.Float(), unique=True, callable_=ahead_s)
+        return f"({compile_now(element, compiler, **named)} + {compiler.process(ahead)})"
 
     return compile_shifted

@@ -20,6 +20,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from tests.faults.clock import jump_clock
+
 STAGES = ("fetching", "verifying", "opening", "golden", "warming", "ready")
 BEGIN, BEFORE, AFTER = "begin", "before", "after"
 DETAILS: dict[str, Callable[[dict[str, Any]], str]] = {
@@ -33,7 +35,10 @@ _PASSED_OVER = ("contextlib", "mlops.store.engine", __name__)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """At the ``nth`` visit of a point: ``kill``, ``stop`` (SIGSTOP), ``raise``, or ``sleep:S``."""
+    """At the ``nth`` visit of a point: ``kill``, ``stop`` (SIGSTOP), ``raise``, or ``sleep:S``.
+
+    ``jump:S`` sets the clock of the machine forward by S seconds, or back.
+    """
 
     point: str
     when: str
@@ -121,6 +126,8 @@ def _strike(fault: Fault) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif kind == "sleep":
         time.sleep(float(argument))
+    elif kind == "jump":
+        jump_clock(float(argument))
     else:
         raise Injected(str(fault))
 

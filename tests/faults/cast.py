@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.armed import Fault, Recorder, arm
+from tests.faults.clock import arm_clock
 
 LEASE_S = 1.0
 EXPOSURE_S = 1.0
@@ -165,6 +166,9 @@ def play(role: str, given: Mapping[str, Any]) -> None:
         hasten(given.get("exposure_s") or EXPOSURE_S)
         faults = tuple(Fault(**fault) for fault in given.get("faults", ()))
         gate = given["gate"] and Path(given["gate"])
+        clock = Path(given["clock"])
+        if clock.exists():
+            arm_clock(clock)
         notes, drag = Path(given["notes"]), Path(given["drag"])
         arm(Recorder(notes, given["who"], faults, gate=gate, drag=drag))
     ROLES[role](given)

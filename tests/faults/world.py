@@ -78,6 +78,11 @@ class World:
         """While this file is there, every transaction takes so many seconds more."""
         return self.folder / "drag"
 
+    @property
+    def clock(self) -> Path:
+        """Where this file is there, it says by how many seconds the machine's clock is ahead."""
+        return self.folder / "clock"
+
     # Processes -------------------------------------------------------------------------------
 
     def replica(
@@ -195,6 +200,7 @@ class World:
             "url": url or self.url,
             "notes": str(self.folder / "notes"),
             "drag": str(self.drag),
+            "clock": str(self.clock),
         }
         process = self.zygote.spawn(
             cast.play,
