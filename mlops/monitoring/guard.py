@@ -10,7 +10,6 @@ moment raises an alert only after the same process has seen it for `CONFIRM_S`.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -22,8 +21,8 @@ from mlops.alerts.conditions import (
     end_system_trouble,
     raise_system_trouble,
 )
+from mlops.background import Repeated
 from mlops.data.quality import NewestBar
-from mlops.errors import StoreError
 from mlops.monitoring.system_health import (
     Finding,
     HealthState,
@@ -85,8 +84,7 @@ class Guard:
         self.lease: Lease | None = None
         self._first_seen: dict[tuple[str, str], float] = {}
         self._notes: dict[str, Mapping[str, Any]] = {}
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._loop: Repeated | None = None
 
     def check_health(self) -> tuple[Finding, ...]:
         """Check every service once and update the alerts.
@@ -144,34 +142,21 @@ class Guard:
 
     def start(self) -> None:
         """Make the checks in a thread of their own from now on."""
-        self._thread = threading.Thread(target=self._run, name="guard", daemon=True)
-        self._thread.start()
+        self._loop = Repeated(
+            "guard", CHECK_EVERY_S, self.check_health, at_once=False, at_end=self.step_down
+        )
+        self._loop.start()
 
-    def stop(self, *, wait_s: float = 5.0) -> None:
+    def stop(self) -> None:
         """End the thread, which gives the lease back."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(wait_s)
+        if self._loop is not None:
+            self._loop.stop()
 
     def step_down(self) -> None:
         """Give the lease back, so that the next process can check at once."""
         if self.lease is not None:
             release_lease(self.store, self.lease)
             self.lease = None
-
-    def _run(self) -> None:
-        while not self._stop.wait(CHECK_EVERY_S):
-            try:
-                self.check_health()
-            except StoreError as error:
-                log.warning("the health check waits for the store: %s", error)
-            except Exception:
-                # Without this thread nobody checks, so no error of one check may end it.
-                log.exception("a health check failed")
-        try:
-            self.step_down()
-        except StoreError as error:
-            log.warning("the guard's lease runs out by itself: %s", error)
 
     def _read_snapshots(self, connection: Connection, now: datetime) -> list[ServiceSnapshot]:
         """Routes, replicas and the requests of this hour and the one before."""
