@@ -13,12 +13,13 @@ is refused by itself is retried alone, so that it holds up no other one.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
-from mlops.errors import AlertNotSent, AlertRefused, StoreError
+from mlops.background import STOP_S, Repeated
+from mlops.errors import AlertNotSent, AlertRefused
 from mlops.store import Store
 from mlops.store.alerts import Notice, claim_notices, note_failed, note_refused, note_sent
 
@@ -138,42 +139,26 @@ class AlertSender:
         self.messages_per_hour = messages_per_hour
         self.poll_s = poll_s
         self._started = False
-        self._stop = threading.Event()
-        self._threads: dict[str, threading.Thread] = {}
+        self._loops: dict[str, Repeated] = {}
         for channel in channels:
             self.add_channel(channel)
 
     def add_channel(self, channel: Channel) -> None:
         """Add a channel, unless there is one of the same name already."""
-        if channel.name in self._threads:
+        if channel.name in self._loops:
             return
-        thread = threading.Thread(
-            target=self._run, args=(channel,), name=f"alerts {channel.name}", daemon=True
-        )
-        self._threads[channel.name] = thread
+        work = partial(deliver, self.store, channel, messages_per_hour=self.messages_per_hour)
+        loop = self._loops[channel.name] = Repeated(f"alerts {channel.name}", self.poll_s, work)
         if self._started:
-            thread.start()
+            loop.start()
 
     def start(self) -> None:
         """Start the threads; notices that wait in the store are sent first."""
         self._started = True
-        for thread in self._threads.values():
-            thread.start()
+        for loop in self._loops.values():
+            loop.start()
 
-    def stop(self, *, wait_s: float = 5.0) -> None:
+    def stop(self, *, wait_s: float = STOP_S) -> None:
         """End after the messages under way; the claim of a hanging channel runs out by itself."""
-        self._stop.set()
-        for thread in self._threads.values():
-            if thread.is_alive():
-                thread.join(wait_s)
-
-    def _run(self, channel: Channel) -> None:
-        while not self._stop.is_set():
-            try:
-                deliver(self.store, channel, messages_per_hour=self.messages_per_hour)
-            except StoreError as error:
-                log.warning("channel=%s alerts wait for the store: %s", channel.name, error)
-            except Exception:
-                # This may be the only channel that people read, so its thread must go on.
-                log.exception("channel=%s a delivery failed", channel.name)
-            self._stop.wait(self.poll_s)
+        for loop in self._loops.values():
+            loop.stop(wait_s=wait_s)
