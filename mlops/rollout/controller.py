@@ -8,7 +8,6 @@ its lease, between any two statements: the next controller goes on from the rows
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from datetime import datetime
 
@@ -18,6 +17,7 @@ from mlops.alerts.conditions import (
     update_failing_requests_alert,
     update_rollout_alerts,
 )
+from mlops.background import Repeated
 from mlops.errors import LeaseLost, StoreError
 from mlops.rollout.analysis import (
     ChampionTrials,
@@ -243,17 +243,11 @@ class Controller:
         return store_time(connection) if self.now is None else self.now()
 
 
-def run_controller(controller: Controller, stop: threading.Event) -> None:
-    """Tick until ``stop`` is set; errors are logged, and the next tick tries again."""
-    while not stop.wait(TICK_S):
-        try:
-            controller.tick()
-        except StoreError as error:
-            log.warning("the controller could not act: %s", error)
-        except Exception:
-            # A rollout that cannot be decided must not end the loop for all others.
-            log.exception("a tick of the controller failed")
-    controller.step_down()
+def controller_loop(controller: Controller) -> Repeated:
+    """The loop that ticks a controller, and frees its lease at the end."""
+    return Repeated(
+        "controller", TICK_S, controller.tick, at_once=False, at_end=controller.step_down
+    )
 
 
 def snapshot_of(connection: Connection, row: Rollout, route: Route, now: datetime) -> Snapshot:

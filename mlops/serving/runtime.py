@@ -19,7 +19,7 @@ from mlops.data.market_clock import Clock, market_clock
 from mlops.data.recent_bars import RecentBars
 from mlops.errors import ServingError
 from mlops.models.bundle import Trust
-from mlops.rollout.controller import Controller, run_controller
+from mlops.rollout.controller import Controller, controller_loop
 from mlops.serving.app import App
 from mlops.serving.dispatcher import Dispatcher
 from mlops.serving.engine.batcher import Batcher
@@ -179,18 +179,17 @@ class Runtime:
         identity = self.store_sync.identity
         # With the incarnation, so that a restarted process does not take over its old lease.
         holder = f"controller@{identity.name}:{identity.incarnation}"
-        controller = Controller(self.store, holder)
-        works = (partial(run_controller, controller, stop), partial(self.feed.run, stop))
-        threads = [threading.Thread(target=work, daemon=True) for work in works]
+        controller = controller_loop(Controller(self.store, holder))
+        feed = threading.Thread(target=self.feed.run, args=(stop,), daemon=True)
         self.store_sync.start()
-        for thread in threads:
-            thread.start()
+        controller.start()
+        feed.start()
         try:
             yield
         finally:
             stop.set()
-            for thread in threads:
-                thread.join(timeout=5.0)
+            controller.stop()
+            feed.join(timeout=5.0)
             self.store_sync.stop()
             self.request_log.close()
 

@@ -52,11 +52,12 @@ def hasten(exposure_s: float = EXPOSURE_S) -> None:
 def replica(given: Mapping[str, Any]) -> None:
     """A serving process; it may stand by as controller or not."""
     import deployments.replica
+    from mlops.background import Repeated
     from mlops.serving import runtime
     from mlops.serving.engine import model_pool
 
     if not given["stands_by"]:
-        runtime.run_controller = lambda controller, stop: stop.wait()
+        runtime.controller_loop = lambda controller: Repeated("bystander", 1.0, lambda: None)
     if given["no_memory_for"]:
         _refuse_memory(model_pool, tuple(given["no_memory_for"]))
     if given["descriptors"]:
@@ -82,13 +83,16 @@ def _refuse_memory(model_pool: Any, models: tuple[str, ...]) -> None:
 
 def controller(given: Mapping[str, Any]) -> None:
     """A process that does nothing but carry the role; SIGTERM steps down."""
-    from mlops.rollout.controller import Controller, run_controller
+    from mlops.rollout.controller import Controller, controller_loop
     from mlops.store import open_store
 
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with closing(open_store(given["url"], patience_s=PATIENCE_S)) as store:
-        run_controller(Controller(store, given["who"]), stop)
+        loop = controller_loop(Controller(store, given["who"]))
+        loop.start()
+        stop.wait()
+        loop.stop()
 
 
 def asker(given: Mapping[str, Any]) -> None:
