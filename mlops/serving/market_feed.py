@@ -6,13 +6,13 @@ The process that polls a venue holds the lease ``feed:{venue}``.
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from mlops.background import Repeated
 from mlops.data.load import LOCAL_VENUES, load_bars
-from mlops.errors import DataError, StoreError
+from mlops.errors import DataError
 from mlops.service import Service
 from mlops.store import Store
 from mlops.store.leases import acquire_lease
@@ -54,16 +54,9 @@ class MarketFeed:
         self.exchange_base_url = exchange_base_url
         self._fetched_until: dict[tuple[str, str, str], datetime] = {}
 
-    def run(self, stop: threading.Event) -> None:
-        """Poll every `POLL_S` seconds until ``stop`` is set."""
-        while not stop.wait(POLL_S):
-            try:
-                self.poll(datetime.now(UTC))
-            except StoreError as error:
-                log.warning("the feed waits for the store: %s", error)
-            except Exception:
-                # An exchange's client may raise anything; the next round asks again.
-                log.exception("a round of the feed failed")
+    def loop(self) -> Repeated:
+        """The loop that polls every `POLL_S` seconds."""
+        return Repeated("feed", POLL_S, lambda: self.poll(datetime.now(UTC)), at_once=False)
 
     def poll(self, now: datetime) -> int:
         """Fetch the bars that have closed since the last poll.

@@ -175,21 +175,18 @@ class Runtime:
     @contextmanager
     def background_threads(self) -> Iterator[None]:
         """Sync with the store, and stand by as controller and as feed, while the block lasts."""
-        stop = threading.Event()
         identity = self.store_sync.identity
         # With the incarnation, so that a restarted process does not take over its old lease.
         holder = f"controller@{identity.name}:{identity.incarnation}"
-        controller = controller_loop(Controller(self.store, holder))
-        feed = threading.Thread(target=self.feed.run, args=(stop,), daemon=True)
+        loops = (controller_loop(Controller(self.store, holder)), self.feed.loop())
         self.store_sync.start()
-        controller.start()
-        feed.start()
+        for loop in loops:
+            loop.start()
         try:
             yield
         finally:
-            stop.set()
-            controller.stop()
-            feed.join(timeout=5.0)
+            for loop in loops:
+                loop.stop()
             self.store_sync.stop()
             self.request_log.close()
 
