@@ -1,0 +1,31 @@
+"""The identity of a store: what tells one installation from another that shares its MLflow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from mlops.store.engine import Connection
+from mlops.store.schema import installation
+
+
+@dataclass(frozen=True, slots=True)
+class InstallationRow:
+    """The one row of an installation, which may run on several machines.
+
+    Args:
+        uuid: Made with the store; machines on one store share it.
+        key_fingerprints: Of the signing keys that its bundles may be signed with.
+        min_reader: The oldest schema revision whose code may open the store.
+    """
+
+    uuid: str
+    key_fingerprints: tuple[str, ...]
+    min_reader: str
+
+
+def read_installation(connection: Connection) -> InstallationRow:
+    """The identity of the store that the caller's transaction reads."""
+    row = connection.execute(sa.select(installation)).one()
+    return InstallationRow(row.uuid, tuple(row.key_fingerprints), row.min_reader)
