@@ -16,6 +16,7 @@
     │   └── TrainingTimeout    ... because its deadline passed
     ├── GateError              evidence that cannot be judged
     ├── BundleError            a version's files are missing, altered or not loadable
+    │   └── BundleUnavailable  ... here, by no fault of the version: another machine may load it
     ├── RegistryError          registration or look-up failed
     │   └── VersionNotFound    no version under that id
     ├── ServingError           a request that was not answered
@@ -42,9 +43,16 @@ attributes.
 
 from __future__ import annotations
 
+from mlops.credentials import without_credentials
+
 
 class MlopsError(Exception):
-    """Root of all errors raised on purpose."""
+    """Root of all errors raised on purpose; its text shows no credential of a URL."""
+
+    def __init__(self, *parts: object):
+        super().__init__(
+            *(without_credentials(part) if isinstance(part, str) else part for part in parts)
+        )
 
 
 class SettingsError(MlopsError):
@@ -129,6 +137,10 @@ class GateError(MlopsError, ValueError):
 
 class BundleError(MlopsError):
     """A version's files are missing, altered or not loadable."""
+
+
+class BundleUnavailable(BundleError):
+    """A version that this process cannot fetch or open, by no fault of the version."""
 
 
 class RegistryError(MlopsError):

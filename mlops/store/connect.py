@@ -45,7 +45,7 @@ IDLE_TRANSACTION_S = 60
 """The server ends a transaction that is idle for so long, and frees its locks."""
 
 POSTGRES_DRIVER = "postgresql+psycopg"
-EXAMPLES = "sqlite:////absolute/path/store.db or postgresql://user:password@host/database"
+EXAMPLES = "sqlite:////absolute/path/store.db or postgresql://<user>:<password>@<host>/<database>"
 
 
 def make_engine(url: str, patience_s: float) -> sa.Engine:
