@@ -83,6 +83,7 @@ def open_runtime(
         identity=identity,
         home=installation.home,
         trust=installation.trust,
+        bundles=installation.bundles,
         bars_root=settings.bars_path,
         options=Options(
             queue_limit=settings.serving_queue_limit,
@@ -220,9 +221,6 @@ def main(arguments: list[str] | None = None) -> None:
     given: Any = parser.parse_args(arguments)
     logs.configure(settings.log_format, settings.log_level)
     sys.setswitchinterval(SWITCH_S)
-    if settings.mlflow_tracking_uri:
-        # MLflow's client fetches bundles that are kept on the server.
-        os.environ.setdefault("MLFLOW_TRACKING_URI", settings.mlflow_tracking_uri)
     identity = Identity.of(f"{given.host}:{given.port}", given.name)
     installation = open_installation(settings, patience_s=STORE_PATIENCE_S)
     runtime = open_runtime(installation, identity, batching=given.batching == "on")

@@ -104,7 +104,7 @@ def run_training(
     with run_logs(service=service.key), training_slot():
         project = open_project()
         step.repair(project)
-        with step.training_run(project, service, model_type, config) as run:
+        with step.training_run(project, service, model_type, config, lease) as run:
             bars = step.load(project, service, config)
             dataset = step.build_dataset(project, service, bars)
             plan = step.plan(

@@ -14,7 +14,7 @@ from typing import Any
 
 from mlops.errors import RegistryError, RolloutError, VersionNotFound
 from mlops.models.bundle import Trust
-from mlops.registry import Registry, bundle_cache, check_reachable, is_local, load, load_version
+from mlops.registry import BundleFolders, Registry, bundle_folders, check_reachable, load_version
 from mlops.registry.mirror import mirror
 from mlops.rollout.fallback import Move
 from mlops.rollout.plan import Strategy, plan_from
@@ -139,13 +139,11 @@ class Deployer:
             log.warning("service=%s %s", service, error, extra={"service": service})
 
     def _check_examples(self, version: ModelVersion) -> None:
-        cache = bundle_cache(self.config.mlops_base_path.resolve())
-        bundle = (
-            load_version(version, self.trust, cache)
-            if is_local(version.bundle_uri)
-            else load(self.open_registry(), version.model_id)
-        )
-        bundle.check_examples()
+        load_version(version, self.trust, self._bundles).check_examples()
+
+    @property
+    def _bundles(self) -> BundleFolders:
+        return bundle_folders(self.config.mlops_base_path, self.config.tracking_uri)
 
     def _service_of(self, service_or_model_id: str) -> str:
         try:
@@ -187,6 +185,7 @@ class Deployer:
             self.store,
             home=self.config.mlops_base_path.resolve(),
             trust=self.trust,
+            bundles=self._bundles,
             bars_root=self.config.bars_path,
         )
 

@@ -28,7 +28,14 @@ from mlops.models.bundle import Trust
 from mlops.monitoring.guard import Guard
 from mlops.monitoring.monitor import Monitor, MonitorConfig
 from mlops.monitoring.system_health import read_limits
-from mlops.registry import Registry, bundle_cache, connect, load_version, open_trust
+from mlops.registry import (
+    BundleFolders,
+    Registry,
+    bundle_folders,
+    connect,
+    load_version,
+    open_trust,
+)
 from mlops.registry.tracking import point_mlflow_to
 from mlops.service import Service
 from mlops.settings import Settings
@@ -86,13 +93,18 @@ class Installation:
         """
         registry = self._registry
         # MLflow has one address for the whole process, and another installation may have set it.
-        point_mlflow_to(registry.tracking.uri)
+        point_mlflow_to(registry.tracking.location)
         return registry
 
     @cached_property
     def _registry(self) -> Registry:
         tracking = connect(self.settings.tracking_uri, self.settings.mlflow_experiment_name)
-        return Registry(self.store, tracking, self.home, self.trust)
+        return Registry(self.store, tracking, self.home, self.trust, self.bundles)
+
+    @cached_property
+    def bundles(self) -> BundleFolders:
+        """Where this machine has the bundles of versions, or puts them."""
+        return bundle_folders(self.home, self.settings.tracking_uri)
 
     @cached_property
     def deployer(self) -> Deployer:
@@ -115,7 +127,7 @@ class Installation:
         """A monitor of every service; ``bars_of`` gives its bars, None where there are none."""
         return Monitor(
             self.store,
-            open_bundle=lambda version: load_version(version, self.trust, bundle_cache(self.home)),
+            open_bundle=lambda version: load_version(version, self.trust, self.bundles),
             bars_of=bars_of,
             config=self.monitor_config,
         )

@@ -17,6 +17,7 @@ from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import count_usable_cores
 from mlops.registry.baseline import ensure_service
+from mlops.registry.ownership import owner_tags
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.tracking import RunLog, open_run
 from mlops.reports.cards import card_section, save_card
@@ -183,13 +184,22 @@ def draw_card(
 
 
 def training_run(
-    project: Project, service: Service, model_type: ModelType, config: TrainingConfig
+    project: Project,
+    service: Service,
+    model_type: ModelType,
+    config: TrainingConfig,
+    lease: Lease,
 ) -> AbstractContextManager[RunLog]:
-    """The MLflow run of one training; it ends failed where the training does."""
+    """The MLflow run of one training; it ends failed where the training does.
+
+    Args:
+        lease: The service's training lease: `repair` ends the run once nobody holds it.
+    """
     return open_run(
         project.registry.tracking,
         f"train {model_type} {service.symbol}",
         tags={"service": service.key, "config": config.model_dump_json()},
+        owner=owner_tags(project.registry.store, lease),
     )
 
 

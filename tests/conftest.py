@@ -157,7 +157,8 @@ def mlflow_forgets() -> Iterator[None]:
     import mlflow
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", "")
+        for part in ("URI", "USERNAME", "PASSWORD"):
+            patch.setenv(f"MLFLOW_TRACKING_{part}", "")
         yield
         mlflow.set_tracking_uri(None)
         mlflow.set_registry_uri(None)

@@ -88,13 +88,15 @@ def made_place(folder: Path, mlflow_template: Path) -> Iterator[Place]:
 
 @contextmanager
 def copied_place(folder: Path, template: Path) -> Iterator[Place]:
-    """A copy of a project in an empty folder; what MLflow has kept is read from the original.
+    """A copy of a project in an empty folder; what MLflow has kept beside bundles stays behind.
 
     Its versions are said to come from the copied bars, which a test may change.
     """
     shutil.copytree(template, folder, dirs_exist_ok=True)
     base, bars = folder / "base", folder / "bars.parquet"
     with closing(sqlite3.connect(base / "store.db")) as database, database:
+        moved = (template.as_uri(), folder.as_uri())
+        database.execute("UPDATE version SET bundle_uri = replace(bundle_uri, ?, ?)", moved)
         for model_id, text in database.execute("SELECT model_id, notes FROM version").fetchall():
             notes = json.loads(text.replace(str(template / bars.name), str(bars)))
             if "config" in notes:

@@ -14,6 +14,7 @@ from mlops.search.config import ModelType
 from mlops.search.study import Study
 from mlops.settings import current_settings
 from mlops.store import ModelVersion
+from mlops.store.leases import Lease
 from mlops.training.judgement import Judgement
 from mlops.training.training_plan import TrainingPlan
 from tasks import training as step
@@ -55,8 +56,9 @@ class Studied:
     @classmethod
     def of(cls, place: Place, **changes: Any) -> Studied:
         project, assignment = assigned(place, **changes)
+        lease = Lease("training", "studied", 1)
         with step.training_run(
-            project, assignment.service, assignment.model_type, assignment.config
+            project, assignment.service, assignment.model_type, assignment.config, lease
         ) as run:
             study = step.search.fn(project, assignment, run)
         return cls(place, project, assignment, study, run)

@@ -21,7 +21,6 @@ READS_ENVIRONMENT = {
     "deployments/demo/__main__.py": "makes surroundings of its own",
     "deployments/demo/story.py": "hands the Prefect server's address to the third act",
     "deployments/demo/rollout_act.py": "hands the demonstration's surroundings to a replica",
-    "deployments/replica.py": "tells MLflow's client where bundles lie",
     "deployments/serve.py": "hands its own to the processes it starts",
 }
 READS_SETTINGS = ("tasks/", "flows/", "deployments/", "mlops/settings.py", "mlops/__init__.py")

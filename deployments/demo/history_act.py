@@ -97,6 +97,7 @@ def rehearse_history(
         installation.store,
         home=installation.home,
         trust=installation.trust,
+        bundles=installation.bundles,
         bars_root=installation.settings.bars_path,
         options=Options(clock=clock),
         on_demand=True,

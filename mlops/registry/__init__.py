@@ -7,19 +7,20 @@ from mlops.registry.claims import claimed_candidate, example_bars
 from mlops.registry.comparison import Comparison, Period, compare_versions, evaluate_version
 from mlops.registry.connection import (
     Registry,
-    bundle_cache,
     load,
     load_version,
     open_registry,
     open_trust,
 )
-from mlops.registry.fetching import fetch_bundle, is_local
-from mlops.registry.reconcile import Reconciled, reconcile
+from mlops.registry.fetching import BundleFolders, bundle_folders, fetch_bundle
+from mlops.registry.ownership import exclusive_registration, owner_tags
+from mlops.registry.reconcile import Reconciled, find_unknown_versions, reconcile
 from mlops.registry.registration import Candidate, register
 from mlops.registry.tracking import RunLog, Tracking, check_reachable, connect, open_run
 from mlops.registry.version_history import Explanation, explain
 
 __all__ = [
+    "BundleFolders",
     "BundleParts",
     "Candidate",
     "Comparison",
@@ -30,7 +31,7 @@ __all__ = [
     "RunLog",
     "Tracking",
     "baseline_candidate",
-    "bundle_cache",
+    "bundle_folders",
     "bundle_parts",
     "check_reachable",
     "claimed_candidate",
@@ -40,14 +41,16 @@ __all__ = [
     "ensure_service",
     "evaluate_version",
     "example_bars",
+    "exclusive_registration",
     "explain",
     "fetch_bundle",
-    "is_local",
+    "find_unknown_versions",
     "load",
     "load_version",
     "open_registry",
     "open_run",
     "open_trust",
+    "owner_tags",
     "reconcile",
     "register",
     "verify_bundle",

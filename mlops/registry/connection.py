@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
-from mlops.errors import BundleError, RegistryError
+from mlops.errors import BundleError
 from mlops.models.bundle import Bundle, Trust, open_bundle
 from mlops.models.signing import load_or_make_key
-from mlops.registry.fetching import fetch_bundle
+from mlops.registry.fetching import BundleFolders, bundle_folders, fetch_bundle
 from mlops.registry.tracking import Tracking, connect
 from mlops.store import ModelVersion, Store, get_version, open_store
 
-LOCK_TIMEOUT_S = 600.0
 BUNDLE_FOLDER = "bundle"
 
 
@@ -27,12 +22,14 @@ class Registry:
     Args:
         home: The base path, resolved.
         trust: The signing key and the modules whose classes bundles may name.
+        bundles: Where this machine has bundles.
     """
 
     store: Store
     tracking: Tracking
     home: Path
     trust: Trust
+    bundles: BundleFolders
 
     @property
     def key_file(self) -> Path:
@@ -42,27 +39,9 @@ class Registry:
     def staging(self) -> Path:
         return self.home / "staging"
 
-    @contextmanager
-    def lock(self, timeout_s: float = LOCK_TIMEOUT_S) -> Iterator[None]:
-        """Hold the lock of this base path: one registration or repair at a time.
-
-        It is a lock of the operating system, which a killed process gives up.
-
-        Raises:
-            RegistryError: when another process holds it for longer than ``timeout_s``.
-        """
-        lock = FileLock(self.home / "registry.lock", timeout=timeout_s)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise RegistryError(
-                f"another registration has held {lock.lock_file} for {timeout_s:g} s; "
-                "wait for it to end, or end it"
-            ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+    def staging_of(self, installation: str) -> Path:
+        """Where an installation stages what it registers; two may have one base path."""
+        return self.staging / installation
 
 
 def key_file(home: Path) -> Path:
@@ -91,6 +70,7 @@ def open_registry(
         tracking=connect(tracking_uri, experiment),
         home=home,
         trust=trust,
+        bundles=bundle_folders(home, tracking_uri),
     )
 
 
@@ -102,18 +82,13 @@ def open_trust(
     return Trust(load_or_make_key(key_file(home)), custom_modules, allow_signed_pickle)
 
 
-def bundle_cache(home: Path) -> Path:
-    """Folder of the bundles that were downloaded to this machine."""
-    return home / "bundles"
-
-
 def fetch(bundle_uri: str, digest: str, registry: Registry) -> Path:
     """The bundle's directory on this machine; a remote bundle is downloaded.
 
     Raises:
         BundleError: as `fetch_bundle`.
     """
-    return fetch_bundle(bundle_uri, digest, bundle_cache(registry.home))
+    return fetch_bundle(bundle_uri, digest, registry.bundles)
 
 
 def load(registry: Registry, model_id: str) -> Bundle:
@@ -124,19 +99,16 @@ def load(registry: Registry, model_id: str) -> Bundle:
         BundleError: when its files are not those that were registered.
     """
     version = get_version(registry.store, model_id)
-    return load_version(version, registry.trust, bundle_cache(registry.home))
+    return load_version(version, registry.trust, registry.bundles)
 
 
-def load_version(version: ModelVersion, trust: Trust, cache: Path) -> Bundle:
+def load_version(version: ModelVersion, trust: Trust, folders: BundleFolders) -> Bundle:
     """As `load`, of a row of the store.
-
-    Args:
-        cache: Folder that remote bundles are downloaded to.
 
     Raises:
         BundleError: when its files are not those that were registered.
     """
-    bundle = open_bundle(fetch_bundle(version.bundle_uri, version.digest, cache), trust)
+    bundle = open_bundle(fetch_bundle(version.bundle_uri, version.digest, folders), trust)
     if bundle.digest != version.digest:
         raise BundleError(
             f"the bundle of {version.model_id} has digest {bundle.digest[:12]}, registered was "

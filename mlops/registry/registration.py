@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import logging
 import shutil
-import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops.code_version import DISTRIBUTION, release
-from mlops.errors import MlopsError, RegistryError
+from mlops.errors import MlopsError, RegistryError, StoreError
 from mlops.models.manifest import MAX_BYTES
 from mlops.registry import reconcile
 from mlops.registry.bundles import BundleParts, verify_bundle, write_bundle
@@ -34,10 +34,12 @@ from mlops.registry.mirror import (
     STATUS_TAG,
     mirror,
 )
-from mlops.registry.tracking import HOST_TAG, Tracking, open_run
+from mlops.registry.ownership import INSTALLATION_TAG, exclusive_registration, owner_tags
+from mlops.registry.tracking import Tracking, open_run
 from mlops.service import Service, new_model_id
 from mlops.store import ModelVersion, Status, Why, get_route, get_version
 from mlops.store.engine import Connection
+from mlops.store.leases import Lease, require_held
 from mlops.store.routes import begin_route
 from mlops.store.versions import insert_version, known_ids
 
@@ -57,6 +59,7 @@ CommitHook = Callable[[Connection, ModelVersion], None]
 
 
 class _CommitHooks(NamedTuple):
+    lease: Lease
     fence: Fence | None
     within: Sequence[CommitHook]
 
@@ -106,68 +109,84 @@ def register(
         RegistryError: when it is too large, the disk is full, or MLflow fails.
         BundleError: when a clean process cannot load it or gets other forecasts.
         StoreError: when the fence or a hook refuses the commit.
+        LeaseLost: when this process stalled for so long that another one registers.
     """
     _check_size_and_disk(registry.home, candidate.parts.size)
-    hooks = _CommitHooks(fence, within)
-    with registry.lock():
-        reconcile.clear_leftovers(registry)
+    with exclusive_registration(registry.store) as lease:
+        hooks = _CommitHooks(lease, fence, within)
+        reconcile.clear_leftovers(registry, lease)
         if candidate.begins_service:
             route = get_route(registry.store, candidate.service.key)
             if route is not None:
                 return get_version(registry.store, route.baseline)
         if candidate.run_id is not None:
-            return _register_in_run(registry, candidate, candidate.run_id, why, hooks)
-        name = f"register {candidate.model_type} {candidate.service.symbol}"
-        with open_run(registry.tracking, name, tags={SERVICE_TAG: candidate.service.key}) as run:
-            return _register_in_run(registry, candidate, run.run_id, why, hooks)
+            return _register_in_run(registry, candidate, why, hooks)
+        with open_run(
+            registry.tracking,
+            f"register {candidate.model_type} {candidate.service.symbol}",
+            tags={SERVICE_TAG: candidate.service.key},
+            owner=owner_tags(registry.store, lease),
+        ) as run:
+            return _register_in_run(registry, replace(candidate, run_id=run.run_id), why, hooks)
 
 
 def _register_in_run(
-    registry: Registry,
-    candidate: Candidate,
-    run_id: str,
-    why: Why,
-    hooks: _CommitHooks,
+    registry: Registry, candidate: Candidate, why: Why, hooks: _CommitHooks
 ) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
     taken = known_ids(registry.store)
     model_id = new_model_id(candidate.model_type, candidate.service.symbol, why.at, taken)
+    owner = owner_tags(registry.store, hooks.lease)
     try:
-        row = _make_pending(registry, candidate, model_id, run_id, why.at)
+        row = _make_pending(registry, candidate, model_id, why.at, owner)
         _commit(registry, candidate, row, why, hooks)
-        shutil.rmtree(registry.staging / model_id)
     except MlflowException as error:
-        reconcile.clear_leftovers(registry)
+        _clear_draft(registry, hooks.lease)
         raise RegistryError(
             f"MLflow refused {model_id}: {error}; nothing was registered. "
             "Check MLFLOW_TRACKING_URI and its free space, then register again"
         ) from error
     except OSError as error:
-        reconcile.clear_leftovers(registry)
+        _clear_draft(registry, hooks.lease)
         raise RegistryError(
             f"{model_id} could not be written ({error}); nothing was registered. "
             f"Check free disk space and permissions under {registry.home}"
         ) from error
     except MlopsError:
-        reconcile.clear_leftovers(registry)
+        _clear_draft(registry, hooks.lease)
         raise
+    shutil.rmtree(registry.staging_of(owner[INSTALLATION_TAG]), ignore_errors=True)
     _show_in_mlflow(registry, row)
     return row
 
 
+def _clear_draft(registry: Registry, lease: Lease) -> None:
+    """Remove what a failed registration made; where that fails too, the next one does it."""
+    try:
+        reconcile.clear_leftovers(registry, lease)
+    except (MlopsError, OSError) as error:
+        log.warning("what was begun is left for the next registration to remove: %s", error)
+
+
 def _make_pending(
-    registry: Registry, candidate: Candidate, model_id: str, run_id: str, at: datetime
+    registry: Registry,
+    candidate: Candidate,
+    model_id: str,
+    at: datetime,
+    owner: Mapping[str, str],
 ) -> ModelVersion:
     """Everything before the commit; returns the row to commit."""
-    staged = registry.staging / model_id / BUNDLE_FOLDER
+    run_id = candidate.run_id
+    assert run_id is not None
+    staged = registry.staging_of(owner[INSTALLATION_TAG]) / model_id / BUNDLE_FOLDER
     digest = _write(registry, candidate, staged)
     tags = {
         MODEL_ID_TAG: model_id,
         SERVICE_TAG: candidate.service.key,
         DIGEST_TAG: digest,
-        HOST_TAG: socket.gethostname(),
         STATUS_TAG: PENDING,
+        **owner,
     }
     logged = log_model(registry.tracking, run_id, staged, tags)
     number = create_version(registry.tracking, run_id, logged, tags)
@@ -238,7 +257,10 @@ def create_version(
     try:
         client.get_registered_model(service)
     except MlflowException:
-        client.create_registered_model(service, tags={SERVICE_TAG: service})
+        # Another installation may make it in between.
+        with suppress(MlflowException):
+            owner = {name: tags[name] for name in (SERVICE_TAG, INSTALLATION_TAG)}
+            client.create_registered_model(service, tags=owner)
     created = client.create_model_version(
         service,
         source=logged.model_uri,
@@ -272,6 +294,7 @@ def _commit(
     hooks: _CommitHooks,
 ) -> None:
     with registry.store.write() as connection:
+        require_held(connection, hooks.lease)
         if hooks.fence is not None:
             hooks.fence(connection)
         insert_version(connection, row, why)
@@ -282,12 +305,10 @@ def _commit(
 
 
 def _show_in_mlflow(registry: Registry, row: ModelVersion) -> None:
-    from mlflow.exceptions import MlflowException
-
     ids = {"service": row.service, "model_id": row.model_id}
     try:
         mirror(registry.store, registry.tracking, row.service)
-    except MlflowException as error:
+    except (RegistryError, StoreError) as error:
         # The version exists; showing it in MLflow is repeated by the next reconcile.
         log.warning(
             "model_id=%s is registered but MLflow does not show it yet: %s",

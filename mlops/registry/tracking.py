@@ -15,10 +15,10 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
+from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
 from mlops.errors import RegistryError
@@ -34,8 +34,7 @@ MAX_PARAM_CHARS = 6000
 MAX_DATASET_DIGEST = 36
 REACH_TIMEOUT_S = 3.0
 _PORTS = {"http": 80, "https": 443}
-HOST_TAG = "mlops.host"
-PID_TAG = "mlops.pid"
+_USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -46,35 +45,52 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """URI of MLflow's records, and the folder of its artifacts; None where a server keeps them."""
+    """Where MLflow keeps records and artifacts.
 
-    uri: str
+    Args:
+        uri: Of the records; that of a server has no credentials.
+        artifacts: The folder of the artifacts; None where a server keeps them.
+        credentials: Of a server, as the environment variables that MLflow's client reads.
+    """
+
+    uri: str = field(repr=False)
     artifacts: Path | None
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Tracking:
     """An open MLflow experiment; `connect` makes one."""
 
-    uri: str
+    location: Location
     experiment: str
     experiment_id: str
     client: MlflowClient
+
+    @property
+    def uri(self) -> str:
+        return self.location.uri
 
 
 def resolve_tracking_uri(uri: str) -> Location:
     """Turn a configured URI into one that MLflow accepts.
 
     ``file:///dir`` (which MLflow 3 refuses) and a plain path become SQLite and artifacts inside
-    that directory. The artifacts of an SQLite file lie beside it; a server keeps its own.
+    that directory. The artifacts of an SQLite file lie beside it; a server keeps its own. User and
+    password of a server are taken out: MLflow shows the URI in errors, links and lines.
     """
-    scheme = urlparse(uri).scheme
+    parsed = urlparse(uri)
+    scheme = parsed.scheme
     if scheme == "sqlite":
         database = Path(uri.removeprefix("sqlite:///")).resolve()
         return Location(f"sqlite:///{database}", database.parent / "artifacts")
     if scheme in {"", "file"}:
-        root = Path(url2pathname(urlparse(uri).path) if scheme else uri).resolve()
+        root = Path(url2pathname(parsed.path) if scheme else uri).resolve()
         return Location(f"sqlite:///{root / 'mlflow.db'}", root / "artifacts")
+    if scheme in _PORTS and parsed.username is not None:
+        address = parsed._replace(netloc=parsed.netloc.rpartition("@")[2]).geturl()
+        password = unquote(parsed.password or "")
+        return Location(address, None, {_USER: unquote(parsed.username), _PASSWORD: password})
     return Location(uri, None)
 
 
@@ -89,12 +105,12 @@ def connect(uri: str, experiment: str) -> Tracking:
     from mlflow.exceptions import MlflowException
 
     location = resolve_tracking_uri(uri)
-    if location.uri != uri:
+    if location.artifacts is not None and location.uri != uri:
         log.info("MLflow keeps %s as %s, artifacts in %s", uri, location.uri, location.artifacts)
     try:
         if location.artifacts is not None:
             location.artifacts.mkdir(parents=True, exist_ok=True)
-        point_mlflow_to(location.uri)
+        point_mlflow_to(location)
         client = mlflow.MlflowClient(location.uri, location.uri)
         opened = _open_experiment(client, experiment, location.artifacts)
     except (MlflowException, OSError) as error:
@@ -102,15 +118,49 @@ def connect(uri: str, experiment: str) -> Tracking:
             f"MLflow at {location.uri} cannot be used ({error}); "
             "check MLFLOW_TRACKING_URI and that the server or path is there and writable"
         ) from error
-    return Tracking(location.uri, experiment, opened, client)
+    return Tracking(location, experiment, opened, client)
 
 
-def point_mlflow_to(uri: str) -> None:
-    """Make this address the one that MLflow's own functions use in this process."""
+def point_mlflow_to(location: Location) -> None:
+    """Make this the address, with its credentials, that MLflow uses in this process."""
+    os.environ.update(_ENVIRONMENT)
     import mlflow
 
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    if mlflow.get_tracking_uri() != location.uri:
+        _take_back_credentials()
+    os.environ.update(location.credentials)
+    _credentials_in_use.update(location.credentials)
+    mlflow.set_tracking_uri(location.uri)
+    mlflow.set_registry_uri(location.uri)
+
+
+_credentials_in_use: dict[str, str] = {}
+"""What `point_mlflow_to` put into the environment; another server must not get it."""
+
+
+def _take_back_credentials() -> None:
+    while _credentials_in_use:
+        name, value = _credentials_in_use.popitem()
+        if os.environ.get(name) == value:
+            del os.environ[name]
+
+
+@contextmanager
+def as_registry_errors(tracking: Tracking) -> Iterator[None]:
+    """Turn an error of MLflow in the block into ours.
+
+    Raises:
+        RegistryError: then.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise RegistryError(
+            f"MLflow at {tracking.uri} does not answer as it should ({error}); check "
+            "MLFLOW_TRACKING_URI and the server there, then try again"
+        ) from error
 
 
 def check_reachable(uri: str, *, seconds: float = REACH_TIMEOUT_S) -> None:
@@ -160,10 +210,16 @@ def _open_experiment(client: MlflowClient, name: str, artifacts: Path | None) ->
 
 @dataclass(frozen=True, slots=True)
 class RunLog:
-    """Logs to one run."""
+    """Logs to one run.
+
+    Args:
+        owner: Tags that say whose the run is (`mlops.registry.ownership.owner_tags`); the runs of
+            trials inside it carry them too.
+    """
 
     tracking: Tracking
     run_id: str
+    owner: Mapping[str, str] = field(default_factory=dict)
 
     def log_params(self, values: Mapping[str, Any]) -> None:
         """Log parameters; lists and mappings as JSON, long values cut."""
@@ -237,7 +293,7 @@ class RunLog:
         self, name: str, *, params: Mapping[str, Any], metrics: Mapping[str, float | None]
     ) -> str:
         """Log a finished trial as a child run; returns its id."""
-        with open_run(self.tracking, name, parent_run_id=self.run_id) as run:
+        with open_run(self.tracking, name, owner=self.owner, parent_run_id=self.run_id) as run:
             run.log_params(params)
             run.log_metrics(metrics)
         return run.run_id
@@ -249,25 +305,45 @@ def open_run(
     name: str,
     *,
     tags: Mapping[str, Any] | None = None,
+    owner: Mapping[str, str] | None = None,
     parent_run_id: str | None = None,
 ) -> Iterator[RunLog]:
-    """Open a run that ends FINISHED, or FAILED where the block raises, KILLED by an interrupt."""
-    run_tags = {str(key): _text(value) for key, value in (tags or {}).items()}
-    # By host and process id, reconcile recognises a run whose process has died.
-    run_tags |= {"mlflow.runName": name, HOST_TAG: socket.gethostname(), PID_TAG: str(os.getpid())}
+    """Open a run that ends FINISHED, or FAILED where the block raises, KILLED by an interrupt.
+
+    Args:
+        owner: Tags by which `reconcile` recognises that the run's process has died; without them
+            it leaves the run alone.
+
+    Raises:
+        RegistryError: when MLflow makes no run.
+    """
+    owner = owner or {}
+    run_tags = {str(key): _text(value) for key, value in (tags or {}).items()} | dict(owner)
+    run_tags["mlflow.runName"] = name
     if parent_run_id is not None:
         run_tags["mlflow.parentRunId"] = parent_run_id
-    run = tracking.client.create_run(tracking.experiment_id, tags=run_tags, run_name=name)
+    with as_registry_errors(tracking):
+        run = tracking.client.create_run(tracking.experiment_id, tags=run_tags, run_name=name)
     run_id = str(run.info.run_id)
     status = "KILLED"
     try:
-        yield RunLog(tracking, run_id)
+        yield RunLog(tracking, run_id, owner)
         status = "FINISHED"
     except Exception:
         status = "FAILED"
         raise
     finally:
+        _end_run(tracking, run_id, status)
+
+
+def _end_run(tracking: Tracking, run_id: str, status: str) -> None:
+    """End a run; what was done in it stands even where MLflow does not hear of its end."""
+    from mlflow.exceptions import MlflowException
+
+    try:
         tracking.client.set_terminated(run_id, status)
+    except MlflowException as error:
+        log.warning("MLflow does not show that run %s has ended: %s", run_id, error)
 
 
 def _text(value: Any) -> str:

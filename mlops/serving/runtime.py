@@ -19,6 +19,7 @@ from mlops.data.market_clock import Clock, market_clock
 from mlops.data.recent_bars import RecentBars
 from mlops.errors import ServingError
 from mlops.models.bundle import Trust
+from mlops.registry.fetching import BundleFolders
 from mlops.rollout.controller import Controller, controller_loop
 from mlops.serving.app import App
 from mlops.serving.dispatcher import Dispatcher
@@ -80,7 +81,8 @@ class Runtime:
     `background_threads` and `run_until_cancelled` do what a replica does beside its requests.
 
     Args:
-        home: Folder for downloaded bundles, the spool and the request log.
+        home: Folder of the spool and the request log.
+        bundles: Where this machine has bundles, or puts them.
         bars_root: Folder of the bar cache that the feed writes and the replica reads.
     """
 
@@ -91,12 +93,13 @@ class Runtime:
         identity: Identity,
         home: Path,
         trust: Trust,
+        bundles: BundleFolders,
         bars_root: Path,
         options: Options,
     ) -> None:
         name = identity.name
         self.store = store
-        self.pool = ModelPool(cache=home / "bundles", trust=trust)
+        self.pool = ModelPool(bundles=bundles, trust=trust)
         self.counters = RequestCounters(name, identity.incarnation)
         self.spool = ForecastSpool(
             home / "spool", identity.incarnation, max_bytes=int(options.spool_mb * MIB)
@@ -239,6 +242,7 @@ def headless_replica(
     *,
     home: Path,
     trust: Trust,
+    bundles: BundleFolders,
     bars_root: Path,
     options: Options | None = None,
     on_demand: bool = False,
@@ -249,7 +253,8 @@ def headless_replica(
     in a notebook, where no replica serves, rests on measured trials too.
 
     Args:
-        home: Folder for downloaded bundles, the spool and the request log.
+        home: Folder of the spool and the request log.
+        bundles: Where this machine has bundles, or puts them.
         bars_root: Folder of the bar cache.
         on_demand: Do not poll for new bars; forecast only when `HeadlessReplica.forecast` is
             called.
@@ -259,6 +264,7 @@ def headless_replica(
         identity=Identity.of("headless:0"),
         home=home,
         trust=trust,
+        bundles=bundles,
         bars_root=bars_root,
         options=options or Options(),
     )

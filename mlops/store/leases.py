@@ -200,6 +200,12 @@ def held_names(connection: Connection) -> frozenset[str]:
     return frozenset(connection.execute(sa.select(lease.c.name).where(_held())).scalars())
 
 
+def read_held_terms(connection: Connection) -> dict[str, int]:
+    """The term of each lease that is held now, by the lease's name."""
+    rows = connection.execute(sa.select(lease.c.name, lease.c.term).where(_held()))
+    return {row.name: row.term for row in rows}
+
+
 def _held() -> sa.ColumnElement[bool]:
     return is_held(lease.c.until, sa.func.coalesce(lease.c.seconds, LONGEST_S))
 

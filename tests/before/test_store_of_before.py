@@ -104,7 +104,12 @@ def test_a_replica_serves_the_champions_golden_forecasts(manager: MLOpsManager) 
     bundle = load(manager.registry, LINEAR)
     spread = float(bundle.config["spread"])
     with headless_replica(
-        manager.store, home=HOME, trust=manager.trust, bars_root=HOME / "bars", on_demand=True
+        manager.store,
+        home=HOME,
+        trust=manager.trust,
+        bundles=manager.registry.bundles,
+        bars_root=HOME / "bars",
+        on_demand=True,
     ) as replica:
         for example in bundle.examples():
             sending = ask_until_champion_answers(replica.runtime.app, example.bars)

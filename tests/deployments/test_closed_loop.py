@@ -152,7 +152,11 @@ def serving(base: Path) -> Iterator[None]:
     """A replica that carries rollouts, as in production."""
     manager = MLOpsManager(load_settings())
     with headless_replica(
-        manager.store, home=base, trust=manager.trust, bars_root=manager.config.bars_path
+        manager.store,
+        home=base,
+        trust=manager.trust,
+        bundles=manager.registry.bundles,
+        bars_root=manager.config.bars_path,
     ):
         yield
     manager.store.close()

@@ -14,6 +14,7 @@ from mlops.errors import ModelFault
 from mlops.models.bundle import Trust
 from mlops.models.signing import load_key
 from mlops.registry.connection import key_file
+from mlops.registry.fetching import bundle_folders
 from mlops.serving.runtime import Options, Runtime
 from mlops.serving.store_sync import Identity
 from mlops.store import open_store
@@ -50,6 +51,7 @@ def open_replica(folder: Path) -> Iterator[Runtime]:
         identity=Identity.of("127.0.0.1:0", "fuzz"),
         home=folder / "home",
         trust=Trust(load_key(key_file(folder))),
+        bundles=bundle_folders(folder, str(folder / "mlruns")),
         bars_root=folder / "bars",
         options=Options(max_body_mb=1.0, budget_s=HANGS_S),
     )

@@ -28,7 +28,7 @@ from mlops.models.bundle import Bundle, Trust, open_bundle
 from mlops.models.manifest import CONFIG, read_manifest
 from mlops.models.recipe import Recipe
 from mlops.models.windows import Window, window_of
-from mlops.registry.fetching import fetch_bundle
+from mlops.registry.fetching import BundleFolders, fetch_bundle
 from mlops.serving.protocol.request_bars import unbroken_bars
 from mlops.store import ModelVersion
 
@@ -148,7 +148,7 @@ class ModelPool:
     """Loads models and lends them; thread-safe.
 
     Args:
-        cache: Folder for bundles that are downloaded.
+        bundles: Where this machine has bundles, or puts them.
         trust: Which bundles may be opened.
         free_memory: Returns the bytes that may still be taken; None where that is unknown.
     """
@@ -156,11 +156,11 @@ class ModelPool:
     def __init__(
         self,
         *,
-        cache: Path,
+        bundles: BundleFolders,
         trust: Trust,
         free_memory: Callable[[], int | None] = available_memory,
     ) -> None:
-        self.cache = cache
+        self.bundles = bundles
         self.trust = trust
         self._free_memory = free_memory
         self._lock = threading.Lock()
@@ -194,7 +194,7 @@ class ModelPool:
         Raises:
             BundleError: when the bundle cannot be fetched, or is another one.
         """
-        path = fetch_bundle(version.bundle_uri, version.digest, self.cache)
+        path = fetch_bundle(version.bundle_uri, version.digest, self.bundles)
         _check_digest(read_manifest(path).digest, version)
         return int(json.loads((path / CONFIG).read_text(encoding="utf-8"))["warm_up"])
 
@@ -287,7 +287,7 @@ class ModelPool:
         started = perf_counter()
         model_id = version.model_id
         self._enter("fetching", model_id, slot, State.FETCHING)
-        path = fetch_bundle(version.bundle_uri, version.digest, self.cache)
+        path = fetch_bundle(version.bundle_uri, version.digest, self.bundles)
         self._enter("verifying", model_id, slot, State.LOADING)
         _check_digest(read_manifest(path).digest, version)
         slot.n_bytes = sum(file.stat().st_size for file in path.iterdir())

@@ -32,6 +32,7 @@ from mlops.registry.connection import load
 from mlops.service import Service
 from mlops.store import Status, Why, list_versions
 from mlops.store.routes import aliases
+from mlops.store.schema import lease
 
 POINTS = [
     (registration, "_write", "after"),
@@ -69,6 +70,7 @@ def candidate() -> Candidate:
 def live(folder: str, number: int) -> None:
     """Recover from the death before this one, then die at the point with this number."""
     registry = opened(Path(folder))
+    end_lease_of_the_dead(registry)
     if number < len(POINTS):
         # The clean process is proven once, at the end; before, it would only cost seconds.
         registration._verify = lambda *_: None
@@ -79,6 +81,12 @@ def live(folder: str, number: int) -> None:
         arm(module, name, when)
         register(registry, candidate(), why())
         raise AssertionError(f"{name} was never reached")
+
+
+def end_lease_of_the_dead(registry: Registry) -> None:
+    """It would keep the next one waiting for 90 seconds."""
+    with registry.store.write() as connection:
+        connection.execute(lease.update().values(until=0.0))
 
 
 def arm(module: Any, name: str, when: str) -> None:

@@ -31,7 +31,7 @@ def nothing_is_left(registry: Registry) -> bool:
     logged = client.search_logged_models([registry.tracking.experiment_id])
     versions = client.search_model_versions(f"name = '{SERVICE.key}'")
     artifacts = list((registry.home / "mlruns" / "artifacts").rglob("manifest.json"))
-    return not any([logged, versions, artifacts, registry.staging.exists()])
+    return not any([logged, versions, artifacts, *registry.staging.rglob("*")])
 
 
 def test_a_service_begins_with_its_baseline_as_version_1_and_champion(
@@ -157,21 +157,67 @@ def test_a_model_over_the_size_cap_is_refused(
         register(registry, candidate, Why(AT))
 
 
+@pytest.mark.parametrize("broken", ["search_model_versions", "set_registered_model_alias"])
 @pytest.mark.usefixtures("unverified")
 def test_a_version_survives_mlflow_failing_after_the_commit(
-    registry: Registry, candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+    registry: Registry, candidate: Candidate, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    from mlflow.exceptions import MlflowException
-
-    def fail(*_: Any) -> None:
-        raise MlflowException("gone")
-
-    with monkeypatch.context() as broken:
-        broken.setattr("mlops.registry.registration.mirror", fail)
+    with monkeypatch.context() as patch:
+        fail_after_the_commit(registry, patch, broken)
         row = register(registry, candidate, Why(AT))
     assert get_version(registry.store, row.model_id) == row
     assert reconcile(registry)
     assert aliases(registry) == {"challenger": 1}
+
+
+def fail_after_the_commit(registry: Registry, patch: pytest.MonkeyPatch, call: str) -> None:
+    """Let MLflow refuse a call once the store has a version."""
+    from mlflow.exceptions import MlflowException
+
+    client = type(registry.tracking.client)
+    real = getattr(client, call)
+
+    def refuse(*given: Any, **named: Any) -> Any:
+        if list_versions(registry.store):
+            raise MlflowException("gone")
+        return real(*given, **named)
+
+    patch.setattr(client, call, refuse)
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_run_that_mlflow_cannot_end_does_not_undo_a_commit(
+    registry: Registry, candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        fail_after_the_commit(registry, patch, "set_terminated")
+        row = register(registry, candidate, Why(AT))
+    assert get_version(registry.store, row.model_id) == row
+    assert reconcile(registry).changes == (
+        f"ended run register linear {SERVICE.symbol}, whose process died",
+    )
+
+
+@pytest.mark.usefixtures("unverified")
+def test_mlflow_failing_before_the_commit_is_named_and_leaves_its_draft_to_the_next(
+    registry: Registry, candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MlflowException("gone")
+
+    client = type(registry.tracking.client)
+    with monkeypatch.context() as patch:
+        patch.setattr(client, "create_model_version", fail)
+        patch.setattr(client, "delete_logged_model", fail)
+        with pytest.raises(RegistryError, match=r"MLflow refused linear_BTC.*nothing was"):
+            register(registry, candidate, Why(AT))
+    assert reconcile(registry).changes == (
+        "removed the uncommitted files of linear_BTC_20250101_000000",
+        "removed staged linear_BTC_20250101_000000",
+    )
+    assert nothing_is_left(registry)
 
 
 @pytest.mark.usefixtures("unverified")
@@ -187,18 +233,6 @@ def test_an_alias_moved_by_hand_is_put_back(registry: Registry, candidate: Candi
     }
     assert aliases(registry) == {"challenger": 1}
     assert not reconcile(registry)
-
-
-@pytest.mark.usefixtures("unverified")
-def test_a_version_in_the_making_on_another_host_is_left_alone(
-    registry: Registry, candidate: Candidate
-) -> None:
-    client = registry.tracking.client
-    client.create_registered_model(SERVICE.key)
-    tags = {"status": "pending", "mlops.host": "elsewhere"}
-    client.create_model_version(SERVICE.key, source="file:///elsewhere", tags=tags)
-    register(registry, candidate, Why(AT))
-    assert len(client.search_model_versions(f"name = '{SERVICE.key}'")) == 2
 
 
 def test_a_file_altered_in_the_artifact_store_is_noticed(

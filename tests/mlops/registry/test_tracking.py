@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -14,10 +12,8 @@ from threading import Barrier
 import pytest
 
 from mlops.errors import RegistryError
-from mlops.registry import RunLog, Tracking, connect, open_run, reconcile
+from mlops.registry import RunLog, Tracking, connect, open_run
 from mlops.registry.tracking import resolve_tracking_uri
-
-from .conftest import opened_at
 
 
 @pytest.fixture
@@ -142,24 +138,6 @@ def test_a_run_says_how_it_ended(
     with pytest.raises(error):
         fail()
     assert tracking.client.get_run(started[0]).info.status == status
-
-
-def test_a_run_whose_process_died_is_ended_by_reconcile(tmp_path: Path, mlruns: str) -> None:
-    registry = opened_at(tmp_path, mlruns)
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    with open_run(registry.tracking, "alive") as alive:
-        lost = registry.tracking.client.create_run(
-            registry.tracking.experiment_id,
-            tags={**_tags(registry.tracking, alive), "mlops.pid": str(dead.pid)},
-        )
-        assert len(reconcile(registry).changes) == 1
-        assert registry.tracking.client.get_run(alive.run_id).info.status == "RUNNING"
-    assert registry.tracking.client.get_run(lost.info.run_id).info.status == "KILLED"
-
-
-def _tags(tracking: Tracking, run: RunLog) -> dict[str, str]:
-    return dict(tracking.client.get_run(run.run_id).data.tags)
 
 
 def test_two_runs_may_note_the_same_bars_at_once(mlruns: str) -> None:

@@ -122,6 +122,7 @@ def made_runtime(
         identity=Identity.of("127.0.0.1:0", name),
         home=home,
         trust=library.registry.trust,
+        bundles=library.registry.bundles,
         bars_root=home / "bars",
         options=Options(**options),  # type: ignore[arg-type]
     )

@@ -17,6 +17,7 @@ from mlops.errors import BundleError, MlopsError, NotLoaded
 from mlops.models.bundle import Bundle, Trust
 from mlops.models.manifest import WEIGHTS
 from mlops.models.signing import SigningKey
+from mlops.registry.fetching import BundleFolders
 from mlops.serving.engine import model_pool
 from mlops.serving.engine.model_pool import ModelPool, State, available_memory
 from mlops.store import ModelVersion, Store, get_version
@@ -31,7 +32,13 @@ def version(store: Store, library) -> ModelVersion:
 
 @pytest.fixture
 def pool(library, tmp_path: Path) -> ModelPool:
-    return ModelPool(cache=tmp_path / "bundles", trust=library.registry.trust)
+    return ModelPool(bundles=folders(library, tmp_path), trust=library.registry.trust)
+
+
+def folders(library, tmp_path: Path) -> BundleFolders:
+    """Those of a process whose cache is empty."""
+    known = library.registry.bundles
+    return replace(known, cache=tmp_path / "bundles", in_place=(*known.in_place, tmp_path))
 
 
 @pytest.fixture
@@ -133,8 +140,9 @@ def test_a_bundle_that_is_not_what_was_registered_fails(pool, damaged, tmp_path,
     assert pool.ready() == frozenset()
 
 
-def test_a_bundle_signed_elsewhere_fails(version, tmp_path):
-    pool = ModelPool(cache=tmp_path, trust=Trust(SigningKey(b"other key of 32 bytes or more ..")))
+def test_a_bundle_signed_elsewhere_fails(version, library, tmp_path):
+    other = Trust(SigningKey(b"other key of 32 bytes or more .."))
+    pool = ModelPool(bundles=folders(library, tmp_path), trust=other)
     with pytest.raises(BundleError, match="was not signed with this installation's key"):
         pool.load(version)
 
@@ -179,15 +187,17 @@ def test_warming_tries_every_usual_batch(pool, version, monkeypatch):
     assert sizes == [1, 2, 4, 8, 16]
 
 
-def test_a_load_that_memory_cannot_hold_is_refused(version, library, tmp_path):
-    pool = ModelPool(cache=tmp_path, trust=library.registry.trust, free_memory=lambda: 10**6)
+def test_a_load_that_memory_cannot_hold_is_refused(version, library):
+    known = library.registry
+    pool = ModelPool(bundles=known.bundles, trust=known.trust, free_memory=lambda: 10**6)
     with pytest.raises(BundleError, match="bytes of free memory and there are 1,000,000"):
         pool.load(version)
     assert state(pool, version) is State.FAILED
 
 
-def test_where_memory_is_unknown_a_load_is_tried(version, library, tmp_path):
-    pool = ModelPool(cache=tmp_path, trust=library.registry.trust, free_memory=lambda: None)
+def test_where_memory_is_unknown_a_load_is_tried(version, library):
+    known = library.registry
+    pool = ModelPool(bundles=known.bundles, trust=known.trust, free_memory=lambda: None)
     pool.load(version)
     assert version.model_id in pool.ready()
 
@@ -300,12 +310,12 @@ def test_one_model_loads_at_a_time(pool, store, library, at_stage):
 def test_a_remote_bundle_is_fetched_into_the_cache(library, version, tmp_path, monkeypatch):
     asked = []
 
-    def fetch(uri, digest, cache):
-        asked.append((uri, digest, cache))
+    def fetch(uri, digest, bundles):
+        asked.append((uri, digest, bundles.cache))
         return Path(version.bundle_uri.removeprefix("file://"))
 
     monkeypatch.setattr(model_pool, "fetch_bundle", fetch)
-    pool = ModelPool(cache=tmp_path / "bundles", trust=library.registry.trust)
+    pool = ModelPool(bundles=folders(library, tmp_path), trust=library.registry.trust)
     pool.load(replace(version, bundle_uri="s3://models/1"))
     assert asked == [("s3://models/1", version.digest, tmp_path / "bundles")]
 
