@@ -11,7 +11,8 @@
     ├── FeatureError           an unknown or impossible feature specification
     │   └── LookaheadError     a feature that reads the future
     ├── ModelError             an unknown model type, a bad configuration or a bad forecast
-    │   └── NotFinite          a forecast that is no number
+    │   ├── NotFinite          a forecast that is no number
+    │   └── ModelUnavailable   a custom model whose code is missing here, or not allowed
     ├── TrainingError          a training that could not finish
     │   └── TrainingTimeout    ... because its deadline passed
     ├── GateError              evidence that cannot be judged
@@ -35,7 +36,8 @@
     ├── ScheduleError          a training job that cannot be scheduled
     │   └── JobNotFound        no job under that id
     └── StoreError             the store refused a change
-        └── LeaseLost          ... of a process whose lease another one holds now
+        ├── LeaseLost          ... of a process whose lease another one holds now
+        └── ReplicaNameTaken   ... of a replica whose name another living process has
 
 A message says what was got, what is allowed and what to do; parts that a program may need are
 attributes.
@@ -123,6 +125,10 @@ class NotFinite(ModelError):
     """A forecast that is NaN or infinite."""
 
 
+class ModelUnavailable(ModelError):
+    """A custom model whose code is not installed in this process, or not allowed to run."""
+
+
 class TrainingError(MlopsError):
     """A training that could not finish."""
 
@@ -181,6 +187,17 @@ class LeaseLost(StoreError):
         )
         self.name = name
         self.term = term
+
+
+class ReplicaNameTaken(StoreError):
+    """A replica whose name another living process has."""
+
+    def __init__(self, name: str, address: str):
+        super().__init__(
+            f"another process serves as replica {name!r} (at {address}); end it, or give this one "
+            "a name of its own with --name"
+        )
+        self.name = name
 
 
 class ServingError(MlopsError):

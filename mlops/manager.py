@@ -44,6 +44,7 @@ from mlops.registry import (
 from mlops.registry.version_history import Lineage, trace
 from mlops.reports.drift import keep_drift_report
 from mlops.rollout.plan import Strategy
+from mlops.rollout.retirement import restore_service, retire_service
 from mlops.service import Service
 from mlops.settings import Settings
 from mlops.store import (
@@ -229,6 +230,24 @@ class MLOpsManager:
         """
         roll_back = self.deployer.roll_back
         return await asyncio.to_thread(roll_back, service_or_model_id, _why(actor, reason))
+
+    async def retire_service(self, service: str, *, actor: str, reason: str) -> Route:
+        """End a service: replicas stop serving it, and nothing monitors or retrains it any more.
+
+        Raises:
+            RolloutError: when there is no such service, it is retired, or a rollout is open.
+        """
+        why = _why(actor, reason)
+        return await asyncio.to_thread(retire_service, self.store, service, why)
+
+    async def restore_service(self, service: str, *, actor: str, reason: str) -> Route:
+        """Bring a retired service back, with the champion that it had.
+
+        Raises:
+            RolloutError: when there is no such service, or it is not retired.
+        """
+        why = _why(actor, reason)
+        return await asyncio.to_thread(restore_service, self.store, service, why)
 
     async def monitor_model_drift(self, model_id: str, recent_data: pd.DataFrame) -> DriftReport:
         """Compare recent bars with the bars a version was trained on.

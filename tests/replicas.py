@@ -7,7 +7,14 @@ from contextlib import contextmanager
 
 from mlops.store import Store
 from mlops.store.leases import renewing
-from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, remove_replica
+from mlops.store.replicas import (
+    HeldModel,
+    LoadCause,
+    Replica,
+    ReplicaState,
+    acknowledge,
+    remove_replica,
+)
 from mlops.store.request_counts import Source, Tally, record_tallies
 from mlops.store.routes import Route, list_routes
 
@@ -37,7 +44,7 @@ def acknowledging(
             yield
     finally:
         for name in names or ("one",):
-            remove_replica(store, name)
+            remove_replica(store, name, f"{name}-1")
 
 
 def beat(store: Store, name: str, *, faults: int, unloadable: frozenset[str]) -> None:
@@ -64,7 +71,8 @@ def named(route: Route) -> set[str]:
 
 def held(model_id: str, unloadable: frozenset[str]) -> HeldModel:
     if model_id in unloadable:
-        return HeldModel(model_id, "failed", error="its weights are broken")
+        error = "its weights are broken"
+        return HeldModel(model_id, "failed", error=error, cause=LoadCause.VERSION)
     return HeldModel(model_id, "ready")
 
 

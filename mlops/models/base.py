@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlops.arrays import BoolArray, FloatArray, RowArray
-from mlops.errors import ModelError, NotFinite, TrainingTimeout
+from mlops.errors import ModelError, ModelUnavailable, NotFinite, TrainingTimeout
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.recipe import Param, Recipe
@@ -305,7 +305,7 @@ def _require_allowed(recipe: Recipe, allowed_classes: Collection[str]) -> None:
     path = recipe.params.get("class_path")
     if recipe.model_type == "custom" and path not in allowed_classes:
         allowed = ", ".join(sorted(allowed_classes)) or "none"
-        raise ModelError(
+        raise ModelUnavailable(
             f"class_path={path!r} is not an allowed custom model; allowed: {allowed}. "
             "add its module to CUSTOM_MODEL_MODULES wherever it is trained and served"
         )

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from mlops.arrays import FloatArray
 from mlops.data.calendar import load_calendar
 from mlops.data.cleaning import clean_bars
-from mlops.errors import BundleError, MlopsError
+from mlops.errors import BundleError, BundleUnavailable, MlopsError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models import golden, manifest
@@ -230,7 +230,7 @@ def _unpickle_model(
     path: Path, checked: Manifest, config: Mapping[str, Any], trust: Trust
 ) -> Pickled:
     if not trust.allow_signed_pickle or trust.key is None:
-        raise BundleError(
+        raise BundleUnavailable(
             f"the model of bundle {path} is a signed pickle, which runs code when it loads; "
             "set ALLOW_SIGNED_PICKLE=true only where you trust who registered it, or put its "
             "class into a module of CUSTOM_MODEL_MODULES and register it again"

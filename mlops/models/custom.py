@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray, RowArray
-from mlops.errors import ModelError
+from mlops.errors import ModelError, ModelUnavailable
 from mlops.features.dataset import Dataset, windows
 from mlops.features.spec import DEFAULT_FEATURES, FeatureSpec
 from mlops.features.targets import TargetSpec
@@ -148,7 +148,7 @@ class Custom(Forecaster):
         try:
             kind = getattr(import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
-            raise ModelError(
+            raise ModelUnavailable(
                 f"class_path={self._path!r} cannot be imported ({error}); write module:Class of "
                 "something installed here"
             ) from error

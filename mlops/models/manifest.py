@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from mlops.errors import BundleError
+from mlops.errors import BundleError, BundleUnavailable
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 2 * 1024**3
@@ -121,7 +121,7 @@ def read_manifest(directory: Path, *, max_bytes: int = MAX_BYTES) -> Manifest:
 
 def _check_listing(directory: Path, max_bytes: int) -> None:
     if not directory.is_dir():
-        raise BundleError(f"there is no bundle at {directory}; check the path")
+        raise BundleUnavailable(f"there is no bundle at {directory}; check the path")
     total = 0
     for path in directory.iterdir():
         if path.is_symlink() or not path.is_file():
@@ -146,7 +146,7 @@ def _parse_manifest(directory: Path) -> Manifest:
         ) from error
     version, form, files = manifest.schema_version, manifest.format, manifest.files
     if version != SCHEMA_VERSION:
-        raise BundleError(
+        raise BundleUnavailable(
             f"bundle {directory} has schema version {version}, this release reads "
             f"{SCHEMA_VERSION}; install the release that wrote it or train the model again"
         )

@@ -17,7 +17,7 @@ from typing import Literal
 
 import msgspec
 
-from mlops.errors import BundleError
+from mlops.errors import BundleError, BundleUnavailable
 from mlops.models.manifest import SIGNATURE, canonical_json
 
 KEY_BYTES = 32
@@ -55,7 +55,7 @@ class SigningKey:
         except (OSError, ValueError, RecursionError) as error:
             raise BundleError(f"{directory / SIGNATURE} is not a signature ({error})") from error
         if not hmac.compare_digest(given.signature.encode(), self.sign(digest).encode()):
-            raise BundleError(
+            raise BundleUnavailable(
                 f"bundle {directory} was not signed with this installation's key; it comes from "
                 "elsewhere or was altered. Register it here, or share the key file of "
                 "MLOPS_BASE_PATH between the machines"

@@ -177,7 +177,7 @@ class Monitor:
             if services is not None and watch.service not in services:
                 continue
             route = get_route(self.store, watch.service)
-            if route is None or watch.model_id == route.champion:
+            if route is None or route.retired_at or watch.model_id == route.champion:
                 continue
             if self._is_look_due(watch, now):
                 looks.append(self._look_safely(route, watch.model_id, now))

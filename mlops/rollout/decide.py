@@ -8,11 +8,14 @@ Each arrow is one transaction. Promotion only renames: the challenger has all th
 and after it, and the champion stays loaded as the previous champion. Every phase that is not final
 has a deadline and an arrow back that loads no model; a version without enough evidence at the
 deadline is never promoted.
+
+The champion changes only to a version that a live replica holds. A load that failed because of its
+replica (`LoadCause.REPLICA`) speaks against no version: the rollout waits for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -27,7 +30,7 @@ from mlops.rollout.analysis import (
 from mlops.rollout.plan import EVERYTHING_BP, RolloutPlan
 from mlops.rollout.routing import takes_part
 from mlops.store import Phase, Replica, Rollout, Route, Status
-from mlops.store.replicas import ReplicaState
+from mlops.store.replicas import LoadCause, ReplicaState
 from mlops.store.rollouts import Arrow
 
 DEPLOYABLE = (Status.CHALLENGER, Status.RETIRED, Status.DEPLOYED)
@@ -58,6 +61,12 @@ class Snapshot:
         return tuple(
             replica for replica in self.replicas if replica.state is not ReplicaState.DRAINING
         )
+
+    @property
+    def able(self) -> tuple[Replica, ...]:
+        """The replicas that a rollout waits for and that have not failed to load its version."""
+        version = self.rollout.to_version
+        return tuple(one for one in self.waited_for if not one.failed_to_load(version))
 
     @property
     def verdict(self) -> Verdict:
@@ -118,13 +127,33 @@ def has_lost_participants(s: Snapshot) -> bool:
 
 
 def load_failed(s: Snapshot) -> bool:
-    """Whether some replica tried to load the version and could not."""
-    return any(replica.failed_to_load(s.rollout.to_version) for replica in s.waited_for)
+    """Whether some replica could not load the version by a fault of the version."""
+    return any(
+        replica.failed_to_load(s.rollout.to_version, LoadCause.VERSION) for replica in s.waited_for
+    )
+
+
+def is_held(model_id: str | None, replicas: Sequence[Replica]) -> bool:
+    """Whether some of the replicas has a version ready, so that a route may be moved to it."""
+    return model_id is not None and any(replica.holds(model_id) for replica in replicas)
 
 
 def is_late(s: Snapshot, now: datetime) -> bool:
     """Whether the deadline of the phase has passed."""
     return now >= s.rollout.deadline
+
+
+def has_expired(s: Snapshot, now: datetime) -> bool:
+    """Whether the deadline has passed, and a replica that lives has had the time to load since.
+
+    After a stop of all replicas a load time passes before the rollout is judged. A start in the
+    future was noted before a clock was set back.
+    """
+    load = timedelta(seconds=s.plan.load_s)
+    return is_late(s, now) and not all(
+        replica.started_at is not None and now - load < replica.started_at <= now
+        for replica in s.waited_for
+    )
 
 
 def has_dwelt(s: Snapshot, now: datetime, seconds: float) -> bool:
@@ -152,12 +181,12 @@ def reason_to_undo(s: Snapshot, now: datetime) -> str | None:
     if s.rollout.abort_requested is not None:
         return f"aborted by {s.rollout.abort_requested}"
     if load_failed(s):
-        return f"a replica cannot load it: {_load_error(s)}"
+        return _explain_failures(s)
     if s.verdict.conclusion is Conclusion.WORSE:
         return f"worse than the champion: {s.verdict}"
     if s.champion_failing is not None:
         return f"the champion itself is failing ({s.champion_failing}), so nothing can be compared"
-    if is_late(s, now) and not _is_loaded_unattended(s):
+    if has_expired(s, now) and not _is_loaded_unattended(s):
         return _explain_delay(s)
     return None
 
@@ -218,10 +247,14 @@ def _decide_step(s: Snapshot, now: datetime) -> Arrow | None:
 
 def _decide_promoted(s: Snapshot, now: datetime) -> Arrow | None:
     if why := _reason_to_revert(s, now):
-        return _revert(s, why)
-    if is_acknowledged(s) and is_loaded(s) and has_dwelt(s, now, s.plan.bake_s):
-        return _make_arrow(s, Phase.DONE, f"stayed healthy: {_promoted_verdict(s)}")
-    return None
+        return _revert(s, why) if is_held(s.route.previous_champion, s.waited_for) else None
+    is_whole = is_acknowledged(s) and is_loaded(s) and has_dwelt(s, now, s.plan.bake_s)
+    # A replica that cannot load the champion is waited for until the deadline, and not longer.
+    if not is_whole and not (has_expired(s, now) and s.able):
+        return None
+    lacking = _explain_failures(s)
+    healthy = f"stayed healthy: {_promoted_verdict(s)}"
+    return _make_arrow(s, Phase.DONE, f"{healthy}; {lacking}" if lacking else healthy)
 
 
 def _decide_reverted(s: Snapshot, now: datetime) -> Arrow | None:
@@ -377,22 +410,23 @@ def _promoted_verdict(s: Snapshot) -> Verdict:
 def _reason_to_revert(s: Snapshot, now: datetime) -> str | None:
     if s.rollout.abort_requested is not None:
         return f"aborted by {s.rollout.abort_requested}"
-    if load_failed(s):
-        return f"a replica cannot load the new champion: {_load_error(s)}"
+    if load_failed(s) and not s.able:
+        return f"no replica can load the new champion: {_explain_failures(s)}"
     if _promoted_verdict(s).conclusion is Conclusion.WORSE:
         return f"the new champion fails: {_promoted_verdict(s)}"
-    if is_late(s, now) and not (is_acknowledged(s) and is_loaded(s)):
+    if has_expired(s, now) and not all(_has_followed(s, replica) for replica in s.able):
         return "not every replica has taken the new champion in time"
     return None
 
 
-def _load_error(s: Snapshot) -> str:
-    errors = (
-        replica.models[s.rollout.to_version].error
+def _explain_failures(s: Snapshot) -> str:
+    """The replicas that cannot load the version, each with its error; empty where all can."""
+    version = s.rollout.to_version
+    return "; ".join(
+        f"{replica.id} cannot load it: {replica.models[version].error or 'no reason given'}"
         for replica in s.waited_for
-        if replica.failed_to_load(s.rollout.to_version)
+        if replica.failed_to_load(version)
     )
-    return next((error for error in errors if error), "no reason given")
 
 
 def _is_loaded_unattended(s: Snapshot) -> bool:
@@ -406,6 +440,8 @@ def _has_followed(s: Snapshot, replica: Replica) -> bool:
 
 
 def _explain_delay(s: Snapshot) -> str:
+    if failures := _explain_failures(s):
+        return f"not loaded by the deadline: {failures}"
     if s.rollout.phase is Phase.LOADING:
         waiting = [replica.id for replica in s.waited_for if not _has_followed(s, replica)]
         return (

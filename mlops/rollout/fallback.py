@@ -1,12 +1,14 @@
 """When a champion is replaced without a rollout.
 
     it fails on requests and on inputs of our own  -> the previous champion, else the baseline
-    replicas cannot load it                        -> the same
+    its files are wrong, in every replica          -> the same
     its skill is lost and the retraining refused   -> the baseline
 
-Requests alone replace no champion: they may be what no market has. The decisions are pure functions
-of what the store shows. So any process may decide, as often as it likes, also when the process that
-saw the failure or the refusal has died since.
+Requests alone replace no champion: they may be what no market has. Nor do replicas that cannot
+fetch or open it: the next version that is ready answers meanwhile (`routing.ask_order`). Only a
+version that a live replica holds takes a champion's place. The decisions are pure functions of what
+the store shows. So any process may decide, as often as it likes, also when the process that saw the
+failure or the refusal has died since.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from datetime import datetime
 from mlops.alerts.conditions import raise_returned_to_baseline
 from mlops.errors import StoreError
 from mlops.rollout.analysis import ChampionTrials, Conclusion, Verdict, judge_version
+from mlops.rollout.decide import is_held
 from mlops.store import Replica, Route, Status, Store, audit, list_routes
 from mlops.store.alerts import Condition, is_lasting, list_alerts
+from mlops.store.replicas import LoadCause
 from mlops.store.rollouts import open_rollouts
 from mlops.store.routes import change_route, read_route
 from mlops.store.sql import store_time
@@ -76,10 +80,10 @@ def champion_failing(
         replicas: The replicas that serve by this generation of the route.
         trials: The champion's trials and its newest check in the last `WINDOW_S` seconds.
     """
-    lost = [replica for replica in replicas if replica.failed_to_load(route.champion)]
-    if replicas and 2 * len(lost) >= len(replicas):
-        error = lost[0].models[route.champion].error
-        return f"{len(lost)} of {len(replicas)} replicas cannot load {route.champion}: {error}"
+    broken = [one for one in replicas if one.failed_to_load(route.champion, LoadCause.VERSION)]
+    if replicas and len(broken) == len(replicas):
+        error = broken[0].models[route.champion].error
+        return f"{route.champion} does not load in any of {len(replicas)} replicas: {error}"
     verdict, own = _judge_requests(trials), trials.own
     if verdict.conclusion is Conclusion.WORSE and own.faults:
         return (
@@ -115,15 +119,17 @@ def decide_fallback(
     """Decide which version replaces a failing champion; None while the champion is healthy.
 
     The previous champion takes over if some replica holds it and it has not failed itself, else
-    the baseline does. The failed version is not kept as the previous champion.
+    the baseline does if some replica holds it, else the champion keeps its place. The failed
+    version is not kept as the previous champion.
     """
     why = champion_failing(route, replicas, trials)
     if why is None or route.champion == route.baseline:
         return None
-    previous = route.previous_champion
-    held = previous is not None and any(replica.holds(previous) for replica in replicas)
-    held = held and previous_status is not Status.FAILED
-    successor = previous if held and previous is not None else route.baseline
+    previous = None if previous_status is Status.FAILED else route.previous_champion
+    candidates = (previous, route.baseline)
+    successor = next((name for name in candidates if is_held(name, replicas)), None)
+    if successor is None:
+        return None
     return Fallback(
         replace(route, champion=successor, previous_champion=None),
         f"{why}; {successor} serves instead",

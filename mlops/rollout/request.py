@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from mlops.errors import RolloutError, RolloutRefused
-from mlops.rollout.decide import DEPLOYABLE
+from mlops.rollout.decide import DEPLOYABLE, is_held
 from mlops.rollout.plan import RolloutPlan
 from mlops.store import (
     ModelVersion,
@@ -23,6 +23,7 @@ from mlops.store import (
     list_replicas,
 )
 from mlops.store.engine import Connection
+from mlops.store.replicas import LoadCause
 from mlops.store.rollouts import insert_rollout, open_rollouts
 from mlops.store.routes import change_route, read_route
 from mlops.store.sql import store_time
@@ -59,6 +60,8 @@ def request_rollout(
     route = get_route(store, row.service)
     if route is None:
         raise RolloutRefused(f"service {row.service} has not begun; register its baseline first")
+    if route.retired_at is not None:
+        raise RolloutRefused(f"service {row.service} is retired; restore_service brings it back")
     if route.champion == model_id:
         raise RolloutRefused(f"{model_id} is the champion of {row.service} already")
     _check_gates(row, why, force=force)
@@ -107,8 +110,8 @@ def roll_back(
             not load or forecasts something else.
 
     Raises:
-        RolloutError: when a rollout is open, there is no version to go back to, or a replica does
-            not hold the version.
+        RolloutError: when a rollout is open, there is no version to go back to, no replica holds
+            the version, or one that can does not hold it yet.
     """
     route = get_route(store, service)
     if route is None:
@@ -120,7 +123,17 @@ def roll_back(
         target = previous
     if target == route.champion:
         raise RolloutError(f"{service} is on its baseline {target}; there is nothing before it")
-    missing = [replica.id for replica in list_replicas(store) if not replica.holds(target)]
+    replicas = list_replicas(store)
+    if not is_held(target, replicas):
+        raise RolloutError(
+            f"no live replica holds {target}; start one (`make serve`), or wait until one has "
+            "loaded it"
+        )
+    missing = [
+        replica.id
+        for replica in replicas
+        if not replica.holds(target) and not replica.failed_to_load(target, LoadCause.REPLICA)
+    ]
     if missing:
         raise RolloutError(
             f"{target} is not ready in {', '.join(missing)}; wait until it is (`/readyz`, "

@@ -7,6 +7,7 @@ a rollout in a notebook where no replica serves.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -261,7 +262,8 @@ def headless_replica(
     """
     runtime = Runtime(
         store,
-        identity=Identity.of("headless:0"),
+        # A name of its own, because two notebooks may run one each.
+        identity=Identity.of("headless:0", f"headless-{secrets.token_hex(4)}"),
         home=home,
         trust=trust,
         bundles=bundles,

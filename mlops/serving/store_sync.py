@@ -18,19 +18,27 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from mlops.code_version import code_version
-from mlops.errors import MlopsError, NotLoaded, StoreError
-from mlops.rollout.routing import FAILED, may_drop, next_to_load, wanted
-from mlops.serving.engine.model_pool import ModelPool
+from mlops.errors import MlopsError, NotLoaded, ReplicaNameTaken, StoreError
+from mlops.rollout.routing import FAILED, ask_order, may_drop, next_to_load, wanted
+from mlops.serving.engine.model_pool import ModelPool, ModelState, State, cause_of
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.request_counters import RequestCounters
 from mlops.serving.route_view import RouteView, read_route_view
-from mlops.store import ModelVersion, Replica, Route, Store, get_version
-from mlops.store.replicas import HeldModel, ReplicaState, acknowledge, heartbeat, remove_replica
+from mlops.store import ModelVersion, Replica, Route, Store, get_version, list_replicas
+from mlops.store.replicas import (
+    HeldModel,
+    LoadCause,
+    ReplicaState,
+    acknowledge,
+    find_namesake,
+    heartbeat,
+    remove_replica,
+)
 from mlops.store.request_counts import record_tallies, write_traffic
 
 log = logging.getLogger(__name__)
@@ -44,10 +52,32 @@ FLUSH_S = 30.0
 
 JITTER = 0.2
 LOADER_S = 0.1
-LOAD_TRIES = 3
-BACKOFF_S = 0.3
-RETRY_S = 60.0
-"""A model whose `LOAD_TRIES` loads all failed is tried again after so long."""
+NAMESAKE_LOOK_S = 0.2
+FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
+"""A failed load is tried again after the first pause, which doubles up to the last one."""
+
+VERSION_TRIES = 3
+"""A version is reported as broken after so many failures in a row: its files may have been copied
+just then."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedLoad:
+    """The last failure to load a version.
+
+    ``tries`` counts the failures in a row from this cause; the next try is at ``retry_at``, a
+    `time.monotonic` second.
+    """
+
+    error: str
+    cause: LoadCause
+    tries: int
+    retry_at: float
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether it is reported; until then the version counts as loading."""
+        return self.cause is LoadCause.REPLICA or self.tries >= VERSION_TRIES
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +131,7 @@ class StoreSync:
         self._route_view = RouteView()
         self._flushed_at = time.monotonic()
         self._acknowledged: Replica | None = None
-        self._tries: dict[str, int] = {}
-        self._tried_at: dict[str, float] = {}
+        self._failed: dict[str, FailedLoad] = {}
         # A generator of its own: drawing from the shared one here would change the random
         # numbers of every seeded computation in this process.
         self._jitter = random.Random()
@@ -114,7 +143,12 @@ class StoreSync:
         return self._route_view
 
     def start(self) -> None:
-        """Start the sync thread and the loader thread."""
+        """Start the sync thread and the loader thread.
+
+        Raises:
+            ReplicaNameTaken: when another living process has this replica's name.
+        """
+        self._wait_for_name()
         works: dict[str, tuple[Callable[[], object], Callable[[], float]]] = {
             # With a jitter, so that the replicas of a host do not all read at the same moment.
             "store-sync": (
@@ -136,7 +170,7 @@ class StoreSync:
         try:
             self.write()
             self.write_traffic()
-            remove_replica(self.store, self.identity.name)
+            remove_replica(self.store, self.identity.name, self.identity.incarnation)
         except StoreError as error:
             # The lease runs out by itself, and the next process writes what is in the spool.
             log.warning("left without telling the store: %s", error)
@@ -159,6 +193,23 @@ class StoreSync:
     def ready(self) -> bool:
         """Whether this replica answers for every service whose route it has read."""
         return self.state is ReplicaState.READY
+
+    def _wait_for_name(self) -> None:
+        """Wait while a process of this name that was killed still counts as live, or drains."""
+        first = None
+        try:
+            while namesake := find_namesake(
+                self.store, self.identity.name, self.identity.incarnation
+            ):
+                first = first or namesake
+                renewed = namesake.lease_until > first.lease_until
+                if renewed and namesake.state is not ReplicaState.DRAINING:
+                    raise ReplicaNameTaken(self.identity.name, namesake.address)
+                self._stop.wait(NAMESAKE_LOOK_S)
+        except ReplicaNameTaken:
+            raise
+        except StoreError as error:
+            log.warning("whether another replica has this one's name is not known: %s", error)
 
     def _repeat(self, work: Callable[[], object], pause_s: Callable[[], float]) -> None:
         while not self._stop.is_set():
@@ -195,7 +246,7 @@ class StoreSync:
         """
         replica = self._describe_replica()
         known = replica == self._acknowledged and heartbeat(
-            self.store, self.identity.name, seconds=LEASE_S
+            self.store, self.identity.name, self.identity.incarnation, seconds=LEASE_S
         )
         if not known:
             acknowledge(self.store, replica, seconds=LEASE_S)
@@ -237,18 +288,13 @@ class StoreSync:
         return {model_id: str(model.state) for model_id, model in self.pool.states().items()}
 
     def _describe_replica(self) -> Replica:
-        models = {}
-        for model_id, model in self.pool.states().items():
-            # A load that is tried again shortly is not reported as failed: it would end a rollout.
-            retried = model.state == FAILED and self._tries.get(model_id, 0) < LOAD_TRIES
-            models[model_id] = HeldModel(
-                model_id=model_id,
-                state="loading" if retried else model.state,
-                digest=model.digest,
-                bytes=model.bytes,
-                load_ms=round(model.load_ms, 1),
-                error=model.error,
+        failed, states = dict(self._failed), self.pool.states()
+        models = {
+            model_id: _describe_model(
+                model_id, states.get(model_id, ModelState(State.FAILED)), failed.get(model_id)
             )
+            for model_id in states | failed
+        }
         return Replica(
             id=self.identity.name,
             incarnation=self.identity.incarnation,
@@ -267,35 +313,53 @@ class StoreSync:
             own_routes = [r for r in routes if version is None or r.service == version.service]
             if all(may_drop(route, name, model_id, states) for route in own_routes):
                 self.pool.drop(model_id)
-                self._tries.pop(model_id, None)
+                self._failed.pop(model_id, None)
 
     def _mark_ready(self) -> None:
-        """Turn starting into ready once each service has a ready version; never back."""
+        """Turn starting into ready; never back.
+
+        At least one service has a ready version here, and so has each service that any live
+        replica can answer.
+        """
         if self.state is not ReplicaState.STARTING:
             return
-        ready, routes, name = self.pool.ready(), self._routes(), self.identity.name
-        if routes and all(any(m in ready for m in wanted(route, name)) for route in routes):
+        ready, routes = self.pool.ready(), self._routes()
+        waiting = [route for route in routes if not ask_order(route, ready, challenger_first=False)]
+        if len(waiting) < len(routes) and not self._is_any_answerable(waiting):
             self.state = ReplicaState.READY
+
+    def _is_any_answerable(self, routes: Sequence[Route]) -> bool:
+        """Whether another replica holds a version of a route, or this one has not tried all."""
+        if not routes:
+            return False
+        replicas, failed = list_replicas(self.store), self._failed
+        for route in routes:
+            known = wanted(route, self.identity.name)
+            for model_id in ask_order(route, known, challenger_first=False):
+                if model_id not in failed or any(one.holds(model_id) for one in replicas):
+                    return True
+        return False
 
     # The loader thread ---------------------------------------------------------------------------
 
     def load_next(self) -> bool:
         """Load the most urgent missing model of all services; False where none is missing."""
         self._read_bars_needed()
-        states = {}
-        for model_id, state in self._model_states().items():
-            tries = self._tries.get(model_id, 0)
-            pause_s = BACKOFF_S * tries if tries < LOAD_TRIES else RETRY_S
-            waited_s = time.monotonic() - self._tried_at.get(model_id, 0.0)
-            # A failed model counts as missing again once its pause is over.
-            if state != FAILED or waited_s <= pause_s:
-                states[model_id] = state
-        missing = (next_to_load(route, self.identity.name, states) for route in self._routes())
-        most_urgent = next((missing_id for missing_id in missing if missing_id is not None), None)
-        if most_urgent is None:
-            return False
-        self._load_model(most_urgent)
-        return True
+        states, now = self._model_states(), time.monotonic()
+        # A failed model counts as missing again once its pause is over, behind the others.
+        due = {model_id for model_id, failed in self._failed.items() if failed.retry_at <= now}
+        without_due = {
+            model_id: state
+            for model_id, state in states.items()
+            if state != FAILED or model_id not in due
+        }
+        for known in (states, without_due):
+            missing = (next_to_load(route, self.identity.name, known) for route in self._routes())
+            most_urgent = next((model_id for model_id in missing if model_id is not None), None)
+            if most_urgent is not None:
+                self._load_model(most_urgent)
+                return True
+        return False
 
     def _read_bars_needed(self) -> None:
         """Find out what the targets of open rollouts need, before a replica may load them."""
@@ -322,15 +386,43 @@ class StoreSync:
             fields["service"] = version.service
             self.pool.forget(model_id)
             self.pool.load(version)
-            self._tries.pop(model_id, None)
+            self._failed.pop(model_id, None)
             log.info("service=%s model_id=%s is ready", version.service, model_id, extra=fields)
         except StoreError:
             # The version's row cannot be read now; the next round asks again.
             return
+        except NotLoaded:
+            # It was dropped meanwhile.
+            return
         except MlopsError as error:
-            self._tries[model_id] = self._tries.get(model_id, 0) + 1
-            self._tried_at[model_id] = time.monotonic()
+            failed = self._note_failure(model_id, error)
             log.warning(
-                "model_id=%s did not load (try %d of %d): %s",
-                model_id, self._tries[model_id], LOAD_TRIES, error, extra=fields,
+                "model_id=%s did not load (try %d, by the %s): %s",
+                model_id, failed.tries, failed.cause, error, extra=fields,
             )  # fmt: skip
+
+    def _note_failure(self, model_id: str, error: MlopsError) -> FailedLoad:
+        """Note a failure and when to try again: after a pause that doubles, with a jitter."""
+        before, cause = self._failed.get(model_id), cause_of(error)
+        tries = 1 + (before.tries if before is not None and before.cause is cause else 0)
+        pause_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(tries - 1, 10))
+        pause_s *= self._jitter.uniform(1 - JITTER, 1)
+        failed = FailedLoad(str(error), cause, tries, time.monotonic() + pause_s)
+        self._failed[model_id] = failed
+        return failed
+
+
+def _describe_model(model_id: str, model: ModelState, failed: FailedLoad | None) -> HeldModel:
+    """A model as the store is told; a failed one stays failed while it is tried again."""
+    is_ready = model.state in (State.READY, State.DRAINING)
+    failure = failed if failed is not None and failed.is_sure and not is_ready else None
+    state = "loading" if model.state == FAILED else str(model.state)
+    return HeldModel(
+        model_id=model_id,
+        state=FAILED if failure is not None else state,
+        digest=model.digest,
+        bytes=model.bytes,
+        load_ms=round(model.load_ms, 1),
+        error=None if failed is None or is_ready else failed.error,
+        cause=None if failure is None else failure.cause,
+    )

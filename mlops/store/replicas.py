@@ -1,4 +1,8 @@
-"""Live serving processes: the route generations and models that each has acknowledged."""
+"""Live serving processes: the route generations and models that each has acknowledged.
+
+A process is known by its name and its incarnation. Of two living processes of one name the store
+takes the word of the first only.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,14 @@ from enum import StrEnum
 
 import sqlalchemy as sa
 
+from mlops.errors import ReplicaNameTaken
 from mlops.store.engine import Store
 from mlops.store.schema import replica, replica_model, replica_route
 from mlops.store.sql import db_now, store_time, upsert
+
+
+CLOCK_SLACK_S = 1.0
+"""A lease that ends later than its term and this from now was taken before a clock was set back."""
 
 
 class ReplicaState(StrEnum):
@@ -22,11 +31,23 @@ class ReplicaState(StrEnum):
     DRAINING = "draining"
 
 
+class LoadCause(StrEnum):
+    """The cause of a failed load.
+
+    ``replica``: its process cannot fetch or open the model now, and another one may. ``version``:
+    the model's own files are wrong. Only the second speaks against the version.
+    """
+
+    REPLICA = "replica"
+    VERSION = "version"
+
+
 @dataclass(frozen=True, slots=True)
 class HeldModel:
     """One model in one process.
 
-    ``state`` is fetching, loading, warming, ready, failed or draining.
+    ``state`` is fetching, loading, warming, ready, failed or draining; of a failed model, ``cause``
+    is a `LoadCause`.
     """
 
     model_id: str
@@ -36,11 +57,15 @@ class HeldModel:
     load_ms: float = 0.0
     error: str | None = None
     inflight: int = 0
+    cause: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A live serving process: route generations by service, models by model_id."""
+    """A live serving process: route generations by service, models by model_id.
+
+    ``started_at`` is when the store first saw this incarnation (UTC); the store writes it.
+    """
 
     id: str
     incarnation: str
@@ -48,6 +73,7 @@ class Replica:
     state: ReplicaState
     build: str = ""
     memory_free: int | None = None
+    started_at: datetime | None = field(default=None, compare=False)
     generations: Mapping[str, int] = field(default_factory=dict)
     models: Mapping[str, HeldModel] = field(default_factory=dict)
 
@@ -56,14 +82,29 @@ class Replica:
         held = self.models.get(model_id)
         return held is not None and held.state == "ready"
 
-    def failed_to_load(self, model_id: str) -> bool:
-        """Whether the process tried to load the model and could not."""
+    def failed_to_load(self, model_id: str, cause: LoadCause | None = None) -> bool:
+        """Whether the process tried to load the model and could not, from that cause or any."""
         held = self.models.get(model_id)
-        return held is not None and held.state == "failed"
+        if held is None or held.state != "failed":
+            return False
+        return cause is None or held.cause == cause
+
+
+@dataclass(frozen=True, slots=True)
+class Namesake:
+    """Another process with a replica's name; ``lease_until`` is in the database's seconds."""
+
+    address: str
+    state: ReplicaState
+    lease_until: float
 
 
 def acknowledge(store: Store, reported: Replica, *, seconds: float) -> None:
-    """Write which routes and models this process has; it counts as live for ``seconds``."""
+    """Write which routes and models this process has; it counts as live for ``seconds``.
+
+    Raises:
+        ReplicaNameTaken: when another living process has its name; nothing was written.
+    """
     with store.write() as connection:
         _upsert_replica(connection, reported, seconds)
         connection.execute(replica_route.delete().where(replica_route.c.replica_id == reported.id))
@@ -83,21 +124,31 @@ def acknowledge(store: Store, reported: Replica, *, seconds: float) -> None:
         upsert(connection, replica_model, models)
 
 
-def heartbeat(store: Store, replica_id: str, *, seconds: float) -> bool:
-    """Renew the replica's lease alone; False if the replica has no row (any more)."""
+def heartbeat(store: Store, replica_id: str, incarnation: str, *, seconds: float) -> bool:
+    """Renew the replica's lease alone; False if this incarnation has no row (any more)."""
     with store.write() as connection:
         done = connection.execute(
             replica.update()
-            .where(replica.c.id == replica_id)
-            .values(lease_until=db_now() + seconds)
+            .where(replica.c.id == replica_id, replica.c.incarnation == incarnation)
+            .values(lease_until=db_now() + seconds, lease_s=seconds)
         )
     return done.rowcount == 1
 
 
-def remove_replica(store: Store, replica_id: str) -> None:
-    """Delete a replica at its end, so that no rollout waits for it."""
+def remove_replica(store: Store, replica_id: str, incarnation: str) -> None:
+    """Delete a replica at its end, so that no rollout waits for it; another one's row stays."""
     with store.write() as connection:
-        connection.execute(replica.delete().where(replica.c.id == replica_id))
+        connection.execute(
+            replica.delete().where(
+                replica.c.id == replica_id, replica.c.incarnation == incarnation
+            )
+        )
+
+
+def find_namesake(store: Store, replica_id: str, incarnation: str) -> Namesake | None:
+    """The living process of that name with another incarnation, if any."""
+    with store.read() as connection:
+        return _find_namesake(connection, replica_id, incarnation)
 
 
 def forget_dead(connection: sa.Connection, *, after: float) -> int:
@@ -108,7 +159,7 @@ def forget_dead(connection: sa.Connection, *, after: float) -> int:
 
 def live_replicas(connection: sa.Connection) -> tuple[Replica, ...]:
     """All replicas whose lease has not expired, by id."""
-    alive = sa.select(replica).where(replica.c.lease_until > db_now()).order_by(replica.c.id)
+    alive = sa.select(replica).where(_is_live()).order_by(replica.c.id)
     rows = connection.execute(alive).all()
     ids = [row.id for row in rows]
     routes = connection.execute(_rows_of(replica_route, ids)).all()
@@ -121,6 +172,7 @@ def live_replicas(connection: sa.Connection) -> tuple[Replica, ...]:
             state=ReplicaState(row.state),
             build=row.build,
             memory_free=row.memory_free,
+            started_at=row.started_at,
             generations={r.service: r.generation for r in routes if r.replica_id == row.id},
             models={
                 m.model_id: HeldModel(**{name: getattr(m, name) for name in HeldModel.__slots__})
@@ -139,22 +191,40 @@ def list_replicas(store: Store) -> tuple[Replica, ...]:
 
 
 def _upsert_replica(connection: sa.Connection, reported: Replica, seconds: float) -> None:
-    now: datetime = store_time(connection)
+    namesake = _find_namesake(connection, reported.id, reported.incarnation)
+    if namesake is not None:
+        raise ReplicaNameTaken(reported.id, namesake.address)
     values = {
-        "incarnation": reported.incarnation,
         "address": reported.address,
         "state": reported.state,
         "build": reported.build,
         "memory_free": reported.memory_free,
+        "lease_until": db_now() + seconds,
+        "lease_s": seconds,
     }
-    until = db_now() + seconds
-    changed = connection.execute(
-        replica.update().where(replica.c.id == reported.id).values(**values, lease_until=until)
+    same = sa.and_(replica.c.id == reported.id, replica.c.incarnation == reported.incarnation)
+    if not connection.execute(replica.update().where(same).values(**values)).rowcount:
+        connection.execute(replica.delete().where(replica.c.id == reported.id))
+        values |= {"incarnation": reported.incarnation, "started_at": store_time(connection)}
+        connection.execute(replica.insert().values(id=reported.id, **values))
+
+
+def _find_namesake(
+    connection: sa.Connection, replica_id: str, incarnation: str
+) -> Namesake | None:
+    query = sa.select(replica.c.address, replica.c.state, replica.c.lease_until).where(
+        replica.c.id == replica_id, replica.c.incarnation != incarnation, _is_live()
     )
-    if not changed.rowcount:
-        connection.execute(
-            replica.insert().values(id=reported.id, **values, lease_until=until, started_at=now)
-        )
+    row = connection.execute(query).first()
+    if row is None:
+        return None
+    return Namesake(row.address, ReplicaState(row.state), row.lease_until)
+
+
+def _is_live() -> sa.ColumnElement[bool]:
+    """The lease has not expired, nor does it last longer than it was taken for."""
+    left = replica.c.lease_until - db_now()
+    return sa.and_(left > 0, left <= sa.func.coalesce(replica.c.lease_s, left) + CLOCK_SLACK_S)
 
 
 def _rows_of(table: sa.Table, ids: Sequence[str]) -> sa.Select[tuple[object, ...]]:

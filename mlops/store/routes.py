@@ -30,7 +30,7 @@ class Route:
     Of 10,000 keys ``weight_bp`` go to the challenger, and ``mirror_bp`` are sent to both versions;
     ``salt`` seeds the hash that decides which. ``only_replicas`` are the participants of a rolling
     rollout (None: all). After ``valid_until``, in seconds of the database's clock, the challenger's
-    share counts as zero.
+    share counts as zero. A service that was retired is served and looked at by nobody.
     """
 
     service: str
@@ -46,6 +46,7 @@ class Route:
     salt: str = ""
     only_replicas: tuple[str, ...] | None = None
     valid_until: float | None = None
+    retired_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,9 @@ class LivePeriod:
 
 
 _LIVE = ("champion", "previous_champion", "challenger", "weight_bp")
-_CHANGEABLE = (*_LIVE, "generation", "mirror_bp", "salt", "only_replicas", "updated_at")
+_CHANGEABLE = (
+    *_LIVE, "generation", "mirror_bp", "salt", "only_replicas", "updated_at", "retired_at"
+)  # fmt: skip
 
 
 def begin_route(connection: sa.Connection, service: str, baseline: str, why: audit.Why) -> Route:
@@ -154,7 +157,7 @@ def share_left_s(route: Route, now: float) -> float:
 
 
 def get_route(store: Store, service: str) -> Route | None:
-    """The service's route; None before the service has begun."""
+    """The service's route, also where it was retired; None before the service has begun."""
     with store.read() as connection:
         return read_route(connection, service)
 
@@ -166,14 +169,15 @@ def read_route(connection: sa.Connection, service: str) -> Route | None:
 
 
 def list_routes(store: Store) -> tuple[Route, ...]:
-    """The routes of all services, by key."""
+    """The routes of all services that were not retired, by key."""
     with store.read() as connection:
         return read_routes(connection)
 
 
 def read_routes(connection: sa.Connection) -> tuple[Route, ...]:
     """As `list_routes`, inside the caller's transaction."""
-    rows = connection.execute(sa.select(route).order_by(route.c.service)).all()
+    in_use = sa.select(route).where(route.c.retired_at.is_(None)).order_by(route.c.service)
+    rows = connection.execute(in_use).all()
     return tuple(_build_route(row) for row in rows)
 
 

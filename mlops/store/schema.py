@@ -246,6 +246,7 @@ replica = sa.Table(
     sa.Column("build", sa.String(200), nullable=False),
     sa.Column("memory_free", sa.BigInteger),
     sa.Column("started_at", UtcTime, nullable=False),
+    sa.Column("lease_s", sa.Float),
 )
 
 replica_route = sa.Table(

@@ -28,7 +28,7 @@ import sqlalchemy as sa
 from mlops.errors import StoreError
 from mlops.store.engine import Connection, Store
 from mlops.store.leases import Lease, held_names, require_held
-from mlops.store.schema import trigger
+from mlops.store.schema import route, trigger
 from mlops.store.sql import insert_new
 
 MAX_ATTEMPTS = 3
@@ -311,11 +311,12 @@ def list_trainable_services(
         limits: How often a service may be trained.
     """
     limits = limits or TriggerLimits()
+    retired = sa.select(route.c.service).where(route.c.retired_at.is_not(None))
     with store.read() as connection:
         training = held_names(connection)
         services = connection.execute(
             sa.select(trigger.c.service)
-            .where(trigger.c.state.in_(_OPEN))
+            .where(trigger.c.state.in_(_OPEN), trigger.c.service.not_in(retired))
             .distinct()
             .order_by(trigger.c.service)
         ).scalars()

@@ -21,7 +21,13 @@ from pathlib import Path
 from time import perf_counter
 
 from mlops.data.calendar import load_calendar
-from mlops.errors import BundleError, MlopsError, NotLoaded
+from mlops.errors import (
+    BundleError,
+    BundleUnavailable,
+    MlopsError,
+    ModelUnavailable,
+    NotLoaded,
+)
 from mlops.features.indicators import reads_clock
 from mlops.models import golden
 from mlops.models.bundle import Bundle, Trust, open_bundle
@@ -31,6 +37,7 @@ from mlops.models.windows import Window, window_of
 from mlops.registry.fetching import BundleFolders, fetch_bundle
 from mlops.serving.protocol.request_bars import unbroken_bars
 from mlops.store import ModelVersion
+from mlops.store.replicas import LoadCause
 
 MEMINFO = Path("/proc/meminfo")
 CONTROL_GROUP = Path("/sys/fs/cgroup")
@@ -75,6 +82,10 @@ WARM_BATCHES = (1, 2, 4, 8, 16)
 MEMORY_SHARE = 1.2
 MEMORY_MARGIN = 64 * 1024**2
 """A load needs `MEMORY_SHARE` times the bundle's bytes, and this margin, of free memory."""
+
+
+_OF_THE_REPLICA = (BundleUnavailable, ModelUnavailable, OSError, MemoryError, ImportError)
+"""Errors of a load that say nothing of the version."""
 
 
 class State(StrEnum):
@@ -334,7 +345,7 @@ class ModelPool:
     def _check_memory(self, model_id: str, n_bytes: int) -> None:
         free, needed = self._free_memory(), int(MEMORY_SHARE * n_bytes) + MEMORY_MARGIN
         if free is not None and free < needed:
-            raise BundleError(
+            raise BundleUnavailable(
                 f"{model_id} is not loaded: its {n_bytes:,} bytes need {needed:,} bytes of free "
                 f"memory and there are {free:,}; end another process or serve fewer services here"
             )
@@ -343,6 +354,19 @@ class ModelPool:
         self._ready = frozenset(
             model_id for model_id, slot in self._slots.items() if slot.state is State.READY
         )
+
+
+def cause_of(error: BaseException) -> LoadCause:
+    """Whether a failed load speaks against its replica or against the version.
+
+    The error and those that it was raised from are looked at; an unknown one is the version's.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, _OF_THE_REPLICA):
+            return LoadCause.REPLICA
+        cause = cause.__cause__
+    return LoadCause.VERSION
 
 
 def warm(bundle: Bundle) -> None:

@@ -12,7 +12,14 @@ from mlops.rollout.plan import RolloutPlan, Strategy, plan_for
 from mlops.rollout.request import request_rollout
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load
 from mlops.store import ModelVersion, Rollout, Route, Status, Store, Why, get_route
-from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, remove_replica
+from mlops.store.replicas import (
+    HeldModel,
+    LoadCause,
+    Replica,
+    ReplicaState,
+    acknowledge,
+    remove_replica,
+)
 from mlops.store.request_counts import (
     Source,
     Tally,
@@ -21,6 +28,7 @@ from mlops.store.request_counts import (
     record_tallies,
 )
 from mlops.store.routes import begin_route, change_route
+from mlops.store.schema import replica
 from mlops.store.versions import insert_version
 
 SERVICE = "sample.btc-usd.1h.volatility.24"
@@ -85,7 +93,7 @@ def route_of(store: Store) -> Route:
 class RowReplica:
     """A replica that follows the store when told to, by the product's own rules.
 
-    It cannot load what ``unloadable`` names.
+    It cannot load what ``unloadable`` names, which is broken, nor what it ``lacks`` room for.
     """
 
     store: Store
@@ -94,6 +102,7 @@ class RowReplica:
     seen: Route | None = None
     states: dict[str, str] = field(default_factory=dict)
     unloadable: frozenset[str] = frozenset()
+    lacks: frozenset[str] = frozenset()
     lease_s: float = 600.0
 
     @property
@@ -103,6 +112,7 @@ class RowReplica:
     def follow(self) -> None:
         """Look, load, let go and acknowledge, until nothing is left to do."""
         self.look()
+        self.forget_failures()
         while self.load():
             pass
         self.drop()
@@ -117,8 +127,15 @@ class RowReplica:
         model_id = None if route is None else next_to_load(route, self.name, self.states)
         if model_id is None:
             return False
-        self.states[model_id] = FAILED if model_id in self.unloadable else READY
+        failed = model_id in self.unloadable | self.lacks
+        self.states[model_id] = FAILED if failed else READY
         return True
+
+    def forget_failures(self) -> None:
+        """Try again what failed by no fault of the version."""
+        for model_id, state in tuple(self.states.items()):
+            if state == FAILED and model_id not in self.unloadable:
+                del self.states[model_id]
 
     def drop(self) -> None:
         for model_id in tuple(self.states):
@@ -126,7 +143,7 @@ class RowReplica:
                 del self.states[model_id]
 
     def acknowledge(self, state: ReplicaState = ReplicaState.READY) -> None:
-        models = [HeldModel(name, state, error="broken") for name, state in self.states.items()]
+        models = [self._describe(name, state) for name, state in self.states.items()]
         said = Replica(
             id=self.name,
             incarnation=self.incarnation,
@@ -135,7 +152,23 @@ class RowReplica:
             generations={SERVICE: self.seen.generation} if self.seen else {},
             models={held.model_id: held for held in models},
         )
+        self._outlive_last_life()
         acknowledge(self.store, said, seconds=self.lease_s)
+
+    def _describe(self, model_id: str, state: str) -> HeldModel:
+        if state != FAILED:
+            return HeldModel(model_id, state)
+        cause = LoadCause.VERSION if model_id in self.unloadable else LoadCause.REPLICA
+        return HeldModel(model_id, state, error="broken", cause=cause)
+
+    def _outlive_last_life(self) -> None:
+        """The store takes the word of a new life once the lease of the last one has ended."""
+        with self.store.write() as connection:
+            connection.execute(
+                replica.update()
+                .where(replica.c.id == self.name, replica.c.incarnation != self.incarnation)
+                .values(lease_until=0.0)
+            )
 
     def crash(self) -> None:
         """Die and come back empty; the last acknowledgement stands until its lease ends."""
@@ -143,7 +176,7 @@ class RowReplica:
         self.seen, self.states = None, {}
 
     def leave(self) -> None:
-        remove_replica(self.store, self.name)
+        remove_replica(self.store, self.name, self.incarnation)
 
     @property
     def ready(self) -> frozenset[str]:

@@ -10,7 +10,7 @@ from mlops.rollout.analysis import Evidence, PairedTrials, TrialCounts
 from mlops.rollout.decide import Snapshot
 from mlops.rollout.plan import EVERYTHING_BP, RolloutPlan, Strategy, plan_for
 from mlops.store import Phase, Replica, Rollout, Route, Status
-from mlops.store.replicas import HeldModel, ReplicaState
+from mlops.store.replicas import HeldModel, LoadCause, ReplicaState
 
 from .rows import BASELINE, CHALLENGER, CHAMPION, NOW, SERVICE
 
@@ -18,6 +18,9 @@ NONE, FEW = Evidence(), Evidence(paired=PairedTrials(50))
 GOOD = Evidence(paired=PairedTrials(1000), promoted=TrialCounts(1000, 0))
 WORSE = Evidence(paired=PairedTrials(1000, challenger_faults=100))
 GENERATION = 7
+
+LACKS = "lacks"
+"""The state of a model that its replica cannot load, by no fault of the model."""
 
 Held = dict[str, str]
 ALL_READY: Held = dict.fromkeys((BASELINE, CHAMPION, CHALLENGER), "ready")
@@ -29,11 +32,21 @@ def a_replica(
     *,
     generation: int | None = GENERATION,
     state: ReplicaState = ReplicaState.READY,
+    started_at: datetime | None = None,
 ) -> Replica:
     """A live replica that has followed and holds everything."""
-    models = {model: HeldModel(model, said, error="no file") for model, said in held.items()}
     generations = {} if generation is None else {SERVICE: generation}
-    return Replica(name, "1", "", state, generations=generations, models=models)
+    models = {model: a_model(model, said) for model, said in held.items()}
+    return Replica(
+        name, "1", "", state, generations=generations, models=models, started_at=started_at
+    )
+
+
+def a_model(model_id: str, state: str) -> HeldModel:
+    """A model in that state; a failed one by its own fault."""
+    if state == LACKS:
+        return HeldModel(model_id, "failed", error="no memory", cause=LoadCause.REPLICA)
+    return HeldModel(model_id, state, error="no file", cause=LoadCause.VERSION)
 
 
 def a_route(phase: Phase, step: int, plan: RolloutPlan) -> Route:

@@ -371,7 +371,44 @@ def test_requests_alone_end_no_rollout_by_way_of_the_champion(
     assert len(list_alerts(service, lasting_only=True)) == 1
 
 
-def test_a_champion_that_no_replica_can_load_falls_back(service: Store) -> None:
+@pytest.mark.parametrize("others", [(), ("r1",)])
+def test_a_replica_that_cannot_load_the_champion_moves_no_route_and_no_status(
+    service: Store, others: tuple[str, ...]
+) -> None:
+    """It is short of memory, or the bundles are away; with others or alone."""
+    short = RowReplica(service, lacks=frozenset({CHAMPION, BASELINE}))
+    for one in (short, *(RowReplica(service, name) for name in others)):
+        one.follow()
+    controller, before = Controller(service, "one"), route_of(service)
+    assert controller.tick() == ()
+    assert route_of(service) == before
+    assert get_version(service, CHAMPION).status is Status.DEPLOYED
+    short.lacks = frozenset()
+    short.follow()
+    assert controller.tick() == ()
+    assert short.ready == {BASELINE, CHAMPION}
+
+
+def test_a_challenger_that_a_replica_has_no_room_for_waits_and_has_not_failed(
+    service: Store,
+) -> None:
+    short = RowReplica(service, lacks=frozenset({CHALLENGER}))
+    clock = Clock()
+    controller = Controller(service, "one", now=clock)
+    asked = ask(service, now=clock())
+    carry(controller, [short, RowReplica(service, "r1")])
+    assert get_rollout(service, asked.id).phase is Phase.LOADING
+    clock.at = get_rollout(service, asked.id).deadline
+    carry(controller, [short])
+    row = get_rollout(service, asked.id)
+    assert (row.phase, row.reason) == (
+        Phase.FAILED,
+        "not loaded by the deadline: r0 cannot load it: broken",
+    )
+    assert get_version(service, CHALLENGER).status is Status.CHALLENGER
+
+
+def test_a_champion_whose_files_are_wrong_everywhere_falls_back(service: Store) -> None:
     RowReplica(service, unloadable=frozenset({CHAMPION})).follow()
     assert [one.what for one in Controller(service, "one").tick()] == ["fall_back"]
     assert route_of(service).champion == BASELINE

@@ -15,9 +15,10 @@ from mlops.store.replicas import ReplicaState
 from mlops.store.rollouts import Arrow
 
 from .rows import CHALLENGER, CHAMPION
-from .snapshots import ALL_READY, FEW, NONE, WORSE, a_replica, a_snapshot, dwelt
+from .snapshots import ALL_READY, FEW, GOOD, LACKS, NONE, WORSE, a_replica, a_snapshot, dwelt
 
 BROKEN = a_replica(held=ALL_READY | {CHALLENGER: "failed"})
+SHORT = a_replica("r1", held=ALL_READY | {CHALLENGER: LACKS})
 LOADING = a_replica(held=ALL_READY | {CHALLENGER: "loading"})
 BEHIND = a_replica(generation=6)
 NEW = a_replica(generation=None)
@@ -66,13 +67,16 @@ def test_pending(situation: dict[str, Any], phase: Phase | None, reason: str) ->
         ({"replicas": (BEHIND,)}, None, ""),
         ({"replicas": (LOADING,)}, None, ""),
         ({"replicas": ()}, None, ""),
-        ({"replicas": (BROKEN,)}, P.ROLLBACK, "a replica cannot load it: no file"),
+        ({"replicas": (BROKEN,)}, P.ROLLBACK, "r0 cannot load it: no file"),
+        ({"replicas": (a_replica(), SHORT)}, None, ""),
+        ({"replicas": (a_replica(), SHORT), "late": True}, P.ROLLBACK, "r1 cannot load it: no mem"),
         (ABORTED, P.ROLLBACK, "aborted by anna"),
         ({"evidence": WORSE}, P.ROLLBACK, "worse than the champion: 100 faults in 1000 trials"),
         ({"champion_failing": "it errs"}, P.ROLLBACK, "the champion itself is failing (it errs)"),
         ({"replicas": (LOADING,), "late": True}, P.ROLLBACK, "by r0; see HEALTH_CHECK_TIMEOUT"),
         ({"replicas": (BEHIND,), "late": True}, P.ROLLBACK, "not loaded within 30 s by r0;"),
-        ({"replicas": (), "late": True}, P.ROLLBACK, "not loaded within 30 s by any replica"),
+        ({"replicas": (), "late": True}, None, ""),
+        ({"replicas": (DRAINING,), "late": True}, None, ""),
         ({"late": True}, P.GATE, "loaded"),
         ({"strategy": "rolling"}, P.GATE, "loaded"),
         ({"strategy": "rolling", "replicas": (a_replica("r1"),)}, P.LOADING, "takes its place"),
@@ -93,6 +97,7 @@ def test_loading(situation: dict[str, Any], phase: Phase | None, reason: str) ->
         ({"replicas": (BEHIND,)}, None, ""),
         ({"replicas": (LOADING,)}, None, ""),
         ({"replicas": (BROKEN,)}, P.ROLLBACK, "cannot load it"),
+        ({"replicas": (a_replica(), SHORT)}, None, ""),
         ({"evidence": WORSE}, P.ROLLBACK, "worse than the champion"),
         ({"evidence": NONE, "late": True}, P.ROLLBACK, "nothing is promoted unseen"),
         (ABORTED, P.ROLLBACK, "aborted"),
@@ -117,6 +122,8 @@ def test_gate(situation: dict[str, Any], phase: Phase | None, reason: str) -> No
         ({"replicas": (BEHIND,)}, None, ""),
         ({"replicas": ()}, None, ""),
         ({"replicas": (a_replica(), a_replica("r1", held={}))}, None, ""),
+        ({"replicas": (a_replica(), SHORT)}, None, ""),
+        ({"replicas": (a_replica(), SHORT), "late": True}, P.ROLLBACK, "r1 cannot load it: no mem"),
         (ABORTED, P.ROLLBACK, "aborted"),
         ({"strategy": "blue_green"}, P.PROMOTED, "promoted"),
         ({"strategy": "rolling"}, P.PROMOTED, "promoted"),
@@ -133,6 +140,8 @@ def test_step(situation: dict[str, Any], phase: Phase | None, reason: str) -> No
 
 
 AFTER_WORSE = Evidence(promoted=TrialCounts(1000, 100))
+ALONE = a_replica(held={CHALLENGER: "ready"})
+"""A replica that holds the new champion only, so that there is no way back."""
 
 
 @pytest.mark.parametrize(
@@ -143,14 +152,22 @@ AFTER_WORSE = Evidence(promoted=TrialCounts(1000, 100))
         ({"early": True}, None, ""),
         ({"replicas": (BEHIND,)}, None, ""),
         ({"replicas": (LOADING,)}, None, ""),
-        ({"replicas": (BROKEN,)}, P.REVERTED, "cannot load the new champion: no file"),
+        ({"replicas": (BROKEN,)}, P.REVERTED, "load the new champion: r0 cannot load it: no file"),
+        ({"replicas": (a_replica("r1"), BROKEN)}, None, ""),
+        ({"replicas": (LOADING, BROKEN)}, None, ""),
+        ({"replicas": (a_replica(), SHORT)}, None, ""),
+        ({"replicas": (a_replica(), SHORT), "late": True}, P.DONE, "r1 cannot load it: no memory"),
+        ({"replicas": (LOADING, SHORT), "late": True}, P.REVERTED, "not every replica has taken"),
+        ({"replicas": (SHORT,), "late": True}, None, ""),
+        ({"replicas": (ALONE,), **ABORTED}, None, ""),
+        ({"replicas": (ALONE,), "evidence": AFTER_WORSE}, None, ""),
         ({"evidence": AFTER_WORSE}, P.REVERTED, "the new champion fails: 100 faults"),
         ({"evidence": WORSE}, P.DONE, "what was before the promotion is past"),
         (ABORTED, P.REVERTED, "aborted"),
         ({"late": True}, P.DONE, "stayed healthy"),
         ({"replicas": (BEHIND,), "late": True}, P.REVERTED, "not every replica has taken"),
         ({"replicas": (LOADING,), "late": True}, P.REVERTED, "not every replica has taken"),
-        ({"replicas": (), "late": True}, P.REVERTED, "the new champion in time"),
+        ({"replicas": (), "late": True}, None, ""),
     ],
 )
 def test_promoted(situation: dict[str, Any], phase: Phase | None, reason: str) -> None:
@@ -177,6 +194,37 @@ def test_the_ways_back_end_for_the_reason_they_began(
     phase: Phase, situation: dict[str, Any], to: Phase | None
 ) -> None:
     check(taken(phase, **situation), to, "why it is here")
+
+
+@pytest.mark.parametrize("phase", [P.LOADING, P.GATE, P.STEP, P.PROMOTED])
+def test_a_deadline_that_passed_while_nobody_lived_leaves_a_load_time_after_the_start(
+    phase: Phase,
+) -> None:
+    """All were stopped for a day longer than the phase may last, and are started again."""
+    s = a_snapshot(phase, evidence=NONE)
+    started = s.rollout.deadline + timedelta(days=1)
+    soon, later = (started + timedelta(seconds=seconds) for seconds in (29, 30))
+    loading = a_replica(held=ALL_READY | {CHALLENGER: "loading"}, started_at=started)
+    s = replace(s, replicas=(loading,))
+    assert decide(s, soon) is None
+    undone = decide(s, later)
+    assert undone is not None
+    assert undone.to is (P.REVERTED if phase is P.PROMOTED else P.ROLLBACK)
+    old = replace(s, replicas=(loading, a_replica("r1", started_at=started - timedelta(hours=9))))
+    assert decide(old, soon) is not None
+    s = replace(s, replicas=(a_replica(started_at=started),))
+    onward = decide(replace(s, evidence=GOOD), soon)
+    assert onward is not None
+    assert onward.to not in (P.ROLLBACK, P.REVERTED)
+
+
+def test_a_start_in_the_future_is_one_of_before_the_clock_was_set_back() -> None:
+    s = a_snapshot(P.GATE, evidence=NONE)
+    now = s.rollout.deadline
+    ahead = a_replica(started_at=now + timedelta(hours=1))
+    arrow = decide(replace(s, replicas=(ahead,)), now)
+    assert arrow is not None
+    assert arrow.to is P.ROLLBACK
 
 
 def check(arrow: Arrow | None, phase: Phase | None, reason: str) -> None:
@@ -252,6 +300,7 @@ def test_a_reverted_version_stays_where_time_runs_out_first() -> None:
     [
         ({"evidence": WORSE}, True),
         ({"replicas": (BROKEN,)}, True),
+        ({"replicas": (a_replica(), SHORT), "late": True}, False),
         (ABORTED, False),
         ({"evidence": FEW, "late": True}, False),
         ({"champion_failing": "it errs"}, False),

@@ -39,7 +39,7 @@ from mlops.store.alerts import (
     recover_alert,
 )
 from mlops.store.triggers import Answer
-from tests.mlops.rollout.snapshots import a_replica
+from tests.mlops.rollout.snapshots import LACKS, a_replica
 
 from .rows import (
     BASELINE,
@@ -64,6 +64,8 @@ WORSE = TrialCounts(1000, 200)
 FAILING = ChampionTrials(WORSE, OWN_FAILED)
 HOLDS = a_replica(held={CHAMPION: "ready", "previous": "ready"})
 LOST = a_replica("r1", held={CHAMPION: "failed", "previous": "ready"})
+LACKING = a_replica("r2", held={CHAMPION: LACKS, "previous": "ready"})
+BASE = a_replica(held={BASELINE: "ready"})
 
 
 @pytest.mark.parametrize(
@@ -79,13 +81,15 @@ LOST = a_replica("r1", held={CHAMPION: "failed", "previous": "ready"})
         ((HOLDS,), FAILING, "champion fails: 200 faults in 1000 trials"),
         ((HOLDS,), FAILING, "it fails on 1 of 23 inputs of our own too"),
         ((), FAILING, "champion fails"),
-        ((HOLDS, HOLDS, LOST), HEALTHY, None),
-        ((HOLDS, LOST), HEALTHY, "1 of 2 replicas cannot load champion: no file"),
-        ((LOST,), HEALTHY, "1 of 1 replicas"),
+        ((HOLDS, LOST), HEALTHY, None),
+        ((a_replica(held={}), LOST), HEALTHY, None),
+        ((LACKING, LOST), HEALTHY, None),
+        ((LACKING,), HEALTHY, None),
+        ((LOST, LOST), HEALTHY, "champion does not load in any of 2 replicas: no file"),
         ((a_replica(held={}),), HEALTHY, None),
     ],
 )
-def test_a_champion_fails_by_requests_and_own_inputs_or_by_half_of_its_replicas(
+def test_a_champion_fails_by_requests_and_own_inputs_or_by_broken_files_in_all_replicas(
     replicas: tuple[object, ...], seen: ChampionTrials, why: str | None
 ) -> None:
     found = champion_failing(ROUTE, replicas, seen)  # type: ignore[arg-type]
@@ -116,10 +120,10 @@ def test_the_previous_champion_takes_over_where_it_is_held() -> None:
 @pytest.mark.parametrize(
     ("route", "replicas", "status"),
     [
-        (replace(ROUTE, previous_champion=None), (HOLDS,), None),
-        (ROUTE, (a_replica(held={CHAMPION: "failed"}),), Status.RETIRED),
-        (ROUTE, (), Status.RETIRED),
-        (ROUTE, (HOLDS,), Status.FAILED),
+        (replace(ROUTE, previous_champion=None), (BASE,), None),
+        (ROUTE, (a_replica(held={CHAMPION: "failed", BASELINE: "ready"}),), Status.RETIRED),
+        (ROUTE, (BASE,), Status.RETIRED),
+        (ROUTE, (HOLDS, BASE), Status.FAILED),
     ],
 )
 def test_else_the_baseline_does(
@@ -128,6 +132,13 @@ def test_else_the_baseline_does(
     fallback = decide_fallback(route, replicas, FAILING, previous_status=status)  # type: ignore[arg-type]
     assert fallback is not None
     assert (fallback.route.champion, fallback.route.previous_champion) == (BASELINE, None)
+
+
+@pytest.mark.parametrize("replicas", [(), (a_replica(held={CHAMPION: "ready"}),)])
+def test_a_champion_stays_where_no_replica_holds_a_successor(
+    replicas: tuple[object, ...],
+) -> None:
+    assert decide_fallback(ROUTE, replicas, FAILING) is None  # type: ignore[arg-type]
 
 
 def test_a_healthy_champion_stays() -> None:

@@ -51,6 +51,7 @@ from .books import check_books
 from .laws import answers
 from .rows import (
     ASKED,
+    BASELINE,
     CHALLENGER,
     CHAMPION,
     SERVICE,
@@ -191,7 +192,7 @@ class Rollouts(RuleBasedStateMachine):
         """Client input alone never moves a route off its champion."""
         for moved in self.controllers[which].tick():
             if moved.what == "fall_back":
-                assert moved.model_id in self.failing or "cannot load" in moved.reason
+                assert moved.model_id in self.failing or "does not load in any" in moved.reason
 
     @rule(which=st.sampled_from((0, 1)))
     def carry_on(self, which: int) -> None:
@@ -234,6 +235,10 @@ class Rollouts(RuleBasedStateMachine):
     def break_a_file(self, which: int, broken: str | None) -> None:
         self.replicas[which].unloadable = frozenset({broken} if broken else ())
 
+    @rule(which=replicas, lacking=st.sampled_from((None, CHALLENGER, SECOND, CHAMPION, BASELINE)))
+    def run_short_of_memory(self, which: int, lacking: str | None) -> None:
+        self.replicas[which].lacks = frozenset({lacking} if lacking else ())
+
     # What always holds ----------------------------------------------------------------------
 
     @invariant()
@@ -256,7 +261,7 @@ class Rollouts(RuleBasedStateMachine):
     def teardown(self) -> None:
         """When the trouble is over, whatever was begun ends."""
         for one in self.replicas:
-            one.unloadable = frozenset()
+            one.unloadable = one.lacks = frozenset()
         for round_ in range(40):
             if self.open is None:
                 break

@@ -13,6 +13,8 @@ ALTER TABLE route ADD COLUMN retired_at TIMESTAMP WITHOUT TIME ZONE;
 
 ALTER TABLE replica_model ADD COLUMN cause VARCHAR(16);
 
+ALTER TABLE replica ADD COLUMN lease_s FLOAT;
+
 ALTER TABLE rollout DROP CONSTRAINT known_phase;
 
 ALTER TABLE rollout ADD CONSTRAINT known_phase CHECK (phase IN ('waiting', 'pending', 'loading', 'gate', 'step', 'promoted', 'reverted', 'rollback', 'done', 'failed'));

@@ -13,6 +13,8 @@ ALTER TABLE route ADD COLUMN retired_at DATETIME;
 
 ALTER TABLE replica_model ADD COLUMN cause VARCHAR(16);
 
+ALTER TABLE replica ADD COLUMN lease_s FLOAT;
+
 CREATE TABLE rollout_with_waiting (
     id VARCHAR(64) NOT NULL,
     service VARCHAR(200) NOT NULL,
