@@ -25,7 +25,7 @@ from mlops.settings import Settings
 from mlops.stats.comparison import is_surely_above
 from mlops.store import Replica, Route
 from mlops.store.alerts import Severity
-from mlops.store.replicas import ReplicaState
+from mlops.store.replicas import HeldModel, LoadCause, ReplicaState
 from mlops.store.request_counts import EDGES_S, Traffic
 
 ALPHA = 1e-3
@@ -236,7 +236,7 @@ def _judge_loading(snapshot: ServiceSnapshot, _: SystemLimits) -> Finding:
     version.
     """
     failed = {
-        replica.id: f"{model_id} ({replica.models[model_id].error})"
+        replica.id: _explain_failed_load(replica.models[model_id])
         for replica in _serving_replicas(snapshot)
         for model_id in _versions_of(snapshot.route)
         if replica.failed_to_load(model_id)
@@ -247,12 +247,23 @@ def _judge_loading(snapshot: ServiceSnapshot, _: SystemLimits) -> Finding:
         subject=Subject.LOADING,
         state=HealthState.TROUBLE if failed else HealthState.QUIET,
         title=f"A version of {snapshot.route.service} does not load everywhere",
-        text=f"{failures}. It tries again every minute, and answers from what it holds"
+        text=f"{failures}. It tries again within 30 s, and answers from what it holds"
         if failed
         else "all replicas hold what they should",
         detail={"failed": failed},
+        quiet_for=timedelta(0),
         at_once=False,
     )
+
+
+def _explain_failed_load(model: HeldModel) -> str:
+    """The model, the error, and whether the version or the replica is its cause."""
+    causes = {
+        LoadCause.VERSION: "its files are wrong",
+        LoadCause.REPLICA: "the version is not at fault",
+    }
+    cause = f"; {causes[LoadCause(model.cause)]}" if model.cause else ""
+    return f"{model.model_id} ({model.error}{cause})"
 
 
 _JUDGES: tuple[Callable[[ServiceSnapshot, SystemLimits], Finding | None], ...] = (

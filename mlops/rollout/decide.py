@@ -441,7 +441,8 @@ def _has_followed(s: Snapshot, replica: Replica) -> bool:
 
 def _explain_delay(s: Snapshot) -> str:
     if failures := _explain_failures(s):
-        return f"not loaded by the deadline: {failures}"
+        reasons = (failures, reason_to_hold(s))
+        return f"not loaded by the deadline: {'; '.join(why for why in reasons if why)}"
     if s.rollout.phase is Phase.LOADING:
         waiting = [replica.id for replica in s.waited_for if not _has_followed(s, replica)]
         return (

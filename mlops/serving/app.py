@@ -37,6 +37,7 @@ from mlops.errors import (
     ServingError,
     TimedOut,
 )
+from mlops.rollout.routing import ask_order
 from mlops.serving.dispatcher import CHALLENGER, CHAMPION, Answer, Dispatcher
 from mlops.serving.http_requests import HttpRequest, RequestBodies, RequestIds
 from mlops.serving.metrics import Metrics
@@ -210,7 +211,7 @@ class App:
             ("GET", "/", self._list_endpoints, "this list"),
             ("GET", "/services", self._list_services, "services, their versions, bars to send"),
             ("GET", model, self._model_metadata, "inputs and output of a service, by v2"),
-            ("GET", f"{model}/ready", self._model_ready, "whether its champion is loaded"),
+            ("GET", f"{model}/ready", self._model_ready, "whether one of its versions answers here"),
             ("GET", version, self._model_metadata, "inputs and output of a service, by v2"),
             ("GET", f"{version}/ready", self._model_ready, "whether the version is loaded"),
             ("GET", "/v2", self._server_metadata, "name and release of the server, by v2"),
@@ -362,10 +363,12 @@ class App:
 
     async def _model_ready(self, request: HttpRequest) -> Reply:
         service = request.path_params["service"]
-        route = self.dispatcher.route_state(service).route
-        version = request.path_params.get("version") or route.champion
-        model_id = self.dispatcher.resolve_pinned(route, version)
-        ready = model_id in self.dispatcher.pool.ready()
+        route, loaded = self.dispatcher.route_state(service).route, self.dispatcher.pool.ready()
+        version = request.path_params.get("version")
+        if version is None:
+            ready = bool(ask_order(route, loaded, challenger_first=False))
+        else:
+            ready = self.dispatcher.resolve_pinned(route, version) in loaded
         body = orjson.dumps({"name": service, "ready": ready})
         return Reply(200 if ready else 503, body, headers=() if ready else RETRY_LATER)
 

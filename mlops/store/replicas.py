@@ -18,7 +18,6 @@ from mlops.store.engine import Store
 from mlops.store.schema import replica, replica_model, replica_route
 from mlops.store.sql import db_now, store_time, upsert
 
-
 CLOCK_SLACK_S = 1.0
 """A lease that ends later than its term and this from now was taken before a clock was set back."""
 
@@ -139,9 +138,7 @@ def remove_replica(store: Store, replica_id: str, incarnation: str) -> None:
     """Delete a replica at its end, so that no rollout waits for it; another one's row stays."""
     with store.write() as connection:
         connection.execute(
-            replica.delete().where(
-                replica.c.id == replica_id, replica.c.incarnation == incarnation
-            )
+            replica.delete().where(replica.c.id == replica_id, replica.c.incarnation == incarnation)
         )
 
 
@@ -209,9 +206,7 @@ def _upsert_replica(connection: sa.Connection, reported: Replica, seconds: float
         connection.execute(replica.insert().values(id=reported.id, **values))
 
 
-def _find_namesake(
-    connection: sa.Connection, replica_id: str, incarnation: str
-) -> Namesake | None:
+def _find_namesake(connection: sa.Connection, replica_id: str, incarnation: str) -> Namesake | None:
     query = sa.select(replica.c.address, replica.c.state, replica.c.lease_until).where(
         replica.c.id == replica_id, replica.c.incarnation != incarnation, _is_live()
     )

@@ -18,7 +18,14 @@ from mlops.monitoring.guard import CHECK_EVERY_S, CONFIRM_S, Guard
 from mlops.service import Service
 from mlops.store import ModelVersion, Store, Why
 from mlops.store.alerts import AlertRow, Condition, Trouble, list_alerts, raise_alert
-from mlops.store.replicas import HeldModel, Replica, ReplicaState, acknowledge, remove_replica
+from mlops.store.replicas import (
+    HeldModel,
+    LoadCause,
+    Replica,
+    ReplicaState,
+    acknowledge,
+    remove_replica,
+)
 from mlops.store.request_counts import Traffic, TrafficRow, read_traffic, write_traffic
 from mlops.store.routes import begin_route, change_route, read_route
 
@@ -68,7 +75,7 @@ def live(store: Store, add: Callable[..., ModelVersion]) -> Store:
 
 
 def answer(store: Store, state: str = "ready") -> None:
-    held = {BASELINE: HeldModel(BASELINE, state, error="no room")}
+    held = {BASELINE: HeldModel(BASELINE, state, error="no room", cause=LoadCause.REPLICA)}
     said = Replica("r1", "life", "host:1", ReplicaState.READY, models=held)
     acknowledge(store, said, seconds=3600)
 
@@ -172,11 +179,11 @@ def test_stale_bars_raise_an_alert_once_confirmed_that_ends_when_bars_come_stead
 def test_a_restart_between_two_checks_raises_no_alert_and_an_absence_does(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
-    remove_replica(live, "r1")
+    remove_replica(live, "r1", "life")
     check_for(guard, clock, 1)
     answer(live)
     check_for(guard, clock, 1)
-    remove_replica(live, "r1")
+    remove_replica(live, "r1", "life")
     check_for(guard, clock, 1)
     assert list_alerts(live) == ()
     check_for(guard, clock, 1)
@@ -194,7 +201,11 @@ def test_a_model_that_does_not_load_raises_an_alert_with_the_reason(
     check_for(guard, clock, 2)
     rows = {row.subject: row for row in list_alerts(live)}
     assert set(rows) == {"loading", "replicas"}
-    assert f"r1 cannot load {BASELINE} (no room)" in rows["loading"].text
+    why = "no room; the version is not at fault"
+    assert f"r1 cannot load {BASELINE} ({why})" in rows["loading"].text
+    answer(live)
+    check_for(guard, clock, 1)
+    assert {row.subject for row in list_alerts(live, lasting_only=True)} == {"replicas"}
 
 
 def test_each_trouble_of_a_service_has_an_alert_of_its_own(
@@ -221,7 +232,7 @@ def test_one_process_checks_and_another_goes_on_from_its_alerts(
 def test_what_a_process_saw_before_it_lost_the_lease_confirms_nothing(
     guard: Guard, clock: Minutes, live: Store
 ) -> None:
-    remove_replica(live, "r1")
+    remove_replica(live, "r1", "life")
     check_for(guard, clock, 1)
     guard.step_down()
     other = guard_of(live, clock, "two")
@@ -229,7 +240,7 @@ def test_what_a_process_saw_before_it_lost_the_lease_confirms_nothing(
     other.check_health()
     check_for(guard, clock, 9)
     other.step_down()
-    remove_replica(live, "r1")
+    remove_replica(live, "r1", "life")
     check_for(guard, clock, 1)
     assert list_alerts(live) == ()
 
@@ -293,7 +304,7 @@ def test_a_process_that_does_not_stay_checks_only_where_a_replica_once_did(
         pauses.append(seconds)
         clock.now += timedelta(seconds=seconds)
 
-    remove_replica(live, "r1")
+    remove_replica(live, "r1", "life")
     passing = guard_of(live, clock, "flow")
     assert passing.check_health_once(pause) == ()
     guard.check_health()

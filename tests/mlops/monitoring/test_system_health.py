@@ -17,7 +17,7 @@ from mlops.monitoring.system_health import (
 )
 from mlops.service import Service
 from mlops.store.alerts import Severity
-from mlops.store.replicas import HeldModel, Replica, ReplicaState
+from mlops.store.replicas import HeldModel, LoadCause, Replica, ReplicaState
 from mlops.store.request_counts import BUCKETS, EDGES_S, Traffic
 from mlops.store.routes import Route
 
@@ -166,7 +166,10 @@ def test_stale_bars_are_trouble_and_bars_that_nothing_feeds_are_not_judged() -> 
 
 
 def replica(name: str, state: ReplicaState = ReplicaState.READY, **models: str) -> Replica:
-    held = {one: HeldModel(one, word, error="no") for one, word in models.items()}
+    held = {
+        one: HeldModel(one, word, error="no", cause=LoadCause.VERSION)
+        for one, word in models.items()
+    }
     return Replica(name, "life", "host:1", state, models=held)
 
 
@@ -193,6 +196,7 @@ def test_a_version_that_one_replica_cannot_load_is_told_with_the_reason() -> Non
     assert found(Subject.LOADING, replicas=(well,)).state is HealthState.QUIET
     one = found(Subject.LOADING, replicas=(well, ill))
     assert one.state is HealthState.TROUBLE
-    assert "b cannot load champ (no)" in one.text
+    assert "b cannot load champ (no; its files are wrong)" in one.text
+    assert one.quiet_for == timedelta(0)
     challenger = replica("b", champ="ready", other="failed")
     assert found(Subject.LOADING, replicas=(well, challenger)).state is HealthState.QUIET

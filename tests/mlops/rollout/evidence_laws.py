@@ -10,7 +10,7 @@ from mlops.rollout.fallback import Fallback
 from mlops.store.schema import Phase
 
 from .laws import FORWARD, Look
-from .world import FAILS, MANY_SHORT, Clock, Row, Said
+from .world import FAILS, LACKS, MANY_SHORT, Clock, Row, Said, serving
 
 
 def a_rollout_is_undone_for_a_reason(look: Look) -> bool:
@@ -50,11 +50,23 @@ def broken_by_fallback(
     row: Row, said: tuple[Said | None, ...], champion: ChampionTrials, fallen: Fallback | None
 ) -> Iterator[str]:
     """The laws that the controller breaks where no rollout is open."""
-    route, heard = row.route, [one for one in said if one is not None]
-    lost = any((route.champion, routing.FAILED) in one.models for one in heard)
-    if fallen is not None and champion != FAILS and not lost:
+    route, heard = row.route, [frozenset(one.models) for one in serving(said).values()]
+    held = {model for models in heard for model, state in models if state == routing.READY}
+    broken = bool(heard) and all((route.champion, routing.FAILED) in models for models in heard)
+    lacking = any((route.champion, LACKS) in models for models in heard)
+    if fallen is not None and champion != FAILS and not broken:
+        if lacking:
+            yield "a_load_failure_of_a_replica_moves_no_route_and_no_status"
         yield "client_input_alone_never_moves_a_route_off_its_champion"
-    if fallen is None and champion == FAILS and route.champion != route.baseline:
+    replaceable = route.champion != route.baseline and held & {
+        route.previous_champion,
+        route.baseline,
+    }
+    if fallen is None and champion == FAILS and replaceable:
         yield "a_champion_that_fails_on_requests_and_on_our_inputs_falls"
+    if fallen is None and broken and replaceable:
+        yield "a_champion_whose_files_are_wrong_everywhere_falls"
     if fallen is not None and fallen.route.champion == route.champion:
         yield "a_champion_that_falls_is_replaced"
+    if fallen is not None and fallen.route.champion not in held:
+        yield "a_route_is_moved_only_to_what_a_live_replica_holds"

@@ -25,6 +25,7 @@ from .world import (
     GOOD,
     IDS,
     IN_FORCE,
+    LACKS,
     NOTHING,
     ROLLOUT,
     WORSE,
@@ -55,6 +56,18 @@ FORWARD = (Phase.LOADING, Phase.GATE, Phase.STEP)
 """The phases in which the challenger is the challenger."""
 
 KEYS = tuple(f"key-{number}" for number in range(32))
+
+
+def _holds(said: Said, model: str | None) -> bool:
+    return (model, routing.READY) in said.models
+
+
+def _all_hold(able: dict[str, Said]) -> bool:
+    """Somebody is able, and all who are route by the newest route and hold the version."""
+    following = (
+        said.generation == IN_FORCE and _holds(said, CHALLENGER) for said in able.values()
+    )
+    return bool(able) and all(following)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +106,27 @@ class Look:
 
     @property
     def load_failed(self) -> bool:
+        """Some replica found that the version's own files are wrong."""
         return any((CHALLENGER, routing.FAILED) in said.models for said in self.live.values())
+
+    @property
+    def able(self) -> dict[str, Said]:
+        """Who has not failed to load the version, for whatever cause."""
+        failed = {(CHALLENGER, routing.FAILED), (CHALLENGER, LACKS)}
+        return {name: said for name, said in self.live.items() if not failed & set(said.models)}
 
     @property
     def bad_news(self) -> bool:
         if self.row.phase is Phase.PROMOTED:
-            return self.sight.aborted or self.load_failed or self.sight.evidence == WORSE_AFTER
+            lost = self.load_failed and not self.able
+            return self.sight.aborted or lost or self.sight.evidence == WORSE_AFTER
         bad = self.sight.aborted or self.load_failed or self.sight.champion_fails
         return bad or self.sight.evidence == WORSE
+
+    @property
+    def can_go_back(self) -> bool:
+        """Somebody holds the champion before this one."""
+        return any(_holds(said, self.row.route.previous_champion) for said in self.live.values())
 
     def goes(self, *phases: Phase) -> bool:
         return self.arrow is not None and self.arrow.to in phases
@@ -134,12 +160,16 @@ def a_deadline_is_acted_on(look: Look) -> bool:
     phase = look.row.phase
     if phase is Phase.PENDING:
         return bool(look.live) or look.goes(Phase.FAILED)
+    if phase in (*FORWARD, Phase.PROMOTED) and not look.live:
+        return look.arrow is None or look.bad_news
     if phase in FORWARD:
         ready = phase is Phase.LOADING and look.followed and look.held and not look.bad_news
         return look.goes(Phase.GATE if ready else Phase.ROLLBACK)
     if phase is Phase.PROMOTED:
-        baked = look.followed and look.held and not look.bad_news
-        return look.goes(Phase.DONE if baked else Phase.REVERTED)
+        taken = not look.able or _all_hold(look.able)
+        if look.bad_news or not taken:
+            return look.goes(Phase.REVERTED) or not look.can_go_back
+        return look.goes(Phase.DONE) or not look.able
     return look.goes(Phase.FAILED)
 
 
@@ -150,7 +180,34 @@ def bad_news_is_acted_on_at_once(look: Look) -> bool:
         return not look.sight.aborted or look.goes(Phase.FAILED)
     if look.row.phase in FORWARD:
         return look.goes(Phase.ROLLBACK)
-    return look.row.phase is not Phase.PROMOTED or look.goes(Phase.REVERTED)
+    return look.row.phase is not Phase.PROMOTED or look.goes(Phase.REVERTED) == look.can_go_back
+
+
+def a_route_is_moved_only_to_what_a_live_replica_holds(look: Look) -> bool:
+    if look.arrow is None or look.arrow.route is None:
+        return True
+    after = look.arrow.route.champion
+    held = any(_holds(said, after) for said in look.live.values())
+    return after == look.row.route.champion or held
+
+
+def a_load_failure_of_a_replica_moves_no_route_and_no_status(look: Look) -> bool:
+    """It may be waited for, until the deadline; then the version has not failed."""
+    lacking = any(LACKS in dict(said.models).values() for said in look.live.values())
+    if not lacking or look.bad_news or look.arrow is None:
+        return True
+    undone = look.goes(Phase.ROLLBACK, Phase.REVERTED)
+    if look.sight.clock is not Clock.LATE:
+        return not undone
+    if look.row.phase is Phase.PROMOTED:
+        return not undone or bool(look.able) and not _all_hold(look.able)
+    return Status.FAILED not in look.arrow.statuses.values()
+
+
+def what_has_just_started_is_given_the_time_to_load(look: Look) -> bool:
+    if look.sight.clock is not Clock.RESTARTED or look.bad_news or not look.live:
+        return True
+    return not look.goes(Phase.ROLLBACK, Phase.REVERTED)
 
 
 def nothing_is_promoted_without_a_live_acknowledgement(look: Look) -> bool:
@@ -166,8 +223,10 @@ def traffic_grows_only_where_all_have_followed(look: Look) -> bool:
 
 
 def no_step_is_taken_before_all_have_followed(look: Look) -> bool:
-    done = look.row.phase is Phase.PROMOTED and look.goes(Phase.DONE)
-    return not (done or look.goes(Phase.GATE)) or (look.followed and look.held)
+    if look.row.phase is Phase.PROMOTED and look.goes(Phase.DONE):
+        late = look.sight.clock is Clock.LATE
+        return (look.followed and look.held) or (late and _all_hold(look.able))
+    return not look.goes(Phase.GATE) or (look.followed and look.held)
 
 
 def no_share_is_given_before_the_gate(look: Look) -> bool:
@@ -282,7 +341,7 @@ def an_undone_rollout_ends_when_all_have_followed(look: Look) -> bool:
     undone = look.row.phase in (Phase.ROLLBACK, Phase.REVERTED)
     if not undone or look.arrow is None:
         return True
-    return look.followed or look.sight.clock is Clock.LATE
+    return look.followed or look.sight.clock in (Clock.LATE, Clock.RESTARTED)
 
 
 def only_what_may_go_live_is_loaded(look: Look) -> bool:
@@ -323,6 +382,9 @@ ARROW_LAWS = (
     every_wait_has_an_end,
     a_deadline_is_acted_on,
     bad_news_is_acted_on_at_once,
+    a_route_is_moved_only_to_what_a_live_replica_holds,
+    a_load_failure_of_a_replica_moves_no_route_and_no_status,
+    what_has_just_started_is_given_the_time_to_load,
     nothing_is_promoted_without_a_live_acknowledgement,
     nothing_is_promoted_that_is_not_held_by_all,
     traffic_grows_only_where_all_have_followed,

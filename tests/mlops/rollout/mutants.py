@@ -25,13 +25,14 @@ from mlops.rollout.analysis import (
 )
 from mlops.rollout.decide import Snapshot
 from mlops.rollout.plan import EVERYTHING_BP
+from mlops.store.replicas import LoadCause
 from mlops.store.schema import Phase
 
 Rule = Callable[..., Any]
 Wrong = Callable[[Rule], Rule]
 """Makes a wrong version out of the right one."""
 
-NO_RULES = frozenset({"_load_error", "_has_followed"})
+NO_RULES = frozenset({"_explain_failures"})
 """Functions that only find words."""
 
 
@@ -234,8 +235,21 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
             )
         ),
     },
-    "load_failed": _YES_NO,
+    "load_failed": {
+        **_YES_NO,
+        "whatever the cause": lambda right: (
+            lambda s: any(one.failed_to_load(s.rollout.to_version) for one in s.waited_for)
+        ),
+    },
+    "is_held": _YES_NO,
     "is_late": _YES_NO,
+    "has_expired": {
+        **_YES_NO,
+        "whoever has just started": lambda right: deciding.is_late,
+        "while nobody lives": lambda right: (
+            lambda s, now: right(s, now) or (deciding.is_late(s, now) and not s.waited_for)
+        ),
+    },
     "has_dwelt": _YES_NO,
     "has_gate_evidence": _YES_NO,
     "reason_to_hold": {
@@ -256,6 +270,14 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "held as well": lambda right: lambda s, now: right(s, now) or deciding.reason_to_hold(s),
     },
     "_reason_to_revert": {
+        "while others may load it": lambda right: (
+            lambda s, now: "why" if deciding.load_failed(s) else right(s, now)
+        ),
+        "whatever a replica lacks": lambda right: (
+            lambda s, now: (
+                "why" if deciding.is_late(s, now) and not deciding.is_loaded(s) else right(s, now)
+            )
+        ),
         "nothing": _always(None),
         "everything": _always("why"),
         "aborted or not": _asking(abort_requested=None),
@@ -296,6 +318,13 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "waits for ever": _always(None),
         "ends at once": lambda right: (
             lambda s, now: right(s, now) or deciding._make_arrow(s, Phase.DONE, "why")
+        ),
+        "goes back to what nobody holds": lambda right: (
+            lambda s, now: (
+                deciding._revert(s, why)
+                if (why := deciding._reason_to_revert(s, now))
+                else right(s, now)
+            )
         ),
     },
     "_decide_reverted": {
@@ -368,6 +397,7 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "never worse": lambda right: lambda s: judge_challenger(Evidence(), max_fault_rate=0.01),
     },
     "_is_loaded_unattended": _YES_NO,
+    "_has_followed": _YES_NO,
     "_explain_delay": {
         "without words": _always(""),
         "held or not": lambda right: lambda s: right(replace(s, short_requests=ShortRequests())),
@@ -388,6 +418,17 @@ _SNAPSHOT: Mapping[str, Mapping[str, Wrong]] = {
         "all": lambda right: lambda s: s.replicas,
         "nobody": _always(()),
         "one": lambda right: lambda s: right(s)[:1],
+    },
+    "able": {
+        "all": lambda right: lambda s: s.waited_for,
+        "nobody": _always(()),
+        "whose files are right": lambda right: (
+            lambda s: tuple(
+                one
+                for one in s.waited_for
+                if not one.failed_to_load(s.rollout.to_version, LoadCause.VERSION)
+            )
+        ),
     },
     "verdict": {
         "always good": lambda right: (

@@ -26,7 +26,7 @@ from mlops.rollout.analysis import (
     TrialCounts,
 )
 from mlops.rollout.plan import RolloutPlan, Strategy, plan_for
-from mlops.store.replicas import HeldModel, Replica, ReplicaState
+from mlops.store.replicas import HeldModel, LoadCause, Replica, ReplicaState
 from mlops.store.rollouts import Arrow, Rollout
 from mlops.store.routes import Route
 from mlops.store.schema import Phase, Status
@@ -39,6 +39,9 @@ T0 = datetime(2025, 1, 1, tzinfo=UTC)
 
 Models = tuple[tuple[str, str], ...]
 """What a process holds: pairs of model and state, sorted."""
+
+LACKS = "lacks"
+"""The state of a model that its process could not load, by no fault of the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,10 @@ class Process(NamedTuple):
 
     @property
     def states(self) -> dict[str, str]:
-        return dict(self.models)
+        """As the product knows them: it drops and replaces all failed models alike."""
+        return {
+            model: routing.FAILED if state == LACKS else state for model, state in self.models
+        }
 
     @property
     def ready(self) -> frozenset[str]:
@@ -129,6 +135,7 @@ class Kind(StrEnum):
     LOOK_IN_VAIN = "look, unheard"
     LOAD = "load"
     FAIL = "fail to load"
+    LACK = "lack what a load needs"
     DROP = "drop"
     ACKNOWLEDGE = "acknowledge"
     CRASH = "crash"
@@ -140,7 +147,7 @@ class Kind(StrEnum):
 
 
 DEPLOYING = frozenset(
-    {Kind.LOOK, Kind.LOOK_IN_VAIN, Kind.LOAD, Kind.FAIL, Kind.DROP, Kind.ACKNOWLEDGE}
+    {Kind.LOOK, Kind.LOOK_IN_VAIN, Kind.LOAD, Kind.FAIL, Kind.LACK, Kind.DROP, Kind.ACKNOWLEDGE}
 )
 """What replicas do because somebody deploys."""
 
@@ -218,14 +225,23 @@ def looks(process: Process, route: Route) -> Iterator[Move]:
 
 
 def _loads(world: World, name: str, process: Process, seen: Route) -> Iterator[Move]:
+    for model, state in process.models:
+        if state == LACKS:
+            others = {name: state for name, state in process.states.items() if name != model}
+            if routing.next_to_load(seen, name, others) == model:
+                yield _load(Kind.LOAD, process, model, routing.READY)
     model = routing.next_to_load(seen, name, process.states)
     if model is None:
         return
-    loaded = _sorted(process.states | {model: routing.READY})
-    failed = _sorted(process.states | {model: routing.FAILED})
-    yield Move(Kind.LOAD, model, process._replace(models=loaded))
+    yield _load(Kind.LOAD, process, model, routing.READY)
     free = model == CHALLENGER or (model == CHAMPION and world.champion_may_not_load)
-    yield Move(Kind.FAIL, model, process._replace(models=failed), 0 if free else 1)
+    yield _load(Kind.FAIL, process, model, routing.FAILED, 0 if free else 1)
+    yield _load(Kind.LACK, process, model, LACKS, 1)
+
+
+def _load(kind: Kind, process: Process, model: str, state: str, cost: int = 0) -> Move:
+    after = _sorted(dict(process.models) | {model: state})
+    return Move(kind, model, process._replace(models=after), cost)
 
 
 def _at_start(world: World) -> Models:
@@ -245,6 +261,7 @@ class Clock(StrEnum):
     EARLY = "early"
     DWELT = "dwelt"
     LATE = "late"
+    RESTARTED = "late, and all replicas have just started"
 
 
 NOTHING = Evidence()
@@ -288,24 +305,28 @@ class Sight(NamedTuple):
         return not interfered and self.status is Status.CHALLENGER
 
 
-_SEEN = tuple(Sight(*found) for found in product((NOTHING, LITTLE, GOOD, WORSE), Clock))
+_CLOCKS = (Clock.EARLY, Clock.DWELT, Clock.LATE)
+_SEEN = (
+    *(Sight(*found) for found in product((NOTHING, LITTLE, GOOD, WORSE), _CLOCKS)),
+    *(Sight(evidence, Clock.RESTARTED) for evidence in (NOTHING, GOOD)),
+)
 _HANDS = tuple(
     Sight(evidence, clock, **what)
     for evidence, clock, what in product(
         (NOTHING, GOOD),
-        Clock,
+        _CLOCKS,
         ({"aborted": True}, {"champion": FAILS}),
     )
 )
 _CLIENTS = (
-    *(Sight(GOOD, clock, short=MANY_SHORT) for clock in Clock),
+    *(Sight(GOOD, clock, short=MANY_SHORT) for clock in _CLOCKS),
     *(Sight(GOOD, Clock.DWELT, champion=known) for known in (FAILS_CLIENTS, UNCHECKED)),
 )
 _REFUSED = tuple(
     Sight(NOTHING, clock, status=Status.REFUSED, forced=forced)
-    for clock, forced in product(Clock, (False, True))
+    for clock, forced in product(_CLOCKS, (False, True))
 )
-_AFTER = tuple(Sight(WORSE_AFTER, clock) for clock in Clock)
+_AFTER = tuple(Sight(WORSE_AFTER, clock) for clock in _CLOCKS)
 
 
 def sights(phase: Phase) -> tuple[Sight, ...]:
@@ -319,27 +340,38 @@ def sights(phase: Phase) -> tuple[Sight, ...]:
 def decided(world: World, row: Row, said: tuple[Said | None, ...], sight: Sight) -> Arrow | None:
     """The arrow the product takes."""
     asked = _asked(world, row.phase, row.step, sight.aborted, sight.forced)
+    now = T0 + _lasted(world.plan, row.phase, sight.clock)
+    started = now if sight.clock is Clock.RESTARTED else T0
     snapshot = deciding.Snapshot(
         rollout=asked,
         plan=world.plan,
         route=row.route,
         replicas=tuple(
-            _replica(name, heard) for name, heard in zip(IDS, said, strict=True) if heard
+            _replica(name, heard, started) for name, heard in zip(IDS, said, strict=True) if heard
         ),
         evidence=sight.evidence,
         statuses={CHALLENGER: sight.status, row.route.champion: Status.DEPLOYED},
         champion_failing=falling.champion_failing(row.route, (), sight.champion),
         short_requests=sight.short,
     )
-    return deciding.decide(snapshot, T0 + _lasted(world.plan, row.phase, sight.clock))
+    return deciding.decide(snapshot, now)
 
 
 def fallen(
     row: Row, said: tuple[Said | None, ...], champion: ChampionTrials
 ) -> falling.Fallback | None:
     """What the product puts in the place of a champion, where no rollout is open."""
-    replicas = [_replica(name, heard) for name, heard in zip(IDS, said, strict=True) if heard]
+    replicas = [_replica(name, heard, T0) for name, heard in serving(said).items()]
     return falling.decide_fallback(row.route, replicas, champion)
+
+
+def serving(said: tuple[Said | None, ...]) -> dict[str, Said]:
+    """The replicas that a champion is judged by: they stay, and follow the newest route."""
+    return {
+        name: heard
+        for name, heard in zip(IDS, said, strict=True)
+        if heard is not None and not heard.draining and heard.generation == IN_FORCE
+    }
 
 
 def followed(row: Row, arrow: Arrow) -> Decided:
@@ -351,7 +383,7 @@ def followed(row: Row, arrow: Arrow) -> Decided:
 @cache
 def _lasted(plan: RolloutPlan, phase: Phase, clock: Clock) -> timedelta:
     shortest = {Phase.STEP: plan.dwell_s, Phase.PROMOTED: plan.bake_s}.get(phase, 0.0)
-    if clock is Clock.LATE:
+    if clock in (Clock.LATE, Clock.RESTARTED):
         return plan.patience(phase)
     return timedelta(seconds=shortest if clock is Clock.DWELT else max(shortest - 1, 0))
 
@@ -380,12 +412,19 @@ def _asked(world: World, phase: Phase, step: int, aborted: bool, forced: bool) -
 
 
 @cache
-def _replica(name: str, said: Said) -> Replica:
+def _replica(name: str, said: Said, started_at: datetime) -> Replica:
     return Replica(
         id=name,
         incarnation="1",
         address="",
         state=ReplicaState.DRAINING if said.draining else ReplicaState.READY,
         generations={SERVICE: said.generation},
-        models={model: HeldModel(model, state) for model, state in said.models},
+        models={model: _model(model, state) for model, state in said.models},
+        started_at=started_at,
     )
+
+
+def _model(model: str, state: str) -> HeldModel:
+    if state == LACKS:
+        return HeldModel(model, routing.FAILED, cause=LoadCause.REPLICA)
+    return HeldModel(model, state, cause=LoadCause.VERSION if state == routing.FAILED else None)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
-from mlops.errors import BundleError, StoreError
+from mlops.errors import BundleError, BundleUnavailable, ReplicaNameTaken, StoreError
 from mlops.serving import store_sync
 from mlops.serving.engine import model_pool
 from mlops.serving.request_counters import RequestCounters, Try
 from mlops.serving.runtime import Runtime
-from mlops.serving.store_sync import LOAD_TRIES
-from mlops.store import Store, list_replicas
-from mlops.store.replicas import ReplicaState
+from mlops.store import Replica, Store, Why, get_version, list_replicas
+from mlops.store.replicas import (
+    HeldModel,
+    LoadCause,
+    ReplicaState,
+    acknowledge,
+    remove_replica,
+)
 from mlops.store.request_counts import (
     Traffic,
     champion_scope,
@@ -23,7 +31,9 @@ from mlops.store.request_counts import (
     read_traffic,
     sum_traffic,
 )
-from tests.mlops.serving.conftest import KEY, Library
+from mlops.store.routes import begin_route
+from mlops.store.versions import insert_version
+from tests.mlops.serving.conftest import AT, KEY, Library, made_runtime
 
 Settle = Callable[[], None]
 SetRoute = Callable[..., None]
@@ -62,28 +72,164 @@ def test_a_challenger_is_not_loaded_while_its_champion_is_not_ready(
     champion, challenger = library.versions
     set_route(champion=champion, challenger=challenger)
     fail_to_load(monkeypatch, champion)
-    monkeypatch.setattr("mlops.serving.store_sync.RETRY_S", 1e9)
     settle()
     assert runtime.pool.ready() == {library.baseline}
 
 
-def test_a_model_is_reported_failed_only_after_its_last_try(
+# Failed loads ------------------------------------------------------------------------------------
+
+BROKEN, AWAY = BundleError("altered"), BundleUnavailable("the share is away")
+
+
+@pytest.mark.parametrize(
+    ("error", "states", "cause"),
+    [
+        (BROKEN, ["loading", "loading", "failed"], LoadCause.VERSION),
+        (AWAY, ["failed", "failed", "failed"], LoadCause.REPLICA),
+        (MemoryError(), ["failed", "failed", "failed"], LoadCause.REPLICA),
+    ],
+)
+def test_a_failed_load_is_reported_with_its_cause_and_a_broken_version_after_three_tries(
     runtime: Runtime, store: Store, library: Library, set_route: SetRoute,
+    monkeypatch: pytest.MonkeyPatch, error: Exception, states: list[str], cause: LoadCause,
+) -> None:  # fmt: skip
+    champion = library.versions[0]
+    set_route(champion=champion)
+    fail_to_load(monkeypatch, champion, error)
+    runtime.store_sync.sync_once()
+    reported = []
+    for _ in states:
+        runtime.store_sync._load_model(champion)
+        runtime.store_sync.sync_once()
+        reported.append(list_replicas(store)[0].models[champion])
+    assert [model.state for model in reported] == states
+    assert reported[-1].cause == cause
+    assert str(error) in str(reported[-1].error)
+
+
+def test_a_failed_model_stays_failed_while_it_is_tried_again_and_is_ready_at_last(
+    runtime: Runtime, store: Store, library: Library, set_route: SetRoute, settle: Settle,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     champion = library.versions[0]
     set_route(champion=champion)
-    fail_to_load(monkeypatch, champion)
-    monkeypatch.setattr("mlops.serving.store_sync.RETRY_S", 1e9)
+    fail_to_load(monkeypatch, champion, AWAY)
+    settle()
+    seen = []
+
+    def report(name: str, model_id: str) -> None:
+        runtime.store_sync.sync_once()
+        seen.append(list_replicas(store)[0].models[champion].state)
+
+    monkeypatch.setattr(model_pool, "stage", report)
+    end_pauses(runtime)
+    assert runtime.store_sync.load_next()
+    assert set(seen) == {"failed"}
+    runtime.store_sync.sync_once()
+    held = list_replicas(store)[0].models[champion]
+    assert (held.state, held.error, held.cause) == ("ready", None, None)
+
+
+def test_pauses_between_two_tries_grow_from_one_second_to_half_a_minute(runtime: Runtime) -> None:
+    """Anew for another cause: the share comes back, and its files are being copied."""
+    pauses = [_pause_after(runtime, AWAY) for _ in range(8)]
+    for pause, longest in zip(pauses, [1, 2, 4, 8, 16, 30, 30, 30], strict=True):
+        assert longest * 0.79 < pause <= longest
+    assert _pause_after(runtime, BROKEN) <= 1
+
+
+def _pause_after(runtime: Runtime, error: BundleError) -> float:
+    return runtime.store_sync._note_failure("m", error).retry_at - time.monotonic()
+
+
+def end_pauses(runtime: Runtime) -> None:
+    """As if the time had come to try all failed loads again."""
+    failed = runtime.store_sync._failed
+    failed |= {model_id: replace(one, retry_at=0.0) for model_id, one in failed.items()}
+
+
+# Readiness ---------------------------------------------------------------------------------------
+
+
+def test_a_service_that_no_live_replica_can_load_keeps_no_other_one_waiting(
+    runtime: Runtime, settle: Settle, store: Store, library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    gone = begin_another_service(store, library)
+    fail_to_load(monkeypatch, gone, AWAY)
     runtime.store_sync.sync_once()
     runtime.store_sync._load_model(library.baseline)
-    states = []
-    for _ in range(LOAD_TRIES):
-        runtime.store_sync._load_model(champion)
-        runtime.store_sync.sync_once()
-        states.append(list_replicas(store)[0].models[champion].state)
-    assert states == ["loading"] * (LOAD_TRIES - 1) + ["failed"]
-    assert "not today" in str(list_replicas(store)[0].models[champion].error)
+    runtime.store_sync.sync_once()
+    assert not runtime.store_sync.ready(), "the other one was not tried yet"
+    settle()
+    assert runtime.store_sync.ready()
+    assert list_replicas(store)[0].state is ReplicaState.READY
+
+
+def test_a_replica_that_lacks_what_another_one_answers_is_not_ready(
+    runtime: Runtime, settle: Settle, store: Store, library: Library,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    gone = begin_another_service(store, library)
+    other = Replica("r2", "1", "", ReplicaState.READY, models={gone: HeldModel(gone, "ready")})
+    acknowledge(store, other, seconds=60)
+    fail_to_load(monkeypatch, gone, AWAY)
+    settle()
+    assert not runtime.store_sync.ready()
+    remove_replica(store, "r2", "1")
+    runtime.store_sync.sync_once()
+    assert runtime.store_sync.ready()
+
+
+def test_a_replica_without_any_bundle_is_not_ready(
+    runtime: Runtime, settle: Settle, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_to_load(monkeypatch, library.baseline, AWAY)
+    settle()
+    assert not runtime.store_sync.ready()
+
+
+def begin_another_service(store: Store, library: Library) -> str:
+    """Begin a service whose baseline has the files of another version; returns the baseline."""
+    version = get_version(store, library.versions[0])
+    baseline = replace(version, model_id="gone", service=f"{KEY}8", mlflow_version=1)
+    with store.write() as connection:
+        insert_version(connection, baseline, Why(AT))
+        begin_route(connection, baseline.service, baseline.model_id, Why(AT))
+    return baseline.model_id
+
+
+# Names -------------------------------------------------------------------------------------------
+
+
+def test_a_second_process_of_a_name_is_refused_at_its_start(
+    runtime: Runtime, settle: Settle, store: Store, library: Library, tmp_path: Path
+) -> None:
+    settle()
+    runtime.store_sync.start()
+    (tmp_path / "second").mkdir()
+    with (
+        made_runtime(library, store, tmp_path / "second") as second,
+        pytest.raises(ReplicaNameTaken, match="another process serves as replica 'r1'"),
+    ):
+        second.store_sync.start()
+    runtime.store_sync.sync_once()
+    (seen,) = list_replicas(store)
+    assert seen.incarnation == runtime.store_sync.identity.incarnation
+
+
+def test_a_restarted_process_waits_for_the_lease_of_its_last_life(
+    runtime: Runtime, settle: Settle, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed = Replica("r1", "its last life", "", ReplicaState.READY)
+    acknowledge(store, killed, seconds=0.3)
+    runtime.store_sync.start()
+    settle()
+    (seen,) = list_replicas(store)
+    assert seen.incarnation == runtime.store_sync.identity.incarnation
+
+
+# The store is away -------------------------------------------------------------------------------
 
 
 def test_routes_stay_in_force_while_the_store_is_away(
@@ -182,10 +328,12 @@ def test_a_restarted_process_adds_to_the_traffic_of_its_former_life(
     assert traffic_on_record(store).requests == 2
 
 
-def fail_to_load(patch: pytest.MonkeyPatch, unlucky: str) -> None:
+def fail_to_load(
+    patch: pytest.MonkeyPatch, unlucky: str, error: Exception | None = None
+) -> None:
     def stage(name: str, model_id: str) -> None:
         if name == "golden" and model_id == unlucky:
-            raise BundleError("not today")
+            raise error or BundleError("not today")
 
     patch.setattr(model_pool, "stage", stage)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import shutil
 import threading
@@ -13,14 +14,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlops.errors import BundleError, MlopsError, NotLoaded
+from mlops.errors import (
+    BundleError,
+    BundleUnavailable,
+    MlopsError,
+    ModelError,
+    ModelUnavailable,
+    NotLoaded,
+)
 from mlops.models.bundle import Bundle, Trust
-from mlops.models.manifest import WEIGHTS
+from mlops.models.manifest import MANIFEST, WEIGHTS
 from mlops.models.signing import SigningKey
 from mlops.registry.fetching import BundleFolders
 from mlops.serving.engine import model_pool
-from mlops.serving.engine.model_pool import ModelPool, State, available_memory
+from mlops.serving.engine.model_pool import ModelPool, State, available_memory, cause_of
 from mlops.store import ModelVersion, Store, get_version
+from mlops.store.replicas import LoadCause
 
 STAGES = ["fetching", "verifying", "opening", "golden", "warming", "ready"]
 
@@ -126,6 +135,12 @@ def _gone(version: ModelVersion, copy: Path) -> ModelVersion:
     return version
 
 
+def _unreadable(version: ModelVersion, copy: Path) -> ModelVersion:
+    """Its manifest is not there (yet): reading it is an error of the file system."""
+    (copy / MANIFEST).unlink()
+    return version
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
     [(_other_digest, "registered was 000000"), (_altered, "was altered"), (_gone, "no bundle")],
@@ -140,10 +155,51 @@ def test_a_bundle_that_is_not_what_was_registered_fails(pool, damaged, tmp_path,
     assert pool.ready() == frozenset()
 
 
+def _raise_from(cause: Exception) -> BundleError:
+    error = BundleError("the model does not load")
+    error.__cause__ = ModelError("its class does not import")
+    error.__cause__.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (BundleError("golden example 0 gives 1.0 instead of 2.0"), LoadCause.VERSION),
+        (_raise_from(KeyError("recipe")), LoadCause.VERSION),
+        (BundleUnavailable("there is no bundle here"), LoadCause.REPLICA),
+        (ModelUnavailable("not an allowed custom model"), LoadCause.REPLICA),
+        (OSError(errno.EMFILE, "too many open files"), LoadCause.REPLICA),
+        (_raise_from(MemoryError()), LoadCause.REPLICA),
+        (_raise_from(ModuleNotFoundError("ours")), LoadCause.REPLICA),
+    ],
+)
+def test_a_failed_load_speaks_against_its_replica_or_against_the_version(error, cause):
+    assert cause_of(error) is cause
+
+
+@pytest.mark.parametrize(
+    ("damage", "cause"),
+    [
+        (_other_digest, LoadCause.VERSION),
+        (_altered, LoadCause.VERSION),
+        (_gone, LoadCause.REPLICA),
+        (_unreadable, LoadCause.REPLICA),
+    ],
+)
+def test_what_is_wrong_with_the_files_says_whose_fault_it_is(
+    pool, damaged, tmp_path, damage, cause
+):
+    with pytest.raises(MlopsError) as failed:
+        pool.load(damage(damaged, tmp_path / "copy"))
+    assert cause_of(failed.value) is cause
+
+
 def test_a_bundle_signed_elsewhere_fails(version, library, tmp_path):
     other = Trust(SigningKey(b"other key of 32 bytes or more .."))
     pool = ModelPool(bundles=folders(library, tmp_path), trust=other)
-    with pytest.raises(BundleError, match="was not signed with this installation's key"):
+    words = "was not signed with this installation's key"
+    with pytest.raises(BundleUnavailable, match=words):
         pool.load(version)
 
 
@@ -190,7 +246,7 @@ def test_warming_tries_every_usual_batch(pool, version, monkeypatch):
 def test_a_load_that_memory_cannot_hold_is_refused(version, library):
     known = library.registry
     pool = ModelPool(bundles=known.bundles, trust=known.trust, free_memory=lambda: 10**6)
-    with pytest.raises(BundleError, match="bytes of free memory and there are 1,000,000"):
+    with pytest.raises(BundleUnavailable, match="bytes of free memory and there are 1,000,000"):
         pool.load(version)
     assert state(pool, version) is State.FAILED
 
