@@ -211,7 +211,12 @@ class App:
             ("GET", "/", self._list_endpoints, "this list"),
             ("GET", "/services", self._list_services, "services, their versions, bars to send"),
             ("GET", model, self._model_metadata, "inputs and output of a service, by v2"),
-            ("GET", f"{model}/ready", self._model_ready, "whether one of its versions answers here"),
+            (
+                "GET",
+                f"{model}/ready",
+                self._model_ready,
+                "whether one of its versions answers here",
+            ),
             ("GET", version, self._model_metadata, "inputs and output of a service, by v2"),
             ("GET", f"{version}/ready", self._model_ready, "whether the version is loaded"),
             ("GET", "/v2", self._server_metadata, "name and release of the server, by v2"),

@@ -233,6 +233,8 @@ class ModelPool:
                     )
                 with self._lock:
                     slot.state, slot.error = State.FAILED, str(failure)
+                if failure is error:
+                    raise
                 raise failure from error
 
     def forget(self, model_id: str) -> None:

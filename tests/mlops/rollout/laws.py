@@ -64,9 +64,7 @@ def _holds(said: Said, model: str | None) -> bool:
 
 def _all_hold(able: dict[str, Said]) -> bool:
     """Somebody is able, and all who are route by the newest route and hold the version."""
-    following = (
-        said.generation == IN_FORCE and _holds(said, CHALLENGER) for said in able.values()
-    )
+    following = (said.generation == IN_FORCE and _holds(said, CHALLENGER) for said in able.values())
     return bool(able) and all(following)
 
 
@@ -160,17 +158,21 @@ def a_deadline_is_acted_on(look: Look) -> bool:
     phase = look.row.phase
     if phase is Phase.PENDING:
         return bool(look.live) or look.goes(Phase.FAILED)
-    if phase in (*FORWARD, Phase.PROMOTED) and not look.live:
+    if phase in FORWARD and not look.live:
         return look.arrow is None or look.bad_news
     if phase in FORWARD:
         ready = phase is Phase.LOADING and look.followed and look.held and not look.bad_news
         return look.goes(Phase.GATE if ready else Phase.ROLLBACK)
-    if phase is Phase.PROMOTED:
-        taken = not look.able or _all_hold(look.able)
-        if look.bad_news or not taken:
-            return look.goes(Phase.REVERTED) or not look.can_go_back
-        return look.goes(Phase.DONE) or not look.able
-    return look.goes(Phase.FAILED)
+    return phase is Phase.PROMOTED or look.goes(Phase.FAILED)
+
+
+def a_promotion_is_judged_at_its_deadline(look: Look) -> bool:
+    """By the replicas that can load the version; where there are none, it goes on waiting."""
+    if look.row.phase is not Phase.PROMOTED or look.sight.clock is not Clock.LATE:
+        return True
+    if look.bad_news or (look.able and not _all_hold(look.able)):
+        return look.goes(Phase.REVERTED) or not look.can_go_back
+    return look.goes(Phase.DONE) == bool(look.able)
 
 
 def bad_news_is_acted_on_at_once(look: Look) -> bool:
@@ -200,7 +202,7 @@ def a_load_failure_of_a_replica_moves_no_route_and_no_status(look: Look) -> bool
     if look.sight.clock is not Clock.LATE:
         return not undone
     if look.row.phase is Phase.PROMOTED:
-        return not undone or bool(look.able) and not _all_hold(look.able)
+        return not undone or (bool(look.able) and not _all_hold(look.able))
     return Status.FAILED not in look.arrow.statuses.values()
 
 
@@ -381,6 +383,7 @@ ARROW_LAWS = (
     the_path_is_legal,
     every_wait_has_an_end,
     a_deadline_is_acted_on,
+    a_promotion_is_judged_at_its_deadline,
     bad_news_is_acted_on_at_once,
     a_route_is_moved_only_to_what_a_live_replica_holds,
     a_load_failure_of_a_replica_moves_no_route_and_no_status,

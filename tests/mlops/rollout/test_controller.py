@@ -392,14 +392,14 @@ def test_a_replica_that_cannot_load_the_champion_moves_no_route_and_no_status(
 def test_a_challenger_that_a_replica_has_no_room_for_waits_and_has_not_failed(
     service: Store,
 ) -> None:
-    short = RowReplica(service, lacks=frozenset({CHALLENGER}))
+    both = [RowReplica(service, lacks=frozenset({CHALLENGER})), RowReplica(service, "r1")]
     clock = Clock()
     controller = Controller(service, "one", now=clock)
     asked = ask(service, now=clock())
-    carry(controller, [short, RowReplica(service, "r1")])
+    carry(controller, both)
     assert get_rollout(service, asked.id).phase is Phase.LOADING
     clock.at = get_rollout(service, asked.id).deadline
-    carry(controller, [short])
+    carry(controller, both)
     row = get_rollout(service, asked.id)
     assert (row.phase, row.reason) == (
         Phase.FAILED,

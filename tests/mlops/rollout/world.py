@@ -103,9 +103,7 @@ class Process(NamedTuple):
     @property
     def states(self) -> dict[str, str]:
         """As the product knows them: it drops and replaces all failed models alike."""
-        return {
-            model: routing.FAILED if state == LACKS else state for model, state in self.models
-        }
+        return {model: routing.FAILED if state == LACKS else state for model, state in self.models}
 
     @property
     def ready(self) -> frozenset[str]:

@@ -81,39 +81,55 @@ def test_a_challenger_is_not_loaded_while_its_champion_is_not_ready(
 BROKEN, AWAY = BundleError("altered"), BundleUnavailable("the share is away")
 
 
+@pytest.fixture
+def unlucky_champion(
+    library: Library, set_route: SetRoute, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Exception], str]:
+    """Makes a version champion, and its loads fail with an error."""
+
+    def fail(error: Exception) -> str:
+        champion = library.versions[0]
+        set_route(champion=champion)
+        fail_to_load(monkeypatch, champion, error)
+        return champion
+
+    return fail
+
+
 @pytest.mark.parametrize(
-    ("error", "states", "cause"),
+    ("error", "reported"),
     [
-        (BROKEN, ["loading", "loading", "failed"], LoadCause.VERSION),
-        (AWAY, ["failed", "failed", "failed"], LoadCause.REPLICA),
-        (MemoryError(), ["failed", "failed", "failed"], LoadCause.REPLICA),
+        (BROKEN, (["loading", "loading", "failed"], LoadCause.VERSION)),
+        (AWAY, (["failed", "failed", "failed"], LoadCause.REPLICA)),
+        (MemoryError(), (["failed", "failed", "failed"], LoadCause.REPLICA)),
     ],
 )
 def test_a_failed_load_is_reported_with_its_cause_and_a_broken_version_after_three_tries(
-    runtime: Runtime, store: Store, library: Library, set_route: SetRoute,
-    monkeypatch: pytest.MonkeyPatch, error: Exception, states: list[str], cause: LoadCause,
-) -> None:  # fmt: skip
-    champion = library.versions[0]
-    set_route(champion=champion)
-    fail_to_load(monkeypatch, champion, error)
+    runtime: Runtime,
+    store: Store,
+    unlucky_champion: Callable[[Exception], str],
+    error: Exception,
+    reported: tuple[list[str], LoadCause],
+) -> None:
+    champion = unlucky_champion(error)
     runtime.store_sync.sync_once()
-    reported = []
-    for _ in states:
+    seen = []
+    for _ in range(3):
         runtime.store_sync._load_model(champion)
         runtime.store_sync.sync_once()
-        reported.append(list_replicas(store)[0].models[champion])
-    assert [model.state for model in reported] == states
-    assert reported[-1].cause == cause
-    assert str(error) in str(reported[-1].error)
+        seen.append(list_replicas(store)[0].models[champion])
+    assert ([model.state for model in seen], seen[-1].cause) == reported
+    assert str(error) in str(seen[-1].error)
 
 
 def test_a_failed_model_stays_failed_while_it_is_tried_again_and_is_ready_at_last(
-    runtime: Runtime, store: Store, library: Library, set_route: SetRoute, settle: Settle,
+    runtime: Runtime,
+    store: Store,
+    settle: Settle,
+    unlucky_champion: Callable[[Exception], str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    champion = library.versions[0]
-    set_route(champion=champion)
-    fail_to_load(monkeypatch, champion, AWAY)
+) -> None:
+    champion = unlucky_champion(AWAY)
     settle()
     seen = []
 
@@ -328,9 +344,7 @@ def test_a_restarted_process_adds_to_the_traffic_of_its_former_life(
     assert traffic_on_record(store).requests == 2
 
 
-def fail_to_load(
-    patch: pytest.MonkeyPatch, unlucky: str, error: Exception | None = None
-) -> None:
+def fail_to_load(patch: pytest.MonkeyPatch, unlucky: str, error: Exception | None = None) -> None:
     def stage(name: str, model_id: str) -> None:
         if name == "golden" and model_id == unlucky:
             raise error or BundleError("not today")
