@@ -11,7 +11,7 @@ from dataclasses import replace
 from mlops.errors import RolloutError
 from mlops.store import Route, Store, audit
 from mlops.store.alerts import list_alerts, recover_alert
-from mlops.store.rollouts import open_rollouts
+from mlops.store.rollouts import list_rollouts
 from mlops.store.routes import change_route, read_route
 
 RETIRE, RESTORE = "retire_service", "restore_service"
@@ -21,19 +21,20 @@ def retire_service(store: Store, service: str, why: audit.Why) -> Route:
     """Retire a service, and end its alerts.
 
     Raises:
-        RolloutError: when there is no such service, it is retired already, or a rollout is open.
+        RolloutError: when there is no such service, it is retired already, or one of its rollouts
+            has not ended.
     """
+    for rollout in list_rollouts(store, service=service):
+        if not rollout.phase.final:
+            raise RolloutError(
+                f"{rollout.id} is to bring {rollout.to_version} live on {service}; abort it before "
+                "the service is retired"
+            )
     alerts = list_alerts(store, service=service, lasting_only=True)
     with store.write() as connection:
         route = _require_route(read_route(connection, service), service)
         if route.retired_at is not None:
             raise RolloutError(f"{service} was retired at {route.retired_at:%Y-%m-%d %H:%M} UTC")
-        for rollout in open_rollouts(connection):
-            if rollout.service == service:
-                raise RolloutError(
-                    f"{rollout.id} is bringing {rollout.to_version} live on {service}; abort it "
-                    "before the service is retired"
-                )
         for alert in alerts:
             recover_alert(
                 connection,

@@ -77,7 +77,7 @@ def test_a_version_for_which_there_is_no_memory_is_waited_for_and_has_not_failed
         world.replicas(stands_by=False, no_memory_for=[GOOD])
         world.prober()
         world.controller()
-        for name, words in ((GOOD, "bytes of free memory"), (NO_MEMORY, "no memory for this")):
+        for name, words in ((NO_MEMORY, "no memory for this"), (GOOD, "bytes of free memory")):
             row = world.rollout(name, "blue_green", load_s=3.0)
             assert row.phase is Phase.FAILED
             assert "not loaded by the deadline" in row.reason, row.reason

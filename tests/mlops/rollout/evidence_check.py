@@ -32,7 +32,7 @@ from mlops.store.schema import evidence
 from mlops.store.sql import db_now
 from mlops.store.versions import change_status
 
-from .rows import CHAMPION, NOW, SERVICE, count_champion, route_of
+from .rows import CHAMPION, NOW, SERVICE, RowReplica, count_champion, route_of
 
 # Requests -----------------------------------------------------------------------------------
 
@@ -250,9 +250,15 @@ SITUATIONS = tuple(
 def broken_by_champions(store: Store) -> Iterator[str]:
     """The laws that the controller breaks in some situation of a champion."""
     controller = Controller(store, "one")
+    _put_evidence(store, Known(200, 2))
+    if _falls(controller):
+        yield "a_route_is_moved_only_to_what_a_live_replica_holds"
+    yield from _broken_by_loads(store, controller)
+    replica = RowReplica(store)
     for known in SITUATIONS:
+        replica.follow()
         _put_evidence(store, known)
-        falls = any(moved.what == "fall_back" for moved in controller.tick())
+        falls = _falls(controller)
         alerts = list_alerts(store, lasting_only=True)
         told = any(alert.subject == REQUESTS for alert in alerts)
         if falls and not known.own:
@@ -265,6 +271,31 @@ def broken_by_champions(store: Store) -> Iterator[str]:
             yield "people_are_told_where_requests_alone_fail"
         if falls:
             _put_back(store)
+
+
+def _broken_by_loads(store: Store, controller: Controller) -> Iterator[str]:
+    """The laws that the controller breaks where replicas cannot load a champion."""
+    _put_evidence(store, Known(1, 0))
+    one, other = RowReplica(store), RowReplica(store, "r1")
+    able, this = frozenset[str](), frozenset({CHAMPION})
+    for lacks, broken, must_fall in ((this, able, False), (this, this, False), (able, this, True)):
+        one.lacks, one.unloadable, other.unloadable = lacks, broken - lacks, broken
+        for replica in (one, other):
+            replica.crash()
+            replica.follow()
+        falls = _falls(controller)
+        if falls and not must_fall:
+            yield "a_load_failure_of_a_replica_moves_no_route_and_no_status"
+        if must_fall and not falls:
+            yield "a_champion_whose_files_are_wrong_everywhere_falls"
+        if falls:
+            _put_back(store)
+    for replica in (one, other):
+        replica.leave()
+
+
+def _falls(controller: Controller) -> bool:
+    return any(moved.what == "fall_back" for moved in controller.tick())
 
 
 def _put_evidence(store: Store, known: Known) -> None:

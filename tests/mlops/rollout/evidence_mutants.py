@@ -93,6 +93,15 @@ def _all_are_charged(right: Rule) -> Rule:
 _MUTANTS: Mapping[tuple[ModuleType | type, str], Mapping[str, Wrong]] = {
     (falling, "champion_failing"): {
         **_YES_NO,
+        "where a replica lacks what it needs": lambda right: (
+            lambda route, replicas, trials: (
+                right(route, replicas, trials)
+                or next((one.id for one in replicas if one.failed_to_load(route.champion)), None)
+            )
+        ),
+        "whatever the loads say": lambda right: (
+            lambda route, replicas, trials: right(route, (), trials)
+        ),
         "by requests alone": _seeing_trials(own=SURE_TO_FAIL.own),
         "by our inputs alone": _seeing_trials(live=SURE_TO_FAIL.live),
         "without a check": lambda right: (
@@ -110,6 +119,15 @@ _MUTANTS: Mapping[tuple[ModuleType | type, str], Mapping[str, Wrong]] = {
         ),
     },
     (falling, "decide_fallback"): {
+        "to what nobody holds": lambda right: (
+            lambda route, replicas, trials, **rest: (
+                right(route, replicas, trials, **rest)
+                or (
+                    falling.champion_failing(route, replicas, trials)
+                    and falling.Fallback(replace(route, champion=route.baseline), "why", {})
+                )
+            )
+        ),
         "never": lambda right: lambda *args, **kwargs: None,
         "by requests alone": lambda right: (
             lambda route, replicas, trials, **rest: right(
