@@ -115,8 +115,6 @@ class Template:
                 own_numbers = table.name == "audit"
                 if own_numbers:
                     rows = [{k: v for k, v in row.items() if k != "id"} for row in rows]
-                if table.name == "installation":
-                    target.execute(table.delete())
                 if rows:
                     target.execute(table.insert(), rows)
 

@@ -37,6 +37,7 @@ from mlops.store.rollouts import request_abort
 from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import evidence, lease
 from mlops.store.schema import replica as replica_table
+from mlops.store.schema import rollout as rollout_table
 from mlops.store.sql import db_now
 from tests.clocks import DatabaseClock, each_jump
 
@@ -248,6 +249,38 @@ def test_what_was_counted_of_an_earlier_reign_does_not_count_after_a_promotion(
         young = snapshot_of(connection, row, promoted, row.since + timedelta(seconds=60))
         old = snapshot_of(connection, row, promoted, row.since + timedelta(seconds=200))
     assert (young.evidence.promoted.trials, old.evidence.promoted.trials) == (0, 1000)
+
+
+# Stops ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [Phase.LOADING, Phase.GATE, Phase.STEP, Phase.PROMOTED])
+def test_a_rollout_goes_on_after_a_stop_that_was_longer_than_its_deadline(
+    service: Store, phase: Phase
+) -> None:
+    controller, one = Controller(service, "one"), RowReplica(service)
+    one.follow()
+    asked = ask(service, plan_for(Strategy.BLUE_GREEN, dwell_s=0.0, bake_s=0.0))
+    for _ in range(9):
+        if get_rollout(service, asked.id).phase is phase:
+            break
+        count(service, asked, challenger_trials=1000 if phase is Phase.PROMOTED else 30)
+        one.follow()
+        controller.tick()
+    assert get_rollout(service, asked.id).phase is phase
+    one.crash()
+    with service.write() as connection:
+        connection.execute(rollout_table.update().values(since=NOW, deadline=NOW))
+        connection.execute(replica_table.update().values(lease_until=0.0, started_at=NOW))
+    assert controller.tick() == ()
+    one.look()
+    one.acknowledge()
+    assert controller.tick() == ()
+    count(service, asked)
+    moved = carry(controller, [one])
+    assert moved != {}
+    assert get_rollout(service, asked.id).phase is Phase.DONE
+    assert route_of(service).champion == CHALLENGER
 
 
 # Clients that send too few bars -------------------------------------------------------------
