@@ -24,7 +24,7 @@ from mlops.rollout.analysis import ChampionTrials, Conclusion, Verdict, judge_ve
 from mlops.rollout.decide import is_held
 from mlops.store import Replica, Route, Status, Store, audit, list_routes
 from mlops.store.alerts import Condition, is_lasting, list_alerts
-from mlops.store.replicas import LoadCause
+from mlops.store.replicas import LoadCause, live_replicas
 from mlops.store.rollouts import open_rollouts
 from mlops.store.routes import change_route, read_route
 from mlops.store.sql import store_time
@@ -181,7 +181,8 @@ def return_to_baseline(
 ) -> tuple[Move, ...]:
     """Put the baseline back where a champion lost its skill and its retraining was refused.
 
-    Every replica holds every baseline, so the change takes effect at once. A service that the
+    Every replica holds every baseline, so the change takes effect at once; where none can load it,
+    the next call tries again. A service that the
     store refuses to change does not hold up the others; the next call tries it again.
 
     Args:
@@ -203,6 +204,11 @@ def return_to_baseline(
             move.log(logging.WARNING)
             moves.append(move)
     return tuple(moves)
+
+
+def _may_take_over(model_id: str, replicas: Sequence[Replica]) -> bool:
+    """Whether a live replica holds the version, or none lives that could."""
+    return not replicas or is_held(model_id, replicas)
 
 
 def _routes_with_lost_skill(store: Store, service: str | None) -> list[Route]:
@@ -233,7 +239,7 @@ def _return_one(store: Store, service: str, now: datetime | None) -> Move | None
             ),
             busy=any(rollout.service == service for rollout in open_rollouts(connection)),
         )
-        if back is None:
+        if back is None or not _may_take_over(back.route.champion, live_replicas(connection)):
             return None
         at = now or store_time(connection)
         why = audit.Why(at, actor="monitor", reason=back.reason)

@@ -23,7 +23,7 @@ from mlops.store import (
     list_replicas,
 )
 from mlops.store.engine import Connection
-from mlops.store.replicas import LoadCause
+from mlops.store.replicas import LoadCause, ReplicaState
 from mlops.store.rollouts import insert_rollout, open_rollouts
 from mlops.store.routes import change_route, read_route
 from mlops.store.sql import store_time
@@ -107,7 +107,7 @@ def roll_back(
         service: Key of the service.
         why: The author and the reason, for the audit log.
         prove: Called with the version before the route changes; must raise if the version does
-            not load or forecasts something else.
+            not load or forecasts something else. Where no replica lives, it stands for one.
 
     Raises:
         RolloutError: when a rollout is open, there is no version to go back to, no replica holds
@@ -123,12 +123,9 @@ def roll_back(
         target = previous
     if target == route.champion:
         raise RolloutError(f"{service} is on its baseline {target}; there is nothing before it")
-    replicas = list_replicas(store)
-    if not is_held(target, replicas):
-        raise RolloutError(
-            f"no live replica holds {target}; start one (`make serve`), or wait until one has "
-            "loaded it"
-        )
+    replicas = [one for one in list_replicas(store) if one.state is not ReplicaState.DRAINING]
+    if replicas and not is_held(target, replicas):
+        raise RolloutError(f"no live replica holds {target}; wait until one has loaded it")
     missing = [
         replica.id
         for replica in replicas

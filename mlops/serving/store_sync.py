@@ -236,7 +236,10 @@ class StoreSync:
         except StoreError as error:
             if self.store_away_since is None:
                 self.store_away_since = time.monotonic()
-                log.warning("the store is away, serving goes on by what was last seen: %s", error)
+                log.warning(
+                    "the store takes no word from here, serving goes on by what was last seen: %s",
+                    error,
+                )
 
     def acknowledge(self) -> None:
         """Tell the store what this replica holds: in full after a change, else by a heartbeat.

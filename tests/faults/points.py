@@ -13,8 +13,9 @@ ROOT = Path(mlops.__file__).parent
 ROOMS = ("rollout", "serving", "deployer.py")
 """All their commits are points; of the store's functions those that are called here."""
 
-OF_FLOWS = ("fallback.py",)
-"""Flows call it, and no process of the scenes does: `tests/mlops/rollout` has its books."""
+OF_FLOWS = ("fallback.py", "retirement.py")
+"""Flows or people call them, no process of the scenes does: `tests/mlops/rollout` has their books.
+"""
 
 
 def commits_in_source() -> set[str]:

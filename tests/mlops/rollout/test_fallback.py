@@ -192,6 +192,17 @@ def test_the_baseline_serves_and_the_champion_is_retired(service: Store) -> None
     assert (entry.before or {})["champion"] == CHAMPION
 
 
+def test_a_baseline_that_no_live_replica_holds_takes_no_place(light: Store) -> None:
+    lost_and_refused(light)
+    one = RowReplica(light, lacks=frozenset({BASELINE}))
+    one.follow()
+    assert return_to_baseline(light) == ()
+    assert route_of(light).champion == CHAMPION
+    one.lacks = frozenset()
+    one.follow()
+    assert len(return_to_baseline(light)) == 1
+
+
 def test_people_are_told_that_the_baseline_serves_and_not_twice_of_the_lost_skill(
     service: Store,
 ) -> None:

@@ -215,6 +215,22 @@ def test_a_replica_that_lacks_the_version_forbids_it(promoted: Store) -> None:
     assert proof.seen == []
 
 
+def test_a_replica_that_has_no_room_for_the_version_does_not_forbid_it(promoted: Store) -> None:
+    RowReplica(promoted, "r0").follow()
+    RowReplica(promoted, "r1", lacks=frozenset({CHAMPION})).follow()
+    assert roll_back(promoted, SERVICE, BACK, prove=Proof(promoted)).champion == CHAMPION
+
+
+def test_what_no_live_replica_holds_takes_no_place(promoted: Store) -> None:
+    """Where no replica lives, the proof loads the version in this process."""
+    RowReplica(promoted, lacks=frozenset({CHAMPION})).follow()
+    with pytest.raises(RolloutError, match="no live replica holds champion"):
+        roll_back(promoted, SERVICE, BACK, prove=Proof(promoted))
+    assert route_of(promoted).champion == CHALLENGER
+    RowReplica(promoted).leave()
+    assert roll_back(promoted, SERVICE, BACK, prove=Proof(promoted)).champion == CHAMPION
+
+
 def test_an_open_rollout_is_aborted_instead(promoted: Store) -> None:
     RowReplica(promoted).follow()
     model_id = add_version(promoted, "next", 4, status=Status.CHALLENGER).model_id
