@@ -182,8 +182,8 @@ def return_to_baseline(
     """Put the baseline back where a champion lost its skill and its retraining was refused.
 
     Every replica holds every baseline, so the change takes effect at once; where none can load it,
-    the next call tries again. A service that the
-    store refuses to change does not hold up the others; the next call tries it again.
+    the next call tries again. A service that the store refuses to change does not hold up the
+    others; the next call tries it again.
 
     Args:
         store: The store.

@@ -33,6 +33,7 @@ from mlops.store import ModelVersion, Replica, Route, Store, get_version, list_r
 from mlops.store.replicas import (
     HeldModel,
     LoadCause,
+    Namesake,
     ReplicaState,
     acknowledge,
     find_namesake,
@@ -191,25 +192,26 @@ class StoreSync:
         return self._bars_needed.get(model_id)
 
     def ready(self) -> bool:
-        """Whether this replica answers for every service whose route it has read."""
+        """Whether this replica takes requests: see `_mark_ready`."""
         return self.state is ReplicaState.READY
 
     def _wait_for_name(self) -> None:
         """Wait while a process of this name that was killed still counts as live, or drains."""
         first = None
+        while namesake := self._find_namesake():
+            first = first or namesake
+            renewed = namesake.lease_until != first.lease_until
+            if renewed and namesake.state is not ReplicaState.DRAINING:
+                raise ReplicaNameTaken(self.identity.name, namesake.address)
+            self._stop.wait(NAMESAKE_LOOK_S)
+
+    def _find_namesake(self) -> Namesake | None:
         try:
-            while namesake := find_namesake(
-                self.store, self.identity.name, self.identity.incarnation
-            ):
-                first = first or namesake
-                renewed = namesake.lease_until > first.lease_until
-                if renewed and namesake.state is not ReplicaState.DRAINING:
-                    raise ReplicaNameTaken(self.identity.name, namesake.address)
-                self._stop.wait(NAMESAKE_LOOK_S)
-        except ReplicaNameTaken:
-            raise
+            return find_namesake(self.store, self.identity.name, self.identity.incarnation)
         except StoreError as error:
-            log.warning("whether another replica has this one's name is not known: %s", error)
+            # Each acknowledgement compares the incarnation again.
+            log.warning("whether another process has this replica's name is unknown: %s", error)
+            return None
 
     def _repeat(self, work: Callable[[], object], pause_s: Callable[[], float]) -> None:
         while not self._stop.is_set():
