@@ -24,7 +24,7 @@ from tasks import training as step
 from tasks.artifacts import gate_table, training_key
 from tasks.concurrency import exclusive_training, training_slot
 from tasks.context import open_project, run_logs
-from tasks.rollout import ask_for_rollout
+from tasks.rollout import find_rollout, plan_rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class TrainResult:
         refused_by: Name and title of each gate that refused it.
         evaluation: Of the holdout.
         report: Path of the model card.
-        rollout_id: The rollout that was requested; empty where none was.
+        rollout_id: The rollout that the version was registered with; empty where none was wanted.
     """
 
     service: str
@@ -68,8 +68,8 @@ def train(
 
     What is left out comes from the settings (`DEFAULT_VENUE`, ...). ``reason`` other than
     ``manual`` refits what was found before instead of searching again. With
-    ``deployment_config`` what passed its gates may be rolled out at once: it is asked for here,
-    and carried on by whoever holds the role of the controller.
+    ``deployment_config`` what passed its gates may be rolled out: its registration writes the
+    wish, and the controller begins the rollout when no other one of the service is open.
     """
     service = current_settings().service(
         symbol, venue=venue, timeframe=timeframe, target=target, horizon=horizon
@@ -102,7 +102,7 @@ def run_training(
         answers: The claimed triggers that the registered version answers.
     """
     with run_logs(service=service.key), training_slot():
-        project = open_project()
+        project, rollout = open_project(), plan_rollout(deployment)
         step.repair(project)
         with step.training_run(project, service, model_type, config, lease) as run:
             bars = step.load(project, service, config)
@@ -121,11 +121,11 @@ def run_training(
                 run=run,
                 lease=lease,
                 answers=answers,
+                rollout=rollout,
             )
             card = step.draw_card(
                 project, plan, study=study, judgement=judgement, version=version, run=run
             )
-    rollout_id = ask_for_rollout(version, deployment)
     create_markdown_artifact(
         key=training_key(service), markdown=gate_table(project, version, judgement, card)
     )
@@ -139,5 +139,5 @@ def run_training(
         evaluation=judgement.evaluation,
         report=str(card),
         run_id=version.run_id,
-        rollout_id=rollout_id,
+        rollout_id=find_rollout(version),
     )

@@ -6,18 +6,24 @@ from datetime import UTC, datetime
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
-from mlops.errors import RolloutError, RolloutFailed
+from mlops.errors import RolloutFailed
 from mlops.installation import Installation
 from mlops.registry.reconcile import reconcile
 from mlops.rollout import fallback
-from mlops.rollout.plan import DeploymentConfig, RolloutSettings, Strategy
+from mlops.rollout.plan import (
+    DeploymentConfig,
+    RolloutPlan,
+    RolloutSettings,
+    Strategy,
+    plan_from,
+)
 from mlops.rollout.runner import list_unfinished
-from mlops.store import ModelVersion, Phase, Rollout, Status, Why
+from mlops.settings import current_settings
+from mlops.store import ModelVersion, Phase, Rollout, Why
 from mlops.store.audit import SYSTEM
-from mlops.store.rollouts import request_abort
+from mlops.store.rollouts import newest_rollout_of, request_abort
 from tasks.artifacts import RolloutReporter, rollout_key
 from tasks.context import current_installation
 
@@ -85,20 +91,22 @@ def repair(installation: Installation) -> tuple[str, ...]:
 
 
 @task(cache_policy=NO_CACHE)
-def ask_for_rollout(version: ModelVersion, config: DeploymentConfig) -> str:
-    """Request the rollout of a new challenger; its id, empty where none is wanted or allowed."""
-    if not config.auto_deploy or version.status is not Status.CHALLENGER:
-        return ""
-    deployer = current_installation().deployer
-    strategy, why = config.deployment_strategy, Why(datetime.now(UTC), "train", "auto_deploy")
-    try:
-        changes = config.changes
-        return deployer.request(version.model_id, strategy, why, force=False, changes=changes).id
-    except RolloutError as error:
-        # The training succeeded all the same: the version stays challenger.
-        fields = {"service": version.service, "model_id": version.model_id}
-        get_run_logger().warning("%s is not rolled out: %s", version.model_id, error, extra=fields)
-        return ""
+def plan_rollout(config: DeploymentConfig) -> RolloutPlan | None:
+    """The plan by which what passes its gates goes live; None where that is not wanted.
+
+    Raises:
+        RolloutError: for a plan that cannot be; better before a training than after it.
+    """
+    if not config.auto_deploy:
+        return None
+    return plan_from(current_settings(), config.deployment_strategy, config.changes)
+
+
+@task(cache_policy=NO_CACHE)
+def find_rollout(version: ModelVersion) -> str:
+    """The id of the rollout that the commit of a new version wrote; empty where it wrote none."""
+    row = newest_rollout_of(current_installation().store, version.model_id)
+    return "" if row is None else row.id
 
 
 def abort_rollouts_of_run(installation: Installation, run_id: str, why: str) -> tuple[str, ...]:

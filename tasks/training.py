@@ -21,6 +21,7 @@ from mlops.registry.ownership import owner_tags
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.tracking import RunLog, open_run
 from mlops.reports.cards import card_section, save_card
+from mlops.rollout.plan import RolloutPlan
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.service import Service
@@ -151,8 +152,9 @@ def register(
     run: RunLog,
     lease: Lease | None = None,
     answers: Claim | None = None,
+    rollout: RolloutPlan | None = None,
 ) -> ModelVersion:
-    """Register the winner, as challenger or as refused; the commit answers the triggers."""
+    """Register the winner; the commit answers the triggers and writes the wish to go live."""
     why = Why(at=datetime.now(UTC), actor="train", reason=plan.reason)
     return publish(
         project.registry,
@@ -163,6 +165,7 @@ def register(
         why=why,
         lease=lease,
         answers=answers,
+        rollout=rollout,
     )
 
 

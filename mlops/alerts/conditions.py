@@ -27,11 +27,11 @@ from mlops.store.alerts import (
     Condition,
     Severity,
     Trouble,
-    is_lasting,
     list_alerts,
     raise_alert,
     read_lasting,
     recover_alert,
+    services_with_lasting,
 )
 from mlops.store.engine import Connection
 from mlops.store.monitor_runs import CheckRow, list_watches
@@ -54,11 +54,14 @@ _TITLES = {
 def update_rollout_alerts(connection: Connection, row: Rollout, arrow: Arrow, at: datetime) -> None:
     """Raise an alert for a rollout that failed by itself; end those that a healthy version ends.
 
+    A rollout that ends while it waits, before it has begun, is no failure.
+
     Args:
         row: The rollout before the arrow.
         arrow: The transition that the controller writes in this transaction.
     """
-    if arrow.to is Phase.FAILED and row.abort_requested is None:
+    begun = row.phase is not Phase.WAITING
+    if arrow.to is Phase.FAILED and begun and row.abort_requested is None:
         was_live = row.phase is Phase.REVERTED
         undone = Trouble(
             Condition.DEPLOYMENT_FAILED,
@@ -141,14 +144,9 @@ def update_failing_requests_alert(
     return raise_alert(connection, trouble, at=at)
 
 
-def has_failing_requests_alert(connection: Connection, route: Route) -> bool:
-    """Whether the alert of `update_failing_requests_alert` lasts."""
-    return is_lasting(
-        connection,
-        condition=Condition.SYSTEM_TROUBLE,
-        service=route.service,
-        subject=REQUESTS,
-    )
+def list_told_of_requests(connection: Connection) -> frozenset[str]:
+    """The services for which the alert of `update_failing_requests_alert` lasts."""
+    return services_with_lasting(connection, condition=Condition.SYSTEM_TROUBLE, subject=REQUESTS)
 
 
 def raise_returned_to_baseline(
@@ -267,7 +265,7 @@ def close_alerts_of_replaced(
 ) -> None:
     """End the alerts about versions that neither serve nor are watched.
 
-    While a rollout of a service is open its alerts stay: the rollout may still be undone.
+    While the promotion of a rollout may still be undone, the alerts of its service stay.
 
     Args:
         services: Close the alerts of these services only; None means all.
@@ -297,12 +295,16 @@ def _find_replaced(store: Store, lasting: Sequence[AlertRow]) -> list[tuple[Aler
     """Alerts about versions that another champion replaced, each with that champion."""
     watched = {row.model_id for row in list_watches(store)}
     with store.read() as connection:
-        busy = {row.service for row in open_rollouts(connection)}
+        unsettled = {
+            row.service
+            for row in open_rollouts(connection)
+            if row.phase in (Phase.PROMOTED, Phase.REVERTED)
+        }
         champions = {route.service: route.champion for route in read_routes(connection)}
     return [
         (row, champions[row.service])
         for row in lasting
-        if row.service in champions and row.service not in busy
+        if row.service in champions and row.service not in unsettled
         if row.subject != champions[row.service] and row.subject not in watched
     ]
 

@@ -8,52 +8,33 @@ its lease, between any two statements: the next controller goes on from the rows
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from mlops.alerts.conditions import (
-    has_failing_requests_alert,
     raise_champion_failed,
     update_failing_requests_alert,
     update_rollout_alerts,
 )
 from mlops.background import Repeated
-from mlops.errors import LeaseLost, StoreError
-from mlops.rollout.analysis import (
-    ChampionTrials,
-    count_champion_trials,
-    count_own_trials,
-    count_short_requests,
-    gather_evidence,
-)
+from mlops.errors import LeaseLost, MlopsError, StoreError
 from mlops.rollout.decide import Snapshot, decide, reason_to_hold
 from mlops.rollout.fallback import (
-    WINDOW_S,
     Fallback,
     Move,
-    champion_failing,
     decide_fallback,
     explain_requests,
+    return_to_baseline,
 )
-from mlops.rollout.plan import RolloutPlan
-from mlops.store import Phase, Replica, Rollout, Route, Store, audit
+from mlops.rollout.reading import Reading, read_rollouts
+from mlops.rollout.wishes import decide_wish
+from mlops.store import Phase, Rollout, Route, Store, audit
 from mlops.store.engine import Connection
 from mlops.store.leases import Lease, acquire_lease, fence, release_lease
-from mlops.store.replicas import ReplicaState, forget_dead, live_replicas
-from mlops.store.request_counts import (
-    champion_scope,
-    dealt_scope,
-    forget_tallies,
-    read_tallies,
-)
-from mlops.store.rollouts import (
-    Arrow,
-    move_rollout,
-    open_rollouts,
-    restart_future_phases,
-    status_of,
-)
-from mlops.store.routes import change_route, read_route, read_routes, renew_exposure
+from mlops.store.replicas import forget_dead
+from mlops.store.request_counts import forget_tallies
+from mlops.store.rollouts import Arrow, move_rollout, restart_future_phases
+from mlops.store.routes import change_route, renew_exposure
 from mlops.store.sql import store_time
 from mlops.store.versions import change_status
 
@@ -93,17 +74,22 @@ class Controller:
     def tick(self) -> tuple[Move, ...]:
         """Advance every rollout by what the store shows now; a no-op without the lease.
 
+        Its cost grows with the number of rollouts, not with its square: all of them are read
+        together, and again only where some have moved.
+
         Raises:
             StoreError: when the store is away, or the lease was lost during the tick.
+            MlopsError: the last trouble of a rollout; the others have been advanced.
         """
         self.lease = acquire_lease(self.store, LEASE, self.holder, seconds=LEASE_S)
         if self.lease is None:
             return ()
         self._renew_and_prune(self.lease)
-        moves, trouble = self._advance_all(self.lease)
-        moves += self._fall_back(self.lease)
+        reading, moves, trouble = self._advance_all(self.lease)
+        moves += self._fall_back(reading, self.lease)
         for move in moves:
             move.log()
+        moves += self._make_up_for_returns(reading, moves)
         if trouble is not None:
             raise trouble
         return tuple(moves)
@@ -123,41 +109,51 @@ class Controller:
         with self.store.write() as connection:
             fence(connection, lease)
             restart_future_phases(connection, self._now(connection))
-            for route in read_routes(connection):
-                if route.challenger is not None:
-                    renew_exposure(connection, route.service, seconds=EXPOSURE_S)
+            renew_exposure(connection, seconds=EXPOSURE_S)
             forget_dead(connection, after=FORGET_REPLICA_S)
             forget_tallies(connection, after=FORGET_EVIDENCE_S)
 
-    def _advance_all(self, lease: Lease) -> tuple[list[Move], StoreError | None]:
-        """Advance every open rollout; a refused write does not hold up the other rollouts."""
-        moves: list[Move] = []
-        trouble: StoreError | None = None
-        with self.store.read() as connection:
-            rollouts = open_rollouts(connection)
-        for row in rollouts:
-            try:
-                moves += self._advance(row, lease)
-            except LeaseLost:
-                raise
-            except StoreError as error:
-                trouble = error
-        return moves, trouble
+    def _advance_all(self, lease: Lease) -> tuple[Reading, list[Move], MlopsError | None]:
+        """Advance every rollout, in rounds: those that moved are decided anew on a new reading.
 
-    def _advance(self, row: Rollout, lease: Lease) -> list[Move]:
-        moves: list[Move] = []
-        while len(moves) < MAX_ARROWS:
-            snapshot, now = self._read_snapshot(row.id)
-            if snapshot is None:
+        A rollout that cannot be decided or written does not hold up the other rollouts.
+        """
+        reading, moves = self._read(), list[Move]()
+        trouble: MlopsError | None = None
+        due = {row.id for row in reading.rollouts}
+        for _ in range(MAX_ARROWS):
+            moved = set()
+            for row in reading.rollouts:
+                try:
+                    move = self._advance(row, reading, lease) if row.id in due else None
+                except LeaseLost:
+                    raise
+                except MlopsError as error:
+                    trouble = error
+                    continue
+                if move is not None:
+                    moves.append(move)
+                    moved.add(row.id)
+            if not moved:
                 break
-            arrow = decide(snapshot, now)
+            reading, due = self._read(), moved
+        return reading, moves, trouble
+
+    def _advance(self, row: Rollout, reading: Reading, lease: Lease) -> Move | None:
+        """Take the next arrow of a rollout, if there is one."""
+        route = reading.routes[row.service]
+        if row.phase is Phase.WAITING:
+            busy = row.service in reading.busy
+            arrow = decide_wish(row, route, reading.statuses, busy=busy)
+        else:
+            snapshot = reading.snapshot_of(row)
+            arrow = decide(snapshot, reading.now)
             if arrow is None:
                 self._log_hold(snapshot)
-                break
-            self._take_arrow(snapshot, arrow, lease, now)
-            what = f"{row.id} {arrow.to}"
-            moves.append(Move(row.service, what, arrow.reason, row.to_version))
-        return moves
+        if arrow is None:
+            return None
+        self._take_arrow(row, route, arrow, lease, reading.now)
+        return Move(row.service, f"{row.id} {arrow.to}", arrow.reason, row.to_version)
 
     def _log_hold(self, s: Snapshot) -> None:
         """Log once why a rollout is held."""
@@ -168,31 +164,27 @@ class Controller:
             self._logged_holds.add(s.rollout.id)
             Move(s.route.service, s.rollout.id, why, s.rollout.to_version).log(logging.WARNING)
 
-    def _read_snapshot(self, rollout_id: str) -> tuple[Snapshot | None, datetime]:
+    def _read(self) -> Reading:
         with self.store.read() as connection:
-            now = self._now(connection)
-            rollouts = open_rollouts(connection)
-            row = next((rollout for rollout in rollouts if rollout.id == rollout_id), None)
-            route = None if row is None else read_route(connection, row.service)
-            if row is None or route is None:
-                return None, now
-            return snapshot_of(connection, row, route, now), now
+            return read_rollouts(connection, self._now(connection))
 
-    def _take_arrow(self, s: Snapshot, arrow: Arrow, lease: Lease, now: datetime) -> None:
+    def _take_arrow(
+        self, row: Rollout, route: Route, arrow: Arrow, lease: Lease, now: datetime
+    ) -> None:
         with self.store.write() as connection:
             fence(connection, lease)
-            move_rollout(connection, s.rollout, s.route, arrow, term=lease.term, at=now)
-            update_rollout_alerts(connection, s.rollout, arrow, now)
+            move_rollout(connection, row, route, arrow, term=lease.term, at=now)
+            update_rollout_alerts(connection, row, arrow, now)
             # A share that has just been given must count at once.
-            renew_exposure(connection, s.route.service, seconds=EXPOSURE_S)
+            renew_exposure(connection, route.service, seconds=EXPOSURE_S)
 
-    def _fall_back(self, lease: Lease) -> list[Move]:
+    def _fall_back(self, reading: Reading, lease: Lease) -> list[Move]:
         """Replace every failing champion by its previous version or its baseline.
 
         Where a champion fails on requests alone, people are told instead.
         """
-        moves = []
-        for route, fallback, told, now in self._find_failing():
+        moves, now = [], reading.now
+        for route, fallback, told in self._find_failing(reading):
             with self.store.write() as connection:
                 fence(connection, lease)
                 if update_failing_requests_alert(connection, route, told, now):
@@ -213,31 +205,37 @@ class Controller:
             moves.append(Move(route.service, "fall_back", fallback.reason, route.champion))
         return moves
 
-    def _find_failing(self) -> list[tuple[Route, Fallback | None, str | None, datetime]]:
+    def _find_failing(self, reading: Reading) -> list[tuple[Route, Fallback | None, str | None]]:
         """Find champions to replace, and what to tell of those that fail on requests alone.
 
         An open rollout of the service is undone first.
         """
-        with self.store.read() as connection:
-            now = self._now(connection)
-            busy = {rollout.service for rollout in open_rollouts(connection)}
-            replicas = _without_draining(live_replicas(connection))
-            failing = []
-            for route in read_routes(connection):
-                trials = _read_champion_trials(connection, route)
-                told, fallback = explain_requests(route, trials), None
-                if route.service not in busy:
-                    previous = route.previous_champion
-                    statuses = {} if previous is None else status_of(connection, {previous})
-                    fallback = decide_fallback(
-                        route,
-                        _on_newest_route(route, replicas),
-                        trials,
-                        previous_status=statuses.get(previous or ""),
-                    )
-                if fallback or told or has_failing_requests_alert(connection, route):
-                    failing.append((route, fallback, told, now))
-            return failing
+        failing = []
+        for route in reading.routes.values():
+            trials = reading.champion_trials(route)
+            told, fallback = explain_requests(route, trials), None
+            if route.service not in reading.busy:
+                fallback = decide_fallback(
+                    route,
+                    reading.replicas_in_force(route),
+                    trials,
+                    previous_status=reading.statuses.get(route.previous_champion or ""),
+                )
+            if fallback or told or route.service in reading.told_of_requests:
+                failing.append((route, fallback, told))
+        return failing
+
+    def _make_up_for_returns(self, reading: Reading, moves: Sequence[Move]) -> list[Move]:
+        """Return services to their baseline whose return waited for a rollout that has ended.
+
+        It comes before the next tick, which may begin the rollout that waits.
+        """
+        freed = {move.service for move in moves} - reading.busy
+        return [
+            back
+            for service in sorted(freed)
+            for back in return_to_baseline(self.store, service, now=self.now and self.now())
+        ]
 
     def _now(self, connection: Connection) -> datetime:
         return store_time(connection) if self.now is None else self.now()
@@ -248,56 +246,3 @@ def controller_loop(controller: Controller) -> Repeated:
     return Repeated(
         "controller", TICK_S, controller.tick, at_once=False, at_end=controller.step_down
     )
-
-
-def snapshot_of(connection: Connection, row: Rollout, route: Route, now: datetime) -> Snapshot:
-    """Read what `decide` needs to know of a rollout, in one transaction.
-
-    Args:
-        connection: The caller's transaction.
-        row: The rollout.
-        route: The route of its service.
-        now: The time of the store, or of the rehearsal.
-    """
-    replicas = live_replicas(connection)
-    promoted = row.phase is Phase.PROMOTED
-    # Rows from an earlier time as champion were last written before this promotion.
-    age = (now - row.since).total_seconds()
-    scope = champion_scope(route.champion)
-    recent = read_tallies(connection, row.service, scope, newer_than_s=age)
-    failing = None
-    if not promoted:
-        serving = _on_newest_route(route, _without_draining(replicas))
-        failing = champion_failing(route, serving, _read_champion_trials(connection, route))
-    return Snapshot(
-        rollout=row,
-        plan=RolloutPlan.from_dict(row.plan),
-        route=route,
-        replicas=replicas,
-        evidence=gather_evidence(
-            read_tallies(connection, row.service, row.id), recent if promoted else ()
-        ),
-        statuses=status_of(connection, {row.to_version, route.champion}),
-        champion_failing=failing,
-        short_requests=count_short_requests(
-            read_tallies(connection, row.service, dealt_scope(row.id), newer_than_s=WINDOW_S)
-        ),
-    )
-
-
-def _without_draining(replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
-    return tuple(replica for replica in replicas if replica.state is not ReplicaState.DRAINING)
-
-
-def _on_newest_route(route: Route, replicas: tuple[Replica, ...]) -> tuple[Replica, ...]:
-    return tuple(
-        replica
-        for replica in replicas
-        if replica.generations.get(route.service) == route.generation
-    )
-
-
-def _read_champion_trials(connection: Connection, route: Route) -> ChampionTrials:
-    scope = champion_scope(route.champion)
-    tallies = read_tallies(connection, route.service, scope, newer_than_s=WINDOW_S)
-    return ChampionTrials(count_champion_trials(tallies), count_own_trials(tallies))

@@ -4,6 +4,9 @@
     its files are wrong, in every replica          -> the same
     its skill is lost and the retraining refused   -> the baseline
 
+The return to the baseline waits for an open rollout only where that may bring a better version
+soon (`holds_up_return`); any other rollout is aborted first.
+
 Requests alone replace no champion: they may be what no market has. Nor do replicas that cannot
 fetch or open it: the next version that is ready answers meanwhile (`routing.ask_order`). Only a
 version that a live replica holds takes a champion's place. The decisions are pure functions of what
@@ -16,16 +19,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from mlops.alerts.conditions import raise_returned_to_baseline
 from mlops.errors import StoreError
 from mlops.rollout.analysis import ChampionTrials, Conclusion, Verdict, judge_version
 from mlops.rollout.decide import is_held
-from mlops.store import Replica, Route, Status, Store, audit, list_routes
+from mlops.rollout.plan import Strategy
+from mlops.store import Phase, Replica, Rollout, Route, Status, Store, audit, list_routes
 from mlops.store.alerts import Condition, is_lasting, list_alerts
+from mlops.store.engine import Connection
 from mlops.store.replicas import LoadCause, live_replicas
-from mlops.store.rollouts import open_rollouts
+from mlops.store.rollouts import began_at, open_rollout, write_abort
 from mlops.store.routes import change_route, read_route
 from mlops.store.sql import store_time
 from mlops.store.triggers import Answer, Cause, TriggerRow, TriggerState, read_triggers
@@ -40,6 +45,13 @@ WINDOW_S = 600.0
 """Champions are judged by trials and checks of the last so many seconds."""
 
 RETURN = "return_to_baseline"
+
+HOLDS_UP_S = 3600.0
+"""A rollout that replaces the champion holds up the return to the baseline in its first hour."""
+
+REPLACING = (Strategy.BLUE_GREEN, Strategy.CANARY, Strategy.ROLLING)
+"""Strategies whose rollouts end with a new champion, unless they fail."""
+
 _OPEN = (TriggerState.WAITING, TriggerState.CLAIMED)
 
 
@@ -137,18 +149,15 @@ def decide_fallback(
     )
 
 
-def decide_return(
-    route: Route, triggers: Sequence[TriggerRow], *, lost: bool, busy: bool
-) -> Fallback | None:
-    """Decide whether the baseline replaces a champion that lost its skill; None if not.
+def decide_return(route: Route, triggers: Sequence[TriggerRow], *, lost: bool) -> Fallback | None:
+    """Decide whether the baseline should replace a champion that lost its skill; None if not.
 
     Args:
         route: The service's route.
         triggers: The service's triggers, oldest first.
         lost: Whether the newest verdict on the champion says that its skill is lost.
-        busy: Whether a rollout of the service is open: it may bring a better version.
     """
-    if not lost or busy or route.champion == route.baseline:
+    if not lost or route.champion == route.baseline:
         return None
     refused = _newest_refusal(route, triggers)
     if refused is None:
@@ -159,6 +168,23 @@ def decide_return(
         f"refused ({refused.model_id}); {route.baseline} serves instead",
         {route.baseline: Status.DEPLOYED, route.champion: Status.RETIRED},
     )
+
+
+def holds_up_return(row: Rollout, began: datetime, now: datetime) -> bool:
+    """Whether the return to the baseline waits for an open rollout; else that is aborted first.
+
+    It waits for a rollout that is being undone, which ends by itself, and for one that replaces the
+    champion, in the first hour after it began. It never waits for a rollout that only compares
+    versions, such as a shadow, nor for one that has been open for longer.
+
+    Args:
+        row: The rollout.
+        began: When it began.
+        now: The time of the store, or of the rehearsal.
+    """
+    if row.phase in (Phase.ROLLBACK, Phase.REVERTED):
+        return True
+    return row.strategy in REPLACING and now < began + timedelta(seconds=HOLDS_UP_S)
 
 
 def _newest_refusal(route: Route, triggers: Sequence[TriggerRow]) -> TriggerRow | None:
@@ -182,8 +208,9 @@ def return_to_baseline(
     """Put the baseline back where a champion lost its skill and its retraining was refused.
 
     Every replica holds every baseline, so the change takes effect at once; where none can load it,
-    the next call tries again. A service that the store refuses to change does not hold up the
-    others; the next call tries it again.
+    the next call tries again. Where a rollout holds it up for too long, its abort is requested, and
+    the controller makes up for the return when the rollout has ended. A service that the store
+    refuses to change does not hold up the others; the next call tries it again.
 
     Args:
         store: The store.
@@ -237,14 +264,23 @@ def _return_one(store: Store, service: str, now: datetime | None) -> Move | None
                 service=service,
                 subject=route.champion,
             ),
-            busy=any(rollout.service == service for rollout in open_rollouts(connection)),
         )
         if back is None or not _may_take_over(back.route.champion, live_replicas(connection)):
             return None
-        at = now or store_time(connection)
-        why = audit.Why(at, actor="monitor", reason=back.reason)
+        why = audit.Why(now or store_time(connection), actor="monitor", reason=back.reason)
+        row = open_rollout(connection, service)
+        if row is not None:
+            _end_first(connection, row, why)
+            return None
         change_route(connection, route, back.route, RETURN, why)
         for model_id, status in back.statuses.items():
             change_status(connection, model_id, status, why)
-        raise_returned_to_baseline(connection, route, reason=back.reason, at=at)
+        raise_returned_to_baseline(connection, route, reason=back.reason, at=why.at)
     return Move(service, RETURN, back.reason, route.champion)
+
+
+def _end_first(connection: Connection, row: Rollout, why: audit.Why) -> None:
+    """Request the abort of a rollout that must not hold up the return, once."""
+    waits = holds_up_return(row, began_at(connection, row.id), why.at)
+    if not waits and row.abort_requested is None:
+        write_abort(connection, row, why)

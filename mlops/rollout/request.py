@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -10,6 +9,7 @@ from datetime import datetime
 from mlops.errors import RolloutError, RolloutRefused
 from mlops.rollout.decide import DEPLOYABLE, is_held
 from mlops.rollout.plan import RolloutPlan
+from mlops.rollout.wishes import end_wish, new_rollout_id
 from mlops.store import (
     ModelVersion,
     Phase,
@@ -22,9 +22,8 @@ from mlops.store import (
     get_version,
     list_replicas,
 )
-from mlops.store.engine import Connection
 from mlops.store.replicas import LoadCause, ReplicaState
-from mlops.store.rollouts import insert_rollout, open_rollouts
+from mlops.store.rollouts import insert_rollout, lock_waiting_rollout, open_rollout
 from mlops.store.routes import change_route, read_route
 from mlops.store.sql import store_time
 from mlops.store.versions import change_status
@@ -42,6 +41,8 @@ def request_rollout(
     now: datetime | None = None,
 ) -> Rollout:
     """Request a rollout: write its row, which the controller then advances.
+
+    A training's wish to go live waits behind it, or ends where it is about the same version.
 
     Args:
         store: The store.
@@ -66,7 +67,7 @@ def request_rollout(
         raise RolloutRefused(f"{model_id} is the champion of {row.service} already")
     _check_gates(row, why, force=force)
     with store.write() as connection:
-        other = _open_rollout_of(connection, row.service)
+        other = open_rollout(connection, row.service)
         if other is not None:
             raise RolloutRefused(
                 f"{other.id} is bringing {other.to_version} live on {row.service} ({other.phase}); "
@@ -74,7 +75,7 @@ def request_rollout(
             )
         at = now or store_time(connection)
         rollout = Rollout(
-            id=f"rollout-{secrets.token_hex(6)}",
+            id=new_rollout_id(),
             service=row.service,
             strategy=plan.strategy,
             from_version=route.champion,
@@ -91,6 +92,9 @@ def request_rollout(
             requested_why=why.reason,
             requested_at=at,
         )
+        wish = lock_waiting_rollout(connection, row.service)
+        if wish is not None and wish.to_version == model_id:
+            end_wish(connection, wish, route, f"replaced by {rollout.id} of {why.actor}", at)
         insert_rollout(connection, rollout, replace(why, at=at))
     return rollout
 
@@ -138,7 +142,7 @@ def roll_back(
         )
     prove(get_version(store, target))
     with store.write() as connection:
-        other = _open_rollout_of(connection, service)
+        other = open_rollout(connection, service)
         if other is not None:
             raise RolloutError(
                 f"{other.id} is bringing {other.to_version} live ({other.phase}); abort it instead"
@@ -175,8 +179,3 @@ def _reason_not_to_deploy(row: ModelVersion) -> str | None:
     if row.status not in DEPLOYABLE:
         return f"its status is {row.status}"
     return None
-
-
-def _open_rollout_of(connection: Connection, service: str) -> Rollout | None:
-    rollouts = open_rollouts(connection)
-    return next((rollout for rollout in rollouts if rollout.service == service), None)

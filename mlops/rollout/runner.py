@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 from mlops.errors import StoreError
 from mlops.rollout.analysis import Verdict, judge_version
-from mlops.rollout.controller import LEASE_S, TICK_S, Controller, snapshot_of
+from mlops.rollout.controller import LEASE_S, TICK_S, Controller
 from mlops.rollout.decide import reason_to_hold
 from mlops.rollout.fallback import Move
+from mlops.rollout.reading import read_rollouts
 from mlops.store import Phase, Rollout, RolloutEvent, Store, get_rollout, list_events
-from mlops.store.rollouts import open_rollouts
-from mlops.store.routes import read_route
+from mlops.store.rollouts import open_rollouts, waiting_rollouts
 from mlops.store.sql import store_time
 
 log = logging.getLogger(__name__)
@@ -134,23 +134,22 @@ def read_progress(store: Store, rollout_id: str) -> RolloutProgress:
     """
     row = get_rollout(store, rollout_id)
     verdict = held = None
-    if not row.phase.final:
+    if row.phase is Phase.WAITING:
+        held = row.reason
+    elif not row.phase.final:
         with store.read() as connection:
-            route = read_route(connection, row.service)
-            if route is not None:
-                s = snapshot_of(connection, row, route, store_time(connection))
-                verdict, held = s.verdict, reason_to_hold(s)
-                if row.phase is Phase.PROMOTED:
-                    verdict = judge_version(
-                        s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate
-                    )
+            reading = read_rollouts(connection, store_time(connection), row.service)
+        s = reading.snapshot_of(row)
+        verdict, held = s.verdict, reason_to_hold(s)
+        if row.phase is Phase.PROMOTED:
+            verdict = judge_version(s.evidence.promoted, max_fault_rate=s.plan.max_fault_rate)
     return RolloutProgress(row, list_events(store, rollout_id), verdict, held)
 
 
 def list_unfinished(store: Store) -> tuple[Rollout, ...]:
-    """Every rollout that has not ended, oldest first."""
+    """Every rollout that has not ended, oldest first, and then those that wait to begin."""
     with store.read() as connection:
-        return open_rollouts(connection)
+        return (*open_rollouts(connection), *waiting_rollouts(connection))
 
 
 def unique_holder_name(name: str) -> str:

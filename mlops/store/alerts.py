@@ -195,6 +195,16 @@ def read_lasting(connection: Connection, service: str) -> tuple[AlertRow, ...]:
     return tuple(_build_alert(row) for row in connection.execute(query.order_by(alert.c.id)))
 
 
+def services_with_lasting(
+    connection: Connection, *, condition: Condition, subject: str
+) -> frozenset[str]:
+    """The services for which a trouble of this condition and subject has begun and not ended."""
+    query = sa.select(alert.c.service).where(
+        alert.c.condition == condition, alert.c.subject == subject, alert.c.recovered_at.is_(None)
+    )
+    return frozenset(connection.execute(query).scalars())
+
+
 def list_alerts(
     store: Store, *, service: str | None = None, lasting_only: bool = False
 ) -> tuple[AlertRow, ...]:

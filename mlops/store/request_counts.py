@@ -20,7 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from mlops.store.engine import Store
-from mlops.store.schema import evidence, traffic
+from mlops.store.schema import OPEN, evidence, rollout, route, traffic
 from mlops.store.sql import db_now, is_recent, upsert
 
 FASTEST_S, SLOWEST_S, RATIO = 1e-4, 10.0, 1.5
@@ -202,17 +202,20 @@ class Tally:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
+_CHAMPION, _DEALT = "champion:", "dealt:"
+
+
 def champion_scope(model_id: str) -> str:
     """The scope of a champion's trials, apart from any rollout.
 
     Of source ``replay`` are those on inputs of our own: its golden examples and the newest bars.
     """
-    return f"champion:{model_id}"
+    return f"{_CHAMPION}{model_id}"
 
 
 def dealt_scope(rollout_id: str) -> str:
     """The scope of the requests dealt to a challenger; those with too few bars are its faults."""
-    return f"dealt:{rollout_id}"
+    return f"{_DEALT}{rollout_id}"
 
 
 def record_tallies(store: Store, tallies: Mapping[str, Sequence[Tally]]) -> None:
@@ -249,7 +252,43 @@ def read_tallies(
     if newer_than_s is not None:
         query = query.where(is_recent(evidence.c.updated_at, newer_than_s))
     rows = connection.execute(query.order_by(evidence.c.step)).all()
-    return tuple(Tally(**dict(row._mapping) | {"source": Source(row.source)}) for row in rows)
+    return tuple(_build_tally(row) for row in rows)
+
+
+def read_tallies_in_use(
+    connection: sa.Connection, service: str | None = None, *, newer_than_s: float
+) -> dict[str, tuple[Tally, ...]]:
+    """The tallies of all open rollouts and of all present champions, by scope; one statement.
+
+    Args:
+        connection: The caller's transaction.
+        service: Of this service only; None for all.
+        newer_than_s: Of champions, and of requests dealt to a challenger, only the tallies written
+            within the last so many seconds. Those of a rollout count from its beginning.
+    """
+    recent = is_recent(evidence.c.updated_at, newer_than_s)
+    of_rollout = _select_tallies(rollout, rollout.c.id, service).where(sa.text(OPEN))
+    dealt = _select_tallies(rollout, sa.literal(_DEALT) + rollout.c.id, service)
+    champion = _select_tallies(route, sa.literal(_CHAMPION) + route.c.champion, service)
+    query = sa.union_all(of_rollout, dealt.where(sa.text(OPEN), recent), champion.where(recent))
+    found: dict[str, list[Tally]] = {}
+    for row in connection.execute(query.order_by("step")):
+        found.setdefault(row.scope, []).append(_build_tally(row))
+    return {scope: tuple(tallies) for scope, tallies in found.items()}
+
+
+def _select_tallies(
+    owner: sa.Table, scope: sa.ColumnElement[str], service: str | None
+) -> sa.Select[Any]:
+    """The tallies whose scope a row of another table names, found by the primary key."""
+    same = sa.and_(evidence.c.service == owner.c.service, evidence.c.scope == scope)
+    columns = [evidence.c[name] for name in Tally.__slots__]
+    query = sa.select(*columns).select_from(owner.join(evidence, same))
+    return query if service is None else query.where(owner.c.service == service)
+
+
+def _build_tally(row: sa.Row[Any]) -> Tally:
+    return Tally(**dict(row._mapping) | {"source": Source(row.source)})
 
 
 def forget_tallies(connection: sa.Connection, *, after: float) -> None:

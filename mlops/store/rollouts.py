@@ -1,7 +1,8 @@
 """Rollouts: a row is the request and the present phase, its events are the history.
 
-A service has at most one open rollout. Each arrow writes rollout, event, route and statuses in one
-transaction, fenced by the controller's lease.
+A service has at most one open rollout, and beside it one that waits until that has ended. Each
+arrow writes rollout, event, route and statuses in one transaction, fenced by the controller's
+lease.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mlops.errors import RolloutError, StoreError
 from mlops.store import audit
 from mlops.store.engine import Store
 from mlops.store.routes import Route, change_route
-from mlops.store.schema import OPEN, Phase, Status, rollout, rollout_event, version
+from mlops.store.schema import OPEN, WAITING, Phase, Status, rollout, rollout_event, version
 from mlops.store.sql import CLOCK_TOLERANCE_S
 from mlops.store.versions import change_status
 
@@ -28,9 +29,10 @@ CLOCK_TOLERANCE = timedelta(seconds=CLOCK_TOLERANCE_S)
 class Rollout:
     """One rollout of a version.
 
-    ``since`` is when its phase and step began, ``deadline`` when the phase is given up; ``plan`` is
-    a `mlops.rollout.plan.RolloutPlan` as JSON, ``abort_requested`` names who asked for the abort,
-    and the reason.
+    ``from_version`` is the champion when it was requested, or for one that waited, when it began.
+    ``since`` is when its phase and step began, ``deadline`` when the phase is given up (one that
+    waits is never given up); ``plan`` is a `mlops.rollout.plan.RolloutPlan` as JSON,
+    ``abort_requested`` names who asked for the abort, and the reason.
     """
 
     id: str
@@ -133,6 +135,7 @@ def move_rollout(
         .where(rollout.c.abort_requested.is_not_distinct_from(row.abort_requested))
         .values(
             phase=arrow.to,
+            from_version=before.champion if arrow.to is Phase.PENDING else row.from_version,
             step=arrow.step,
             since=at,
             deadline=at + arrow.patience,
@@ -190,19 +193,22 @@ def request_abort(store: Store, rollout_id: str, why: audit.Why) -> Rollout:
                 f"rollout {rollout_id} ended as {row.phase}; to take {row.to_version} back, "
                 "roll back the service"
             )
-        asked = f"{why.actor}: {why.reason}" if why.reason else why.actor
-        connection.execute(
-            rollout.update().where(rollout.c.id == rollout_id).values(abort_requested=asked)
-        )
-        audit.record(
-            connection,
-            why,
-            action="abort_rollout",
-            service=row.service,
-            subject=row.to_version,
-            after={"rollout": rollout_id},
-        )
+        write_abort(connection, row, why)
         return _read_rollout(connection, rollout_id)
+
+
+def write_abort(connection: sa.Connection, row: Rollout, why: audit.Why) -> None:
+    """Write the request that a rollout be undone, inside the caller's transaction."""
+    asked = f"{why.actor}: {why.reason}" if why.reason else why.actor
+    connection.execute(rollout.update().where(rollout.c.id == row.id).values(abort_requested=asked))
+    audit.record(
+        connection,
+        why,
+        action="abort_rollout",
+        service=row.service,
+        subject=row.to_version,
+        after={"rollout": row.id},
+    )
 
 
 def get_rollout(store: Store, rollout_id: str) -> Rollout:
@@ -215,10 +221,43 @@ def get_rollout(store: Store, rollout_id: str) -> Rollout:
         return _read_rollout(connection, rollout_id)
 
 
-def open_rollouts(connection: sa.Connection) -> tuple[Rollout, ...]:
-    """Every rollout that has not ended, oldest first."""
-    query = sa.select(rollout).where(sa.text(OPEN)).order_by(rollout.c.requested_at, rollout.c.id)
-    return tuple(_build_rollout(row) for row in connection.execute(query))
+def open_rollouts(connection: sa.Connection, service: str | None = None) -> tuple[Rollout, ...]:
+    """Every rollout that has begun or is about to, and has not ended, oldest first."""
+    return _read_in_phase(connection, OPEN, service)
+
+
+def open_rollout(connection: sa.Connection, service: str) -> Rollout | None:
+    """The open rollout of a service."""
+    return next(iter(open_rollouts(connection, service)), None)
+
+
+def waiting_rollouts(connection: sa.Connection, service: str | None = None) -> tuple[Rollout, ...]:
+    """Every rollout that waits until it may begin, oldest first."""
+    return _read_in_phase(connection, WAITING, service)
+
+
+def lock_waiting_rollout(connection: sa.Connection, service: str) -> Rollout | None:
+    """The waiting rollout of a service, locked until the caller's transaction ends."""
+    query = sa.select(rollout).where(sa.text(WAITING), rollout.c.service == service)
+    row = connection.execute(query.with_for_update()).first()
+    return None if row is None else _build_rollout(row)
+
+
+def newest_rollout_of(store: Store, model_id: str) -> Rollout | None:
+    """The newest rollout of a version; None where nobody has requested one."""
+    query = sa.select(rollout).where(rollout.c.to_version == model_id)
+    with store.read() as connection:
+        row = connection.execute(query.order_by(rollout.c.requested_at.desc())).first()
+    return None if row is None else _build_rollout(row)
+
+
+def began_at(connection: sa.Connection, rollout_id: str) -> datetime:
+    """When a rollout was requested, or for one that waited, when it began."""
+    first = sa.select(sa.func.min(rollout_event.c.at)).where(
+        rollout_event.c.rollout_id == rollout_id, rollout_event.c.to_phase != Phase.WAITING
+    )
+    began: datetime = connection.execute(first).scalar_one()
+    return began
 
 
 def open_targets(connection: sa.Connection) -> dict[str, str]:
@@ -257,6 +296,16 @@ def status_of(connection: sa.Connection, model_ids: set[str]) -> dict[str, Statu
     """The statuses of these versions by model_id."""
     query = sa.select(version.c.model_id, version.c.status).where(version.c.model_id.in_(model_ids))
     return {row.model_id: Status(row.status) for row in connection.execute(query)}
+
+
+def _read_in_phase(
+    connection: sa.Connection, condition: str, service: str | None
+) -> tuple[Rollout, ...]:
+    query = sa.select(rollout).where(sa.text(condition))
+    if service is not None:
+        query = query.where(rollout.c.service == service)
+    rows = connection.execute(query.order_by(rollout.c.requested_at, rollout.c.id))
+    return tuple(_build_rollout(row) for row in rows)
 
 
 def _read_rollout(connection: sa.Connection, rollout_id: str) -> Rollout:

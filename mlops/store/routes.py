@@ -136,13 +136,18 @@ def change_route(
     return changed
 
 
-def renew_exposure(connection: sa.Connection, service: str, *, seconds: float) -> None:
-    """Let the challenger's share count for ``seconds`` from now, by the database's clock."""
-    connection.execute(
-        route.update()
-        .where(route.c.service == service, route.c.challenger.is_not(None))
-        .values(valid_until=db_now() + seconds)
-    )
+def renew_exposure(
+    connection: sa.Connection, service: str | None = None, *, seconds: float
+) -> None:
+    """Let the challenger's share count for ``seconds`` from now, by the database's clock.
+
+    Args:
+        service: Of this service only; None for every service with a challenger.
+    """
+    renewed = route.update().where(route.c.challenger.is_not(None))
+    if service is not None:
+        renewed = renewed.where(route.c.service == service)
+    connection.execute(renewed.values(valid_until=db_now() + seconds))
 
 
 def share_left_s(route: Route, now: float) -> float:

@@ -6,7 +6,7 @@ of one that passed, and its trials count in every later judgement.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,10 @@ from mlops.models.base import History
 from mlops.models.recipe import Recipe
 from mlops.registry.bundles import bundle_parts
 from mlops.registry.connection import Registry
-from mlops.registry.registration import Candidate, register
+from mlops.registry.registration import Candidate, CommitHook, register
 from mlops.registry.tracking import RunLog
+from mlops.rollout.plan import RolloutPlan
+from mlops.rollout.wishes import insert_wish
 from mlops.search.study import Study, Trial
 from mlops.store import ModelVersion, Status, Why
 from mlops.store.leases import Lease, require_held
@@ -37,6 +39,7 @@ def publish(
     why: Why,
     lease: Lease | None = None,
     answers: Claim | None = None,
+    rollout: RolloutPlan | None = None,
 ) -> ModelVersion:
     """Register the winner as challenger or refused; log its recipe and figures to ``run``.
 
@@ -45,6 +48,7 @@ def publish(
     Args:
         lease: The service's training lease: the commit is refused where it was lost.
         answers: The triggers that asked for the training; the commit answers them.
+        rollout: How a challenger goes live; the commit writes this wish. None: it does not.
 
     Raises:
         LeaseLost: when another training may be at the service.
@@ -73,7 +77,12 @@ def publish(
         run_id=run.run_id,
     )
     fence = None if lease is None else partial(require_held, held=lease)
-    within = [] if answers is None else [partial(answer_claim, claim=answers, at=why.at)]
+    within: list[CommitHook] = []
+    if answers is not None:
+        within.append(partial(answer_claim, claim=answers, at=why.at))
+    if rollout is not None:
+        wish = replace(why, reason="auto_deploy")
+        within.append(partial(insert_wish, plan=rollout, why=wish))
     return register(registry, candidate, why, fence=fence, within=within)
 
 

@@ -22,7 +22,8 @@ from tests.faults.results import Change, Results, Tried
 from tests.faults.template import BASELINE, CHAMPION, KEY, UNLOADABLE
 
 ARROWS: dict[Phase | None, frozenset[Phase]] = {
-    None: frozenset({Phase.PENDING}),
+    None: frozenset({Phase.WAITING, Phase.PENDING}),
+    Phase.WAITING: frozenset({Phase.PENDING, Phase.FAILED}),
     Phase.PENDING: frozenset({Phase.LOADING, Phase.FAILED}),
     Phase.LOADING: frozenset({Phase.LOADING, Phase.GATE, Phase.ROLLBACK}),
     Phase.GATE: frozenset({Phase.LOADING, Phase.STEP, Phase.ROLLBACK}),

@@ -13,11 +13,12 @@ from mlops.alerts.conditions import close_alerts_of_replaced, raise_champion_fai
 from mlops.rollout.controller import Controller
 from mlops.rollout.plan import Strategy, plan_for
 from mlops.rollout.request import request_rollout
-from mlops.store import Status, Store, Why
+from mlops.store import Phase, Status, Store, Why
 from mlops.store.alerts import AlertRow, Condition, Severity, Trouble, list_alerts, raise_alert
 from mlops.store.monitor_runs import start_watch
 from mlops.store.rollouts import request_abort
 from mlops.store.routes import change_route, read_route
+from mlops.store.schema import rollout as rollout_table
 from tests.mlops.rollout.rows import (
     ASKED,
     BASELINE,
@@ -161,7 +162,15 @@ def test_alerts_about_a_replaced_version_last_while_somebody_watches_it(drifted:
     assert OLD in lasting(drifted)
 
 
-def test_alerts_about_a_version_last_while_a_rollout_may_be_undone(drifted: Store) -> None:
+@pytest.mark.parametrize(
+    ("phase", "lasts"), [(Phase.PROMOTED, True), (Phase.REVERTED, True), (Phase.STEP, False)]
+)
+def test_alerts_about_a_version_last_while_a_promotion_may_be_undone(
+    drifted: Store, phase: Phase, lasts: bool
+) -> None:
+    """A rollout that has not replaced the champion, such as a long shadow, keeps no alert."""
     request_rollout(drifted, NEW, plan_for(Strategy.BLUE_GREEN), Why(NOW))
+    with drifted.write() as connection:
+        connection.execute(rollout_table.update().values(phase=phase))
     promote(drifted, NEW)
-    assert OLD in lasting(drifted)
+    assert (OLD in lasting(drifted)) is lasts

@@ -44,8 +44,9 @@ def check_books(store: Store) -> Books:
         _check_route(route, books)
     for rollout in books["rollout"]:
         _check_rollout(rollout, books)
-    open_ones = [row["service"] for row in books["rollout"] if not Phase(row["phase"]).final]
-    assert len(open_ones) == len(set(open_ones)), "two rollouts of a service are open"
+    unfinished = [row for row in books["rollout"] if not Phase(row["phase"]).final]
+    slots = [(row["service"], row["phase"] == Phase.WAITING) for row in unfinished]
+    assert len(slots) == len(set(slots)), "two rollouts of a service are open, or two wait"
     return books
 
 

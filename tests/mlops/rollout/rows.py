@@ -37,8 +37,8 @@ BASELINE, CHAMPION, CHALLENGER = "baseline", "champion", "challenger"
 ASKED = Why(NOW, actor="anna", reason="it is better")
 
 
-def add_version(store: Store, model_id: str, number: int, **changes: Any) -> ModelVersion:
-    """Put a version into the store."""
+def make_version(model_id: str, number: int, **changes: Any) -> ModelVersion:
+    """A version of the one service; every field can be given."""
     values: dict[str, Any] = {
         "model_id": model_id,
         "service": SERVICE,
@@ -57,21 +57,45 @@ def add_version(store: Store, model_id: str, number: int, **changes: Any) -> Mod
         "created_at": NOW,
         "report": {"passed": True},
     }
-    row = ModelVersion(**(values | changes))
+    return ModelVersion(**(values | changes))
+
+
+def add_version(store: Store, model_id: str, number: int, **changes: Any) -> ModelVersion:
+    """Put a version into the store."""
+    row = make_version(model_id, number, **changes)
     with store.write() as connection:
         insert_version(connection, row, Why(NOW))
     return row
 
 
-def begin_service(store: Store) -> Route:
+def begin_service(store: Store, service: str = SERVICE, suffix: str = "") -> Route:
     """A service on its champion, with a challenger that passed its gates."""
-    add_version(store, BASELINE, 1, report=None)
-    add_version(store, CHAMPION, 2)
-    add_version(store, CHALLENGER, 3, status=Status.CHALLENGER)
+    baseline, champion, challenger = (name + suffix for name in (BASELINE, CHAMPION, CHALLENGER))
+    add_version(store, baseline, 1, service=service, report=None)
+    add_version(store, champion, 2, service=service)
+    add_version(store, challenger, 3, service=service, status=Status.CHALLENGER)
     with store.write() as connection:
-        begun = begin_route(connection, SERVICE, BASELINE, Why(NOW))
-        after = replace(begun, champion=CHAMPION)
+        begun = begin_route(connection, service, baseline, Why(NOW))
+        after = replace(begun, champion=champion)
         return change_route(connection, begun, after, "promote", Why(NOW))
+
+
+def begin_rollouts(store: Store, number: int) -> None:
+    """So many services, each with a canary of its challenger that one replica has loaded.
+
+    None of them has enough evidence yet, so that each waits at its gate.
+    """
+    plan, generations, models = plan_for(Strategy.CANARY), {}, {}
+    for n in range(number):
+        service, suffix = f"sample.s{n}-usd.1h.volatility.24", f"-{n}"
+        begin_service(store, service, suffix)
+        asked = request_rollout(store, CHALLENGER + suffix, plan, ASKED)
+        record_tallies(store, {service: [tally(asked.id, challenger_trials=5)]})
+        generations[service] = 3
+        for name in (BASELINE, CHAMPION, CHALLENGER):
+            models[name + suffix] = HeldModel(name + suffix, READY)
+    said = Replica("r0", "r0-0", "127.0.0.1:1", ReplicaState.READY, "", None, generations, models)
+    acknowledge(store, said, seconds=600.0)
 
 
 def ask(

@@ -13,9 +13,9 @@ from mlops.rollout.controller import (
     FORGET_EVIDENCE_S,
     FORGET_REPLICA_S,
     Controller,
-    snapshot_of,
 )
 from mlops.rollout.plan import Strategy, plan_for
+from mlops.rollout.reading import read_rollouts
 from mlops.rollout.request import request_rollout
 from mlops.rollout.runner import read_progress
 from mlops.store import (
@@ -240,14 +240,17 @@ def test_what_was_counted_of_an_earlier_reign_does_not_count_after_a_promotion(
     with service.write() as connection:
         before = route_of(service)
         after = replace(before, champion=CHALLENGER, previous_champion=CHAMPION)
-        promoted = change_route(connection, before, after, "rollout_promoted", Why(NOW))
+        change_route(connection, before, after, "rollout_promoted", Why(NOW))
+        connection.execute(rollout_table.update().values(phase=Phase.PROMOTED))
     count_champion(service, trials=1000, faults=200)
     with service.write() as connection:
         connection.execute(evidence.update().values(updated_at=db_now() - 100))
     row = replace(asked, phase=Phase.PROMOTED)
     with service.read() as connection:
-        young = snapshot_of(connection, row, promoted, row.since + timedelta(seconds=60))
-        old = snapshot_of(connection, row, promoted, row.since + timedelta(seconds=200))
+        young, old = (
+            read_rollouts(connection, row.since + timedelta(seconds=age)).snapshot_of(row)
+            for age in (60, 200)
+        )
     assert (young.evidence.promoted.trials, old.evidence.promoted.trials) == (0, 1000)
 
 

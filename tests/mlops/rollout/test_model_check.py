@@ -56,12 +56,13 @@ def test_no_law_is_broken_and_no_state_is_stuck(world: World) -> None:
 
 
 def test_every_arrow_and_every_move_is_visited() -> None:
-    """A law that is never tried is no law."""
+    """A law that is never tried is no law; `wish_check` tries those of a waiting rollout."""
     found = [explored(World(Strategy.ROLLING)), explored(World(Strategy.SHADOW))]
-    arrows = {f"{a} -> {b}" for a, to in laws.LEGAL.items() if a is not None for b in to}
+    begun = {a: to for a, to in laws.LEGAL.items() if a not in (None, Phase.WAITING)}
+    arrows = {f"{a} -> {b}" for a, to in begun.items() for b in to}
     kinds = found[0].kinds | found[1].kinds
     assert set(kinds) == arrows | set(Kind) | {"fall back"}
-    assert set(found[0].phases) == set(Phase)
+    assert set(found[0].phases) == set(Phase) - {Phase.WAITING}
 
 
 @pytest.mark.parametrize("owner", [deciding, Snapshot, routing], ids=lambda o: o.__name__)

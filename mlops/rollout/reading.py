@@ -1,0 +1,139 @@
+"""What the controller decides by: all rollouts, routes, replicas and evidence, read together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from mlops.alerts.conditions import list_told_of_requests
+from mlops.rollout.analysis import (
+    ChampionTrials,
+    count_champion_trials,
+    count_own_trials,
+    count_short_requests,
+    gather_evidence,
+)
+from mlops.rollout.decide import Snapshot
+from mlops.rollout.fallback import WINDOW_S, champion_failing
+from mlops.rollout.plan import RolloutPlan
+from mlops.store import Phase, Replica, Rollout, Route, Status
+from mlops.store.engine import Connection
+from mlops.store.replicas import ReplicaState, live_replicas
+from mlops.store.request_counts import (
+    Tally,
+    champion_scope,
+    dealt_scope,
+    read_tallies,
+    read_tallies_in_use,
+)
+from mlops.store.rollouts import open_rollouts, status_of, waiting_rollouts
+from mlops.store.routes import read_routes
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The store at one moment, or the part of it that is about one service.
+
+    ``waiting`` and ``routes`` are by service, ``tallies`` by scope, and ``promoted_tallies``, of
+    new champions since their promotion, by rollout. ``told_of_requests`` are the services with a
+    lasting alert on a champion that fails on requests alone.
+    """
+
+    now: datetime
+    open: tuple[Rollout, ...]
+    waiting: Mapping[str, Rollout]
+    routes: Mapping[str, Route]
+    replicas: tuple[Replica, ...]
+    statuses: Mapping[str, Status]
+    tallies: Mapping[str, tuple[Tally, ...]]
+    promoted_tallies: Mapping[str, tuple[Tally, ...]]
+    told_of_requests: frozenset[str]
+
+    @property
+    def rollouts(self) -> tuple[Rollout, ...]:
+        """Open rollouts, oldest first, and then those that wait; all of a service with a route."""
+        rows = (*self.open, *self.waiting.values())
+        return tuple(row for row in rows if row.service in self.routes)
+
+    @property
+    def busy(self) -> frozenset[str]:
+        """The services with an open rollout."""
+        return frozenset(row.service for row in self.open)
+
+    def snapshot_of(self, row: Rollout) -> Snapshot:
+        """What `decide` needs to know of an open rollout."""
+        route, failing = self.routes[row.service], None
+        if row.phase is not Phase.PROMOTED:
+            trials = self.champion_trials(route)
+            failing = champion_failing(route, self.replicas_in_force(route), trials)
+        return Snapshot(
+            rollout=row,
+            plan=RolloutPlan.from_dict(row.plan),
+            route=route,
+            replicas=self.replicas,
+            evidence=gather_evidence(
+                self.tallies.get(row.id, ()), self.promoted_tallies.get(row.id, ())
+            ),
+            statuses=self.statuses,
+            champion_failing=failing,
+            short_requests=count_short_requests(self.tallies.get(dealt_scope(row.id), ())),
+        )
+
+    def replicas_in_force(self, route: Route) -> tuple[Replica, ...]:
+        """The replicas that serve by this generation of the route."""
+        return tuple(
+            replica
+            for replica in self.replicas
+            if replica.state is not ReplicaState.DRAINING
+            and replica.generations.get(route.service) == route.generation
+        )
+
+    def champion_trials(self, route: Route) -> ChampionTrials:
+        """The champion's trials and its newest check in the last `WINDOW_S` seconds."""
+        tallies = self.tallies.get(champion_scope(route.champion), ())
+        return ChampionTrials(count_champion_trials(tallies), count_own_trials(tallies))
+
+
+def read_rollouts(connection: Connection, now: datetime, service: str | None = None) -> Reading:
+    """Read what rollouts and fallbacks are decided by, in the caller's transaction.
+
+    It takes a number of statements that does not grow, and one more for each promoted rollout.
+
+    Args:
+        connection: The caller's transaction.
+        now: The time of the store, or of the rehearsal.
+        service: Only what is about this service; None for all.
+    """
+    opened = open_rollouts(connection, service)
+    waiting = waiting_rollouts(connection, service)
+    routes = {
+        route.service: route
+        for route in read_routes(connection)
+        if service is None or route.service == service
+    }
+    versions = {row.to_version for row in (*opened, *waiting)}
+    for route in routes.values():
+        versions |= {route.champion, route.previous_champion or route.baseline}
+    return Reading(
+        now=now,
+        open=opened,
+        waiting={row.service: row for row in waiting},
+        routes=routes,
+        replicas=live_replicas(connection),
+        statuses=status_of(connection, versions),
+        tallies=read_tallies_in_use(connection, service, newer_than_s=WINDOW_S),
+        promoted_tallies={
+            row.id: _read_since_promotion(connection, row, now)
+            for row in opened
+            if row.phase is Phase.PROMOTED
+        },
+        told_of_requests=list_told_of_requests(connection),
+    )
+
+
+def _read_since_promotion(connection: Connection, row: Rollout, now: datetime) -> tuple[Tally, ...]:
+    """Rows from an earlier time as champion were last written before this promotion."""
+    age = (now - row.since).total_seconds()
+    scope = champion_scope(row.to_version)
+    return read_tallies(connection, row.service, scope, newer_than_s=age)
