@@ -11,6 +11,7 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.deploy import deploy
 from flows.reconcile import reconcile
+from mlops.errors import RolloutError
 from mlops.rollout.controller import LEASE, LEASE_S
 from mlops.rollout.plan import DeploymentConfig, RolloutSettings, Strategy
 from mlops.store import (
@@ -21,8 +22,10 @@ from mlops.store import (
     list_events,
     list_replicas,
     list_rollouts,
+    list_versions,
 )
 from mlops.store.leases import acquire_lease, release_lease
+from tasks import training
 from tests.flows.deployable import Deployable
 from tests.flows.killed import deploy_slowly
 from tests.project import SERVICE, Place
@@ -133,11 +136,11 @@ def test_an_alias_moved_by_hand_is_put_back_once(deployable: Deployable) -> None
     assert reconcile().repaired == ()
 
 
-def test_a_training_asks_for_the_rollout_of_what_passed(project: Place) -> None:
+def test_a_training_leaves_the_wish_that_what_passed_go_live(project: Place) -> None:
     wanted = {"auto_deploy": True, "deployment_strategy": "canary"}
     result = project.train(deployment_config={**wanted, "dwell_s": 0, "bake_s": 0, "load_s": 30})
     row = get_rollout(project.registry.store, result.rollout_id)
-    assert (row.to_version, row.phase, row.strategy) == (result.model_id, "pending", "canary")
+    assert (row.to_version, row.phase, row.strategy) == (result.model_id, "waiting", "canary")
     assert (row.requested_by, row.plan["dwell_s"]) == ("train", 0)
     with acknowledging(project.registry.store):
         reconcile()
@@ -157,9 +160,35 @@ def test_what_was_refused_or_not_wanted_is_not_rolled_out(
     assert list_rollouts(project.registry.store) == ()
 
 
-def test_a_rollout_under_way_does_not_fail_the_training(deployable: Deployable) -> None:
+def test_what_passed_while_a_rollout_is_open_waits_for_its_turn(deployable: Deployable) -> None:
     under_way = deploy(deployable.challenger, wait=False)
     result = deployable.place.train(seed=2, deployment_config=DeploymentConfig(auto_deploy=True))
     rows = list_rollouts(deployable.place.registry.store)
-    assert [row.id for row in rows] == [under_way.rollout_id]
-    assert result.rollout_id == ""
+    assert {row.id: row.phase for row in rows} == {
+        under_way.rollout_id: Phase.PENDING,
+        result.rollout_id: Phase.WAITING,
+    }
+
+
+def test_a_training_that_dies_after_its_commit_is_rolled_out_all_the_same(
+    project: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise OSError("no space left for the card")
+
+    monkeypatch.setattr(training, "save_card", die)
+    with pytest.raises(OSError, match="no space left"):
+        project.train(deployment_config={"auto_deploy": True, **QUICK.changes})
+    store = project.registry.store
+    (row,) = list_rollouts(store)
+    assert row.phase is Phase.WAITING
+    with acknowledging(store):
+        reconcile()
+    assert get_rollout(store, row.id).phase is Phase.DONE
+    assert champion(store) == row.to_version
+
+
+def test_a_rollout_that_cannot_be_planned_is_refused_before_the_training(project: Place) -> None:
+    with pytest.raises(RolloutError, match="each step would last"):
+        project.train(deployment_config={"auto_deploy": True, "dwell_s": 9, "hold_s": 1})
+    assert list_versions(project.registry.store) == ()

@@ -8,13 +8,13 @@ from types import ModuleType
 from typing import Any
 
 from mlops.rollout import analysis as analysing
-from mlops.rollout import controller as controlling
 from mlops.rollout import fallback as falling
 from mlops.rollout.analysis import ChampionTrials, TrialCounts
 from mlops.serving import dispatcher as dispatching
 from mlops.serving.dispatcher import Dispatcher
 from mlops.serving.request_counters import RequestCounters, Try
-from mlops.store.request_counts import champion_scope, read_tallies
+from mlops.store import request_counts as counting
+from mlops.store.request_counts import Source, Tally
 
 from .mutants import _YES_NO, Mutant, Rule, Wrong, _always
 
@@ -38,20 +38,20 @@ def _counting(change: Any) -> Wrong:
     return wrong
 
 
-def _of_any_age(right: Rule) -> Rule:
-    def wrong(connection: Any, route: Any) -> ChampionTrials:
-        recent = right(connection, route)
-        tallies = read_tallies(connection, route.service, champion_scope(route.champion))
-        return replace(recent, own=analysing.count_own_trials(tallies))
+def _of_any_age(source: Source) -> Wrong:
+    """What was counted long ago of one source counts as well."""
 
-    return wrong
+    def wrong(right: Rule) -> Rule:
+        def read(*args: Any, newer_than_s: float) -> dict[str, tuple[Tally, ...]]:
+            recent = right(*args, newer_than_s=newer_than_s)
+            ever = right(*args, newer_than_s=1e9)
+            return {
+                scope: tuple(row for row in rows if row.source is source)
+                + tuple(row for row in recent.get(scope, ()) if row.source is not source)
+                for scope, rows in ever.items()
+            }
 
-
-def _requests_of_any_age(right: Rule) -> Rule:
-    def wrong(connection: Any, route: Any) -> ChampionTrials:
-        recent = right(connection, route)
-        tallies = read_tallies(connection, route.service, champion_scope(route.champion))
-        return replace(recent, live=analysing.count_champion_trials(tallies))
+        return read
 
     return wrong
 
@@ -148,10 +148,10 @@ _MUTANTS: Mapping[tuple[ModuleType | type, str], Mapping[str, Wrong]] = {
         "none": _always(TrialCounts()),
         "requests as well": lambda right: analysing.count_champion_trials,
     },
-    (controlling, "_read_champion_trials"): {
-        "checks of any age": _of_any_age,
-        "requests of any age": _requests_of_any_age,
-        "nothing": _always(ChampionTrials()),
+    (counting, "read_tallies_in_use"): {
+        "checks of any age": _of_any_age(Source.REPLAY),
+        "requests of any age": _of_any_age(Source.LIVE),
+        "nothing": _always({}),
     },
     (RequestCounters, "count_request"): {
         "whatever failed everywhere": _counted_anyway,

@@ -52,6 +52,7 @@ from .rows import (
     RowReplica,
     add_version,
     ask,
+    begin_rollouts,
     carry,
     count,
     count_champion,
@@ -562,3 +563,21 @@ def test_a_controller_steps_down_and_the_next_one_begins_at_once(service: Store)
     with service.read() as connection:
         holder = connection.execute(sa.select(lease.c.holder)).scalar_one()
     assert holder == "two"
+
+
+# Its cost -----------------------------------------------------------------------------------
+
+
+def test_a_tick_takes_a_fixed_number_of_statements_and_a_few_for_each_arrow(store: Store) -> None:
+    """One statement for each of the open rollouts, or for each pair of them, would show."""
+    number = 12
+    begin_rollouts(store, number)
+    controller, sent = Controller(store, "one"), list[str]()
+    sa.event.listen(store.engine, "before_cursor_execute", lambda *args: sent.append(args[2]))
+    moved = controller.tick()
+    assert [move.what.split()[1] for move in moved] == ["loading"] * number + ["gate"] * number
+    per_arrow = len(sent) / len(moved)
+    sent.clear()
+    assert controller.tick() == ()
+    assert len(sent) <= 20
+    assert per_arrow <= 15

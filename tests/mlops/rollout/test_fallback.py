@@ -20,11 +20,13 @@ from mlops.rollout.fallback import (
     explain_requests,
     return_to_baseline,
 )
-from mlops.rollout.plan import Strategy
+from mlops.rollout.plan import Strategy, plan_for
+from mlops.rollout.wishes import insert_wish
 from mlops.store import (
     Route,
     Status,
     Store,
+    get_rollout,
     get_version,
     list_audit_entries,
     list_live_periods,
@@ -39,9 +41,11 @@ from mlops.store.alerts import (
     recover_alert,
 )
 from mlops.store.triggers import Answer
+from mlops.store.versions import insert_version
 from tests.mlops.rollout.snapshots import LACKS, a_replica
 
 from .rows import (
+    ASKED,
     BASELINE,
     CHALLENGER,
     CHAMPION,
@@ -53,6 +57,7 @@ from .rows import (
     begin_service,
     carry,
     count,
+    make_version,
     route_of,
 )
 from .skill import lose_skill, retrain
@@ -267,6 +272,46 @@ def test_skill_that_is_lost_again_after_a_refusal_waits_for_no_second_one(light:
         again = Trouble(Condition.PERFORMANCE_DEGRADED, SERVICE, CHAMPION, "lost again", "-")
         raise_alert(connection, again, at=NOW)
     assert len(return_to_baseline(light)) == 1
+
+
+def test_an_open_shadow_is_ended_first_and_the_next_tick_returns(
+    light: Store,
+) -> None:
+    """The controller makes up for the return before it begins the wish that waits."""
+    clock, replica = Clock(), RowReplica(light)
+    controller = Controller(light, "one", now=clock)
+    shadow = ask(light, Strategy.SHADOW, now=clock())
+    carry(controller, [replica])
+    lost_and_refused(light)
+    with light.write() as connection:
+        new = make_version("new", 4, status=Status.CHALLENGER)
+        insert_version(connection, new, ASKED)
+        insert_wish(connection, new, plan=plan_for(Strategy.CANARY), why=ASKED)
+    assert return_to_baseline(light, now=clock()) == ()
+    assert return_to_baseline(light, now=clock()) == ()
+    replica.follow()
+    controller.tick()
+    replica.follow()
+    ended = controller.tick()
+    assert [moved.what for moved in ended] == [f"{shadow.id} failed", "return_to_baseline"]
+    asked_for = get_rollout(light, shadow.id).abort_requested
+    assert asked_for is not None
+    assert asked_for.startswith(f"monitor: {CHAMPION} lost its skill")
+    assert route_of(light).champion == BASELINE
+    aborts = [one for one in list_audit_entries(light) if one.action == "abort_rollout"]
+    assert len(aborts) == 1
+    begun = next(moved for moved in controller.tick() if moved.what.endswith("pending"))
+    assert get_rollout(light, begun.what.split()[0]).from_version == BASELINE
+
+
+@pytest.mark.parametrize(("hours", "held_up"), [(0.9, True), (1.1, False)])
+def test_an_ordinary_rollout_holds_the_return_up_for_its_first_hour(
+    light: Store, hours: float, held_up: bool
+) -> None:
+    row = ask(light, now=NOW)
+    lost_and_refused(light)
+    assert return_to_baseline(light, now=NOW + timedelta(hours=hours)) == ()
+    assert (get_rollout(light, row.id).abort_requested is None) is held_up
 
 
 def test_what_was_done_is_not_done_twice(light: Store) -> None:

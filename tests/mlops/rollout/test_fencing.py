@@ -17,14 +17,15 @@ from mlops.errors import LeaseLost, StoreError
 from mlops.rollout import controller as controlling
 from mlops.rollout.controller import Controller
 from mlops.rollout.plan import Strategy, plan_for
-from mlops.store import Phase, Store, Why, get_rollout, list_events, open_store
+from mlops.rollout.wishes import insert_wish
+from mlops.store import Phase, Store, Why, get_rollout, get_version, list_events, open_store
 from mlops.store.rollouts import request_abort
 from mlops.store.schema import lease
 from mlops.store.sql import db_now
 from tests.forked import in_child
 
 from .books import check_books, kept, read_books
-from .rows import CHALLENGER, Clock, RowReplica, ask, carry, count, count_champion, route_of
+from .rows import CHALLENGER, NOW, Clock, RowReplica, ask, carry, count, count_champion, route_of
 
 
 def end_lease(store: Store) -> None:
@@ -213,13 +214,17 @@ def killed_at(url: str, statement: int, clock: Clock) -> bool:
     return in_child(tick) == signal.SIGKILL
 
 
-@pytest.mark.parametrize("moment", ["loading", "promotion", "fallback"])
+@pytest.mark.parametrize("moment", ["wish", "loading", "promotion", "fallback"])
 def test_a_controller_killed_at_any_statement_leaves_nothing_half(
     url: str, service: Store, replica: RowReplica, moment: str
 ) -> None:
     clock = Clock()
     if moment == "fallback":
         count_champion(service, trials=1000, faults=200)
+    elif moment == "wish":
+        with service.write() as connection:
+            new = get_version(service, CHALLENGER)
+            insert_wish(connection, new, plan=plan_for("canary"), why=Why(NOW, actor="train"))
     else:
         asked = ask(service, Strategy.BLUE_GREEN, now=clock())
     if moment == "promotion":
@@ -242,6 +247,7 @@ def test_a_controller_killed_at_any_statement_leaves_nothing_half(
     assert after != before
     route = route_of(service)
     expected = {
+        "wish": ("champion", None),
         "loading": ("champion", CHALLENGER),
         "promotion": (CHALLENGER, None),
         "fallback": ("baseline", None),

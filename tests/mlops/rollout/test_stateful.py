@@ -30,11 +30,14 @@ from mlops.rollout.decide import DEPLOYABLE
 from mlops.rollout.fallback import return_to_baseline
 from mlops.rollout.plan import Strategy, plan_for
 from mlops.rollout.request import request_rollout, roll_back
+from mlops.rollout.runner import list_unfinished
+from mlops.rollout.wishes import insert_wish
 from mlops.store import (
     Phase,
     Rollout,
     Status,
     Why,
+    get_rollout,
     get_version,
     list_events,
     list_rollouts,
@@ -45,6 +48,7 @@ from mlops.store.schema import lease
 from mlops.store.schema import replica as replica_table
 from mlops.store.sql import db_now
 from mlops.store.triggers import Answer
+from mlops.store.versions import insert_version
 from tests.stores import _MIGRATED, DATABASES, _database
 
 from .books import check_books
@@ -62,6 +66,7 @@ from .rows import (
     count,
     count_champion,
     count_short,
+    make_version,
     route_of,
 )
 from .skill import lose_skill, retrain
@@ -91,7 +96,7 @@ class Rollouts(RuleBasedStateMachine):
             one.follow()
         self.aborted: dict[str, int] = {}
         self.worse: dict[str, int] = {}
-        self.weeks = 0
+        self.weeks = self.trained = 0
         self.failing: set[str] = set()
 
     # People ---------------------------------------------------------------------------------
@@ -138,13 +143,31 @@ class Rollouts(RuleBasedStateMachine):
     @precondition(lambda self: self.weeks < 2)
     @rule()
     def lose_skill(self) -> None:
-        """A training is refused, and the service goes back unless a rollout is open."""
-        before, busy = route_of(self.store), self.open is not None
+        """A training is refused, and the service goes back, if need be once a rollout has ended."""
+        before, row = route_of(self.store), self.open
         self.weeks += 1
         lose_skill(self.store, before.champion, week=self.weeks)
         retrain(self.store, Answer.REFUSED)
         moved = return_to_baseline(self.store, now=self.clock())
-        assert bool(moved) == (before.champion != before.baseline and not busy)
+        due = before.champion != before.baseline
+        assert bool(moved) == (due and row is None)
+        if row is not None and get_rollout(self.store, row.id).abort_requested is not None:
+            self.aborted.setdefault(row.id, self._length(row))
+        elif due and row is not None and row.strategy == Strategy.SHADOW:
+            assert row.phase in (Phase.ROLLBACK, Phase.REVERTED)
+
+    @precondition(lambda self: self.trained < 3)
+    @rule()
+    def train(self) -> None:
+        """A new version passes, and is registered with the wish to go live."""
+        self.trained += 1
+        row = make_version(f"trained-{self.trained}", 10 + self.trained, status=Status.CHALLENGER)
+        with self.store.write() as connection:
+            insert_version(connection, row, Why(self.clock()))
+            plan = plan_for(Strategy.BLUE_GREEN)
+            insert_wish(connection, row, plan=plan, why=Why(self.clock(), actor="train"))
+        [waiting] = [row for row in list_rollouts(self.store) if row.phase is Phase.WAITING]
+        assert waiting.to_version == row.model_id
 
     # Time and evidence ----------------------------------------------------------------------
 
@@ -263,21 +286,22 @@ class Rollouts(RuleBasedStateMachine):
         for one in self.replicas:
             one.unloadable = one.lacks = frozenset()
         for round_ in range(40):
-            if self.open is None:
+            if not list_unfinished(self.store):
                 break
             for one in self.replicas:
                 one.follow()
             for controller in self.controllers:
                 controller.tick()
             self.clock.at += timedelta(seconds=WAITS[round_ % len(WAITS)])
-        assert self.open is None
+        assert list_unfinished(self.store) == ()
         rows = list_rollouts(self.store)
         self.outcomes.update(f"{row.strategy} {row.phase}" for row in rows)
         self.store.close()
 
     @property
     def open(self) -> Rollout | None:
-        return next((row for row in list_rollouts(self.store) if not row.phase.final), None)
+        unfinished = list_unfinished(self.store)
+        return next((row for row in unfinished if row.phase is not Phase.WAITING), None)
 
     def _length(self, row: Rollout) -> int:
         return len(list_events(self.store, row.id))
