@@ -19,6 +19,7 @@ NAMES = (
     "soak",
     "bodies",
     "outages",
+    "rollouts",
     "outcomes",
     "drift",
     "monitoring",

@@ -167,7 +167,8 @@ def one_hour(store: Store, database: str, services: int = SERVICES) -> Figure:
 
 
 @contextmanager
-def _stores() -> Iterator[dict[str, Store]]:
+def open_stores() -> Iterator[dict[str, Store]]:
+    """A fresh store on each database."""
     with tempfile.TemporaryDirectory(prefix="mlops-outcomes-") as folder:
         root = Path(folder)
         servers = start_postgres(root)
@@ -185,7 +186,7 @@ def _stores() -> Iterator[dict[str, Store]]:
 
 def figures(*, quick: bool = False) -> list[Figure]:
     share = 10 if quick else 1
-    with _stores() as stores:
+    with open_stores() as stores:
         return [
             figure
             for database, store in stores.items()

@@ -26,9 +26,9 @@ from mlops.store import (
     list_audit_entries,
     list_events,
     list_live_periods,
-    list_rollouts,
 )
 from mlops.store.monitor_runs import CheckRow, get_check
+from mlops.store.rollouts import newest_rollout_of
 from mlops.store.triggers import TriggerRow, get_trigger
 from mlops.validation.report import GateReport
 
@@ -164,8 +164,7 @@ def trace(store: Store, model_id: str) -> Lineage:
                     f"trigger {trigger.id} rests on look {trigger.verdict}, which is gone"
                 )
             looks[look.id] = look
-    rollouts = list_rollouts(store, service=version.service)
-    rollout = next((row for row in rollouts if row.to_version == model_id), None)
+    rollout = newest_rollout_of(store, model_id)
     live_period = None if rollout is None else _find_live_period(store, rollout)
     return Lineage(tuple(looks.values()), triggers, version, rollout, live_period)
 

@@ -8,6 +8,7 @@ its lease, between any two statements: the next controller goes on from the rows
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
@@ -48,6 +49,9 @@ EXPOSURE_S = 5.0
 TICK_S = 1.0
 MAX_ARROWS = 4
 """Most arrows of one rollout in one tick."""
+
+ARROWS_S = 2.0
+"""A tick takes arrows for at most so long, so that neither lease nor shares expire during it."""
 
 FORGET_REPLICA_S = 3600.0
 FORGET_EVIDENCE_S = 7 * 86_400.0
@@ -116,16 +120,20 @@ class Controller:
     def _advance_all(self, lease: Lease) -> tuple[Reading, list[Move], MlopsError | None]:
         """Advance every rollout, in rounds: those that moved are decided anew on a new reading.
 
-        A rollout that cannot be decided or written does not hold up the other rollouts.
+        A rollout that cannot be decided or written does not hold up the other rollouts. What is
+        left after `ARROWS_S` is for the next tick, which renews the lease and all shares first.
         """
         reading, moves = self._read(), list[Move]()
         trouble: MlopsError | None = None
         due = {row.id for row in reading.rollouts}
+        end = time.monotonic() + ARROWS_S
         for _ in range(MAX_ARROWS):
             moved = set()
             for row in reading.rollouts:
+                if row.id not in due or time.monotonic() > end:
+                    continue
                 try:
-                    move = self._advance(row, reading, lease) if row.id in due else None
+                    move = self._advance(row, reading, lease)
                 except LeaseLost:
                     raise
                 except MlopsError as error:
@@ -175,8 +183,9 @@ class Controller:
             fence(connection, lease)
             move_rollout(connection, row, route, arrow, term=lease.term, at=now)
             update_rollout_alerts(connection, row, arrow, now)
-            # A share that has just been given must count at once.
-            renew_exposure(connection, route.service, seconds=EXPOSURE_S)
+            if arrow.route is not None:
+                # A share that has just been given must count at once.
+                renew_exposure(connection, route.service, seconds=EXPOSURE_S)
 
     def _fall_back(self, reading: Reading, lease: Lease) -> list[Move]:
         """Replace every failing champion by its previous version or its baseline.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -80,22 +80,27 @@ def begin_service(store: Store, service: str = SERVICE, suffix: str = "") -> Rou
         return change_route(connection, begun, after, "promote", Why(NOW))
 
 
-def begin_rollouts(store: Store, number: int) -> None:
-    """So many services, each with a canary of its challenger that one replica has loaded.
+def begin_rollouts(store: Store, number: int, replicas: Sequence[str] = ("r0",)) -> list[Rollout]:
+    """So many services, each with a canary of its challenger that all replicas have loaded.
 
-    None of them has enough evidence yet, so that each waits at its gate.
+    None of them has enough evidence for its gate.
     """
-    plan, generations, models = plan_for(Strategy.CANARY), {}, {}
+    begun, generations, models = list[Rollout](), dict[str, int](), dict[str, HeldModel]()
     for n in range(number):
         service, suffix = f"sample.s{n}-usd.1h.volatility.24", f"-{n}"
-        begin_service(store, service, suffix)
-        asked = request_rollout(store, CHALLENGER + suffix, plan, ASKED)
+        before = begin_service(store, service, suffix)
+        asked = request_rollout(store, CHALLENGER + suffix, plan_for(Strategy.CANARY), ASKED)
         record_tallies(store, {service: [tally(asked.id, challenger_trials=5)]})
-        generations[service] = 3
+        begun.append(asked)
+        # The one that the first arrow, to loading, will write.
+        generations[service] = before.generation + 1
         for name in (BASELINE, CHAMPION, CHALLENGER):
             models[name + suffix] = HeldModel(name + suffix, READY)
-    said = Replica("r0", "r0-0", "127.0.0.1:1", ReplicaState.READY, "", None, generations, models)
-    acknowledge(store, said, seconds=600.0)
+    for name in replicas:
+        address, state = "127.0.0.1:1", ReplicaState.READY
+        said = Replica(name, f"{name}-0", address, state, "", None, generations, models)
+        acknowledge(store, said, seconds=600.0)
+    return begun
 
 
 def ask(

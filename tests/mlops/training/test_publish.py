@@ -15,10 +15,12 @@ from mlops.models.bundle import Trust, trust_in_process
 from mlops.models.recipe import Recipe
 from mlops.registry import Registry, open_run
 from mlops.registry.connection import load
+from mlops.rollout.plan import RolloutPlan, plan_for
 from mlops.search.config import TrainingConfig
 from mlops.search.study import Study, Trial
 from mlops.store import ModelVersion, Why, list_versions
 from mlops.store.leases import Lease, exclusive
+from mlops.store.rollouts import newest_rollout_of
 from mlops.training.judgement import Judgement
 from mlops.training.publish import epoch_rows, log_trial, publish, recipe_params
 from mlops.training.training_plan import TrainingPlan
@@ -38,7 +40,12 @@ class Work:
     def judged(self, **limits: float) -> Judgement:
         return judged(self.registry, self.plan, self.study, **limits)
 
-    def published(self, judgement: Judgement, lease: Lease | None = None) -> ModelVersion:
+    def published(
+        self,
+        judgement: Judgement,
+        lease: Lease | None = None,
+        rollout: RolloutPlan | None = None,
+    ) -> ModelVersion:
         with open_run(self.registry.tracking, "publication") as run:
             return publish(
                 self.registry,
@@ -48,6 +55,7 @@ class Work:
                 run,
                 why=Why(AT, actor="ann", reason="test"),
                 lease=lease,
+                rollout=rollout,
             )
 
 
@@ -100,6 +108,17 @@ def test_a_training_that_lost_its_lease_registers_nothing(work: Work) -> None:
     with pytest.raises(LeaseLost):
         work.published(judgement, lease)
     assert list_versions(store) == registered
+
+
+def test_the_wish_to_go_live_is_committed_with_a_version_that_passed(work: Work) -> None:
+    plan, store = plan_for("canary"), work.registry.store
+    refused = work.published(work.judged(min_r2_score=0.999), rollout=plan)
+    passed = work.published(work.judged(), rollout=plan)
+    assert (refused.status, passed.status) == ("refused", "challenger")
+    assert newest_rollout_of(store, refused.model_id) is None
+    wish = newest_rollout_of(store, passed.model_id)
+    assert wish is not None
+    assert (wish.phase, wish.plan, wish.requested_by) == ("waiting", plan.to_dict(), "ann")
 
 
 def test_the_run_has_the_recipe_and_the_figures(work: Work) -> None:
