@@ -61,7 +61,7 @@ def figures_on(store: Store, database: str, rollouts: int) -> list[Figure]:
     arrow, quiet = cpu_of_ticks(store, rollouts)
     return [
         Figure(
-            f"a tick of the controller with {rollouts} open rollouts on {database}, all judged anew",
+            f"one tick with {rollouts} open rollouts on {database}, all judged anew",
             f"{quiet:.3f} s of CPU",
             f"<= {LIMIT_S:g} s",
             quiet <= LIMIT_S,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -112,8 +112,10 @@ def test_a_training_that_lost_its_lease_registers_nothing(work: Work) -> None:
 
 def test_the_wish_to_go_live_is_committed_with_a_version_that_passed(work: Work) -> None:
     plan, store = plan_for("canary"), work.registry.store
-    refused = work.published(work.judged(min_r2_score=0.999), rollout=plan)
-    passed = work.published(work.judged(), rollout=plan)
+    judgement = work.judged(min_r2_score=0.999)
+    refused = work.published(judgement, rollout=plan)
+    no_refusal = replace(judgement.report, results=())
+    passed = work.published(replace(judgement, report=no_refusal), rollout=plan)
     assert (refused.status, passed.status) == ("refused", "challenger")
     assert newest_rollout_of(store, refused.model_id) is None
     wish = newest_rollout_of(store, passed.model_id)
