@@ -338,15 +338,18 @@ class App:
     async def _newest_forecast(self, request: HttpRequest) -> Reply:
         service = request.path_params["service"]
         published = self.publisher.latest(service)
+        why = self.publisher.reasons_missing.get(service)
         if published is None:
             self.dispatcher.route_state(service)
-            why = self.publisher.reasons_missing.get(service, "the first bar is being forecast")
-            return _abstain(service, f"no forecast yet: {why}")
+            return _abstain(service, f"no forecast yet: {why or 'the first bar is being forecast'}")
         if not published.fresh:
+            closed = f"{published.closed_at:%Y-%m-%d %H:%M} UTC"
             return _abstain(
                 service,
-                f"the newest complete bar closed at {published.closed_at:%Y-%m-%d %H:%M} UTC, too "
-                "long ago to forecast from; check the feed (FORECAST_MAX_AGE_BARS sets the limit)",
+                f"the last forecast is of the bar that closed at {closed}, and it is too old: {why}"
+                if why
+                else f"the newest complete bar closed at {closed}, too long ago to forecast from; "
+                "check the feed (FORECAST_MAX_AGE_BARS sets the limit)",
             )
         row = published.row
         headers = self._version_headers(row.model_id, published.variant, row.generation)

@@ -2,9 +2,10 @@
 
     bars on disk -> window -> champion (and challenger beside it) -> spool -> published -> store
 
-The first forecast of a bar that reaches the store stands, whichever replica made it; a replica
-that comes later publishes that one. The interval beside a forecast spans the middle 90 % of the
-version's errors on its reference bars.
+The first forecast of record that reaches the store stands, whichever replica made it; a replica
+that comes later publishes that one. `record_order` says how long a bar waits for its champion; a
+champion that comes after another version went on record is stored beside the record. The interval
+beside a forecast spans the middle 90 % of the version's errors on its reference bars.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import numpy as np
@@ -29,15 +30,16 @@ from mlops.logs import bound
 from mlops.models import manifest
 from mlops.models.bundle import Bundle
 from mlops.models.windows import Window, window_of
-from mlops.rollout.routing import ask_order
 from mlops.service import Service, Target
 from mlops.serving.dispatcher import last_forecast, variant_of
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.forecast_spool import ForecastSpool
+from mlops.serving.record_order import RecordOrder, longest_wait_s, order_for_record
 from mlops.serving.route_view import RouteView
-from mlops.store import ForecastRow, ModelVersion, Route, Store, list_forecasts
+from mlops.store import ForecastRow, ModelVersion, Route, Store, list_forecasts, list_replicas
 from mlops.store.forecasts import Role
+from mlops.store.replicas import ReplicaState
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,9 @@ LOOK_S = 1.0
 
 AWAY_S = 4.0
 """A store that was last read longer ago is not asked for the forecasts of other replicas."""
+
+REPEAT_S = 60.0
+"""Seconds between two log lines that say the same about a service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,22 @@ class PublishedForecast:
     def fresh(self) -> bool:
         """Whether its bar is still new enough."""
         return time.time() < self.fresh_until
+
+
+@dataclass(frozen=True, slots=True)
+class NewestBar:
+    """What this replica has done for the newest bar of a service.
+
+    Args:
+        seen_at: The `time.monotonic` second at which this replica first saw the bar.
+        longest_s: Seconds for which the bar may wait for its champion.
+        forecast_by: The versions that have a forecast of the bar, or failed to make one.
+    """
+
+    bar: pd.Timestamp
+    seen_at: float
+    longest_s: float
+    forecast_by: set[str] = field(default_factory=set)
 
 
 class ForecastPublisher:
@@ -113,7 +134,8 @@ class ForecastPublisher:
         self.reasons_missing: dict[str, str] = {}
         self._published: dict[str, PublishedForecast] = {}
         self._unconfirmed: set[str] = set()
-        self._shadowed: dict[str, tuple[str, pd.Timestamp]] = {}
+        self._newest: dict[str, NewestBar] = {}
+        self._logged: dict[str, tuple[str, float]] = {}
         self._quantiles: dict[str, tuple[float, float] | None] = {}
 
     def latest(self, service: str) -> PublishedForecast | None:
@@ -128,12 +150,12 @@ class ForecastPublisher:
                     try:
                         await self.update(route)
                     except MlopsError as error:
-                        self.reasons_missing[route.service] = str(error)
-                        log.warning("service=%s no forecast: %s", route.service, error)
+                        self._note_missing(route.service, str(error))
                     except Exception:
                         # The bars of one market must not end the forecasts of the others.
-                        self.reasons_missing[route.service] = "this replica failed; see its log"
-                        log.exception("service=%s no forecast", route.service)
+                        self._note_missing(
+                            route.service, "this replica failed; see its log", exc_info=True
+                        )
             await asyncio.sleep(LOOK_S)
 
     async def update(self, route: Route) -> None:
@@ -148,24 +170,95 @@ class ForecastPublisher:
         service = Service.parse(route.service)
         recent = await asyncio.to_thread(self.bars.load, service, version.notes)
         if recent is None:
-            self.reasons_missing[route.service] = "nobody keeps bars of this market here"
+            self._note_missing(route.service, "nobody keeps bars of this market here")
             return
+        newest = self._open_newest(route.service, service, recent)
         published = self._published.get(route.service)
-        if published is None or pd.Timestamp(published.row.bar) != recent.frame.index[-1]:
-            await self._publish(route, service, recent)
+        if published is None or pd.Timestamp(published.row.bar) != newest.bar:
+            await self._publish(route, service, recent, newest)
         elif route.service in self._unconfirmed:
             await self._confirm(route, service, recent)
-        await self._forecast_shadow(route, service, recent)
+        await self._forecast_beside(route, service, recent, newest)
 
-    async def _publish(self, route: Route, service: Service, recent: KnownBars) -> None:
+    def _open_newest(self, key: str, service: Service, recent: KnownBars) -> NewestBar:
+        """What was done for the newest bar; nothing yet where this replica sees it first now."""
+        known, bar = self._newest.get(key), recent.frame.index[-1]
+        if known is None or known.bar != bar:
+            bar_s = service.timeframe.step.total_seconds() / market_speed(service.venue)
+            longest_s = longest_wait_s(bar_s, self._fresh_s(service, recent))
+            known = self._newest[key] = NewestBar(bar, time.monotonic(), longest_s)
+        return known
+
+    def _fresh_s(self, service: Service, recent: KnownBars) -> float:
+        """Seconds of the wall clock until the newest bar is too old to forecast from."""
+        age_limit = (1 + self.max_age_bars) * service.timeframe.step
+        left = recent.frame.index[-1] + age_limit - recent.now
+        return float(left.total_seconds()) / market_speed(service.venue)
+
+    async def _publish(
+        self, route: Route, service: Service, recent: KnownBars, newest: NewestBar
+    ) -> None:
         row = await asyncio.to_thread(self._read_stored_row, route, recent)
         if row is None:
-            row = await self._forecast_record(route, service, recent)
+            order = await asyncio.to_thread(self._decide_order, route, newest)
+            if order.waits_for:
+                self._note_missing(route.service, order.waits_for, level=logging.INFO)
+                return
+            row = await self._forecast_record(route, service, recent, newest, order)
             if not await asyncio.to_thread(self.spool.put, [row]):
                 raise ServingError("the spool is full, and what is not on record is not published")
             self._unconfirmed.add(route.service)
+        newest.forecast_by.add(row.model_id)
         self._published[route.service] = self._make_published(route, service, recent, row)
         self.reasons_missing.pop(route.service, None)
+        self._logged.pop(route.service, None)
+
+    def _decide_order(self, route: Route, newest: NewestBar) -> RecordOrder:
+        """Whose forecast of the newest bar goes on record now, by what all live replicas hold."""
+        ready = self.pool.ready()
+        # A replica without a row of the champion has not come to loading it yet.
+        champion_states = {
+            name: models.get(route.champion, "loading")
+            for name, models in self._read_model_states(route, ready).items()
+        }
+        return order_for_record(
+            route,
+            ready,
+            champion_states,
+            waited_s=time.monotonic() - newest.seen_at,
+            longest_s=newest.longest_s,
+        )
+
+    def _read_model_states(self, route: Route, ready: Collection[str]) -> dict[str, dict[str, str]]:
+        """The states of the models of this replica and, unless the store is away, of all others."""
+        own = {model_id: str(model.state) for model_id, model in self.pool.states().items()}
+        if route.champion in ready or self._is_store_away():
+            return {self.replica_id: own}
+        try:
+            replicas = list_replicas(self.store)
+        except StoreError:
+            replicas = ()
+        others = {
+            replica.id: {held.model_id: held.state for held in replica.models.values()}
+            for replica in replicas
+            if replica.state is not ReplicaState.DRAINING
+        }
+        return others | {self.replica_id: own}
+
+    def _is_store_away(self) -> bool:
+        """Whether the store may not answer at all, so that waiting for it would delay all."""
+        return time.monotonic() - self.route_view().taken_at > AWAY_S
+
+    def _note_missing(
+        self, service: str, reason: str, *, level: int = logging.WARNING, exc_info: bool = False
+    ) -> None:
+        """Keep why a bar has no forecast, and log it once and then each `REPEAT_S`."""
+        self.reasons_missing[service] = reason
+        text, logged_at = self._logged.get(service, ("", 0.0))
+        if reason == text and time.monotonic() - logged_at < REPEAT_S:
+            return
+        self._logged[service] = (reason, time.monotonic())
+        log.log(level, "service=%s no forecast: %s", service, reason, exc_info=exc_info)
 
     async def _confirm(self, route: Route, service: Service, recent: KnownBars) -> None:
         """Publish the row that the store kept: another replica's may have come first."""
@@ -180,8 +273,7 @@ class ForecastPublisher:
 
     def _read_stored_row(self, route: Route, recent: KnownBars) -> ForecastRow | None:
         """The stored forecast of the newest bar; None where there is none or the store is away."""
-        if time.monotonic() - self.route_view().taken_at > AWAY_S:
-            # The store may not answer at all, and waiting for it would delay the forecast.
+        if self._is_store_away():
             return None
         bar = recent.frame.index[-1].to_pydatetime()
         try:
@@ -191,33 +283,41 @@ class ForecastPublisher:
         return next((row for row in rows if row.bar == bar), None)
 
     async def _forecast_record(
-        self, route: Route, service: Service, recent: KnownBars
+        self,
+        route: Route,
+        service: Service,
+        recent: KnownBars,
+        newest: NewestBar,
+        order: RecordOrder,
     ) -> ForecastRow:
-        """The forecast of the champion or, on a fault, of the next version that is ready."""
+        """The forecast of the first of the versions that does not fail on the bar."""
         last: ServingError | None = None
-        for model_id in ask_order(route, self.pool.ready(), challenger_first=False):
+        for model_id in order.versions:
+            newest.forecast_by.add(model_id)
             try:
                 return await self._forecast(route, service, recent, model_id, Role.RECORD)
-            except (ModelFault, NotLoaded) as error:
+            except ModelFault as error:
                 last = error
         raise last or ServingError("no version is ready")
 
-    async def _forecast_shadow(self, route: Route, service: Service, recent: KnownBars) -> None:
-        """Store the challenger's forecast of the same bar, once a bar."""
-        challenger, bar = route.challenger, recent.frame.index[-1]
-        if challenger is None or challenger not in self.pool.ready():
-            return
-        if self._shadowed.get(route.service) == (challenger, bar):
-            return
-        try:
-            row = await self._forecast(route, service, recent, challenger, Role.SHADOW)
-            await asyncio.to_thread(self.spool.put, [row])
-        except (ModelFault, NotLoaded) as error:
-            log.warning(
-                "service=%s no shadow forecast: %s",
-                route.service, error, extra={"service": route.service, "model_id": challenger},
-            )  # fmt: skip
-        self._shadowed[route.service] = (challenger, bar)
+    async def _forecast_beside(
+        self, route: Route, service: Service, recent: KnownBars, newest: NewestBar
+    ) -> None:
+        """Store a forecast of champion and challenger beside the record, where they have none."""
+        ready = self.pool.ready()
+        for model_id in (route.champion, route.challenger):
+            if model_id is None or model_id not in ready or model_id in newest.forecast_by:
+                continue
+            try:
+                row = await self._forecast(route, service, recent, model_id, Role.SHADOW)
+                if not await asyncio.to_thread(self.spool.put, [row]):
+                    return
+            except (ModelFault, NotLoaded) as error:
+                log.warning(
+                    "service=%s no forecast beside the record: %s",
+                    route.service, error, extra={"service": route.service, "model_id": model_id},
+                )  # fmt: skip
+            newest.forecast_by.add(model_id)
 
     async def _forecast(
         self, route: Route, service: Service, recent: KnownBars, model_id: str, role: Role
@@ -255,7 +355,6 @@ class ForecastPublisher:
     ) -> PublishedForecast:
         step = service.timeframe.step
         closed = row.bar + step
-        left_s = (closed + self.max_age_bars * step - recent.now).total_seconds()
         variant = variant_of(route, row.model_id)
         body = {
             "service": row.service,
@@ -273,7 +372,7 @@ class ForecastPublisher:
         return PublishedForecast(
             row=row,
             variant=variant,
-            fresh_until=time.time() + left_s / market_speed(service.venue),
+            fresh_until=time.time() + self._fresh_s(service, recent),
             closed_at=closed,
             body=orjson.dumps(body),
         )

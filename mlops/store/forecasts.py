@@ -1,7 +1,7 @@
-"""Forecasts of record: one per service and bar, and beside it those of a challenger.
+"""Forecasts of record: one per service and bar, and beside it those of other versions.
 
 The first forecast of record of a bar is kept; writing it again, by another replica or from a
-spool, changes nothing.
+spool, changes nothing. A forecast of record that comes second is kept beside the first one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mlops.store.sql import insert_new
 
 
 class Role(StrEnum):
-    """Whether a forecast is the service's forecast of record or a challenger's shadow."""
+    """Whether a forecast is the service's forecast of record, or another version's beside it."""
 
     RECORD = "record"
     SHADOW = "shadow"
@@ -51,8 +51,10 @@ def record_forecasts(store: Store, rows: Sequence[ForecastRow]) -> int:
     if not rows:
         return 0
     values = [{name: getattr(row, name) for name in ForecastRow.__slots__} for row in rows]
+    beside = [row | {"role": Role.SHADOW} for row in values if row["role"] is Role.RECORD]
     with store.write() as connection:
-        return insert_new(connection, forecast, values)
+        # Of each bar that has a record already the second insert keeps the version's own forecast.
+        return insert_new(connection, forecast, values) + insert_new(connection, forecast, beside)
 
 
 def list_forecasts(
