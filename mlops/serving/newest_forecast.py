@@ -37,7 +37,15 @@ from mlops.serving.engine.model_pool import LoadedModel, ModelPool
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.record_order import RecordOrder, longest_wait_s, order_for_record
 from mlops.serving.route_view import RouteView
-from mlops.store import ForecastRow, ModelVersion, Route, Store, list_forecasts, list_replicas
+from mlops.store import (
+    ForecastRow,
+    ModelVersion,
+    Route,
+    Store,
+    get_version,
+    list_forecasts,
+    list_replicas,
+)
 from mlops.store.forecasts import Role
 from mlops.store.replicas import ReplicaState
 
@@ -163,10 +171,12 @@ class ForecastPublisher:
 
         Raises:
             ServingError: when no version answers, or the spool is full.
+            StoreError: when the store is away and the champion's row was not read before.
         """
         version = self.versions.get(route.champion)
         if version is None:
-            return
+            # The loader has not come to it yet.
+            version = await asyncio.to_thread(get_version, self.store, route.champion)
         service = Service.parse(route.service)
         recent = await asyncio.to_thread(self.bars.load, service, version.notes)
         if recent is None:

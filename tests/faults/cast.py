@@ -34,7 +34,7 @@ def hasten(exposure_s: float = EXPOSURE_S) -> None:
     import deployments.replica
     from mlops.data import market_clock
     from mlops.rollout import controller
-    from mlops.serving import newest_forecast, replay_trials, store_sync
+    from mlops.serving import newest_forecast, record_order, replay_trials, store_sync
 
     controller.LEASE_S = store_sync.LEASE_S = LEASE_S
     controller.EXPOSURE_S = exposure_s
@@ -44,6 +44,7 @@ def hasten(exposure_s: float = EXPOSURE_S) -> None:
     assert "interval_s" in defaults
     defaults["interval_s"] = BEAT_S
     replay_trials.LOOK_S, newest_forecast.LOOK_S = 0.1, 0.2
+    record_order.LEAST_WAIT_S = BAR_S / 2
     replay_trials.REPLAY_BARS = REPLAY_BARS
     market_clock.REPLAY_BAR_S = BAR_S
     deployments.replica.STORE_PATIENCE_S = PATIENCE_S

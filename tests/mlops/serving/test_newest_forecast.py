@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+from pathlib import Path
 
+import orjson
 import pandas as pd
 import pytest
 
@@ -13,7 +18,9 @@ from mlops.errors import MlopsError
 from mlops.serving.runtime import Runtime
 from mlops.store import Store, list_forecasts
 from mlops.store.forecasts import Role
+from tests.mlops.serving.asgi_client import answer_of
 from tests.mlops.serving.conftest import KEY, N_BARS, Library, made_runtime
+from tests.mlops.serving.stored_requests import StoredRequest
 
 Settle = Callable[[], None]
 SetRoute = Callable[..., None]
@@ -125,3 +132,139 @@ def test_a_forecast_that_the_spool_refuses_is_not_published(
     with pytest.raises(MlopsError, match="not on record is not published"):
         update(live)
     assert live.publisher.latest(KEY) is None
+
+
+# Which version goes on record ----------------------------------------------------------------
+
+
+def just_closed(venue: str, last_close: datetime) -> datetime:
+    """The market's time a minute after the last simulated bar, which is fresh then."""
+    return last_close + timedelta(minutes=1)
+
+
+@pytest.fixture
+def cold(library: Library, store: Store, tmp_path: Path, set_route: SetRoute) -> Iterator[Runtime]:
+    """A replica that has just started: its baseline is ready, its champion is not loaded yet."""
+    set_route(champion=library.versions[0])
+    with made_runtime(library, store, tmp_path, clock=just_closed) as made:
+        made.store_sync.sync_once()
+        made.store_sync.load_next()
+        made.store_sync.sync_once()
+        assert made.pool.ready() == {library.baseline}
+        yield made
+
+
+def let_pass(runtime: Runtime, seconds: float) -> None:
+    """Have the replica see the newest bar for so many seconds longer."""
+    newest = runtime.publisher._newest[KEY]
+    runtime.publisher._newest[KEY] = replace(newest, seen_at=newest.seen_at - seconds)
+
+
+def read_roles(store: Store) -> set[tuple[str, Role]]:
+    return {(row.model_id, row.role) for row in list_forecasts(store, KEY, role=None)}
+
+
+def test_after_a_cold_start_the_champion_goes_on_record_and_not_the_baseline(
+    cold: Runtime, store: Store, library: Library
+) -> None:
+    for _ in range(2):
+        update(cold)
+    assert cold.publisher.latest(KEY) is None
+    assert "up to 180 s for its champion" in cold.publisher.reasons_missing[KEY]
+    cold.store_sync.load_next()
+    update(cold)
+    cold.store_sync.write()
+    assert read_roles(store) == {(library.versions[0], Role.RECORD)}
+    assert KEY not in cold.publisher.reasons_missing
+
+
+def test_a_replica_that_cannot_load_the_champion_leaves_the_record_to_one_that_holds_it(
+    cold: Runtime, store: Store, library: Library
+) -> None:
+    champion = library.versions[0]
+    cold.pool._free_memory = lambda: 0
+    cold.store_sync.load_next()
+    cold.store_sync.sync_once()
+    with made_runtime(library, store, library.folder / "second", name="r2") as second:
+        second.publisher.bars.clock = just_closed
+        second.store_sync.sync_once()
+        while second.store_sync.load_next():
+            pass
+        second.store_sync.sync_once()
+        update(cold)
+        let_pass(cold, 100.0)
+        update(cold)
+        assert cold.publisher.latest(KEY) is None
+        assert "r2 holds it" in cold.publisher.reasons_missing[KEY]
+        update(second)
+        second.store_sync.write()
+        update(cold)
+    published = cold.publisher.latest(KEY)
+    assert published is not None
+    assert published.row.model_id == champion
+    assert read_roles(store) == {(champion, Role.RECORD)}
+
+
+def test_where_the_champion_never_loads_the_next_version_goes_on_record_once(
+    cold: Runtime, store: Store, library: Library
+) -> None:
+    cold.pool._free_memory = lambda: 0
+    update(cold)
+    cold.store_sync.load_next()
+    let_pass(cold, 181.0)
+    for _ in range(3):
+        update(cold)
+        cold.store_sync.write()
+    [row] = list_forecasts(store, KEY, role=None)
+    assert (row.model_id, row.role) == (library.baseline, Role.RECORD)
+
+
+def test_a_champion_that_comes_late_is_stored_beside_the_record(
+    cold: Runtime, store: Store, library: Library
+) -> None:
+    update(cold)
+    let_pass(cold, 181.0)
+    update(cold)
+    cold.store_sync.load_next()
+    for _ in range(2):
+        update(cold)
+        cold.store_sync.write()
+    assert read_roles(store) == {
+        (library.baseline, Role.RECORD),
+        (library.versions[0], Role.SHADOW),
+    }
+    published = cold.publisher.latest(KEY)
+    assert published is not None
+    assert published.row.model_id == library.baseline
+
+
+def test_while_a_bar_waits_the_last_forecast_is_handed_out_and_then_the_reason(
+    cold: Runtime, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    champion = library.versions[0]
+    cold.store_sync.load_next()
+    update(cold)
+    first = cold.publisher.latest(KEY)
+    assert first is not None
+    cold.pool.drop(champion)
+    cold.publisher.bars._held = {
+        name: (mark, simulate_bars(N_BARS + 1, seed=1), label)
+        for name, (mark, _, label) in cold.publisher.bars._held.items()
+    }
+    update(cold)
+    request = StoredRequest("GET", f"/services/{KEY}/forecast")
+    status, _, body = asyncio.run(answer_of(cold.app, request))
+    assert (status, orjson.loads(body)["model_id"]) == (200, champion)
+    monkeypatch.setattr("mlops.serving.newest_forecast.time.time", lambda: first.fresh_until + 1)
+    status, _, body = asyncio.run(answer_of(cold.app, request))
+    assert status == 503
+    assert "waits up to 180 s for its champion" in orjson.loads(body)["message"]
+
+
+def test_the_same_reason_is_logged_once_a_minute(
+    cold: Runtime, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="mlops")
+    for _ in range(5):
+        update(cold)
+    assert sum("no forecast: the newest bar waits" in line for line in caplog.messages) == 1
