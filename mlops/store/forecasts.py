@@ -47,14 +47,18 @@ class ForecastRow:
 
 
 def record_forecasts(store: Store, rows: Sequence[ForecastRow]) -> int:
-    """Insert the forecasts that have no row yet; returns how many."""
+    """Insert the forecasts that have no row yet; returns how many kept their role.
+
+    A forecast of record that comes second is stored as one beside the record.
+    """
     if not rows:
         return 0
     values = [{name: getattr(row, name) for name in ForecastRow.__slots__} for row in rows]
     beside = [row | {"role": Role.SHADOW} for row in values if row["role"] is Role.RECORD]
     with store.write() as connection:
-        # Of each bar that has a record already the second insert keeps the version's own forecast.
-        return insert_new(connection, forecast, values) + insert_new(connection, forecast, beside)
+        new = insert_new(connection, forecast, values)
+        insert_new(connection, forecast, beside)
+        return new
 
 
 def list_forecasts(

@@ -53,6 +53,10 @@ class PagedSource(Protocol):
         """The start of history where the caller names none."""
         ...
 
+    def now(self, symbol: str, timeframe: Timeframe) -> datetime:
+        """The venue's time (UTC), which decides which bars are complete."""
+        ...
+
     def check(self, symbol: str, timeframe: Timeframe) -> None:
         """Raise `SourceError` where the venue has no such symbol or timeframe."""
         ...

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -16,8 +18,11 @@ import pandas as pd
 
 from mlops.data.cleaning import COLUMNS
 from mlops.data.market_clock import wall_clock
+from mlops.data.sources.venue_clock import VenueClock
 from mlops.errors import SourceError
 from mlops.service import Timeframe
+
+log = logging.getLogger(__name__)
 
 DEFAULT_HISTORY = timedelta(days=730)
 MAX_TRIES = 6
@@ -45,10 +50,38 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A ccxt exchange and its lock: rate limiter and session serve one thread at a time."""
+    """A ccxt exchange, its time, and its lock: one thread at a time uses its session."""
 
     exchange: Any
+    clock: VenueClock
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def call(self, request: Callable[[], T]) -> T:
+        """Send a request, and note the time that the answer's headers tell."""
+        with self.lock:
+            self.exchange.last_response_headers = None
+            asked_s = time.monotonic()
+            try:
+                return request()
+            finally:
+                told_s = _read_time_of_answer(self.exchange.last_response_headers or {})
+                if told_s is not None:
+                    self.clock.note(told_s, asked_s)
+
+    def ask_time(self) -> None:
+        """Ask the venue for its time, where it has a call for it."""
+        import ccxt
+
+        if not self.exchange.has.get("fetchTime"):
+            return
+        asked_s = time.monotonic()
+        try:
+            told_ms = self.call(self.exchange.fetch_time)
+        except ccxt.BaseError as error:
+            # An answer without a time has a Date all the same, and no answer changes nothing.
+            log.warning("%s did not tell its time: %s", self.clock.venue, _describe(error))
+            return
+        self.clock.note(told_ms / 1000, asked_s)
 
 
 def shared_client(venue: str, base_url: str | None = None, timeout_s: float = TIMEOUT_S) -> Client:
@@ -63,7 +96,8 @@ def shared_client(venue: str, base_url: str | None = None, timeout_s: float = TI
     key = (os.getpid(), venue, base_url)
     with _clients_lock:
         if key not in _clients:
-            _clients[key] = Client(_create_exchange(venue, base_url, timeout_s))
+            exchange = _create_exchange(venue, base_url, timeout_s)
+            _clients[key] = Client(exchange, VenueClock(venue))
         return _clients[key]
 
 
@@ -105,7 +139,7 @@ class ExchangeSource:
         base_url: Replaces scheme and host of the exchange's REST address.
         max_tries: Requests before a network error is final.
         page_bars: Bars of a page; by default the venue's own page size.
-        clock: Gives the time by which a bar is closed; for tests, as ``sleep`` is.
+        clock: This machine's clock; for tests, as ``sleep`` is.
     """
 
     venue: str
@@ -119,6 +153,17 @@ class ExchangeSource:
     def default_start(self, timeframe: Timeframe, end: datetime) -> datetime:
         """Two years back, on a whole bar."""
         return pd.Timestamp(end - DEFAULT_HISTORY).floor(timeframe.step).to_pydatetime()
+
+    def now(self, symbol: str, timeframe: Timeframe) -> datetime:
+        """The venue's time; the first call in a process asks for the venue's markets.
+
+        Raises:
+            SourceError: when it has no such symbol or timeframe.
+        """
+        # Read before any request, so that a bar that closes meanwhile does not count as complete.
+        wall = self.clock()
+        client = self._open_market(symbol, timeframe)
+        return client.clock.correct(wall, client.ask_time)
 
     def check(self, symbol: str, timeframe: Timeframe) -> None:
         """Ask for the venue's markets, once in a process.
@@ -149,14 +194,14 @@ class ExchangeSource:
     def pages(
         self, symbol: str, timeframe: Timeframe, *, start: datetime, end: datetime
     ) -> Iterator[pd.DataFrame]:
-        """Pages of bars opened in ``[start, end)`` and closed by the clock as the fetch starts.
+        """Pages of bars opened in ``[start, end)`` and closed by the venue's time at the start.
 
         Only an empty page ends the history; a short page does not.
         """
         step = timeframe.minutes * 60_000
-        # The clock, not the last row, decides which bars are part-formed: on a venue without
-        # trades in the last minutes the last row is complete. It is read before any request.
-        bound = min(_ms(end), _ms(self.clock()) - step + 1)
+        # The time, not the last row, decides which bars are part-formed: on a venue without
+        # trades in the last minutes the last row is complete.
+        bound = min(_ms(end), _ms(self.now(symbol, timeframe)) - step + 1)
         client = self._open_market(symbol, timeframe)
         since = _ms(start)
         while since < bound:
@@ -200,8 +245,7 @@ class ExchangeSource:
         delay: float = FIRST_DELAY_S
         for attempt in range(1, self.max_tries + 1):
             try:
-                with client.lock:
-                    return call()
+                return client.call(call)
             except ccxt.NetworkError as error:
                 if attempt == self.max_tries:
                     raise SourceError(
@@ -213,6 +257,16 @@ class ExchangeSource:
             self.sleep(delay)
             delay = min(2 * delay, MAX_DELAY_S)
         raise SourceError(f"max_tries={self.max_tries} allows no request; use at least 1")
+
+
+def _read_time_of_answer(headers: Mapping[str, str]) -> float | None:
+    """Seconds since 1970 by which an answer is known to be sent; None where it does not say."""
+    try:
+        sent = parsedate_to_datetime(headers["Date"]).timestamp()
+        # A shared cache repeats the Date of its copy, and says how old it is.
+        return sent + float(headers.get("Age", 0))
+    except (KeyError, ValueError):
+        return None
 
 
 def _describe(error: Exception) -> str:

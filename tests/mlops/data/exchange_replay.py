@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -58,6 +59,8 @@ class Replay:
     def answer(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
         if path.endswith("/exchangeInfo"):
             return 200, {"timezone": "UTC", "symbols": [_market(name) for name in self.bars]}
+        if path.endswith("/time"):
+            return 200, {"serverTime": int(self._now_ms())}
         if not path.endswith("/klines"):
             return 404, {"code": -1, "msg": f"not replayed: {path}"}
         with self.lock:
@@ -124,6 +127,9 @@ def _handler(replay: Replay) -> type[BaseHTTPRequestHandler]:
 
         def log_message(self, *_: object) -> None:
             return
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return format_datetime(replay.now, usegmt=True)
 
         def do_GET(self) -> None:
             fault = replay.next_fault()

@@ -106,6 +106,18 @@ def test_bars_known_at_an_earlier_time_are_the_bars_of_that_time(cached):
     assert len(bars.frame) == 100
 
 
+@pytest.mark.parametrize("ahead", [timedelta(minutes=35), timedelta(hours=1)])
+def test_a_clock_that_is_ahead_stores_no_part_formed_bar(tmp_path, replay, ahead):
+    wall = replay.now + ahead
+    source = ExchangeSource("binance", base_url=replay.url, clock=lambda: wall)
+
+    BarCache(tmp_path).load(source, "BTC/USDT", HOUR, now=wall, start=START)
+
+    head, stored = BarCache(tmp_path).series("binance", "BTC/USDT", HOUR).read()
+    pd.testing.assert_frame_equal(stored, make_bars(2_499).round(6), check_freq=False)
+    assert head.coverage[-1][1] == stored.index[-1] + timedelta(hours=1)
+
+
 def test_a_revised_last_bar_is_replaced_and_counted(cached):
     before = cached.load()
     cached.replay.bars["BTCUSDT"][2_498][5] += 1

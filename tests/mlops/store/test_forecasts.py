@@ -46,8 +46,10 @@ def test_writing_it_again_changes_nothing(store: Store) -> None:
 def test_another_version_does_not_speak_for_the_service_twice(store: Store) -> None:
     """A promotion in the same hour: the forecast that was given stays the one of record."""
     record_forecasts(store, [ROW])
-    assert record_forecasts(store, [replace(ROW, model_id="challenger")]) == 0
+    second = replace(ROW, model_id="challenger")
+    assert record_forecasts(store, [second]) == 0
     assert list_forecasts(store, SERVICE) == (ROW,)
+    assert list_forecasts(store, SERVICE, role=Role.SHADOW) == (replace(second, role=Role.SHADOW),)
 
 
 def test_a_shadow_forecast_stands_beside_it_once(store: Store) -> None:

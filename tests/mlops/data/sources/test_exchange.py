@@ -12,6 +12,7 @@ from tests.mlops.data.conftest import START, make_bars
 from tests.mlops.data.exchange_replay import Fault, Replay
 
 HOUR = Timeframe("1h")
+AN_HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
@@ -73,6 +74,52 @@ def test_the_clock_is_read_before_the_first_request(replay):
     frame = source.fetch("BTC/USDT", HOUR, start=START, end=replay.now + timedelta(hours=5))
 
     assert len(frame) == 2_499
+
+
+@pytest.mark.parametrize("wrong_by", [timedelta(minutes=5), AN_HOUR, -AN_HOUR, timedelta(days=40)])
+def test_the_venues_time_says_which_bars_are_complete(replay, caplog, monkeypatch, wrong_by):
+    """Four minutes before the last bar closes, and a minute after."""
+    # The replay's time jumps, so the venue is asked again at once.
+    monkeypatch.setattr("mlops.data.sources.venue_clock.ASK_AGAIN_S", 0.0)
+    replay.now += timedelta(minutes=26)
+    wrong = ExchangeSource("binance", base_url=replay.url, clock=lambda: replay.now + wrong_by)
+
+    frame = wrong.fetch("BTC/USDT", HOUR, start=START, end=replay.now + 2 * AN_HOUR)
+    replay.now += timedelta(minutes=5)
+    later = wrong.fetch("BTC/USDT", HOUR, start=START, end=replay.now + 2 * AN_HOUR)
+
+    expected = make_bars(2_500).round(6)
+    pd.testing.assert_frame_equal(frame, expected[:-1], check_freq=False, check_index_type=False)
+    pd.testing.assert_frame_equal(later, expected, check_freq=False, check_index_type=False)
+    told = [line for line in caplog.messages if "this machine's clock is" in line]
+    assert len(told) == 1
+    assert ("ahead of that of binance" in told[0]) == (wrong_by > timedelta(0))
+
+
+def test_a_clock_that_jumps_while_it_runs_is_found_out_by_the_venues_time(replay):
+    clock = [replay.now]
+    source = ExchangeSource("binance", base_url=replay.url, clock=lambda: clock[0])
+    assert len(fetch(source)) == 2_499
+
+    clock[0] += AN_HOUR
+
+    assert len(source.fetch("BTC/USDT", HOUR, start=START, end=clock[0])) == 2_499
+
+
+def test_clocks_that_differ_by_a_second_are_left_alone(replay, caplog):
+    wall = replay.now + timedelta(seconds=1)
+    source = ExchangeSource("binance", base_url=replay.url, clock=lambda: wall)
+
+    assert source.now("BTC/USDT", HOUR) == wall
+    assert caplog.messages == []
+
+
+def test_a_venue_that_is_days_ahead_is_not_believed(replay):
+    """A part-formed bar would count as complete."""
+    wall = replay.now - timedelta(days=2)
+    source = ExchangeSource("binance", base_url=replay.url, clock=lambda: wall)
+
+    assert source.now("BTC/USDT", HOUR) == wall
 
 
 def test_a_hole_in_the_venues_bars_stays_a_hole(source, replay):
