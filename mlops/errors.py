@@ -36,6 +36,7 @@
     ├── ScheduleError          a training job that cannot be scheduled
     │   └── JobNotFound        no job under that id
     └── StoreError             the store refused a change
+        ├── RowRefused         ... because it breaks the store's rules, now and later
         ├── LeaseLost          ... of a process whose lease another one holds now
         └── ReplicaNameTaken   ... of a replica whose name another living process has
 
@@ -175,6 +176,10 @@ class JobNotFound(ScheduleError, LookupError):
 
 class StoreError(MlopsError):
     """The store refused a change."""
+
+
+class RowRefused(StoreError):
+    """Values that break the store's rules; to write them again is of no use."""
 
 
 class LeaseLost(StoreError):

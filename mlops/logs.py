@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +27,35 @@ LIBRARY = "mlops"
 """The parent of all loggers of the library."""
 
 _bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default=MappingProxyType({}))
+
+
+REPEAT_S = 60.0
+"""Seconds after which `RepeatedLines` writes the same line again."""
+
+
+class RepeatedLines:
+    """Writes a line of a loop once, and again each `REPEAT_S` while it stays the same.
+
+    Args:
+        log: The logger that the lines go to.
+    """
+
+    def __init__(self, log: logging.Logger) -> None:
+        self.log = log
+        self._written: dict[str, tuple[str, float]] = {}
+
+    def write(self, subject: str, text: str, *, level: int = logging.WARNING) -> bool:
+        """Write a line about a subject, unless it was written shortly before; True if it was."""
+        last, at = self._written.get(subject, ("", 0.0))
+        if text == last and time.monotonic() - at < REPEAT_S:
+            return False
+        self._written[subject] = (text, time.monotonic())
+        self.log.log(level, "%s", text)
+        return True
+
+    def end(self, subject: str) -> bool:
+        """Forget the line of a subject that is in order again; True if there was one."""
+        return self._written.pop(subject, None) is not None
 
 
 class LogFormat(StrEnum):

@@ -17,11 +17,12 @@ from urllib.parse import quote
 import pandas as pd
 
 from mlops.data.bars import Bars, Provenance, QualityReport, content_hash, validate_bars
+from mlops.data.bars_folder import describe_os_error
 from mlops.data.calendar import Calendar, calendar_for
 from mlops.data.cleaning import Cleaned, clean_bars
 from mlops.data.segments import Head, Interval, Series
 from mlops.data.sources.base import BarSource, PagedSource, cut_to_period, label_of
-from mlops.errors import BarsError
+from mlops.errors import BarsError, SourceError
 from mlops.service import Timeframe
 
 LOCK_TIMEOUT_S = 600.0
@@ -81,7 +82,8 @@ class BarCache:
             calendar: By default the calendar of the source's venue and the symbol.
 
         Raises:
-            SourceError: when the source cannot be read; pages that arrived before are kept.
+            SourceError: when the source cannot be read, or its bars cannot be stored; pages that
+                arrived before are kept.
             BarsError: when its bars break the contract; the page that does is not kept.
         """
         request = BarRequest(symbol=symbol, timeframe=timeframe, now=now, start=start, end=end)
@@ -104,9 +106,16 @@ class BarCache:
         if not _find_gaps(series.head(), source, request):
             return
         source.check(request.symbol, request.timeframe)
-        with series.lock(self.lock_timeout_s):
-            for gap in _find_gaps(series.head(), source, request):
-                _fetch_gap(series, source, request, gap)
+        try:
+            with series.lock(self.lock_timeout_s):
+                for gap in _find_gaps(series.head(), source, request):
+                    _fetch_gap(series, source, request, gap)
+        except OSError as error:
+            raise SourceError(
+                f"bars of {request.symbol} on {source.venue} cannot be stored in {series.folder}: "
+                f"{describe_os_error(error)}; what was stored before is kept, and the next call "
+                "resumes there"
+            ) from error
 
 
 def _find_gaps(head: Head, source: PagedSource, request: BarRequest) -> tuple[Interval, ...]:

@@ -41,7 +41,9 @@ def market_now(venue: str, last_close: datetime, wall: Callable[[], datetime]) -
     """
     now = wall()
     if venue != SAMPLE_VENUE:
-        return now
+        # Only complete bars are stored, so a last bar that is yet to close, by this machine's
+        # clock, says that this clock is behind.
+        return max(now, last_close)
     span = timedelta(days=REPLAY_DAYS)
     elapsed = timedelta(
         seconds=now.timestamp() * _HOUR.total_seconds() / REPLAY_BAR_S % (span.total_seconds())

@@ -58,6 +58,19 @@ class RecentBars:
             return None
         return KnownBars(frame.iloc[max(0, known - KEEP_BARS) : known], now, label)
 
+    def describe_missing(self, service: Service, notes: Mapping[str, object]) -> str:
+        """Why `load` returned None for a service, and what to do."""
+        path = _noted_bars_file(notes)
+        if path is not None and not Path(path).exists():
+            return (
+                f"the bars of this service are read from {path}, which is not on this machine; "
+                "copy the file to the same path"
+            )
+        return (
+            f"no bars of {service.symbol} on {service.venue} are in {self.root} yet; one replica "
+            "of each bars folder fetches them, see its log"
+        )
+
     def find_newest(self, service: Service, notes: Mapping[str, object]) -> NewestBar | None:
         """The newest bar that a feed stored; None for local bars, which have no feed."""
         if service.venue in LOCAL_VENUES:
@@ -109,6 +122,12 @@ class RecentBars:
 
 
 def _bars_file(notes: Mapping[str, object]) -> str | None:
+    path = _noted_bars_file(notes)
+    return path if path is not None and Path(path).exists() else None
+
+
+def _noted_bars_file(notes: Mapping[str, object]) -> str | None:
+    """The file that a version was trained on; None where its bars come from elsewhere."""
     config = notes.get("config")
     path = config.get("bars_file") if isinstance(config, Mapping) else None
-    return path if isinstance(path, str) and Path(path).exists() else None
+    return path if isinstance(path, str) else None

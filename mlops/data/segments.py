@@ -224,7 +224,12 @@ def _merge(frames: list[pd.DataFrame]) -> pd.DataFrame:
 def _replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside, flush it to disk and rename it, so that no reader sees half a file."""
     part = path.with_name(path.name + ".part")
-    write(part)
-    with part.open("rb+") as handle:
-        os.fsync(handle.fileno())
-    part.replace(path)
+    try:
+        write(part)
+        with part.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        part.replace(path)
+    except OSError:
+        # On a full disk half a file would take the space that the next try needs.
+        part.unlink(missing_ok=True)
+        raise

@@ -1,6 +1,7 @@
-"""Fetches new bars of the live services: one process per venue polls it, every replica reads.
+"""Fetches new bars of the live services: one process per venue and bars folder polls the venue.
 
-The process that polls a venue holds the lease ``feed:{venue}``.
+That process holds the lease ``feed:{venue}:{folder}``, and every replica that has the folder reads.
+A machine with a bars folder of its own has an id of its own, so it fills its own disk.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mlops.background import Repeated
+from mlops.data.bars_folder import describe_full_disk, identify_folder
 from mlops.data.load import LOCAL_VENUES, load_bars
-from mlops.errors import DataError
+from mlops.data.market_clock import wall_clock
+from mlops.data.sources.exchange import ExchangeSource
+from mlops.data.sources.venue_clock import describe_skew
+from mlops.errors import DataError, StoreError
+from mlops.logs import RepeatedLines
 from mlops.service import Service
 from mlops.store import Store
 from mlops.store.leases import acquire_lease
@@ -53,13 +59,28 @@ class MarketFeed:
         self.services = services
         self.exchange_base_url = exchange_base_url
         self._fetched_until: dict[tuple[str, str, str], datetime] = {}
+        self._troubles: dict[str, str] = {}
+        self._waits_for = ""
+        self._lines = RepeatedLines(log)
 
     def loop(self) -> Repeated:
         """The loop that polls every `POLL_S` seconds."""
-        return Repeated("feed", POLL_S, lambda: self.poll(datetime.now(UTC)), at_once=False)
+        return Repeated("feed", POLL_S, self._poll_or_wait, at_once=False)
+
+    def _poll_or_wait(self) -> None:
+        """Poll; where the store or the disk is away, keep the reason for those who ask."""
+        try:
+            self.poll(wall_clock())
+            self._waits_for = ""
+        except (StoreError, OSError) as error:
+            self._waits_for = f"the feed of {self.bars_root} waits: {error}"
+            self._lines.write("feed", self._waits_for)
 
     def poll(self, now: datetime) -> int:
         """Fetch the bars that have closed since the last poll.
+
+        Args:
+            now: The time by this machine's clock; which bars are complete is the venue's to say.
 
         Returns:
             The number of markets that had a new bar.
@@ -71,28 +92,46 @@ class MarketFeed:
         remote = [service for service in services if service.venue not in LOCAL_VENUES]
         fetched = 0
         for venue in sorted({service.venue for service in remote}):
-            if acquire_lease(self.store, f"feed:{venue}", self.holder, seconds=LEASE_S) is not None:
+            if acquire_lease(self.store, self._name_lease(venue), self.holder, seconds=LEASE_S):
                 markets = [service for service in remote if service.venue == venue]
                 fetched += sum(self._fetch(service, now) for service in markets)
         return fetched
 
-    def _fetch(self, service: Service, now: datetime) -> bool:
+    def trouble(self, service: Service) -> str:
+        """Why no new bars of a service come; empty where nothing is wrong here."""
+        trouble = self._waits_for or self._troubles.get(service.key, "")
+        return trouble or describe_full_disk(self.bars_root)
+
+    def _name_lease(self, venue: str) -> str:
+        """The lease of a venue and this bars folder: a machine with its own folder fills its own.
+
+        Raises:
+            OSError: when the folder's id cannot be read or written.
+        """
+        return f"feed:{venue}:{identify_folder(self.bars_root)}"
+
+    def _fetch(self, service: Service, wall: datetime) -> bool:
         market = (service.venue, service.symbol, service.timeframe.name)
         step = service.timeframe.step
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
-        closed = epoch + (now - SETTLE - epoch) // step * step
-        if self._fetched_until.get(market) == closed:
-            return False
+        source = ExchangeSource(service.venue, self.exchange_base_url, clock=lambda: wall)
         try:
+            now = source.now(service.symbol, service.timeframe)
+            closed = epoch + (now - SETTLE - epoch) // step * step
+            if self._fetched_until.get(market) == closed:
+                return False
             load_bars(
                 service,
                 cache_root=self.bars_root,
                 start=closed - HISTORY_BARS * step,
                 now=now,
-                exchange_base_url=self.exchange_base_url,
+                source=source,
             )
         except DataError as error:
-            log.warning("service=%s no new bars: %s", service, error, extra={"service": service})
+            self._troubles[service.key] = f"no new bars come: {error}"
+            self._lines.write(service.key, f"service={service} no new bars come: {error}")
             return False
+        self._troubles[service.key] = describe_skew(service.venue, (now - wall).total_seconds())
+        self._lines.end(service.key)
         self._fetched_until[market] = closed
         return True

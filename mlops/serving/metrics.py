@@ -135,6 +135,7 @@ def read_backlog_gauges(
     yield "mlops_spool_bytes", "Forecasts that wait for the store.", {}, spool.waiting_bytes()
     yield "mlops_spool_refused", "Forecasts the full spool refused.", {}, spool.refused
     yield "mlops_spool_torn", "Lines a kill left half.", {}, spool.torn
+    yield "mlops_spool_bad", "Lines the store refuses, set aside.", {}, spool.bad
     yield "mlops_traffic_lost", "Hours of traffic lost while the store was away.", {}, counters.lost
     dropped = request_log.dropped
     yield "mlops_request_log_dropped", "Lines the request log lost.", {}, dropped

@@ -26,7 +26,7 @@ from mlops.data.calendar import load_calendar
 from mlops.data.market_clock import market_speed
 from mlops.data.recent_bars import KnownBars, RecentBars
 from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
-from mlops.logs import bound
+from mlops.logs import RepeatedLines, bound
 from mlops.models import manifest
 from mlops.models.bundle import Bundle
 from mlops.models.windows import Window, window_of
@@ -62,9 +62,6 @@ LOOK_S = 1.0
 
 AWAY_S = 4.0
 """A store that was last read longer ago is not asked for the forecasts of other replicas."""
-
-REPEAT_S = 60.0
-"""Seconds between two log lines that say the same about a service."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +110,7 @@ class ForecastPublisher:
         versions: The store's row of each loaded version.
         budget_s: Seconds that a version may take.
         max_age_bars: Age in bars from which a bar is too old to forecast from.
+        feed_trouble: Says why no new bars of a service come; empty where nothing is wrong.
     """
 
     def __init__(
@@ -128,6 +126,7 @@ class ForecastPublisher:
         versions: Mapping[str, ModelVersion],
         budget_s: float,
         max_age_bars: float,
+        feed_trouble: Callable[[Service], str],
     ) -> None:
         self.replica_id = replica_id
         self.store = store
@@ -139,11 +138,12 @@ class ForecastPublisher:
         self.versions = versions
         self.budget_s = budget_s
         self.max_age_bars = max_age_bars
+        self.feed_trouble = feed_trouble
         self.reasons_missing: dict[str, str] = {}
         self._published: dict[str, PublishedForecast] = {}
         self._unconfirmed: set[str] = set()
         self._newest: dict[str, NewestBar] = {}
-        self._logged: dict[str, tuple[str, float]] = {}
+        self._lines = RepeatedLines(log)
         self._quantiles: dict[str, tuple[float, float] | None] = {}
 
     def latest(self, service: str) -> PublishedForecast | None:
@@ -161,9 +161,8 @@ class ForecastPublisher:
                         self._note_missing(route.service, str(error))
                     except Exception:
                         # The bars of one market must not end the forecasts of the others.
-                        self._note_missing(
-                            route.service, "this replica failed; see its log", exc_info=True
-                        )
+                        if self._note_missing(route.service, "this replica failed; see its log"):
+                            log.exception("service=%s no forecast", route.service)
             await asyncio.sleep(LOOK_S)
 
     async def update(self, route: Route) -> None:
@@ -180,7 +179,8 @@ class ForecastPublisher:
         service = Service.parse(route.service)
         recent = await asyncio.to_thread(self.bars.load, service, version.notes)
         if recent is None:
-            self._note_missing(route.service, "nobody keeps bars of this market here")
+            why = self.feed_trouble(service) or self.bars.describe_missing(service, version.notes)
+            self._note_missing(route.service, why)
             return
         newest = self._open_newest(route.service, service, recent)
         published = self._published.get(route.service)
@@ -188,6 +188,8 @@ class ForecastPublisher:
             await self._publish(route, service, recent, newest)
         elif route.service in self._unconfirmed:
             await self._confirm(route, service, recent)
+        elif not published.fresh and (trouble := self.feed_trouble(service)):
+            self._note_missing(route.service, trouble)
         await self._forecast_beside(route, service, recent, newest)
 
     def _open_newest(self, key: str, service: Service, recent: KnownBars) -> NewestBar:
@@ -216,12 +218,13 @@ class ForecastPublisher:
                 return
             row = await self._forecast_record(route, service, recent, newest, order)
             if not await asyncio.to_thread(self.spool.put, [row]):
-                raise ServingError("the spool is full, and what is not on record is not published")
+                why = self.spool.trouble or "the spool is full"
+                raise ServingError(f"{why}, and what is not on record is not published")
             self._unconfirmed.add(route.service)
         newest.forecast_by.add(row.model_id)
         self._published[route.service] = self._make_published(route, service, recent, row)
         self.reasons_missing.pop(route.service, None)
-        self._logged.pop(route.service, None)
+        self._lines.end(route.service)
 
     def _decide_order(self, route: Route, newest: NewestBar) -> RecordOrder:
         """Whose forecast of the newest bar goes on record now, by what all live replicas hold."""
@@ -259,16 +262,11 @@ class ForecastPublisher:
         """Whether the store may not answer at all, so that waiting for it would delay all."""
         return time.monotonic() - self.route_view().taken_at > AWAY_S
 
-    def _note_missing(
-        self, service: str, reason: str, *, level: int = logging.WARNING, exc_info: bool = False
-    ) -> None:
-        """Keep why a bar has no forecast, and log it once and then each `REPEAT_S`."""
+    def _note_missing(self, service: str, reason: str, *, level: int = logging.WARNING) -> bool:
+        """Keep why a bar has no forecast; True if it was logged, see `RepeatedLines`."""
         self.reasons_missing[service] = reason
-        text, logged_at = self._logged.get(service, ("", 0.0))
-        if reason == text and time.monotonic() - logged_at < REPEAT_S:
-            return
-        self._logged[service] = (reason, time.monotonic())
-        log.log(level, "service=%s no forecast: %s", service, reason, exc_info=exc_info)
+        line = f"service={service} no forecast: {reason}"
+        return self._lines.write(service, line, level=level)
 
     async def _confirm(self, route: Route, service: Service, recent: KnownBars) -> None:
         """Publish the row that the store kept: another replica's may have come first."""

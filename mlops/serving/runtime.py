@@ -125,6 +125,13 @@ class Runtime:
             budget_s=options.budget_s,
             on_fault=self.metrics.count_fault,
         )
+        self.feed = MarketFeed(
+            store,
+            name,
+            bars_root=bars_root,
+            services=lambda: self.store_sync.route_view().routes,
+            exchange_base_url=options.exchange_base_url,
+        )
         self.publisher = ForecastPublisher(
             replica_id=name,
             store=store,
@@ -136,6 +143,7 @@ class Runtime:
             versions=self.store_sync.versions,
             budget_s=options.budget_s,
             max_age_bars=options.max_age_bars,
+            feed_trouble=self.feed.trouble,
         )
         self.replay, self.own_inputs = (
             trials(
@@ -167,13 +175,6 @@ class Runtime:
         self.metrics.add_gauges(partial(read_route_gauges, self.store_sync, self.publisher))
         self.metrics.add_gauges(
             partial(read_backlog_gauges, self.spool, self.counters, self.request_log)
-        )
-        self.feed = MarketFeed(
-            store,
-            name,
-            bars_root=bars_root,
-            services=lambda: self.store_sync.route_view().routes,
-            exchange_base_url=options.exchange_base_url,
         )
 
     @contextmanager

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
-from mlops.errors import StoreError
+from mlops.errors import RowRefused, StoreError
 from mlops.store.connect import EXAMPLES, lift_answer_limit, make_engine
 from mlops.store.migrations import current_revision, is_readable, upgrade
 
@@ -198,7 +198,7 @@ def _as_store_errors() -> Iterator[None]:
     try:
         yield
     except (sa.exc.IntegrityError, sa.exc.DataError) as error:
-        raise StoreError(
+        raise RowRefused(
             f"the store refused a change that breaks its rules: {_in_one_line(error.orig)}"
         ) from error
     except (sa.exc.DBAPIError, sa.exc.TimeoutError, Timeout) as error:

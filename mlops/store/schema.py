@@ -13,7 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mlops.errors import StoreError
+from mlops.errors import RowRefused
 
 SHA256_HEX = 64
 
@@ -66,7 +66,7 @@ class UtcTime(sa.types.TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            raise StoreError(f"time {value.isoformat()} has no zone; pass an aware UTC datetime")
+            raise RowRefused(f"time {value.isoformat()} has no zone; pass an aware UTC datetime")
         return value.astimezone(UTC).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:

@@ -75,10 +75,16 @@ class VenueClock:
 
     def _log(self, skew_s: float) -> None:
         if skew_s and not self._logged:
-            direction = "behind" if skew_s > 0 else "ahead of"
-            log.warning(
-                "this machine's clock is %.0f s %s that of %s; bars are taken as complete by the "
-                "venue's time. Set the clock, for instance by NTP",
-                abs(skew_s), direction, self.venue,
-            )  # fmt: skip
+            log.warning(describe_skew(self.venue, skew_s))
         self._logged = bool(skew_s)
+
+
+def describe_skew(venue: str, skew_s: float) -> str:
+    """Says by how much this machine's clock is wrong; empty where it is right."""
+    if not skew_s:
+        return ""
+    direction = "behind" if skew_s > 0 else "ahead of"
+    return (
+        f"this machine's clock is {abs(skew_s):.0f} s {direction} that of {venue}, by whose time "
+        "bars are complete; set the clock, for instance by NTP"
+    )

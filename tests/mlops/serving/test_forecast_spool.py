@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -131,15 +132,114 @@ def test_a_full_spool_refuses_and_says_so(tmp_path: Path) -> None:
     small.close()
 
 
+def no_space(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_a_full_disk_leaves_no_half_line(
     spool: ForecastSpool, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr("mlops.serving.forecast_spool.os.fsync", full)
+        patch.setattr("mlops.serving.forecast_spool.os.fsync", no_space)
         assert not spool.put([ROW])
+    assert spool.trouble == (
+        f"the spool {spool.folder / 'me.jsonl'} cannot be written: No space left on device (ENOSPC)"
+    )
     assert spool.put(bars(2))
+    assert spool.trouble == ""
     spool.drain(store)
     assert (len(list_forecasts(store, "svc")), spool.torn, spool.refused) == (2, 0, 1)
+
+
+def test_a_disk_that_is_full_when_the_spool_is_emptied_loses_and_doubles_nothing(
+    spool: ForecastSpool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.put([ROW])
+    with monkeypatch.context() as patch:
+        patch.setattr("mlops.serving.forecast_spool._cut_front", no_space)
+        spool.drain(store)
+    assert spool.waiting()
+    spool.drain(store)
+    assert list_forecasts(store, "svc") == (ROW,)
+    assert not spool.waiting()
+
+
+def encoded(**changes: object) -> bytes:
+    fields = asdict(ROW) | {"bar": AT.isoformat(), "made_at": AT.isoformat()} | changes
+    return f"{json.dumps(fields)}\n".encode()
+
+
+BAD = {
+    "a time without a zone": encoded(bar="2025-01-01T00:00:00"),
+    "no number": encoded(value="high"),
+    "no value": encoded(value=None),
+    "no finite value": encoded(value=float("nan")),
+    "half a character": encoded(model_id="\ud800"),
+    "a number that is too large": encoded(generation=2**70),
+    "no text": encoded(service={"name": "svc"}),
+    "an unknown field": encoded(colour="red"),
+    "an unknown role": encoded(role="oracle"),
+    "no row": b"[1, 2]\n",
+    "no JSON": b"\x00\xff\n",
+}
+
+
+@pytest.mark.parametrize("line", BAD.values(), ids=BAD)
+def test_a_line_that_the_store_refuses_is_set_aside_and_holds_up_no_other(
+    tmp_path: Path, spool: ForecastSpool, store: Store, line: bytes
+) -> None:
+    first, *others = bars(5)
+    spool.put([first])
+    with (tmp_path / "spool" / "me.jsonl").open("ab") as file:
+        file.write(line)
+    spool.put(others)
+    (tmp_path / "spool" / "dead.jsonl").write_bytes(line)
+    spool.drain(store)
+    assert list_forecasts(store, "svc") == tuple(bars(5))
+    assert (spool.bad, spool.torn, spool.waiting_bytes()) == (2, 0, 0)
+    assert (tmp_path / "spool" / "me.bad").read_bytes() == 2 * line
+
+
+def test_lines_that_were_set_aside_are_bounded(
+    tmp_path: Path, spool: ForecastSpool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = BAD["no value"]
+    monkeypatch.setattr("mlops.serving.forecast_spool.BAD_BYTES", 3 * len(line))
+    (tmp_path / "spool" / "dead.jsonl").write_bytes(9 * line)
+    spool.drain(store)
+    assert spool.bad == 9
+    assert (tmp_path / "spool" / "me.bad").read_bytes() == 3 * line
+
+
+def test_lock_files_of_dead_processes_do_not_pile_up(tmp_path: Path) -> None:
+    folder = tmp_path / "spool"
+
+    def die() -> None:
+        ForecastSpool(folder, "dead", max_bytes=MIB)
+        os._exit(9)
+
+    in_child(die)
+    living = ForecastSpool(folder, "living", max_bytes=MIB)
+    for path in folder.glob("*.lock"):
+        os.utime(path, (0, 0))
+    ForecastSpool(folder, "last", max_bytes=MIB).close()
+    assert {path.name for path in folder.iterdir()} == {"living.lock"}
+    living.close()
+    assert not list(folder.iterdir())
+
+
+def test_a_new_file_is_flushed_with_its_folder(
+    tmp_path: Path, spool: ForecastSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    real = os.fsync
+
+    def note(descriptor: int) -> None:
+        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr("mlops.serving.forecast_spool.os.fsync", note)
+    spool.put([ROW])
+    spool.put([ROW])
+    file, folder = str(tmp_path / "spool" / "me.jsonl"), str(tmp_path / "spool")
+    assert flushed == [file, folder, file]
