@@ -27,24 +27,26 @@ def identify_folder(root: Path) -> str:
     if known is not None:
         return known
     root.mkdir(parents=True, exist_ok=True)
-    part = root / f"{ID_FILE}.{uuid.uuid4().hex}.part"
+    made = uuid.uuid4().hex
+    part = root / f"{ID_FILE}.{made}.part"
     try:
         with part.open("w") as file:
-            json.dump({"id": uuid.uuid4().hex, "inode": os.fstat(file.fileno()).st_ino}, file)
+            json.dump({"id": made, "inode": os.fstat(file.fileno()).st_ino}, file)
         part.replace(root / ID_FILE)
     finally:
         part.unlink(missing_ok=True)
-    # Where two processes wrote one at the same time, the later one counts for both.
-    return identify_folder(root)
+    # Where two processes write an id at the same time, the later one counts for both.
+    return _read_id(root / ID_FILE) or made
 
 
 def _read_id(path: Path) -> str | None:
     try:
         with path.open() as file:
-            noted, inode = json.load(file), os.fstat(file.fileno()).st_ino
-    except (FileNotFoundError, ValueError):
+            noted = json.load(file)
+            is_copy = noted["inode"] != os.fstat(file.fileno()).st_ino
+            return None if is_copy else str(noted["id"])
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-    return str(noted["id"]) if noted.get("inode") == inode else None
 
 
 def describe_full_disk(folder: Path) -> str:

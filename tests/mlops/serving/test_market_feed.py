@@ -1,0 +1,147 @@
+"""One process per venue and bars folder fetches bars; each machine with a folder has its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mlops.data.recent_bars import RecentBars
+from mlops.errors import StoreError
+from mlops.service import Service
+from mlops.serving.market_feed import MarketFeed
+from mlops.store import Store, open_store
+from tests.mlops.data.conftest import make_bars
+from tests.mlops.data.exchange_replay import Fault, Replay, klines, serving
+
+SERVICE = Service.of(
+    venue="binance", symbol="BTC/USDT", timeframe="1h", target="volatility", horizon=24
+)
+MINUTE = timedelta(minutes=1)
+OpenFeed = Callable[[str, Path], MarketFeed]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def replay() -> Iterator[Replay]:
+    """An exchange with 60 bars; the last one closes in a minute."""
+    frame = make_bars(60).round(6)
+    now = frame.index[-1].to_pydatetime() + 59 * MINUTE
+    with serving(Replay(bars={"BTCUSDT": klines(frame)}, now=now)) as exchange:
+        yield exchange
+
+
+@pytest.fixture
+def open_feed(store: Store, replay: Replay) -> OpenFeed:
+    def opened(holder: str, bars_root: Path) -> MarketFeed:
+        return MarketFeed(
+            store,
+            holder,
+            bars_root=bars_root,
+            services=lambda: [SERVICE.key],
+            exchange_base_url=replay.url,
+        )
+
+    return opened
+
+
+def stored_bars(root: Path) -> int:
+    recent = RecentBars(root, lambda venue, last_close: datetime.now(UTC)).load(SERVICE, {})
+    return 0 if recent is None else len(recent.frame)
+
+
+def test_each_machine_fills_its_own_folder(
+    open_feed: OpenFeed, replay: Replay, tmp_path: Path
+) -> None:
+    for machine in ("first", "second"):
+        assert open_feed(machine, tmp_path / machine).poll(replay.now) == 1
+        assert stored_bars(tmp_path / machine) == 59
+
+
+def test_of_the_processes_that_share_a_folder_one_fetches(
+    open_feed: OpenFeed, replay: Replay, tmp_path: Path
+) -> None:
+    feeds = [open_feed(name, tmp_path / "bars") for name in ("r1", "r2")]
+    assert [feed.poll(replay.now) for feed in feeds] == [1, 0]
+    assert feeds[1].trouble(SERVICE) == ""
+
+
+@pytest.mark.parametrize(
+    "wrong_by", [timedelta(0), 5 * MINUTE, timedelta(hours=1), timedelta(hours=-1)]
+)
+def test_bars_come_when_they_close_and_never_before(
+    open_feed: OpenFeed,
+    replay: Replay,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wrong_by: timedelta,
+) -> None:
+    """However wrong the clock of this machine is."""
+    monkeypatch.setattr("mlops.data.sources.venue_clock.ASK_AGAIN_S", 0.0)
+    feed = open_feed("r1", tmp_path / "bars")
+    feed.poll(replay.now + wrong_by)
+    assert stored_bars(tmp_path / "bars") == 59
+    replay.now += 2 * MINUTE
+    feed.poll(replay.now + wrong_by)
+    assert stored_bars(tmp_path / "bars") == 60
+    assert ("clock is" in feed.trouble(SERVICE)) == bool(wrong_by)
+
+
+def test_a_full_disk_is_told_as_what_it_is_and_all_goes_on_once_there_is_space(
+    open_feed: OpenFeed, replay: Replay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed = open_feed("r1", tmp_path / "bars")
+
+    def no_space(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlops.data.segments.os.fsync", no_space)
+        assert feed.poll(replay.now) == 0
+    assert "No space left on device (ENOSPC)" in feed.trouble(SERVICE)
+    assert str(tmp_path / "bars" / "bars" / "binance") in feed.trouble(SERVICE)
+    assert feed.poll(replay.now) == 1
+    assert feed.trouble(SERVICE) == ""
+    assert stored_bars(tmp_path / "bars") == 59
+
+
+def test_a_venue_that_is_away_is_named(
+    open_feed: OpenFeed, replay: Replay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlops.data.sources.exchange.MAX_DELAY_S", 0.0)
+    monkeypatch.setattr("mlops.data.sources.exchange.FIRST_DELAY_S", 0.0)
+    replay.every_fault = Fault(status=503)
+    feed = open_feed("r1", tmp_path / "bars")
+    assert feed.poll(replay.now) == 0
+    assert "no new bars come: binance did not list its markets" in feed.trouble(SERVICE)
+
+
+def test_while_the_store_is_away_the_feed_says_what_it_waits_for(
+    open_feed: OpenFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed, stop = open_feed("r1", tmp_path / "bars"), threading.Event()
+
+    def away(*_: object, **__: object) -> None:
+        stop.set()
+        raise StoreError("the store is away")
+
+    monkeypatch.setattr("mlops.serving.market_feed.acquire_lease", away)
+    monkeypatch.setattr("mlops.serving.market_feed.POLL_S", 0.0)
+    feed.run(stop)
+    assert feed.trouble(SERVICE) == f"the feed of {tmp_path / 'bars'} waits: the store is away"
+
+
+def test_what_is_missing_on_this_machine_is_named(tmp_path: Path) -> None:
+    bars = RecentBars(tmp_path)
+    notes = {"config": {"bars_file": "/elsewhere/bars.csv"}}
+    assert "read from /elsewhere/bars.csv" in bars.describe_missing(SERVICE, notes)
+    assert f"are in {tmp_path} yet" in bars.describe_missing(SERVICE, {})
