@@ -18,7 +18,7 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
@@ -30,8 +30,11 @@ from deployments.connections import OpenConnections, count_allowed_connections
 from deployments.http_protocol import HttpProtocol, Limits
 from mlops import logs
 from mlops.alerts.channels import channels_of
+from mlops.alerts.delivery import Channel
+from mlops.alerts.direct import DirectAlerts
 from mlops.installation import Installation, open_installation
 from mlops.monitoring.guard import Guard
+from mlops.serving.local_troubles import find_local_troubles
 from mlops.serving.runtime import Options, Runtime
 from mlops.serving.store_sync import Identity
 from mlops.settings import current_settings
@@ -106,18 +109,29 @@ def open_guard(installation: Installation, runtime: Runtime) -> Guard:
     return installation.open_guard(holder, runtime.publisher.bars.find_newest)
 
 
+def open_direct_alerts(
+    installation: Installation, runtime: Runtime, channels: Sequence[Channel]
+) -> DirectAlerts:
+    """The alerts of this replica about a store that is away, a spool or a disk that is full."""
+    folders = (installation.home, installation.settings.bars_path)
+    find_troubles = partial(find_local_troubles, runtime.store_sync, runtime.spool, folders)
+    return DirectAlerts(channels, runtime.store_sync.identity.name, find_troubles)
+
+
 @contextmanager
 def guard_and_alerts(installation: Installation, runtime: Runtime) -> Iterator[None]:
     """Run the guard, and send alerts, for as long as the block lasts."""
-    sender = installation.open_alert_sender(channels_of(installation.settings))
+    channels = channels_of(installation.settings)
+    sender = installation.open_alert_sender(channels)
     guard = open_guard(installation, runtime)
-    sender.start()
-    guard.start()
+    direct = open_direct_alerts(installation, runtime, channels)
+    for started in (sender, guard, direct):
+        started.start()
     try:
         yield
     finally:
-        guard.stop()
-        sender.stop()
+        for stopped in (direct, guard, sender):
+            stopped.stop()
 
 
 def configure_server(
