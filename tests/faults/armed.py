@@ -8,6 +8,7 @@ visit is one line in a file that outlives the process, and at one visit a fault 
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -37,7 +38,8 @@ _PASSED_OVER = ("contextlib", "mlops.store.engine", __name__)
 class Fault:
     """At the ``nth`` visit of a point: ``kill``, ``stop`` (SIGSTOP), ``raise``, or ``sleep:S``.
 
-    ``jump:S`` sets the clock of the machine forward by S seconds, or back.
+    ``jump:S`` sets the clock of the machine forward by S seconds, or back; ``fails:ENOSPC`` raises
+    that error of the system, at every visit while the gate is there.
     """
 
     point: str
@@ -87,7 +89,7 @@ class Recorder:
         if fault is None or (self.gate is not None and not self.gate.exists()):
             return
         self.visits[point, when] += 1
-        if fault.nth == self.visits[point, when]:
+        if fault.nth == self.visits[point, when] or fault.action.startswith("fails:"):
             self.note("struck", str(fault))
             _strike(fault)
 
@@ -128,6 +130,9 @@ def _strike(fault: Fault) -> None:
         time.sleep(float(argument))
     elif kind == "jump":
         jump_clock(float(argument))
+    elif kind == "fails":
+        number = getattr(errno, argument)
+        raise OSError(number, os.strerror(number), fault.point)
     else:
         raise Injected(str(fault))
 

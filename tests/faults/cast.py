@@ -18,6 +18,7 @@ from typing import Any
 
 from tests.faults.armed import Fault, Recorder, arm
 from tests.faults.clock import arm_clock
+from tests.faults.files import arm_files
 
 LEASE_S = 1.0
 EXPOSURE_S = 1.0
@@ -175,7 +176,9 @@ def play(role: str, given: Mapping[str, Any]) -> None:
         if clock.exists():
             arm_clock(clock)
         notes, drag = Path(given["notes"]), Path(given["drag"])
-        arm(Recorder(notes, given["who"], faults, gate=gate, drag=drag))
+        recorder = Recorder(notes, given["who"], faults, gate=gate, drag=drag)
+        arm(recorder)
+        arm_files(recorder, faults)
     ROLES[role](given)
 
 

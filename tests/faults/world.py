@@ -118,6 +118,10 @@ class World:
         """From now on the faults of a gated process strike."""
         self._gate(process.who).touch()
 
+    def spare(self, process: Process) -> None:
+        """From now on the faults of a gated process strike no more."""
+        self._gate(process.who).unlink()
+
     def _gate(self, who: str) -> Path:
         return self.folder / f"{who}.gate"
 
