@@ -186,10 +186,9 @@ class ForecastPublisher:
         published = self._published.get(route.service)
         if published is None or pd.Timestamp(published.row.bar) != newest.bar:
             await self._publish(route, service, recent, newest)
-        elif route.service in self._unconfirmed:
+        else:
             await self._confirm(route, service, recent)
-        elif not published.fresh and (trouble := self.feed_trouble(service)):
-            self._note_missing(route.service, trouble)
+            self._note_feed_trouble(service, published)
         await self._forecast_beside(route, service, recent, newest)
 
     def _open_newest(self, key: str, service: Service, recent: KnownBars) -> NewestBar:
@@ -262,6 +261,14 @@ class ForecastPublisher:
         """Whether the store may not answer at all, so that waiting for it would delay all."""
         return time.monotonic() - self.route_view().taken_at > AWAY_S
 
+    def _note_feed_trouble(self, service: Service, published: PublishedForecast) -> None:
+        """Keep why no bar has come after one that is too old, where that is known."""
+        trouble = "" if published.fresh else self.feed_trouble(service)
+        if trouble:
+            self._note_missing(service.key, trouble)
+        else:
+            self.reasons_missing.pop(service.key, None)
+
     def _note_missing(self, service: str, reason: str, *, level: int = logging.WARNING) -> bool:
         """Keep why a bar has no forecast; True if it was logged, see `RepeatedLines`."""
         self.reasons_missing[service] = reason
@@ -270,7 +277,7 @@ class ForecastPublisher:
 
     async def _confirm(self, route: Route, service: Service, recent: KnownBars) -> None:
         """Publish the row that the store kept: another replica's may have come first."""
-        if self.spool.waiting():
+        if route.service not in self._unconfirmed or self.spool.waiting():
             return
         row = await asyncio.to_thread(self._read_stored_row, route, recent)
         if row is None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mlops import logs
-from mlops.logs import JsonFormatter, TextFormatter, bound
+from mlops.logs import REPEAT_S, JsonFormatter, RepeatedLines, TextFormatter, bound
 
 log = logging.getLogger("mlops.somewhere")
 
@@ -144,3 +144,19 @@ def test_configure_gives_all_lines_of_a_process_one_format(
         ("mlops.replica", "WARNING"),
         ("py.warnings", "WARNING"),
     ]
+
+
+def test_a_line_of_a_loop_is_written_when_it_changes_and_once_a_minute(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, lines = [1000.0], RepeatedLines(log)
+    monkeypatch.setattr("mlops.logs.time.monotonic", lambda: now_s[0])
+    for _ in range(3):
+        lines.write("feed", "it waits")
+    lines.write("spool", "it waits")
+    now_s[0] += REPEAT_S
+    assert lines.write("feed", "it waits")
+    assert lines.write("feed", "it is full")
+    assert (lines.end("feed"), lines.end("feed")) == (True, False)
+    assert lines.write("feed", "it is full")
+    assert len(caplog.messages) == 5

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pandas as pd
@@ -268,3 +269,50 @@ def test_the_same_reason_is_logged_once_a_minute(
     for _ in range(5):
         update(cold)
     assert sum("no forecast: the newest bar waits" in line for line in caplog.messages) == 1
+
+
+# What is wrong ---------------------------------------------------------------------------------
+
+
+def ask_for_reason(runtime: Runtime) -> str:
+    """The message of the 503 that a request for the newest forecast is answered with."""
+    request = StoredRequest("GET", f"/services/{KEY}/forecast")
+    status, _, body = asyncio.run(answer_of(runtime.app, request))
+    assert status == 503
+    return str(orjson.loads(body)["message"])
+
+
+def test_a_forecast_that_is_too_old_is_refused_with_what_keeps_new_bars_away(live: Runtime) -> None:
+    update(live)
+    live.feed._waits_for = "the disk of /bars is full (ENOSPC)"
+    update(live)
+    assert ask_for_reason(live).endswith("it is too old: the disk of /bars is full (ENOSPC)")
+
+
+def test_a_spool_that_cannot_be_written_is_the_reason(
+    live: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.open
+
+    def fail(path: Path, *args: Any, **options: Any) -> Any:
+        if path.parent == live.spool.folder:
+            raise OSError(24, "Too many open files", str(path))
+        return real(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fail)
+        with pytest.raises(MlopsError) as caught:
+            update(live)
+    spool = live.spool.folder
+    assert f"the spool {spool}" in str(caught.value)
+    assert "Too many open files (EMFILE)" in str(caught.value)
+    update(live)
+    assert live.publisher.latest(KEY) is not None
+
+
+def test_bars_that_are_not_on_this_machine_are_named(
+    live: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live.publisher.bars, "load", lambda *_: None)
+    update(live)
+    assert f"are in {live.publisher.bars.root} yet" in ask_for_reason(live)

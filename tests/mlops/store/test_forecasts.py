@@ -6,10 +6,11 @@ import threading
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from mlops.errors import StoreError
+from mlops.errors import RowRefused
 from mlops.store import ForecastRow, Store, list_forecasts, open_store
 from mlops.store.forecasts import Role, record_forecasts
 
@@ -80,9 +81,15 @@ def test_nothing_to_write_is_no_error(store: Store) -> None:
     assert record_forecasts(store, []) == 0
 
 
-def test_a_bar_without_a_zone_is_refused(store: Store) -> None:
-    with pytest.raises(StoreError, match="no zone"):
-        record_forecasts(store, [replace(ROW, bar=NOW.replace(tzinfo=None))])
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"bar": NOW.replace(tzinfo=None)}, "no zone"), ({"value": None}, "breaks its rules")],
+)
+def test_a_row_that_breaks_the_rules_is_refused_for_good(
+    store: Store, wrong: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RowRefused, match=message):
+        record_forecasts(store, [replace(ROW, **wrong)])
 
 
 def test_of_two_replicas_that_write_at_once_one_is_first(url: str, store: Store) -> None:
