@@ -97,6 +97,14 @@ def controller(given: Mapping[str, Any]) -> None:
         loop.stop()
 
 
+def further_controller(given: Mapping[str, Any]) -> None:
+    """As `controller`, of a release that is one migration further, which it runs."""
+    from tests.further_release import further_release
+
+    with further_release(Path(given["folder"]), given["min_reader"]):
+        controller(given)
+
+
 def asker(given: Mapping[str, Any]) -> None:
     """A process that asks for something and ends: a rollout, its end, or one step back."""
     from datetime import UTC, datetime
@@ -155,6 +163,7 @@ def trainer(given: Mapping[str, Any]) -> None:
 ROLES: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
     "replica": replica,
     "controller": controller,
+    "further_controller": further_controller,
     "asker": asker,
     "prober": prober,
     "crowd": crowd,

@@ -140,6 +140,18 @@ class World:
         who = f"controller-{self.lives}"
         return self._spawn("controller", who, faults, url=url, exposure_s=exposure_s)
 
+    def further_controller(self, min_reader: str) -> Process:
+        """Start a controller of a release that is one migration further.
+
+        Args:
+            min_reader: The oldest revision whose code may open the store from then on.
+        """
+        self.lives += 1
+        who = f"controller-{self.lives}"
+        return self._spawn(
+            "further_controller", who, (), folder=str(self.folder), min_reader=min_reader
+        )
+
     def asker(self, what: str, *faults: Fault, **given: Any) -> Process:
         """Start a process that asks for something and ends."""
         self.lives += 1

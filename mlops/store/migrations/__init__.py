@@ -6,6 +6,8 @@ not know opens without a migration, unless its ``min_reader`` is newer than this
 
 A migration that adds a word which older code would stop at (a phase, a status) raises
 `MIN_READER`; or the word is written only once every live replica has a build that knows it.
+`MIN_READER` is checked when a store is opened, not later: before such a release migrates the store,
+all processes of the older ones are stopped, and its entry in CHANGELOG.md says so.
 """
 
 from __future__ import annotations
@@ -69,6 +71,18 @@ def upgrade(connection: sa.Connection) -> None:
             from before the baseline migration.
     """
     _refuse_before_baseline(current_revision(connection))
+    run_migrations(connection, "head")
+    connection.execute(
+        sa.text("UPDATE installation SET min_reader = :oldest"), {"oldest": MIN_READER}
+    )
+
+
+def run_migrations(connection: sa.Connection, revision: str) -> None:
+    """Run the migrations up to a revision, or up to ``head``.
+
+    Raises:
+        StoreError: when the database is at a revision that this release does not know.
+    """
     from alembic import command
     from alembic.config import Config
     from alembic.util import CommandError
@@ -78,10 +92,7 @@ def upgrade(connection: sa.Connection) -> None:
     config.attributes["connection"] = connection
     try:
         with _one_at_a_time:
-            command.upgrade(config, "head")
-        connection.execute(
-            sa.text("UPDATE installation SET min_reader = :oldest"), {"oldest": MIN_READER}
-        )
+            command.upgrade(config, revision)
     except CommandError as error:
         raise StoreError(
             f"the store is at schema {current_revision(connection)!r}, which this release "
@@ -94,8 +105,8 @@ def _refuse_before_baseline(revision: str | None) -> None:
         commit = LAST_COMMIT_THAT_MIGRATES_THEM
         raise StoreError(
             f"the store is at schema {revision!r}, which this release cannot migrate: it takes an "
-            f"empty database or a store at schema {HEAD!r}; commit {commit} migrates it: back up "
-            f'the database, check out {commit}, open the store once there (python -c "from '
-            "mlops.store import open_store; open_store('<URL of the store>')\"), and come back "
-            "to this release"
+            f"empty database or a store at schema '0009' or later; commit {commit} migrates it: "
+            f"back up the database, check out {commit}, open the store once there (python -c "
+            "\"from mlops.store import open_store; open_store('<URL of the store>')\"), and come "
+            "back to this release"
         )
