@@ -34,7 +34,7 @@ from mlops.registry.connection import key_file
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Why, open_store
 from mlops.store.routes import begin_route, change_route
-from mlops.store.schema import metadata
+from mlops.store.schema import installation, metadata
 from mlops.store.versions import insert_version
 
 MODULE = "tests.faults.misbehaving"
@@ -110,6 +110,7 @@ class Template:
             ours.read() as source,
             theirs.write() as target,
         ):
+            target.execute(installation.delete())
             for table in metadata.sorted_tables:
                 rows = [dict(row._mapping) for row in source.execute(sa.select(table))]
                 own_numbers = table.name == "audit"
