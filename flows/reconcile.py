@@ -11,6 +11,7 @@ from tasks.artifacts import publish_repairs
 from tasks.context import current_installation, run_logs
 from tasks.events import emit_unanswered
 from tasks.recovery import restart_crashed_trainings
+from tasks.retention import remove_old_records
 
 CARRY_S = 240.0
 """A little less than the five minutes between two runs."""
@@ -25,17 +26,19 @@ class ReconcileResult:
         repaired: Repairs of MLflow and files.
         rung: Services whose retraining event was emitted again.
         restarted: Trainings that had crashed and start again.
+        removed: Kinds of records that were older than their retention.
     """
 
     moved: tuple[str, ...]
     repaired: tuple[str, ...]
     rung: tuple[str, ...] = ()
     restarted: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
 
 
 @flow(name="reconcile", validate_parameters=True)
 def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
-    """Resume what died: trainings, rollouts and unanswered retrainings; repair MLflow and files.
+    """Resume what died, repair MLflow and files, and remove what is older than its retention.
 
     Args:
         carry_s: Seconds to run open rollouts; less than the time to the next run.
@@ -47,4 +50,5 @@ def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
         moved = step.run_open_rollouts(installation, carry_s)
         repaired = step.repair(installation)
         publish_repairs((*rung, *restarted, *moved, *repaired))
-        return ReconcileResult(moved, repaired, rung, restarted)
+        removed = remove_old_records(installation)
+        return ReconcileResult(moved, repaired, rung, restarted, removed)

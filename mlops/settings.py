@@ -22,6 +22,7 @@ from mlops.service import Service, Target, Timeframe
 
 Share = Annotated[float, Field(ge=0, le=1)]
 SMTPS_PORT = 465
+Days = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -104,6 +105,15 @@ class Settings(BaseSettings):
     performance_threshold: float = Field(default=0.15, ge=0, allow_inf_nan=False)
     drift_threshold: float = Field(default=0.1, ge=0, lt=1)
     decision_window_hours: float = Field(default=168.0, gt=0, allow_inf_nan=False)
+
+    # Retention
+    monitor_run_days: Days = 30
+    alert_days: Days = 365
+    bundle_days: Days = 90
+    study_days: Days = 365
+    drift_report_days: Days = 90
+    cache_days: Days = 30
+    prefect_run_days: Days = 14
 
     # Logs
     log_format: LogFormat = LogFormat.TEXT

@@ -106,8 +106,14 @@ def load_version(version: ModelVersion, trust: Trust, folders: BundleFolders) ->
     """As `load`, of a row of the store.
 
     Raises:
-        BundleError: when its files are not those that were registered.
+        BundleError: when its files are not those that were registered, or were removed.
     """
+    if version.bundle_removed_at is not None:
+        raise BundleError(
+            f"the bundle of {version.model_id} was removed on "
+            f"{version.bundle_removed_at:%Y-%m-%d}, BUNDLE_DAYS after the version's last change; "
+            "train its recipe again"
+        )
     bundle = open_bundle(fetch_bundle(version.bundle_uri, version.digest, folders), trust)
     if bundle.digest != version.digest:
         raise BundleError(

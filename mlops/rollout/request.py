@@ -65,6 +65,11 @@ def request_rollout(
         raise RolloutRefused(f"service {row.service} is retired; restore_service brings it back")
     if route.champion == model_id:
         raise RolloutRefused(f"{model_id} is the champion of {row.service} already")
+    if row.bundle_removed_at is not None:
+        raise RolloutRefused(
+            f"the bundle of {model_id} was removed on {row.bundle_removed_at:%Y-%m-%d}, "
+            "BUNDLE_DAYS after the version's last change; train its recipe again"
+        )
     _check_gates(row, why, force=force)
     with store.write() as connection:
         other = open_rollout(connection, row.service)

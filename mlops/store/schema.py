@@ -119,6 +119,7 @@ version = sa.Table(
     sa.Column("notes", JsonText, nullable=False),
     sa.Column("code_version", sa.String(200), nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("bundle_removed_at", UtcTime),
     sa.UniqueConstraint("service", "mlflow_version", name="one_row_per_mlflow_version"),
     sa.CheckConstraint(
         "status IN ({})".format(", ".join(f"'{status}'" for status in Status)),

@@ -21,7 +21,8 @@ class ModelVersion:
 
     ``watermark`` is the content hash of the bars it was trained on, ``trained_until`` the close
     of the last of them; ``claims_only`` says that its metrics are the caller's and no gate checked
-    them; ``report`` is the gates' verdict as a dict; ``notes`` are the caller's notes.
+    them; ``report`` is the gates' verdict as a dict; ``notes`` are the caller's notes;
+    ``bundle_removed_at`` is set once the bundle was removed because of its age.
     """
 
     model_id: str
@@ -42,6 +43,7 @@ class ModelVersion:
     report: Mapping[str, Any] | None = None
     metrics: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
+    bundle_removed_at: datetime | None = None
 
 
 def insert_version(connection: sa.Connection, row: ModelVersion, why: audit.Why) -> None:
@@ -116,7 +118,7 @@ def list_versions(
         if value is not None:
             query = query.where(version.c[name] == value)
     with store.read() as connection:
-        return tuple(_build_version(row) for row in connection.execute(query))
+        return tuple(build_version(row) for row in connection.execute(query))
 
 
 def known_ids(store: Store) -> frozenset[str]:
@@ -136,10 +138,15 @@ def _read_version(connection: sa.Connection, model_id: str) -> ModelVersion:
             f"no version {model_id!r} is registered; the newest are: {known}. "
             "List them with manager.list_models()"
         )
-    return _build_version(row)
+    return build_version(row)
 
 
-def _build_version(row: sa.Row[Any]) -> ModelVersion:
+def build_version(row: sa.Row[Any]) -> ModelVersion:
+    """The version of a whole row of the table.
+
+    Raises:
+        StoreError: for a status that this release does not know.
+    """
     values = dict(row._mapping)
     try:
         values["status"] = Status(values["status"])

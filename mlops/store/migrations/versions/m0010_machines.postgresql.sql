@@ -15,6 +15,8 @@ ALTER TABLE replica_model ADD COLUMN cause VARCHAR(16);
 
 ALTER TABLE replica ADD COLUMN lease_s FLOAT;
 
+ALTER TABLE version ADD COLUMN bundle_removed_at TIMESTAMP WITHOUT TIME ZONE;
+
 ALTER TABLE rollout DROP CONSTRAINT known_phase;
 
 ALTER TABLE rollout ADD CONSTRAINT known_phase CHECK (phase IN ('waiting', 'pending', 'loading', 'gate', 'step', 'promoted', 'reverted', 'rollback', 'done', 'failed'));

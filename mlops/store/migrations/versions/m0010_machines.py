@@ -2,7 +2,7 @@
 
 The store gets an identity, the fingerprints of its signing keys and the oldest revision whose code
 may open it; leases say how long they last, failed loads their cause, routes that they are retired,
-and a rollout may wait for another one to end.
+versions that their bundle was removed, and a rollout may wait for another one to end.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ ALTER TABLE replica_model ADD COLUMN cause VARCHAR(16);
 
 ALTER TABLE replica ADD COLUMN lease_s FLOAT;
 
+ALTER TABLE version ADD COLUMN bundle_removed_at DATETIME;
+
 CREATE TABLE rollout_with_waiting (
     id VARCHAR(64) NOT NULL,
     service VARCHAR(200) NOT NULL,

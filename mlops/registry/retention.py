@@ -1,0 +1,72 @@
+"""Removes the bundles of versions that nothing uses any more; rows, verdicts and cards stay."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+
+from mlops.registry.connection import Registry
+from mlops.store import ModelVersion, Status, Why
+from mlops.store.retention import list_marked_bundles, mark_old_bundles, record_removed_bundle
+
+log = logging.getLogger(__name__)
+
+
+def remove_old_bundles(registry: Registry, *, days: float, limit: int) -> int:
+    """Remove bundles of refused, retired and failed versions from MLflow's artifacts.
+
+    Bundles of champions, previous champions, baselines and challengers are kept, and those of
+    versions that an open rollout or a watch names. The run of a refused training is deleted in
+    MLflow; ``mlflow gc`` then frees its rows.
+
+    A version is marked first, so a process that dies leaves no rollout of a version without files,
+    and the next call removes what this one has not.
+
+    Args:
+        registry: The open registry.
+        days: Days that a bundle is kept after the version's last change.
+        limit: Most bundles to remove.
+
+    Returns:
+        How many were removed.
+    """
+    now = datetime.now(UTC)
+    mark_old_bundles(registry.store, before=now - timedelta(days=days), limit=limit, at=now)
+    why = Why(now, reason=f"unused for {days:g} days")
+    removed = 0
+    for version in list_marked_bundles(registry.store, limit=limit):
+        if _remove_from_mlflow(registry, version):
+            record_removed_bundle(registry.store, version, why)
+            removed += 1
+    return removed
+
+
+def _remove_from_mlflow(registry: Registry, version: ModelVersion) -> bool:
+    from mlflow.exceptions import MlflowException
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    try:
+        get_artifact_repository(version.bundle_uri).delete_artifacts()
+        if version.status is Status.REFUSED:
+            _delete_run(registry, version.run_id)
+    except (MlflowException, OSError) as error:
+        # The next call tries again.
+        log.warning(
+            "the bundle of %s was not removed: %s",
+            version.model_id,
+            error,
+            extra={"service": version.service, "model_id": version.model_id},
+        )
+        return False
+    return True
+
+
+def _delete_run(registry: Registry, run_id: str) -> None:
+    """Delete a training's run and the runs of its trials."""
+    client = registry.tracking.client
+    trials = client.search_runs(
+        [registry.tracking.experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{run_id}'"
+    )
+    for run in trials:
+        client.delete_run(run.info.run_id)
+    client.delete_run(run_id)

@@ -1,0 +1,189 @@
+"""Deletes what is older than its retention, a limited number of rows at a time.
+
+Never deleted: audit, ledger, route history and rollout events (their triggers refuse it), forecasts
+and outcomes, triggers of trainings, the last check of a version and a check that a trigger names.
+
+Each deletion is by age alone, so two processes may run it at the same time. SQLite uses the pages
+of deleted rows again, so its file stops growing and need not be made smaller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+
+from mlops.store import audit
+from mlops.store.engine import Connection, Store
+from mlops.store.schema import (
+    OPEN,
+    WAITING,
+    WATCHED,
+    Status,
+    alert,
+    alert_delivery,
+    alert_notice,
+    check,
+    rollout,
+    route,
+    trigger,
+    version,
+    watch,
+)
+from mlops.store.schema import audit as audit_table
+from mlops.store.sql import db_now
+from mlops.store.versions import ModelVersion, build_version
+
+ROWS = 500
+"""Rows of one transaction: other writers wait for it, some 50 ms on SQLite."""
+
+DAY_S = 86_400.0
+_REMOVABLE = (Status.REFUSED, Status.RETIRED, Status.FAILED)
+_REMOVED = "remove_bundle"
+_ALIASES = ("champion", "previous_champion", "baseline", "challenger")
+
+
+def delete_old_checks(store: Store, *, days: float, limit: int) -> int:
+    """Delete checks of bars that are ``days`` older than the service's newest; returns how many.
+
+    The age counts in market time, so that the checks of a replayed market are kept as long.
+
+    Args:
+        store: The store.
+        days: Days that checks are kept.
+        limit: Most rows to delete.
+    """
+    newest = sa.func.max(check.c.bar)
+    grouped = sa.select(check.c.service, check.c.model_id, newest).group_by(
+        check.c.service, check.c.model_id
+    )
+    with store.read() as connection:
+        last_bars = connection.execute(grouped).all()
+    service_ends: dict[str, datetime] = {}
+    for service, _, bar in last_bars:
+        service_ends[service] = max(bar, service_ends.get(service, bar))
+    deleted = 0
+    for service, model_id, bar in last_bars:
+        before = min(bar, service_ends[service] - timedelta(days=days))
+        named = sa.select(trigger.c.verdict).where(
+            trigger.c.service == service, trigger.c.verdict.is_not(None)
+        )
+        old = (
+            check.c.service == service,
+            check.c.model_id == model_id,
+            check.c.bar < before,
+            check.c.id.not_in(named),
+        )
+        deleted += _delete_in_batches(store, check, old, limit - deleted)
+    return deleted
+
+
+def delete_ended_alerts(store: Store, *, days: float, limit: int) -> int:
+    """Delete alerts that ended, their notices and deliveries; returns how many alerts.
+
+    The age is that of the newest notice, by the database's clock.
+
+    Args:
+        store: The store.
+        days: Days that an alert is kept after its last notice.
+        limit: Most alerts to delete.
+    """
+    newer = sa.select(alert_notice.c.alert_id).where(
+        alert_notice.c.written_at >= db_now() - days * DAY_S
+    )
+    ended = (alert.c.recovered_at.is_not(None), alert.c.id.not_in(newer))
+    with store.write() as connection:
+        ids = connection.execute(sa.select(alert.c.id).where(*ended).limit(limit)).scalars().all()
+        notices = sa.select(alert_notice.c.id).where(alert_notice.c.alert_id.in_(ids))
+        connection.execute(alert_delivery.delete().where(alert_delivery.c.notice_id.in_(notices)))
+        connection.execute(alert_notice.delete().where(alert_notice.c.alert_id.in_(ids)))
+        connection.execute(alert.delete().where(alert.c.id.in_(ids)))
+    return len(ids)
+
+
+def mark_old_bundles(store: Store, *, before: datetime, limit: int, at: datetime) -> None:
+    """Mark versions whose bundle is to be removed; from then on no rollout may name them.
+
+    They are refused, retired or failed, nothing uses them, and nothing has changed them since
+    ``before``. Versions whose figures are claims are left alone: they were trained elsewhere, and
+    the bundle may be the only copy.
+
+    Args:
+        store: The store.
+        before: Versions that changed later are left alone.
+        limit: Most versions to mark.
+        at: This time.
+    """
+    changed = sa.select(audit_table.c.subject).where(audit_table.c.at >= before)
+    with store.write() as connection:
+        query = (
+            sa.select(version.c.model_id)
+            .where(
+                version.c.bundle_removed_at.is_(None),
+                version.c.status.in_(_REMOVABLE),
+                version.c.claims_only.is_(False),
+                version.c.created_at < before,
+                version.c.model_id.not_in(changed),
+                version.c.model_id.not_in(find_versions_in_use(connection)),
+            )
+            .order_by(version.c.created_at)
+            .limit(limit)
+            .with_for_update()
+        )
+        ids = connection.execute(query).scalars().all()
+        connection.execute(
+            version.update().where(version.c.model_id.in_(ids)).values(bundle_removed_at=at)
+        )
+
+
+def list_marked_bundles(store: Store, *, limit: int) -> tuple[ModelVersion, ...]:
+    """The versions that are marked and whose files may still be there, the oldest first."""
+    removed = sa.select(audit_table.c.subject).where(audit_table.c.action == _REMOVED)
+    query = (
+        sa.select(version)
+        .where(version.c.bundle_removed_at.is_not(None), version.c.model_id.not_in(removed))
+        .order_by(version.c.created_at)
+        .limit(limit)
+    )
+    with store.read() as connection:
+        return tuple(build_version(row) for row in connection.execute(query))
+
+
+def record_removed_bundle(store: Store, row: ModelVersion, why: audit.Why) -> None:
+    """Write into the audit log that the files of a marked version are gone."""
+    with store.write() as connection:
+        audit.record(connection, why, action=_REMOVED, service=row.service, subject=row.model_id)
+
+
+def find_versions_in_use(connection: Connection) -> frozenset[str]:
+    """The versions that a route, an open or waiting rollout, or a watch names."""
+    columns = [*(sa.select(route.c[alias]) for alias in _ALIASES)]
+    for column in (rollout.c.from_version, rollout.c.to_version):
+        columns.append(sa.select(column).where(sa.or_(sa.text(OPEN), sa.text(WAITING))))
+    columns.append(sa.select(watch.c.model_id).where(sa.text(WATCHED)))
+    return frozenset(
+        name for query in columns for name in connection.execute(query).scalars() if name
+    )
+
+
+def find_digests_in_use(store: Store) -> frozenset[str]:
+    """The digests of the bundles of `find_versions_in_use`."""
+    with store.read() as connection:
+        used = version.c.model_id.in_(find_versions_in_use(connection))
+        return frozenset(connection.execute(sa.select(version.c.digest).where(used)).scalars())
+
+
+def _delete_in_batches(
+    store: Store, table: sa.Table, old: Iterable[sa.ColumnElement[bool]], limit: int
+) -> int:
+    """Delete at most ``limit`` rows, `ROWS` in each transaction; returns how many."""
+    deleted = 0
+    while deleted < limit:
+        batch = sa.select(table.c.id).where(*old).limit(min(ROWS, limit - deleted))
+        with store.write() as connection:
+            done = connection.execute(table.delete().where(table.c.id.in_(batch))).rowcount
+        deleted += done
+        if done < ROWS:
+            break
+    return deleted
