@@ -14,8 +14,8 @@ from mlops.settings import Settings
 def test_prefect_deletes_runs_and_events_after_the_days_of_the_setting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = Settings(_env_file=None, prefect_run_days=3)
-    for name, value in vacuum_environment(settings).items():
+    monkeypatch.setenv("PREFECT_RUN_DAYS", "3")
+    for name, value in vacuum_environment(Settings(_env_file=None)).items():
         monkeypatch.setenv(name, value)
     read = ServerServicesDBVacuumSettings()
     assert {"events", "flow_runs"} <= read.enabled_vacuum_types

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -224,12 +225,18 @@ def insert_looks(store: Store, services: list[str], *, first: int, hours: int, r
         connection.execute(statement, rows)
 
 
+def write_without_waiting_for_the_disk(connection: Any, _: object) -> None:
+    connection.execute("PRAGMA synchronous = OFF")
+
+
 @pytest.mark.slow
 def test_a_year_of_hourly_looks_on_fifty_services_stays_below_a_gigabyte(tmp_path: Path) -> None:
     services = [f"sample.s{number}.1h.volatility.24" for number in range(50)]
     path, days, week = tmp_path / "store.db", 30, 7 * 24
     report = f'{{"columns": "{"x" * LOOK_BYTES}"}}'
     with closing(open_store(f"sqlite:///{path}")) as store:
+        store.engine.dispose()
+        sa.event.listen(store.engine, "connect", write_without_waiting_for_the_disk)
         for first in range(0, 365 * 24, week):
             insert_looks(store, services, first=first, hours=week, report=report)
             delete_old_checks(store, days=days, limit=50 * week)
