@@ -24,8 +24,9 @@ UV := UV_FIND_LINKS="$$PIP_FIND_LINKS" UV_DEFAULT_INDEX="$$PIP_INDEX_URL" \
 demo: install
 	$(BIN)/python -m deployments.demo
 
+# Other ports: make serve SERVE="--port 8105 --prefect-port 4300 --mlflow-port 5100".
 serve: install
-	$(BIN)/python -m deployments.serve
+	$(BIN)/python -m deployments.serve $(SERVE)
 
 # Three workers on two cores, because many tests wait; tests/grouping.py says who gets what.
 test: install
@@ -58,7 +59,6 @@ fuzz: install
 
 deploy: install
 	$(BIN)/python -m deployments.setup
-	MLOPS_PROJECT_DIR="$(CURDIR)" $(BIN)/prefect --no-prompt deploy --all
 
 clean:
 	rm -rf .venv .mlops reports

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
+
+from deployments.ports import find_listeners
+from mlops.errors import SettingsError
 
 POLL_S = 0.1
 STOP_S = 20.0
@@ -20,12 +26,18 @@ STOP_S = 20.0
 
 @dataclass(slots=True)
 class ServerProcess:
-    """One process: its command, the URL that answers when it is up, and its stop signal."""
+    """One process: its command, the URL that answers when it is up, and its stop signal.
+
+    Args:
+        environment: Variables that this process alone gets. Secrets belong here and not into the
+            command, which every user of the machine can read.
+    """
 
     name: str
     command: Sequence[str]
     url: str | None = None
     stop_with: signal.Signals = signal.SIGTERM
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
     log: Path | None = field(default=None, repr=False)
 
@@ -35,7 +47,7 @@ class ServerProcess:
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 list(self.command),
-                env=dict(environment),
+                env={**environment, **self.environment},
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -45,8 +57,15 @@ class ServerProcess:
         return self.process is not None and self.process.poll() is None
 
     def is_up(self) -> bool:
-        """Whether its URL answers; without a URL, whether it is alive."""
-        return self.is_alive() if self.url is None else answers(self.url)
+        """Whether it is alive and, where it has a URL, whether it answers there itself."""
+        if self.process is None or not self.is_alive():
+            return False
+        return self.url is None or (answers(self.url) and self._listens(self.process.pid))
+
+    def _listens(self, session: int) -> bool:
+        """Whether a process of its session listens on its port, and not another program."""
+        port = urlsplit(self.url or "").port or 0
+        return any(_find_session(pid) == session for pid in find_listeners(port))
 
     def wait_until_up(self, *, within_s: float, stopping: threading.Event | None = None) -> None:
         """Wait until it is up, or until ``stopping`` is set.
@@ -63,9 +82,16 @@ class ServerProcess:
                 return
 
     def stop(self) -> None:
-        """Send its stop signal, and kill its process group where it has not ended in `STOP_S`."""
-        if self.process is not None and self.is_alive():
+        """Send its stop signal, and kill what is left of its process group.
+
+        It has `STOP_S` to end by itself.
+        """
+        if self.process is None:
+            return
+        if self.is_alive():
             stop_process(self.process, within_s=STOP_S, stop_with=self.stop_with)
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def stop_process(
@@ -103,3 +129,31 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def _find_session(pid: int) -> int | None:
+    with suppress(ProcessLookupError):
+        return os.getsid(pid)
+    return None
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Let no second program that holds the folder begin for as long as the block lasts.
+
+    Raises:
+        SettingsError: when another process holds the folder, naming it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "serve.lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise SettingsError(
+                f"{folder} is already served by process {file.read().strip() or 'unknown'}: stop "
+                "it, or set MLOPS_BASE_PATH to another folder. Nothing was started"
+            ) from error
+        file.truncate(0)
+        print(os.getpid(), file=file, flush=True)
+        yield

@@ -1,8 +1,13 @@
-"""Makes what `prefect deploy` does not: work pool, limit of trainings, automation; idempotent."""
+"""Sets up a Prefect server: work pool, limit of trainings, automation, deployments; idempotent."""
 
 from __future__ import annotations
 
+import argparse
+import os
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -16,7 +21,9 @@ from prefect.workers.process import ProcessWorker
 from mlops.settings import current_settings
 from tasks.concurrency import limit_trainings
 
+ROOT = Path(__file__).resolve().parents[1]
 WORK_POOL = "mlops-pool"
+WORK = ("-m", "prefect", "worker", "start", "--pool", WORK_POOL)
 CRASH_AUTOMATION = "crash-zombie-flow-runs"
 HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
 HEARTBEAT_S = 30
@@ -98,9 +105,26 @@ def make_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:
         client.delete_automation(other.id)
 
 
+def deploy_flows() -> None:
+    """Deploy what prefect.yaml lists; its flow runs work in this clone."""
+    subprocess.run(
+        [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+        cwd=ROOT,
+        env={**os.environ, "MLOPS_PROJECT_DIR": str(ROOT)},
+        check=True,
+    )
+
+
 def main() -> None:
+    """Set up the server that PREFECT_API_URL names; with ``--then-work``, become its worker."""
+    parser = argparse.ArgumentParser(prog="python -m deployments.setup", description=__doc__)
+    parser.add_argument("--then-work", action="store_true", help="become a worker of the pool")
+    given = parser.parse_args()
     with get_client(sync_client=True) as client:
         set_up(client)
+        deploy_flows()
+    if given.then_work:
+        os.execv(sys.executable, [sys.executable, *WORK])
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ class Settings(BaseSettings):
     mlops_base_path: Path = Path(".mlops")
     mlflow_tracking_uri: str = ""
     mlflow_experiment_name: str = Field(default="trading_models", min_length=1)
+    mlflow_ui_url: str = Field(default="http://127.0.0.1:5000", pattern=r"^https?://[^\s@]+$")
     store_url: SecretStr = SecretStr("")
 
     # The service of a call that names only a symbol

@@ -34,7 +34,6 @@ PROGRESS_EVERY_S = 2.0
 TABLE_EVERY_S = 30.0
 """How often the table of a rollout is drawn anew while a step waits for evidence."""
 
-MLFLOW_UI = "http://127.0.0.1:5000"
 RECONCILE_KEY = "reconcile"
 
 
@@ -104,7 +103,7 @@ def rollout_key(service: str) -> str:
 
 def gate_table(project: Project, version: ModelVersion, judgement: Judgement, card: Path) -> str:
     """The verdict as Markdown, with links to the MLflow run and the model card."""
-    run = run_url(project.registry.tracking, version)
+    run = run_url(project.registry.tracking, version, project.settings.mlflow_ui_url)
     rows = "\n".join(
         f"| {r.name} {r.title} | {r.outcome} | {r.value:.4g} | {r.threshold:.4g} | {r.reason} |"
         for r in judgement.report.results
@@ -116,9 +115,9 @@ def gate_table(project: Project, version: ModelVersion, judgement: Judgement, ca
     )
 
 
-def run_url(tracking: Tracking, version: ModelVersion) -> str:
-    """The run's page: on the configured MLflow server, or on a local `mlflow ui`."""
-    host = tracking.uri.rstrip("/") if tracking.uri.startswith("http") else MLFLOW_UI
+def run_url(tracking: Tracking, version: ModelVersion, ui_url: str) -> str:
+    """The run's page: on the configured MLflow server, or on the MLflow UI of this machine."""
+    host = (tracking.uri if tracking.uri.startswith("http") else ui_url).rstrip("/")
     return f"{host}/#/experiments/{tracking.experiment_id}/runs/{version.run_id}"
 
 

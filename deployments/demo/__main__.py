@@ -18,6 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from deployments.prefect_server import copy_empty_database
 from deployments.processes import ServerProcess, free_port
 
 HOME = Path(".mlops") / "demo"
@@ -32,9 +33,6 @@ ENVIRONMENT = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "DO_NOT_TRACK": "true",
 }
-PREFECT_DATABASE = Path(sys.prefix) / "prefect" / "prefect.db"
-"""Migrated and empty; `make install` makes it, because that takes a server ten seconds."""
-
 SERVER_UP_S = 120.0
 REMOVED_VARIABLES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORE_URL")
 
@@ -55,9 +53,7 @@ def set_environment(home: Path) -> None:
 @contextmanager
 def running_prefect(home: Path) -> Iterator[ServerProcess]:
     """Run a Prefect server for as long as the block lasts; it is not up yet when that begins."""
-    (home / "prefect").mkdir()
-    if PREFECT_DATABASE.exists():
-        shutil.copy(PREFECT_DATABASE, home / "prefect" / "prefect.db")
+    copy_empty_database(home / "prefect")
     port = str(free_port())
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     server = ServerProcess(
