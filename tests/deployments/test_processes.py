@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments.processes import ServerProcess, free_port, stop_process
+from deployments.processes import ServerProcess, answers, free_port, hold_folder, stop_process
+from mlops.errors import SettingsError
 
 WILLING = "import time; print('up', flush=True); time.sleep(60)"
 DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WILLING
@@ -57,3 +58,50 @@ def test_a_wait_ends_when_the_program_stops(tmp_path: Path) -> None:
     server.wait_until_up(within_s=60.0, stopping=stopping)
     server.stop()
     assert not server.is_alive()
+
+
+def test_the_answer_of_another_program_on_its_port_does_not_count(tmp_path: Path) -> None:
+    foreign = serving(free_port())
+    foreign.start(os.environ, tmp_path / "foreign.log")
+    foreign.wait_until_up(within_s=60.0)
+    ours = ServerProcess("sleep", [sys.executable, "-c", WILLING], foreign.url)
+    ours.start(os.environ, tmp_path / "ours.log")
+    try:
+        assert answers(str(ours.url))
+        assert ours.is_alive()
+        assert not ours.is_up()
+    finally:
+        ours.stop()
+        foreign.stop()
+
+
+def test_a_child_that_answers_for_its_parent_counts_and_ends_with_it(tmp_path: Path) -> None:
+    """MLflow and others start the server that answers as a child."""
+    server = serving(free_port())
+    start = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    server.command = [sys.executable, "-c", start, *server.command]
+    server.start(os.environ, tmp_path / "files.log")
+    server.wait_until_up(within_s=60.0)
+    server.stop()
+    assert not answers(str(server.url))
+
+
+def test_a_secret_is_handed_over_beside_the_command(tmp_path: Path) -> None:
+    show = "import os; print(os.environ['SECRET'])"
+    process = ServerProcess(
+        "show", [sys.executable, "-c", show], environment={"SECRET": "not in ps"}
+    )
+    process.start({}, tmp_path / "show.log")
+    assert process.process is not None
+    assert process.process.wait(timeout=60) == 0
+    assert (tmp_path / "show.log").read_text() == "not in ps\n"
+    assert "not in ps" not in repr(process)
+
+
+def test_a_folder_is_held_by_one_program_at_a_time(tmp_path: Path) -> None:
+    with hold_folder(tmp_path / "new"):
+        refusal = f"already served by process {os.getpid()}.*MLOPS_BASE_PATH"
+        with pytest.raises(SettingsError, match=refusal), hold_folder(tmp_path / "new"):
+            pytest.fail("two programs hold one folder")
+    with hold_folder(tmp_path / "new"):
+        pass

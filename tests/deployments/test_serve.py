@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -20,11 +22,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deployments.processes import free_port
+from deployments import serve
+from deployments.processes import ServerProcess, free_port
+from deployments.supervisor import Part
 from mlops.data.bars import COLUMNS
 from mlops.data.sources.samples import SampleSource
+from mlops.errors import SettingsError
 from mlops.registry.tracking import _import_quietly
 from mlops.service import Timeframe
+from mlops.settings import Settings
 from tests.deployments.demo.test_main import processes_naming
 from tests.project import seeded
 
@@ -152,8 +158,84 @@ def test_an_open_inference_client_is_answered(served: Served, bars: pd.DataFrame
         client.close()
 
 
+def test_a_second_one_on_its_port_says_so_and_starts_nothing(
+    served: Served, tmp_path: Path
+) -> None:
+    settings = settings_of(tmp_path, api_port=served.port)
+    with pytest.raises(SettingsError, match=rf"port {served.port} is taken by process .*--port"):
+        serve.serve(settings, arguments(settings, only_replica=True), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_one_in_its_folder_says_so_and_starts_nothing(served: Served) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "deployments.serve", "--only-replica", "--port", str(free_port())],
+        cwd=ROOT,
+        env={**os.environ, "MLOPS_BASE_PATH": str(served.home / "mlops")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"{served.home / 'mlops'} is already served by process {served.process.pid}: stop it, or "
+        "set MLOPS_BASE_PATH to another folder. Nothing was started\n"
+    )
+
+
 def test_one_ctrl_c_leaves_nothing_running(served: Served) -> None:
     """Last, for it ends what the others ask."""
     served.process.send_signal(signal.SIGINT)
     assert served.process.wait(timeout=60) == 0
     assert processes_naming(str(served.home)) == []
+
+
+def settings_of(home: Path, **changes: Any) -> Settings:
+    return Settings(_env_file=None, mlops_base_path=home, **changes)  # type: ignore[call-arg]
+
+
+def arguments(settings: Settings, **changes: Any) -> argparse.Namespace:
+    given = {
+        "port": settings.api_port,
+        "prefect_port": 4200,
+        "mlflow_port": 5000,
+        "only_replica": False,
+    }
+    return argparse.Namespace(**given | changes)
+
+
+def test_no_command_shows_where_mlflow_and_the_store_are() -> None:
+    uri = "postgresql://user:secret@host/mlflow"
+    part = serve.make_mlflow(uri, 5100, after=Part(ServerProcess("replica", [])))
+    assert "secret" not in " ".join(part.process.command)
+    assert part.process.environment["MLFLOW_BACKEND_STORE_URI"] == uri
+    assert part.process.command[-2:] == ["--workers", "1"]
+
+
+def test_ports_are_asked_for_what_runs_here(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path)
+    assert [port for _, port in serve.list_ports(settings, arguments(settings)).values()] == [
+        8005,
+        4200,
+        5000,
+    ]
+    only = arguments(settings, only_replica=True)
+    assert list(serve.list_ports(settings, only)) == ["API_PORT or --port"]
+    elsewhere = settings_of(tmp_path, mlflow_tracking_uri="http://user:secret@mlflow:5000")
+    assert "--mlflow-port" not in serve.list_ports(elsewhere, arguments(elsewhere))
+
+
+def test_flow_runs_learn_where_prefect_and_mlflow_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {})
+    settings = settings_of(tmp_path)
+    serve.set_environment(
+        settings, arguments(settings, prefect_port=4300, mlflow_port=5100), tmp_path
+    )
+    assert os.environ["PREFECT_API_URL"] == "http://127.0.0.1:4300/api"
+    assert os.environ["MLFLOW_UI_URL"] == "http://127.0.0.1:5100"
+    named = settings_of(tmp_path, mlflow_ui_url="https://mlflow.example")
+    monkeypatch.setattr(os, "environ", {})
+    serve.set_environment(named, arguments(named), tmp_path)
+    assert "MLFLOW_UI_URL" not in os.environ
