@@ -1,4 +1,4 @@
-"""Training jobs: a job is a schedule of the Prefect deployment `train/scheduled`.
+"""Training jobs: a job is a Prefect deployment of the flow `train`, named by its id.
 
     scheduler = ModelScheduler(mlops_config, manager)
     await scheduler.start()
@@ -11,45 +11,39 @@
     )
 
 The Prefect server keeps the jobs: they survive restarts of servers, workers and notebooks, and its
-UI shows them. `make deploy` does not change them. Pause them here and not in the UI, whose switch
-deletes their parameters. One deployment holds about 200 jobs well: a scan of Prefect's scheduler
-then takes 0.1 s, and with 1,000 jobs 2.5 s.
+UI shows them. A job copies where and how it runs from the deployment `train/scheduled`, which
+`make deploy` makes; that one has no runs, and its switch says whether all jobs are stopped.
 
-This module works around three properties of Prefect's server (3.8):
-
-- A change to one schedule deletes the scheduled runs of all, and the server makes them again within
-  a minute; a run due in that minute would be lost. Here each change makes them at once.
-- Deleting a schedule deletes overdue runs of other schedules as well. They are created again.
-- A change that names no parameters deletes them; so do the switch in the UI and `prefect deployment
-  schedule pause`. Here each change names them. A job that lost them is shown as ``emptied``, and
-  adding it again repairs it.
+A change to a job deletes its scheduled runs. Prefect's server makes them again within a minute, in
+which a run that is due would be lost; so each change makes them at once.
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate
 from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
+    DeploymentFilterTags,
     FlowRunFilter,
-    FlowRunFilterCreatedBy,
     FlowRunFilterState,
     FlowRunFilterStateType,
-    FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import DeploymentSchedule, FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.sorting import FlowRunSort
+from prefect.client.schemas.schedules import SCHEDULE_TYPES
+from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from prefect.utilities.urls import url_for
@@ -62,20 +56,29 @@ from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
 from mlops.settings import Settings
 
-DEPLOYMENT = "train/scheduled"
+TEMPLATE = "train/scheduled"
+"""The deployment that each job is a copy of."""
+
+COPIED = (
+    "work_pool_name",
+    "work_queue_name",
+    "path",
+    "entrypoint",
+    "pull_steps",
+    "job_variables",
+    "parameter_openapi_schema",
+    "enforce_parameter_schema",
+)
+"""What a job has from the template; the pull steps lead to the clone that deployed it."""
+
+TAG = "training-job"
+"""Prefect's tag of the deployments that are jobs."""
 
 JOB_ID = re.compile(r"[a-z]+(\.[^.]+){5}\.[a-z]+\.[0-9a-f]{6}")
 """Model type, the five parts of the service's key, schedule type, and a digest of the schedule."""
 
-_SERVICE = ("symbol", "venue", "timeframe", "target", "horizon")
-PARAMETERS = frozenset((*_SERVICE, "model_type", "training", "deployment_config", "reason"))
-"""The parameters that every job passes to the flow."""
-
-AUTO = "auto-scheduled"
-"""Prefect's tag of a run that a schedule made."""
-
 PAGE = 200
-"""Prefect's page size: the most runs that one call returns."""
+"""Prefect's page size: the most rows that one call returns."""
 
 REASON = "schedule"
 """A scheduled training refits what was found before, and spends the service's yearly budget."""
@@ -103,7 +106,7 @@ def open_jobs() -> Iterator[Jobs]:
         )
     try:
         with get_client(sync_client=True) as client:
-            yield Jobs(client, client.read_deployment_by_name(DEPLOYMENT))
+            yield Jobs(client, client.read_deployment_by_name(TEMPLATE))
     except httpx.TransportError as error:
         raise ScheduleError(
             f"the Prefect server at {url} does not answer ({error}); start it (`make serve`), or "
@@ -111,7 +114,7 @@ def open_jobs() -> Iterator[Jobs]:
         ) from error
     except ObjectNotFound as error:
         raise ScheduleError(
-            f"the Prefect server at {url} has no deployment {DEPLOYMENT}; run `make deploy` once"
+            f"the Prefect server at {url} has no deployment {TEMPLATE}; run `make deploy` once"
         ) from error
     except PrefectHTTPStatusError as error:
         raise ScheduleError(
@@ -121,156 +124,147 @@ def open_jobs() -> Iterator[Jobs]:
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """All jobs of one server; a job is a schedule whose slug is its id."""
+    """All jobs of one server.
+
+    Args:
+        template: As it was when the jobs were opened.
+    """
 
     client: SyncPrefectClient
-    deployment: DeploymentResponse
+    template: DeploymentResponse
 
     def start(self) -> None:
-        """Resume the deployment, and with it every active job."""
-        if self.deployment.paused:
-            self.client.resume_deployment(self.deployment.id)
-            self._create_scheduled_runs(resumed=True)
+        """Let every active job run again."""
+        self.client.resume_deployment(self.template.id)
+        for job in self.all():
+            if is_active(job):
+                self._resume(job.id)
 
     def stop(self) -> None:
-        """Pause the deployment: Prefect deletes the scheduled runs of all jobs."""
-        self.client.pause_deployment(self.deployment.id)
+        """Pause all jobs: Prefect deletes their scheduled runs, overdue ones too."""
+        # First, because a job that is added meanwhile looks at it.
+        self.client.pause_deployment(self.template.id)
+        for job in self.all():
+            self.client.pause_deployment(job.id)
 
-    def all(self) -> list[DeploymentSchedule]:
-        """Every job; schedules made in the UI have no such slug and are left out."""
-        schedules = self.client.read_deployment_schedules(self.deployment.id)
-        jobs = (schedule for schedule in schedules if JOB_ID.fullmatch(schedule.slug or ""))
-        return sorted(jobs, key=lambda job: str(job.slug))
+    def are_stopped(self) -> bool:
+        """Whether `stop` was called after `start`."""
+        return self.client.read_deployment(self.template.id).paused
 
-    def find(self, job_id: str) -> DeploymentSchedule:
+    def all(self) -> list[DeploymentResponse]:
+        """Every job, by id."""
+        tagged = DeploymentFilter(tags=DeploymentFilterTags(all_=[TAG]))
+        jobs: list[DeploymentResponse] = []
+        while page := self.client.read_deployments(
+            deployment_filter=tagged, limit=PAGE, offset=len(jobs), sort=DeploymentSort.NAME_ASC
+        ):
+            jobs += page
+        return jobs
+
+    def find(self, job_id: str) -> DeploymentResponse:
         """The job of that id.
 
         Raises:
             JobNotFound: naming those that there are.
         """
-        known = {str(job.slug): job for job in self.all()}
+        known = {job.name: job for job in self.all()}
         if job_id not in known:
             there = ", ".join(known) or "none yet"
             raise JobNotFound(f"no training job {job_id!r}; there are: {there}")
         return known[job_id]
 
     def save(self, job_id: str, schedule: Schedule, parameters: dict[str, Any]) -> None:
-        """Create an active job, or give the job of that id these parameters and activate it."""
-        known = next((job for job in self.all() if job.slug == job_id), None)
-        if known is None:
-            job = DeploymentScheduleCreate(schedule=schedule, slug=job_id, parameters=parameters)
-            self.client.create_deployment_schedules(self.deployment.id, [job])
-        elif not known.active or known.parameters != parameters:
-            self.client.update_deployment_schedule(
-                self.deployment.id, known.id, active=True, parameters=parameters
-            )
-        self._create_scheduled_runs()
+        """Create an active job, or replace the one of that id."""
+        self._resume(self.create_paused(job_id, schedule, parameters))
 
-    def set_active(self, job: DeploymentSchedule, *, active: bool) -> None:
+    def create_paused(
+        self,
+        job_id: str,
+        schedule: SCHEDULE_TYPES,
+        parameters: dict[str, Any],
+        *,
+        active: bool = True,
+        tags: Sequence[str] = (),
+    ) -> UUID:
+        """Create or replace a deployment that has no runs before it is resumed.
+
+        Args:
+            active: Of the schedule, which the deployment's own switch does not change.
+        """
+        return self.client.create_deployment(
+            flow_id=self.template.flow_id,
+            name=job_id,
+            schedules=[DeploymentScheduleCreate(schedule=schedule, slug=job_id, active=active)],
+            parameters=parameters,
+            paused=True,
+            tags=[TAG, *tags],
+            **_copy(self.template),
+        )
+
+    def set_active(self, job: DeploymentResponse, *, active: bool) -> None:
         """Pause or resume a job."""
+        for schedule in job.schedules:
+            self.client.update_deployment_schedule(job.id, schedule.id, active=active)
         if active:
-            require_parameters(job)
-        self.client.update_deployment_schedule(
-            self.deployment.id, job.id, active=active, parameters=job.parameters
-        )
-        if not active:
-            self._delete_scheduled_runs(job)
-        self._create_scheduled_runs()
+            self._resume(job.id)
+        else:
+            self.client.pause_deployment(job.id)
 
-    def remove(self, job: DeploymentSchedule) -> None:
-        """Delete a job and the runs of its schedule that have not begun."""
-        self._delete_scheduled_runs(job)
-        overdue = [
-            run
-            for run in self.waiting()
-            if run.auto_scheduled and due_time(run) <= datetime.now(UTC)
-        ]
-        self.client.delete_deployment_schedule(self.deployment.id, job.id)
-        # Prefect has deleted overdue runs of other jobs too, for which no worker was free yet.
-        for run in overdue:
-            self._create_again(run)
-        self._create_scheduled_runs()
+    def remove(self, job: DeploymentResponse) -> None:
+        """Delete a job and its runs that have not begun."""
+        self.client.delete_deployment(job.id)
 
-    def run_now(self, job: DeploymentSchedule) -> FlowRun:
+    def follow_template(self) -> None:
+        """Have every job run where and how the template says."""
+        for job in self.all():
+            if _copy(job) != _copy(self.template):
+                self.client.update_deployment(job.id, DeploymentUpdate(**_copy(self.template)))
+                if not job.paused:
+                    self.create_scheduled_runs(job.id)
+
+    def run_now(self, job: DeploymentResponse) -> FlowRun:
         """Create a run outside the schedule."""
-        require_parameters(job)
-        return self.client.create_flow_run_from_deployment(
-            self.deployment.id, parameters=job.parameters, tags=[_tag(job.slug)]
-        )
+        return self.client.create_flow_run_from_deployment(job.id)
 
-    def waiting(self, job: DeploymentSchedule | None = None) -> list[FlowRun]:
-        """Runs of one job or of all that have not begun, at most 200, the next one first."""
-        runs = self._read_runs(job, WAITING, FlowRunSort.EXPECTED_START_TIME_ASC, limit=PAGE)
-        return sorted(runs, key=due_time)
+    def waiting(self, job: DeploymentResponse) -> list[FlowRun]:
+        """Runs of a job that have not begun, at most 200, the next one first."""
+        return self._read_runs(job, WAITING, FlowRunSort.EXPECTED_START_TIME_ASC, limit=PAGE)
 
-    def begun(self, job: DeploymentSchedule, *, limit: int) -> list[FlowRun]:
+    def begun(self, job: DeploymentResponse, *, limit: int) -> list[FlowRun]:
         """Runs of a job that have begun or ended, newest first."""
-        runs = self._read_runs(job, BEGUN, FlowRunSort.EXPECTED_START_TIME_DESC, limit=limit)
-        return sorted(runs, key=due_time, reverse=True)[:limit]
+        return self._read_runs(job, BEGUN, FlowRunSort.EXPECTED_START_TIME_DESC, limit=limit)
+
+    def create_scheduled_runs(self, job: UUID) -> None:
+        """Make the next runs of a job now; the server would within a minute."""
+        self.client.request("POST", "/deployments/{id}/schedule", path_params={"id": job}, json={})
+
+    def _resume(self, job: UUID) -> None:
+        self.client.resume_deployment(job)
+        # Looked at after the change: who stops all meanwhile sees this job or is seen here.
+        if self.are_stopped():
+            self.client.pause_deployment(job)
+        else:
+            self.create_scheduled_runs(job)
 
     def _read_runs(
         self,
-        job: DeploymentSchedule | None,
+        job: DeploymentResponse,
         state: FlowRunFilterStateType,
         sort: FlowRunSort,
         *,
         limit: int,
     ) -> list[FlowRun]:
-        """Of a job: the runs of its schedule, and those of `run_now`."""
-        filters: list[dict[str, Any]] = [{}]
-        if job is not None:
-            filters = [
-                {"created_by": FlowRunFilterCreatedBy(id_=[job.id])},
-                {"tags": FlowRunFilterTags(all_=[_tag(job.slug)])},
-            ]
-        mine = DeploymentFilter(id=DeploymentFilterId(any_=[self.deployment.id]))
-        return [
-            run
-            for job_filter in filters
-            for run in self.client.read_flow_runs(
-                deployment_filter=mine,
-                flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=state), **job_filter),
-                sort=sort,
-                limit=limit,
-            )
-        ]
-
-    def _create_scheduled_runs(self, *, resumed: bool = False) -> None:
-        # Prefect would create runs of a paused deployment too.
-        if resumed or not self.deployment.paused:
-            path = {"id": self.deployment.id}
-            self.client.request("POST", "/deployments/{id}/schedule", path_params=path, json={})
-
-    def _delete_scheduled_runs(self, job: DeploymentSchedule) -> None:
-        """Delete runs of the schedule that have not begun; those of `run_now` stay."""
-        for run in self.waiting(job):
-            if AUTO in run.tags:
-                with suppress(ObjectNotFound):
-                    self.client.delete_flow_run(run.id)
-
-    def _create_again(self, run: FlowRun) -> None:
-        """Create a deleted run; where it still exists, its idempotency key finds it."""
-        job_id = None if run.created_by is None else run.created_by.display_value
-        self.client.create_flow_run_from_deployment(
-            self.deployment.id,
-            parameters=run.parameters,
-            tags=[AUTO, _tag(job_id)],
-            idempotency_key=run.idempotency_key,
+        return self.client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[job.id])),
+            flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=state)),
+            sort=sort,
+            limit=limit,
         )
 
 
-def has_lost_parameters(job: DeploymentSchedule) -> bool:
-    """Whether a change outside this module deleted the parameters, so that runs would fail."""
-    return not job.parameters.keys() >= PARAMETERS
-
-
-def require_parameters(job: DeploymentSchedule) -> None:
-    """Raises: ScheduleError: for a job whose parameters were deleted in Prefect's UI."""
-    if has_lost_parameters(job):
-        raise ScheduleError(
-            f"job {job.slug} has lost its parameters: Prefect's own switch for schedules drops "
-            "them. Add the job again as it was; it keeps its id"
-        )
+def is_active(job: DeploymentResponse) -> bool:
+    """Whether the job itself is not paused; all may be stopped nevertheless."""
+    return any(schedule.active for schedule in job.schedules)
 
 
 def due_time(run: FlowRun) -> datetime:
@@ -278,9 +272,8 @@ def due_time(run: FlowRun) -> datetime:
     return run.expected_start_time or datetime.max.replace(tzinfo=UTC)
 
 
-def _tag(job_id: str | None) -> str:
-    """Marks the runs of a job outside its schedule."""
-    return f"job:{job_id}"
+def _copy(deployment: DeploymentResponse) -> dict[str, Any]:
+    return {name: getattr(deployment, name) for name in COPIED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,8 +281,8 @@ class TrainingJob:
     """One job.
 
     Args:
-        schedule: A cron expression or an RRule, in ``timezone``.
-        emptied: Prefect's own switch has deleted the configurations; add the job again.
+        schedule: A cron expression or an RRule, in ``timezone``; empty where it was deleted in the
+            Prefect UI.
     """
 
     job_id: str
@@ -299,7 +292,6 @@ class TrainingJob:
     schedule: str
     timezone: str
     active: bool
-    emptied: bool
     training_config: Mapping[str, Any]
     deployment_config: Mapping[str, Any]
 
@@ -344,7 +336,7 @@ class ModelScheduler:
             jobs.start()
 
     async def stop(self) -> None:
-        """Let no job of the server begin a run until `start`."""
+        """Let no job of the server begin a run until `start`, jobs added meanwhile included."""
         with open_jobs() as jobs:
             jobs.stop()
 
@@ -463,20 +455,19 @@ def _parameters(
     }
 
 
-def _training_job(job: DeploymentSchedule) -> TrainingJob:
-    kind, *service, frequency, _ = str(job.slug).split(".")
-    schedule = job.schedule
+def _training_job(job: DeploymentResponse) -> TrainingJob:
+    kind, *service, frequency, _ = job.name.split(".")
+    schedule = job.schedules[0].schedule if job.schedules else None
     return TrainingJob(
-        job_id=str(job.slug),
+        job_id=job.name,
         service=".".join(service),
         model_type=ModelType(kind),
         schedule_type=ScheduleType(frequency),
         schedule=str(
-            getattr(schedule, "cron", None) or getattr(schedule, "rrule", None) or schedule
+            getattr(schedule, "cron", None) or getattr(schedule, "rrule", None) or schedule or ""
         ),
         timezone=str(getattr(schedule, "timezone", None) or "UTC"),
-        active=job.active,
-        emptied=has_lost_parameters(job),
+        active=is_active(job),
         training_config=job.parameters.get("training", {}),
         deployment_config=job.parameters.get("deployment_config", {}),
     )

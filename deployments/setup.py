@@ -18,11 +18,16 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 from prefect.exceptions import ObjectNotFound
 from prefect.workers.process import ProcessWorker
 
+from deployments.old_schedules import move_old_schedules
+from deployments.scheduler import TEMPLATE, open_jobs
 from mlops.settings import current_settings
 from tasks.concurrency import limit_trainings
 
 ROOT = Path(__file__).resolve().parents[1]
 WORK_POOL = "mlops-pool"
+JOB_QUEUE = "training-jobs"
+"""Of the pool; a hundred jobs that are due at one time start no hundred processes."""
+
 WORK = ("-m", "prefect", "worker", "start", "--pool", WORK_POOL)
 CRASH_AUTOMATION = "crash-zombie-flow-runs"
 HEARTBEAT = "PREFECT_FLOWS_HEARTBEAT_FREQUENCY"
@@ -35,6 +40,7 @@ def set_up(client: SyncPrefectClient) -> None:
     """Create or update work pool, limit and automation."""
     make_pool(client)
     limit = limit_trainings(client, current_settings().max_concurrent_training_jobs)
+    make_queue(client, limit)
     make_automation(client, crash_automation())
     print(
         f"work pool {WORK_POOL}; at most {limit} trainings at once; flow runs silent for "
@@ -52,6 +58,17 @@ def make_pool(client: SyncPrefectClient) -> None:
     wanted = with_heartbeat(template or ProcessWorker.get_default_base_job_template())
     if wanted != template:
         client.update_work_pool(WORK_POOL, WorkPoolUpdate(base_job_template=wanted))
+
+
+def make_queue(client: SyncPrefectClient, limit: int) -> None:
+    """Create or update the queue of the training jobs, which starts no more runs at once."""
+    try:
+        queue = client.read_work_queue_by_name(JOB_QUEUE, work_pool_name=WORK_POOL)
+    except ObjectNotFound:
+        client.create_work_queue(JOB_QUEUE, concurrency_limit=limit, work_pool_name=WORK_POOL)
+        return
+    if queue.concurrency_limit != limit:
+        client.update_work_queue(queue.id, concurrency_limit=limit)
 
 
 def with_heartbeat(template: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +139,12 @@ def main() -> None:
     given = parser.parse_args()
     with get_client(sync_client=True) as client:
         set_up(client)
-        deploy_flows()
+    deploy_flows()
+    with open_jobs() as jobs:
+        moved = move_old_schedules(jobs)
+        jobs.follow_template()
+    if moved:
+        print(f"moved from schedules of {TEMPLATE} to jobs: {', '.join(moved)}")
     if given.then_work:
         os.execv(sys.executable, [sys.executable, *WORK])
 

@@ -26,6 +26,7 @@ from mlops.reports.drift import FOLDER
 from mlops.rollout.analysis import ALPHA_WORSE
 from mlops.rollout.runner import RolloutProgress
 from mlops.service import Service
+from mlops.settings import current_settings
 from mlops.store import ModelVersion, RolloutEvent
 from mlops.training.judgement import Judgement
 from tasks.context import Project
@@ -103,7 +104,7 @@ def rollout_key(service: str) -> str:
 
 def gate_table(project: Project, version: ModelVersion, judgement: Judgement, card: Path) -> str:
     """The verdict as Markdown, with links to the MLflow run and the model card."""
-    run = run_url(project.registry.tracking, version, project.settings.mlflow_ui_url)
+    run = run_url(project.registry.tracking, version)
     rows = "\n".join(
         f"| {r.name} {r.title} | {r.outcome} | {r.value:.4g} | {r.threshold:.4g} | {r.reason} |"
         for r in judgement.report.results
@@ -115,10 +116,11 @@ def gate_table(project: Project, version: ModelVersion, judgement: Judgement, ca
     )
 
 
-def run_url(tracking: Tracking, version: ModelVersion, ui_url: str) -> str:
+def run_url(tracking: Tracking, version: ModelVersion) -> str:
     """The run's page: on the configured MLflow server, or on the MLflow UI of this machine."""
-    host = (tracking.uri if tracking.uri.startswith("http") else ui_url).rstrip("/")
-    return f"{host}/#/experiments/{tracking.experiment_id}/runs/{version.run_id}"
+    is_server = tracking.uri.startswith("http")
+    host = tracking.uri if is_server else current_settings().mlflow_ui_url
+    return f"{host.rstrip('/')}/#/experiments/{tracking.experiment_id}/runs/{version.run_id}"
 
 
 class RolloutReporter:

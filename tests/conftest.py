@@ -108,10 +108,10 @@ def _shared(factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prefect_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty Prefect database; where the installation has none, ten seconds make it."""
-    from deployments.demo.__main__ import PREFECT_DATABASE
+    from deployments.prefect_server import EMPTY_DATABASE
 
-    if PREFECT_DATABASE.exists():
-        return PREFECT_DATABASE
+    if EMPTY_DATABASE.exists():
+        return EMPTY_DATABASE
 
     def make(folder: Path) -> None:
         subprocess.run(

@@ -27,7 +27,6 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from deployments import setup
 from deployments.processes import free_port, stop_process
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +49,6 @@ class PrefectServer:
             "PREFECT_HOME": str(self.home),
             "PREFECT_API_URL": self.url,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "MLOPS_PROJECT_DIR": str(ROOT),
         }
 
     def start(self) -> None:
@@ -80,9 +78,7 @@ class PrefectServer:
 
     def deploy_all(self) -> None:
         """What `make deploy` does; it may be done again."""
-        with self.client() as client:
-            setup.set_up(client)
-        self.run("-m", "prefect", "--no-prompt", "deploy", "--all")
+        self.run("-m", "deployments.setup")
 
     def run(self, *arguments: str, env: Mapping[str, str] | None = None) -> str:
         """Run Python in the project's folder against this server; what it printed."""

@@ -18,8 +18,9 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.server.schemas.schedules import CronSchedule as ServerCron
 from prefect.utilities.callables import parameter_schema
 
-from deployments.scheduler import DEPLOYMENT
-from deployments.setup import WORK_POOL
+from deployments import setup
+from deployments.scheduler import TEMPLATE
+from deployments.setup import JOB_QUEUE, WORK_POOL
 from flows.reconcile import CARRY_S
 from mlops.rollout.plan import Strategy
 from mlops.search.config import ModelType
@@ -114,29 +115,29 @@ def test_a_training_comes_as_often_as_its_name_says(name: str, days: list[int]) 
     assert {one.strftime("%H:%M") for one in found} == {"02:00"}
 
 
-def test_jobs_hang_on_a_deployment_without_schedules_of_its_own() -> None:
-    """`prefect deploy` touches the schedules that the file names, and these it names not."""
-    flow, _, name = DEPLOYMENT.partition("/")
+def test_jobs_are_copies_of_a_deployment_without_schedules() -> None:
+    flow, _, name = TEMPLATE.partition("/")
     assert DEPLOYMENTS[name]["schedules"] == []
     assert flow_of(DEPLOYMENTS[name]).name == flow
+    assert DEPLOYMENTS[name]["work_pool"]["work_queue_name"] == JOB_QUEUE
 
 
 def test_it_runs_in_the_pool_that_setup_makes(deployment: dict[str, Any]) -> None:
     assert deployment["work_pool"]["name"] == WORK_POOL
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", ["daily", "weekly", "monthly"])
 def test_it_queues_no_more_than_the_default_of_trainings(name: str) -> None:
     default = Settings.model_fields["max_concurrent_training_jobs"].default
     limit = DEPLOYMENTS[name]["concurrency_limit"]
     assert limit == {"limit": default, "collision_strategy": "ENQUEUE"}
 
 
-def test_the_working_directory_is_the_one_make_deploy_sets() -> None:
+def test_the_working_directory_is_the_clone_that_deploys() -> None:
     (step,) = CONFIG["pull"]
     directory = step["prefect.deployments.steps.set_working_directory"]["directory"]
     assert directory == "{{ $MLOPS_PROJECT_DIR }}"
-    assert 'MLOPS_PROJECT_DIR="$(CURDIR)"' in (ROOT / "Makefile").read_text()
+    assert setup.ROOT == ROOT
 
 
 @pytest.mark.parametrize(

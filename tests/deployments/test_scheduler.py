@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import deployments
 from deployments import ModelScheduler, ScheduleType, scheduler
-from deployments.scheduler import DEPLOYMENT, JOB_ID, PARAMETERS
+from deployments.scheduler import JOB_ID, TEMPLATE
 from deployments.schedules import make_schedule
 from flows.train import train
 from mlops.errors import JobNotFound, MlopsError, ScheduleError
@@ -195,7 +195,10 @@ def test_a_job_calls_the_flow_with_what_it_takes_and_with_the_whole_service() ->
         scheduler.TrainingConfig(data_window_days=30),
         scheduler.DeploymentConfig(auto_deploy=True),
     )
-    assert parameters.keys() == PARAMETERS
+    assert parameters.keys() == {
+        *("symbol", "venue", "timeframe", "target", "horizon"),
+        *("model_type", "training", "deployment_config", "reason"),
+    }
     assert parameters["training"] == {"data_window_days": 30}
     called = train.validate_parameters(parameters)
     assert (called["venue"], called["horizon"]) == ("binance", 24)
@@ -237,7 +240,7 @@ def test_a_job_lives_in_the_server_until_it_is_removed(prefect_server: None) -> 
     jobs = ModelScheduler(SETTINGS, MLOpsManager(SETTINGS))
     with get_client(sync_client=True) as client:
         flow_id = client.create_flow(train)
-        deployment = client.create_deployment(flow_id=flow_id, name=DEPLOYMENT.partition("/")[2])
+        deployment = client.create_deployment(flow_id=flow_id, name=TEMPLATE.partition("/")[2])
         job_id = as_the_docs_say(jobs.manager)
         assert job_id == adding()
         first = jobs.job_status(job_id).next_run

@@ -8,15 +8,16 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import DeploymentScheduleCreate
-from prefect.client.schemas.schedules import IntervalSchedule
+from prefect.client.schemas.actions import DeploymentUpdate
 
 from deployments import ModelScheduler, ScheduleType
-from deployments.scheduler import DEPLOYMENT, due_time, open_jobs
+from deployments.scheduler import Jobs, due_time, open_jobs
+from deployments.setup import JOB_QUEUE, ROOT
 from mlops.errors import JobNotFound, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.settings import current_settings
@@ -102,9 +103,10 @@ def test_a_job_has_its_runs_at_once_and_at_its_times(
     assert {time.strftime("%H:%M") for time in times} == {"02:30"}
     assert len({time.date() for time in times}) == len(times)
     assert deployed.job_status(job_id).next_run == times[0]
-    first = min(runs(client, DEPLOYMENT), key=due_time)
+    first = min(runs(client, f"train/{job_id}"), key=due_time)
     assert first.created_by is not None
     assert first.created_by.display_value == job_id
+    assert first.work_queue_name == JOB_QUEUE
     assert first.parameters["deployment_config"]["auto_deploy"] is True
     assert first.parameters["reason"] == "schedule"
 
@@ -129,19 +131,25 @@ def test_jobs_outlive_the_server(deployed: ModelScheduler, server: PrefectServer
     assert coming(job_id)[: len(before)] == before
 
 
-def test_deploying_again_leaves_jobs_alone(
+def test_deploying_again_leads_every_job_to_the_clone_that_deploys(
     deployed: ModelScheduler, server: PrefectServer, client: SyncPrefectClient
 ) -> None:
-    """Also where somebody made a schedule in the UI, which has no name."""
-    job_id = add(deployed)
-    known = deployed.list_jobs()
-    nameless = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(days=9)))
-    deployment = client.read_deployment_by_name(DEPLOYMENT).id
-    (made,) = client.create_deployment_schedules(deployment, [nameless])
+    """Its parameters, its runs and whether it is paused stay."""
+    job_id, paused = add(deployed), add(deployed, model_type="linear")
+    deployed.pause_training_job(paused)
+    known, before = deployed.list_jobs(), coming(job_id)
+    elsewhere = [{"prefect.deployments.steps.set_working_directory": {"directory": "/gone"}}]
+    with open_jobs() as jobs:
+        for job in jobs.all():
+            client.update_deployment(job.id, DeploymentUpdate(pull_steps=elsewhere))
     server.deploy_all()
     assert deployed.list_jobs() == known
-    until(lambda: coming(job_id), 90)
-    client.delete_deployment_schedule(deployment, made.id)
+    assert coming(job_id)[: len(before)] == before
+    assert coming(paused) == []
+    with open_jobs() as jobs:
+        steps = [job.pull_steps for job in jobs.all()]
+    here = [{"prefect.deployments.steps.set_working_directory": {"directory": str(ROOT)}}]
+    assert steps == [here, here]
 
 
 def test_a_paused_job_has_no_runs_until_it_is_resumed(deployed: ModelScheduler) -> None:
@@ -155,35 +163,81 @@ def test_a_paused_job_has_no_runs_until_it_is_resumed(deployed: ModelScheduler) 
     assert coming(job_id)[:3] == before[:3]
 
 
-def test_a_job_that_prefects_own_switch_has_emptied_is_repaired_by_adding_it_again(
+def test_prefects_own_switch_leaves_a_job_its_parameters(
     deployed: ModelScheduler, client: SyncPrefectClient
 ) -> None:
     job_id, known = add(deployed), deployed.list_jobs()
-    with open_jobs() as jobs:
-        client.update_deployment_schedule(jobs.deployment.id, jobs.find(job_id).id, active=False)
-    (job,) = deployed.list_jobs()
-    assert (job.emptied, job.service) == (True, known[0].service)
-    for refused in (deployed.resume_training_job, deployed.run_now):
-        with pytest.raises(ScheduleError, match="Add the job again"):
-            refused(job_id)
-    assert add(deployed) == job_id
+    for active in (False, True):
+        switch(client, job_id, active=active)
+        assert [job.active for job in deployed.list_jobs()] == [active]
     assert deployed.list_jobs() == known
+    run = client.read_flow_run(UUID(deployed.run_now(job_id)))
+    assert run.parameters["symbol"] == "BTC/USDT"
+
+
+def switch(client: SyncPrefectClient, job_id: str, *, active: bool) -> None:
+    """As Prefect's UI does it: without parameters."""
+    with open_jobs() as jobs:
+        job = jobs.find(job_id)
+    client.update_deployment_schedule(job.id, job.schedules[0].id, active=active)
 
 
 def test_a_stopped_scheduler_runs_nothing_until_it_is_started(deployed: ModelScheduler) -> None:
-    job_id = add(deployed)
+    """Jobs that are added or resumed meanwhile are stopped too; a paused one stays paused."""
+    ids = [add(deployed), add(deployed, model_type="ensemble")]
+    deployed.pause_training_job(ids[1])
     asyncio.run(deployed.stop())
-    add(deployed, model_type="linear")
-    with open_jobs() as jobs:
-        assert jobs.waiting() == []
+    ids += [add(deployed, model_type="linear"), add(deployed, model_type="transformer")]
+    deployed.pause_training_job(ids[3])
+    deployed.resume_training_job(ids[3])
+    assert [coming(job_id) for job_id in ids] == [[], [], [], []]
+    assert [job.active for job in deployed.list_jobs()] == [
+        job_id != ids[1] for job_id in sorted(ids)
+    ]
     asyncio.run(deployed.start())
+    assert [bool(coming(job_id)) for job_id in ids] == [True, False, True, True]
+
+
+def test_a_job_that_is_added_while_all_are_being_stopped_is_stopped(
+    deployed: ModelScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_jobs() as others:
+        create = Jobs.create_paused
+
+        def stop_in_between(*given: Any, **named: Any) -> UUID:
+            others.stop()
+            return create(*given, **named)
+
+        monkeypatch.setattr(Jobs, "create_paused", stop_in_between)
+        job_id = add(deployed)
+        assert coming(job_id) == []
+        others.start()
     assert coming(job_id)
 
 
-def test_a_removed_job_is_gone_and_what_others_have_due_is_not(
-    deployed: ModelScheduler, client: SyncPrefectClient
+@pytest.mark.parametrize("change", ["pause", "resume", "remove", "add again"])
+def test_a_change_to_a_job_leaves_the_runs_of_others_alone(
+    deployed: ModelScheduler, client: SyncPrefectClient, change: str
 ) -> None:
+    """Overdue ones too, for which no worker was free yet."""
     job_id, other = add(deployed), add(deployed, model_type="linear")
+    for each in (job_id, other):
+        miss_a_run(client, each)
+    before = run_ids(client, other)
+    assert coming(other)[0] < datetime.now(UTC)
+    if change == "add again":
+        add(deployed, training_config={"data_window_days": 60})
+    else:
+        getattr(deployed, f"{change}_training_job")(job_id)
+    assert run_ids(client, other) == before
+
+
+def run_ids(client: SyncPrefectClient, job_id: str) -> set[UUID]:
+    return {run.id for run in runs(client, f"train/{job_id}")}
+
+
+def miss_a_run(client: SyncPrefectClient, job_id: str) -> None:
+    """Make the run of the last day, as if the server had made it in time."""
     now = datetime.now(UTC)
     missed = {
         "start_time": (now - timedelta(days=1)).isoformat(),
@@ -191,19 +245,46 @@ def test_a_removed_job_is_gone_and_what_others_have_due_is_not(
         "min_runs": 1,
         "max_runs": 1,
     }
-    where = {"id": client.read_deployment_by_name(DEPLOYMENT).id}
+    where = {"id": client.read_deployment_by_name(f"train/{job_id}").id}
     client.request("POST", "/deployments/{id}/schedule", path_params=where, json=missed)
-    assert coming(job_id)[0] < now
-    before = coming(other)
-    assert before[0] < now
+
+
+def test_a_paused_job_has_no_overdue_run_either(
+    deployed: ModelScheduler, client: SyncPrefectClient
+) -> None:
+    job_id = add(deployed)
+    miss_a_run(client, job_id)
+    deployed.pause_training_job(job_id)
+    assert coming(job_id) == []
+
+
+def test_a_removed_job_is_gone(deployed: ModelScheduler) -> None:
+    job_id, other = add(deployed), add(deployed, model_type="linear")
     deployed.remove_training_job(job_id)
     assert [job.job_id for job in deployed.list_jobs()] == [other]
-    # Made again, it is due now.
-    after = coming(other)
-    assert len(after) == len(before)
-    assert after[0] < datetime.now(UTC)
     with pytest.raises(JobNotFound, match=other):
         deployed.remove_training_job(job_id)
+
+
+def test_more_jobs_than_one_page_are_listed(
+    deployed: ModelScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.scheduler.PAGE", 2)
+    ids = [add(deployed, schedule_config={"hour": hour}) for hour in range(5)]
+    assert [job.job_id for job in deployed.list_jobs()] == sorted(ids)
+
+
+def test_a_job_whose_schedule_was_deleted_is_shown_and_added_again(
+    deployed: ModelScheduler, client: SyncPrefectClient
+) -> None:
+    job_id, known = add(deployed), deployed.list_jobs()
+    with open_jobs() as jobs:
+        job = jobs.find(job_id)
+    client.delete_deployment_schedule(job.id, job.schedules[0].id)
+    [shown] = deployed.list_jobs()
+    assert (shown.schedule, shown.active) == ("", False)
+    assert add(deployed) == job_id
+    assert deployed.list_jobs() == known
 
 
 def test_a_cron_creates_runs(deployed: ModelScheduler) -> None:

@@ -31,9 +31,11 @@ def test_it_may_be_run_again_and_follows_the_settings(
 ) -> None:
     for limit in (2, 5):
         monkeypatch.setenv("MAX_CONCURRENT_TRAINING_JOBS", str(limit))
-        setup.main()
+        setup.set_up(client)
         found = client.read_global_concurrency_limit_by_name(TRAINING_LIMIT)
         assert found.limit == limit
+        queue = client.read_work_queue_by_name(setup.JOB_QUEUE, work_pool_name=setup.WORK_POOL)
+        assert queue.concurrency_limit == limit
     assert client.read_work_pool(setup.WORK_POOL).type == "process"
     assert "at most 5 trainings at once" in capsys.readouterr().out
 

@@ -112,10 +112,13 @@ def test_a_table_has_a_row_for_each_gate_with_its_reason(returns: Studied) -> No
         ("https://mlflow.example/", "https://mlflow.example"),
     ],
 )
-def test_a_run_is_linked_where_mlflow_shows_it(volatility: Studied, uri: str, host: str) -> None:
+def test_a_run_is_linked_where_mlflow_shows_it(
+    volatility: Studied, uri: str, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tracking = volatility.project.registry.tracking
     version = volatility.registered()
-    url = run_url(replace(tracking, uri=uri), version, "http://127.0.0.1:5100")
+    monkeypatch.setenv("MLFLOW_UI_URL", "http://127.0.0.1:5100/")
+    url = run_url(replace(tracking, uri=uri), version)
     assert url == f"{host}/#/experiments/{tracking.experiment_id}/runs/{version.run_id}"
 
 

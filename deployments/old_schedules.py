@@ -1,0 +1,67 @@
+"""Makes jobs of the schedules that earlier releases kept at the deployment `train/scheduled`.
+
+It may be killed at any point and run again: no job is lost or doubled. The tag `MOVING` marks a job
+that is paused only because its old schedule may still be there.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.objects import DeploymentSchedule, FlowRun
+
+from deployments.scheduler import JOB_ID, TAG, Jobs, due_time, is_active
+
+MOVING = "moved-from-old-schedule"
+
+
+def move_old_schedules(jobs: Jobs) -> list[str]:
+    """Move every old schedule; returns the ids of the jobs moved now.
+
+    Schedules whose parameters were lost, by Prefect's own switch, stay where they are.
+    """
+    old = [schedule for schedule in jobs.template.schedules if _is_complete_job(schedule)]
+    known = {job.name: job.id for job in jobs.all()}
+    overdue = [run for run in jobs.waiting(jobs.template) if due_time(run) <= datetime.now(UTC)]
+    for schedule in old:
+        job_id = str(schedule.slug)
+        # A job of that id is the newer one: added since, or moved before a kill.
+        deployment = known.get(job_id) or jobs.create_paused(
+            job_id,
+            schedule.schedule,
+            schedule.parameters,
+            active=schedule.active,
+            tags=[MOVING],
+        )
+        for run in overdue:
+            if _belongs_to(run, schedule):
+                # Deleting any schedule of a deployment deletes the overdue runs of all.
+                jobs.client.create_flow_run_from_deployment(
+                    deployment, idempotency_key=f"moved {run.id}"
+                )
+    for schedule in old:
+        jobs.client.delete_deployment_schedule(jobs.template.id, schedule.id)
+    if old and not jobs.template.paused:
+        # For schedules that somebody made in the Prefect UI.
+        jobs.create_scheduled_runs(jobs.template.id)
+    _resume_moved(jobs)
+    return [str(schedule.slug) for schedule in old]
+
+
+def _resume_moved(jobs: Jobs) -> None:
+    """Let the moved jobs run, and take their mark away, in one change."""
+    for job in jobs.all():
+        if MOVING in job.tags:
+            paused = jobs.are_stopped() or not is_active(job)
+            jobs.client.update_deployment(job.id, DeploymentUpdate(paused=paused, tags=[TAG]))
+            if not paused:
+                jobs.create_scheduled_runs(job.id)
+
+
+def _is_complete_job(schedule: DeploymentSchedule) -> bool:
+    return bool(JOB_ID.fullmatch(schedule.slug or "")) and "symbol" in schedule.parameters
+
+
+def _belongs_to(run: FlowRun, schedule: DeploymentSchedule) -> bool:
+    return run.created_by is not None and run.created_by.id == schedule.id
