@@ -144,6 +144,13 @@ class Custom(Forecaster):
         return str(self.recipe.params[CLASS_PATH])
 
     def _create_model(self) -> TradingModel:
+        kind = self._import_class()
+        config = {key: value for key, value in self.recipe.params.items() if key != CLASS_PATH}
+        model: TradingModel = kind(config)
+        return model
+
+    def _import_class(self) -> type:
+        """The class, which its module, or a module inside it, must define and not only import."""
         module, _, name = self._path.partition(":")
         try:
             kind = getattr(import_module(module), name)
@@ -152,9 +159,12 @@ class Custom(Forecaster):
                 f"class_path={self._path!r} cannot be imported ({error}); write module:Class of "
                 "something installed here"
             ) from error
-        config = {key: value for key, value in self.recipe.params.items() if key != CLASS_PATH}
-        model: TradingModel = kind(config)
-        return model
+        if not isinstance(kind, type) or not f"{kind.__module__}.".startswith(f"{module}."):
+            raise ModelError(
+                f"class_path={self._path!r} is no class that {module} defines; name the module "
+                "that defines it, and add that to CUSTOM_MODEL_MODULES if it may be trusted"
+            )
+        return kind
 
 
 def _build_frame(dataset: Dataset, spec: FeatureSpec, rows: RowArray) -> pd.DataFrame:

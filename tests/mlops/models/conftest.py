@@ -52,6 +52,7 @@ def own_models(monkeypatch):
     """An importable module with a custom model, as a user would install it."""
     module = ModuleType("own_models")
     module.LastRange = LastRange
+    monkeypatch.setattr(LastRange, "__module__", module.__name__)
     monkeypatch.setitem(sys.modules, "own_models", module)
     return module
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import os
+
 import numpy as np
 import pytest
 
@@ -61,6 +64,7 @@ class Short(Model):
 def _installed(own_models, monkeypatch):
     for kind in (Model, Unkeepable, Speaking, Wordy, Short):
         monkeypatch.setattr(own_models, kind.__name__, kind, raising=False)
+        monkeypatch.setattr(kind, "__module__", own_models.__name__)
 
 
 def _fit(name, dataset_of):
@@ -75,6 +79,14 @@ def test_a_class_that_is_not_allowed_is_not_imported():
     recipe = Recipe("custom", ("har_1",), params={"class_path": "os:system"})
     with pytest.raises(ModelError, match="os:system"):
         build_forecaster(recipe, VOLATILITY, allowed_classes=["own_models:Model"])
+
+
+@pytest.mark.parametrize("name", ["OrderedDict", "system"])
+def test_a_module_does_not_vouch_for_what_it_imports(own_models, monkeypatch, name, dataset_of):
+    imported = {"OrderedDict": collections.OrderedDict, "system": os.system}[name]
+    monkeypatch.setattr(own_models, name, imported, raising=False)
+    with pytest.raises(ModelError, match=f"own_models:{name}' is no class that own_models defines"):
+        _fit(name, dataset_of)
 
 
 def test_a_member_of_an_ensemble_is_checked_as_well():
