@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import sqlalchemy as sa
@@ -20,6 +21,7 @@ from filelock import FileLock, Timeout
 from mlops.errors import RowRefused, StoreError
 from mlops.store.connect import EXAMPLES, lift_answer_limit, make_engine
 from mlops.store.migrations import current_revision, is_readable, upgrade
+from mlops.store.sqlite_files import keep_copy_before_migration
 
 PATIENCE_S = 30.0
 MIGRATION_S = 60
@@ -171,7 +173,10 @@ def _unchecked_sqlite_references(connection: sa.Connection) -> Iterator[None]:
 
 @contextmanager
 def _sqlite_migration_lock(engine: sa.Engine) -> Iterator[None]:
-    """Hold a lock file while switching to WAL, which ignores busy_timeout, and migrating."""
+    """Hold a lock file while switching to WAL, which ignores busy_timeout, and migrating.
+
+    A store that has rows is copied first.
+    """
     if engine.dialect.name != "sqlite":
         yield
         return
@@ -181,7 +186,16 @@ def _sqlite_migration_lock(engine: sa.Engine) -> Iterator[None]:
             raw.cursor().execute("PRAGMA journal_mode = WAL")
         finally:
             raw.close()
+        _keep_copy_before_migration(engine)
         yield
+
+
+def _keep_copy_before_migration(engine: sa.Engine) -> None:
+    with engine.connect() as connection:
+        revision = current_revision(connection)
+        if revision is None or is_readable(connection, revision):
+            return
+    keep_copy_before_migration(Path(str(engine.url.database)), revision)
 
 
 def _lock_postgres_for_migration(connection: sa.Connection) -> None:
