@@ -32,6 +32,7 @@ from mlops import logs
 from mlops.alerts.channels import channels_of
 from mlops.alerts.delivery import Channel
 from mlops.alerts.direct import DirectAlerts
+from mlops.errors import KeyMismatch
 from mlops.installation import Installation, open_installation
 from mlops.monitoring.guard import Guard
 from mlops.serving.local_troubles import find_local_troubles
@@ -237,7 +238,10 @@ def main(arguments: list[str] | None = None) -> None:
     sys.setswitchinterval(SWITCH_S)
     identity = Identity.of(f"{given.host}:{given.port}", given.name)
     installation = open_installation(settings, patience_s=STORE_PATIENCE_S)
-    runtime = open_runtime(installation, identity, batching=given.batching == "on")
+    try:
+        runtime = open_runtime(installation, identity, batching=given.batching == "on")
+    except KeyMismatch as error:
+        sys.exit(f"the replica does not start: {error}")
     # Imported modules stay: a full collection need not walk them. A request leaves no cycle.
     gc.collect()
     gc.freeze()

@@ -18,6 +18,7 @@
     ├── GateError              evidence that cannot be judged
     ├── BundleError            a version's files are missing, altered or not loadable
     │   └── BundleUnavailable  ... here, by no fault of the version: another machine may load it
+    │       └── KeyMismatch    ... because its signing key is another one
     ├── RegistryError          registration or look-up failed
     │   └── VersionNotFound    no version under that id
     ├── ServingError           a request that was not answered
@@ -31,6 +32,7 @@
     ├── RolloutError           a rollout that was requested and is impossible
     │   ├── RolloutRefused     ... because the version may not go live
     │   └── RolloutFailed      a rollout that was undone
+    ├── BackupError            a copy that cannot be taken, or not be restored
     ├── AlertNotSent           a message that a channel did not accept
     │   └── AlertRefused       ... for its length or its text, and would not accept later
     ├── ScheduleError          a training job that cannot be scheduled
@@ -150,12 +152,20 @@ class BundleUnavailable(BundleError):
     """A version that this process cannot fetch or open, by no fault of the version."""
 
 
+class KeyMismatch(BundleUnavailable):
+    """A signing key that is not the one of the store, or did not sign the bundle."""
+
+
 class RegistryError(MlopsError):
     """Registration or look-up failed."""
 
 
 class VersionNotFound(RegistryError, LookupError):
     """No version under that id."""
+
+
+class BackupError(MlopsError):
+    """A copy of an installation that cannot be taken, or not be restored."""
 
 
 class AlertNotSent(MlopsError):

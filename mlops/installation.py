@@ -77,9 +77,15 @@ class Installation:
 
     @cached_property
     def trust(self) -> Trust:
-        """The signing key and the modules whose classes may be loaded."""
+        """The signing key and the modules whose classes may be loaded.
+
+        Raises:
+            KeyMismatch: when the store knows another signing key.
+        """
         return open_trust(
+            self.store,
             self.home,
+            self.bundles,
             self.settings.custom_model_modules,
             allow_signed_pickle=self.settings.allow_signed_pickle,
         )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -59,13 +61,12 @@ class Manifest:
         """Read a file of the bundle.
 
         Raises:
+            BundleUnavailable: when this process cannot read it.
             BundleError: when these bytes are not those of the manifest: the file may have changed
                 since `read_manifest` checked it.
         """
-        try:
+        with naming_read_errors(directory):
             content = (directory / name).read_bytes()
-        except OSError as error:
-            raise BundleError(f"{name} of bundle {directory} cannot be read ({error})") from error
         if hashlib.sha256(content).hexdigest() != self.files[name]:
             raise BundleError(f"{name} of bundle {directory} changed while it was loaded")
         return content
@@ -80,6 +81,24 @@ class Manifest:
                 "digest": self.digest,
             }
         )
+
+
+@contextmanager
+def naming_read_errors(directory: Path) -> Iterator[None]:
+    """Turn the system's refusals to read a bundle into `BundleUnavailable`."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) and directory.is_dir():
+            raise BundleError(
+                f"bundle {directory} has lost {Path(error.filename).name}; restore it from a copy "
+                "or register the model again"
+            ) from error
+        raise BundleUnavailable(
+            f"{error.filename or directory} cannot be read here ({error.strerror}); check that "
+            "the folder is mounted and readable, and that this process has descriptors left "
+            "(ulimit -n)"
+        ) from error
 
 
 def canonical_json(value: Any) -> str:
@@ -97,12 +116,18 @@ def read_manifest(directory: Path, *, max_bytes: int = MAX_BYTES) -> Manifest:
     """Read the manifest and check every byte of the directory against it.
 
     Raises:
+        BundleUnavailable: when this process cannot read it, or it is not there.
         BundleError: naming what is missing, stray, linked, too large, altered or too new.
     """
-    _check_listing(directory, max_bytes)
-    manifest = _parse_manifest(directory)
-    expected = set(manifest.files) | {MANIFEST, SIGNATURE}
-    present = {path.name for path in directory.iterdir()}
+    with naming_read_errors(directory):
+        present = _check_listing(directory, max_bytes)
+        manifest = _parse_manifest(directory)
+        _check_names(directory, present, set(manifest.files) | {MANIFEST, SIGNATURE})
+        _check_hashes(directory, manifest)
+    return manifest
+
+
+def _check_names(directory: Path, present: set[str], expected: set[str]) -> None:
     if present != expected:
         missing = ", ".join(sorted(expected - present)) or "none"
         stray = ", ".join(sorted(present - expected)) or "none"
@@ -110,37 +135,44 @@ def read_manifest(directory: Path, *, max_bytes: int = MAX_BYTES) -> Manifest:
             f"bundle {directory} has the wrong files (missing: {missing}; stray: {stray}); "
             "register the model again"
         )
+
+
+def _check_hashes(directory: Path, manifest: Manifest) -> None:
     for name, recorded in manifest.files.items():
         if _sha256(directory / name) != recorded:
             raise BundleError(
                 f"{name} of bundle {directory} was altered after registration; "
                 "restore it from a copy or register the model again"
             )
-    return manifest
 
 
-def _check_listing(directory: Path, max_bytes: int) -> None:
+def _check_listing(directory: Path, max_bytes: int) -> set[str]:
+    """Check sizes and kinds of a bundle's files; returns their names."""
     if not directory.is_dir():
-        raise BundleUnavailable(f"there is no bundle at {directory}; check the path")
-    total = 0
+        raise BundleUnavailable(
+            f"there is no bundle at {directory}; check the path, and that it is mounted here"
+        )
+    names, total = set(), 0
     for path in directory.iterdir():
         if path.is_symlink() or not path.is_file():
             raise BundleError(
                 f"{path.name} of bundle {directory} is a link or a folder; "
                 "a bundle holds plain files only"
             )
+        names.add(path.name)
         total += path.stat().st_size
     if total > max_bytes:
         raise BundleError(
             f"bundle {directory} is {total:,} bytes, more than {max_bytes:,}; "
             "register a smaller model"
         )
+    return names
 
 
 def _parse_manifest(directory: Path) -> Manifest:
     try:
         manifest = msgspec.json.decode((directory / MANIFEST).read_bytes(), type=Manifest)
-    except (OSError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(
             f"{directory / MANIFEST} is not a bundle's manifest ({error}); register the model again"
         ) from error

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from mlops.errors import BundleError
 from mlops.models.bundle import Bundle, Trust, open_bundle
-from mlops.models.signing import load_or_make_key
 from mlops.registry.fetching import BundleFolders, bundle_folders, fetch_bundle
+from mlops.registry.keys import open_key
 from mlops.registry.tracking import Tracking, connect
 from mlops.store import ModelVersion, Store, get_version, open_store
 
@@ -58,28 +58,41 @@ def open_registry(
     custom_modules: tuple[str, ...] = (),
     allow_signed_pickle: bool = False,
 ) -> Registry:
-    """Open store, MLflow experiment and signing key; each is made where it is missing.
+    """Open store, MLflow experiment and signing key; each is made where there is none yet.
 
     Raises:
         StoreError, RegistryError, BundleError: when one of them cannot be used.
     """
     home = base_path.resolve()
-    trust = open_trust(home, custom_modules, allow_signed_pickle=allow_signed_pickle)
+    store, bundles = open_store(store_url), bundle_folders(home, tracking_uri)
+    trust = open_trust(
+        store, home, bundles, custom_modules, allow_signed_pickle=allow_signed_pickle
+    )
     return Registry(
-        store=open_store(store_url),
+        store=store,
         tracking=connect(tracking_uri, experiment),
         home=home,
         trust=trust,
-        bundles=bundle_folders(home, tracking_uri),
+        bundles=bundles,
     )
 
 
 def open_trust(
-    home: Path, custom_modules: tuple[str, ...] = (), *, allow_signed_pickle: bool = False
+    store: Store,
+    home: Path,
+    folders: BundleFolders,
+    custom_modules: tuple[str, ...] = (),
+    *,
+    allow_signed_pickle: bool = False,
 ) -> Trust:
-    """What this installation loads; its signing key is made where it is missing."""
+    """What this installation loads; its signing key is made where nothing was registered yet.
+
+    Raises:
+        KeyMismatch: when the store knows another key; the message says how to copy it.
+    """
     home.mkdir(parents=True, exist_ok=True)
-    return Trust(load_or_make_key(key_file(home)), custom_modules, allow_signed_pickle)
+    key = open_key(store, key_file(home), folders)
+    return Trust(key, custom_modules, allow_signed_pickle)
 
 
 def fetch(bundle_uri: str, digest: str, registry: Registry) -> Path:

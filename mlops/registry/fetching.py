@@ -142,7 +142,7 @@ def _find_in_place(uri: str, folders: BundleFolders) -> Path:
     path = path_of(uri)
     if not path.is_dir():
         raise BundleUnavailable(
-            f"there is no bundle at {uri} now; mount its disk, or restore it from a backup"
+            f"the bundle {uri} is not there; mount its disk, or restore it from a backup"
         )
     return path
 
@@ -182,6 +182,8 @@ def _download_into(folder: Path, uri: str, download: Download) -> Path:
 def _is_whole(directory: Path, digest: str) -> bool:
     try:
         return directory.is_dir() and read_manifest(directory).digest == digest
+    except BundleUnavailable:
+        raise
     except BundleError:
         # It is damaged on disk, and is downloaded again.
         return False

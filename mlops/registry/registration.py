@@ -22,9 +22,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mlops.code_version import DISTRIBUTION, release
 from mlops.errors import MlopsError, RegistryError, StoreError
 from mlops.models.manifest import MAX_BYTES
+from mlops.models.signing import SigningKey
 from mlops.registry import reconcile
 from mlops.registry.bundles import BundleParts, verify_bundle, write_bundle
 from mlops.registry.connection import BUNDLE_FOLDER, Registry, fetch
+from mlops.registry.keys import choose_signing_key, require_known_key
 from mlops.registry.mirror import (
     DIGEST_TAG,
     LOGGED_TAG,
@@ -218,8 +220,13 @@ def _make_pending(
 
 
 def _write(registry: Registry, candidate: Candidate, staged: Path) -> str:
+    key = choose_signing_key(registry.store, _require_key(registry), registry.key_file)
+    return write_bundle(candidate.parts, staged, key)
+
+
+def _require_key(registry: Registry) -> SigningKey:
     assert registry.trust.key is not None
-    return write_bundle(candidate.parts, staged, registry.trust.key)
+    return registry.trust.key
 
 
 def log_model(
@@ -297,6 +304,7 @@ def _commit(
         require_held(connection, hooks.lease)
         if hooks.fence is not None:
             hooks.fence(connection)
+        require_known_key(connection, _require_key(registry), registry.key_file)
         insert_version(connection, row, why)
         if candidate.begins_service:
             begin_route(connection, row.service, row.model_id, why)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -29,3 +30,17 @@ def read_installation(connection: Connection) -> InstallationRow:
     """The identity of the store that the caller's transaction reads."""
     row = connection.execute(sa.select(installation)).one()
     return InstallationRow(row.uuid, tuple(row.key_fingerprints), row.min_reader)
+
+
+def write_key_fingerprints(connection: Connection, fingerprints: Sequence[str]) -> None:
+    """Replace the signing keys that the store knows, inside the caller's transaction."""
+    connection.execute(installation.update().values(key_fingerprints=list(fingerprints)))
+
+
+def record_first_key(connection: Connection, fingerprint: str) -> tuple[str, ...]:
+    """Write the signing key of a store that knows none; returns the keys that it knows then."""
+    query = sa.select(installation.c.key_fingerprints).with_for_update()
+    known = tuple(connection.execute(query).scalar_one())
+    if not known:
+        write_key_fingerprints(connection, (fingerprint,))
+    return known or (fingerprint,)

@@ -33,6 +33,7 @@ from mlops.registry import BundleParts, bundle_parts, write_bundle
 from mlops.registry.connection import key_file
 from mlops.service import Service
 from mlops.store import ModelVersion, Status, Why, open_store
+from mlops.store.identity import record_first_key
 from mlops.store.routes import begin_route, change_route
 from mlops.store.schema import installation, metadata
 from mlops.store.versions import insert_version
@@ -158,6 +159,7 @@ class _Maker:
         ]
         url = f"sqlite:///{self.folder / 'store.db'}"
         with closing(open_store(url)) as store, store.write() as connection:
+            record_first_key(connection, self.key.fingerprint)
             for row in rows:
                 insert_version(connection, row, Why(AT))
             began = begin_route(connection, KEY, BASELINE, Why(AT))

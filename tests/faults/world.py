@@ -94,14 +94,15 @@ class World:
         no_memory_for: Sequence[str] = (),
         descriptors: int | None = None,
         url: str | None = None,
+        home: Path | None = None,
         wait: bool = True,
     ) -> Process:
         """Start a replica; ``stands_by``: as controller; ``gated``: unharmed until `let`.
 
-        ``descriptors``: how many it may open.
+        ``descriptors``: how many it may open; ``home``: the base path of another machine.
         """
         given = {
-            "port": self.ports[who],
+            "port": self.ports.get(who, 0),
             "stands_by": stands_by,
             "no_memory_for": list(no_memory_for),
             "descriptors": descriptors,
@@ -109,7 +110,7 @@ class World:
             "gate": str(self._gate(who)) if gated else None,
         }
         self._gate(who).unlink(missing_ok=True)
-        process = self._spawn("replica", who, faults, url=url, **given)
+        process = self._spawn("replica", who, faults, url=url, home=home, **given)
         if wait:
             self.until(lambda: self.ready(who), f"{who} is ready", process=process)
         return process
@@ -208,6 +209,7 @@ class World:
         faults: Sequence[Fault],
         *,
         url: str | None = None,
+        home: Path | None = None,
         **given: Any,
     ) -> Process:
         known = {
@@ -224,7 +226,7 @@ class World:
             known | given | {"faults": [fault.to_dict() for fault in faults]},
             who=who,
             env={
-                "MLOPS_BASE_PATH": str(self.folder),
+                "MLOPS_BASE_PATH": str(home or self.folder),
                 "STORE_URL": url or self.url,
                 "CUSTOM_MODEL_MODULES": MODULE,
                 "SERVING_TIME_BUDGET_S": f"{self.budget_s:g}",

@@ -206,8 +206,9 @@ class ModelPool:
             BundleError: when the bundle cannot be fetched, or is another one.
         """
         path = fetch_bundle(version.bundle_uri, version.digest, self.bundles)
-        _check_digest(read_manifest(path).digest, version)
-        return int(json.loads((path / CONFIG).read_text(encoding="utf-8"))["warm_up"])
+        manifest = read_manifest(path)
+        _check_digest(manifest.digest, version)
+        return int(json.loads(manifest.read(path, CONFIG))["warm_up"])
 
     def load(self, version: ModelVersion) -> None:
         """Load a version, after any other load; a version that is ready stays as it is.
