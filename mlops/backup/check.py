@@ -1,0 +1,99 @@
+"""Tells what is wrong with an installation: databases, key, bundles, and room on the disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from mlops.errors import BundleError, MlopsError, StoreError
+from mlops.installation import Installation
+from mlops.models.manifest import read_manifest
+from mlops.registry import fetch_bundle, find_unknown_versions
+from mlops.registry.fetching import is_local
+from mlops.store import ModelVersion, list_routes, list_versions
+from mlops.store.sqlite_files import find_damage
+
+LEAST_FREE_BYTES = 1024**3
+"""Less free room stops forecasts and registrations soon."""
+
+
+def find_problems(installation: Installation) -> tuple[str, ...]:
+    """What is wrong, one sentence each; empty where nothing is.
+
+    A bundle that an MLflow server keeps is checked where a service serves it, and is downloaded
+    for that.
+    """
+    problems = [*_check_databases(installation), *_check_room(installation)]
+    try:
+        installation.store  # noqa: B018 - it is opened, which tells whether the schema fits
+    except StoreError as error:
+        return (*problems, f"the store does not open: {error}")
+    return (*problems, *_check_versions(installation), *_check_mlflow(installation))
+
+
+def _check_databases(installation: Installation) -> Iterator[str]:
+    mlflow = installation.bundles.mlflow.uri
+    for name, url in (("the store", installation.settings.database_url), ("MLflow", mlflow)):
+        path = Path(url.removeprefix("sqlite:///"))
+        if not url.startswith("sqlite"):
+            continue
+        try:
+            damage = find_damage(path)
+        except StoreError as error:
+            yield f"{name}: {error}"
+            continue
+        if damage:
+            yield f"{name}: {path} is damaged ({damage}); restore it from a backup"
+
+
+def _check_room(installation: Installation) -> Iterator[str]:
+    if not installation.home.exists():
+        yield f"there is no {installation.home}; check MLOPS_BASE_PATH"
+        return
+    free = shutil.disk_usage(installation.home).free
+    if free < LEAST_FREE_BYTES:
+        yield f"{installation.home} has {free:,} bytes free, less than {LEAST_FREE_BYTES:,}"
+
+
+def _check_versions(installation: Installation) -> Iterator[str]:
+    try:
+        installation.trust  # noqa: B018 - it is opened, which compares the key with the store
+    except MlopsError as error:
+        yield str(error)
+        return
+    serving = {
+        model_id
+        for route in list_routes(installation.store)
+        for model_id in (route.champion, route.challenger, route.previous_champion, route.baseline)
+    }
+    for version in list_versions(installation.store):
+        if is_local(version.bundle_uri) or version.model_id in serving:
+            try:
+                _check_bundle(version, installation)
+            except MlopsError as error:
+                yield f"{version.model_id}: {error}"
+
+
+def _check_mlflow(installation: Installation) -> Iterator[str]:
+    try:
+        unknown = find_unknown_versions(installation.registry)
+    except MlopsError as error:
+        yield str(error)
+        return
+    if unknown:
+        yield (
+            f"MLflow shows versions that the store does not know: {', '.join(unknown)}; they were "
+            "registered after the copy that the store was restored from. The next `reconcile` run "
+            "tags them failed"
+        )
+
+
+def _check_bundle(version: ModelVersion, installation: Installation) -> None:
+    bundle = fetch_bundle(version.bundle_uri, version.digest, installation.bundles)
+    digest = read_manifest(bundle).digest
+    if digest != version.digest:
+        raise BundleError(f"{bundle} holds another version's bundle; restore it from a backup")
+    key = installation.trust.key
+    if key is not None:
+        key.check(bundle, digest)

@@ -1,0 +1,146 @@
+"""Puts a backup into an installation, which may lie elsewhere than the one that was copied.
+
+Both databases are prepared beside their places: migrated to this release, and their ``file:`` URIs
+changed to the new places. Bundles and key come first, the store last and in one transaction, so a
+process that has it open goes from what it served to what was restored, and finds every bundle.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from mlops.backup.contents import (
+    ARTIFACTS,
+    DUMP,
+    KEYS,
+    MLFLOW,
+    STORE,
+    Contents,
+    hash_file,
+    read_backup,
+)
+from mlops.errors import BackupError
+from mlops.installation import Installation
+from mlops.models.signing import install_key
+from mlops.registry.connection import key_file
+from mlops.registry.tracking import Location
+from mlops.store import open_store
+from mlops.store.postgres_dump import restore_postgres
+from mlops.store.relocation import relocate_store
+from mlops.store.sqlite_files import copy_database, restore_database
+
+_MLFLOW_URIS = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+    "model_versions": "storage_location",
+}
+"""The columns of MLflow's database that say where files lie."""
+
+_SQLITE = "sqlite:///"
+
+
+def restore_backup(installation: Installation, folder: Path) -> Contents:
+    """Check a backup, and put it in the place of what the installation's settings name.
+
+    Nothing of the installation needs to be there; where it works, it need not be stopped.
+
+    Raises:
+        BackupError: when the backup is damaged, or not of this kind of database.
+        StoreError: when a database cannot be replaced; `restore_database` says when.
+    """
+    contents = read_backup(folder)
+    url, home = installation.settings.database_url, installation.home
+    mlflow = installation.bundles.mlflow
+    _require_same_kind(contents, url)
+    with _naming_errors(home):
+        home.mkdir(parents=True, exist_ok=True)
+        artifacts = mlflow.artifacts or home / "mlruns" / "artifacts"
+        _restore_key(contents, folder, home)
+        _restore_files(contents, folder, artifacts)
+        with TemporaryDirectory(prefix="restore-", dir=home) as scratch:
+            if MLFLOW in contents.files and mlflow.artifacts is not None:
+                _restore_mlflow(contents, folder, mlflow, Path(scratch))
+            uris = {
+                model_id: (artifacts / place).as_uri()
+                for model_id, place in contents.bundles.items()
+            }
+            _restore_store(folder, url, uris, Path(scratch))
+    return contents
+
+
+def _require_same_kind(contents: Contents, url: str) -> None:
+    wanted = STORE if url.startswith("sqlite") else DUMP
+    if wanted not in contents.files:
+        has = " and ".join({STORE, DUMP} & set(contents.files)) or "no copy of a store"
+        raise BackupError(
+            f"the store of these settings needs {wanted}, the backup has {has}; set STORE_URL to "
+            "the kind of database that was copied, or put the copy there by its own means"
+        )
+
+
+def _restore_key(contents: Contents, folder: Path, home: Path) -> None:
+    target = key_file(home)
+    for name in contents.files:
+        if name.startswith(f"{KEYS}/"):
+            install_key(target.with_name(Path(name).name), (folder / name).read_bytes())
+
+
+def _restore_files(contents: Contents, folder: Path, artifacts: Path) -> None:
+    for name, digest in contents.files.items():
+        if not name.startswith(f"{ARTIFACTS}/"):
+            continue
+        place = artifacts / name.removeprefix(f"{ARTIFACTS}/")
+        if place.exists() and hash_file(place) == digest:
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f"{place.name}.restored")
+        shutil.copyfile(folder / name, part)
+        part.replace(place)
+
+
+def _restore_mlflow(contents: Contents, folder: Path, mlflow: Location, scratch: Path) -> None:
+    prepared = scratch / MLFLOW
+    copy_database(folder / MLFLOW, prepared)
+    if contents.artifacts is not None and mlflow.artifacts is not None:
+        with closing(sqlite3.connect(prepared)) as connection, connection:
+            _move_uris(connection, contents.artifacts, mlflow.artifacts.as_uri())
+    restore_database(prepared, Path(mlflow.uri.removeprefix(_SQLITE)))
+
+
+def _move_uris(connection: sqlite3.Connection, old: str, new: str) -> None:
+    for table, column in _MLFLOW_URIS.items():
+        connection.execute(
+            f"UPDATE {table} SET {column} = :new || substr({column}, length(:old) + 1) "
+            f"WHERE {column} = :old OR substr({column}, 1, length(:old) + 1) = :old || '/'",
+            {"old": old, "new": new},
+        )
+
+
+def _restore_store(folder: Path, url: str, uris: Mapping[str, str], scratch: Path) -> None:
+    if not url.startswith("sqlite"):
+        restore_postgres(url, folder / DUMP)
+        with closing(open_store(url)) as store:
+            relocate_store(store, uris)
+        return
+    prepared = scratch / STORE
+    copy_database(folder / STORE, prepared)
+    with closing(open_store(f"{_SQLITE}{prepared}")) as store:
+        relocate_store(store, uris)
+    restore_database(prepared, Path(url.removeprefix(_SQLITE)))
+
+
+@contextmanager
+def _naming_errors(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, sqlite3.Error) as error:
+        raise BackupError(
+            f"the backup was not restored to {home} ({error}); check free space and rights, then "
+            "restore again"
+        ) from error

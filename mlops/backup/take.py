@@ -1,0 +1,146 @@
+"""Takes a copy of an installation while it works.
+
+    hold the registration lease -> store -> bundles and MLflow -> key -> list with digests -> rename
+
+The store comes first: of each version that it names the bundle is there, because nothing is
+registered or removed meanwhile. The folder gets its name when all of it is on disk.
+"""
+
+from __future__ import annotations
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mlops.backup.contents import (
+    ARTIFACTS,
+    DUMP,
+    KEYS,
+    MLFLOW,
+    STORE,
+    Contents,
+    copy_tree,
+    flush_to_disk,
+    hash_file,
+    list_files,
+    write_list,
+)
+from mlops.code_version import code_version
+from mlops.errors import BackupError
+from mlops.installation import Installation
+from mlops.registry.connection import key_file
+from mlops.registry.fetching import is_local, path_of
+from mlops.registry.ownership import exclusive_registration
+from mlops.registry.tracking import Location
+from mlops.store import ModelVersion, Store, list_versions
+from mlops.store.identity import read_installation
+from mlops.store.postgres_dump import dump_postgres
+from mlops.store.sqlite_files import copy_database
+
+ELSEWHERE = "elsewhere"
+"""Folder in ``artifacts/`` of bundles that do not lie among MLflow's artifacts."""
+
+NEVER_IN_IT = (
+    "bars, features and other caches: they are made again",
+    "logs, request logs, reports and studies",
+    "Prefect's database: its schedules are set up again by `make deploy`; jobs of your own are not",
+)
+
+
+def take_backup(installation: Installation, folder: Path) -> tuple[Path, Contents]:
+    """Copy store, bundles, MLflow's database and signing key into a new folder of ``folder``.
+
+    Returns:
+        The new folder, named by the time (UTC), and the list of what is in it.
+
+    Raises:
+        BackupError: when something cannot be copied; no folder is left.
+        StoreError, RegistryError: when the store or the registration lease cannot be had.
+    """
+    now = datetime.now(UTC)
+    target = folder.absolute() / f"mlops-{now:%Y%m%dT%H%M%SZ}"
+    part = target.with_name(f"{target.name}.part")
+    try:
+        part.mkdir(parents=True, mode=0o700)
+        contents = _fill(part, installation, now)
+        part.rename(target)
+        flush_to_disk(folder)
+    except OSError as error:
+        raise BackupError(
+            f"the backup could not be written to {folder} ({error}); nothing was left there. Check "
+            "free space and rights"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target, contents
+
+
+def _fill(part: Path, installation: Installation, now: datetime) -> Contents:
+    mlflow = installation.bundles.mlflow
+    with exclusive_registration(installation.store):
+        left_out = [*NEVER_IN_IT, *_copy_store(installation, part)]
+        bundles, missing = _copy_bundles(installation.store, mlflow, part)
+        left_out += [*missing, *_copy_mlflow(mlflow, part)]
+        copy_tree(key_file(installation.home).parent, part / KEYS)
+        (part / KEYS).chmod(0o700)
+        with installation.store.read() as connection:
+            identity = read_installation(connection)
+    files = list_files(part)
+    for path in files:
+        flush_to_disk(path)
+    contents = Contents(
+        made_at=now,
+        release=code_version(),
+        installation=identity.uuid,
+        artifacts=None if mlflow.artifacts is None else mlflow.artifacts.as_uri(),
+        bundles=bundles,
+        files={str(path.relative_to(part)): hash_file(path) for path in files},
+        left_out=tuple(left_out),
+    )
+    write_list(part, contents)
+    return contents
+
+
+def _copy_store(installation: Installation, part: Path) -> list[str]:
+    file = installation.store.file
+    if file is None:
+        return dump_postgres(installation.settings.database_url, part / DUMP)
+    copy_database(Path(file.path), part / STORE)
+    return []
+
+
+def _copy_mlflow(mlflow: Location, part: Path) -> list[str]:
+    if mlflow.artifacts is None:
+        return ["MLflow's database and artifacts: back up the server of MLFLOW_TRACKING_URI"]
+    copy_database(Path(mlflow.uri.removeprefix("sqlite:///")), part / MLFLOW)
+    return []
+
+
+def _copy_bundles(store: Store, mlflow: Location, part: Path) -> tuple[dict[str, str], list[str]]:
+    """Copy MLflow's artifacts, and bundles that lie elsewhere on this machine.
+
+    Returns:
+        The folder of each version's bundle within ``artifacts/``, and what is missing.
+    """
+    if mlflow.artifacts is not None:
+        copy_tree(mlflow.artifacts, part / ARTIFACTS)
+    bundles, missing = {}, []
+    for version in list_versions(store):
+        if not is_local(version.bundle_uri):
+            continue
+        source = path_of(version.bundle_uri)
+        place = _place_of(version, source, mlflow)
+        if not (part / ARTIFACTS / place).exists():
+            copy_tree(source, part / ARTIFACTS / place)
+        if (part / ARTIFACTS / place).is_dir():
+            bundles[version.model_id] = str(place)
+        else:
+            missing.append(f"the bundle of {version.model_id}: there is no {source}")
+    return bundles, missing
+
+
+def _place_of(version: ModelVersion, source: Path, mlflow: Location) -> Path:
+    """The folder of a version's bundle within ``artifacts/``."""
+    if mlflow.artifacts is not None and source.is_relative_to(mlflow.artifacts):
+        return source.relative_to(mlflow.artifacts)
+    return Path(ELSEWHERE, version.digest)

@@ -1,0 +1,66 @@
+"""Copies a store on Postgres by `pg_dump`, and puts the copy back by `pg_restore`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from mlops.errors import BackupError
+
+
+def dump_postgres(url: str, target: Path) -> list[str]:
+    """Copy the database; where `pg_dump` is not installed, say how to.
+
+    Returns:
+        What was left out, in one sentence; empty where the copy was made.
+
+    Raises:
+        BackupError: when `pg_dump` fails.
+    """
+    if shutil.which("pg_dump") is None:
+        return [f"the store: pg_dump is not installed here; run {_command('pg_dump', url, target)}"]
+    _run("pg_dump", url, "--format=custom", f"--file={target}")
+    return []
+
+
+def restore_postgres(url: str, source: Path) -> None:
+    """Put the copy into the database, in one transaction.
+
+    Raises:
+        BackupError: when `pg_restore` is not installed, or fails.
+    """
+    if shutil.which("pg_restore") is None:
+        raise BackupError(
+            "pg_restore is not installed here, so the store was not restored; install Postgres' "
+            f"client programs, as those of {_command('pg_restore', url, source)}"
+        )
+    options = ("--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error")
+    _run("pg_restore", url, *options, str(source))
+
+
+def _command(program: str, url: str, file: Path) -> str:
+    how = f"--format=custom --file={file}" if program == "pg_dump" else f"--clean {file}"
+    return f"`{program} {how} --dbname={_without_password(url)}`"
+
+
+def _run(program: str, url: str, *options: str) -> None:
+    # The password goes through the environment: every user sees the arguments of a process.
+    password = sa.make_url(url).password
+    done = subprocess.run(
+        [program, f"--dbname={_without_password(url)}", *options],
+        env=os.environ | ({"PGPASSWORD": str(password)} if password else {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise BackupError(f"{program} failed: {done.stderr.strip()[-1000:]}")
+
+
+def _without_password(url: str) -> str:
+    parsed = sa.make_url(url).set(drivername="postgresql", password=None)
+    return parsed.render_as_string()
