@@ -142,7 +142,7 @@ def _find_in_place(uri: str, folders: BundleFolders) -> Path:
     path = path_of(uri)
     if not path.is_dir():
         raise BundleUnavailable(
-            f"the bundle {uri} is not there; mount its disk, or restore it from a backup"
+            f"there is no bundle at {uri} now; mount its disk, or restore it from a backup"
         )
     return path
 

@@ -232,7 +232,7 @@ def swap_key(place: Place) -> None:
     [
         (spoil_store, "damaged"),
         (spoil_bundle, "golden.safetensors of bundle .* was altered"),
-        (lambda place: shutil.rmtree(place.bundle), "is not there"),
+        (lambda place: shutil.rmtree(place.bundle), "there is no bundle"),
         (swap_key, "the store knows"),
     ],
 )
