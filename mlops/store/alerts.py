@@ -262,9 +262,7 @@ def claim_notices(
     with store.write() as connection:
         _insert_deliveries(connection, channel)
         waiting = connection.execute(
-            sa.select(
-                alert_delivery.c.notice_id, alert_delivery.c.state, _is_due().label("due")
-            )
+            sa.select(alert_delivery.c.notice_id, alert_delivery.c.state, _is_due().label("due"))
             .where(
                 alert_delivery.c.channel == channel,
                 alert_delivery.c.state.in_(_UNSENT),
