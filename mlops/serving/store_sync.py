@@ -298,7 +298,7 @@ class StoreSync:
             model_id: _describe_model(
                 model_id, states.get(model_id, ModelState(State.FAILED)), failed.get(model_id)
             )
-            for model_id in states | failed
+            for model_id in dict.fromkeys((*states, *failed))
         }
         return Replica(
             id=self.identity.name,

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -191,7 +192,7 @@ def _upsert_replica(connection: sa.Connection, reported: Replica, seconds: float
     namesake = _find_namesake(connection, reported.id, reported.incarnation)
     if namesake is not None:
         raise ReplicaNameTaken(reported.id, namesake.address)
-    values = {
+    values: dict[str, Any] = {
         "address": reported.address,
         "state": reported.state,
         "build": reported.build,
