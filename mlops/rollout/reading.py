@@ -105,13 +105,14 @@ def read_rollouts(connection: Connection, now: datetime, service: str | None = N
         now: The time of the store, or of the rehearsal.
         service: Only what is about this service; None for all.
     """
-    opened = open_rollouts(connection, service)
-    waiting = waiting_rollouts(connection, service)
     routes = {
         route.service: route
         for route in read_routes(connection)
         if service is None or route.service == service
     }
+    # A service that is retired has no route here, and its rollouts rest.
+    opened = tuple(row for row in open_rollouts(connection, service) if row.service in routes)
+    waiting = [row for row in waiting_rollouts(connection, service) if row.service in routes]
     versions = {row.to_version for row in (*opened, *waiting)}
     for route in routes.values():
         versions |= {route.champion, route.previous_champion or route.baseline}

@@ -9,32 +9,36 @@ from __future__ import annotations
 from dataclasses import replace
 
 from mlops.errors import RolloutError
+from mlops.rollout.wishes import end_wish
 from mlops.store import Route, Store, audit
 from mlops.store.alerts import list_alerts, recover_alert
-from mlops.store.rollouts import list_rollouts
+from mlops.store.rollouts import lock_waiting_rollout, open_rollout
 from mlops.store.routes import change_route, read_route
 
 RETIRE, RESTORE = "retire_service", "restore_service"
+RETIRED = "the service was retired"
 
 
 def retire_service(store: Store, service: str, why: audit.Why) -> Route:
-    """Retire a service, and end its alerts.
+    """Retire a service; its alerts and a rollout that waits end.
 
     Raises:
-        RolloutError: when there is no such service, it is retired already, or one of its rollouts
-            has not ended.
+        RolloutError: when there is no such service, it is retired already, or a rollout is open.
     """
-    for rollout in list_rollouts(store, service=service):
-        if not rollout.phase.final:
-            raise RolloutError(
-                f"{rollout.id} is to bring {rollout.to_version} live on {service}; abort it before "
-                "the service is retired"
-            )
     alerts = list_alerts(store, service=service, lasting_only=True)
     with store.write() as connection:
         route = _require_route(read_route(connection, service), service)
         if route.retired_at is not None:
             raise RolloutError(f"{service} was retired at {route.retired_at:%Y-%m-%d %H:%M} UTC")
+        rollout = open_rollout(connection, service)
+        if rollout is not None:
+            raise RolloutError(
+                f"{rollout.id} is bringing {rollout.to_version} live on {service}; abort it before "
+                "the service is retired"
+            )
+        wish = lock_waiting_rollout(connection, service)
+        if wish is not None:
+            end_wish(connection, wish, route, RETIRED, why.at)
         for alert in alerts:
             recover_alert(
                 connection,
@@ -42,7 +46,7 @@ def retire_service(store: Store, service: str, why: audit.Why) -> Route:
                 service=service,
                 subject=alert.subject,
                 at=why.at,
-                text="the service was retired",
+                text=RETIRED,
             )
         return change_route(connection, route, replace(route, retired_at=why.at), RETIRE, why)
 

@@ -31,7 +31,8 @@ def insert_wish(
 ) -> None:
     """Write the wish that a new challenger go live, in the transaction that registers it.
 
-    It replaces the wish of an older version. A refused version leaves no wish.
+    It replaces the wish of an older version. A refused version leaves no wish, nor does one of a
+    retired service.
 
     Args:
         connection: The caller's transaction.
@@ -40,7 +41,7 @@ def insert_wish(
         why: The author and the reason, for the audit log; the time is the store's.
     """
     route = read_route(connection, version.service)
-    if version.status is not Status.CHALLENGER or route is None:
+    if version.status is not Status.CHALLENGER or route is None or route.retired_at is not None:
         return
     at = store_time(connection)
     older = lock_waiting_rollout(connection, version.service)

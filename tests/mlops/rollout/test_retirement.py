@@ -11,13 +11,22 @@ from mlops.errors import RolloutError, RolloutRefused
 from mlops.rollout.controller import Controller
 from mlops.rollout.retirement import restore_service, retire_service
 from mlops.serving.route_view import read_route_view
-from mlops.store import Store, Why, list_audit_entries, list_live_periods, list_routes
+from mlops.store import (
+    Phase,
+    Store,
+    Why,
+    get_rollout,
+    list_audit_entries,
+    list_live_periods,
+    list_routes,
+)
 from mlops.store.alerts import list_alerts
 from mlops.store.triggers import list_trainable_services
 
 from .books import check_books
 from .rows import CHAMPION, NOW, SERVICE, RowReplica, ask, carry, route_of
 from .skill import OFTEN, lose_skill
+from .test_wishes import register, wish
 
 WHY = Why(NOW + timedelta(weeks=2), actor="anna", reason="nobody asks for it")
 
@@ -63,9 +72,21 @@ def test_what_cannot_be_retired_or_restored_is_refused_with_the_reason(service: 
     with pytest.raises(RolloutError, match="has not begun"):
         retire_service(service, "sample.eth-usd.1h.volatility.24", WHY)
     asked = ask(service)
-    with pytest.raises(RolloutError, match=f"{asked.id} is to bring challenger live"):
+    with pytest.raises(RolloutError, match=f"{asked.id} is bringing challenger live"):
         retire_service(service, SERVICE, WHY)
     assert route_of(service).retired_at is None
+
+
+def test_a_wish_to_go_live_ends_with_its_service_and_a_retired_service_has_none(
+    service: Store,
+) -> None:
+    asked = wish(service)
+    retire_service(service, SERVICE, WHY)
+    ended = get_rollout(service, asked.id)
+    assert (ended.phase, ended.reason) == (Phase.FAILED, "the service was retired")
+    assert register(service, "newer", 5) is None
+    assert Controller(service, "one").tick() == ()
+    check_books(service)
 
 
 def test_a_service_is_not_retired_twice(service: Store) -> None:
