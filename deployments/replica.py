@@ -98,7 +98,7 @@ def open_runtime(
             log_mb=settings.replica_request_log_mb,
             spool_mb=settings.replica_spool_mb,
             batching=batching,
-            exchange_base_url=settings.exchange_base_url or None,
+            exchange_base_url=settings.exchange_url,
         ),
     )
 

@@ -6,6 +6,7 @@ A URL may carry a user and a password, and the text of an error of a library may
 from __future__ import annotations
 
 import re
+from urllib.parse import unquote, urlsplit
 
 HIDDEN = "***"
 
@@ -27,3 +28,18 @@ def without_credentials(text: str) -> str:
     if "://" not in text:
         return text
     return _IN_QUERY.sub(rf"\1{HIDDEN}", _IN_AUTHORITY.sub(f"{HIDDEN}@", text))
+
+
+def split_login(url: str) -> tuple[str, tuple[str, str] | None]:
+    """The URL without user and password, and these, decoded; None where it has none.
+
+    Clients put the URL that they are given into errors and lines, so they get the first part.
+
+    >>> split_login("http://ann:a%40b@mlflow:5000/x")
+    ('http://mlflow:5000/x', ('ann', 'a@b'))
+    """
+    parts = urlsplit(url)
+    if parts.username is None:
+        return url, None
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return address, (unquote(parts.username), unquote(parts.password or ""))

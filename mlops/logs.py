@@ -103,14 +103,18 @@ class JsonFormatter(logging.Formatter):
         return without_credentials(json.dumps(line, ensure_ascii=False))
 
 
-class TextFormatter(logging.Formatter):
+class MessageFormatter(logging.Formatter):
+    """The message, and a traceback if any, without credentials."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_credentials(super().format(record))
+
+
+class TextFormatter(MessageFormatter):
     """A line for people; fields that the message does not name are appended."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
-
-    def format(self, record: logging.LogRecord) -> str:
-        return without_credentials(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
         line = super().formatMessage(record)

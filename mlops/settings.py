@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from mlops.credentials import without_credentials
 from mlops.errors import ServiceError, SettingsError
 from mlops.logs import LogFormat
 from mlops.service import Service, Target, Timeframe
@@ -50,7 +52,7 @@ class Settings(BaseSettings):
 
     # MLflow and paths
     mlops_base_path: Path = Path(".mlops")
-    mlflow_tracking_uri: str = ""
+    mlflow_tracking_uri: SecretStr = SecretStr("")
     mlflow_experiment_name: str = Field(default="trading_models", min_length=1)
     mlflow_ui_url: str = Field(default="http://127.0.0.1:5000", pattern=r"^https?://[^\s@]+$")
     store_url: SecretStr = SecretStr("")
@@ -62,7 +64,7 @@ class Settings(BaseSettings):
     default_horizon: int = Field(default=24, ge=1)
 
     # Data
-    exchange_base_url: str = ""
+    exchange_base_url: SecretStr = SecretStr("")
     fee_bps: float = Field(default=10.0, ge=0)
     fee_bps_by_symbol: Annotated[dict[str, float], NoDecode] = {"EUR/USD": 0.5}
 
@@ -204,7 +206,13 @@ class Settings(BaseSettings):
     @property
     def tracking_uri(self) -> str:
         """The configured URI, or SQLite under the base path."""
-        return self.mlflow_tracking_uri or f"file://{self.mlops_base_path.resolve() / 'mlruns'}"
+        configured = self.mlflow_tracking_uri.get_secret_value()
+        return configured or f"file://{self.mlops_base_path.resolve() / 'mlruns'}"
+
+    @property
+    def exchange_url(self) -> str | None:
+        """Address of the exchange instead of its own; None where none is configured."""
+        return self.exchange_base_url.get_secret_value() or None
 
     @property
     def database_url(self) -> str:
@@ -260,13 +268,21 @@ def load_settings() -> Settings:
     except ValidationError as error:
         lines = [
             f"{'.'.join(str(part) for part in problem['loc']).upper()}="
-            f"{problem.get('input')!r}: {problem['msg']}"
+            f"{_shown(problem)}: {problem['msg']}"
             for problem in error.errors()
         ]
         raise SettingsError(
             "settings refused; correct these environment variables (see .env.example):\n  "
             + "\n  ".join(lines)
         ) from error
+
+
+def _shown(problem: ErrorDetails) -> str:
+    """The refused value, unless it is a secret."""
+    field = Settings.model_fields.get(str(problem["loc"][0])) if problem["loc"] else None
+    if field is not None and "SecretStr" in repr(field.annotation):
+        return "<not shown>"
+    return without_credentials(repr(problem.get("input")))
 
 
 @lru_cache(maxsize=1)

@@ -45,6 +45,7 @@ def _send_logs_to_prefect() -> None:
     if not any(isinstance(handler, APILogHandler) for handler in library.handlers):
         handler = APILogHandler()
         handler.addFilter(_belongs_to_a_run)
+        handler.setFormatter(logs.MessageFormatter())
         library.addHandler(handler)
 
 

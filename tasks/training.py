@@ -66,7 +66,7 @@ def load(project: Project, service: Service, config: TrainingConfig) -> Bars:
         start=config.start,
         now=config.end,
         source=None if path is None else open_source("file", path=path),
-        exchange_base_url=project.settings.exchange_base_url or None,
+        exchange_base_url=project.settings.exchange_url,
     )
 
 

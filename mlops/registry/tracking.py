@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlparse
+from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from mlops.credentials import split_login
 from mlops.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -87,11 +88,8 @@ def resolve_tracking_uri(uri: str) -> Location:
     if scheme in {"", "file"}:
         root = Path(url2pathname(parsed.path) if scheme else uri).resolve()
         return Location(f"sqlite:///{root / 'mlflow.db'}", root / "artifacts")
-    if scheme in _PORTS and parsed.username is not None:
-        address = parsed._replace(netloc=parsed.netloc.rpartition("@")[2]).geturl()
-        password = unquote(parsed.password or "")
-        return Location(address, None, {_USER: unquote(parsed.username), _PASSWORD: password})
-    return Location(uri, None)
+    address, login = split_login(uri) if scheme in _PORTS else (uri, None)
+    return Location(address, None, dict(zip((_USER, _PASSWORD), login or (), strict=False)))
 
 
 def connect(uri: str, experiment: str) -> Tracking:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mlops.registry.tracking import resolve_tracking_uri
 from mlops.rollout.analysis import TrialCounts, judge_version
 from mlops.rollout.runner import RolloutProgress
 from mlops.service import Service
@@ -110,6 +111,7 @@ def test_a_table_has_a_row_for_each_gate_with_its_reason(returns: Studied) -> No
     [
         ("sqlite:////data/mlflow.db", "http://127.0.0.1:5100"),
         ("https://mlflow.example/", "https://mlflow.example"),
+        ("https://ann:s3cret@mlflow.example", "https://mlflow.example"),
     ],
 )
 def test_a_run_is_linked_where_mlflow_shows_it(
@@ -118,7 +120,7 @@ def test_a_run_is_linked_where_mlflow_shows_it(
     tracking = volatility.project.registry.tracking
     version = volatility.registered()
     monkeypatch.setenv("MLFLOW_UI_URL", "http://127.0.0.1:5100/")
-    url = run_url(replace(tracking, uri=uri), version)
+    url = run_url(replace(tracking, location=resolve_tracking_uri(uri)), version)
     assert url == f"{host}/#/experiments/{tracking.experiment_id}/runs/{version.run_id}"
 
 

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import pandas as pd
 
+from mlops.credentials import split_login
 from mlops.data.cleaning import COLUMNS
 from mlops.data.market_clock import wall_clock
 from mlops.data.sources.venue_clock import VenueClock
@@ -118,7 +119,8 @@ def _create_exchange(venue: str, base_url: str | None, timeout_s: float) -> Any:
         }
     )
     if base_url is not None:
-        exchange.urls["api"] = _rebased(exchange.urls["api"], base_url.rstrip("/"))
+        address, exchange.session.auth = split_login(base_url)
+        exchange.urls["api"] = _rebased(exchange.urls["api"], address.rstrip("/"))
     return exchange
 
 
