@@ -57,13 +57,16 @@ def opened(folder: Path) -> Registry:
     )
 
 
-def candidate() -> Candidate:
-    dataset = Dataset(
+def dataset() -> Dataset:
+    return Dataset(
         simulate_bars(400, seed=1),
         timeframe=SERVICE.timeframe,
         target=TargetSpec(SERVICE.target, SERVICE.horizon),
     )
-    baseline = baseline_candidate(SERVICE, dataset)
+
+
+def candidate() -> Candidate:
+    baseline = baseline_candidate(SERVICE, dataset())
     return replace(baseline, status=Status.CHALLENGER, begins_service=False)
 
 
