@@ -36,7 +36,8 @@ def _check_databases(installation: Installation) -> Iterator[str]:
     mlflow = installation.bundles.mlflow.uri
     for name, url in (("the store", installation.settings.database_url), ("MLflow", mlflow)):
         path = Path(url.removeprefix("sqlite:///"))
-        if not url.startswith("sqlite"):
+        # MLflow's database is made when it is first used.
+        if not url.startswith("sqlite") or (name == "MLflow" and not path.exists()):
             continue
         try:
             damage = find_damage(path)
@@ -68,6 +69,8 @@ def _check_versions(installation: Installation) -> Iterator[str]:
         for model_id in (route.champion, route.challenger, route.previous_champion, route.baseline)
     }
     for version in list_versions(installation.store):
+        if version.bundle_removed_at is not None:
+            continue
         if is_local(version.bundle_uri) or version.model_id in serving:
             try:
                 _check_bundle(version, installation)

@@ -112,7 +112,10 @@ def _copy_store(installation: Installation, part: Path) -> list[str]:
 def _copy_mlflow(mlflow: Location, part: Path) -> list[str]:
     if mlflow.artifacts is None:
         return ["MLflow's database and artifacts: back up the server of MLFLOW_TRACKING_URI"]
-    copy_database(Path(mlflow.uri.removeprefix("sqlite:///")), part / MLFLOW)
+    database = Path(mlflow.uri.removeprefix("sqlite:///"))
+    if not database.exists():
+        return [f"MLflow's database: there is no {database}"]
+    copy_database(database, part / MLFLOW)
     return []
 
 
@@ -122,11 +125,11 @@ def _copy_bundles(store: Store, mlflow: Location, part: Path) -> tuple[dict[str,
     Returns:
         The folder of each version's bundle within ``artifacts/``, and what is missing.
     """
-    if mlflow.artifacts is not None:
+    if mlflow.artifacts is not None and mlflow.artifacts.exists():
         copy_tree(mlflow.artifacts, part / ARTIFACTS)
     bundles, missing = {}, []
     for version in list_versions(store):
-        if not is_local(version.bundle_uri):
+        if version.bundle_removed_at is not None or not is_local(version.bundle_uri):
             continue
         source = path_of(version.bundle_uri)
         place = _place_of(version, source, mlflow)
@@ -143,4 +146,4 @@ def _place_of(version: ModelVersion, source: Path, mlflow: Location) -> Path:
     """The folder of a version's bundle within ``artifacts/``."""
     if mlflow.artifacts is not None and source.is_relative_to(mlflow.artifacts):
         return source.relative_to(mlflow.artifacts)
-    return Path(ELSEWHERE, version.digest)
+    return Path(ELSEWHERE, version.model_id)

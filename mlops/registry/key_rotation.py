@@ -88,6 +88,8 @@ def _sign_all(registry: Registry, key: SigningKey) -> tuple[str, ...]:
     }
     either = load_key(registry.key_file)
     for version in list_versions(registry.store):
+        if version.bundle_removed_at is not None:
+            continue
         try:
             _sign_again(version, registry, key, either)
         except BundleError:

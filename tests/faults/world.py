@@ -228,6 +228,8 @@ class World:
             env={
                 "MLOPS_BASE_PATH": str(home or self.folder),
                 "STORE_URL": url or self.url,
+                # The template's bundles are read where they lie.
+                "MLFLOW_TRACKING_URI": self.template.folder.as_uri(),
                 "CUSTOM_MODEL_MODULES": MODULE,
                 "SERVING_TIME_BUDGET_S": f"{self.budget_s:g}",
             },
