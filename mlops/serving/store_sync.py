@@ -16,12 +16,12 @@ import os
 import random
 import secrets
 import socket
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from mlops.background import Repeated
 from mlops.code_version import code_version
 from mlops.errors import MlopsError, NotLoaded, ReplicaNameTaken, StoreError
 from mlops.rollout.routing import FAILED, ask_order, may_drop, next_to_load, wanted
@@ -136,8 +136,7 @@ class StoreSync:
         # A generator of its own: drawing from the shared one here would change the random
         # numbers of every seeded computation in this process.
         self._jitter = random.Random()
-        self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._loops: tuple[Repeated, ...] = ()
 
     def route_view(self) -> RouteView:
         """The routes as last read; the same object until the next reading."""
@@ -150,24 +149,18 @@ class StoreSync:
             ReplicaNameTaken: when another living process has this replica's name.
         """
         self._wait_for_name()
-        works: dict[str, tuple[Callable[[], object], Callable[[], float]]] = {
+        self._loops = (
             # With a jitter, so that the replicas of a host do not all read at the same moment.
-            "store-sync": (
-                self.sync_once,
-                lambda: self.interval_s * self._jitter.uniform(1 - JITTER, 1 + JITTER),
-            ),
-            "loader": (self.load_next, lambda: LOADER_S),
-        }
-        for name, work in works.items():
-            thread = threading.Thread(target=self._repeat, args=work, name=name, daemon=True)
-            thread.start()
-            self._threads.append(thread)
+            Repeated("store-sync", self.interval_s, self.sync_once, jitter=JITTER),
+            Repeated("loader", LOADER_S, self.load_next),
+        )
+        for loop in self._loops:
+            loop.start()
 
     def stop(self) -> None:
         """End both threads, write what is left, and leave the store's list of replicas."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=LEASE_S)
+        for loop in self._loops:
+            loop.stop(wait_s=LEASE_S)
         try:
             self.write()
             self.write_traffic()
@@ -203,7 +196,7 @@ class StoreSync:
             renewed = namesake.lease_until != first.lease_until
             if renewed and namesake.state is not ReplicaState.DRAINING:
                 raise ReplicaNameTaken(self.identity.name, namesake.address)
-            self._stop.wait(NAMESAKE_LOOK_S)
+            time.sleep(NAMESAKE_LOOK_S)
 
     def _find_namesake(self) -> Namesake | None:
         try:
@@ -212,15 +205,6 @@ class StoreSync:
             # Each acknowledgement compares the incarnation again.
             log.warning("whether another process has this replica's name is unknown: %s", error)
             return None
-
-    def _repeat(self, work: Callable[[], object], pause_s: Callable[[], float]) -> None:
-        while not self._stop.is_set():
-            try:
-                work()
-            except Exception:
-                # The thread must outlive any error: a replica without a heartbeat counts as dead.
-                log.exception("a round of %s failed", threading.current_thread().name)
-            self._stop.wait(pause_s())
 
     # The sync thread -----------------------------------------------------------------------------
 
