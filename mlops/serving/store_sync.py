@@ -36,6 +36,7 @@ from mlops.store.replicas import (
     Namesake,
     ReplicaState,
     acknowledge,
+    check_replica,
     find_namesake,
     heartbeat,
     remove_replica,
@@ -97,8 +98,13 @@ class Identity:
 
     @classmethod
     def of(cls, address: str, name: str | None = None) -> Identity:
-        """The identity of this process; without a name it is called by its host and port."""
+        """The identity of this process; without a name it is called by its host and port.
+
+        Raises:
+            StoreError: for a name or an address that the store could not keep.
+        """
         known = name or f"{socket.gethostname()}-{address.rpartition(':')[2] or os.getpid()}"
+        check_replica(known, address)
         return cls(known, secrets.token_hex(8), address)
 
 

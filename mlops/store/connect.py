@@ -58,13 +58,23 @@ def make_engine(url: str, patience_s: float) -> sa.Engine:
     Raises:
         StoreError: when the URL names no database that processes could share.
     """
-    parsed = sa.make_url(url)
+    parsed = _parse_url(url)
     name = parsed.get_backend_name()
     if name == "sqlite":
         return _make_sqlite_engine(parsed, patience_s)
     if name in ("postgresql", "postgres"):
         return _make_postgres_engine(parsed.set(drivername=POSTGRES_DRIVER), patience_s)
     raise StoreError(f"the store does not know {name!r} databases; write its URL like {EXAMPLES}")
+
+
+def _parse_url(url: str) -> sa.URL:
+    try:
+        return sa.make_url(url)
+    except ValueError as error:
+        # SQLAlchemy converts the port without a message of its own.
+        raise StoreError(
+            f"STORE_URL has a port that is not a number; write it like {EXAMPLES}"
+        ) from error
 
 
 def _make_sqlite_engine(url: sa.URL, patience_s: float) -> sa.Engine:

@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from mlops.errors import ReplicaNameTaken
+from mlops.store.column_types import CheckedText
 from mlops.store.engine import Store
 from mlops.store.schema import replica, replica_model, replica_route
 from mlops.store.sql import db_now, store_time, upsert
@@ -97,6 +98,17 @@ class Namesake:
     address: str
     state: ReplicaState
     lease_until: float
+
+
+def check_replica(name: str, address: str) -> None:
+    """Check that the store can keep a replica's name and address, before one uses them.
+
+    Raises:
+        StoreError: naming the column, the text and its limit.
+    """
+    for column, text in ((replica.c.id, name), (replica.c.address, address)):
+        assert isinstance(column.type, CheckedText)
+        column.type.check(text)
 
 
 def acknowledge(store: Store, reported: Replica, *, seconds: float) -> None:

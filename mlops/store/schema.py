@@ -6,14 +6,11 @@ no query looks inside it and because a metric may be NaN, which JSON columns ref
 
 from __future__ import annotations
 
-import json
-from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
 
 import sqlalchemy as sa
 
-from mlops.errors import RowRefused
+from mlops.store.column_types import JsonText, UtcTime, check_columns
 
 SHA256_HEX = 64
 
@@ -54,36 +51,6 @@ OPEN = "phase NOT IN ('waiting', 'done', 'failed')"
 
 WAITING = "phase = 'waiting'"
 """SQL condition: the rollout waits until the service's open rollout has ended."""
-
-
-class UtcTime(sa.types.TypeDecorator[datetime]):
-    """A column for aware UTC datetimes, stored without a time zone."""
-
-    impl = sa.DateTime
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise RowRefused(f"time {value.isoformat()} has no zone; pass an aware UTC datetime")
-        return value.astimezone(UTC).replace(tzinfo=None)
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        return None if value is None else value.replace(tzinfo=UTC)
-
-
-class JsonText(sa.types.TypeDecorator[Any]):
-    """A column for JSON values, NaN included, stored as text."""
-
-    impl = sa.Text
-    cache_ok = True
-
-    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> str | None:
-        return None if value is None else json.dumps(value, sort_keys=True)
-
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> Any:
-        return None if value is None else json.loads(value)
 
 
 metadata = sa.MetaData()
@@ -503,3 +470,5 @@ watch = sa.Table(
         postgresql_where=sa.text(WATCHED),
     ),
 )
+
+check_columns(metadata)

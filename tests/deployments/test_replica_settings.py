@@ -11,6 +11,7 @@ import pytest
 
 from deployments import replica
 from mlops.alerts.channels import Email, Slack, channels_of
+from mlops.errors import StoreError
 from mlops.installation import open_installation
 from mlops.monitoring.guard import Guard
 from mlops.serving.runtime import MIB, Runtime
@@ -39,6 +40,14 @@ def opened() -> Iterator[Runtime]:
         made.store_sync.stop()
         made.request_log.close()
         made.store.close()
+
+
+def test_a_name_that_the_store_cannot_keep_ends_the_start(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError, match="id of replica has 101 characters, at most 100"):
+        replica.main(["--name", "r" * 101])
+    assert not (tmp_path / ".mlops").exists()
 
 
 @pytest.mark.parametrize(

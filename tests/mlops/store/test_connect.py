@@ -119,12 +119,6 @@ def test_a_reader_that_writes_is_refused(store: Store) -> None:
 
 
 @on_postgres
-def test_what_does_not_fit_its_column_is_refused(store: Store) -> None:
-    with pytest.raises(StoreError, match="breaks its rules"), store.write() as connection:
-        record(connection, Why(NOW), action="a" * 65, service=SERVICE, subject="x")
-
-
-@on_postgres
 def test_a_restart_of_the_server_between_two_calls_is_not_noticed(store: Store, url: str) -> None:
     write_one(store)
     with closing(open_store(url)) as other, other.write() as connection:

@@ -198,6 +198,7 @@ def test_what_was_counted_or_audited_cannot_be_altered(
     [
         ("sqlite://", "names no file"),
         ("not a url", "not a database URL"),
+        ("postgresql://user:secret@host:54x2/store", "port that is not a number"),
         ("mysql://host/database", "does not know 'mysql'"),
         ("sqlite:////proc/nowhere/store.db", "cannot|denied|No such"),
     ],
