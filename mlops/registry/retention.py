@@ -46,7 +46,8 @@ def _remove_from_mlflow(registry: Registry, version: ModelVersion) -> bool:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
     try:
-        get_artifact_repository(version.bundle_uri).delete_artifacts()
+        artifacts = get_artifact_repository(version.bundle_uri)
+        artifacts.delete_artifacts()  # type: ignore[no-untyped-call]
         if version.status is Status.REFUSED:
             _delete_run(registry, version.run_id)
     except (MlflowException, OSError) as error:

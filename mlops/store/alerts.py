@@ -5,8 +5,8 @@
     delivery: waiting -> sent or given up           one row per notice and channel
               waiting -> refused -> sent or given up
 
-A channel that is down holds up no other channel. Rows are kept, so years later one can read what
-was sent where. Alerts are timed by the caller, deliveries by the database's clock.
+A channel that is down holds up no other channel. Rows of an ended alert are kept for ALERT_DAYS
+(`mlops.store.retention`). Alerts are timed by the caller, deliveries by the database's clock.
 """
 
 from __future__ import annotations
