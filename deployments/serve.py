@@ -32,6 +32,7 @@ from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.installation import Installation, open_installation
 from mlops.registry.baseline import ensure_service
+from mlops.registry.tracking import resolve_tracking_uri
 from mlops.service import Service
 from mlops.settings import Settings, current_settings
 from mlops.store import Why, list_routes
@@ -51,8 +52,8 @@ QUIET = {
 
 def start_sample_service(settings: Settings) -> None:
     """Where there is no service yet, make the baseline of the sample's service live."""
-    registry = open_installation(settings).registry
-    if list_routes(registry.store):
+    installation = open_installation(settings)
+    if list_routes(installation.store):
         return
     bars = load_bars(FIRST_SERVICE, cache_root=settings.bars_path)
     dataset = Dataset(
@@ -63,7 +64,7 @@ def start_sample_service(settings: Settings) -> None:
         provenance=bars.provenance,
     )
     why = Why(datetime.now(UTC), actor="serve", reason="the first service of this machine")
-    ensure_service(registry, FIRST_SERVICE, dataset, why)
+    ensure_service(installation.registry, FIRST_SERVICE, dataset, why)
 
 
 def list_parts(settings: Settings, given: argparse.Namespace) -> list[Part]:
@@ -88,11 +89,9 @@ def list_parts(settings: Settings, given: argparse.Namespace) -> list[Part]:
         ),
         after=server,
     )
-    parts = [replica, server, worker]
-    tracking_uri = open_installation(settings).registry.tracking.uri
-    if not is_server(tracking_uri):
-        parts.append(make_mlflow(tracking_uri, given.mlflow_port, after=replica))
-    return parts
+    if is_server(settings.tracking_uri):
+        return [replica, server, worker]
+    return [replica, server, worker, make_mlflow(settings, given.mlflow_port, after=replica)]
 
 
 def is_server(tracking_uri: str) -> bool:
@@ -100,13 +99,16 @@ def is_server(tracking_uri: str) -> bool:
     return tracking_uri.startswith(("http://", "https://"))
 
 
-def make_mlflow(tracking_uri: str, port: int, *, after: Part) -> Part:
-    """The MLflow UI over these records."""
+def make_mlflow(settings: Settings, port: int, *, after: Part) -> Part:
+    """The MLflow UI over this installation's records."""
+    records = resolve_tracking_uri(settings.tracking_uri)
+    if records.artifacts is not None:
+        records.artifacts.mkdir(parents=True, exist_ok=True)
     page = f"http://{LOOPBACK}:{port}"
     command = ["-m", "mlflow", "server", "--host", LOOPBACK, "--port", str(port), "--workers", "1"]
     environment = {
         # It may hold a password, which a command would show to every user.
-        "MLFLOW_BACKEND_STORE_URI": tracking_uri,
+        "MLFLOW_BACKEND_STORE_URI": records.uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     process = ServerProcess(

@@ -22,6 +22,8 @@ READS_ENVIRONMENT = {
     "deployments/demo/story.py": "hands the Prefect server's address to the third act",
     "deployments/demo/rollout_act.py": "hands the demonstration's surroundings to a replica",
     "deployments/serve.py": "hands its own to the processes it starts",
+    "deployments/setup.py": "tells Prefect which clone it deploys",
+    "flows/__init__.py": "gives a temporary Prefect server time to start",
 }
 READS_SETTINGS = ("tasks/", "flows/", "deployments/", "mlops/settings.py", "mlops/__init__.py")
 HEAVY = ("torch", "mlflow", "optuna", "ccxt", "matplotlib", "exchange_calendars", "arch", "sklearn")

@@ -204,9 +204,10 @@ def arguments(settings: Settings, **changes: Any) -> argparse.Namespace:
     return argparse.Namespace(**given | changes)
 
 
-def test_no_command_shows_where_mlflow_and_the_store_are() -> None:
+def test_no_command_shows_the_password_of_mlflows_database(tmp_path: Path) -> None:
     uri = "postgresql://user:secret@host/mlflow"
-    part = serve.make_mlflow(uri, 5100, after=Part(ServerProcess("replica", [])))
+    settings = settings_of(tmp_path, mlflow_tracking_uri=uri)
+    part = serve.make_mlflow(settings, 5100, after=Part(ServerProcess("replica", [])))
     assert "secret" not in " ".join(part.process.command)
     assert part.process.environment["MLFLOW_BACKEND_STORE_URI"] == uri
     assert part.process.command[-2:] == ["--workers", "1"]
