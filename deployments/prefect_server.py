@@ -8,7 +8,9 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
+from deployments.prefect_retention import vacuum_environment
 from deployments.processes import ServerProcess
+from mlops.settings import Settings
 
 EMPTY_DATABASE = Path(sys.prefix) / "prefect" / "prefect.db"
 """Migrated and empty; `make install` makes it, because that takes a server ten seconds."""
@@ -26,12 +28,13 @@ def copy_empty_database(home: Path) -> None:
         (home / "prefect.db.new").rename(home / "prefect.db")
 
 
-def make_environment(home: Path) -> dict[str, str]:
+def make_environment(home: Path, settings: Settings) -> dict[str, str]:
     """Variables of the server alone; commands and flow runs do not need them."""
     is_migrated = read_revision(home / "prefect.db") == read_revision(EMPTY_DATABASE) != ""
     return {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        **vacuum_environment(settings),
         # A start with nothing to migrate is a second shorter without looking.
         **({"PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false"} if is_migrated else {}),
     }
@@ -49,12 +52,12 @@ def read_revision(database: Path) -> str:
         return str(revision)
 
 
-def make_server(home: Path, port: int) -> ServerProcess:
+def make_server(home: Path, port: int, settings: Settings) -> ServerProcess:
     """The server, not started yet; it listens on loopback only."""
     host = "127.0.0.1"
     return ServerProcess(
         "prefect-server",
         [sys.executable, "-m", "prefect", "server", "start", "--host", host, "--port", str(port)],
         f"http://{host}:{port}/api/health",
-        environment=make_environment(home),
+        environment=make_environment(home, settings),
     )

@@ -76,7 +76,7 @@ def list_parts(settings: Settings, given: argparse.Namespace) -> list[Part]:
     if given.only_replica:
         return [replica]
     server = Part(
-        prefect_server.make_server(Path(os.environ["PREFECT_HOME"]), given.prefect_port),
+        prefect_server.make_server(Path(os.environ["PREFECT_HOME"]), given.prefect_port, settings),
         f"http://{LOOPBACK}:{given.prefect_port}",
         f"\nfor notebooks and `prefect` commands: export PREFECT_API_URL={prefect_api(given)}",
         after=replica,

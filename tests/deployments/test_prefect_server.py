@@ -10,7 +10,9 @@ import pytest
 
 from deployments import prefect_server
 from deployments.prefect_server import copy_empty_database, make_environment, read_revision
+from mlops.settings import Settings
 
+SETTINGS = Settings(_env_file=None, prefect_run_days=3)  # type: ignore[call-arg]
 MIGRATES = "PREFECT_SERVER_DATABASE_MIGRATE_ON_START"
 
 
@@ -35,7 +37,7 @@ def test_a_server_without_a_database_begins_with_a_migrated_one(
 ) -> None:
     home = tmp_path / "new" / "prefect"
     copy_empty_database(home)
-    assert make_environment(home)[MIGRATES] == "false"
+    assert make_environment(home, SETTINGS)[MIGRATES] == "false"
     assert [file.name for file in home.iterdir()] == ["prefect.db"]
 
 
@@ -45,7 +47,7 @@ def test_a_database_that_is_there_is_kept_and_migrated_where_it_is_older(
     write_revision(tmp_path / "prefect.db", "older")
     copy_empty_database(tmp_path)
     assert read_revision(tmp_path / "prefect.db") == "older"
-    assert MIGRATES not in make_environment(tmp_path)
+    assert MIGRATES not in make_environment(tmp_path, SETTINGS)
 
 
 def test_without_an_installed_database_the_server_migrates_by_itself(
@@ -54,4 +56,9 @@ def test_without_an_installed_database_the_server_migrates_by_itself(
     empty.unlink()
     copy_empty_database(tmp_path)
     (tmp_path / "prefect.db").write_bytes(b"")
-    assert MIGRATES not in make_environment(tmp_path)
+    assert MIGRATES not in make_environment(tmp_path, SETTINGS)
+
+
+def test_runs_are_kept_as_long_as_the_setting_says(tmp_path: Path) -> None:
+    environment = make_environment(tmp_path, SETTINGS)
+    assert environment["PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD"] == "259200"
