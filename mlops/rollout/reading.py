@@ -35,13 +35,15 @@ from mlops.store.routes import read_routes
 class Reading:
     """The store at one moment, or the part of it that is about one service.
 
-    ``waiting`` and ``routes`` are by service, ``tallies`` by scope, and ``promoted_tallies``, of
-    new champions since their promotion, by rollout. ``told_of_requests`` are the services with a
-    lasting alert on a champion that fails on requests alone.
+    ``busy`` are the services with an open rollout, ``told_of_requests`` those with a lasting alert
+    on a champion that fails on requests alone. ``waiting`` and ``routes`` are by service,
+    ``tallies`` by scope, and ``promoted_tallies``, of new champions since their promotion, by
+    rollout.
     """
 
     now: datetime
     open: tuple[Rollout, ...]
+    busy: frozenset[str]
     waiting: Mapping[str, Rollout]
     routes: Mapping[str, Route]
     replicas: tuple[Replica, ...]
@@ -55,11 +57,6 @@ class Reading:
         """Open rollouts, oldest first, and then those that wait; all of a service with a route."""
         rows = (*self.open, *self.waiting.values())
         return tuple(row for row in rows if row.service in self.routes)
-
-    @property
-    def busy(self) -> frozenset[str]:
-        """The services with an open rollout."""
-        return frozenset(row.service for row in self.open)
 
     def snapshot_of(self, row: Rollout) -> Snapshot:
         """What `decide` needs to know of an open rollout."""
@@ -119,6 +116,7 @@ def read_rollouts(connection: Connection, now: datetime, service: str | None = N
     return Reading(
         now=now,
         open=opened,
+        busy=frozenset(row.service for row in opened),
         waiting={row.service: row for row in waiting},
         routes=routes,
         replicas=live_replicas(connection),

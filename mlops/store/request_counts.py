@@ -267,9 +267,9 @@ def read_tallies_in_use(
             within the last so many seconds. Those of a rollout count from its beginning.
     """
     recent = is_recent(evidence.c.updated_at, newer_than_s)
-    of_rollout = _select_tallies(rollout, rollout.c.id, service).where(sa.text(OPEN))
-    dealt = _select_tallies(rollout, sa.literal(_DEALT) + rollout.c.id, service)
-    champion = _select_tallies(route, sa.literal(_CHAMPION) + route.c.champion, service)
+    of_rollout = _select_tallies(rollout, "", rollout.c.id, service).where(sa.text(OPEN))
+    dealt = _select_tallies(rollout, _DEALT, rollout.c.id, service)
+    champion = _select_tallies(route, _CHAMPION, route.c.champion, service)
     query = sa.union_all(of_rollout, dealt.where(sa.text(OPEN), recent), champion.where(recent))
     found: dict[str, list[Tally]] = {}
     for row in connection.execute(query.order_by("step")):
@@ -278,12 +278,14 @@ def read_tallies_in_use(
 
 
 def _select_tallies(
-    owner: sa.Table, scope: sa.ColumnElement[str], service: str | None
+    owner: sa.Table, prefix: str, name: sa.ColumnElement[str], service: str | None
 ) -> sa.Select[Any]:
-    """The tallies whose scope a row of another table names, found by the primary key."""
-    same = sa.and_(evidence.c.service == owner.c.service, evidence.c.scope == scope)
+    """The tallies whose scope is a prefix and a name in another table, by the primary key."""
+    # Compared with bare columns, SQLite would scan all evidence and look its owner up instead.
+    same_service = evidence.c.service == sa.literal("") + owner.c.service
+    same_scope = evidence.c.scope == sa.literal(prefix) + name
     columns = [evidence.c[name] for name in Tally.__slots__]
-    query = sa.select(*columns).select_from(owner.join(evidence, same))
+    query = sa.select(*columns).where(same_service, same_scope)
     return query if service is None else query.where(owner.c.service == service)
 
 
