@@ -7,12 +7,12 @@ Such a trouble is told here when it begins, each hour while it lasts, and when i
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from mlops.alerts.delivery import Channel
+from mlops.background import Repeated
 from mlops.errors import AlertNotSent
 from mlops.store.alerts import AlertRow, Condition, Notice, Occasion, Severity
 
@@ -49,17 +49,15 @@ class DirectAlerts:
         self.clock = clock
         self._raised_at: dict[str, datetime] = {}
         self._due_at: dict[str, float] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="direct alerts", daemon=True)
+        self._loop = Repeated("direct alerts", LOOK_S, self.tell, at_once=False)
 
     def start(self) -> None:
         """Look for troubles each `LOOK_S` seconds from now on."""
-        self._thread.start()
+        self._loop.start()
 
-    def stop(self, *, wait_s: float = 5.0) -> None:
+    def stop(self) -> None:
         """End after the message under way."""
-        self._stop.set()
-        self._thread.join(wait_s)
+        self._loop.stop()
 
     def tell(self) -> None:
         """Look once, and send what is due."""
@@ -77,14 +75,6 @@ class DirectAlerts:
             raised_at = self._raised_at.pop(subject)
             self._send(subject, f"{subject}: it is over", Occasion.RECOVERED, raised_at)
 
-    def _run(self) -> None:
-        while not self._stop.wait(LOOK_S):
-            try:
-                self.tell()
-            except Exception:
-                # A handler of the user may raise anything, and the thread must go on.
-                log.exception("a direct alert failed")
-
     def _send(self, subject: str, text: str, occasion: Occasion, raised_at: datetime) -> bool:
         """Send a message to every channel; True where at least one took it, or there is none."""
         log.warning("%s of %s: %s", subject, self.source, text)
@@ -94,6 +84,9 @@ class DirectAlerts:
                 channel.send([notice])
             except AlertNotSent as error:
                 log.warning("channel=%s did not take a direct alert: %s", channel.name, error)
+            except Exception:
+                # A defect of one channel must not keep the others from telling.
+                log.exception("channel=%s failed", channel.name)
             else:
                 taken = True
         return taken

@@ -14,18 +14,18 @@ RAISED, REMINDER, RECOVERED = Occasion.RAISED, Occasion.REMINDER, Occasion.RECOV
 
 
 class Recorded:
-    """A channel that keeps what it is sent; while ``is_down`` it takes nothing."""
+    """A channel that keeps what it is sent; with an ``error`` it takes nothing."""
 
     takes_batches = True
-    is_down = False
+    error: Exception | None = None
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.sent: list[tuple[Occasion, str, str]] = []
 
     def send(self, notices: Sequence[Notice], *, brief: bool = False) -> None:
-        if self.is_down:
-            raise AlertNotSent("down")
+        if self.error is not None:
+            raise self.error
         self.sent += [(notice.occasion, notice.alert.subject, notice.text) for notice in notices]
 
 
@@ -77,16 +77,17 @@ def test_each_trouble_is_told_for_itself(case: Case) -> None:
     assert [subject for _, subject, _ in case.mail.sent] == ["away", "full"]
 
 
-def test_a_channel_that_is_down_keeps_no_other_one_from_telling(case: Case) -> None:
-    case.mail.is_down = True
+@pytest.mark.parametrize("error", [AlertNotSent("down"), TypeError("a defect")])
+def test_a_channel_that_fails_keeps_no_other_one_from_telling(case: Case, error: Exception) -> None:
+    case.mail.error = error
     case.after(0, away="gone")
     assert case.slack.sent == [(RAISED, "away", "gone")]
 
 
 def test_what_no_channel_took_is_sent_again(case: Case) -> None:
-    case.mail.is_down = case.slack.is_down = True
+    case.mail.error = case.slack.error = AlertNotSent("down")
     case.after(0, away="gone")
-    case.mail.is_down = False
+    case.mail.error = None
     assert case.after(RETRY_S - 1, away="gone") == []
     assert case.after(1, away="gone") == [RAISED]
 

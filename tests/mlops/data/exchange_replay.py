@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from email.utils import format_datetime
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -129,7 +129,7 @@ def _handler(replay: Replay) -> type[BaseHTTPRequestHandler]:
             return
 
         def date_time_string(self, timestamp: float | None = None) -> str:
-            return format_datetime(replay.now, usegmt=True)
+            return formatdate(replay._now_ms() / 1000, usegmt=True)
 
         def do_GET(self) -> None:
             fault = replay.next_fault()

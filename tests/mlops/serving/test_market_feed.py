@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -128,15 +127,13 @@ def test_a_venue_that_is_away_is_named(
 def test_while_the_store_is_away_the_feed_says_what_it_waits_for(
     open_feed: OpenFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    feed, stop = open_feed("r1", tmp_path / "bars"), threading.Event()
+    feed = open_feed("r1", tmp_path / "bars")
 
     def away(*_: object, **__: object) -> None:
-        stop.set()
         raise StoreError("the store is away")
 
     monkeypatch.setattr("mlops.serving.market_feed.acquire_lease", away)
-    monkeypatch.setattr("mlops.serving.market_feed.POLL_S", 0.0)
-    feed.run(stop)
+    feed.loop().work()
     assert feed.trouble(SERVICE) == f"the feed of {tmp_path / 'bars'} waits: the store is away"
 
 
