@@ -390,7 +390,9 @@ class App:
 
     async def _readyz(self, request: HttpRequest) -> Reply:
         if self._takes_requests():
-            return Reply(200, b"ready\n", TEXT)
+            # A replica that cannot keep its forecasts still answers requests, and says so.
+            trouble = self.publisher.spool.trouble
+            return Reply(200, f"ready\n{trouble}\n".encode() if trouble else b"ready\n", TEXT)
         return Reply(503, b"draining\n" if self.draining else b"starting\n", TEXT, RETRY_LATER)
 
     async def _ready(self, request: HttpRequest) -> Reply:

@@ -306,6 +306,8 @@ def test_a_spool_that_cannot_be_written_is_the_reason(
     spool = live.spool.folder
     assert f"the spool {spool}" in str(caught.value)
     assert "Too many open files (EMFILE)" in str(caught.value)
+    _, _, body = asyncio.run(answer_of(live.app, StoredRequest("GET", "/readyz")))
+    assert body.decode() == f"ready\n{live.spool.trouble}\n"
     update(live)
     assert live.publisher.latest(KEY) is not None
 
