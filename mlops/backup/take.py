@@ -81,8 +81,8 @@ def _fill(part: Path, installation: Installation, now: datetime) -> Contents:
         left_out = [*NEVER_IN_IT, *_copy_store(installation, part)]
         bundles, missing = _copy_bundles(installation.store, mlflow, part)
         left_out += [*missing, *_copy_mlflow(mlflow, part)]
+        (part / KEYS).mkdir(mode=0o700)
         copy_tree(key_file(installation.home).parent, part / KEYS)
-        (part / KEYS).chmod(0o700)
         with installation.store.read() as connection:
             identity = read_installation(connection)
     files = list_files(part)

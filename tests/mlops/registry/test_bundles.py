@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.errors import BundleError
+from mlops.errors import BundleError, BundleUnavailable
 from mlops.features.dataset import Dataset
 from mlops.models import manifest
 from mlops.models.bundle import Trust, main, open_bundle
@@ -214,6 +215,44 @@ def test_a_bundle_over_the_size_cap_is_refused(written: Path) -> None:
 def test_a_path_without_bundle_is_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="there is no bundle at"):
         open_bundle(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.EIO])
+def test_what_keeps_this_process_from_reading_is_named_and_no_fault_of_the_bundle(
+    written: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    real = Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        if path.name == WEIGHTS:
+            raise OSError(code, os.strerror(code), str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    with pytest.raises(BundleUnavailable, match=rf"{WEIGHTS} cannot be read.*{os.strerror(code)}"):
+        open_bundle(written)
+
+
+def test_a_bundle_that_lost_a_file_while_it_was_read_is_at_fault(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checked = read_manifest(written)
+    (written / WEIGHTS).unlink()
+    with pytest.raises(BundleError, match=f"has lost {WEIGHTS}") as refused:
+        checked.read(written, WEIGHTS)
+    assert not isinstance(refused.value, BundleUnavailable)
+
+
+@pytest.mark.parametrize("value", ["Infinity", "NaN", "1e999", "[" * 100_000])
+def test_a_manifest_with_a_number_that_is_none_is_refused_by_the_command(
+    written: Path, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    text = (written / MANIFEST).read_text()
+    (written / MANIFEST).write_text(
+        text.replace('"schema_version": 1', f'"schema_version": {value}')
+    )
+    assert main(["verify", str(written)]) == 1
+    assert "is not a bundle's manifest" in capsys.readouterr().err
 
 
 def test_a_model_that_loads_but_forecasts_otherwise_is_refused(
