@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import queue
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -39,11 +38,10 @@ ANNA = {"actor": "anna", "reason": "it is better"}
 @pytest.fixture
 def manager(library: Library, tmp_path: Path) -> Iterator[MLOpsManager]:
     """A manager of the library whose MLflow is down."""
-    shutil.copytree(library.folder / "keys", tmp_path / "keys")
     library.registry.store.close()
     config = Settings(
         _env_file=None,
-        mlops_base_path=tmp_path,
+        mlops_base_path=library.folder,
         store_url=f"sqlite:///{tmp_path / 'store.db'}",
         mlflow_tracking_uri=NOBODY,
         health_check_timeout=20,
