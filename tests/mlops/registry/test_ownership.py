@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from mlops.errors import LeaseLost, RegistryError, StoreError
+from mlops.errors import BundleUnavailable, LeaseLost, RegistryError, StoreError
 from mlops.registry import (
     Candidate,
     Registry,
+    bundle_folders,
     exclusive_registration,
     find_unknown_versions,
     open_run,
@@ -92,6 +93,16 @@ def versions(registry: Registry) -> dict[int, str]:
 def aliases(registry: Registry) -> dict[str, int]:
     shown = registry.tracking.client.get_registered_model(SERVICE.key).aliases
     return {alias: int(number) for alias, number in shown.items()}
+
+
+def test_a_second_machine_is_refused_a_bundle_in_a_folder_of_the_first(
+    registry: Registry, machine: Registry, candidate: Candidate
+) -> None:
+    row = register(registry, candidate, Why(AT))
+    second = replace(machine, bundles=bundle_folders(machine.home, "http://mlflow:5000"))
+    with pytest.raises(BundleUnavailable, match="mlflow server --serve-artifacts"):
+        load(second, row.model_id)
+    assert load(machine, row.model_id).digest == row.digest
 
 
 DURING = ("after log_model", "after create_version", "before _commit", "before _show_in_mlflow")
