@@ -51,7 +51,7 @@ def _take(installation: Installation, folder: Path) -> int:
 def _restore(installation: Installation, backup: Path) -> int:
     contents = restore_backup(installation, backup)
     print(f"restored the backup of {contents.made_at:%Y-%m-%d %H:%M:%S} UTC")
-    print("it had not:", *contents.left_out, sep="\n  ")
+    print("not restored:", *contents.left_out, sep="\n  ")
     return 0
 
 

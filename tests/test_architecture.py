@@ -17,6 +17,7 @@ READS_ENVIRONMENT = {
     "mlops/settings.py": "the one place that reads it",
     "mlops/registry/tracking.py": "sets MLflow's own switches before it is imported",
     "mlops/registry/bundles.py": "hands a clean process what it needs to start",
+    "mlops/store/postgres_dump.py": "hands pg_dump the password, which its arguments would show",
     "tasks/context.py": "is told there whether a worker started this process",
     "deployments/demo/__main__.py": "makes surroundings of its own",
     "deployments/demo/story.py": "hands the Prefect server's address to the third act",

@@ -9,7 +9,7 @@ from pathlib import Path
 from mlops.errors import BundleError, MlopsError, StoreError
 from mlops.installation import Installation
 from mlops.models.manifest import read_manifest
-from mlops.registry import fetch_bundle, find_unknown_versions
+from mlops.registry import check_reachable, fetch_bundle, find_unknown_versions
 from mlops.registry.fetching import is_local
 from mlops.store import ModelVersion, list_routes, list_versions
 from mlops.store.sqlite_files import find_damage
@@ -29,7 +29,10 @@ def find_problems(installation: Installation) -> tuple[str, ...]:
         installation.store  # noqa: B018 - it is opened, which tells whether the schema fits
     except StoreError as error:
         return (*problems, f"the store does not open: {error}")
-    return (*problems, *_check_versions(installation), *_check_mlflow(installation))
+    away = _find_why_away(installation)
+    problems += _check_versions(installation, with_remote=not away)
+    problems += [away] if away else _check_mlflow(installation)
+    return tuple(problems)
 
 
 def _check_databases(installation: Installation) -> Iterator[str]:
@@ -57,7 +60,16 @@ def _check_room(installation: Installation) -> Iterator[str]:
         yield f"{installation.home} has {free:,} bytes free, less than {LEAST_FREE_BYTES:,}"
 
 
-def _check_versions(installation: Installation) -> Iterator[str]:
+def _find_why_away(installation: Installation) -> str:
+    """Why no MLflow server answers; empty where it does, or where none is needed."""
+    try:
+        check_reachable(installation.bundles.mlflow.uri)
+    except MlopsError as error:
+        return str(error)
+    return ""
+
+
+def _check_versions(installation: Installation, *, with_remote: bool) -> Iterator[str]:
     try:
         installation.trust  # noqa: B018 - it is opened, which compares the key with the store
     except MlopsError as error:
@@ -71,7 +83,7 @@ def _check_versions(installation: Installation) -> Iterator[str]:
     for version in list_versions(installation.store):
         if version.bundle_removed_at is not None:
             continue
-        if is_local(version.bundle_uri) or version.model_id in serving:
+        if is_local(version.bundle_uri) or (with_remote and version.model_id in serving):
             try:
                 _check_bundle(version, installation)
             except MlopsError as error:

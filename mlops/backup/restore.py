@@ -14,6 +14,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import msgspec
+
 from mlops.backup.contents import (
     ARTIFACTS,
     DUMP,
@@ -50,6 +52,9 @@ def restore_backup(installation: Installation, folder: Path) -> Contents:
 
     Nothing of the installation needs to be there; where it works, it need not be stopped.
 
+    Returns:
+        The list of the backup; ``left_out`` has also what was in it and not restored.
+
     Raises:
         BackupError: when the backup is damaged, or not of this kind of database.
         StoreError: when a database cannot be replaced; `restore_database` says when.
@@ -71,6 +76,9 @@ def restore_backup(installation: Installation, folder: Path) -> Contents:
                 for model_id, place in contents.bundles.items()
             }
             _restore_store(folder, url, uris, Path(scratch))
+    if MLFLOW in contents.files and mlflow.artifacts is None:
+        left = "MLflow's database: MLFLOW_TRACKING_URI names a server, which keeps its own"
+        return msgspec.structs.replace(contents, left_out=(*contents.left_out, left))
     return contents
 
 

@@ -140,6 +140,18 @@ def test_a_copy_is_put_into_the_folder_that_the_tracking_uri_names(
     other.close()
 
 
+def test_where_a_server_keeps_mlflow_bundles_are_put_under_the_base_path(
+    copy: Path, tmp_path: Path
+) -> None:
+    other = open_at(tmp_path / "other", tracking_uri="http://127.0.0.1:9")
+    assert "MLflow's database" in restore_backup(other, copy).left_out[-1]
+    (version,) = list_versions(other.store)
+    assert path_of(version.bundle_uri).is_relative_to(other.home)
+    (problem,) = find_problems(other)
+    assert "nobody answers at http://127.0.0.1:9" in problem
+    other.close()
+
+
 def test_processes_that_have_the_store_open_see_what_was_restored(place: Place, copy: Path) -> None:
     store = place.installation.store
     assert acquire_lease(store, "controller", "me", seconds=60.0)

@@ -21,6 +21,8 @@ from mlops.registry.keys import choose_signing_key, read_known_keys, require_kno
 from mlops.store import ModelVersion, Store, Why
 from mlops.store.identity import write_key_fingerprints
 from mlops.store.routes import begin_route
+from mlops.store.schema import version
+from tests.conftest import mlflow_forgets
 from tests.mlops.registry.conftest import AT, SERVICE
 from tests.stores import add, store, url  # noqa: F401
 
@@ -66,11 +68,11 @@ class Machine:
 @pytest.fixture
 def first(store: Store, add: Callable[..., ModelVersion], written: Path) -> Machine:  # noqa: F811
     """The machine that registered the champion, in a store that knows no key yet."""
-    version = add(
+    row = add(
         service=SERVICE.key, bundle_uri=written.as_uri(), digest=read_manifest(written).digest
     )
     with store.write() as connection:
-        begin_route(connection, SERVICE.key, version.model_id, Why(AT))
+        begin_route(connection, SERVICE.key, row.model_id, Why(AT))
     return Machine(store, written.parent, written.parent)
 
 
@@ -149,6 +151,19 @@ def test_a_rotation_ends_with_every_bundle_signed_by_the_next_key(
     assert load_key(second.key_file) == new
     with pytest.raises(RegistryError, match="there is no"):
         drop_old_key(second.registry)
+
+
+def test_a_bundle_that_is_fetched_is_signed_where_it_comes_from_and_in_the_cache(
+    first: Machine, written: Path
+) -> None:
+    with first.store.write() as connection:
+        connection.execute(version.update().values(bundle_uri=str(written)))
+    with mlflow_forgets():
+        assert first.key
+        first.add_next()
+        assert drop_old_key(first.registry) == ()
+    for bundle in (written, first.bundles.cache / read_manifest(written).digest):
+        open_bundle(bundle, Trust(first.key))
 
 
 def test_a_rotation_does_not_end_while_a_live_bundle_cannot_be_signed(
