@@ -54,18 +54,8 @@ def delete_old_checks(store: Store, *, days: float, limit: int) -> int:
         days: Days that checks are kept.
         limit: Most rows to delete.
     """
-    newest = sa.func.max(check.c.bar)
-    grouped = sa.select(check.c.service, check.c.model_id, newest).group_by(
-        check.c.service, check.c.model_id
-    )
-    with store.read() as connection:
-        last_bars = connection.execute(grouped).all()
-    service_ends: dict[str, datetime] = {}
-    for service, _, bar in last_bars:
-        service_ends[service] = max(bar, service_ends.get(service, bar))
     deleted = 0
-    for service, model_id, bar in last_bars:
-        before = min(bar, service_ends[service] - timedelta(days=days))
+    for service, model_id, before in _find_old_checks(store, days):
         named = sa.select(trigger.c.verdict).where(
             trigger.c.service == service, trigger.c.verdict.is_not(None)
         )
@@ -77,6 +67,22 @@ def delete_old_checks(store: Store, *, days: float, limit: int) -> int:
         )
         deleted += _delete_in_batches(store, check, old, limit - deleted)
     return deleted
+
+
+def _find_old_checks(store: Store, days: float) -> list[tuple[str, str, datetime]]:
+    """Versions with old checks: service, version, and the first bar whose check stays."""
+    keys = (check.c.service, check.c.model_id)
+    query = sa.select(*keys, sa.func.min(check.c.bar), sa.func.max(check.c.bar)).group_by(*keys)
+    with store.read() as connection:
+        rows = connection.execute(query).all()
+    ends: dict[str, datetime] = {}
+    for service, _, _, newest in rows:
+        ends[service] = max(newest, ends.get(service, newest))
+    firsts = [
+        (service, model_id, oldest, min(newest, ends[service] - timedelta(days=days)))
+        for service, model_id, oldest, newest in rows
+    ]
+    return [(service, name, before) for service, name, oldest, before in firsts if oldest < before]
 
 
 def delete_ended_alerts(store: Store, *, days: float, limit: int) -> int:
