@@ -172,7 +172,9 @@ def serve(settings: Settings, given: argparse.Namespace, home: Path) -> None:
     # A closed terminal sends SIGHUP.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: supervisor.stopping.set())
-    console.print(f"logs in {supervisor.logs}; Ctrl-C stops everything", highlight=False)
+    console.print(
+        f"logs in {supervisor.logs}; Ctrl-C stops everything", highlight=False, soft_wrap=True
+    )
     supervisor.run()
 
 

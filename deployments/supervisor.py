@@ -105,7 +105,9 @@ class Supervisor:
         part.start_at = time.monotonic() + part.delay_s
         part.is_started = part.is_told_late = False
         self.console.print(
-            f"{name} ended; starting it again in {part.delay_s:.0f} s; see {log}", style="yellow"
+            f"{name} ended; starting it again in {part.delay_s:.0f} s; see {log}",
+            style="yellow",
+            soft_wrap=True,
         )
 
     def _look_whether_up(self, part: Part) -> None:
@@ -120,4 +122,5 @@ class Supervisor:
             self.console.print(
                 f"still waiting for {name} at {part.process.url}; see {part.process.log}",
                 style="yellow",
+                soft_wrap=True,
             )

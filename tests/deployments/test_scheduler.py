@@ -8,11 +8,12 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 from zoneinfo import ZoneInfo
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentCreate
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.server.schemas import schedules as server
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -214,6 +215,19 @@ def test_the_same_service_model_and_schedule_are_the_same_job() -> None:
     assert JOB_ID.fullmatch(job_id(2))
     assert job_id(2).startswith("lstm.binance.btc-usdt.1h.volatility.24.daily.")
     assert len({job_id(2), job_id(3), job_id(2, horizon=12)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("venue", "symbol"),
+    [("binance", "BTC/USDT:USDT"), ("my_venue-2", "1000SHIB/USDT"), ("v" * 60, f"{'A' * 60}/USD")],
+)
+def test_prefect_takes_the_name_of_every_job(venue: str, symbol: str) -> None:
+    schedule = make_schedule("cron", {"cron": "*/5 * * * 1-5"})
+    service = SETTINGS.service(symbol, venue=venue)
+    job_id = scheduler._job_id(service, scheduler.ModelType.LINEAR, ScheduleType.CRON, schedule)
+    assert JOB_ID.fullmatch(job_id)
+    created = DeploymentCreate(name=job_id, flow_id=uuid4())
+    assert created.name == job_id
 
 
 @pytest.mark.parametrize(

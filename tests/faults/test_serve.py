@@ -39,6 +39,8 @@ def served(world: World) -> Iterator[subprocess.Popen[bytes]]:
                 "PYTHONPATH": str(ROOT),
                 "MLOPS_BASE_PATH": str(world.folder),
                 "STORE_URL": world.url,
+                # The folder of the bundles.
+                "MLFLOW_TRACKING_URI": f"file://{world.template.folder}",
                 "CUSTOM_MODEL_MODULES": MODULE,
             },
             stdout=log,
