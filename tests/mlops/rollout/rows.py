@@ -97,8 +97,14 @@ def begin_rollouts(store: Store, number: int, replicas: Sequence[str] = ("r0",))
         for name in (BASELINE, CHAMPION, CHALLENGER):
             models[name + suffix] = HeldModel(name + suffix, READY)
     for name in replicas:
-        address, state = "127.0.0.1:1", ReplicaState.READY
-        said = Replica(name, f"{name}-0", address, state, "", None, generations, models)
+        said = Replica(
+            id=name,
+            incarnation=f"{name}-0",
+            address="127.0.0.1:1",
+            state=ReplicaState.READY,
+            generations=generations,
+            models=models,
+        )
         acknowledge(store, said, seconds=600.0)
     return begun
 
