@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from mlops.registry.connection import Registry
 from mlops.store import ModelVersion, Status, Why
