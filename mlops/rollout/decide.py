@@ -420,12 +420,17 @@ def _reason_to_revert(s: Snapshot, now: datetime) -> str | None:
 
 
 def _explain_failures(s: Snapshot) -> str:
-    """The replicas that cannot load the version, each with its error; empty where all can."""
-    version = s.rollout.to_version
+    """The replicas that cannot load the version, each with its error; empty where all can.
+
+    A replica does not load a challenger without its champion.
+    """
+    version, champion = s.rollout.to_version, s.route.champion
+    names = {champion: f"the champion {champion}", version: "it"}
     return "; ".join(
-        f"{replica.id} cannot load it: {replica.models[version].error or 'no reason given'}"
+        f"{replica.id} cannot load {name}: {replica.models[model_id].error or 'no reason given'}"
         for replica in s.waited_for
-        if replica.failed_to_load(version)
+        for model_id, name in names.items()
+        if replica.failed_to_load(model_id) and not replica.holds(version)
     )
 
 

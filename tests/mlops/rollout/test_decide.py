@@ -19,6 +19,7 @@ from .snapshots import ALL_READY, FEW, GOOD, LACKS, NONE, WORSE, a_replica, a_sn
 
 BROKEN = a_replica(held=ALL_READY | {CHALLENGER: "failed"})
 SHORT = a_replica("r1", held=ALL_READY | {CHALLENGER: LACKS})
+AWAY = a_replica(held={CHAMPION: LACKS})
 LOADING = a_replica(held=ALL_READY | {CHALLENGER: "loading"})
 BEHIND = a_replica(generation=6)
 NEW = a_replica(generation=None)
@@ -75,6 +76,7 @@ def test_pending(situation: dict[str, Any], phase: Phase | None, reason: str) ->
         ({"champion_failing": "it errs"}, P.ROLLBACK, "the champion itself is failing (it errs)"),
         ({"replicas": (LOADING,), "late": True}, P.ROLLBACK, "by r0; see HEALTH_CHECK_TIMEOUT"),
         ({"replicas": (BEHIND,), "late": True}, P.ROLLBACK, "not loaded within 30 s by r0;"),
+        ({"replicas": (AWAY,), "late": True}, P.ROLLBACK, "r0 cannot load the champion champion:"),
         ({"replicas": (), "late": True}, None, ""),
         ({"replicas": (DRAINING,), "late": True}, None, ""),
         ({"late": True}, P.GATE, "loaded"),
