@@ -67,7 +67,8 @@ def test_a_clock_that_jumps_under_a_controller_at_work_stops_no_rollout(
 
 def _ask(world: World, **changes: float) -> Rollout:
     """Ask for a rollout by the machine's clock."""
-    plan = {**QUICK, **changes}
-    model = another(world)
+    before = {row.id for row in list_rollouts(world.store)}
+    plan, model = {**QUICK, **changes}, another(world)
     world.asker("rollout", model=model, strategy="blue_green", plan=plan).wait()
-    return list_rollouts(world.store)[0]
+    [asked] = [row for row in list_rollouts(world.store) if row.id not in before]
+    return asked
