@@ -113,7 +113,8 @@ _MUTANTS: Mapping[tuple[ModuleType | type, str], Mapping[str, Wrong]] = {
         ),
     },
     (falling, "explain_requests"): {
-        **_YES_NO,
+        "always": _always("requests fail"),
+        "never": _always(None),
         "of what falls too": lambda right: (
             lambda route, trials: right(route, replace(trials, own=TrialCounts(23, 0)))
         ),
