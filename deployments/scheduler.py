@@ -143,9 +143,9 @@ class Jobs:
     def stop(self) -> None:
         """Pause all jobs: Prefect deletes their scheduled runs, overdue ones too."""
         # First, because a job that is added meanwhile looks at it.
-        self.client.pause_deployment(self.template.id)
+        self._pause(self.template.id)
         for job in self.all():
-            self.client.pause_deployment(job.id)
+            self._pause(job.id)
 
     def are_stopped(self) -> bool:
         """Whether `stop` was called after `start`."""
@@ -208,7 +208,7 @@ class Jobs:
         if active:
             self._resume(job.id)
         else:
-            self.client.pause_deployment(job.id)
+            self._pause(job.id)
 
     def remove(self, job: DeploymentResponse) -> None:
         """Delete a job and its runs that have not begun."""
@@ -238,11 +238,16 @@ class Jobs:
         """Make the next runs of a job now; the server would within a minute."""
         self.client.request("POST", "/deployments/{id}/schedule", path_params={"id": job}, json={})
 
+    def _pause(self, deployment: UUID) -> None:
+        # The client's own call would leave overdue runs.
+        path = {"id": deployment}
+        self.client.request("POST", "/deployments/{id}/pause_deployment", path_params=path)
+
     def _resume(self, job: UUID) -> None:
         self.client.resume_deployment(job)
         # Looked at after the change: who stops all meanwhile sees this job or is seen here.
         if self.are_stopped():
-            self.client.pause_deployment(job)
+            self._pause(job)
         else:
             self.create_scheduled_runs(job)
 
