@@ -48,6 +48,16 @@ class Part:
     start_at: float = 0.0
     delay_s: float = RESTART_S
 
+    def may_start(self) -> bool:
+        """Whether its time has come, and the part before it is up.
+
+        One that is needed is waited for until it is late: what comes after it may mend it, such as
+        a training that makes the first version.
+        """
+        before = self.after
+        is_due = before is None or before.is_up or (before.is_needed and before.is_told_late)
+        return is_due and time.monotonic() >= self.start_at
+
 
 class Supervisor:
     """Starts parts in order, restarts those that end, and stops all in reverse order."""
@@ -82,7 +92,7 @@ class Supervisor:
 
     def _look_after(self, part: Part) -> None:
         if not part.is_started:
-            if (part.after is None or part.after.is_up) and time.monotonic() >= part.start_at:
+            if part.may_start():
                 self._start(part)
         elif not part.process.is_alive():
             self._plan_restart(part)

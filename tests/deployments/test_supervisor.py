@@ -95,6 +95,14 @@ def test_a_late_part_is_told_and_delays_only_those_that_need_it(stage: Stage) ->
     assert stage.shown.getvalue().count("still waiting") == 1
 
 
+def test_a_replica_that_is_never_ready_does_not_keep_others_from_starting(stage: Stage) -> None:
+    url = f"http://127.0.0.1:{free_port()}/readyz"
+    replica = Part(stage.part("replica", MUTE, url), is_needed=True)
+    with stage.running(replica, Part(stage.part("server"), after=replica)):
+        until(lambda: "server started" in stage.notes)
+    assert not replica.is_up
+
+
 def test_a_part_that_ends_is_started_again(stage: Stage) -> None:
     part = Part(stage.part("replica"), is_needed=True)
     with stage.running(part):
