@@ -5,7 +5,6 @@ Nothing is injected: the bars are those of the sample, the monitor is asked at t
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +18,9 @@ import pytest
 import sqlalchemy as sa
 from prefect.client.schemas.objects import FlowRun
 
+from mlops.backup.restore import restore_backup
+from mlops.backup.take import take_backup
+from mlops.installation import Installation
 from mlops.manager import MLOpsManager
 from mlops.registry.version_history import trace
 from mlops.serving.runtime import headless_replica
@@ -27,6 +29,7 @@ from mlops.store import ModelVersion, Phase, Store, get_route, list_versions, op
 from mlops.store.monitor_runs import list_checks
 from mlops.store.schema import alert_notice, lease
 from mlops.store.triggers import Answer, Cause, TriggerRow, TriggerState, list_triggers
+from tests.conftest import mlflow_forgets
 from tests.prefect_server import ROOT, PrefectServer, running, runs, until
 from tests.project import seeded
 
@@ -92,18 +95,23 @@ def server(
 def championed(
     server: PrefectServer, tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path
 ) -> Path:
-    """A project whose champion was trained on what was known on 14 October 2018."""
-    base = seeded(tmp_path_factory.mktemp("championed") / "mlops", mlflow_template)
+    """A copy of a project whose champion was trained on what was known on 14 October 2018."""
+    folder = tmp_path_factory.mktemp("championed")
+    base = seeded(folder / "mlops", mlflow_template)
     server.run("-c", CHAMPION, env={"MLOPS_BASE_PATH": str(base)})
-    return base
+    with mlflow_forgets(), closing(Installation(Settings(mlops_base_path=base))) as installation:
+        taken, _ = take_backup(installation, folder / "copies")
+    return taken
 
 
 @pytest.fixture
 def base(championed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """That project, moved: bundles are named by where they lie, so the old place is not lost."""
-    shutil.copytree(championed, tmp_path / "mlops")
-    monkeypatch.setenv("MLOPS_BASE_PATH", str(tmp_path / "mlops"))
-    return tmp_path / "mlops"
+    """That project, restored in a place of the test's own."""
+    base = tmp_path / "mlops"
+    with mlflow_forgets(), closing(Installation(Settings(mlops_base_path=base))) as installation:
+        restore_backup(installation, championed)
+    monkeypatch.setenv("MLOPS_BASE_PATH", str(base))
+    return base
 
 
 @pytest.fixture
