@@ -55,7 +55,8 @@ def manager() -> Iterator[MLOpsManager]:
         (HOME / "keys" / "bundle.key").chmod(0o600)
         try:
             opened = MLOpsManager(Settings(_env_file=None, mlops_base_path=HOME))
-            with closing(opened.store):
+            # The next test's file may get the number of this one, and is not the same store.
+            with closing(opened.installation):
                 yield opened
         finally:
             trust_in_process(Trust())
