@@ -1,7 +1,9 @@
 """Forecasts of record: one per service and bar, and beside it those of other versions.
 
 The first forecast of record of a bar is kept; writing it again, by another replica or from a
-spool, changes nothing. A forecast of record that comes second is kept beside the first one.
+spool, changes nothing. A forecast of record that comes second is kept beside the first one. A
+version that forecast a bar as a challenger, and is the champion when the bar goes on record, has
+one row: that of the record.
 """
 
 from __future__ import annotations
@@ -10,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import sqlalchemy as sa
 
-from mlops.store.engine import Store
+from mlops.store.engine import Connection, Store
 from mlops.store.schema import forecast
 from mlops.store.sql import insert_new
 
@@ -54,11 +57,39 @@ def record_forecasts(store: Store, rows: Sequence[ForecastRow]) -> int:
     if not rows:
         return 0
     values = [{name: getattr(row, name) for name in ForecastRow.__slots__} for row in rows]
-    beside = [row | {"role": Role.SHADOW} for row in values if row["role"] is Role.RECORD]
     with store.write() as connection:
-        new = insert_new(connection, forecast, values)
-        insert_new(connection, forecast, beside)
-        return new
+        return sum(_record_one(connection, row) for row in values)
+
+
+def _record_one(connection: Connection, row: dict[str, Any]) -> int:
+    """Insert one forecast; 1 if it is stored as what it is, 0 if it came second."""
+    if insert_new(connection, forecast, [row]):
+        return 1
+    if row["role"] is not Role.RECORD:
+        return 0
+    if _put_on_record(connection, row):
+        return 1
+    insert_new(connection, forecast, [row | {"role": Role.SHADOW}])
+    return 0
+
+
+def _put_on_record(connection: Connection, row: dict[str, Any]) -> bool:
+    """Let a version's row beside the record become the record, where its bar has none."""
+    own, other = forecast.c, forecast.alias().c
+    same_bar = (other.service == row["service"], other.bar == row["bar"])
+    on_record = sa.exists().where(*same_bar, other.role == Role.RECORD)
+    change = (
+        forecast.update()
+        .where(own.service == row["service"], own.bar == row["bar"])
+        .where(own.model_id == row["model_id"], own.role == Role.SHADOW, ~on_record)
+        .values(**row)
+    )
+    try:
+        with connection.begin_nested():
+            return connection.execute(change).rowcount == 1
+    except sa.exc.IntegrityError:
+        # Another process has just put its own forecast on record.
+        return False
 
 
 def list_forecasts(

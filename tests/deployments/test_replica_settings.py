@@ -111,6 +111,7 @@ def test_alerts_go_where_the_variables_say(environment: pytest.MonkeyPatch) -> N
         "SMTP_PASSWORD": "secret",
         "SMTP_FROM": "mlops@example.com",
         "SMTP_STARTTLS": "true",
+        "SMTP_SSL": "true",
         "SLACK_WEBHOOK_URL": "https://hooks.slack.com/services/T/B/C",
         "ALERT_URLS": "json://localhost",
         "ALERT_HANDLERS": f"{__name__}:Pager",
@@ -126,6 +127,7 @@ def test_alerts_go_where_the_variables_say(environment: pytest.MonkeyPatch) -> N
         user="mlops",
         password="secret",
         starttls=True,
+        tls_first=True,
     )
     assert slack == Slack("https://hooks.slack.com/services/T/B/C")
     assert (other.name, handler.name) == ("apprise:1", f"handler:{__name__}.Pager")

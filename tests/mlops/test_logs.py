@@ -48,6 +48,8 @@ def root() -> Iterator[logging.Logger]:
     """The root logger, as it was afterwards."""
     found = logging.getLogger()
     before, level = list(found.handlers), found.level
+    # A test before may have left it on, in a way that the end of its own warnings filter undid.
+    logging.captureWarnings(False)
     yield found
     found.handlers[:] = before
     found.setLevel(level)

@@ -188,9 +188,9 @@ class Rollouts(RuleBasedStateMachine):
     @rule(rounds=st.integers(1, 6))
     def go_well(self, rounds: int) -> None:
         """A while in which the evidence is good, if anything is under way."""
-        if self.open is not None and self.open.id not in self.worse:
-            count(self.store, self.open)
         for _ in range(rounds):
+            if self.open is not None and self.open.id not in self.worse:
+                count(self.store, self.open)
             self.carry_on(0)
             self.carry_on(1)
             self.wait(130.0)

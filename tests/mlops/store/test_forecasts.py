@@ -53,6 +53,26 @@ def test_another_version_does_not_speak_for_the_service_twice(store: Store) -> N
     assert list_forecasts(store, SERVICE, role=Role.SHADOW) == (replace(second, role=Role.SHADOW),)
 
 
+def test_a_challenger_promoted_meanwhile_goes_on_record_with_its_own_row(
+    store: Store,
+) -> None:
+    """It forecast the bar beside a champion that was not ready, and was promoted before it was."""
+    beside = replace(ROW, role=Role.SHADOW, value=0.24)
+    record_forecasts(store, [beside])
+    assert record_forecasts(store, [ROW]) == 1
+    assert list_forecasts(store, SERVICE, role=None) == (ROW,)
+    assert record_forecasts(store, [replace(ROW, model_id="another"), beside]) == 0
+    assert list_forecasts(store, SERVICE) == (ROW,)
+
+
+def test_a_row_beside_the_record_stays_there_where_the_bar_has_a_record(store: Store) -> None:
+    beside = replace(ROW, model_id="challenger", role=Role.SHADOW)
+    record_forecasts(store, [ROW, beside])
+    assert record_forecasts(store, [replace(beside, role=Role.RECORD, value=9.9)]) == 0
+    assert list_forecasts(store, SERVICE) == (ROW,)
+    assert list_forecasts(store, SERVICE, role=Role.SHADOW) == (beside,)
+
+
 def test_a_shadow_forecast_stands_beside_it_once(store: Store) -> None:
     shadow = replace(ROW, model_id="challenger", role=Role.SHADOW)
     assert record_forecasts(store, [ROW, shadow, shadow]) == 2
