@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -52,6 +53,19 @@ class ServerProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def limit_log(self, most_bytes: int) -> None:
+        """Begin its log anew where it has outgrown the limit; the part before is kept beside it.
+
+        The process appends to the file, so it goes on writing at the new beginning. Lines written
+        between copying and cutting are lost.
+        """
+        if self.log is None or self.log.stat().st_size <= most_bytes:
+            return
+        # On a full disk there is no copy; the room is worth more than old lines.
+        with suppress(OSError):
+            shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+        os.truncate(self.log, 0)
 
     def is_alive(self) -> bool:
         return self.process is not None and self.process.poll() is None

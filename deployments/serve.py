@@ -15,6 +15,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -161,6 +162,14 @@ def parse_arguments(settings: Settings) -> argparse.Namespace:
     return parser.parse_args()
 
 
+def make_supervisor(
+    settings: Settings, parts: Sequence[Part], home: Path, console: Console
+) -> Supervisor:
+    """A supervisor of these parts, whose logs are as large as the settings allow."""
+    log_bytes = int(settings.serve_log_mb * 1024**2)
+    return Supervisor(parts, os.environ, home / "logs", console, log_bytes=log_bytes)
+
+
 def serve(settings: Settings, given: argparse.Namespace, home: Path) -> None:
     """Run all parts until Ctrl-C."""
     check_ports(list_ports(settings, given))
@@ -168,7 +177,7 @@ def serve(settings: Settings, given: argparse.Namespace, home: Path) -> None:
     start_sample_service(settings)
     console = Console()
     parts = list_parts(settings, given)
-    supervisor = Supervisor(parts, os.environ, home / "logs", console)
+    supervisor = make_supervisor(settings, parts, home, console)
     # A closed terminal sends SIGHUP.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: supervisor.stopping.set())

@@ -60,15 +60,27 @@ class Part:
 
 
 class Supervisor:
-    """Starts parts in order, restarts those that end, and stops all in reverse order."""
+    """Starts parts in order, restarts those that end, and stops all in reverse order.
+
+    Args:
+        logs: Folder of one log for each part.
+        log_bytes: Size at which a log begins anew; one older part of each is kept.
+    """
 
     def __init__(
-        self, parts: Sequence[Part], environment: Mapping[str, str], logs: Path, console: Console
+        self,
+        parts: Sequence[Part],
+        environment: Mapping[str, str],
+        logs: Path,
+        console: Console,
+        *,
+        log_bytes: int,
     ) -> None:
         self.parts = parts
         self.environment = environment
         self.logs = logs
         self.console = console
+        self.log_bytes = log_bytes
         self.stopping = threading.Event()
         logs.mkdir(parents=True, exist_ok=True)
 
@@ -91,6 +103,7 @@ class Supervisor:
             part.process.stop()
 
     def _look_after(self, part: Part) -> None:
+        part.process.limit_log(self.log_bytes)
         if not part.is_started:
             if part.may_start():
                 self._start(part)

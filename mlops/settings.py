@@ -117,6 +117,7 @@ class Settings(BaseSettings):
     drift_report_days: Days = 90
     cache_days: Days = 30
     prefect_run_days: Days = 14
+    serve_log_mb: float = Field(default=64.0, gt=0, allow_inf_nan=False)
 
     # Logs
     log_format: LogFormat = LogFormat.TEXT

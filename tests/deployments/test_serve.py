@@ -21,6 +21,7 @@ from urllib.request import urlopen
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from deployments import serve
 from deployments.processes import ServerProcess, free_port
@@ -240,3 +241,11 @@ def test_flow_runs_learn_where_prefect_and_mlflow_are(
     monkeypatch.setattr(os, "environ", {})
     serve.set_environment(named, arguments(named), tmp_path)
     assert "MLFLOW_UI_URL" not in os.environ
+
+
+def test_logs_begin_anew_at_the_size_that_the_setting_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERVE_LOG_MB", "2")
+    made = serve.make_supervisor(settings_of(tmp_path), [], tmp_path, Console())
+    assert made.log_bytes == 2 * 1024**2

@@ -32,6 +32,13 @@ signal.signal(signal.SIGTERM, end)
 note("started")
 time.sleep(60)
 """
+LOG_BYTES = 100_000
+CHATTY = """
+import time
+for number in range(3 * 10_000):
+    print(f"{number:09}", flush=True)
+time.sleep(60)
+"""
 MUTE = "import time; time.sleep(60)"
 
 
@@ -41,7 +48,8 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shown = io.StringIO()
-        self.supervisor = Supervisor([], os.environ, folder, Console(file=self.shown, width=300))
+        console = Console(file=self.shown, width=300)
+        self.supervisor = Supervisor([], os.environ, folder, console, log_bytes=LOG_BYTES)
 
     def part(self, name: str, code: str = NOTING, url: str | None = None) -> ServerProcess:
         command = [sys.executable, "-c", code, name, str(self.folder / "notes")]
@@ -117,10 +125,15 @@ def test_a_part_that_does_not_last_waits_twice_as_long_each_time(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "LONGEST_RESTART_S", 0.3)
-    part, delays = Part(stage.part("worker", "pass"), delay_s=0.05), set()
+    part, delays = Part(stage.part("worker", "pass"), delay_s=0.05), list[float]()
+
+    def reaches_the_longest() -> bool:
+        delays.append(part.delay_s)
+        return part.delay_s == 0.3
+
     with stage.running(part):
-        until(lambda: delays.add(part.delay_s) or part.delay_s == 0.3)
-    assert delays <= {0.05, 0.1, 0.2, 0.3}
+        until(reaches_the_longest)
+    assert set(delays) <= {0.05, 0.1, 0.2, 0.3}
 
 
 def test_nothing_is_left_where_the_part_that_is_needed_cannot_start(stage: Stage) -> None:
@@ -130,3 +143,10 @@ def test_nothing_is_left_where_the_part_that_is_needed_cannot_start(stage: Stage
     with pytest.raises(SystemExit, match=r"replica did not start; see .*replica\.log"):
         stage.supervisor.run()
     assert not other.process.is_alive()
+
+
+def test_a_log_begins_anew_at_its_limit_and_one_older_part_is_kept(stage: Stage) -> None:
+    log, older = stage.folder / "chatty.log", stage.folder / "chatty.log.1"
+    with stage.running(Part(stage.part("chatty", CHATTY))):
+        until(lambda: older.exists() and log.stat().st_size <= LOG_BYTES)
+    assert older.stat().st_size > LOG_BYTES

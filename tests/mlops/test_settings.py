@@ -75,6 +75,7 @@ def test_the_example_file_states_the_defaults(environment):
         ("FORECAST_MAX_AGE_BARS", "0"),
         ("FORECAST_LOG_DAYS", "0"),
         ("REPLICA_SPOOL_MB", "none"),
+        ("SERVE_LOG_MB", "0"),
         ("MONITORING_WINDOW_HOURS", "0"),
         ("PERFORMANCE_THRESHOLD", "-0.1"),
         ("DRIFT_THRESHOLD", "1"),
