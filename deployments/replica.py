@@ -32,7 +32,7 @@ from mlops import logs
 from mlops.alerts.channels import channels_of
 from mlops.alerts.delivery import Channel
 from mlops.alerts.direct import DirectAlerts
-from mlops.errors import KeyMismatch
+from mlops.errors import KeyMismatch, ReplicaNameTaken
 from mlops.installation import Installation, open_installation
 from mlops.monitoring.guard import Guard
 from mlops.serving.local_troubles import find_local_troubles
@@ -240,18 +240,19 @@ def main(arguments: list[str] | None = None) -> None:
     installation = open_installation(settings, patience_s=STORE_PATIENCE_S)
     try:
         runtime = open_runtime(installation, identity, batching=given.batching == "on")
-    except KeyMismatch as error:
+        # Imported modules stay: a full collection need not walk them. A request leaves no cycle.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(GARBAGE_OBJECTS)
+        with (
+            runtime.background_threads(),
+            guard_and_alerts(installation, runtime),
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+        ):
+            serving = serve(runtime, host=given.host, port=given.port, drain_s=given.drain_seconds)
+            runner.run(serving)
+    except (KeyMismatch, ReplicaNameTaken) as error:
         sys.exit(f"the replica does not start: {error}")
-    # Imported modules stay: a full collection need not walk them. A request leaves no cycle.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS)
-    with (
-        runtime.background_threads(),
-        guard_and_alerts(installation, runtime),
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
-    ):
-        runner.run(serve(runtime, host=given.host, port=given.port, drain_s=given.drain_seconds))
 
 
 if __name__ == "__main__":

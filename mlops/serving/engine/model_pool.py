@@ -87,6 +87,9 @@ MEMORY_MARGIN = 64 * 1024**2
 _OF_THE_REPLICA = (BundleUnavailable, ModelUnavailable, OSError, MemoryError, ImportError)
 """Errors of a load that say nothing of the version."""
 
+_NO_MEMORY = ("allocate memory", "out of memory")
+"""torch raises a plain `RuntimeError` with one of these where memory runs out."""
+
 
 class State(StrEnum):
     """State of a model in this process; stored with the replica's acknowledgement."""
@@ -366,10 +369,15 @@ def cause_of(error: BaseException) -> LoadCause:
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, _OF_THE_REPLICA):
+        if isinstance(cause, _OF_THE_REPLICA) or _is_out_of_memory(cause):
             return LoadCause.REPLICA
         cause = cause.__cause__
     return LoadCause.VERSION
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
 
 
 def warm(bundle: Bundle) -> None:

@@ -171,6 +171,11 @@ def _raise_from(cause: Exception) -> BundleError:
         (ModelUnavailable("not an allowed custom model"), LoadCause.REPLICA),
         (OSError(errno.EMFILE, "too many open files"), LoadCause.REPLICA),
         (_raise_from(MemoryError()), LoadCause.REPLICA),
+        (
+            _raise_from(RuntimeError("DefaultCPUAllocator: can't allocate memory")),
+            LoadCause.REPLICA,
+        ),
+        (_raise_from(RuntimeError("size mismatch for head.weight")), LoadCause.VERSION),
         (_raise_from(ModuleNotFoundError("ours")), LoadCause.REPLICA),
     ],
 )
