@@ -49,6 +49,7 @@ class DirectAlerts:
         self.clock = clock
         self._raised_at: dict[str, datetime] = {}
         self._due_at: dict[str, float] = {}
+        self._end_due_at: dict[str, float] = {}
         self._loop = Repeated("direct alerts", LOOK_S, self.tell, at_once=False)
 
     def start(self) -> None:
@@ -72,8 +73,16 @@ class DirectAlerts:
             if is_sent:
                 self._raised_at[subject] = raised_at
         for subject in self._raised_at.keys() - troubles.keys():
-            raised_at = self._raised_at.pop(subject)
-            self._send(subject, f"{subject}: it is over", Occasion.RECOVERED, raised_at)
+            if now_s >= self._end_due_at.get(subject, now_s):
+                self._tell_end(subject, now_s)
+
+    def _tell_end(self, subject: str, now_s: float) -> None:
+        self._end_due_at[subject] = now_s + RETRY_S
+        text, raised_at = f"{subject}: it is over", self._raised_at[subject]
+        if self._send(subject, text, Occasion.RECOVERED, raised_at):
+            del self._raised_at[subject], self._end_due_at[subject]
+            # It is told again where it comes back, but not each time that it flickers.
+            self._due_at[subject] = now_s + RETRY_S
 
     def _send(self, subject: str, text: str, occasion: Occasion, raised_at: datetime) -> bool:
         """Send a message to every channel; True where at least one took it, or there is none."""

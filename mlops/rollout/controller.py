@@ -226,7 +226,7 @@ class Controller:
             if route.service not in reading.busy:
                 fallback = decide_fallback(
                     route,
-                    reading.replicas_in_force(route),
+                    reading.serving_replicas,
                     trials,
                     previous_status=reading.statuses.get(route.previous_champion or ""),
                 )

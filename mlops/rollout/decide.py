@@ -247,7 +247,8 @@ def _decide_step(s: Snapshot, now: datetime) -> Arrow | None:
 
 def _decide_promoted(s: Snapshot, now: datetime) -> Arrow | None:
     if why := _reason_to_revert(s, now):
-        return _revert(s, why) if is_held(s.route.previous_champion, s.waited_for) else None
+        successor = _find_successor(s)
+        return None if successor is None else _revert(s, successor, why)
     is_whole = is_acknowledged(s) and is_loaded(s) and has_dwelt(s, now, s.plan.bake_s)
     # A replica that cannot load the champion is waited for until the deadline, and not longer.
     if not is_whole and not (has_expired(s, now) and s.able):
@@ -371,18 +372,22 @@ def _promote(s: Snapshot) -> Arrow:
     )
 
 
-def _revert(s: Snapshot, why: str) -> Arrow:
+def _find_successor(s: Snapshot) -> str | None:
+    """The champion before, else the baseline, whichever a live replica holds."""
+    names = (s.route.previous_champion, s.route.baseline)
+    held = (name for name in names if name != s.route.champion and is_held(name, s.waited_for))
+    return next(held, None)
+
+
+def _revert(s: Snapshot, successor: str, why: str) -> Arrow:
     """Undo a promotion; the failed version stays loaded until all replicas have followed."""
-    assert s.route.previous_champion is not None
-    reverted = replace(
-        s.route, champion=s.route.previous_champion, previous_champion=s.route.champion
-    )
+    reverted = replace(s.route, champion=successor, previous_champion=s.route.champion)
     return _make_arrow(
         s,
         Phase.REVERTED,
         why,
         route=reverted,
-        statuses={s.route.previous_champion: Status.DEPLOYED, s.route.champion: Status.FAILED},
+        statuses={successor: Status.DEPLOYED, s.route.champion: Status.FAILED},
     )
 
 
@@ -414,7 +419,10 @@ def _reason_to_revert(s: Snapshot, now: datetime) -> str | None:
         return f"no replica can load the new champion: {_explain_failures(s)}"
     if _promoted_verdict(s).conclusion is Conclusion.WORSE:
         return f"the new champion fails: {_promoted_verdict(s)}"
-    if has_expired(s, now) and not all(_has_followed(s, replica) for replica in s.able):
+    behind = [one for one in s.able if not _has_followed(s, one)]
+    # Beside one that has followed, a replica that started since is only on its way.
+    late = [one for one in behind if one.started_at is None or one.started_at <= s.rollout.since]
+    if has_expired(s, now) and (late or len(behind) == len(s.able) > 0):
         return "not every replica has taken the new champion in time"
     return None
 

@@ -89,7 +89,8 @@ def champion_failing(
 
     Args:
         route: The service's route.
-        replicas: The replicas that serve by this generation of the route.
+        replicas: The live replicas that stay. One that has not read the newest route yet may
+            hold the champion, so it counts too.
         trials: The champion's trials and its newest check in the last `WINDOW_S` seconds.
     """
     broken = [one for one in replicas if one.failed_to_load(route.champion, LoadCause.VERSION)]

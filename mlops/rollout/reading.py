@@ -63,7 +63,7 @@ class Reading:
         route, failing = self.routes[row.service], None
         if row.phase is not Phase.PROMOTED:
             trials = self.champion_trials(route)
-            failing = champion_failing(route, self.replicas_in_force(route), trials)
+            failing = champion_failing(route, self.serving_replicas, trials)
         return Snapshot(
             rollout=row,
             plan=RolloutPlan.from_dict(row.plan),
@@ -77,14 +77,10 @@ class Reading:
             short_requests=count_short_requests(self.tallies.get(dealt_scope(row.id), ())),
         )
 
-    def replicas_in_force(self, route: Route) -> tuple[Replica, ...]:
-        """The replicas that serve by this generation of the route."""
-        return tuple(
-            replica
-            for replica in self.replicas
-            if replica.state is not ReplicaState.DRAINING
-            and replica.generations.get(route.service) == route.generation
-        )
+    @property
+    def serving_replicas(self) -> tuple[Replica, ...]:
+        """The live replicas that stay, whichever generation of a route they serve by."""
+        return tuple(one for one in self.replicas if one.state is not ReplicaState.DRAINING)
 
     def champion_trials(self, route: Route) -> ChampionTrials:
         """The champion's trials and its newest check in the last `WINDOW_S` seconds."""

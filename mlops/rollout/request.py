@@ -22,9 +22,9 @@ from mlops.store import (
     get_version,
     list_replicas,
 )
-from mlops.store.replicas import LoadCause, ReplicaState
+from mlops.store.replicas import LoadCause, ReplicaState, live_replicas
 from mlops.store.rollouts import insert_rollout, lock_waiting_rollout, open_rollout
-from mlops.store.routes import change_route, read_route
+from mlops.store.routes import change_route
 from mlops.store.sql import store_time
 from mlops.store.versions import change_status
 
@@ -152,8 +152,9 @@ def roll_back(
             raise RolloutError(
                 f"{other.id} is bringing {other.to_version} live ({other.phase}); abort it instead"
             )
-        current = read_route(connection, service)
-        assert current is not None
+        # The proof takes seconds, in which the replica that holds the version may have ended.
+        if replicas and not is_held(target, live_replicas(connection)):
+            raise RolloutError(f"no live replica holds {target} any more; try again")
         change_status(connection, target, Status.DEPLOYED, why)
         change_status(connection, route.champion, Status.RETIRED, why)
         back = replace(route, champion=target, previous_champion=None)

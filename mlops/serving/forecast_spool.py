@@ -110,6 +110,7 @@ class ForecastSpool:
         if not self._draining.acquire(blocking=False):
             return 0
         try:
+            self._look_for_room()
             written = self._drain_own(store)
             for path in sorted(self.folder.glob("*.jsonl")):
                 if path != self._path:
@@ -126,18 +127,23 @@ class ForecastSpool:
 
     def waiting_bytes(self) -> int:
         """Bytes on disk, of all processes, that the store does not have yet."""
-        sizes = (path.stat().st_size for path in self.folder.glob("*.jsonl") if path.exists())
-        return sum(sizes)
+        return sum(_size_of(path) for path in self.folder.glob("*.jsonl"))
 
     def waiting(self) -> bool:
         """Whether rows of this process wait."""
-        return self._path.exists() and self._path.stat().st_size > 0
+        return _size_of(self._path) > 0
 
     def close(self) -> None:
         """Release the lock of this process; the next one adopts what is left."""
         if not self._path.exists():
             Path(self._life_lock.lock_file).unlink(missing_ok=True)
         self._life_lock.release()
+
+    def _look_for_room(self) -> None:
+        """Forget why rows were refused once there is room: none may come for long."""
+        if self.trouble:
+            with self._lock:
+                self.trouble = self._append_own(b"\n")
 
     def _drain_own(self, store: Store) -> int:
         with self._lock:
@@ -168,6 +174,8 @@ class ForecastSpool:
         """Write the rows of a file to the store; lines that are no rows are set aside."""
         rows: list[tuple[bytes, ForecastRow]] = []
         for line in text.splitlines(keepends=True):
+            if not line.strip():
+                continue
             try:
                 rows.append((line, _decode(line)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -199,9 +207,19 @@ class ForecastSpool:
         sizes = [path.stat().st_size for path in self.folder.glob("*.bad")]
         kept = sum(sizes) + len(line) <= BAD_BYTES
         if kept:
-            _append(aside, line)
+            # On a full disk the line is lost rather than every other one held up.
+            with suppress(OSError):
+                _append(aside, line)
         fate = f"it is kept in {aside}" if kept else f"{self.folder} has no room to keep it"
         log.error("a forecast in the spool cannot be stored, %s: %s", fate, error)
+
+
+def _size_of(path: Path) -> int:
+    """The size of a file; 0 where another thread or process has just removed it."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _remove_dead_locks(folder: Path) -> None:

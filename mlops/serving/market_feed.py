@@ -7,6 +7,7 @@ A machine with a bars folder of its own has an id of its own, so it fills its ow
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -88,13 +89,18 @@ class MarketFeed:
         Raises:
             StoreError: when the store is away: without it no lease can be had.
         """
+        began_s = time.monotonic()
+
+        def wall() -> datetime:
+            return now + timedelta(seconds=time.monotonic() - began_s)
+
         services = [Service.parse(key) for key in self.services()]
         remote = [service for service in services if service.venue not in LOCAL_VENUES]
         fetched = 0
         for venue in sorted({service.venue for service in remote}):
             if acquire_lease(self.store, self._name_lease(venue), self.holder, seconds=LEASE_S):
                 markets = [service for service in remote if service.venue == venue]
-                fetched += sum(self._fetch(service, now) for service in markets)
+                fetched += sum(self._fetch(service, wall) for service in markets)
         return fetched
 
     def trouble(self, service: Service) -> str:
@@ -110,13 +116,15 @@ class MarketFeed:
         """
         return f"feed:{venue}:{identify_folder(self.bars_root)}"
 
-    def _fetch(self, service: Service, wall: datetime) -> bool:
+    def _fetch(self, service: Service, wall: Callable[[], datetime]) -> bool:
         market = (service.venue, service.symbol, service.timeframe.name)
         step = service.timeframe.step
         epoch = datetime(1970, 1, 1, tzinfo=UTC)
-        source = ExchangeSource(service.venue, self.exchange_base_url, clock=lambda: wall)
+        source = ExchangeSource(service.venue, self.exchange_base_url, clock=wall)
         try:
+            asked = wall()
             now = source.now(service.symbol, service.timeframe)
+            skew_s = round((now - asked).total_seconds())
             closed = epoch + (now - SETTLE - epoch) // step * step
             if self._fetched_until.get(market) == closed:
                 return False
@@ -131,7 +139,7 @@ class MarketFeed:
             self._troubles[service.key] = f"no new bars come: {error}"
             self._lines.write(service.key, f"service={service} no new bars come: {error}")
             return False
-        self._troubles[service.key] = describe_skew(service.venue, (now - wall).total_seconds())
+        self._troubles[service.key] = describe_skew(service.venue, skew_s)
         self._lines.end(service.key)
         self._fetched_until[market] = closed
         return True

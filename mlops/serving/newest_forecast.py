@@ -308,10 +308,10 @@ class ForecastPublisher:
         """The forecast of the first of the versions that does not fail on the bar."""
         last: ServingError | None = None
         for model_id in order.versions:
-            newest.forecast_by.add(model_id)
             try:
                 return await self._forecast(route, service, recent, model_id, Role.RECORD)
             except ModelFault as error:
+                newest.forecast_by.add(model_id)
                 last = error
         raise last or ServingError("no version is ready")
 

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from mlops.background import Repeated
 from mlops.code_version import code_version
 from mlops.errors import MlopsError, NotLoaded, ReplicaNameTaken, StoreError
+from mlops.logs import RepeatedLines
 from mlops.rollout.routing import FAILED, ask_order, may_drop, next_to_load, wanted
 from mlops.serving.engine.model_pool import ModelPool, ModelState, State, cause_of
 from mlops.serving.forecast_spool import ForecastSpool
@@ -58,9 +59,9 @@ NAMESAKE_LOOK_S = 0.2
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 30.0
 """A failed load is tried again after the first pause, which doubles up to the last one."""
 
-VERSION_TRIES = 3
-"""A version is reported as broken after so many failures in a row: its files may have been copied
-just then."""
+VERSION_TRIES = 5
+"""A version is reported as broken after so many failures in a row, which takes 12 seconds at least:
+its files may have been copied just then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,7 @@ class StoreSync:
         self._flushed_at = time.monotonic()
         self._acknowledged: Replica | None = None
         self._failed: dict[str, FailedLoad] = {}
+        self._lines = RepeatedLines(log)
         # A generator of its own: drawing from the shared one here would change the random
         # numbers of every seeded computation in this process.
         self._jitter = random.Random()
@@ -220,7 +222,7 @@ class StoreSync:
             self._route_view = read_route_view(self.store, self._route_view)
             self._drop_unwanted()
             self._mark_ready()
-            self.acknowledge()
+            self._acknowledge_unless_named_twice()
             self.write()
             if time.monotonic() - self._flushed_at >= FLUSH_S:
                 self.write_traffic()
@@ -232,6 +234,13 @@ class StoreSync:
                     "the store takes no word from here, serving goes on by what was last seen: %s",
                     error,
                 )
+
+    def _acknowledge_unless_named_twice(self) -> None:
+        """Acknowledge; what this replica has counted and forecast is written in any case."""
+        try:
+            self.acknowledge()
+        except ReplicaNameTaken as error:
+            self._lines.write("name", f"no rollout sees this replica: {error}")
 
     def acknowledge(self) -> None:
         """Tell the store what this replica holds: in full after a change, else by a heartbeat.
@@ -303,7 +312,7 @@ class StoreSync:
     def _drop_unwanted(self) -> None:
         """Drop the models that no route of their service needs any longer."""
         states, routes, name = self._model_states(), self._routes(), self.identity.name
-        for model_id in states:
+        for model_id in {*states, *self._failed}:
             version = self.versions.get(model_id)
             own_routes = [r for r in routes if version is None or r.service == version.service]
             if all(may_drop(route, name, model_id, states) for route in own_routes):
@@ -402,7 +411,9 @@ class StoreSync:
         tries = 1 + (before.tries if before is not None and before.cause is cause else 0)
         pause_s = min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(tries - 1, 10))
         pause_s *= self._jitter.uniform(1 - JITTER, 1)
-        failed = FailedLoad(str(error), cause, tries, time.monotonic() + pause_s)
+        # Some file names, for instance, are no text that a database can keep.
+        text = str(error).encode("utf-8", "replace").decode("utf-8").replace("\0", "?")
+        failed = FailedLoad(text, cause, tries, time.monotonic() + pause_s)
         self._failed[model_id] = failed
         return failed
 

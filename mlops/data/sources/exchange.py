@@ -163,9 +163,10 @@ class ExchangeSource:
             SourceError: when it has no such symbol or timeframe.
         """
         # Read before any request, so that a bar that closes meanwhile does not count as complete.
-        wall = self.clock()
+        wall, began_s = self.clock(), time.monotonic()
         client = self._open_market(symbol, timeframe)
-        return client.clock.correct(wall, client.ask_time)
+        waited = timedelta(seconds=time.monotonic() - began_s)
+        return client.clock.correct(wall + waited, client.ask_time) - waited
 
     def check(self, symbol: str, timeframe: Timeframe) -> None:
         """Ask for the venue's markets, once in a process.

@@ -87,8 +87,8 @@ MEMORY_MARGIN = 64 * 1024**2
 _OF_THE_REPLICA = (BundleUnavailable, ModelUnavailable, OSError, MemoryError, ImportError)
 """Errors of a load that say nothing of the version."""
 
-_NO_MEMORY = ("allocate memory", "out of memory")
-"""torch raises a plain `RuntimeError` with one of these where memory runs out."""
+_EXHAUSTED = ("allocate memory", "out of memory", "can't start new thread")
+"""Texts of the plain `RuntimeError` that torch and Python raise where the machine has no more."""
 
 
 class State(StrEnum):
@@ -369,15 +369,15 @@ def cause_of(error: BaseException) -> LoadCause:
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, _OF_THE_REPLICA) or _is_out_of_memory(cause):
+        if isinstance(cause, _OF_THE_REPLICA) or _is_exhausted(cause):
             return LoadCause.REPLICA
         cause = cause.__cause__
     return LoadCause.VERSION
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
+def _is_exhausted(error: BaseException) -> bool:
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _NO_MEMORY)
+    return isinstance(error, RuntimeError) and any(words in text for words in _EXHAUSTED)
 
 
 def warm(bundle: Bundle) -> None:

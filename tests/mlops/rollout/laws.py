@@ -124,8 +124,18 @@ class Look:
 
     @property
     def can_go_back(self) -> bool:
-        """Somebody holds the champion before this one."""
-        return any(_holds(said, self.row.route.previous_champion) for said in self.live.values())
+        """Somebody holds a version that could take the champion's place."""
+        return self.successor is not None
+
+    @property
+    def successor(self) -> str | None:
+        """The champion before this one, else the baseline, whichever somebody holds."""
+        route = self.row.route
+        for name in (route.previous_champion, route.baseline):
+            held = any(_holds(said, name) for said in self.live.values())
+            if held and name != route.champion:
+                return name
+        return None
 
     def goes(self, *phases: Phase) -> bool:
         return self.arrow is not None and self.arrow.to in phases
@@ -307,13 +317,13 @@ def promotion_keeps_the_previous_champion(look: Look) -> bool:
     )
 
 
-def reverting_goes_back_by_one_and_keeps_both(look: Look) -> bool:
+def reverting_goes_back_to_what_is_held_and_keeps_both(look: Look) -> bool:
     if not look.goes(Phase.REVERTED):
         return True
     assert look.arrow is not None
     after, before = look.arrow.route, look.row.route
     return after is not None and (after.champion, after.previous_champion) == (
-        before.previous_champion,
+        look.successor,
         before.champion,
     )
 
@@ -404,7 +414,7 @@ ARROW_LAWS = (
     a_challenger_without_share_is_shown_requests,
     a_challenger_comes_with_a_deal_of_its_own,
     promotion_keeps_the_previous_champion,
-    reverting_goes_back_by_one_and_keeps_both,
+    reverting_goes_back_to_what_is_held_and_keeps_both,
     what_is_undone_gets_no_traffic,
     an_end_leaves_no_challenger,
     an_undone_rollout_ends_when_all_have_followed,

@@ -373,6 +373,11 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "not at all": _routed(champion="A"),
         "without statuses": _returning(statuses={}),
     },
+    "_find_successor": {
+        "nobody": _always(None),
+        "the baseline first": lambda right: lambda s: s.route.baseline,
+        "held or not": lambda right: lambda s: s.route.previous_champion,
+    },
     "_revert": {
         "dropping at once": _routed(previous_champion=None),
         "not at all": _returning(route=None),

@@ -14,7 +14,7 @@ from mlops.store import Phase, Status
 from mlops.store.replicas import ReplicaState
 from mlops.store.rollouts import Arrow
 
-from .rows import CHALLENGER, CHAMPION
+from .rows import BASELINE, CHALLENGER, CHAMPION
 from .snapshots import ALL_READY, FEW, GOOD, LACKS, NONE, WORSE, a_replica, a_snapshot, dwelt
 
 BROKEN = a_replica(held=ALL_READY | {CHALLENGER: "failed"})
@@ -218,6 +218,31 @@ def test_a_deadline_that_passed_while_nobody_lived_leaves_a_load_time_after_the_
     onward = decide(replace(s, evidence=GOOD), soon)
     assert onward is not None
     assert onward.to not in (P.ROLLBACK, P.REVERTED)
+
+
+def test_a_replica_that_restarts_while_a_promotion_is_watched_takes_nothing_back() -> None:
+    """It loads one model after the other, and may not be done at the deadline."""
+    s = a_snapshot(P.PROMOTED)
+    follows = a_replica("r0", started_at=s.rollout.since - timedelta(days=1))
+    loads = a_replica("r1", ALL_READY | {CHALLENGER: "loading"}, started_at=s.rollout.since)
+    s = replace(s, replicas=(follows, loads))
+    late = s.rollout.deadline + timedelta(seconds=1)
+    undone = decide(s, late)
+    assert undone is not None
+    assert undone.to is P.REVERTED
+    young = replace(loads, started_at=s.rollout.since + timedelta(seconds=1))
+    kept = decide(replace(s, replicas=(follows, young)), late)
+    assert kept is not None
+    assert kept.to is P.DONE
+
+
+def test_a_failing_promotion_goes_back_to_the_baseline_where_nobody_holds_the_one_before() -> None:
+    s = a_snapshot(P.PROMOTED, abort_requested="anna")
+    only = a_replica(held=ALL_READY | {CHAMPION: "failed"})
+    back = decide(replace(s, replicas=(only,)), s.rollout.since)
+    assert back is not None
+    assert back.route is not None
+    assert (back.to, back.route.champion) == (P.REVERTED, BASELINE)
 
 
 def test_a_start_in_the_future_is_one_of_before_the_clock_was_set_back() -> None:

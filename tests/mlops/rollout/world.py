@@ -364,11 +364,11 @@ def fallen(
 
 
 def serving(said: tuple[Said | None, ...]) -> dict[str, Said]:
-    """The replicas that a champion is judged by: they stay, and follow the newest route."""
+    """The replicas that a champion is judged by: those that stay."""
     return {
         name: heard
         for name, heard in zip(IDS, said, strict=True)
-        if heard is not None and not heard.draining and heard.generation == IN_FORCE
+        if heard is not None and not heard.draining
     }
 
 
