@@ -71,6 +71,21 @@ def test_a_trouble_that_comes_and_goes_begins_once_an_hour(case: Case) -> None:
     assert case.after(TELL_EVERY_S, away="gone") == [RAISED, RECOVERED, RAISED]
 
 
+def test_an_end_that_no_channel_took_is_sent_again_after_a_pause(case: Case) -> None:
+    case.after(0, away="gone")
+    case.mail.error = case.slack.error = AlertNotSent("down")
+    case.after(5)
+    case.mail.error = None
+    assert case.after(RETRY_S - 1) == [RAISED]
+    assert case.after(1) == [RAISED, RECOVERED]
+
+
+def test_what_comes_back_after_its_end_was_told_is_told_within_a_minute(case: Case) -> None:
+    case.after(0, away="gone")
+    case.after(5)
+    assert case.after(RETRY_S, away="gone") == [RAISED, RECOVERED, RAISED]
+
+
 def test_each_trouble_is_told_for_itself(case: Case) -> None:
     case.after(0, away="gone")
     case.after(5, away="gone", full="no space")

@@ -200,6 +200,30 @@ def test_a_line_that_the_store_refuses_is_set_aside_and_holds_up_no_other(
     assert (tmp_path / "spool" / "me.bad").read_bytes() == 2 * line
 
 
+def test_a_full_disk_beside_a_refused_line_holds_up_no_other(
+    tmp_path: Path, spool: ForecastSpool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.put([ROW])
+    with (tmp_path / "spool" / "me.jsonl").open("ab") as file:
+        file.write(BAD["no value"])
+    monkeypatch.setattr("mlops.serving.forecast_spool._append", no_space)
+    spool.drain(store)
+    assert list_forecasts(store, "svc") == (ROW,)
+    assert (spool.bad, spool.waiting()) == (1, False)
+
+
+def test_a_refusal_is_over_once_there_is_room_though_no_forecast_comes(
+    spool: ForecastSpool, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("mlops.serving.forecast_spool.os.fsync", no_space)
+        spool.put([ROW])
+        spool.drain(store)
+        assert spool.trouble != ""
+    spool.drain(store)
+    assert (spool.trouble, spool.waiting(), spool.bad) == ("", False, 0)
+
+
 def test_lines_that_were_set_aside_are_bounded(
     tmp_path: Path, spool: ForecastSpool, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,16 @@ def test_a_failed_load_is_reported_with_its_cause_and_a_broken_version_after_fiv
     assert str(error) in str(seen[-1].error)
 
 
+def test_an_error_that_no_database_can_keep_is_reported_without_what_it_cannot(
+    runtime: Runtime, store: Store, unlucky_champion: Callable[[Exception], str]
+) -> None:
+    champion = unlucky_champion(BundleUnavailable("an odd file \udcff\0 beside the weights"))
+    runtime.store_sync._load_model(champion)
+    runtime.store_sync.sync_once()
+    held = list_replicas(store)[0].models[champion]
+    assert held.error == "an odd file ?? beside the weights"
+
+
 def test_a_failed_model_stays_failed_while_it_is_tried_again_and_is_ready_at_last(
     runtime: Runtime,
     store: Store,
