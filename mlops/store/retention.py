@@ -33,7 +33,7 @@ from mlops.store.schema import (
 )
 from mlops.store.schema import audit as audit_table
 from mlops.store.sql import db_now
-from mlops.store.versions import ModelVersion, build_version
+from mlops.store.versions import ModelVersion, build_version, list_versions, newest_searches
 
 ROWS = 500
 """Rows of one transaction: other writers wait for it, some 50 ms on SQLite."""
@@ -112,8 +112,9 @@ def mark_old_bundles(store: Store, *, before: datetime, limit: int, at: datetime
     """Mark versions whose bundle is to be removed; from then on no rollout may name them.
 
     They are refused, retired or failed, nothing uses them, and nothing has changed them since
-    ``before``. Versions whose figures are claims are left alone: they were trained elsewhere, and
-    the bundle may be the only copy.
+    ``before``. The newest search of a request is left alone: every refit reads the record in its
+    bundle. So are versions whose figures are claims: they were trained elsewhere, and the bundle
+    may be the only copy.
 
     Args:
         store: The store.
@@ -121,6 +122,7 @@ def mark_old_bundles(store: Store, *, before: datetime, limit: int, at: datetime
         limit: Most versions to mark.
         at: This time.
     """
+    continued = [row.model_id for row in newest_searches(list_versions(store)).values()]
     changed = sa.select(audit_table.c.subject).where(audit_table.c.at >= before)
     with store.write() as connection:
         query = (
@@ -131,6 +133,7 @@ def mark_old_bundles(store: Store, *, before: datetime, limit: int, at: datetime
                 version.c.claims_only.is_(False),
                 version.c.created_at < before,
                 version.c.model_id.not_in(changed),
+                version.c.model_id.not_in(continued),
                 version.c.model_id.not_in(find_versions_in_use(connection)),
             )
             .order_by(version.c.created_at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
@@ -119,6 +119,19 @@ def list_versions(
             query = query.where(version.c[name] == value)
     with store.read() as connection:
         return tuple(build_version(row) for row in connection.execute(query))
+
+
+def newest_searches(versions: Iterable[ModelVersion]) -> dict[tuple[str, str], ModelVersion]:
+    """The newest search of each service and request, whose record its refits continue.
+
+    Args:
+        versions: The newest first.
+    """
+    searches: dict[tuple[str, str], ModelVersion] = {}
+    for row in versions:
+        if "request" in row.notes and not row.notes["refit"]:
+            searches.setdefault((row.service, row.notes["request"]), row)
+    return searches
 
 
 def known_ids(store: Store) -> frozenset[str]:

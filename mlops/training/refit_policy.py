@@ -25,6 +25,7 @@ from mlops.store import (
     list_versions,
     spend_alpha,
 )
+from mlops.store.versions import newest_searches
 
 SEARCH_ALPHA = 0.05
 LEAST_ALPHA = 1e-9
@@ -64,14 +65,11 @@ def refit_policy_for(
         reason: Why the training runs; `MANUAL` for a person's request.
         watermark: Content hash of the bars that are there now.
     """
-    searches = [
-        version
-        for version in list_versions(store, service=service.key)
-        if version.notes.get("request") == request and not version.notes["refit"]
-    ]
-    if reason == MANUAL or not searches or searches[0].watermark == watermark:
+    searches = newest_searches(list_versions(store, service=service.key))
+    search = searches.get((service.key, request))
+    if reason == MANUAL or search is None or search.watermark == watermark:
         return RefitPolicy()
-    search, champion = searches[0], champion_of(store, service)
+    champion = champion_of(store, service)
     # The recipe was not chosen, and the champion not fitted, on bars after the later of their
     # cuts. The cut of a champion that was trained elsewhere is unknown.
     cuts = [version.trained_until for version in (search, champion) if version is not None]

@@ -103,6 +103,8 @@ def judge_training(
     if not study.is_refit:
         counted = count_trials(registry.store, service.key)
         unkept = max(0, counted - len(study.trials) - len(earlier))
+    # Before anything is spent: the record may not be readable.
+    before = _read_continued_record(registry, policy)
     alpha = alpha_for_judgement(
         registry.store,
         service,
@@ -123,7 +125,7 @@ def judge_training(
         causality_proven=True,  # plan_training() ends a training whose proof fails
         earlier=earlier,
         n_unkept=unkept,
-        before=_read_continued_record(registry, policy),
+        before=before,
         champion=None if champion is None else load(registry, champion.model_id).forecaster,
         champion_saw=None if champion is None else _fitted_until(champion),
         leak_override=None

@@ -182,6 +182,25 @@ def test_a_version_that_a_route_or_rollout_or_watch_names_is_not_marked(
     assert sorted(marked(began)) == ["unused", "watched"]
 
 
+def test_the_newest_search_of_each_request_is_not_marked(
+    began: Store, add: Callable[..., ModelVersion]
+) -> None:
+    """Its refits continue the record in its bundle, however old it is."""
+    for number, (name, request, refit) in enumerate(
+        [
+            ("older", "daily", False),
+            ("daily", "daily", False),
+            ("refit", "daily", True),
+            ("weekly", "weekly", False),
+        ],
+        start=2,
+    ):
+        notes = {"request": request, "refit": refit}
+        created = NOW + number * DAY
+        add(name, number, status=Status.REFUSED, notes=notes, created_at=created)
+    assert marked(began) == ["older", "refit"]
+
+
 def test_a_version_that_changed_lately_is_not_marked(
     began: Store, add: Callable[..., ModelVersion]
 ) -> None:

@@ -13,7 +13,9 @@ from mlops.errors import TrainingTimeout
 from mlops.features.dataset import Dataset
 from mlops.registry import Registry
 from mlops.registry.bundles import last_close
-from mlops.store import ModelVersion, Why, count_trials
+from mlops.registry.retention import remove_old_bundles
+from mlops.store import ModelVersion, Status, Why, count_trials
+from mlops.store.versions import change_status
 from mlops.training.judgement import Judgement
 from mlops.training.publish import publish
 from tests.mlops.registry.conftest import SERVICE, dataset_of
@@ -156,6 +158,18 @@ def test_a_refit_of_a_refit_continues_the_record_since_the_search(
     assert len(second.record) == len(first.record) + len(second.holdout)
     np.testing.assert_array_equal(second.record.made_at[: len(first.record)], first.record.made_at)
     assert second.report["MIN_R2_SCORE"].n == len(second.record)
+
+
+def test_a_refit_finds_the_record_of_an_old_search_that_nothing_else_uses(
+    registry: Registry, bars: pd.DataFrame
+) -> None:
+    search, _ = registered(registry, dataset_of(bars[:-200]), reason="manual")
+    with registry.store.write() as connection:
+        change_status(connection, search.model_id, Status.REFUSED, Why(search.created_at))
+    assert remove_old_bundles(registry, days=1, limit=10) == 0
+    refit, judgement = registered(registry, dataset_of(bars), reason="schedule")
+    assert refit.notes["refit"]
+    assert len(judgement.record) > len(judgement.holdout)
 
 
 def registered(
