@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from mlops.registry.connection import Registry
+from mlops.registry.fetching import is_local
 from mlops.store import ModelVersion, Status, Why
 from mlops.store.retention import list_marked_bundles, mark_old_bundles, record_removed_bundle
 
@@ -18,6 +20,9 @@ def remove_old_bundles(registry: Registry, *, days: float, limit: int) -> int:
     Bundles of champions, previous champions, baselines and challengers are kept, and those of
     versions that an open rollout or a watch names. The run of a refused training is deleted in
     MLflow; ``mlflow gc`` then frees its rows.
+
+    A ``file:`` bundle that lies outside this machine's folders is left to the machine that has it.
+    So a copy of a store does not remove the bundles of the original.
 
     A version is marked first, so a process that dies leaves no rollout of a version without files,
     and the next call removes what this one has not.
@@ -34,11 +39,17 @@ def remove_old_bundles(registry: Registry, *, days: float, limit: int) -> int:
     mark_old_bundles(registry.store, before=now - timedelta(days=days), limit=limit, at=now)
     why = Why(now, reason=f"unused for {days:g} days")
     removed = 0
-    for version in list_marked_bundles(registry.store, limit=limit):
+    own = partial(_may_remove, registry)
+    for version in list_marked_bundles(registry.store, limit=limit, where=own):
         if _remove_from_mlflow(registry, version):
             record_removed_bundle(registry.store, version, why)
             removed += 1
     return removed
+
+
+def _may_remove(registry: Registry, version: ModelVersion) -> bool:
+    uri = version.bundle_uri
+    return not is_local(uri) or registry.bundles.reads_in_place(uri)
 
 
 def _remove_from_mlflow(registry: Registry, version: ModelVersion) -> bool:

@@ -9,8 +9,9 @@ of deleted rows again, so its file stops growing and need not be made smaller.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
+from itertools import islice
 
 import sqlalchemy as sa
 
@@ -146,17 +147,25 @@ def mark_old_bundles(store: Store, *, before: datetime, limit: int, at: datetime
         )
 
 
-def list_marked_bundles(store: Store, *, limit: int) -> tuple[ModelVersion, ...]:
-    """The versions that are marked and whose files may still be there, the oldest first."""
+def list_marked_bundles(
+    store: Store, *, limit: int, where: Callable[[ModelVersion], bool] = lambda _: True
+) -> tuple[ModelVersion, ...]:
+    """The versions that are marked and whose files may still be there, the oldest first.
+
+    Args:
+        store: The store.
+        limit: Most versions to list.
+        where: Says whether to list a version; others are passed over.
+    """
     removed = sa.select(audit_table.c.subject).where(audit_table.c.action == _REMOVED)
     query = (
         sa.select(version)
         .where(version.c.bundle_removed_at.is_not(None), version.c.model_id.not_in(removed))
         .order_by(version.c.created_at)
-        .limit(limit)
     )
     with store.read() as connection:
-        return tuple(build_version(row) for row in connection.execute(query))
+        marked = map(build_version, connection.execute(query))
+        return tuple(islice(filter(where, marked), limit))
 
 
 def record_removed_bundle(store: Store, row: ModelVersion, why: audit.Why) -> None:

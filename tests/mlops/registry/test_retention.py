@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -14,6 +15,7 @@ from mlops.registry import Candidate, Registry, load, register
 from mlops.registry.reconcile import reconcile
 from mlops.registry.retention import remove_old_bundles
 from mlops.store import ModelVersion, Status, Why, get_version, list_audit_entries
+from mlops.store.schema import version
 
 from .conftest import AT
 
@@ -24,12 +26,12 @@ def make(registry: Registry, candidate: Candidate, status: Status, why: Why) -> 
     return register(registry, replace(candidate, status=status), why)
 
 
-def files_of(version: ModelVersion) -> Path:
-    return Path(urlparse(version.bundle_uri).path)
+def files_of(row: ModelVersion) -> Path:
+    return Path(urlparse(row.bundle_uri).path)
 
 
-def run_stage(registry: Registry, version: ModelVersion) -> str:
-    return str(registry.tracking.client.get_run(version.run_id).info.lifecycle_stage)
+def run_stage(registry: Registry, row: ModelVersion) -> str:
+    return str(registry.tracking.client.get_run(row.run_id).info.lifecycle_stage)
 
 
 def test_an_old_refused_version_keeps_its_row_and_loses_bundle_and_run(
@@ -50,6 +52,22 @@ def test_an_old_refused_version_keeps_its_row_and_loses_bundle_and_run(
     assert (entry.action, entry.reason) == ("remove_bundle", "unused for 90 days")
     assert remove_old_bundles(registry, days=90, limit=10) == 0
     assert not reconcile(registry)
+
+
+def test_a_file_of_another_machine_is_passed_over_and_left_unrecorded(
+    registry: Registry, candidate: Candidate, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    foreign = make(registry, candidate, Status.RETIRED, Why(AT))
+    own = make(registry, candidate, Status.RETIRED, Why(AT + timedelta(days=1)))
+    elsewhere = shutil.copytree(files_of(foreign), tmp_path_factory.mktemp("other") / "bundle")
+    with registry.store.write() as connection:
+        moved = version.update().where(version.c.model_id == foreign.model_id)
+        connection.execute(moved.values(bundle_uri=elsewhere.as_uri()))
+    assert [remove_old_bundles(registry, days=90, limit=1) for _ in range(3)] == [0, 1, 0]
+    assert elsewhere.exists()
+    assert not files_of(own).exists()
+    entries = list_audit_entries(registry.store, subject=foreign.model_id)
+    assert "remove_bundle" not in {entry.action for entry in entries}
 
 
 def test_the_run_of_a_retired_version_stays(registry: Registry, candidate: Candidate) -> None:
