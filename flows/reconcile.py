@@ -48,7 +48,9 @@ def reconcile(carry_s: float = CARRY_S) -> ReconcileResult:
         # First, because rollouts take minutes.
         rung, restarted = emit_unanswered(installation), restart_crashed_trainings()
         moved = step.run_open_rollouts(installation, carry_s)
-        repaired = step.repair(installation)
-        publish_repairs((*rung, *restarted, *moved, *repaired))
-        removed = remove_old_records(installation)
+        try:
+            repaired = step.repair(installation)
+            publish_repairs((*rung, *restarted, *moved, *repaired))
+        finally:
+            removed = remove_old_records(installation)
         return ReconcileResult(moved, repaired, rung, restarted, removed)

@@ -40,6 +40,8 @@ _ID_CHARACTERS = 8
 def mirror(store: Store, tracking: Tracking, service: str) -> tuple[str, ...]:
     """Make MLflow agree with the store on one service; returns a sentence for each change.
 
+    A version that was deleted in MLflow is reported each time, and gets no alias.
+
     Raises:
         RegistryError: when MLflow does not answer.
     """
@@ -80,11 +82,19 @@ def _mirror_aliases(
     own: Mapping[int, MlflowVersion],
     installation: str,
 ) -> list[str]:
+    if not own:
+        # The registered model itself may be missing, and an alias would name nothing.
+        return []
     model = tracking.client.get_registered_model(service)
     suffix = (
         "" if _owns(tracking, model, own, installation) else f"-{installation[:_ID_CHARACTERS]}"
     )
-    wanted = {f"{alias}{suffix}": number for alias, number in aliases(store, service).items()}
+    # MLflow refuses an alias of a version that it lacks.
+    wanted = {
+        f"{alias}{suffix}": number
+        for alias, number in aliases(store, service).items()
+        if number in own
+    }
     current = {alias: int(number) for alias, number in model.aliases.items()}
     changed = []
     for alias in (f"{alias}{suffix}" for alias in ALIASES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from prefect.settings import PREFECT_API_URL
 
 from flows.deploy import deploy
 from flows.reconcile import reconcile
-from mlops.errors import RolloutError
+from mlops.errors import RegistryError, RolloutError
 from mlops.rollout.controller import LEASE, LEASE_S
 from mlops.rollout.plan import DeploymentConfig, RolloutSettings, Strategy
 from mlops.store import (
@@ -134,6 +135,22 @@ def test_an_alias_moved_by_hand_is_put_back_once(deployable: Deployable) -> None
     place.registry.tracking.client.delete_registered_model_alias(SERVICE, "champion")
     assert any("alias champion: none -> " in change for change in reconcile().repaired)
     assert reconcile().repaired == ()
+
+
+def test_where_the_repair_fails_old_records_are_removed_all_the_same(
+    project: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RegistryError("MLflow is away")
+
+    old = project.base / "reports" / "linear-20250401T0000.html"
+    old.parent.mkdir(exist_ok=True)
+    old.touch()
+    os.utime(old, (0, 0))
+    monkeypatch.setattr("tasks.rollout.reconcile", fail)
+    with pytest.raises(RegistryError):
+        reconcile()
+    assert not old.exists()
 
 
 def test_a_training_leaves_the_wish_that_what_passed_go_live(project: Place) -> None:

@@ -221,6 +221,25 @@ def test_mlflow_failing_before_the_commit_is_named_and_leaves_its_draft_to_the_n
 
 
 @pytest.mark.usefixtures("unverified")
+def test_what_was_deleted_in_mlflow_is_reported_and_the_next_service_repaired(
+    registry: Registry, candidate: Candidate
+) -> None:
+    other = replace(candidate, service=replace(SERVICE, symbol="ETH/USD"))
+    gone = register(registry, other, Why(AT))
+    older, newer = (register(registry, candidate, Why(AT)) for _ in range(2))
+    client = registry.tracking.client
+    client.delete_registered_model(gone.service)
+    client.delete_model_version(SERVICE.key, str(newer.mlflow_version))
+    client.set_model_version_tag(SERVICE.key, str(older.mlflow_version), "status", "failed")
+    assert set(reconcile(registry).changes) == {
+        f"version {gone.model_id} is missing in MLflow; the store still serves it",
+        f"version {newer.model_id} is missing in MLflow; the store still serves it",
+        f"status of {older.model_id}: failed -> challenger",
+    }
+    assert aliases(registry) == {}
+
+
+@pytest.mark.usefixtures("unverified")
 def test_an_alias_moved_by_hand_is_put_back(registry: Registry, candidate: Candidate) -> None:
     register(registry, candidate, Why(AT))
     register(registry, replace(candidate, status=Status.REFUSED), Why(AT))
