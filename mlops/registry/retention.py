@@ -8,6 +8,7 @@ from functools import partial
 
 from mlops.registry.connection import Registry
 from mlops.registry.fetching import is_local
+from mlops.registry.ownership import exclusive_registration
 from mlops.store import ModelVersion, Status, Why
 from mlops.store.retention import list_marked_bundles, mark_old_bundles, record_removed_bundle
 
@@ -34,16 +35,21 @@ def remove_old_bundles(registry: Registry, *, days: float, limit: int) -> int:
 
     Returns:
         How many were removed.
+
+    Raises:
+        RegistryError: when a registration, repair or backup holds its lease for too long.
+        LeaseLost: when this process stalled for longer than its lease lasts.
     """
     now = datetime.now(UTC)
-    mark_old_bundles(registry.store, before=now - timedelta(days=days), limit=limit, at=now)
     why = Why(now, reason=f"unused for {days:g} days")
+    store, before, own = registry.store, now - timedelta(days=days), partial(_may_remove, registry)
     removed = 0
-    own = partial(_may_remove, registry)
-    for version in list_marked_bundles(registry.store, limit=limit, where=own):
-        if _remove_from_mlflow(registry, version):
-            record_removed_bundle(registry.store, version, why)
-            removed += 1
+    with exclusive_registration(store) as lease:
+        mark_old_bundles(store, lease, before=before, limit=limit, at=now)
+        for version in list_marked_bundles(store, limit=limit, where=own):
+            if _remove_from_mlflow(registry, version):
+                record_removed_bundle(store, version, why)
+                removed += 1
     return removed
 
 

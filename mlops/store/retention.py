@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from mlops.store import audit
 from mlops.store.engine import Connection, Store
+from mlops.store.leases import Lease, require_held
 from mlops.store.schema import (
     OPEN,
     WAITING,
@@ -109,7 +110,9 @@ def delete_ended_alerts(store: Store, *, days: float, limit: int) -> int:
     return len(ids)
 
 
-def mark_old_bundles(store: Store, *, before: datetime, limit: int, at: datetime) -> None:
+def mark_old_bundles(
+    store: Store, lease: Lease, *, before: datetime, limit: int, at: datetime
+) -> None:
     """Mark versions whose bundle is to be removed; from then on no rollout may name them.
 
     They are refused, retired or failed, nothing uses them, and nothing has changed them since
@@ -119,13 +122,18 @@ def mark_old_bundles(store: Store, *, before: datetime, limit: int, at: datetime
 
     Args:
         store: The store.
+        lease: The registration lease: a backup copies the bundles of unmarked versions under it.
         before: Versions that changed later are left alone.
         limit: Most versions to mark.
         at: This time.
+
+    Raises:
+        LeaseLost: when another process has held the lease since; nothing was marked.
     """
     continued = [row.model_id for row in newest_searches(list_versions(store)).values()]
     changed = sa.select(audit_table.c.subject).where(audit_table.c.at >= before)
     with store.write() as connection:
+        require_held(connection, lease)
         query = (
             sa.select(version.c.model_id)
             .where(

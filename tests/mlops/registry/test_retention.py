@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
 
-from mlops.errors import BundleError
+from mlops.errors import BundleError, RegistryError
 from mlops.registry import Candidate, Registry, load, register
+from mlops.registry.ownership import exclusive_registration
 from mlops.registry.reconcile import reconcile
 from mlops.registry.retention import remove_old_bundles
 from mlops.store import ModelVersion, Status, Why, get_version, list_audit_entries
@@ -68,6 +70,21 @@ def test_a_file_of_another_machine_is_passed_over_and_left_unrecorded(
     assert not files_of(own).exists()
     entries = list_audit_entries(registry.store, subject=foreign.model_id)
     assert "remove_bundle" not in {entry.action for entry in entries}
+
+
+def test_nothing_is_marked_or_removed_while_a_backup_holds_the_lease(
+    registry: Registry, candidate: Candidate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = make(registry, candidate, Status.RETIRED, Why(AT))
+    at_once = partial(exclusive_registration, timeout_s=0.0)
+    monkeypatch.setattr("mlops.registry.retention.exclusive_registration", at_once)
+    with (
+        exclusive_registration(registry.store),
+        pytest.raises(RegistryError, match="repair or backup"),
+    ):
+        remove_old_bundles(registry, days=90, limit=10)
+    assert get_version(registry.store, old.model_id).bundle_removed_at is None
+    assert files_of(old).exists()
 
 
 def test_the_run_of_a_retired_version_stays(registry: Registry, candidate: Candidate) -> None:

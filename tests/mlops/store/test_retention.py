@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from mlops.errors import RolloutRefused
+from mlops.errors import LeaseLost, RolloutRefused
 from mlops.rollout.plan import plan_for
 from mlops.rollout.request import request_rollout
 from mlops.store import ModelVersion, Status, Store, Why, get_version, open_store
 from mlops.store.alerts import Condition, Trouble, list_alerts, raise_alert, recover_alert
+from mlops.store.leases import exclusive
 from mlops.store.monitor_runs import (
     CheckRow,
     last_check,
@@ -147,7 +148,8 @@ def test_an_ended_alert_goes_with_its_notices_and_a_lasting_one_stays(store: Sto
 
 
 def marked(store: Store) -> list[str]:
-    mark_old_bundles(store, before=LATER, limit=100, at=LATER)
+    with exclusive(store, "registration", "test", timeout_s=0.0) as lease:
+        mark_old_bundles(store, lease, before=LATER, limit=100, at=LATER)
     return [row.model_id for row in list_marked_bundles(store, limit=100)]
 
 
@@ -180,6 +182,15 @@ def test_a_version_that_a_route_or_rollout_or_watch_names_is_not_marked(
     assert marked(began) == ["unused"]
     stop_watch(began, "watched", ANN)
     assert sorted(marked(began)) == ["unused", "watched"]
+
+
+def test_who_lost_the_lease_marks_nothing(began: Store, add: Callable[..., ModelVersion]) -> None:
+    add("unused", 2, status=Status.RETIRED)
+    with exclusive(began, "registration", "stalled", timeout_s=0.0) as stalled:
+        pass
+    with pytest.raises(LeaseLost):
+        mark_old_bundles(began, stalled, before=LATER, limit=100, at=LATER)
+    assert get_version(began, "unused").bundle_removed_at is None
 
 
 def test_the_newest_search_of_each_request_is_not_marked(
