@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import TYPE_CHECKING
 
 from mlops.registry.connection import Registry
 from mlops.registry.fetching import is_local
 from mlops.registry.ownership import exclusive_registration
 from mlops.store import ModelVersion, Status, Why
 from mlops.store.retention import list_marked_bundles, mark_old_bundles, record_removed_bundle
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
@@ -85,6 +89,17 @@ def _delete_run(registry: Registry, run_id: str) -> None:
     trials = client.search_runs(
         [registry.tracking.experiment_id], filter_string=f"tags.`mlflow.parentRunId` = '{run_id}'"
     )
-    for run in trials:
-        client.delete_run(run.info.run_id)
-    client.delete_run(run_id)
+    for run in (*(trial.info.run_id for trial in trials), run_id):
+        _delete_if_there(client, run)
+
+
+def _delete_if_there(client: MlflowClient, run_id: str) -> None:
+    """Delete a run, which `mlflow gc` may have removed for good."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST, ErrorCode
+
+    try:
+        client.delete_run(run_id)
+    except MlflowException as error:
+        if error.error_code != ErrorCode.Name(RESOURCE_DOES_NOT_EXIST):
+            raise

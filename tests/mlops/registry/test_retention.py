@@ -93,6 +93,19 @@ def test_the_run_of_a_retired_version_stays(registry: Registry, candidate: Candi
     assert run_stage(registry, old) == "active"
 
 
+def test_a_run_that_mlflow_has_removed_for_good_stops_nothing(
+    registry: Registry, candidate: Candidate
+) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    old = make(registry, candidate, Status.REFUSED, Why(AT))
+    tracking = SqlAlchemyStore(registry.tracking.uri, registry.home.as_uri())
+    tracking.delete_run(old.run_id)
+    tracking._hard_delete_run(old.run_id)
+    assert remove_old_bundles(registry, days=90, limit=1) == 1
+    assert not files_of(old).exists()
+
+
 def test_a_bundle_that_could_not_be_removed_is_removed_by_the_next_call(
     registry: Registry, candidate: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
