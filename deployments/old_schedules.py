@@ -6,13 +6,16 @@ that is paused only because its old schedule may still be there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from uuid import UUID
 
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.objects import DeploymentSchedule, FlowRun
 
 from deployments.scheduler import JOB_ID, TAG, Jobs, due_time, is_active
 
+HELD_UP = "AwaitingConcurrencySlot"
 MOVING = "moved-from-old-schedule"
 
 
@@ -23,23 +26,18 @@ def move_old_schedules(jobs: Jobs) -> list[str]:
     """
     old = [schedule for schedule in jobs.template.schedules if _is_complete_job(schedule)]
     known = {job.name: job.id for job in jobs.all()}
-    overdue = [run for run in jobs.waiting(jobs.template) if due_time(run) <= datetime.now(UTC)]
+    moved: dict[UUID | None, UUID] = {}
     for schedule in old:
         job_id = str(schedule.slug)
         # A job of that id is the newer one: added since, or moved before a kill.
-        deployment = known.get(job_id) or jobs.create_paused(
+        moved[schedule.id] = known.get(job_id) or jobs.create_paused(
             job_id,
             schedule.schedule,
             schedule.parameters,
             active=schedule.active,
             tags=[MOVING],
         )
-        for run in overdue:
-            if _belongs_to(run, schedule):
-                # Deleting any schedule of a deployment deletes the overdue runs of all.
-                jobs.client.create_flow_run_from_deployment(
-                    deployment, idempotency_key=f"moved {run.id}"
-                )
+    _copy_overdue_runs(jobs, moved)
     for schedule in old:
         jobs.client.delete_deployment_schedule(jobs.template.id, schedule.id)
     if old and not jobs.template.paused:
@@ -47,6 +45,29 @@ def move_old_schedules(jobs: Jobs) -> list[str]:
         jobs.create_scheduled_runs(jobs.template.id)
     _resume_moved(jobs)
     return [str(schedule.slug) for schedule in old]
+
+
+def _copy_overdue_runs(jobs: Jobs, moved: Mapping[UUID | None, UUID]) -> None:
+    """Copy the overdue runs of old schedules to their jobs, directly before a deletion.
+
+    Deleting any schedule of a deployment deletes the overdue runs of all. A run that has begun
+    by now stays where it is.
+
+    Args:
+        jobs: The jobs.
+        moved: The deployment of each old schedule.
+    """
+    for run in jobs.waiting(jobs.template):
+        schedule = run.created_by.id if run.created_by is not None else None
+        if schedule in moved and _is_lost_by_deletion(run) and due_time(run) <= datetime.now(UTC):
+            jobs.client.create_flow_run_from_deployment(
+                moved[schedule], idempotency_key=f"moved {run.id}"
+            )
+
+
+def _is_lost_by_deletion(run: FlowRun) -> bool:
+    """Whether Prefect deletes the run with a schedule: it keeps one that a worker has had."""
+    return run.auto_scheduled and run.run_count == 0 and run.state_name != HELD_UP
 
 
 def _resume_moved(jobs: Jobs) -> None:
@@ -61,7 +82,3 @@ def _resume_moved(jobs: Jobs) -> None:
 
 def _is_complete_job(schedule: DeploymentSchedule) -> bool:
     return bool(JOB_ID.fullmatch(schedule.slug or "")) and "symbol" in schedule.parameters
-
-
-def _belongs_to(run: FlowRun, schedule: DeploymentSchedule) -> bool:
-    return run.created_by is not None and run.created_by.id == schedule.id

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.states import Running
 
 from deployments import old_schedules
 from deployments.old_schedules import move_old_schedules
@@ -145,6 +147,31 @@ def test_a_run_that_is_overdue_stays_due_once(jobs: Jobs, monkeypatch: pytest.Mo
     move_old_schedules(reopened(jobs))
     due = [run for run in jobs.waiting(jobs.find(ACTIVE)) if due_time(run) <= datetime.now(UTC)]
     assert [run.parameters["model_type"] for run in due] == ["lstm"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("begins", "copied"), [(False, ["lstm"]), (True, [])])
+def test_a_run_that_fell_due_or_began_during_the_move_is_neither_lost_nor_doubled(
+    jobs: Jobs, monkeypatch: pytest.MonkeyPatch, begins: bool, copied: list[str]
+) -> None:
+    now, create = datetime.now(UTC), Jobs.create_paused
+    start, end = (now - timedelta(days=1)).isoformat(), now.isoformat()
+    past = {"start_time": start, "end_time": end, "max_runs": 1}
+    if begins:
+        make_runs(jobs.client, jobs.template.id, **past)
+
+    def create_late(*given: Any, **named: Any) -> UUID:
+        if not begins:
+            make_runs(jobs.client, jobs.template.id, **past)
+        for run in jobs.waiting(jobs.template) if begins else ():
+            if due_time(run) <= now:
+                jobs.client.set_flow_run_state(run.id, Running(), force=True)
+        return create(*given, **named)
+
+    monkeypatch.setattr(Jobs, "create_paused", create_late)
+    move_old_schedules(jobs)
+    due = [run for run in jobs.waiting(jobs.find(ACTIVE)) if due_time(run) <= datetime.now(UTC)]
+    assert [run.parameters["model_type"] for run in due] == copied
 
 
 def end_here(*_: Any) -> None:
