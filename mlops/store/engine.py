@@ -181,6 +181,8 @@ def _sqlite_migration_lock(engine: sa.Engine) -> Iterator[None]:
         yield
         return
     with FileLock(f"{engine.url.database}.lock", timeout=MIGRATION_S):
+        # A restore may have put another file in the place of the one that was connected to.
+        engine.dispose()
         raw = engine.raw_connection()
         try:
             raw.cursor().execute("PRAGMA journal_mode = WAL")

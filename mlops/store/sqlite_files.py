@@ -86,12 +86,12 @@ def restore_database(copy: Path, target: Path) -> None:
         copy_database(copy, target)
         return
     target.parent.mkdir(parents=True, exist_ok=True)
-    # A process that opens the store meanwhile waits for this lock before it creates the schema.
+    fresh = target.with_name(f"{target.name}.restored")
+    fresh.unlink(missing_ok=True)
+    copy_database(copy, fresh)
+    # A process that opens the store meanwhile waits for this lock, and connects again then.
     with FileLock(f"{target}.lock", timeout=PATIENCE_S):
         _require_unused(target)
-        fresh = target.with_name(f"{target.name}.restored")
-        fresh.unlink(missing_ok=True)
-        copy_database(copy, fresh)
         _clear_place(target)
         fresh.replace(target)
 

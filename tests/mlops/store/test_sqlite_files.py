@@ -12,9 +12,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from mlops.errors import StoreError
-from mlops.store import open_store, sqlite_files
+from mlops.store import Store, engine, open_store, sqlite_files
+from mlops.store.identity import read_installation
 from mlops.store.migrations import HEAD
 from mlops.store.sqlite_files import (
     KEPT_COPIES,
@@ -166,6 +168,36 @@ def test_a_missing_source_is_named_and_not_created(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"nowhere\.db was not copied"):
         copy_database(tmp_path / "nowhere.db", tmp_path / "copy.db")
     assert not (tmp_path / "nowhere.db").exists()
+
+
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_process_that_starts_during_a_restore_opens_what_was_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    copy, place = tmp_path / "copy.db", tmp_path / "store.db"
+    with closing(open_store(f"sqlite:///{copy}")) as store:
+        uuid = installation_id(store)
+    if content is not None:
+        place.write_bytes(content)
+
+    def wait_for_restore(path: str, timeout: float) -> FileLock:
+        monkeypatch.setattr(sqlite_files, "find_users", lambda _: ())
+        monkeypatch.setattr(sqlite_files, "find_damage", lambda _: "it is no store")
+        restore_database(copy, place)
+        return FileLock(path, timeout=timeout)
+
+    monkeypatch.setattr(engine, "FileLock", wait_for_restore)
+    with closing(open_store(f"sqlite:///{place}")) as store:
+        assert installation_id(store) == uuid
+    monkeypatch.undo()
+    assert find_damage(place) is None
+    with closing(open_store(f"sqlite:///{place}")) as store:
+        assert installation_id(store) == uuid
+
+
+def installation_id(store: Store) -> str:
+    with store.read() as connection:
+        return read_installation(connection).uuid
 
 
 def test_a_store_is_copied_before_it_is_migrated(tmp_path: Path) -> None:
