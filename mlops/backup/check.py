@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 from mlops.errors import BundleError, MlopsError, StoreError
 from mlops.installation import Installation
@@ -12,6 +11,7 @@ from mlops.models.manifest import read_manifest
 from mlops.registry import check_reachable, fetch_bundle, find_unknown_versions
 from mlops.registry.fetching import is_local
 from mlops.store import ModelVersion, list_routes, list_versions
+from mlops.store.connect import find_database_file
 from mlops.store.sqlite_files import find_damage
 
 LEAST_FREE_BYTES = 1024**3
@@ -36,11 +36,10 @@ def find_problems(installation: Installation) -> tuple[str, ...]:
 
 
 def _check_databases(installation: Installation) -> Iterator[str]:
-    mlflow = installation.bundles.mlflow.uri
-    for name, url in (("the store", installation.settings.database_url), ("MLflow", mlflow)):
-        path = Path(url.removeprefix("sqlite:///"))
+    store = find_database_file(installation.settings.database_url)
+    for name, path in (("the store", store), ("MLflow", installation.bundles.mlflow.database)):
         # MLflow's database is made when it is first used.
-        if not url.startswith("sqlite") or (name == "MLflow" and not path.exists()):
+        if path is None or (name == "MLflow" and not path.exists()):
             continue
         try:
             damage = find_damage(path)

@@ -32,6 +32,7 @@ from mlops.models.signing import install_key
 from mlops.registry.connection import key_file
 from mlops.registry.tracking import Location
 from mlops.store import open_store
+from mlops.store.connect import find_database_file
 from mlops.store.postgres_dump import restore_postgres
 from mlops.store.relocation import relocate_store
 from mlops.store.sqlite_files import copy_database, restore_database
@@ -43,8 +44,6 @@ _MLFLOW_URIS = {
     "model_versions": "storage_location",
 }
 """The columns of MLflow's database that say where files lie."""
-
-_SQLITE = "sqlite:///"
 
 
 def restore_backup(installation: Installation, folder: Path) -> Contents:
@@ -69,21 +68,21 @@ def restore_backup(installation: Installation, folder: Path) -> Contents:
         _restore_key(contents, folder, home)
         _restore_files(contents, folder, artifacts)
         with TemporaryDirectory(prefix="restore-", dir=home) as scratch:
-            if MLFLOW in contents.files and mlflow.artifacts is not None:
+            if MLFLOW in contents.files:
                 _restore_mlflow(contents, folder, mlflow, Path(scratch))
             uris = {
                 model_id: (artifacts / place).as_uri()
                 for model_id, place in contents.bundles.items()
             }
             _restore_store(folder, url, uris, Path(scratch))
-    if MLFLOW in contents.files and mlflow.artifacts is None:
+    if MLFLOW in contents.files and mlflow.database is None:
         left = "MLflow's database: MLFLOW_TRACKING_URI names a server, which keeps its own"
         return msgspec.structs.replace(contents, left_out=(*contents.left_out, left))
     return contents
 
 
 def _require_same_kind(contents: Contents, url: str) -> None:
-    wanted = STORE if url.startswith("sqlite") else DUMP
+    wanted = STORE if find_database_file(url) else DUMP
     if wanted not in contents.files:
         has = " and ".join({STORE, DUMP} & set(contents.files)) or "no copy of a store"
         raise BackupError(
@@ -113,12 +112,14 @@ def _restore_files(contents: Contents, folder: Path, artifacts: Path) -> None:
 
 
 def _restore_mlflow(contents: Contents, folder: Path, mlflow: Location, scratch: Path) -> None:
+    if mlflow.database is None or mlflow.artifacts is None:
+        return
     prepared = scratch / MLFLOW
     copy_database(folder / MLFLOW, prepared)
-    if contents.artifacts is not None and mlflow.artifacts is not None:
+    if contents.artifacts is not None:
         with closing(sqlite3.connect(prepared)) as connection, connection:
             _move_uris(connection, contents.artifacts, mlflow.artifacts.as_uri())
-    restore_database(prepared, Path(mlflow.uri.removeprefix(_SQLITE)))
+    restore_database(prepared, mlflow.database)
 
 
 def _move_uris(connection: sqlite3.Connection, old: str, new: str) -> None:
@@ -131,16 +132,17 @@ def _move_uris(connection: sqlite3.Connection, old: str, new: str) -> None:
 
 
 def _restore_store(folder: Path, url: str, uris: Mapping[str, str], scratch: Path) -> None:
-    if not url.startswith("sqlite"):
+    target = find_database_file(url)
+    if target is None:
         restore_postgres(url, folder / DUMP)
         with closing(open_store(url)) as store:
             relocate_store(store, uris)
         return
     prepared = scratch / STORE
     copy_database(folder / STORE, prepared)
-    with closing(open_store(f"{_SQLITE}{prepared}")) as store:
+    with closing(open_store(f"sqlite:///{prepared}")) as store:
         relocate_store(store, uris)
-    restore_database(prepared, Path(url.removeprefix(_SQLITE)))
+    restore_database(prepared, target)
 
 
 @contextmanager

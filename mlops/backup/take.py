@@ -110,9 +110,9 @@ def _copy_store(installation: Installation, part: Path) -> list[str]:
 
 
 def _copy_mlflow(mlflow: Location, part: Path) -> list[str]:
-    if mlflow.artifacts is None:
+    database = mlflow.database
+    if database is None:
         return ["MLflow's database and artifacts: back up the server of MLFLOW_TRACKING_URI"]
-    database = Path(mlflow.uri.removeprefix("sqlite:///"))
     if not database.exists():
         return [f"MLflow's database: there is no {database}"]
     copy_database(database, part / MLFLOW)

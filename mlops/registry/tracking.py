@@ -23,6 +23,7 @@ from urllib.request import url2pathname
 
 from mlops.credentials import split_login
 from mlops.errors import RegistryError
+from mlops.store.connect import find_database_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -57,6 +58,11 @@ class Location:
     uri: str = field(repr=False)
     artifacts: Path | None
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False, hash=False)
+
+    @property
+    def database(self) -> Path | None:
+        """The file of the records; None where a server keeps them."""
+        return None if self.artifacts is None else find_database_file(self.uri)
 
 
 @dataclass(frozen=True, slots=True)

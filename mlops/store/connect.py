@@ -67,6 +67,21 @@ def make_engine(url: str, patience_s: float) -> sa.Engine:
     raise StoreError(f"the store does not know {name!r} databases; write its URL like {EXAMPLES}")
 
 
+def find_database_file(url: str) -> Path | None:
+    """The file of an SQLite database; None where the URL names a server, or no file.
+
+    Raises:
+        StoreError: when it is no database URL.
+    """
+    try:
+        parsed = _parse_url(url)
+    except sa.exc.ArgumentError as error:
+        raise StoreError(f"no database URL ({error}); write it like {EXAMPLES}") from error
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return Path(parsed.database)
+
+
 def _parse_url(url: str) -> sa.URL:
     try:
         return sa.make_url(url)

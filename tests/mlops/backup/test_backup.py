@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,10 +57,10 @@ class Place:
         return path_of(list_versions(self.installation.store)[0].bundle_uri)
 
 
-def open_at(home: Path, tracking_uri: str = "") -> Installation:
+def open_at(home: Path, tracking_uri: str = "", **options: Any) -> Installation:
     # MLflow writes its address into the environment, where another test's settings would find it.
     return Installation(
-        Settings(_env_file=None, mlops_base_path=home, mlflow_tracking_uri=tracking_uri)
+        Settings(_env_file=None, mlops_base_path=home, mlflow_tracking_uri=tracking_uri, **options)
     )
 
 
@@ -138,6 +139,19 @@ def test_a_copy_is_put_into_the_folder_that_the_tracking_uri_names(
     (version,) = list_versions(other.store)
     assert path_of(version.bundle_uri).is_relative_to(folder / "artifacts")
     other.close()
+
+
+def test_options_in_the_store_url_are_no_part_of_the_path(copy: Path, tmp_path: Path) -> None:
+    file = tmp_path / "other.db"
+    url = f"sqlite:///{file}?timeout=5"
+    other = open_at(tmp_path / "other", store_url=url)
+    restore_backup(other, copy)
+    assert find_problems(other) == ()
+    assert list_versions(other.store)
+    other.close()
+    with file.open("r+b") as content:
+        content.write(b"no database any more")
+    assert f"{file} is damaged" in find_problems(open_at(other.home, store_url=url))[0]
 
 
 def test_where_a_server_keeps_mlflow_bundles_are_put_under_the_base_path(

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from mlops.errors import StoreError
 from mlops.store import Store, Why, list_audit_entries, open_store
 from mlops.store.audit import record
-from mlops.store.connect import make_engine
+from mlops.store.connect import find_database_file, make_engine
 from mlops.store.schema import route
 from tests.forked import in_child
 from tests.lines import line_to
@@ -49,6 +50,25 @@ def silent_port() -> Iterator[int]:
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
 def test_every_spelling_of_a_postgres_url_is_taken_by_one_driver(scheme: str) -> None:
     assert make_engine(f"{scheme}://host/store", 1).url.drivername == "postgresql+psycopg"
+
+
+@pytest.mark.parametrize(
+    ("url", "file"),
+    [
+        ("sqlite:////a/store.db", Path("/a/store.db")),
+        ("sqlite+pysqlite:///store.db?timeout=5", Path("store.db")),
+        ("sqlite://", None),
+        ("postgresql://ann:secret@host/store", None),
+    ],
+)
+def test_the_file_of_a_url_is_found(url: str, file: Path | None) -> None:
+    assert find_database_file(url) == file
+
+
+def test_what_is_no_url_is_not_repeated() -> None:
+    with pytest.raises(StoreError, match="no database URL") as refused:
+        find_database_file("ann:secret@host")
+    assert "secret" not in str(refused.value)
 
 
 def test_a_server_that_never_answers_is_given_up_within_seconds(silent_port: int) -> None:
