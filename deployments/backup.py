@@ -49,9 +49,11 @@ def _take(installation: Installation, folder: Path) -> int:
 
 
 def _restore(installation: Installation, backup: Path) -> int:
-    contents = restore_backup(installation, backup)
+    contents, key_changed = restore_backup(installation, backup)
     print(f"restored the backup of {contents.made_at:%Y-%m-%d %H:%M:%S} UTC")
     print("not restored:", *contents.left_out, sep="\n  ")
+    if key_changed:
+        print("restart all processes: the signing key is another one now")
     return 0
 
 

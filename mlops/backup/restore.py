@@ -1,15 +1,17 @@
 """Puts a backup into an installation, which may lie elsewhere than the one that was copied.
 
-Both databases are prepared beside their places: migrated to this release, and their ``file:`` URIs
-changed to the new places. Bundles and key come first, the store last and in one transaction, so a
-process that has it open goes from what it served to what was restored, and finds every bundle.
+SQLite databases are prepared beside their places: migrated to this release, and their ``file:``
+URIs changed to the new places. Bundles and key come first, the store last and in one transaction,
+so a process that has it open goes from what it served to what was restored, and finds every bundle.
+Postgres gets the new places in a second transaction; a bundle that is loaded in between is looked
+for at its old place.
 """
 
 from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,9 +35,9 @@ from mlops.registry.connection import key_file
 from mlops.registry.tracking import Location
 from mlops.store import open_store
 from mlops.store.connect import find_database_file
-from mlops.store.postgres_dump import restore_postgres
+from mlops.store.postgres_dump import require_program, restore_postgres
 from mlops.store.relocation import relocate_store
-from mlops.store.sqlite_files import copy_database, restore_database
+from mlops.store.sqlite_files import copy_database, require_replaceable, restore_database
 
 _MLFLOW_URIS = {
     "experiments": "artifact_location",
@@ -46,13 +48,15 @@ _MLFLOW_URIS = {
 """The columns of MLflow's database that say where files lie."""
 
 
-def restore_backup(installation: Installation, folder: Path) -> Contents:
+def restore_backup(installation: Installation, folder: Path) -> tuple[Contents, bool]:
     """Check a backup, and put it in the place of what the installation's settings name.
 
-    Nothing of the installation needs to be there; where it works, it need not be stopped.
+    Nothing of the installation needs to be there; where it works, it need not be stopped. Whatever
+    can be checked before is checked before the first change.
 
     Returns:
-        The list of the backup; ``left_out`` has also what was in it and not restored.
+        The list of the backup; ``left_out`` has also what was in it and not restored. And whether
+        another signing key was replaced, so that running processes must be restarted.
 
     Raises:
         BackupError: when the backup is damaged, or not of this kind of database.
@@ -65,20 +69,23 @@ def restore_backup(installation: Installation, folder: Path) -> Contents:
     with _naming_errors(home):
         home.mkdir(parents=True, exist_ok=True)
         artifacts = mlflow.artifacts or home / "mlruns" / "artifacts"
-        _restore_key(contents, folder, home)
-        _restore_files(contents, folder, artifacts)
+        uris = {name: (artifacts / place).as_uri() for name, place in contents.bundles.items()}
         with TemporaryDirectory(prefix="restore-", dir=home) as scratch:
-            if MLFLOW in contents.files:
-                _restore_mlflow(contents, folder, mlflow, Path(scratch))
-            uris = {
-                model_id: (artifacts / place).as_uri()
-                for model_id, place in contents.bundles.items()
+            prepared = {
+                **_prepare_mlflow(contents, folder, mlflow, Path(scratch)),
+                **_prepare_store(folder, url, uris, Path(scratch)),
             }
-            _restore_store(folder, url, uris, Path(scratch))
+            _require_replaceable(contents, prepared)
+            key_changed = _restore_keys(contents, folder, home)
+            _restore_files(contents, folder, artifacts)
+            for target, copy in prepared.items():
+                restore_database(copy, target)
+            if DUMP in contents.files:
+                _restore_postgres(folder, url, uris)
     if MLFLOW in contents.files and mlflow.database is None:
         left = "MLflow's database: MLFLOW_TRACKING_URI names a server, which keeps its own"
-        return msgspec.structs.replace(contents, left_out=(*contents.left_out, left))
-    return contents
+        contents = msgspec.structs.replace(contents, left_out=(*contents.left_out, left))
+    return contents, key_changed
 
 
 def _require_same_kind(contents: Contents, url: str) -> None:
@@ -91,11 +98,23 @@ def _require_same_kind(contents: Contents, url: str) -> None:
         )
 
 
-def _restore_key(contents: Contents, folder: Path, home: Path) -> None:
-    target = key_file(home)
+def _require_replaceable(contents: Contents, databases: Iterable[Path]) -> None:
+    for database in databases:
+        require_replaceable(database)
+    if DUMP in contents.files:
+        require_program("pg_restore")
+
+
+def _restore_keys(contents: Contents, folder: Path, home: Path) -> bool:
+    """Put the keys in place; returns whether another one was there."""
+    changed = False
     for name in contents.files:
         if name.startswith(f"{KEYS}/"):
-            install_key(target.with_name(Path(name).name), (folder / name).read_bytes())
+            target = key_file(home).with_name(Path(name).name)
+            secret = (folder / name).read_bytes()
+            changed |= target.exists() and target.read_bytes() != secret
+            install_key(target, secret)
+    return changed
 
 
 def _restore_files(contents: Contents, folder: Path, artifacts: Path) -> None:
@@ -111,15 +130,18 @@ def _restore_files(contents: Contents, folder: Path, artifacts: Path) -> None:
         part.replace(place)
 
 
-def _restore_mlflow(contents: Contents, folder: Path, mlflow: Location, scratch: Path) -> None:
-    if mlflow.database is None or mlflow.artifacts is None:
-        return
+def _prepare_mlflow(
+    contents: Contents, folder: Path, mlflow: Location, scratch: Path
+) -> dict[Path, Path]:
+    """The copy that takes the place of MLflow's database, by that place."""
+    if MLFLOW not in contents.files or mlflow.database is None or mlflow.artifacts is None:
+        return {}
     prepared = scratch / MLFLOW
     copy_database(folder / MLFLOW, prepared)
     if contents.artifacts is not None:
         with closing(sqlite3.connect(prepared)) as connection, connection:
             _move_uris(connection, contents.artifacts, mlflow.artifacts.as_uri())
-    restore_database(prepared, mlflow.database)
+    return {mlflow.database: prepared}
 
 
 def _move_uris(connection: sqlite3.Connection, old: str, new: str) -> None:
@@ -131,18 +153,24 @@ def _move_uris(connection: sqlite3.Connection, old: str, new: str) -> None:
         )
 
 
-def _restore_store(folder: Path, url: str, uris: Mapping[str, str], scratch: Path) -> None:
+def _prepare_store(
+    folder: Path, url: str, uris: Mapping[str, str], scratch: Path
+) -> dict[Path, Path]:
+    """The copy that takes the place of the store's file, by that place."""
     target = find_database_file(url)
     if target is None:
-        restore_postgres(url, folder / DUMP)
-        with closing(open_store(url)) as store:
-            relocate_store(store, uris)
-        return
+        return {}
     prepared = scratch / STORE
     copy_database(folder / STORE, prepared)
     with closing(open_store(f"sqlite:///{prepared}")) as store:
         relocate_store(store, uris)
-    restore_database(prepared, target)
+    return {target: prepared}
+
+
+def _restore_postgres(folder: Path, url: str, uris: Mapping[str, str]) -> None:
+    restore_postgres(url, folder / DUMP)
+    with closing(open_store(url)) as store:
+        relocate_store(store, uris)
 
 
 @contextmanager

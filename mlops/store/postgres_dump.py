@@ -27,17 +27,26 @@ def dump_postgres(url: str, target: Path) -> list[str]:
     return []
 
 
+def require_program(name: str) -> None:
+    """Check that one of Postgres' client programs is installed here.
+
+    Raises:
+        BackupError: when it is not.
+    """
+    if shutil.which(name) is None:
+        raise BackupError(
+            f"{name} is not installed here, so nothing was changed; install Postgres' client "
+            "programs (Debian: apt-get install postgresql-client), of the server's release or newer"
+        )
+
+
 def restore_postgres(url: str, source: Path) -> None:
     """Put the copy into the database, in one transaction.
 
     Raises:
         BackupError: when `pg_restore` is not installed, or fails.
     """
-    if shutil.which("pg_restore") is None:
-        raise BackupError(
-            "pg_restore is not installed here, so the store was not restored; install Postgres' "
-            f"client programs, as those of {_command('pg_restore', url, source)}"
-        )
+    require_program("pg_restore")
     options = ("--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error")
     _run("pg_restore", url, *options, str(source))
 

@@ -79,7 +79,7 @@ def restore_database(copy: Path, target: Path) -> None:
 
     Raises:
         StoreError: when the file is missing or malformed and a process has it open, or when it
-            cannot be written; nothing was changed.
+            cannot be written; the database was not changed.
     """
     target = target.resolve()
     if target.exists() and find_damage(target) is None:
@@ -94,6 +94,27 @@ def restore_database(copy: Path, target: Path) -> None:
         _require_unused(target)
         _clear_place(target)
         fresh.replace(target)
+
+
+def require_replaceable(target: Path) -> None:
+    """Check that `restore_database` can replace a database now.
+
+    Raises:
+        StoreError: when it cannot; nothing was changed.
+    """
+    target = target.resolve()
+    if not target.exists() or find_damage(target) is not None:
+        _require_unused(target)
+        return
+    try:
+        with closing(_open(target)) as connection:
+            connection.execute("BEGIN EXCLUSIVE")
+            connection.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise StoreError(
+            f"{target} cannot be replaced ({error}); end the process that locks it, and check "
+            "that this user may write it. Nothing was changed"
+        ) from error
 
 
 def find_users(path: Path) -> tuple[int, ...]:
@@ -128,7 +149,7 @@ def _require_unused(target: Path) -> None:
     if users:
         raise StoreError(
             f"{target} is missing or malformed, and these processes have it open: "
-            f"{', '.join(map(str, users))}; end them, then restore again. Nothing was changed"
+            f"{', '.join(map(str, users))}; end them, then restore again. It was not changed"
         )
 
 

@@ -20,7 +20,7 @@ from mlops.errors import BackupError, StoreError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.installation import Installation
-from mlops.models.signing import load_key, load_or_make_key
+from mlops.models.signing import SigningKey, load_key, load_or_make_key
 from mlops.registry import ensure_service
 from mlops.registry.connection import key_file, load
 from mlops.registry.fetching import path_of
@@ -158,7 +158,7 @@ def test_where_a_server_keeps_mlflow_bundles_are_put_under_the_base_path(
     copy: Path, tmp_path: Path
 ) -> None:
     other = open_at(tmp_path / "other", tracking_uri="http://127.0.0.1:9")
-    assert "MLflow's database" in restore_backup(other, copy).left_out[-1]
+    assert "MLflow's database" in restore_backup(other, copy)[0].left_out[-1]
     (version,) = list_versions(other.store)
     assert path_of(version.bundle_uri).is_relative_to(other.home)
     (problem,) = find_problems(other)
@@ -218,19 +218,43 @@ def test_another_key_is_kept_beside_the_restored_one(
 ) -> None:
     other = open_at(tmp_path / "elsewhere")
     foreign = load_or_make_key(key_file(other.home))
-    restore_backup(other, copy)
+    assert restore_backup(other, copy)[1], "processes that run have the foreign key"
+    assert not restore_backup(other, copy)[1]
     assert load_key(key_file(other.home)) == load_key(key_file(original.home))
     kept = key_file(other.home).with_name(f"bundle.key.{foreign.fingerprint[:12]}")
     assert load_key(kept) == foreign
 
 
-def test_a_missing_store_is_not_restored_while_a_process_has_it_open(
-    place: Place, copy: Path
+@pytest.fixture
+def foreign(place: Place) -> SigningKey:
+    """The key of the place, which is not the copy's."""
+    swap_key(place)
+    return load_key(key_file(place.installation.home))
+
+
+def test_nothing_is_changed_while_a_process_has_a_missing_store_open(
+    place: Place, copy: Path, foreign: SigningKey
 ) -> None:
+    bundle = place.bundle
+    shutil.rmtree(bundle)
     with place.installation.store.read():
         place.store_file.unlink()
         with pytest.raises(StoreError, match="have it open"):
             restore_backup(place.installation, copy)
+    assert load_key(key_file(place.installation.home)) == foreign
+    assert not bundle.exists()
+
+
+@pytest.mark.parametrize("name", ["store.db", "mlruns/mlflow.db"])
+def test_nothing_is_changed_while_a_database_is_locked(
+    place: Place, copy: Path, foreign: SigningKey, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlops.store.sqlite_files.PATIENCE_S", 0.1)
+    with closing(sqlite3.connect(place.installation.home / name)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match=rf"{name} cannot be replaced \(database is locked"):
+            restore_backup(place.installation, copy)
+    assert load_key(key_file(place.installation.home)) == foreign
 
 
 def spoil_store(place: Place) -> None:

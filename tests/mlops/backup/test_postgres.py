@@ -14,6 +14,8 @@ import pytest
 from mlops.backup import restore_backup, take_backup
 from mlops.errors import BackupError
 from mlops.installation import Installation
+from mlops.models.signing import load_or_make_key
+from mlops.registry.connection import key_file
 from mlops.settings import Settings
 from mlops.store import open_store
 from mlops.store.identity import read_installation
@@ -54,6 +56,19 @@ def test_a_copy_of_postgres_is_put_back(installation: Installation, tmp_path: Pa
     restore_backup(installation, copy)
     with closing(open_store(installation.settings.database_url)) as store, store.read() as again:
         assert read_installation(again).uuid == uuid_before
+
+
+@pytest.mark.usefixtures("_clients")
+def test_without_pg_restore_nothing_is_changed(
+    installation: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_or_make_key(key_file(installation.home))
+    copy, _ = take_backup(installation, tmp_path / "copies")
+    key_file(installation.home).unlink()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BackupError, match="pg_restore is not installed here"):
+        restore_backup(installation, copy)
+    assert not key_file(installation.home).exists()
 
 
 def test_without_pg_dump_its_command_is_named(
