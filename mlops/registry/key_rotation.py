@@ -21,10 +21,10 @@ from mlops.models.signing import (
 )
 from mlops.registry.connection import Registry, fetch
 from mlops.registry.fetching import BundleFolders, is_local
-from mlops.registry.keys import choose_known_key, open_key, read_known_keys
+from mlops.registry.keys import choose_known_key, open_key, read_known_keys, require_known_key
 from mlops.registry.ownership import exclusive_registration
 from mlops.store import ModelVersion, Store, list_routes, list_versions
-from mlops.store.identity import record_first_key, write_key_fingerprints
+from mlops.store.identity import write_key_fingerprints
 
 
 def add_next_key(store: Store, path: Path, folders: BundleFolders) -> Path:
@@ -36,13 +36,16 @@ def add_next_key(store: Store, path: Path, folders: BundleFolders) -> Path:
 
     Raises:
         RegistryError: when a rotation that began elsewhere is under way.
+        KeyMismatch: when the store knows another key, or no champion could be compared with it.
     """
     key = open_key(store, path, folders)
+    with store.write() as connection:
+        require_known_key(connection, key, path)
     following = next_key_file(path)
     make_key_file(following)
     fingerprint = SigningKey(read_secret(following)).fingerprint
     with store.write() as connection:
-        known = record_first_key(connection, key.fingerprint)
+        known = require_known_key(connection, key, path)
         if len(known) > 1 and fingerprint not in known:
             following.unlink()
             raise RegistryError(

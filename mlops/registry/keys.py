@@ -1,7 +1,8 @@
 """The signing key of an installation, compared with the one that its store knows.
 
-The store keeps the fingerprint of the key, written with the first version. A process with another
-key is refused, and a key is made only where nothing was registered yet.
+The store keeps the fingerprint of the key, written with the first version, or by the first process
+whose key opens a champion. A process with another key is refused, and a key is made only where
+nothing was registered yet.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from mlops.registry.fetching import BundleFolders, fetch_bundle
 from mlops.store import Store, get_version, list_routes
 from mlops.store.engine import Connection
 from mlops.store.identity import read_installation, record_first_key
-from mlops.store.versions import known_ids
+from mlops.store.versions import has_versions, known_ids
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ log = logging.getLogger(__name__)
 def open_key(store: Store, path: Path, folders: BundleFolders) -> SigningKey:
     """The signing key in this file; it is made where the store has no version yet.
 
-    A store of before, which knows no key, learns the one that signed its champions.
+    A store of before, which knows no key, learns the one that signed a champion. Where no champion
+    can be read here now, the key is returned, and may not sign yet.
 
     Args:
         folders: Where this machine has bundles.
@@ -32,38 +34,48 @@ def open_key(store: Store, path: Path, folders: BundleFolders) -> SigningKey:
     Raises:
         KeyMismatch: when the store knows another key, or the file is missing or open to others.
     """
-    known = read_known_keys(store)
-    if known:
-        return choose_known_key(load_key(path), known, path)
-    if not known_ids(store):
+    if not read_known_keys(store) and not known_ids(store):
         return load_or_make_key(path)
-    key = load_key(path)
-    if _signed_a_champion(key, store, folders):
-        with store.write() as connection:
-            known = record_first_key(connection, key.fingerprint)
-        return choose_known_key(key, known, path)
-    return key
+    return choose_signing_key(store, load_key(path), path, folders)
 
 
-def require_known_key(connection: Connection, key: SigningKey, path: Path) -> None:
+def require_known_key(connection: Connection, key: SigningKey, path: Path) -> tuple[str, ...]:
     """Check the key in the transaction that commits a version; the first one becomes the store's.
 
     Args:
         path: The key's file.
 
+    Returns:
+        The fingerprints that the store knows then.
+
     Raises:
-        KeyMismatch: when the store knows another key.
+        KeyMismatch: when the store knows another key, or has versions and knows none.
     """
-    choose_known_key(key, record_first_key(connection, key.fingerprint), path)
+    if not read_installation(connection).key_fingerprints and has_versions(connection):
+        raise KeyMismatch(
+            f"signing key {path} could not be compared with a champion's bundle, so it may be "
+            "another one than the versions were signed with: run this on a machine that can read "
+            "the bundle of a champion, or restore that bundle from a backup"
+        )
+    known = record_first_key(connection, key.fingerprint)
+    choose_known_key(key, known, path)
+    return known
 
 
-def choose_signing_key(store: Store, key: SigningKey, path: Path) -> SigningKey:
+def choose_signing_key(
+    store: Store, key: SigningKey, path: Path, folders: BundleFolders
+) -> SigningKey:
     """The key to sign with now: a rotation may have dropped one since the process started.
 
+    A store of before learns the key here too, where a champion can be read only now.
+
     Raises:
-        KeyMismatch: when the store knows another key.
+        KeyMismatch: when the store knows another key, or a champion was signed by another.
     """
     known = read_known_keys(store)
+    if not known and _signed_a_champion(key, store, folders):
+        with store.write() as connection:
+            known = record_first_key(connection, key.fingerprint)
     return choose_known_key(key, known, path) if known else key
 
 

@@ -220,7 +220,9 @@ def _make_pending(
 
 
 def _write(registry: Registry, candidate: Candidate, staged: Path) -> str:
-    key = choose_signing_key(registry.store, _require_key(registry), registry.key_file)
+    key = choose_signing_key(
+        registry.store, _require_key(registry), registry.key_file, registry.bundles
+    )
     return write_bundle(candidate.parts, staged, key)
 
 

@@ -38,7 +38,10 @@ def write_key_fingerprints(connection: Connection, fingerprints: Sequence[str]) 
 
 
 def record_first_key(connection: Connection, fingerprint: str) -> tuple[str, ...]:
-    """Write the signing key of a store that knows none; returns the keys that it knows then."""
+    """Write the signing key of a store that knows none; returns the keys that it knows then.
+
+    Where the store has versions, the caller has verified that the key signed a champion.
+    """
     query = sa.select(installation.c.key_fingerprints).with_for_update()
     known = tuple(connection.execute(query).scalar_one())
     if not known:

@@ -134,6 +134,11 @@ def newest_searches(versions: Iterable[ModelVersion]) -> dict[tuple[str, str], M
     return searches
 
 
+def has_versions(connection: sa.Connection) -> bool:
+    """Whether anything was registered, as the caller's transaction sees it."""
+    return connection.execute(sa.select(version.c.model_id).limit(1)).first() is not None
+
+
 def known_ids(store: Store) -> frozenset[str]:
     """All model_ids in use."""
     with store.read() as connection:

@@ -120,6 +120,30 @@ def test_a_key_is_not_claimed_while_no_champion_can_be_read(first: Machine, writ
     assert read_known_keys(first.store) == ()
 
 
+def test_a_key_that_no_champion_shows_to_be_right_neither_commits_nor_is_rotated(
+    first: Machine, second: Machine, written: Path
+) -> None:
+    load_or_make_key(second.key_file)
+    away = written.rename(written.with_name("away"))
+    foreign = second.key
+    with (
+        pytest.raises(KeyMismatch, match="could not be compared with a champion's bundle"),
+        second.store.write() as connection,
+    ):
+        require_known_key(connection, foreign, second.key_file)
+    with pytest.raises(KeyMismatch, match="restore that bundle from a backup"):
+        second.add_next()
+    assert not next_key_file(second.key_file).exists()
+    assert read_known_keys(first.store) == ()
+
+    right = first.key
+    away.rename(written)
+    with pytest.raises(KeyMismatch, match="not signed with"):
+        choose_signing_key(second.store, foreign, second.key_file, second.bundles)
+    assert choose_signing_key(first.store, right, first.key_file, first.bundles) == right
+    assert read_known_keys(first.store) == (right.fingerprint,)
+
+
 def test_a_commit_under_a_foreign_key_is_refused(first: Machine) -> None:
     assert first.key
     with pytest.raises(KeyMismatch, match="the store knows"), first.store.write() as connection:
@@ -144,7 +168,7 @@ def test_a_rotation_ends_with_every_bundle_signed_by_the_next_key(
     with pytest.raises(KeyMismatch):
         open_bundle(written, Trust(old))
     open_bundle(written, Trust(running))
-    assert choose_signing_key(first.store, running, second.key_file) == new
+    assert choose_signing_key(first.store, running, second.key_file, second.bundles) == new
 
     assert second.key == new, "a process that restarts before its machine drops the old key"
     assert drop_old_key(second.registry) == ()
