@@ -12,7 +12,9 @@ from mlops.registry import check_reachable, fetch_bundle, find_unknown_versions
 from mlops.registry.fetching import is_local
 from mlops.store import ModelVersion, list_routes, list_versions
 from mlops.store.connect import find_database_file
+from mlops.store.engine import needs_migration
 from mlops.store.sqlite_files import find_damage
+from mlops.store.versions import known_ids
 
 LEAST_FREE_BYTES = 1024**3
 """Less free room stops forecasts and registrations soon."""
@@ -21,25 +23,45 @@ LEAST_FREE_BYTES = 1024**3
 def find_problems(installation: Installation) -> tuple[str, ...]:
     """What is wrong, one sentence each; empty where nothing is.
 
-    A bundle that an MLflow server keeps is checked where a service serves it, and is downloaded
-    for that.
+    Neither a store nor a key is made, and nothing is migrated. A bundle that an MLflow server keeps
+    is checked where a service serves it, and is downloaded for that.
     """
     problems = [*_check_databases(installation), *_check_room(installation)]
-    try:
-        installation.store  # noqa: B018 - it is opened, which tells whether the schema fits
-    except StoreError as error:
-        return (*problems, f"the store does not open: {error}")
+    unusable = _find_why_unusable(installation.settings.database_url)
+    if unusable:
+        return (*problems, unusable)
+    if not known_ids(installation.store):
+        # Key and MLflow's database are made with the first version.
+        return tuple(problems)
     away = _find_why_away(installation)
     problems += _check_versions(installation, with_remote=not away)
     problems += [away] if away else _check_mlflow(installation)
-    return tuple(problems)
+    return tuple(dict.fromkeys(problems))
+
+
+def _find_why_unusable(url: str) -> str:
+    """Why the store cannot be used as it is; empty where it can."""
+    file = find_database_file(url)
+    if file is not None and not file.exists():
+        return (
+            f"there is no store {file}; restore it from a backup, or correct MLOPS_BASE_PATH or "
+            "STORE_URL"
+        )
+    try:
+        if not needs_migration(url):
+            return ""
+    except StoreError as error:
+        return f"the store does not open: {error}"
+    return (
+        "the store is empty, or of an older release: the first process of this release migrates "
+        "it; check again then, or check with the release that wrote it"
+    )
 
 
 def _check_databases(installation: Installation) -> Iterator[str]:
     store = find_database_file(installation.settings.database_url)
     for name, path in (("the store", store), ("MLflow", installation.bundles.mlflow.database)):
-        # MLflow's database is made when it is first used.
-        if path is None or (name == "MLflow" and not path.exists()):
+        if path is None or not path.exists():
             continue
         try:
             damage = find_damage(path)
@@ -90,6 +112,10 @@ def _check_versions(installation: Installation, *, with_remote: bool) -> Iterato
 
 
 def _check_mlflow(installation: Installation) -> Iterator[str]:
+    database = installation.bundles.mlflow.database
+    if database is not None and not database.exists():
+        yield f"MLflow: there is no {database}; restore it from a backup"
+        return
     try:
         unknown = find_unknown_versions(installation.registry)
     except MlopsError as error:

@@ -33,6 +33,7 @@ from mlops.registry.fetching import is_local, path_of
 from mlops.registry.ownership import exclusive_registration
 from mlops.registry.tracking import Location
 from mlops.store import ModelVersion, Store, list_versions
+from mlops.store.connect import find_database_file
 from mlops.store.identity import read_installation
 from mlops.store.postgres_dump import dump_postgres
 from mlops.store.sqlite_files import copy_database
@@ -57,6 +58,7 @@ def take_backup(installation: Installation, folder: Path) -> tuple[Path, Content
         BackupError: when something cannot be copied; no folder is left.
         StoreError, RegistryError: when the store or the registration lease cannot be had.
     """
+    _require_store(installation.settings.database_url)
     now = datetime.now(UTC)
     target = folder.absolute() / f"mlops-{now:%Y%m%dT%H%M%SZ}"
     part = target.with_name(f"{target.name}.part")
@@ -75,14 +77,21 @@ def take_backup(installation: Installation, folder: Path) -> tuple[Path, Content
     return target, contents
 
 
+def _require_store(url: str) -> None:
+    file = find_database_file(url)
+    if file is not None and not file.exists():
+        raise BackupError(
+            f"there is no store {file}, so nothing was copied; check MLOPS_BASE_PATH and STORE_URL"
+        )
+
+
 def _fill(part: Path, installation: Installation, now: datetime) -> Contents:
     mlflow = installation.bundles.mlflow
     with exclusive_registration(installation.store):
         left_out = [*NEVER_IN_IT, *_copy_store(installation, part)]
         bundles, missing = _copy_bundles(installation.store, mlflow, part)
         left_out += [*missing, *_copy_mlflow(mlflow, part)]
-        (part / KEYS).mkdir(mode=0o700)
-        copy_tree(key_file(installation.home).parent, part / KEYS)
+        left_out += _copy_keys(key_file(installation.home), part)
         with installation.store.read() as connection:
             identity = read_installation(connection)
     files = list_files(part)
@@ -106,6 +115,14 @@ def _copy_store(installation: Installation, part: Path) -> list[str]:
     if file is None:
         return dump_postgres(installation.settings.database_url, part / DUMP)
     copy_database(Path(file.path), part / STORE)
+    return []
+
+
+def _copy_keys(key: Path, part: Path) -> list[str]:
+    (part / KEYS).mkdir(mode=0o700)
+    copy_tree(key.parent, part / KEYS)
+    if not (part / KEYS / key.name).exists():
+        return [f"the signing key: there is no {key}; without it no bundle of the copy loads"]
     return []
 
 

@@ -138,10 +138,28 @@ def open_store(url: str, *, patience_s: float = PATIENCE_S) -> Store:
     return Store(engine, DatabaseFile.of(engine))
 
 
-def _migrate(engine: sa.Engine) -> None:
+def needs_migration(url: str) -> bool:
+    """Whether `open_store` would create or migrate the schema; a missing file is created empty.
+
+    Raises:
+        StoreError: as `open_store`.
+    """
+    with _as_store_errors():
+        engine = make_engine(url, PATIENCE_S)
+        try:
+            return not _is_readable(engine)
+        finally:
+            engine.dispose()
+
+
+def _is_readable(engine: sa.Engine) -> bool:
     with engine.connect() as connection:
-        if is_readable(connection, current_revision(connection)):
-            return
+        return is_readable(connection, current_revision(connection))
+
+
+def _migrate(engine: sa.Engine) -> None:
+    if _is_readable(engine):
+        return
     with (
         _sqlite_migration_lock(engine),
         engine.connect().execution_options(mlops_write=True) as connection,

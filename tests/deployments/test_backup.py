@@ -24,6 +24,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlruns: str) -> Path:
 def test_an_installation_is_taken_restored_and_checked(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    open_installation(current_settings()).store  # noqa: B018 - it is made
     assert backup.main(["take", "copies"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "not in it:" in lines
@@ -33,6 +34,18 @@ def test_an_installation_is_taken_restored_and_checked(
     assert "restored the backup of" in capsys.readouterr().out
     assert backup.main(["check"]) == 0
     assert capsys.readouterr().out == "nothing is wrong\n"
+
+
+def test_a_place_without_a_store_is_neither_copied_nor_said_to_be_well(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    home.mkdir()
+    assert backup.main(["take", "copies"]) == 1
+    assert "store.db, so nothing was copied" in capsys.readouterr().err
+    assert backup.main(["check"]) == 1
+    assert "there is no store" in capsys.readouterr().out
+    assert list(home.iterdir()) == []
+    assert not Path("copies").exists()
 
 
 def test_a_folder_that_is_no_backup_is_refused(

@@ -38,6 +38,9 @@ SERVICE = Service.of(
 )
 
 
+MLFLOW_FILE = Path("mlruns", "mlflow.db")
+
+
 @dataclass(frozen=True)
 class Place:
     """An installation, and where its copies are put."""
@@ -283,6 +286,7 @@ def swap_key(place: Place) -> None:
         (spoil_store, "damaged"),
         (spoil_bundle, "golden.safetensors of bundle .* was altered"),
         (lambda place: shutil.rmtree(place.bundle), "there is no bundle"),
+        (lambda place: (place.store_file.parent / MLFLOW_FILE).unlink(), "MLflow: there is no"),
         (swap_key, "the store knows"),
     ],
 )
@@ -292,6 +296,26 @@ def test_a_check_tells_what_is_wrong(
     spoil(place)
     problems = find_problems(open_at(place.installation.home))
     assert any(re.search(words, text) for text in problems), problems
+
+
+def test_a_check_makes_no_key_and_migrates_nothing(tmp_path: Path) -> None:
+    empty = open_at(tmp_path)
+    empty.store.close()
+    assert find_problems(empty) == ()
+    assert not key_file(empty.home).exists()
+    old = sqlite3.connect(tmp_path / "store.db")
+    with closing(old), old:
+        old.execute("UPDATE mlops_schema_version SET version_num = '0009'")
+    (problem,) = find_problems(open_at(tmp_path))
+    assert "of an older release" in problem
+    with closing(sqlite3.connect(tmp_path / "store.db")) as read:
+        assert read.execute("SELECT * FROM mlops_schema_version").fetchall() == [("0009",)]
+
+
+def test_a_copy_without_a_key_says_so(place: Place) -> None:
+    key_file(place.installation.home).unlink()
+    _, contents = take_backup(place.installation, place.copies)
+    assert "the signing key: there is no" in " ".join(contents.left_out)
 
 
 def test_a_check_tells_when_the_disk_is_nearly_full(
