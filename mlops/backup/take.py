@@ -35,7 +35,7 @@ from mlops.registry.tracking import Location
 from mlops.store import ModelVersion, Store, list_versions
 from mlops.store.connect import find_database_file
 from mlops.store.identity import read_installation
-from mlops.store.postgres_dump import dump_postgres
+from mlops.store.postgres_dump import dump_postgres, require_program
 from mlops.store.sqlite_files import copy_database
 
 ELSEWHERE = "elsewhere"
@@ -58,7 +58,7 @@ def take_backup(installation: Installation, folder: Path) -> tuple[Path, Content
         BackupError: when something cannot be copied; no folder is left.
         StoreError, RegistryError: when the store or the registration lease cannot be had.
     """
-    _require_store(installation.settings.database_url)
+    _require_copyable_store(installation.settings.database_url)
     now = datetime.now(UTC)
     target = folder.absolute() / f"mlops-{now:%Y%m%dT%H%M%SZ}"
     part = target.with_name(f"{target.name}.part")
@@ -77,9 +77,11 @@ def take_backup(installation: Installation, folder: Path) -> tuple[Path, Content
     return target, contents
 
 
-def _require_store(url: str) -> None:
+def _require_copyable_store(url: str) -> None:
     file = find_database_file(url)
-    if file is not None and not file.exists():
+    if file is None:
+        require_program("pg_dump")
+    elif not file.exists():
         raise BackupError(
             f"there is no store {file}, so nothing was copied; check MLOPS_BASE_PATH and STORE_URL"
         )
@@ -88,9 +90,9 @@ def _require_store(url: str) -> None:
 def _fill(part: Path, installation: Installation, now: datetime) -> Contents:
     mlflow = installation.bundles.mlflow
     with exclusive_registration(installation.store):
-        left_out = [*NEVER_IN_IT, *_copy_store(installation, part)]
+        _copy_store(installation, part)
         bundles, missing = _copy_bundles(installation.store, mlflow, part)
-        left_out += [*missing, *_copy_mlflow(mlflow, part)]
+        left_out = [*NEVER_IN_IT, *missing, *_copy_mlflow(mlflow, part)]
         left_out += _copy_keys(key_file(installation.home), part)
         with installation.store.read() as connection:
             identity = read_installation(connection)
@@ -110,12 +112,12 @@ def _fill(part: Path, installation: Installation, now: datetime) -> Contents:
     return contents
 
 
-def _copy_store(installation: Installation, part: Path) -> list[str]:
+def _copy_store(installation: Installation, part: Path) -> None:
     file = installation.store.file
     if file is None:
-        return dump_postgres(installation.settings.database_url, part / DUMP)
-    copy_database(Path(file.path), part / STORE)
-    return []
+        dump_postgres(installation.settings.database_url, part / DUMP)
+    else:
+        copy_database(Path(file.path), part / STORE)
 
 
 def _copy_keys(key: Path, part: Path) -> list[str]:

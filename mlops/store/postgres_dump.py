@@ -12,19 +12,14 @@ import sqlalchemy as sa
 from mlops.errors import BackupError
 
 
-def dump_postgres(url: str, target: Path) -> list[str]:
-    """Copy the database; where `pg_dump` is not installed, say how to.
-
-    Returns:
-        What was left out, in one sentence; empty where the copy was made.
+def dump_postgres(url: str, target: Path) -> None:
+    """Copy the database.
 
     Raises:
-        BackupError: when `pg_dump` fails.
+        BackupError: when `pg_dump` is not installed, or fails.
     """
-    if shutil.which("pg_dump") is None:
-        return [f"the store: pg_dump is not installed here; run {_command('pg_dump', url, target)}"]
+    require_program("pg_dump")
     _run("pg_dump", url, "--format=custom", f"--file={target}")
-    return []
 
 
 def require_program(name: str) -> None:
@@ -49,11 +44,6 @@ def restore_postgres(url: str, source: Path) -> None:
     require_program("pg_restore")
     options = ("--clean", "--if-exists", "--no-owner", "--single-transaction", "--exit-on-error")
     _run("pg_restore", url, *options, str(source))
-
-
-def _command(program: str, url: str, file: Path) -> str:
-    how = f"--format=custom --file={file}" if program == "pg_dump" else f"--clean {file}"
-    return f"`{program} {how} --dbname={_without_password(url)}`"
 
 
 def _run(program: str, url: str, *options: str) -> None:
