@@ -108,12 +108,21 @@ def list_files(folder: Path) -> list[Path]:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy the files below a folder; a file that another process removes meanwhile is left out."""
+    """Copy the files below a folder that an earlier call did not copy, or that have changed since.
+
+    A file that another process removes meanwhile is left out.
+    """
     for path in list_files(source):
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileNotFoundError):
-            shutil.copy2(path, place)
+            if not (place.exists() and _size_and_time(place) == _size_and_time(path)):
+                shutil.copy2(path, place)
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def flush_to_disk(path: Path) -> None:

@@ -1,9 +1,10 @@
 """Takes a copy of an installation while it works.
 
-    hold the registration lease -> store -> bundles and MLflow -> key -> list with digests -> rename
+    bundles -> hold the registration lease -> store -> new bundles, MLflow, key -> list -> rename
 
-The store comes first: of each version that it names the bundle is there, because nothing is
-registered or removed meanwhile. The folder gets its name when all of it is on disk.
+Under the lease the store comes first: of each version that it names the bundle is there, because
+nothing is registered or removed meanwhile. Most bundles are copied before, because registrations
+give up when they have waited for minutes. The folder gets its name when all of it is on disk.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from mlops.registry.tracking import Location
 from mlops.store import ModelVersion, Store, list_versions
 from mlops.store.connect import find_database_file
 from mlops.store.identity import read_installation
+from mlops.store.leases import require_held
 from mlops.store.postgres_dump import dump_postgres, require_program
 from mlops.store.sqlite_files import copy_database
 
@@ -57,6 +59,7 @@ def take_backup(installation: Installation, folder: Path) -> tuple[Path, Content
     Raises:
         BackupError: when something cannot be copied; no folder is left.
         StoreError, RegistryError: when the store or the registration lease cannot be had.
+        LeaseLost: when the lease was lost while the copy was made; no folder is left.
     """
     _require_copyable_store(installation.settings.database_url)
     now = datetime.now(UTC)
@@ -89,12 +92,14 @@ def _require_copyable_store(url: str) -> None:
 
 def _fill(part: Path, installation: Installation, now: datetime) -> Contents:
     mlflow = installation.bundles.mlflow
-    with exclusive_registration(installation.store):
+    _copy_bundles(installation.store, mlflow, part)
+    with exclusive_registration(installation.store) as lease:
         _copy_store(installation, part)
         bundles, missing = _copy_bundles(installation.store, mlflow, part)
         left_out = [*NEVER_IN_IT, *missing, *_copy_mlflow(mlflow, part)]
         left_out += _copy_keys(key_file(installation.home), part)
-        with installation.store.read() as connection:
+        with installation.store.write() as connection:
+            require_held(connection, lease)
             identity = read_installation(connection)
     files = list_files(part)
     for path in files:
@@ -152,8 +157,7 @@ def _copy_bundles(store: Store, mlflow: Location, part: Path) -> tuple[dict[str,
             continue
         source = path_of(version.bundle_uri)
         place = _place_of(version, source, mlflow)
-        if not (part / ARTIFACTS / place).exists():
-            copy_tree(source, part / ARTIFACTS / place)
+        copy_tree(source, part / ARTIFACTS / place)
         if (part / ARTIFACTS / place).is_dir():
             bundles[version.model_id] = str(place)
         else:

@@ -6,29 +6,31 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlops.backup import find_problems, restore_backup, take_backup
+from mlops.backup import find_problems, restore_backup, take, take_backup
 from mlops.backup.contents import ARTIFACTS, KEYS, LIST, STORE, read_backup
 from mlops.data.simulator import simulate_bars
-from mlops.errors import BackupError, StoreError
+from mlops.errors import BackupError, LeaseLost, StoreError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.installation import Installation
+from mlops.models.manifest import SIGNATURE
 from mlops.models.signing import SigningKey, load_key, load_or_make_key
 from mlops.registry import ensure_service
 from mlops.registry.connection import key_file, load
 from mlops.registry.fetching import path_of
 from mlops.registry.mirror import MODEL_ID_TAG
+from mlops.registry.ownership import exclusive_registration
 from mlops.service import Service
 from mlops.settings import Settings
-from mlops.store import Why, get_route, list_versions
-from mlops.store.leases import acquire_lease, current_holder
+from mlops.store import Store, Why, get_route, list_versions
+from mlops.store.leases import Lease, acquire_lease, current_holder
 from tests.conftest import mlflow_forgets
 from tests.project import seeded, skip_verification
 from tests.stores import NOW
@@ -196,6 +198,41 @@ def test_a_copy_that_failed_leaves_no_folder(place: Place, monkeypatch: pytest.M
 
     monkeypatch.setattr("mlops.backup.take.write_list", refuse)
     with pytest.raises(BackupError, match="No space left on device"):
+        place.take()
+    assert list(place.copies.iterdir()) == []
+
+
+def test_bundles_are_copied_before_registrations_must_wait(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied: list[Path] = []
+
+    @contextmanager
+    def watch(store: Store) -> Iterator[Lease]:
+        copied.extend(place.copies.glob("*.part/artifacts/**/golden.safetensors"))
+        (place.bundle / SIGNATURE).write_text("changed")
+        (place.bundle / "late").write_text("late")
+        with exclusive_registration(store) as lease:
+            yield lease
+
+    monkeypatch.setattr(take, "exclusive_registration", watch)
+    copy = place.take()
+    (bundle,) = (path.parent for path in copy.rglob("golden.safetensors"))
+    assert len(copied) == 1
+    assert (bundle / "late").read_text() == "late"
+    assert (bundle / SIGNATURE).read_text() == "changed"
+
+
+def test_a_copy_whose_lease_was_lost_is_given_up(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def lose(store: Store) -> Iterator[Lease]:
+        with exclusive_registration(store) as lease:
+            yield replace(lease, term=lease.term - 1)
+
+    monkeypatch.setattr(take, "exclusive_registration", lose)
+    with pytest.raises(LeaseLost):
         place.take()
     assert list(place.copies.iterdir()) == []
 
