@@ -140,6 +140,8 @@ def test_who_asks_and_dies_has_asked_once_or_not_at_all(stage: Stage, database: 
         faults = asker_faults(stage)
         for fault in faults:
             ask_and_die(world, fault)
+        # The books are read row by row, so nothing may be under way.
+        world.until(world.idle, "the last rollout has ended")
         finish(world, faults)
 
 
