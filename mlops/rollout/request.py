@@ -24,9 +24,9 @@ from mlops.store import (
 )
 from mlops.store.replicas import LoadCause, ReplicaState, live_replicas
 from mlops.store.rollouts import insert_rollout, lock_waiting_rollout, open_rollout
-from mlops.store.routes import change_route
+from mlops.store.routes import change_route, lock_route
 from mlops.store.sql import store_time
-from mlops.store.versions import change_status
+from mlops.store.versions import change_status, lock_version
 
 PENDING_FOR = "asked for"
 
@@ -57,21 +57,13 @@ def request_rollout(
         RolloutRefused: when the version may not go live, or another rollout is open.
         VersionNotFound: when there is no such version.
     """
-    row = get_version(store, model_id)
-    route = get_route(store, row.service)
-    if route is None:
-        raise RolloutRefused(f"service {row.service} has not begun; register its baseline first")
-    if route.retired_at is not None:
-        raise RolloutRefused(f"service {row.service} is retired; restore_service brings it back")
-    if route.champion == model_id:
-        raise RolloutRefused(f"{model_id} is the champion of {row.service} already")
-    if row.bundle_removed_at is not None:
-        raise RolloutRefused(
-            f"the bundle of {model_id} was removed on {row.bundle_removed_at:%Y-%m-%d}, "
-            "BUNDLE_DAYS after the version's last change; train its recipe again"
-        )
-    _check_gates(row, why, force=force)
+    service = get_version(store, model_id).service
     with store.write() as connection:
+        # Locked: until the rollout is there the service could be retired, or the bundle marked.
+        route = lock_route(connection, service)
+        row = lock_version(connection, model_id)
+        route = _require_route(route, row)
+        _check_gates(row, why, force=force)
         other = open_rollout(connection, row.service)
         if other is not None:
             raise RolloutRefused(
@@ -147,6 +139,7 @@ def roll_back(
         )
     prove(get_version(store, target))
     with store.write() as connection:
+        lock_route(connection, service)
         other = open_rollout(connection, service)
         if other is not None:
             raise RolloutError(
@@ -159,6 +152,26 @@ def roll_back(
         change_status(connection, route.champion, Status.RETIRED, why)
         back = replace(route, champion=target, previous_champion=None)
         return change_route(connection, route, back, "roll_back", why)
+
+
+def _require_route(route: Route | None, row: ModelVersion) -> Route:
+    """The route of a version's service, on which the version may go live.
+
+    Raises:
+        RolloutRefused: when there is none, it is retired, or the version is live or has no bundle.
+    """
+    if route is None:
+        raise RolloutRefused(f"service {row.service} has not begun; register its baseline first")
+    if route.retired_at is not None:
+        raise RolloutRefused(f"service {row.service} is retired; restore_service brings it back")
+    if route.champion == row.model_id:
+        raise RolloutRefused(f"{row.model_id} is the champion of {row.service} already")
+    if row.bundle_removed_at is not None:
+        raise RolloutRefused(
+            f"the bundle of {row.model_id} was removed on {row.bundle_removed_at:%Y-%m-%d}, "
+            "BUNDLE_DAYS after the version's last change; train its recipe again"
+        )
+    return route
 
 
 def _check_gates(row: ModelVersion, why: audit.Why, *, force: bool) -> None:

@@ -13,7 +13,7 @@ from mlops.rollout.wishes import end_wish
 from mlops.store import Route, Store, audit
 from mlops.store.alerts import list_alerts, recover_alert
 from mlops.store.rollouts import lock_waiting_rollout, open_rollout
-from mlops.store.routes import change_route, read_route
+from mlops.store.routes import change_route, lock_route
 
 RETIRE, RESTORE = "retire_service", "restore_service"
 RETIRED = "the service was retired"
@@ -27,7 +27,7 @@ def retire_service(store: Store, service: str, why: audit.Why) -> Route:
     """
     alerts = list_alerts(store, service=service, lasting_only=True)
     with store.write() as connection:
-        route = _require_route(read_route(connection, service), service)
+        route = _require_route(lock_route(connection, service), service)
         if route.retired_at is not None:
             raise RolloutError(f"{service} was retired at {route.retired_at:%Y-%m-%d %H:%M} UTC")
         rollout = open_rollout(connection, service)
@@ -58,7 +58,7 @@ def restore_service(store: Store, service: str, why: audit.Why) -> Route:
         RolloutError: when there is no such service, or it is not retired.
     """
     with store.write() as connection:
-        route = _require_route(read_route(connection, service), service)
+        route = _require_route(lock_route(connection, service), service)
         if route.retired_at is None:
             raise RolloutError(f"{service} is not retired; there is nothing to restore")
         return change_route(connection, route, replace(route, retired_at=None), RESTORE, why)

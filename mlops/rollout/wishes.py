@@ -19,7 +19,7 @@ from mlops.rollout.plan import RolloutPlan
 from mlops.store import ModelVersion, Phase, Rollout, Route, Status, audit
 from mlops.store.engine import Connection
 from mlops.store.rollouts import Arrow, insert_rollout, lock_waiting_rollout, move_rollout
-from mlops.store.routes import read_route
+from mlops.store.routes import lock_route
 from mlops.store.sql import store_time
 
 WAITING_FOR = "waits until its service has no open rollout"
@@ -40,7 +40,7 @@ def insert_wish(
         plan: The figures of its rollout.
         why: The author and the reason, for the audit log; the time is the store's.
     """
-    route = read_route(connection, version.service)
+    route = lock_route(connection, version.service)
     if version.status is not Status.CHALLENGER or route is None or route.retired_at is not None:
         return
     at = store_time(connection)

@@ -149,9 +149,11 @@ def mark_old_bundles(
             .limit(limit)
             .with_for_update()
         )
-        ids = connection.execute(query).scalars().all()
+        locked = set(connection.execute(query).scalars())
+        # Read again: a rollout may have been requested before they were locked.
+        unused = locked - find_versions_in_use(connection)
         connection.execute(
-            version.update().where(version.c.model_id.in_(ids)).values(bundle_removed_at=at)
+            version.update().where(version.c.model_id.in_(unused)).values(bundle_removed_at=at)
         )
 
 

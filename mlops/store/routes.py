@@ -173,6 +173,13 @@ def read_route(connection: sa.Connection, service: str) -> Route | None:
     return None if row is None else _build_route(row)
 
 
+def lock_route(connection: sa.Connection, service: str) -> Route | None:
+    """As `get_route`, locked until the caller's transaction ends; versions are locked after it."""
+    query = sa.select(route).where(route.c.service == service).with_for_update()
+    row = connection.execute(query).first()
+    return None if row is None else _build_route(row)
+
+
 def list_routes(store: Store) -> tuple[Route, ...]:
     """The routes of all services that were not retired, by key."""
     with store.read() as connection:

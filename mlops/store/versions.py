@@ -95,6 +95,13 @@ def get_version(store: Store, model_id: str) -> ModelVersion:
         return _read_version(connection, model_id)
 
 
+def lock_version(connection: sa.Connection, model_id: str) -> ModelVersion:
+    """As `get_version`, locked until the caller's transaction ends."""
+    locked = sa.select(version.c.model_id).where(version.c.model_id == model_id)
+    connection.execute(locked.with_for_update())
+    return _read_version(connection, model_id)
+
+
 def list_versions(
     store: Store,
     *,

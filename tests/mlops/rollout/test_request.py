@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -24,6 +27,8 @@ from mlops.store import (
     list_rollouts,
 )
 from mlops.store.audit import SYSTEM
+from mlops.store.leases import exclusive
+from mlops.store.retention import list_marked_bundles, mark_old_bundles
 from mlops.store.rollouts import insert_rollout
 from mlops.store.routes import change_route
 from mlops.store.versions import change_status
@@ -65,6 +70,48 @@ def test_without_a_time_the_database_says_what_it_is(service: Store) -> None:
     asked = ask(service)
     assert asked.since > NOW
     assert list_audit_entries(service, subject=CHALLENGER)[-1].at == asked.since
+
+
+def test_a_bundle_that_is_marked_while_a_rollout_is_requested_is_not_rolled_out(
+    service: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_version(service, "unused", 4, status=Status.RETIRED)
+
+    def get_and_mark(store: Store, model_id: str) -> ModelVersion:
+        row = get_version(store, model_id)
+        assert mark(store) == ["unused"]
+        return row
+
+    monkeypatch.setattr("mlops.rollout.request.get_version", get_and_mark)
+    with pytest.raises(RolloutRefused, match="the bundle of unused was removed"):
+        request_rollout(service, "unused", PLAN, ASKED)
+    assert list_rollouts(service) == ()
+
+
+def test_a_bundle_is_not_marked_before_a_request_under_way_has_ended(
+    service: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_version(service, "unused", 4, status=Status.RETIRED)
+    with ThreadPoolExecutor(1) as pool:
+        marked: list[Future[list[str]]] = []
+
+        def insert_late(*given: Any) -> None:
+            marked.append(pool.submit(mark, service))
+            with suppress(TimeoutError):
+                marked[0].result(timeout=0.3)
+            insert_rollout(*given)
+
+        monkeypatch.setattr("mlops.rollout.request.insert_rollout", insert_late)
+        request_rollout(service, "unused", PLAN, ASKED)
+        assert marked[0].result() == []
+
+
+def mark(store: Store) -> list[str]:
+    """Mark what is unused, as retention does; returns the marked versions."""
+    later = NOW + timedelta(days=100)
+    with exclusive(store, "registration", "test", timeout_s=0.0) as lease:
+        mark_old_bundles(store, lease, before=later, limit=10, at=later)
+    return [row.model_id for row in list_marked_bundles(store, limit=10)]
 
 
 def refused_version(store: Store, **changes: Any) -> str:
