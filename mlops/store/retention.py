@@ -34,7 +34,7 @@ from mlops.store.schema import (
     watch,
 )
 from mlops.store.schema import audit as audit_table
-from mlops.store.sql import db_now
+from mlops.store.sql import db_now, store_time
 from mlops.store.versions import ModelVersion, build_version, list_versions, newest_searches
 
 ROWS = 500
@@ -90,18 +90,20 @@ def _find_old_checks(store: Store, days: float) -> list[tuple[str, str, datetime
 def delete_ended_alerts(store: Store, *, days: float, limit: int) -> int:
     """Delete alerts that ended, their notices and deliveries; returns how many alerts.
 
-    The age is that of the newest notice, by the database's clock.
+    The age is the time since its end and since its newest notice, by the database's clock.
 
     Args:
         store: The store.
-        days: Days that an alert is kept after its last notice.
+        days: Days that an alert is kept.
         limit: Most alerts to delete.
     """
     newer = sa.select(alert_notice.c.alert_id).where(
         alert_notice.c.written_at >= db_now() - days * DAY_S
     )
-    ended = (alert.c.recovered_at.is_not(None), alert.c.id.not_in(newer))
     with store.write() as connection:
+        ended_before = store_time(connection) - timedelta(days=days)
+        # An alert may have no notice, and may have been ended by the clock of a replayed market.
+        ended = (alert.c.recovered_at < ended_before, alert.c.id.not_in(newer))
         ids = connection.execute(sa.select(alert.c.id).where(*ended).limit(limit)).scalars().all()
         notices = sa.select(alert_notice.c.id).where(alert_notice.c.alert_id.in_(ids))
         connection.execute(alert_delivery.delete().where(alert_delivery.c.notice_id.in_(notices)))

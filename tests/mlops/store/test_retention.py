@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import closing
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from mlops.store.retention import (
     mark_old_bundles,
     record_removed_bundle,
 )
-from mlops.store.schema import alert_notice, check
+from mlops.store.schema import alert, alert_notice, check
 from mlops.store.triggers import Cause, TriggerReason, raise_trigger
 from mlops.store.versions import change_status
 
@@ -145,6 +145,18 @@ def test_an_ended_alert_goes_with_its_notices_and_a_lasting_one_stays(store: Sto
     assert {row.subject for row in list_alerts(store)} == {"lasting", "new"}
     with store.read() as connection:
         assert len(connection.execute(sa.select(alert_notice)).all()) == 3
+
+
+def test_an_ended_alert_without_a_notice_is_as_old_as_its_end(store: Store) -> None:
+    now = datetime.now(UTC)
+    for subject, end in (("old", now - 366 * DAY), ("new", now - 364 * DAY)):
+        raise_and_end(store, subject)
+        with store.write() as connection:
+            ended = alert.update().where(alert.c.subject == subject)
+            connection.execute(ended.values(recovered_at=end))
+            connection.execute(alert_notice.delete())
+    assert delete_ended_alerts(store, days=365, limit=10) == 1
+    assert {row.subject for row in list_alerts(store)} == {"new"}
 
 
 def marked(store: Store) -> list[str]:
