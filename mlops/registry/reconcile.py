@@ -102,10 +102,12 @@ def _clear_versions(registry: Registry, lease: Lease) -> list[str]:
         if not _is_abandoned(owner, version.tags, version.creation_timestamp):
             continue
         service, number = version.name, version.version
+        model_id = version.tags.get(MODEL_ID_TAG, "")
         rows = list_versions(registry.store, service=service)
-        if any(row.mlflow_version == int(number) for row in rows):
+        # Numbers begin anew where the registered model was deleted.
+        if (model_id, int(number)) in {(row.model_id, row.mlflow_version) for row in rows}:
             mirror(registry.store, registry.tracking, service)
-            changes.append(f"finished {version.tags.get(MODEL_ID_TAG, '')}")
+            changes.append(f"finished {model_id}")
         else:
             client.delete_model_version(service, str(number))
             changes.append(f"removed the uncommitted version {number} of {service}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -39,7 +39,7 @@ from mlops.registry.mirror import (
 from mlops.registry.ownership import INSTALLATION_TAG, exclusive_registration, owner_tags
 from mlops.registry.tracking import Tracking, open_run
 from mlops.service import Service, new_model_id
-from mlops.store import ModelVersion, Status, Why, get_route, get_version
+from mlops.store import ModelVersion, Status, Why, get_route, get_version, list_versions
 from mlops.store.engine import Connection
 from mlops.store.leases import Lease, require_held
 from mlops.store.routes import begin_route
@@ -191,7 +191,9 @@ def _make_pending(
         **owner,
     }
     logged = log_model(registry.tracking, run_id, staged, tags)
-    number = create_version(registry.tracking, run_id, logged, tags)
+    rows = list_versions(registry.store, service=candidate.service.key)
+    taken = {row.mlflow_version for row in rows}
+    number = create_version(registry.tracking, run_id, logged, tags, taken)
     config = candidate.parts.config
     # A claimed model's training data are unknown: those of its bundle are the golden examples'.
     trained_until = datetime.fromisoformat(config["trained_until"])
@@ -257,9 +259,21 @@ def log_model(
 
 
 def create_version(
-    tracking: Tracking, run_id: str, logged: LoggedModel, tags: Mapping[str, str]
+    tracking: Tracking,
+    run_id: str,
+    logged: LoggedModel,
+    tags: Mapping[str, str],
+    taken: Collection[int],
 ) -> int:
-    """Number the logged model within its service's registered model, made where missing."""
+    """Number the logged model within its service's registered model, made where missing.
+
+    Args:
+        tracking: The open MLflow.
+        run_id: The run that trained it.
+        logged: The model.
+        tags: Those of a pending version.
+        taken: Numbers of the store's rows: one that is made anew in MLflow counts from 1 again.
+    """
     from mlflow.exceptions import MlflowException
 
     client, service = tracking.client, tags[SERVICE_TAG]
@@ -270,14 +284,18 @@ def create_version(
         with suppress(MlflowException):
             owner = {name: tags[name] for name in (SERVICE_TAG, INSTALLATION_TAG)}
             client.create_registered_model(service, tags=owner)
-    created = client.create_model_version(
-        service,
-        source=logged.model_uri,
-        run_id=run_id,
-        tags={**tags, LOGGED_TAG: logged.model_id},
-        model_id=logged.model_id,
-    )
-    return int(created.version)
+    while True:
+        created = client.create_model_version(
+            service,
+            source=logged.model_uri,
+            run_id=run_id,
+            tags={**tags, LOGGED_TAG: logged.model_id},
+            model_id=logged.model_id,
+        )
+        if int(created.version) not in taken:
+            return int(created.version)
+        # MLflow gives the number of a deleted version to no other one.
+        client.delete_model_version(service, created.version)
 
 
 def _verify(registry: Registry, row: ModelVersion) -> None:

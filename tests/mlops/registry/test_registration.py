@@ -16,6 +16,7 @@ from mlops.errors import BundleError, RegistryError
 from mlops.features.dataset import Dataset
 from mlops.registry import Candidate, Registry, ensure_service, open_run, reconcile, register
 from mlops.registry.connection import load
+from mlops.registry.ownership import exclusive_registration, owner_tags
 from mlops.store import Status, Why, get_route, get_version, list_versions
 
 from .conftest import AT, SERVICE, Populated
@@ -237,6 +238,32 @@ def test_what_was_deleted_in_mlflow_is_reported_and_the_next_service_repaired(
         f"status of {older.model_id}: failed -> challenger",
     }
     assert aliases(registry) == {}
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_service_whose_registered_model_was_deleted_goes_on_with_the_next_number(
+    registry: Registry, candidate: Candidate
+) -> None:
+    for _ in range(2):
+        register(registry, candidate, Why(AT))
+    registry.tracking.client.delete_registered_model(SERVICE.key)
+    assert register(registry, candidate, Why(AT)).mlflow_version == 3
+    assert aliases(registry) == {"challenger": 3}
+    shown = registry.tracking.client.search_model_versions(f"name = '{SERVICE.key}'")
+    assert [int(version.version) for version in shown] == [3]
+
+
+@pytest.mark.usefixtures("unverified")
+def test_a_draft_with_the_number_of_a_version_that_was_deleted_in_mlflow_is_removed(
+    registry: Registry, candidate: Candidate
+) -> None:
+    row, client = register(registry, candidate, Why(AT)), registry.tracking.client
+    client.delete_registered_model(SERVICE.key)
+    with exclusive_registration(registry.store) as lease:
+        tags = {"model_id": "draft", "status": "pending", **owner_tags(registry.store, lease)}
+    client.create_registered_model(SERVICE.key)
+    client.create_model_version(SERVICE.key, source=row.bundle_uri, tags=tags)
+    assert f"removed the uncommitted version 1 of {SERVICE.key}" in reconcile(registry).changes
 
 
 @pytest.mark.usefixtures("unverified")
