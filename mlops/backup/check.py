@@ -130,10 +130,10 @@ def _check_mlflow(installation: Installation) -> Iterator[str]:
 
 
 def _check_bundle(version: ModelVersion, installation: Installation) -> None:
-    bundle = fetch_bundle(version.bundle_uri, version.digest, installation.bundles)
+    key = installation.trust.key
+    bundle = fetch_bundle(version.bundle_uri, version.digest, installation.bundles, key=key)
     digest = read_manifest(bundle).digest
     if digest != version.digest:
         raise BundleError(f"{bundle} holds another version's bundle; restore it from a backup")
-    key = installation.trust.key
     if key is not None:
         key.check(bundle, digest)

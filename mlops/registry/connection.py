@@ -101,7 +101,7 @@ def fetch(bundle_uri: str, digest: str, registry: Registry) -> Path:
     Raises:
         BundleError: as `fetch_bundle`.
     """
-    return fetch_bundle(bundle_uri, digest, registry.bundles)
+    return fetch_bundle(bundle_uri, digest, registry.bundles, key=registry.trust.key)
 
 
 def load(registry: Registry, model_id: str) -> Bundle:
@@ -127,7 +127,8 @@ def load_version(version: ModelVersion, trust: Trust, folders: BundleFolders) ->
             f"{version.bundle_removed_at:%Y-%m-%d}, BUNDLE_DAYS after the version's last change; "
             "train its recipe again"
         )
-    bundle = open_bundle(fetch_bundle(version.bundle_uri, version.digest, folders), trust)
+    path = fetch_bundle(version.bundle_uri, version.digest, folders, key=trust.key)
+    bundle = open_bundle(path, trust)
     if bundle.digest != version.digest:
         raise BundleError(
             f"the bundle of {version.model_id} has digest {bundle.digest[:12]}, registered was "

@@ -20,8 +20,9 @@ from urllib.request import url2pathname
 
 from filelock import FileLock, Timeout
 
-from mlops.errors import BundleError, BundleUnavailable
+from mlops.errors import BundleError, BundleUnavailable, KeyMismatch
 from mlops.models.manifest import read_manifest
+from mlops.models.signing import SigningKey
 from mlops.registry.tracking import Location, point_mlflow_to, resolve_tracking_uri
 
 DOWNLOAD_TIMEOUT_S = 600.0
@@ -92,7 +93,12 @@ def path_of(file_uri: str) -> Path:
 
 
 def fetch_bundle(
-    uri: str, digest: str, folders: BundleFolders, download: Download | None = None
+    uri: str,
+    digest: str,
+    folders: BundleFolders,
+    download: Download | None = None,
+    *,
+    key: SigningKey | None = None,
 ) -> Path:
     """The directory of a bundle on this machine.
 
@@ -100,6 +106,8 @@ def fetch_bundle(
     ``cache/<digest>``, unless it is there and whole.
 
     Args:
+        key: A cached bundle that another key signed is downloaded again: a rotation on another
+            machine may have signed it since. The caller checks the signature all the same.
         download: Called with the URI and a folder; puts the bundle into the folder and returns
             its directory. By default MLflow downloads.
 
@@ -114,13 +122,13 @@ def fetch_bundle(
     if not _SHA256.fullmatch(digest):
         raise BundleError(f"{digest!r} is no digest of a bundle; nothing was downloaded")
     target = cache / digest
-    if _is_whole(target, digest):
+    if _is_whole(target, digest, key):
         return target
     cache.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(cache / f"{digest}.lock", timeout=DOWNLOAD_TIMEOUT_S):
             # The process that held the lock before may have downloaded it.
-            if not _is_whole(target, digest):
+            if not _is_whole(target, digest, key):
                 _download_whole(uri, digest, target, download or folders.download)
     except Timeout as error:
         raise BundleUnavailable(
@@ -162,8 +170,8 @@ def _download_whole(uri: str, digest: str, target: Path, download: Download) -> 
                 "here. Restore it from a copy or register the model again"
             )
         if target.exists():
-            # It is damaged: moved away first, because a rename needs a free name.
-            target.rename(part / "damaged")
+            # It is damaged, or signed by another key. A rename needs a free name.
+            target.rename(part / "replaced")
         bundle.rename(target)
     finally:
         shutil.rmtree(part)
@@ -179,11 +187,18 @@ def _download_into(folder: Path, uri: str, download: Download) -> Path:
         ) from error
 
 
-def _is_whole(directory: Path, digest: str) -> bool:
+def _is_whole(directory: Path, digest: str, key: SigningKey | None) -> bool:
     try:
-        return directory.is_dir() and read_manifest(directory).digest == digest
+        if not directory.is_dir() or read_manifest(directory).digest != digest:
+            return False
+        if key is not None:
+            key.check(directory, digest)
+    except KeyMismatch:
+        # It may be signed by an old key, and is downloaded again.
+        return False
     except BundleUnavailable:
         raise
     except BundleError:
         # It is damaged on disk, and is downloaded again.
         return False
+    return True

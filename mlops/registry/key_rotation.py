@@ -7,6 +7,8 @@ From the first step to the last a bundle may be signed by either key.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from mlops.registry.connection import Registry, fetch
 from mlops.registry.fetching import BundleFolders, is_local
 from mlops.registry.keys import choose_known_key, open_key, read_known_keys, require_known_key
 from mlops.registry.ownership import exclusive_registration
+from mlops.registry.tracking import as_registry_errors
 from mlops.store import ModelVersion, Store, list_routes, list_versions
 from mlops.store.identity import write_key_fingerprints
 
@@ -63,7 +66,7 @@ def drop_old_key(registry: Registry) -> tuple[str, ...]:
         The versions whose bundles could not be read, and which no service serves.
 
     Raises:
-        RegistryError: when there is no next key here.
+        RegistryError: when there is no next key here, or a signature cannot be written.
         BundleError: when the bundle of a version that serves cannot be read; nothing was dropped.
     """
     following = next_key_file(registry.key_file)
@@ -108,9 +111,22 @@ def _sign_again(
     bundle = fetch(version.bundle_uri, version.digest, registry)
     digest = read_manifest(bundle).digest
     either.check(bundle, digest)
-    key.write(bundle, digest)
-    if not is_local(version.bundle_uri):
-        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    with _naming_write_errors(version), as_registry_errors(registry.tracking):
+        key.write(bundle, digest)
+        if not is_local(version.bundle_uri):
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        artifacts: Any = get_artifact_repository(version.bundle_uri)
-        artifacts.log_artifact(str(bundle / SIGNATURE))
+            artifacts: Any = get_artifact_repository(version.bundle_uri)
+            artifacts.log_artifact(str(bundle / SIGNATURE))
+
+
+@contextmanager
+def _naming_write_errors(version: ModelVersion) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RegistryError(
+            f"the signature of {version.model_id} cannot be written to {version.bundle_uri} "
+            f"({error}); the old key was not dropped. Check that the place can be reached and "
+            "written, then drop again"
+        ) from error

@@ -111,7 +111,7 @@ def _signed_a_champion(key: SigningKey, store: Store, folders: BundleFolders) ->
     for route in list_routes(store):
         version = get_version(store, route.champion)
         try:
-            bundle = fetch_bundle(version.bundle_uri, version.digest, folders)
+            bundle = fetch_bundle(version.bundle_uri, version.digest, folders, key=key)
             key.check(bundle, read_manifest(bundle).digest)
         except KeyMismatch:
             raise

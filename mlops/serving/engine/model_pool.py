@@ -304,7 +304,7 @@ class ModelPool:
         started = perf_counter()
         model_id = version.model_id
         self._enter("fetching", model_id, slot, State.FETCHING)
-        path = fetch_bundle(version.bundle_uri, version.digest, self.bundles)
+        path = fetch_bundle(version.bundle_uri, version.digest, self.bundles, key=self.trust.key)
         self._enter("verifying", model_id, slot, State.LOADING)
         _check_digest(read_manifest(path).digest, version)
         slot.n_bytes = sum(file.stat().st_size for file in path.iterdir())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,7 @@ from mlops.models.manifest import read_manifest
 from mlops.models.signing import SigningKey, load_key, load_or_make_key, next_key_file
 from mlops.registry import BundleFolders, Registry, bundle_folders, ensure_service, open_trust
 from mlops.registry.connection import key_file
+from mlops.registry.fetching import fetch_bundle
 from mlops.registry.key_rotation import add_next_key, drop_old_key
 from mlops.registry.keys import choose_signing_key, read_known_keys, require_known_key
 from mlops.store import ModelVersion, Store, Why
@@ -188,6 +190,44 @@ def test_a_bundle_that_is_fetched_is_signed_where_it_comes_from_and_in_the_cache
         assert drop_old_key(first.registry) == ()
     for bundle in (written, first.bundles.cache / read_manifest(written).digest):
         open_bundle(bundle, Trust(first.key))
+
+
+def test_a_cached_bundle_that_was_signed_again_elsewhere_is_fetched_again(
+    first: Machine, second: Machine, written: Path
+) -> None:
+    with first.store.write() as connection:
+        connection.execute(version.update().values(bundle_uri=str(written)))
+    digest = read_manifest(written).digest
+    with mlflow_forgets():
+        assert first.key
+        first.add_next()
+        second.copy_keys_from(first)
+        cached = fetch_bundle(str(written), digest, second.bundles, key=second.key)
+        assert drop_old_key(first.registry) == ()
+        with pytest.raises(KeyMismatch):
+            open_bundle(cached, second.trust)
+        assert fetch_bundle(str(written), digest, second.bundles, key=second.key) == cached
+        open_bundle(cached, second.trust)
+        assert drop_old_key(second.registry) == ()
+
+
+@pytest.mark.parametrize("by", ["MLflow", "the disk"])
+def test_a_signature_that_cannot_be_written_is_one_line(
+    first: Machine, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    assert first.key
+    first.add_next()
+
+    def refuse(*_: object) -> None:
+        raise MlflowException("no answer") if by == "MLflow" else OSError(28, "No space left")
+
+    monkeypatch.setattr(SigningKey, "write", refuse)
+    registry = replace(first.registry, tracking=cast(Any, SimpleNamespace(uri="http://mlflow")))
+    with pytest.raises(RegistryError, match=r"does not answer as it should|cannot be written to"):
+        drop_old_key(registry)
+    assert len(read_known_keys(first.store)) == 2
 
 
 def test_a_rotation_does_not_end_while_a_live_bundle_cannot_be_signed(

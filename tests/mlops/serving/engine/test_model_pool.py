@@ -371,14 +371,15 @@ def test_one_model_loads_at_a_time(pool, store, library, at_stage):
 def test_a_remote_bundle_is_fetched_into_the_cache(library, version, tmp_path, monkeypatch):
     asked = []
 
-    def fetch(uri, digest, bundles):
-        asked.append((uri, digest, bundles.cache))
+    def fetch(uri, digest, bundles, *, key):
+        asked.append((uri, digest, bundles.cache, key))
         return Path(version.bundle_uri.removeprefix("file://"))
 
     monkeypatch.setattr(model_pool, "fetch_bundle", fetch)
-    pool = ModelPool(bundles=folders(library, tmp_path), trust=library.registry.trust)
+    trust = library.registry.trust
+    pool = ModelPool(bundles=folders(library, tmp_path), trust=trust)
     pool.load(replace(version, bundle_uri="s3://models/1"))
-    assert asked == [("s3://models/1", version.digest, tmp_path / "bundles")]
+    assert asked == [("s3://models/1", version.digest, tmp_path / "bundles", trust.key)]
 
 
 # Free memory -------------------------------------------------------------------------------
