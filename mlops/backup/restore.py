@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from uuid import uuid4
 
 import msgspec
 
@@ -28,6 +28,7 @@ from mlops.backup.contents import (
     hash_file,
     read_backup,
 )
+from mlops.backup.scratch import scratch_folder
 from mlops.errors import BackupError
 from mlops.installation import Installation
 from mlops.models.signing import install_key
@@ -70,10 +71,10 @@ def restore_backup(installation: Installation, folder: Path) -> tuple[Contents, 
         home.mkdir(parents=True, exist_ok=True)
         artifacts = mlflow.artifacts or home / "mlruns" / "artifacts"
         uris = {name: (artifacts / place).as_uri() for name, place in contents.bundles.items()}
-        with TemporaryDirectory(prefix="restore-", dir=home) as scratch:
+        with scratch_folder(home / f"restore-{uuid4().hex[:8]}.part", "restore-*.part") as scratch:
             prepared = {
-                **_prepare_mlflow(contents, folder, mlflow, Path(scratch)),
-                **_prepare_store(folder, url, uris, Path(scratch)),
+                **_prepare_mlflow(contents, folder, mlflow, scratch),
+                **_prepare_store(folder, url, uris, scratch),
             }
             _require_replaceable(contents, prepared)
             key_changed = _restore_keys(contents, folder, home)

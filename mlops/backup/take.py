@@ -9,7 +9,6 @@ give up when they have waited for minutes. The folder gets its name when all of 
 
 from __future__ import annotations
 
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from mlops.backup.contents import (
     list_files,
     write_list,
 )
+from mlops.backup.scratch import scratch_folder
 from mlops.code_version import code_version
 from mlops.errors import BackupError
 from mlops.installation import Installation
@@ -66,17 +66,15 @@ def take_backup(installation: Installation, folder: Path) -> tuple[Path, Content
     target = folder.absolute() / f"mlops-{now:%Y%m%dT%H%M%SZ}"
     part = target.with_name(f"{target.name}.part")
     try:
-        part.mkdir(parents=True, mode=0o700)
-        contents = _fill(part, installation, now)
-        part.rename(target)
+        with scratch_folder(part, "mlops-*.part"):
+            contents = _fill(part, installation, now)
+            part.rename(target)
         flush_to_disk(folder)
     except OSError as error:
         raise BackupError(
             f"the backup could not be written to {folder} ({error}); nothing was left there. Check "
             "free space and rights"
         ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return target, contents
 
 

@@ -6,7 +6,7 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import pytest
 
 from mlops.backup import find_problems, restore_backup, take, take_backup
 from mlops.backup.contents import ARTIFACTS, KEYS, LIST, STORE, read_backup
+from mlops.backup.scratch import scratch_folder
 from mlops.data.simulator import simulate_bars
 from mlops.errors import BackupError, LeaseLost, StoreError
 from mlops.features.dataset import Dataset
@@ -235,6 +236,23 @@ def test_a_copy_whose_lease_was_lost_is_given_up(
     with pytest.raises(LeaseLost):
         place.take()
     assert list(place.copies.iterdir()) == []
+
+
+def test_folders_that_killed_processes_left_are_removed_and_those_at_work_are_not(
+    place: Place, copy: Path
+) -> None:
+    home = place.installation.home
+    left = (place.copies / "mlops-20250101T000000Z.part", home / "restore-0.part")
+    at_work = (place.copies / "mlops-20250102T000000Z.part", home / "restore-1.part")
+    with ExitStack() as stack:
+        for folder in at_work:
+            stack.enter_context(scratch_folder(folder, "nothing"))
+        for folder in left:
+            (folder / KEYS).mkdir(parents=True)
+        place.take()
+        restore_backup(place.installation, copy)
+        assert [folder.exists() for folder in (*left, *at_work)] == [False, False, True, True]
+    assert not any(folder.exists() for folder in at_work)
 
 
 @pytest.mark.parametrize("name", [STORE, LIST, f"{KEYS}/bundle.key", ARTIFACTS])
