@@ -25,6 +25,7 @@ from mlops.backup.contents import (
     MLFLOW,
     STORE,
     Contents,
+    flush_to_disk,
     hash_file,
     read_backup,
 )
@@ -115,10 +116,13 @@ def _restore_keys(contents: Contents, folder: Path, home: Path) -> bool:
             secret = (folder / name).read_bytes()
             changed |= target.exists() and target.read_bytes() != secret
             install_key(target, secret)
+            flush_to_disk(target)
+            flush_to_disk(target.parent)
     return changed
 
 
 def _restore_files(contents: Contents, folder: Path, artifacts: Path) -> None:
+    changed: set[Path] = set()
     for name, digest in contents.files.items():
         if not name.startswith(f"{ARTIFACTS}/"):
             continue
@@ -127,8 +131,12 @@ def _restore_files(contents: Contents, folder: Path, artifacts: Path) -> None:
             continue
         place.parent.mkdir(parents=True, exist_ok=True)
         part = place.with_name(f"{place.name}.restored")
-        shutil.copyfile(folder / name, part)
+        shutil.copy(folder / name, part)
+        flush_to_disk(part)
         part.replace(place)
+        changed |= {parent for parent in place.parents if parent.is_relative_to(artifacts)}
+    for parent in changed:
+        flush_to_disk(parent)
 
 
 def _prepare_mlflow(

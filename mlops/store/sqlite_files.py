@@ -30,8 +30,8 @@ _MALFORMED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 def copy_database(source: Path, target: Path) -> None:
     """Copy everything that is committed in ``source`` into ``target``, in one transaction.
 
-    ``target`` is created where it is missing; else processes that have it open see the new
-    content from their next transaction on.
+    ``target`` is created where it is missing, readable for no more users than ``source``; else
+    processes that have it open see the new content from their next transaction on.
 
     Raises:
         StoreError: when one of them cannot be read or written, or stays locked.
@@ -48,7 +48,7 @@ def copy_database(source: Path, target: Path) -> None:
     with (
         _naming_errors(f"{source} was not copied to {target}"),
         closing(_open(source)) as reading,
-        closing(sqlite3.connect(target, timeout=PATIENCE_S)) as writing,
+        closing(_open_or_create(target, mode=source.stat().st_mode)) as writing,
     ):
         reading.backup(writing, progress=give_up_when_late)
 
@@ -164,6 +164,11 @@ def _clear_place(target: Path) -> None:
 def _open(path: Path) -> sqlite3.Connection:
     """Open a database that must exist."""
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=PATIENCE_S)
+
+
+def _open_or_create(path: Path, mode: int) -> sqlite3.Connection:
+    path.touch(mode & 0o777)
+    return _open(path)
 
 
 def _open_files() -> Iterator[tuple[int, str]]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mlops.backup import find_problems, restore_backup, take, take_backup
+from mlops.backup import find_problems, restore, restore_backup, take, take_backup
 from mlops.backup.contents import ARTIFACTS, KEYS, LIST, STORE, read_backup
 from mlops.backup.scratch import scratch_folder
 from mlops.data.simulator import simulate_bars
@@ -269,6 +269,24 @@ def test_a_copy_that_lost_or_changed_a_file_is_refused(
     with pytest.raises(BackupError, match=r"cannot be read|is no backup"):
         restore_backup(other, spoilt)
     assert not (other.home / "store.db").exists()
+
+
+def test_bundles_and_key_are_on_disk_before_the_store_names_them(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = open_at(tmp_path / "elsewhere")
+    flushed, before_a_database = set[Path](), list[set[Path]]()
+    monkeypatch.setattr(restore, "flush_to_disk", flushed.add)
+    monkeypatch.setattr(
+        restore, "restore_database", lambda *_: before_a_database.append(set(flushed))
+    )
+    restore_backup(other, copy)
+    artifacts = other.home / "mlruns" / "artifacts"
+    files = [path for path in artifacts.rglob("*") if path.is_file()]
+    wanted = {path.with_name(f"{path.name}.restored") for path in files}
+    wanted |= {artifacts, *(path for path in artifacts.rglob("*") if path.is_dir())}
+    assert files
+    assert wanted | {key_file(other.home)} <= before_a_database[0]
 
 
 def test_another_key_is_kept_beside_the_restored_one(

@@ -134,6 +134,15 @@ def test_an_old_wal_is_not_applied_to_what_was_restored(
     assert place.with_name("place.db.malformed").exists() == (content is not None)
 
 
+def test_copies_are_for_no_more_users_than_the_database(path: Path, tmp_path: Path) -> None:
+    path.chmod(0o600)
+    copy_database(path, tmp_path / "private.db")
+    keep_copy_before_migration(path, "0009")
+    restore_database(tmp_path / "private.db", tmp_path / "restored.db")
+    for name in ("private.db", "live.db.schema-0009", "restored.db"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
 @pytest.mark.parametrize("removed", [True, False])
 def test_a_missing_or_malformed_database_is_not_replaced_while_a_process_has_it_open(
     tmp_path: Path, copy: Path, removed: bool
