@@ -357,6 +357,13 @@ def an_undone_rollout_ends_when_all_have_followed(look: Look) -> bool:
     return look.followed or look.sight.clock in (Clock.LATE, Clock.RESTARTED)
 
 
+def a_reversal_ends_once_all_hold_the_champion_again(look: Look) -> bool:
+    if look.row.phase is not Phase.REVERTED or not look.live:
+        return True
+    restored = all(_holds(said, look.row.route.champion) for said in look.live.values())
+    return look.goes(Phase.FAILED) or not (look.followed and restored)
+
+
 def only_what_may_go_live_is_loaded(look: Look) -> bool:
     if look.row.phase is not Phase.PENDING:
         return True
@@ -418,6 +425,7 @@ ARROW_LAWS = (
     what_is_undone_gets_no_traffic,
     an_end_leaves_no_challenger,
     an_undone_rollout_ends_when_all_have_followed,
+    a_reversal_ends_once_all_hold_the_champion_again,
     only_what_may_go_live_is_loaded,
     a_rollout_begins_again_only_where_its_replicas_are_gone,
     what_becomes_of_versions_is_said,
