@@ -402,7 +402,7 @@ class StoreSync:
             failed = self._note_failure(model_id, error)
             log.warning(
                 "model_id=%s did not load (try %d, by the %s): %s",
-                model_id, failed.tries, failed.cause, error, extra=fields,
+                model_id, failed.tries, failed.cause, failed.error, extra=fields,
             )  # fmt: skip
 
     def _note_failure(self, model_id: str, error: MlopsError) -> FailedLoad:

@@ -319,13 +319,6 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "ends at once": lambda right: (
             lambda s, now: right(s, now) or deciding._make_arrow(s, Phase.DONE, "why")
         ),
-        "goes back to what nobody holds": lambda right: (
-            lambda s, now: (
-                deciding._revert(s, why)
-                if (why := deciding._reason_to_revert(s, now))
-                else right(s, now)
-            )
-        ),
     },
     "_decide_reverted": {
         "waits for ever": _always(None),
