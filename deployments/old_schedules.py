@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from uuid import UUID
 
 from prefect.client.schemas.actions import DeploymentUpdate
-from prefect.client.schemas.objects import DeploymentSchedule, FlowRun
 
 from deployments.scheduler import JOB_ID, TAG, Jobs, due_time, is_active
 
@@ -24,7 +23,11 @@ def move_old_schedules(jobs: Jobs) -> list[str]:
 
     Schedules whose parameters were lost, by Prefect's own switch, stay where they are.
     """
-    old = [schedule for schedule in jobs.template.schedules if _is_complete_job(schedule)]
+    old = [
+        schedule
+        for schedule in jobs.template.schedules
+        if JOB_ID.fullmatch(schedule.slug or "") and "symbol" in schedule.parameters
+    ]
     known = {job.name: job.id for job in jobs.all()}
     moved: dict[UUID | None, UUID] = {}
     for schedule in old:
@@ -59,15 +62,12 @@ def _copy_overdue_runs(jobs: Jobs, moved: Mapping[UUID | None, UUID]) -> None:
     """
     for run in jobs.waiting(jobs.template):
         schedule = run.created_by.id if run.created_by is not None else None
-        if schedule in moved and _is_lost_by_deletion(run) and due_time(run) <= datetime.now(UTC):
+        # Prefect keeps a run that a worker has had.
+        is_lost = run.auto_scheduled and run.run_count == 0 and run.state_name != HELD_UP
+        if schedule in moved and is_lost and due_time(run) <= datetime.now(UTC):
             jobs.client.create_flow_run_from_deployment(
                 moved[schedule], idempotency_key=f"moved {run.id}"
             )
-
-
-def _is_lost_by_deletion(run: FlowRun) -> bool:
-    """Whether Prefect deletes the run with a schedule: it keeps one that a worker has had."""
-    return run.auto_scheduled and run.run_count == 0 and run.state_name != HELD_UP
 
 
 def _resume_moved(jobs: Jobs) -> None:
@@ -78,7 +78,3 @@ def _resume_moved(jobs: Jobs) -> None:
             jobs.client.update_deployment(job.id, DeploymentUpdate(paused=paused, tags=[TAG]))
             if not paused:
                 jobs.create_scheduled_runs(job.id)
-
-
-def _is_complete_job(schedule: DeploymentSchedule) -> bool:
-    return bool(JOB_ID.fullmatch(schedule.slug or "")) and "symbol" in schedule.parameters

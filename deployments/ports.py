@@ -57,7 +57,10 @@ def _describe_process(pid: int) -> str:
 def find_listeners(port: int) -> list[int]:
     """Processes that listen on a TCP port; those of other users are not found."""
     sockets = {f"socket:[{inode}]" for inode in _list_listening_sockets(port)}
-    return [pid for pid in _list_processes() if sockets & _list_open_files(pid)] if sockets else []
+    if not sockets:
+        return []
+    processes = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in processes if sockets & _list_open_files(pid)]
 
 
 def _list_listening_sockets(port: int) -> Iterator[str]:
@@ -68,10 +71,6 @@ def _list_listening_sockets(port: int) -> Iterator[str]:
                 _, local, _, state, *others = line.split()
                 if state == LISTENS and int(local.rpartition(":")[2], 16) == port:
                     yield others[5]
-
-
-def _list_processes() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def _list_open_files(pid: int) -> set[str]:

@@ -106,15 +106,12 @@ class Supervisor:
         part.process.limit_log(self.log_bytes)
         if not part.is_started:
             if part.may_start():
-                self._start(part)
+                part.process.start(self.environment, self.logs / f"{part.process.name}.log")
+                part.is_started, part.started_at = True, time.monotonic()
         elif not part.process.is_alive():
             self._plan_restart(part)
         elif not part.is_up:
             self._look_whether_up(part)
-
-    def _start(self, part: Part) -> None:
-        part.process.start(self.environment, self.logs / f"{part.process.name}.log")
-        part.is_started, part.started_at = True, time.monotonic()
 
     def _plan_restart(self, part: Part) -> None:
         """Have it started again later; a part that does not last waits twice as long."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import importlib
 import inspect
 import logging
@@ -11,6 +12,7 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from email.message import EmailMessage
+from functools import partial
 from typing import Any
 
 import httpx
@@ -32,6 +34,9 @@ LONGEST_SLACK = 3_900
 
 LONGEST_NAME = 200
 """Characters of a channel's name that the store keeps."""
+
+_SLACK_TEXT = partial(html.escape, quote=False)
+"""Slack reads the same three characters as markup; <!channel> would page everybody."""
 
 _THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _REFUSED_TEXT = (400, 413, 422)
@@ -146,7 +151,7 @@ class Slack:
 
     def send(self, notices: Sequence[Notice], *, brief: bool = False) -> None:
         longest = BRIEF if brief else LONGEST_SLACK
-        message = compose_message(notices, longest=longest, escape=_escape_for_slack)
+        message = compose_message(notices, longest=longest, escape=_SLACK_TEXT)
         text = f"*{message.title}*\n{message.text}"
         try:
             answer = httpx.post(self.url, json={"text": text}, timeout=TIMEOUT_S)
@@ -291,11 +296,6 @@ def _is_refused_mail(error: Exception) -> bool:
     if isinstance(error, smtplib.SMTPDataError):
         return error.smtp_code >= _REFUSED_MAIL
     return isinstance(error, smtplib.SMTPSenderRefused) and error.smtp_code == _TOO_LARGE
-
-
-def _escape_for_slack(text: str) -> str:
-    """Write the three characters that Slack reads as markup; <!channel> would page everybody."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _make_handler(path: str) -> object:

@@ -86,11 +86,9 @@ class SigningKey:
 
     def of_fingerprints(self, known: Collection[str]) -> SigningKey | None:
         """The same key without secrets that are not among ``known``; None where none is left."""
-        kept = [key for key in self._each() if key.fingerprint in known]
+        every = [SigningKey(secret) for secret in (self.secret, *self.accepted)]
+        kept = [key for key in every if key.fingerprint in known]
         return SigningKey(kept[0].secret, tuple(key.secret for key in kept[1:])) if kept else None
-
-    def _each(self) -> tuple[SigningKey, ...]:
-        return tuple(SigningKey(secret) for secret in (self.secret, *self.accepted))
 
 
 def _hmac(secret: bytes, text: str) -> str:

@@ -234,11 +234,6 @@ def return_to_baseline(
     return tuple(moves)
 
 
-def _may_take_over(model_id: str, replicas: Sequence[Replica]) -> bool:
-    """Whether a live replica holds the version, or none lives that could."""
-    return not replicas or is_held(model_id, replicas)
-
-
 def _routes_with_lost_skill(store: Store, service: str | None) -> list[Route]:
     """Read outside the write transaction: usually empty, so no write lock is taken."""
     lost = {
@@ -266,7 +261,8 @@ def _return_one(store: Store, service: str, now: datetime | None) -> Move | None
                 subject=route.champion,
             ),
         )
-        if back is None or not _may_take_over(back.route.champion, live_replicas(connection)):
+        replicas = live_replicas(connection)
+        if back is None or (replicas and not is_held(back.route.champion, replicas)):
             return None
         why = audit.Why(now or store_time(connection), actor="monitor", reason=back.reason)
         row = open_rollout(connection, service)

@@ -88,6 +88,7 @@ class MarketFeed:
 
         Raises:
             StoreError: when the store is away: without it no lease can be had.
+            OSError: when the id of the bars folder cannot be read or written.
         """
         began_s = time.monotonic()
 
@@ -98,7 +99,9 @@ class MarketFeed:
         remote = [service for service in services if service.venue not in LOCAL_VENUES]
         fetched = 0
         for venue in sorted({service.venue for service in remote}):
-            if acquire_lease(self.store, self._name_lease(venue), self.holder, seconds=LEASE_S):
+            # A machine with a bars folder of its own fills that itself.
+            name = f"feed:{venue}:{identify_folder(self.bars_root)}"
+            if acquire_lease(self.store, name, self.holder, seconds=LEASE_S):
                 markets = [service for service in remote if service.venue == venue]
                 fetched += sum(self._fetch(service, wall) for service in markets)
         return fetched
@@ -107,14 +110,6 @@ class MarketFeed:
         """Why no new bars of a service come; empty where nothing is wrong here."""
         trouble = self._waits_for or self._troubles.get(service.key, "")
         return trouble or describe_full_disk(self.bars_root)
-
-    def _name_lease(self, venue: str) -> str:
-        """The lease of a venue and this bars folder: a machine with its own folder fills its own.
-
-        Raises:
-            OSError: when the folder's id cannot be read or written.
-        """
-        return f"feed:{venue}:{identify_folder(self.bars_root)}"
 
     def _fetch(self, service: Service, wall: Callable[[], datetime]) -> bool:
         market = (service.venue, service.symbol, service.timeframe.name)

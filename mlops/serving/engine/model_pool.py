@@ -369,15 +369,12 @@ def cause_of(error: BaseException) -> LoadCause:
     """
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, _OF_THE_REPLICA) or _is_exhausted(cause):
+        text = str(cause).lower()
+        exhausted = isinstance(cause, RuntimeError) and any(words in text for words in _EXHAUSTED)
+        if exhausted or isinstance(cause, _OF_THE_REPLICA):
             return LoadCause.REPLICA
         cause = cause.__cause__
     return LoadCause.VERSION
-
-
-def _is_exhausted(error: BaseException) -> bool:
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _EXHAUSTED)
 
 
 def warm(bundle: Bundle) -> None:
