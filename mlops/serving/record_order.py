@@ -15,11 +15,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from mlops.rollout.routing import READY, ask_order
+from mlops.serving.engine.model_pool import State
 from mlops.store import Route
 
 LEAST_WAIT_S = 20.0
 SHARE_OF_BAR = 0.05
-LOADING = ("fetching", "loading", "warming")
+LOADING = (State.FETCHING, State.LOADING, State.WARMING)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,7 @@ from mlops.errors import ReplicaNameTaken
 from mlops.store.column_types import CheckedText
 from mlops.store.engine import Store
 from mlops.store.schema import replica, replica_model, replica_route
-from mlops.store.sql import db_now, store_time, upsert
-
-CLOCK_SLACK_S = 1.0
-"""A lease that ends later than its term and this from now was taken before a clock was set back."""
+from mlops.store.sql import db_now, is_held, store_time, upsert
 
 
 class ReplicaState(StrEnum):
@@ -231,8 +228,9 @@ def _find_namesake(connection: sa.Connection, replica_id: str, incarnation: str)
 
 def _is_live() -> sa.ColumnElement[bool]:
     """The lease has not expired, nor does it last longer than it was taken for."""
+    # A release that wrote no length is believed.
     left = replica.c.lease_until - db_now()
-    return sa.and_(left > 0, left <= sa.func.coalesce(replica.c.lease_s, left) + CLOCK_SLACK_S)
+    return is_held(replica.c.lease_until, sa.func.coalesce(replica.c.lease_s, left))
 
 
 def _rows_of(table: sa.Table, ids: Sequence[str]) -> sa.Select[tuple[object, ...]]:

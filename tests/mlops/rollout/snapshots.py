@@ -66,6 +66,29 @@ def a_route(phase: Phase, step: int, plan: RolloutPlan) -> Route:
     return replace(route, weight_bp=weight, mirror_bp=0 if weight else EVERYTHING_BP, **shown)
 
 
+def a_rollout(phase: Phase, plan: RolloutPlan, **changes: Any) -> Rollout:
+    """A rollout of the challenger in a phase."""
+    row = Rollout(
+        id="rollout-1",
+        service=SERVICE,
+        strategy=plan.strategy,
+        from_version=CHAMPION,
+        to_version=CHALLENGER,
+        plan=plan.to_dict(),
+        phase=phase,
+        step=0,
+        since=NOW,
+        deadline=NOW,
+        reason="why it is here",
+        abort_requested=None,
+        forced=False,
+        requested_by="anna",
+        requested_why="it is better",
+        requested_at=NOW,
+    )
+    return replace(row, **changes)
+
+
 def a_snapshot(
     phase: Phase = Phase.STEP,
     *,
@@ -80,24 +103,8 @@ def a_snapshot(
 ) -> Snapshot:
     """Everyone has followed and holds everything, the evidence is good, time is up to the test."""
     plan = plan_for(Strategy(strategy))
-    rollout = Rollout(
-        id="rollout-1",
-        service=SERVICE,
-        strategy=plan.strategy,
-        from_version=CHAMPION,
-        to_version=CHALLENGER,
-        plan=plan.to_dict(),
-        phase=phase,
-        step=step,
-        since=NOW,
-        deadline=NOW + plan.patience(phase),
-        reason="why it is here",
-        abort_requested=None,
-        forced=False,
-        requested_by="anna",
-        requested_why="it is better",
-        requested_at=NOW,
-    )
+    deadline = NOW + plan.patience(phase)
+    rollout = a_rollout(phase, plan, step=step, deadline=deadline)
     return Snapshot(
         rollout=replace(rollout, **asked),
         plan=plan,

@@ -17,6 +17,7 @@ from mlops.store import Phase, Rollout, Route, Status
 
 from .mutants import _YES_NO, Mutant, Rule, Wrong, _always, _returning
 from .rows import BASELINE, CHALLENGER, CHAMPION, NOW, SERVICE
+from .snapshots import a_rollout
 
 PLAN = plan_for(Strategy.CANARY)
 ROUTE = Route(SERVICE, 7, CHAMPION, None, BASELINE, NOW, NOW)
@@ -54,7 +55,7 @@ def broken_by_wishes() -> Iterator[str]:
         (*Status, None), (None, "anna"), *[(True, False)] * 2
     ):
         route = replace(ROUTE, champion=CHALLENGER) if live else ROUTE
-        wish = row_in(Phase.WAITING, abort_requested=aborted)
+        wish = a_rollout(Phase.WAITING, PLAN, abort_requested=aborted)
         statuses = {} if status is None else {CHALLENGER: status}
         arrow = wishing.decide_wish(wish, route, statuses, busy=busy)
         to = None if arrow is None else arrow.to
@@ -80,7 +81,7 @@ def broken_by_returns() -> Iterator[str]:
     for phase, strategy, age in product(phases, strategies, AGES):
         # Its present step may have begun just now.
         now = NOW + timedelta(seconds=age)
-        row = row_in(phase, strategy=strategy, since=now)
+        row = a_rollout(phase, PLAN, strategy=strategy, since=now)
         held_up = falling.holds_up_return(row, NOW, now)
         ending = phase in (Phase.ROLLBACK, Phase.REVERTED)
         if ending and not held_up:
