@@ -39,6 +39,18 @@ class ThresholdMode(StrEnum):
     STRICT = "strict"
 
 
+class FileClock(StrEnum):
+    """Market time of a service whose bars come from a file.
+
+    ``wall``: the time of the day; the file is read again when it changes. ``end``: the close of
+    the file's last bar. ``replay``: its last bars are repeated, as those of the embedded sample.
+    """
+
+    WALL = "wall"
+    END = "end"
+    REPLAY = "replay"
+
+
 class Settings(BaseSettings):
     """The platform's configuration; build it with `load_settings` to get readable errors."""
 
@@ -65,6 +77,7 @@ class Settings(BaseSettings):
 
     # Data
     exchange_base_url: SecretStr = SecretStr("")
+    file_clock: FileClock = FileClock.WALL
     fee_bps: float = Field(default=10.0, ge=0)
     fee_bps_by_symbol: Annotated[dict[str, float], NoDecode] = {"EUR/USD": 0.5}
 

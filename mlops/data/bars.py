@@ -76,12 +76,17 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """One symbol's bars with their provenance and the report on their quality."""
+    """One symbol's bars with their provenance and the report on their quality.
+
+    Args:
+        calendar: When the market trades; it decides which gaps are holes.
+    """
 
     frame: pd.DataFrame = field(repr=False, compare=False)
     symbol: str
     venue: str
     timeframe: Timeframe
+    calendar: Calendar
     provenance: Provenance
     quality: QualityReport
 

@@ -92,7 +92,7 @@ class BarCache:
             report = _validate_local_bars(source, request, calendar)
             # A local history is known when its last bar closed: the same on every machine.
             last_close = report.bars.index[-1].to_pydatetime() + timeframe.step
-            return _build_bars(source, request, report, last_close)
+            return _build_bars(source, request, report, calendar, last_close)
         series = self.series(source.venue, symbol, timeframe)
         self._fetch_gaps(series, source, request)
         return _read_stored_bars(series, source, request, calendar)
@@ -200,17 +200,22 @@ def _read_stored_bars(
         notes.append(f"bars were asked for from {request.start} but begin at {first}")
     report = replace(report, dropped=dict(head.dropped), warnings=tuple(notes))
     fetched_at = head.fetched_at.to_pydatetime() if head.fetched_at is not None else request.now
-    return _build_bars(source, request, report, fetched_at)
+    return _build_bars(source, request, report, calendar, fetched_at)
 
 
 def _build_bars(
-    source: BarSource, request: BarRequest, report: QualityReport, fetched_at: datetime
+    source: BarSource,
+    request: BarRequest,
+    report: QualityReport,
+    calendar: Calendar,
+    fetched_at: datetime,
 ) -> Bars:
     return Bars(
         frame=report.bars,
         symbol=request.symbol,
         venue=source.venue,
         timeframe=request.timeframe,
+        calendar=calendar,
         provenance=Provenance(
             source=type(source).__name__,
             venue=source.venue,

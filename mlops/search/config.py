@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from mlops.data.file_options import BarsChoice
+
 Share = Annotated[float, Field(gt=0, lt=0.5)]
 Value = bool | int | float | str | list[int] | list[float] | list[str]
 
@@ -31,23 +33,19 @@ class LeakOverride(BaseModel):
     reason: str = Field(min_length=1, description="Why it is no leak")
 
 
-class TrainingConfig(BaseModel):
+class TrainingConfig(BarsChoice):
     """The choices of one training; the defaults are those of a scheduled training.
 
     ``params``, ``features`` and ``sequence_length`` override the model type's defaults; an
-    `ensemble` applies them to its network member.
+    `ensemble` applies them to its network member. The fields of `BarsChoice` say which bars the
+    training and, from then on, the service has.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     start: AwareDatetime | None = Field(
         None, description="First bar to use; empty: the first there is"
     )
     end: AwareDatetime | None = Field(
         None, description="Bars known by then are used; empty: by now"
-    )
-    bars_file: str | None = Field(
-        None, description="A Parquet or CSV file of bars to use instead of the venue's"
     )
     data_window_days: int | None = Field(
         None, ge=1, description="Length of each fit window in days; empty: every bar known before"

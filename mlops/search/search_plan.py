@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlops.data.file_options import BarsChoice
 from mlops.features.causality import CausalityProof, prove_causality
 from mlops.features.dataset import Dataset
 from mlops.features.spec import FeatureSpec
@@ -116,5 +117,8 @@ def request_digest(model_type: ModelType, config: TrainingConfig) -> str:
     False
     """
     asked = config.model_dump(mode="json", exclude={"start", "end", "leak_override"})
+    # A request of before these fields keeps its digest, so that its next refit is a refit still.
+    defaults = BarsChoice().model_dump(mode="json", exclude={"bars_file"})
+    asked = {key: value for key, value in asked.items() if (key, value) not in defaults.items()}
     text = json.dumps([str(model_type), asked], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -102,6 +102,13 @@ def shared_client(venue: str, base_url: str | None = None, timeout_s: float = TI
         return _clients[key]
 
 
+def is_exchange(venue: str) -> bool:
+    """Whether ccxt has an exchange of this id."""
+    import ccxt
+
+    return venue in ccxt.exchanges
+
+
 def _create_exchange(venue: str, base_url: str | None, timeout_s: float) -> Any:
     import ccxt
 
