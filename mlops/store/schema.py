@@ -471,4 +471,35 @@ watch = sa.Table(
     ),
 )
 
+bar_file = sa.Table(
+    "bar_file",
+    metadata,
+    sa.Column("id", sa.String(SHA256_HEX), primary_key=True),
+    sa.Column("path", sa.Text, nullable=False),
+    sa.Column("digest", sa.String(SHA256_HEX), nullable=False),
+    sa.Column("bars", sa.Integer, nullable=False),
+    sa.Column("last_close", UtcTime, nullable=False),
+    sa.Column("chunks", JsonText, nullable=False),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("modified_ns", sa.BigInteger, nullable=False),
+    sa.Column("read_at", UtcTime, nullable=False),
+)
+
+bar_chunk = sa.Table(
+    "bar_chunk",
+    metadata,
+    sa.Column("file", sa.ForeignKey("bar_file.id"), primary_key=True),
+    sa.Column("digest", sa.String(SHA256_HEX), primary_key=True),
+    sa.Column("content", sa.LargeBinary, nullable=False),
+)
+
+market = sa.Table(
+    "market",
+    metadata,
+    sa.Column("service", sa.String(200), primary_key=True),
+    sa.Column("choice", JsonText, nullable=False),
+    sa.Column("file", sa.ForeignKey("bar_file.id")),
+    sa.Column("since", UtcTime, nullable=False),
+)
+
 check_columns(metadata)
