@@ -147,11 +147,11 @@ def bars_due(place: Place, began: datetime, ended: datetime) -> set[datetime]:
     """The newest complete bar of each second between two moments of the wall clock."""
     moment = [began]
     recent = RecentBars(
-        place.home / "bars", clock=lambda venue, last: market_now(venue, last, lambda: moment[0])
+        place.home / "bars", clock=lambda market, last: market_now(market, last, moment[0])
     )
     due = set()
     while moment[0] < ended:
-        known = recent.load(Service.parse(SERVICE), {})
+        known = recent.load(Service.parse(SERVICE))
         assert known is not None
         due.add(known.frame.index[-1].to_pydatetime())
         moment[0] += timedelta(seconds=1)

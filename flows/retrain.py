@@ -8,6 +8,8 @@ that, the monitor flow does it.
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from prefect import flow
 
 from flows.train import TrainResult, run_training
@@ -20,7 +22,9 @@ from tasks.rollout import return_to_baseline
 
 
 @flow(name="retrain", flow_run_name="retrain-{service}", validate_parameters=True)
-def retrain(service: str, auto_deploy: bool = True) -> TrainResult | None:
+def retrain(
+    service: str, auto_deploy: bool = True, now: datetime | None = None
+) -> TrainResult | None:
     """Make the champion's request again on today's bars.
 
     None where no trigger waits, or a training of the service runs already.
@@ -28,10 +32,12 @@ def retrain(service: str, auto_deploy: bool = True) -> TrainResult | None:
     Args:
         service: The service's key, such as sample.btc-usd.1h.volatility.24.
         auto_deploy: Roll out what passes its gates, by the default strategy.
+        now: Market time, for a rehearsal; by default this moment, and for a market that does not
+            keep the time of the day that of its newest look.
     """
     key = Service.parse(service)
     with run_logs(service=service), exclusive_training_if_free(key) as lease:
-        retraining = None if lease is None else step.claim(service, lease)
+        retraining = None if lease is None else step.claim(service, lease, now)
         if lease is None or retraining is None:
             return None
         result = run_training(

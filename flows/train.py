@@ -105,8 +105,10 @@ def run_training(
         project, rollout = open_project(), plan_rollout(deployment)
         step.repair(project)
         with step.training_run(project, service, model_type, config, lease) as run:
-            bars = step.load(project, service, config)
+            chosen = step.choose(project, service, config)
+            bars = step.load(project, service, chosen)
             dataset = step.build_dataset(project, service, bars)
+            config = step.begin_service(project, service, chosen, dataset)
             plan = step.plan(
                 project, service, dataset, model_type=model_type, config=config, reason=reason
             )

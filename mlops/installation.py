@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from mlops.alerts.delivery import AlertSender, Channel
+from mlops.data.market_clock import Clock, market_clock
 from mlops.data.quality import NewestBar
+from mlops.data.recent_bars import HELD_BARS, RecentBars
 from mlops.deployer import Deployer
 from mlops.errors import StoreError
 from mlops.features.dataset import Dataset
@@ -36,6 +37,7 @@ from mlops.registry import (
     load_version,
     open_trust,
 )
+from mlops.registry.markets import MarketBook
 from mlops.registry.tracking import point_mlflow_to
 from mlops.service import Service
 from mlops.settings import Settings
@@ -138,17 +140,23 @@ class Installation:
             config=self.monitor_config,
         )
 
+    def open_recent_bars(
+        self, clock: Clock = market_clock, *, held_bars: int | None = HELD_BARS
+    ) -> RecentBars:
+        """The bars of every service that are known by a clock; see `RecentBars`."""
+        book = MarketBook(self.store)
+        return RecentBars(self.settings.bars_path, book, clock, held_bars=held_bars)
+
     def open_guard(
         self,
         holder: str,
-        newest_bar: Callable[[Service, Mapping[str, Any]], NewestBar | None],
+        newest_bar: Callable[[Service], NewestBar | None],
     ) -> Guard:
         """A guard of errors, latency and stale bars, not started.
 
         Args:
             holder: Names this process in the guard's lease.
-            newest_bar: Called with a service and its champion's notes; None where nothing feeds
-                the service.
+            newest_bar: Gives the newest bar of a service; None where no later bar is due.
         """
         return Guard(
             self.store,

@@ -41,6 +41,7 @@ from mlops.registry import (
     load,
     register,
 )
+from mlops.registry.markets import read_market
 from mlops.registry.version_history import Lineage, trace
 from mlops.reports.drift import keep_drift_report
 from mlops.rollout.plan import Strategy
@@ -424,7 +425,9 @@ class MLOpsManager:
         metrics: object,
         notes: Mapping[str, Any],
     ) -> ModelVersion:
-        dataset, source = example_bars(service, self.config.bars_path)
+        dataset, source = example_bars(
+            service, read_market(self.store, service).calendar, self.config.bars_path
+        )
         candidate = claimed_candidate(
             model,
             model_type=model_type,

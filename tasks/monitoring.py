@@ -14,9 +14,8 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 
-from mlops.data.calendar import calendar_for
 from mlops.data.market_clock import Clock, market_clock
-from mlops.data.recent_bars import KnownBars, RecentBars
+from mlops.data.recent_bars import HELD_BARS, KnownBars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.installation import Installation
@@ -25,8 +24,8 @@ from mlops.monitoring.performance.outcomes import Matching
 from mlops.monitoring.system_health import Finding
 from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
-from mlops.store import Store, get_version, list_routes
-from mlops.store.monitor_runs import get_check, list_watches
+from mlops.store import get_version, list_routes
+from mlops.store.monitor_runs import get_check
 from tasks.artifacts import link_drift_report
 from tasks.context import current_installation
 from tasks.events import emit_trigger_event
@@ -40,8 +39,8 @@ class MonitorRun:
 
     Args:
         monitor: Knows the bars of every service as they were when the run began.
-        times: Keys of the services by the market time at which they are looked at; the embedded
-            sample is replayed, and has a clock of its own.
+        times: Keys of the services by the market time at which they are looked at; a file or the
+            embedded sample may have a clock of its own.
     """
 
     monitor: Monitor
@@ -51,31 +50,19 @@ class MonitorRun:
 def open_monitor_run(now: datetime | None = None) -> MonitorRun:
     """Read the settings and the bars of every service; ``now`` is market time for all of them."""
     installation = current_installation()
-    clock: Clock = market_clock if now is None else (lambda venue, last_close: now)
-    bars = RecentBars(installation.settings.bars_path, clock)
+    clock: Clock = market_clock if now is None else (lambda market, last_close: now)
+    held_bars = HELD_BARS if now is None else None
+    bars = installation.open_recent_bars(clock, held_bars=held_bars)
     datasets: dict[str, Dataset] = {}
     times: dict[datetime, list[str]] = defaultdict(list)
-    for key, model_ids in _monitored_versions(installation.store).items():
-        service = Service.parse(key)
-        notes = (get_version(installation.store, model_id).notes for model_id in model_ids)
-        recent = next(filter(None, (bars.load(service, note) for note in notes)), None)
+    for route in list_routes(installation.store):
+        service = Service.parse(route.service)
+        recent = bars.load(service)
         if recent is not None:
-            datasets[key] = dataset_of(service, recent)
-            times[recent.now].append(key)
+            datasets[service.key] = dataset_of(service, recent)
+            times[recent.now].append(service.key)
     monitor = installation.open_monitor(lambda service: datasets.get(service.key))
     return MonitorRun(monitor, dict(times))
-
-
-def _monitored_versions(store: Store) -> dict[str, list[str]]:
-    """Of each service the champion and the watched versions.
-
-    The notes of any of them may name the file of the bars; a baseline's never do.
-    """
-    versions = {route.service: [route.champion] for route in list_routes(store)}
-    for watch in list_watches(store):
-        if watch.service in versions:
-            versions[watch.service].append(watch.model_id)
-    return versions
 
 
 @task(cache_policy=NO_CACHE)
@@ -160,7 +147,7 @@ def dataset_of(service: Service, recent: KnownBars) -> Dataset:
         recent.frame,
         timeframe=service.timeframe,
         target=TargetSpec(service.target, service.horizon),
-        calendar=calendar_for(service.venue, service.symbol),
+        calendar=recent.market.calendar,
     )
 
 
@@ -168,6 +155,6 @@ def dataset_of(service: Service, recent: KnownBars) -> Dataset:
 def check_system_health() -> tuple[Finding, ...]:
     """Run the guard once, where no live replica runs it."""
     installation = current_installation()
-    bars = RecentBars(installation.settings.bars_path)
+    bars = installation.open_recent_bars()
     holder = f"monitor@{socket.gethostname()}:{os.getpid()}"
     return installation.open_guard(holder, bars.find_newest).check_health_once()

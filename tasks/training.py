@@ -11,12 +11,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from mlops.data.bars import Bars
-from mlops.data.calendar import calendar_for
-from mlops.data.load import load_bars, open_source
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import count_usable_cores
+from mlops.registry.bar_files import load_chosen_bars
 from mlops.registry.baseline import ensure_service
+from mlops.registry.markets import choose_bars, keep_chosen_file, note_calendar, set_market_of
 from mlops.registry.ownership import owner_tags
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.tracking import RunLog, open_run
@@ -40,11 +40,11 @@ from tasks.context import Project, current_installation
 
 
 @task(cache_policy=NO_CACHE)
-def claim(service: str, lease: Lease) -> Retraining | None:
+def claim(service: str, lease: Lease, now: datetime | None) -> Retraining | None:
     """Claim the triggers of a service under its training lease; None where none waits."""
     store = current_installation().store
-    now = market_time(store, service, datetime.now(UTC))
-    return claim_retraining(store, service, str(flow_run.id), lease=lease, now=now)
+    moment = now or market_time(store, service, datetime.now(UTC))
+    return claim_retraining(store, service, str(flow_run.id), lease=lease, now=moment)
 
 
 @task(cache_policy=NO_CACHE)
@@ -54,37 +54,55 @@ def repair(project: Project) -> Reconciled:
 
 
 @task(cache_policy=NO_CACHE)
+def choose(project: Project, service: Service, config: TrainingConfig) -> TrainingConfig:
+    """Complete the choice of bars by what the service has, so that every process reads the same."""
+    clock = project.settings.file_clock
+    chosen = choose_bars(project.registry.store, service, config, clock=clock)
+    return config.model_copy(update=dict(chosen))
+
+
+@task(cache_policy=NO_CACHE)
 def load(project: Project, service: Service, config: TrainingConfig) -> Bars:
     """Load the service's validated bars that were known by ``config.end``.
 
     The task has no retries: the source repeats failed requests itself.
     """
-    path = config.bars_file
-    return load_bars(
+    return load_chosen_bars(
+        lambda: project.registry.store,
         service,
+        config,
         cache_root=project.settings.bars_path,
         start=config.start,
         now=config.end,
-        source=None if path is None else open_source("file", path=path),
         exchange_base_url=project.settings.exchange_url,
     )
 
 
 @task(cache_policy=NO_CACHE)
 def build_dataset(project: Project, service: Service, bars: Bars) -> Dataset:
-    """Wrap the bars with labels and features, and begin the service where it has not begun."""
-    dataset = Dataset(
+    """Wrap the bars with labels and features."""
+    return Dataset(
         bars.frame,
         timeframe=service.timeframe,
         target=TargetSpec(service.target, service.horizon),
-        calendar=calendar_for(service.venue, service.symbol),
+        calendar=bars.calendar,
         cache_dir=project.settings.mlops_base_path / "features",
         provenance=bars.provenance,
     )
+
+
+@task(cache_policy=NO_CACHE)
+def begin_service(
+    project: Project, service: Service, config: TrainingConfig, dataset: Dataset
+) -> TrainingConfig:
+    """Begin the service where it has not begun; keep the bars of its file for every process."""
+    choice = note_calendar(config, dataset.calendar)
+    keep_chosen_file(project.registry.store, service, choice, project.settings.bars_path)
     # In market time: the service's yearly budget accrues from here.
     begun = Why(at=_market_time(dataset), actor="train", reason="first training")
-    ensure_service(project.registry, service, dataset, begun)
-    return dataset
+    within = [set_market_of(service, choice, begun)]
+    ensure_service(project.registry, service, dataset, begun, within)
+    return config.model_copy(update=dict(choice))
 
 
 @task(cache_policy=NO_CACHE)

@@ -34,9 +34,10 @@ def assigned(
     """The steps of the flow up to the decision what to do."""
     opened = open_project()
     service = current_settings().service(SYMBOL, venue="simulator", target=target, horizon=horizon)
-    config = place.config(**changes)
-    bars = step.load.fn(opened, service, config)
+    chosen = step.choose.fn(opened, service, place.config(**changes))
+    bars = step.load.fn(opened, service, chosen)
     dataset = step.build_dataset.fn(opened, service, bars)
+    config = step.begin_service.fn(opened, service, chosen, dataset)
     kind = ModelType(model_type)
     return opened, step.plan.fn(
         opened, service, dataset, model_type=kind, config=config, reason=reason

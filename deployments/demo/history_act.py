@@ -59,7 +59,7 @@ class HourlyDatasets:
     def __call__(self, service: Service) -> Dataset | None:
         at, dataset = self.kept.get(service.key, (None, None))
         if at != self.clock.now:
-            recent = self.bars.load(service, {})
+            recent = self.bars.load(service)
             if recent is None:
                 return None
             dataset = dataset_of(service, recent)
@@ -87,8 +87,8 @@ def rehearse_history(
     )
     _print(console, f"as of {START:%Y-%m-%d} {first.model_id} is {_verdict(first)}")
     service, clock = Service.parse(first.service), RehearsalClock(until)
-    bars = RecentBars(installation.settings.bars_path, clock)
-    recent = bars.load(service, {})
+    bars = installation.open_recent_bars(clock, held_bars=None)
+    recent = bars.load(service)
     if not first.passed or recent is None or recent.frame.index[-1] < START:
         return None
     clock.now = START
@@ -99,7 +99,7 @@ def rehearse_history(
         trust=installation.trust,
         bundles=installation.bundles,
         bars_root=installation.settings.bars_path,
-        options=Options(clock=clock),
+        options=Options(clock=clock, held_bars=None),
         on_demand=True,
     ) as replica:
         deploy(first.model_id, Strategy.BLUE_GREEN, plan=FAST_ROLLOUT)
@@ -126,9 +126,9 @@ def rehearse_history(
     return history_section(service, shown, scored, moments)
 
 
-def _retrain_and_roll_out(service: str) -> TrainResult | None:
+def _retrain_and_roll_out(service: str, now: datetime) -> TrainResult | None:
     """What an event would start; the rollout is waited for."""
-    result = retrain(service, auto_deploy=False)
+    result = retrain(service, auto_deploy=False, now=now)
     if result is not None and result.passed:
         deploy(result.model_id, Strategy.BLUE_GREEN, plan=FAST_ROLLOUT)
     return result

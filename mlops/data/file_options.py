@@ -65,6 +65,11 @@ class BarsChoice(FileOptions):
     )
 
     @property
+    def choice(self) -> BarsChoice:
+        """The choice without what a subclass adds."""
+        return BarsChoice(**{name: getattr(self, name) for name in BarsChoice.model_fields})
+
+    @property
     def file_options(self) -> FileOptions:
         """How the rows of the file are read, without the rest."""
         return FileOptions(**{name: getattr(self, name) for name in FileOptions.model_fields})

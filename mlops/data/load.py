@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 from mlops.data.bars import Bars
 from mlops.data.cache import BarCache
 from mlops.data.calendar import Calendar
+from mlops.data.file_options import BarsChoice
 from mlops.data.sources.base import BarSource
 from mlops.errors import SourceError
 from mlops.service import Service, Timeframe
+from mlops.settings import FileClock
 
 LOCAL_VENUES = ("sample", "file", "simulator")
 
@@ -62,28 +65,29 @@ def load_bars(
 ) -> Bars:
     """Load the bars of a service, or of a venue, symbol and timeframe.
 
-    Args:
-        service: Names venue, symbol and timeframe, instead of the three arguments.
-        cache_root: The folder in which bars of exchanges are stored.
-        start: The open of the first bar.
-        end: The first open that is left out.
-        now: Bars closed by then are loaded; an earlier time than the default, the wall clock,
-            gives the bars that were known then.
-        source: Replaces the venue's own source.
-        exchange_base_url: Another address of the exchange's REST interface.
-        calendar: Replaces the symbol's own calendar.
+        Args:
+            service: Names venue, symbol and timeframe, instead of the three arguments.
+            cache_root: The folder in which bars of exchanges are stored.
+            start: The open of the first bar.
+            end: The first open that is left out.
+            now: Bars closed by then are loaded; an earlier time than the default, the wall clock,
+                gives the bars that were known then.
+            source: Replaces the venue's own source.
+            exchange_base_url: Another address of the exchange's REST interface.
+            calendar: Replaces the symbol's own calendar.
 
-    Raises:
-        SourceError: when the source cannot be read.
-        BarsError: when its bars break the contract.
+        Raises:
+            SourceError: when the source cannot be read.
+            BarsError: when its bars break the contract.
 
-    >>> from datetime import UTC, datetime
-    >>> bars = load_bars(
-    ...     venue="sample", symbol="BTC/USD", timeframe="1h", cache_root="unused",
-    ...     start=datetime(2018, 1, 1, tzinfo=UTC), end=datetime(2018, 1, 2, tzinfo=UTC),
-    ... )
-    >>> len(bars.frame), bars.provenance.label
-    (24, 'BTC/USD sample, 2017-2019')
+        >>> import os
+    from datetime import UTC, datetime
+        >>> bars = load_bars(
+        ...     venue="sample", symbol="BTC/USD", timeframe="1h", cache_root="unused",
+        ...     start=datetime(2018, 1, 1, tzinfo=UTC), end=datetime(2018, 1, 2, tzinfo=UTC),
+        ... )
+        >>> len(bars.frame), bars.provenance.label
+        (24, 'BTC/USD sample, 2017-2019')
     """
     if service is not None:
         venue, symbol, timeframe = service.venue, service.symbol, service.timeframe
@@ -101,3 +105,26 @@ def load_bars(
         now=now or datetime.now(UTC),
         calendar=calendar,
     )
+
+
+def resolve_choice(choice: BarsChoice, service: Service, clock: FileClock) -> BarsChoice:
+    """The choice as every other process can read it: a whole path, and a clock for the file.
+
+    A service of an exchange that is trained on a file keeps the exchange's own bars, unless the
+    choice names a ``file_clock``.
+
+    Args:
+        clock: The clock of a file for which the choice names none.
+    """
+    if choice.bars_file is None:
+        return choice
+    path = Path(os.path.expandvars(choice.bars_file)).expanduser().absolute()
+    keeps_venue = choice.file_clock is None and _is_exchange(service.venue)
+    chosen_clock = None if keeps_venue else choice.file_clock or clock
+    return choice.model_copy(update={"bars_file": str(path), "file_clock": chosen_clock})
+
+
+def _is_exchange(venue: str) -> bool:
+    from mlops.data.sources.exchange import is_exchange
+
+    return venue not in LOCAL_VENUES and is_exchange(venue)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from mlops.data.calendar import Calendar, calendar_for, load_calendar
 from mlops.data.file_options import BarsChoice
@@ -56,26 +54,3 @@ class Market:
     def is_live(self) -> bool:
         """Whether market time is the time of the day, so that a missing bar is a late one."""
         return self.clock is FileClock.WALL
-
-
-def resolve_choice(choice: BarsChoice, service: Service, clock: FileClock) -> BarsChoice:
-    """The choice as every other process can read it: a whole path, and a clock for the file.
-
-    A service of an exchange that is trained on a file keeps the exchange's own bars, unless the
-    choice names a ``file_clock``.
-
-    Args:
-        clock: The clock of a file for which the choice names none.
-    """
-    if choice.bars_file is None:
-        return choice
-    path = Path(os.path.expandvars(choice.bars_file)).expanduser().absolute()
-    keeps_venue = choice.file_clock is None and _is_exchange(service.venue)
-    chosen_clock = None if keeps_venue else choice.file_clock or clock
-    return choice.model_copy(update={"bars_file": str(path), "file_clock": chosen_clock})
-
-
-def _is_exchange(venue: str) -> bool:
-    from mlops.data.sources.exchange import is_exchange
-
-    return venue not in ("file", "simulator", SAMPLE_VENUE) and is_exchange(venue)

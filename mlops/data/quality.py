@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray
-from mlops.data.calendar import Calendar, calendar_for, missing_before
+from mlops.data.calendar import Calendar, missing_before
 from mlops.service import Service, Timeframe
 
 # A split moves the price by 30 % or more at once, but not the money that changes hands.
@@ -117,6 +117,7 @@ class NewestBar:
 
     closed_at: datetime | None
     now: datetime
+    calendar: Calendar
 
     def is_stale(self, service: Service, *, max_age_bars: float) -> bool:
         """Whether the newest bar is older than ``max_age_bars`` and the market traded since.
@@ -133,7 +134,6 @@ class NewestBar:
         """Tradable bars that have closed since the newest bar."""
         if self.closed_at is None:
             return 0
-        calendar = calendar_for(service.venue, service.symbol)
         opened = pd.Timestamp(self.closed_at)
         last = pd.Timestamp(self.now - service.timeframe.step)
-        return len(calendar.expected_opens(opened, last + _INSTANT, service.timeframe))
+        return len(self.calendar.expected_opens(opened, last + _INSTANT, service.timeframe))

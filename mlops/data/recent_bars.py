@@ -3,23 +3,62 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 import pandas as pd
 
 from mlops.data.cache import BarCache
-from mlops.data.load import LOCAL_VENUES, load_bars, open_source
+from mlops.data.load import load_bars
+from mlops.data.market import SAMPLE_VENUE, Market
 from mlops.data.market_clock import Clock, market_clock, wall_clock
 from mlops.data.quality import NewestBar
 from mlops.data.segments import Series
-from mlops.errors import DataError
 from mlops.service import Service
+from mlops.settings import FileClock
 
 KEEP_BARS = 4000
 """Most bars that are returned: a long warm-up, and before it the bars that are replayed."""
+
+HELD_BARS = 2 * KEEP_BARS
+"""Newest bars of a market that are kept in memory."""
+
+_CLOCK_NOTES = {
+    FileClock.WALL: "",
+    FileClock.END: "; market time stands at its last bar",
+    FileClock.REPLAY: "; its last bars are replayed",
+}
+
+
+class Markets(Protocol):
+    """Knows the market of each service, and keeps the bars of files."""
+
+    def of(self, service: Service) -> Market:
+        """The market of a service."""
+        ...
+
+    def bars_digest(self, service: Service) -> str | None:
+        """Changes with the kept bars of a service's file; None where none are kept."""
+        ...
+
+    def read_bars(self, service: Service, newest: int | None) -> pd.DataFrame:
+        """The kept bars of a service's file: at least so many of the newest, or all."""
+        ...
+
+
+class VenueMarkets:
+    """The markets of services that have their venue's own bars."""
+
+    def of(self, service: Service) -> Market:
+        return Market.of(service)
+
+    def bars_digest(self, service: Service) -> str | None:
+        return None
+
+    def read_bars(self, service: Service, newest: int | None) -> pd.DataFrame:
+        raise NotImplementedError(f"{service} has no file of bars")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,105 +68,105 @@ class KnownBars:
     frame: pd.DataFrame
     now: datetime
     label: str
+    market: Market
 
 
 class RecentBars:
-    """Bars of each market by service, thread-safe; files are read again only once they changed."""
+    """Bars of each market by service, thread-safe; they are read again only once they changed.
 
-    def __init__(self, root: Path, clock: Clock = market_clock) -> None:
+    Args:
+        root: The folder of the bar cache.
+        markets: The markets of the services; by default their venues' own.
+        clock: Gives the market time up to which bars are known.
+        held_bars: Newest bars of a market that are kept in memory; None, for a clock that
+            starts in the past, keeps all.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        markets: Markets | None = None,
+        clock: Clock = market_clock,
+        *,
+        held_bars: int | None = HELD_BARS,
+    ) -> None:
         self.root = root
+        self.markets = markets or VenueMarkets()
         self.clock = clock
+        self.held_bars = held_bars
         self._lock = threading.Lock()
-        self._held: dict[str, tuple[int | None, pd.DataFrame, str]] = {}
+        self._held: dict[str, tuple[str, pd.DataFrame, str]] = {}
 
-    def load(self, service: Service, notes: Mapping[str, object]) -> KnownBars | None:
-        """The bars known now; None where this installation keeps no bars of the market.
-
-        Args:
-            notes: The notes of the version that forecasts; a model trained on a file gets the
-                bars of that file.
-        """
+    def load(self, service: Service) -> KnownBars | None:
+        """The bars known now; None where this installation keeps no bars of the market."""
+        market = self.markets.of(service)
         with self._lock:
-            history = self._read_if_changed(service, notes)
+            history = self._read_if_changed(service, market)
         if history is None:
             return None
         frame, label = history
-        now = self.clock(service.venue, frame.index[-1] + service.timeframe.step)
+        now = self.clock(market, frame.index[-1] + service.timeframe.step)
         known = int(frame.index.searchsorted(pd.Timestamp(now) - service.timeframe.step, "right"))
         if not known:
             return None
-        return KnownBars(frame.iloc[max(0, known - KEEP_BARS) : known], now, label)
+        return KnownBars(frame.iloc[max(0, known - KEEP_BARS) : known], now, label, market)
 
-    def describe_missing(self, service: Service, notes: Mapping[str, object]) -> str:
+    def describe_missing(self, service: Service) -> str:
         """Why `load` returned None for a service, and what to do."""
-        path = _noted_bars_file(notes)
-        if path is not None and not Path(path).exists():
+        market = self.markets.of(service)
+        if market.from_file:
             return (
-                f"the bars of this service are read from {path}, which is not on this machine; "
-                "copy the file to the same path"
+                f"no bars of {service.symbol} from {market.choice.bars_file} are in the store; "
+                "train the service on a machine that has the file"
             )
         return (
             f"no bars of {service.symbol} on {service.venue} are in {self.root} yet; one replica "
             "of each bars folder fetches them, see its log"
         )
 
-    def find_newest(self, service: Service, notes: Mapping[str, object]) -> NewestBar | None:
-        """The newest bar that a feed stored; None for local bars, which have no feed."""
-        if service.venue in LOCAL_VENUES:
+    def find_newest(self, service: Service) -> NewestBar | None:
+        """The newest bar that a feed stored; None where no later bar is due, as in a replay."""
+        market = self.markets.of(service)
+        if not market.is_live or (service.venue == "simulator" and not market.from_file):
             return None
-        recent = self.load(service, notes)
+        recent = self.load(service)
         if recent is None:
-            return NewestBar(None, wall_clock())
+            return NewestBar(None, wall_clock(), market.calendar)
         closed = recent.frame.index[-1].to_pydatetime() + service.timeframe.step
-        return NewestBar(closed, recent.now)
+        return NewestBar(closed, recent.now, market.calendar)
 
-    def _read_if_changed(
-        self, service: Service, notes: Mapping[str, object]
-    ) -> tuple[pd.DataFrame, str] | None:
-        key = f"{service.venue} {service.symbol} {service.timeframe}"
-        modified = self._read_modification_time(service)
-        held = self._held.get(key)
-        if held is None or held[0] != modified:
-            history = self._read_history(service, notes)
+    def _read_if_changed(self, service: Service, market: Market) -> tuple[pd.DataFrame, str] | None:
+        state = self._read_state(service, market)
+        held = self._held.get(service.key)
+        if held is None or held[0] != state:
+            history = self._read_history(service, market)
             if history is None:
                 return None
-            held = self._held[key] = (modified, *history)
+            held = self._held[service.key] = (state, *history)
         return held[1], held[2]
 
-    def _read_modification_time(self, service: Service) -> int | None:
-        """When the stored bars last changed (ns); None for local bars, which are read once."""
-        if service.venue in LOCAL_VENUES:
-            return None
+    def _read_state(self, service: Service, market: Market) -> str:
+        """Changes with the bars of a service."""
+        if market.from_file:
+            return self.markets.bars_digest(service) or ""
+        if service.venue == SAMPLE_VENUE:
+            return SAMPLE_VENUE
         head = self._series(service).folder / "head.json"
-        return head.stat().st_mtime_ns if head.exists() else None
+        return str(head.stat().st_mtime_ns) if head.exists() else ""
 
     def _series(self, service: Service) -> Series:
         return BarCache(self.root).series(service.venue, service.symbol, service.timeframe)
 
-    def _read_history(
-        self, service: Service, notes: Mapping[str, object]
-    ) -> tuple[pd.DataFrame, str] | None:
-        path = _bars_file(notes)
-        has_source = service.venue == "sample" or path is not None
-        if service.venue not in LOCAL_VENUES or not has_source:
-            _, frame = self._series(service).read()
-            label = f"{service.symbol} on {service.venue}"
-            return None if frame.empty else (frame.iloc[-2 * KEEP_BARS :], label)
-        source = None if path is None else open_source("file", path=path)
-        try:
-            bars = load_bars(service, cache_root=self.root, source=source)
-        except DataError:
-            return None
-        return bars.frame, bars.provenance.label
-
-
-def _bars_file(notes: Mapping[str, object]) -> str | None:
-    path = _noted_bars_file(notes)
-    return path if path is not None and Path(path).exists() else None
-
-
-def _noted_bars_file(notes: Mapping[str, object]) -> str | None:
-    """The file that a version was trained on; None where its bars come from elsewhere."""
-    config = notes.get("config")
-    path = config.get("bars_file") if isinstance(config, Mapping) else None
-    return path if isinstance(path, str) else None
+    def _read_history(self, service: Service, market: Market) -> tuple[pd.DataFrame, str] | None:
+        if market.from_file:
+            if self.markets.bars_digest(service) is None:
+                return None
+            frame = self.markets.read_bars(service, self.held_bars)
+            name = Path(str(market.choice.bars_file)).name
+            return frame, f"{service.symbol} from {name}{_CLOCK_NOTES[market.clock]}"
+        if service.venue == SAMPLE_VENUE:
+            bars = load_bars(service, cache_root=self.root)
+            return bars.frame, bars.provenance.label
+        _, frame = self._series(service).read()
+        held = frame if self.held_bars is None else frame.iloc[-self.held_bars :]
+        return None if frame.empty else (held, f"{service.symbol} on {service.venue}")

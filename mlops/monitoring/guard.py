@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 
 from mlops.alerts.conditions import (
     close_alerts_of_replaced,
@@ -31,7 +30,7 @@ from mlops.monitoring.system_health import (
     judge_system,
 )
 from mlops.service import Service
-from mlops.store import Route, Store, get_version
+from mlops.store import Route, Store
 from mlops.store.alerts import AlertRow, Condition, list_alerts
 from mlops.store.engine import Connection
 from mlops.store.leases import Lease, acquire_lease, fence, release_lease, was_ever_held
@@ -56,8 +55,7 @@ class Guard:
 
     Args:
         holder: The name of this process in the lease.
-        newest_bar: Gives the newest bar of a service, None where no feed brings its bars. It is
-            called with the notes of the champion, which may name the file of the bars.
+        newest_bar: Gives the newest bar of a service, None where no later bar is due.
         keep_days: Request counts older than this are deleted.
         now: Replaces the database's clock.
         clock: Gives the seconds by which the guard measures how long a trouble has been seen.
@@ -68,7 +66,7 @@ class Guard:
         store: Store,
         holder: str,
         *,
-        newest_bar: Callable[[Service, Mapping[str, Any]], NewestBar | None],
+        newest_bar: Callable[[Service], NewestBar | None],
         limits: SystemLimits | None = None,
         keep_days: float = 30.0,
         now: Callable[[], datetime] | None = None,
@@ -83,7 +81,6 @@ class Guard:
         self.clock = clock
         self.lease: Lease | None = None
         self._first_seen: dict[tuple[str, str], float] = {}
-        self._notes: dict[str, Mapping[str, Any]] = {}
         self._loop: Repeated | None = None
 
     def check_health(self) -> tuple[Finding, ...]:
@@ -179,10 +176,7 @@ class Guard:
     def _read_newest_bar(self, route: Route) -> NewestBar | None:
         service, model_id = route.service, route.champion
         try:
-            # Notes never change, so they are read once and not every minute.
-            if model_id not in self._notes:
-                self._notes[model_id] = get_version(self.store, model_id).notes
-            return self.newest_bar(Service.parse(service), self._notes[model_id])
+            return self.newest_bar(Service.parse(service))
         except Exception:
             # Bars of one market that cannot be read must not stop the other checks.
             log.exception(

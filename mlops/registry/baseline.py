@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mlops.features.dataset import Dataset
 from mlops.models.base import BASELINES, FitContext, build_forecaster, default_recipe
 from mlops.registry.bundles import bundle_parts
 from mlops.registry.connection import Registry
-from mlops.registry.registration import Candidate, register
+from mlops.registry.registration import Candidate, CommitHook, register
 from mlops.service import Service
 from mlops.store import Route, Status, Why, get_route
 
 SELECTION_SHARE = 0.2
 
 
-def ensure_service(registry: Registry, service: Service, dataset: Dataset, why: Why) -> Route:
+def ensure_service(
+    registry: Registry,
+    service: Service,
+    dataset: Dataset,
+    why: Why,
+    within: Sequence[CommitHook] = (),
+) -> Route:
     """The service's route; where it has none yet, its baseline becomes version 1 and champion.
 
     Args:
         dataset: Bars of the service, for golden examples and for the base rate of a direction.
+        within: Called in the transaction that begins the service.
     """
     route = get_route(registry.store, service.key)
     if route is None:
-        register(registry, baseline_candidate(service, dataset), why)
+        register(registry, baseline_candidate(service, dataset), why, within=within)
         route = get_route(registry.store, service.key)
         assert route is not None
     return route

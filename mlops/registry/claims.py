@@ -15,9 +15,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mlops.data.calendar import calendar_for
+import pandas as pd
+
+from mlops.data.calendar import Calendar
 from mlops.data.load import load_bars
-from mlops.data.market_clock import SAMPLE_VENUE
+from mlops.data.market import SAMPLE_VENUE
 from mlops.data.simulator import simulate_bars
 from mlops.errors import GateError, ModelError, RegistryError
 from mlops.features.dataset import Dataset
@@ -29,7 +31,7 @@ from mlops.models.custom import CLASS_PATH, Custom, Pickled
 from mlops.models.recipe import Recipe
 from mlops.registry.bundles import bundle_parts
 from mlops.registry.registration import Candidate
-from mlops.service import Service
+from mlops.service import Service, Timeframe
 from mlops.stats.metrics import ModelMetrics
 from mlops.store import Status
 
@@ -86,13 +88,15 @@ def claimed_candidate(
     )
 
 
-def example_bars(service: Service, cache_root: Path) -> tuple[Dataset, str]:
+def example_bars(service: Service, calendar: Calendar, cache_root: Path) -> tuple[Dataset, str]:
     """Bars for golden examples, and the name of their source.
 
     They show that a bundle loads and say nothing of its skill: the embedded bars of the venue
-    ``sample``, else simulated ones.
+    ``sample``, else simulated ones in the sessions of the service's market.
+
+    Args:
+        calendar: That of the service's market, by which the bundle tells holes from nights.
     """
-    calendar = calendar_for(service.venue, service.symbol)
     if service.venue == SAMPLE_VENUE:
         frame = load_bars(service, cache_root=cache_root).frame.iloc[-EXAMPLE_BARS:]
         source = SAMPLE_VENUE
@@ -100,9 +104,18 @@ def example_bars(service: Service, cache_root: Path) -> tuple[Dataset, str]:
         frame = simulate_bars(
             EXAMPLE_BARS, seed=EXAMPLE_SEED, timeframe=service.timeframe.name, start=_EXAMPLE_START
         )
-        calendar, source = calendar_for("simulator", service.symbol), "the simulator"
+        frame = frame.set_axis(_first_opens(calendar, service.timeframe, len(frame)))
+        source = "the simulator"
     target = TargetSpec(service.target, service.horizon)
     return Dataset(frame, timeframe=service.timeframe, target=target, calendar=calendar), source
+
+
+def _first_opens(calendar: Calendar, timeframe: Timeframe, count: int) -> pd.DatetimeIndex:
+    """Opens of the first bars of a market's sessions since `_EXAMPLE_START`."""
+    start = pd.Timestamp(_EXAMPLE_START)
+    days = 365 * count / calendar.bars_per_year(timeframe)
+    end = start + pd.Timedelta(days=1.2 * days + 14)
+    return calendar.expected_opens(start, end, timeframe)[:count]
 
 
 def checked_claims(metrics: object) -> dict[str, float | bool | None]:

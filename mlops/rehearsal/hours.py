@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Generic, TypeVar
 
+from mlops.data.market import Market
 from mlops.monitoring.monitor import Look, Monitor
 from mlops.monitoring.performance.outcomes import Matching
 from mlops.rollout.fallback import return_to_baseline
@@ -24,12 +25,12 @@ HOUR = timedelta(hours=1)
 
 
 class RehearsalClock:
-    """A clock of market time that stands still until it is set, the same for every venue."""
+    """A clock of market time that stands still until it is set, the same for every market."""
 
     def __init__(self, now: datetime) -> None:
         self.now = now
 
-    def __call__(self, venue: str, last_close: datetime) -> datetime:
+    def __call__(self, market: Market, last_close: datetime) -> datetime:
         return self.now
 
 
@@ -65,14 +66,14 @@ def rehearse(
     clock: RehearsalClock,
     replica: HeadlessReplica,
     monitor: Monitor,
-    retrain: Callable[[str], Trained | None],
+    retrain: Callable[[str, datetime], Trained | None],
 ) -> Iterator[HourResult[Trained]]:
     """Go through the hours and yield what each one brought about.
 
     Args:
         clock: The clock of ``replica`` and of the bars that ``monitor`` is given.
         replica: Forecasts on request only.
-        retrain: Trains and rolls out what the service's triggers ask for.
+        retrain: Trains and rolls out what a service's triggers ask for, at this market time.
     """
     for now in hours:
         clock.now = now
@@ -80,6 +81,6 @@ def rehearse(
         [matched] = monitor.match_outcomes(now, [service])
         [look] = monitor.look(now, [service])
         asked_for = {key for key, _ in list_trainable_services(store, at=lambda _: clock.now)}
-        trained = retrain(service) if service in asked_for else None
+        trained = retrain(service, now) if service in asked_for else None
         returns = return_to_baseline(store, service, now=now)
         yield HourResult(now, matched, look, trained, "".join(back.reason for back in returns))

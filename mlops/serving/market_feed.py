@@ -1,7 +1,8 @@
 """Fetches new bars of the live services: one process per venue and bars folder polls the venue.
 
 That process holds the lease ``feed:{venue}:{folder}``, and every replica that has the folder reads.
-A machine with a bars folder of its own has an id of its own, so it fills its own disk.
+A machine with a bars folder of its own has an id of its own, so it fills its own disk. A file is
+read again, by one of the processes that see it, when it has changed; its bars go to the store.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from pathlib import Path
 from mlops.background import Repeated
 from mlops.data.bars_folder import describe_full_disk, identify_folder
 from mlops.data.load import LOCAL_VENUES, load_bars
+from mlops.data.market import Market
 from mlops.data.market_clock import wall_clock
 from mlops.data.sources.exchange import ExchangeSource
 from mlops.data.sources.venue_clock import describe_skew
 from mlops.errors import DataError, StoreError
 from mlops.logs import RepeatedLines
+from mlops.registry.bar_files import FileState, identify_file, keep_file
+from mlops.registry.markets import MarketBook, adopt_noted_file
 from mlops.service import Service
 from mlops.store import Store
 from mlops.store.leases import acquire_lease
@@ -40,6 +44,7 @@ class MarketFeed:
 
     Args:
         holder: Name of this process in the leases.
+        markets: The markets of the services.
         bars_root: Folder of the bar cache.
         services: Returns the keys of the live services.
         exchange_base_url: Address of the exchange instead of its own, for tests.
@@ -50,17 +55,21 @@ class MarketFeed:
         store: Store,
         holder: str,
         *,
+        markets: MarketBook,
         bars_root: Path,
         services: Callable[[], Iterable[str]],
         exchange_base_url: str | None = None,
     ) -> None:
         self.store = store
         self.holder = holder
+        self.markets = markets
         self.bars_root = bars_root
         self.services = services
         self.exchange_base_url = exchange_base_url
         self._fetched_until: dict[tuple[str, str, str], datetime] = {}
         self._troubles: dict[str, str] = {}
+        self._unreadable: dict[str, FileState] = {}
+        self._asked: set[Service] = set()
         self._waits_for = ""
         self._lines = RepeatedLines(log)
 
@@ -96,20 +105,55 @@ class MarketFeed:
             return now + timedelta(seconds=time.monotonic() - began_s)
 
         services = [Service.parse(key) for key in self.services()]
-        remote = [service for service in services if service.venue not in LOCAL_VENUES]
-        fetched = 0
+        self._adopt_noted_files(services)
+        markets = {service: self.markets.of(service) for service in services}
+        fed = [service for service, market in markets.items() if market.from_file]
+        remote = [one for one in services if one.venue not in LOCAL_VENUES and one not in fed]
+        fetched = sum(self._read_file(service, markets[service]) for service in fed)
         for venue in sorted({service.venue for service in remote}):
             # A machine with a bars folder of its own fills that itself.
             name = f"feed:{venue}:{identify_folder(self.bars_root)}"
             if acquire_lease(self.store, name, self.holder, seconds=LEASE_S):
-                markets = [service for service in remote if service.venue == venue]
-                fetched += sum(self._fetch(service, wall) for service in markets)
+                served = [service for service in remote if service.venue == venue]
+                fetched += sum(self._fetch(service, wall) for service in served)
         return fetched
 
     def trouble(self, service: Service) -> str:
         """Why no new bars of a service come; empty where nothing is wrong here."""
         trouble = self._waits_for or self._troubles.get(service.key, "")
         return trouble or describe_full_disk(self.bars_root)
+
+    def _adopt_noted_files(self, services: Iterable[Service]) -> None:
+        """Set the markets of services that an earlier release began on a file."""
+        for service in set(services) - self._asked:
+            try:
+                if adopt_noted_file(self.store, service, cache_root=self.bars_root):
+                    self.markets.refresh()
+            except DataError as error:
+                self._troubles[service.key] = f"no new bars come: {error}"
+            self._asked.add(service)
+
+    def _read_file(self, service: Service, market: Market) -> bool:
+        """Keep the bars of a file that this process sees and that has changed."""
+        state = FileState.of(str(market.choice.bars_file))
+        kept = self.markets.file_of(service)
+        if state is None or state.is_that_of(kept) or self._unreadable.get(service.key) == state:
+            return False
+        name = f"feed:{identify_file(market.choice, service.timeframe)[:16]}"
+        if not acquire_lease(self.store, name, self.holder, seconds=LEASE_S):
+            return False
+        try:
+            keep_file(self.store, service, market.choice, cache_root=self.bars_root, state=state)
+        except DataError as error:
+            # What was read before stays, and the next change of the file is tried again.
+            self._unreadable[service.key] = state
+            self._troubles[service.key] = f"no new bars come: {error}"
+            self._lines.write(service.key, f"service={service} no new bars come: {error}")
+            return False
+        self._troubles.pop(service.key, None)
+        self._lines.end(service.key)
+        self.markets.refresh()
+        return True
 
     def _fetch(self, service: Service, wall: Callable[[], datetime]) -> bool:
         market = (service.venue, service.symbol, service.timeframe.name)

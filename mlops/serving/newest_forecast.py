@@ -23,7 +23,7 @@ import pandas as pd
 
 from mlops.data.bars import content_hash
 from mlops.data.calendar import load_calendar
-from mlops.data.market_clock import market_speed
+from mlops.data.market_clock import wall_seconds
 from mlops.data.recent_bars import KnownBars, RecentBars
 from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
 from mlops.logs import RepeatedLines, bound
@@ -42,7 +42,6 @@ from mlops.store import (
     ModelVersion,
     Route,
     Store,
-    get_version,
     list_forecasts,
     list_replicas,
 )
@@ -170,16 +169,12 @@ class ForecastPublisher:
 
         Raises:
             ServingError: when no version answers, or the spool is full.
-            StoreError: when the store is away and the champion's row was not read before.
+            StoreError: when the store is away and the markets were not read before.
         """
-        version = self.versions.get(route.champion)
-        if version is None:
-            # The loader has not come to it yet.
-            version = await asyncio.to_thread(get_version, self.store, route.champion)
         service = Service.parse(route.service)
-        recent = await asyncio.to_thread(self.bars.load, service, version.notes)
+        recent = await asyncio.to_thread(self.bars.load, service)
         if recent is None:
-            why = self.feed_trouble(service) or self.bars.describe_missing(service, version.notes)
+            why = self.feed_trouble(service) or self.bars.describe_missing(service)
             self._note_missing(route.service, why)
             return
         newest = self._open_newest(route.service, service, recent)
@@ -195,7 +190,7 @@ class ForecastPublisher:
         """What was done for the newest bar; nothing yet where this replica sees it first now."""
         known, bar = self._newest.get(key), recent.frame.index[-1]
         if known is None or known.bar != bar:
-            bar_s = service.timeframe.step.total_seconds() / market_speed(service.venue)
+            bar_s = wall_seconds(recent.market, service.timeframe.step)
             longest_s = longest_wait_s(bar_s, self._fresh_s(service, recent))
             known = self._newest[key] = NewestBar(bar, time.monotonic(), longest_s)
         return known
@@ -204,7 +199,7 @@ class ForecastPublisher:
         """Seconds of the wall clock until the newest bar is too old to forecast from."""
         age_limit = (1 + self.max_age_bars) * service.timeframe.step
         left = recent.frame.index[-1] + age_limit - recent.now
-        return float(left.total_seconds()) / market_speed(service.venue)
+        return wall_seconds(recent.market, left)
 
     async def _publish(
         self, route: Route, service: Service, recent: KnownBars, newest: NewestBar

@@ -106,11 +106,8 @@ class ReplayTrials(_OwnTrials):
 
     async def _run_trials(self, route: Route, challenger_id: str) -> int:
         """The number of trials made; 0 where this replica has no bars of the market."""
-        version = self.versions.get(challenger_id)
-        if version is None:
-            return 0
         service = Service.parse(route.service)
-        recent = await asyncio.to_thread(self.bars.load, service, version.notes)
+        recent = await asyncio.to_thread(self.bars.load, service)
         if recent is None:
             return 0
         self.counters.restart(route, Source.REPLAY)
@@ -206,8 +203,7 @@ class OwnInputTrials(_OwnTrials):
         except (MlopsError, OSError) as error:
             log.warning("service=%s golden examples cannot be read: %s", service.key, error)
         try:
-            version = self.versions.get(model.model_id)
-            recent = None if version is None else self.bars.load(service, version.notes)
+            recent = self.bars.load(service)
         except MlopsError as error:
             log.warning("service=%s bars cannot be read: %s", service.key, error)
             recent = None

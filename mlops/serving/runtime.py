@@ -17,10 +17,11 @@ from functools import partial
 from pathlib import Path
 
 from mlops.data.market_clock import Clock, market_clock
-from mlops.data.recent_bars import RecentBars
+from mlops.data.recent_bars import HELD_BARS, RecentBars
 from mlops.errors import ServingError
 from mlops.models.bundle import Trust
 from mlops.registry.fetching import BundleFolders
+from mlops.registry.markets import MarketBook
 from mlops.rollout.controller import Controller, controller_loop
 from mlops.serving.app import App
 from mlops.serving.dispatcher import Dispatcher
@@ -61,7 +62,9 @@ class Options:
         log_mb: Disk that the request log may take, MiB; that of all replicas together.
         spool_mb: Disk that forecasts may take while the store is away, MiB.
         batching: Whether windows that wait together are forecast together.
-        clock: The market's clock, or the replay clock of the demo.
+        clock: The market's clock, or that of a rehearsal.
+        held_bars: Newest bars of a market that are kept in memory; None keeps all, for a
+            rehearsal that starts in the past.
     """
 
     queue_limit: int = 1024
@@ -74,6 +77,7 @@ class Options:
     batching: bool = True
     exchange_base_url: str | None = None
     clock: Clock = market_clock
+    held_bars: int | None = HELD_BARS
 
 
 class Runtime:
@@ -105,15 +109,17 @@ class Runtime:
         self.spool = ForecastSpool(
             home / "spool", identity.incarnation, max_bytes=int(options.spool_mb * MIB)
         )
+        markets = MarketBook(store)
         self.store_sync = StoreSync(
             identity=identity,
             store=store,
+            markets=markets,
             pool=self.pool,
             counters=self.counters,
             spool=self.spool,
         )
         self.batcher = Batcher(limit=options.queue_limit, batching=options.batching)
-        bars = RecentBars(bars_root, options.clock)
+        bars = RecentBars(bars_root, markets, options.clock, held_bars=options.held_bars)
         self.metrics = Metrics()
         self.dispatcher = Dispatcher(
             replica_id=name,
@@ -128,6 +134,7 @@ class Runtime:
         self.feed = MarketFeed(
             store,
             name,
+            markets=markets,
             bars_root=bars_root,
             services=lambda: self.store_sync.route_view().routes,
             exchange_base_url=options.exchange_base_url,

@@ -25,6 +25,7 @@ from mlops.background import Repeated
 from mlops.code_version import code_version
 from mlops.errors import MlopsError, NotLoaded, ReplicaNameTaken, StoreError
 from mlops.logs import RepeatedLines
+from mlops.registry.markets import MarketBook
 from mlops.rollout.routing import FAILED, ask_order, may_drop, next_to_load, wanted
 from mlops.serving.engine.model_pool import ModelPool, ModelState, State, cause_of
 from mlops.serving.forecast_spool import ForecastSpool
@@ -121,6 +122,7 @@ class StoreSync:
         *,
         identity: Identity,
         store: Store,
+        markets: MarketBook,
         pool: ModelPool,
         counters: RequestCounters,
         spool: ForecastSpool,
@@ -128,6 +130,7 @@ class StoreSync:
     ) -> None:
         self.identity = identity
         self.store = store
+        self.markets = markets
         self.pool = pool
         self.counters = counters
         self.spool = spool
@@ -220,6 +223,7 @@ class StoreSync:
         """One round with the store; a store that is away ends the round early."""
         try:
             self._route_view = read_route_view(self.store, self._route_view)
+            self.markets.refresh()
             self._drop_unwanted()
             self._mark_ready()
             self._acknowledge_unless_named_twice()

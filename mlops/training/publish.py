@@ -16,6 +16,7 @@ from mlops.models.base import History
 from mlops.models.recipe import Recipe
 from mlops.registry.bundles import bundle_parts
 from mlops.registry.connection import Registry
+from mlops.registry.markets import set_market_of
 from mlops.registry.registration import Candidate, CommitHook, register
 from mlops.registry.tracking import RunLog
 from mlops.rollout.plan import RolloutPlan
@@ -80,6 +81,8 @@ def publish(
     within: list[CommitHook] = []
     if answers is not None:
         within.append(partial(answer_claim, claim=answers, at=why.at))
+    if judgement.report.passed:
+        within.append(set_market_of(plan.service, plan.config.choice, why))
     if rollout is not None:
         wish = replace(why, reason="auto_deploy")
         within.append(partial(insert_wish, plan=rollout, why=wish))

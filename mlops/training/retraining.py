@@ -12,8 +12,8 @@ from datetime import datetime
 
 import pandas as pd
 
-from mlops.data.calendar import calendar_for
-from mlops.data.market_clock import SAMPLE_VENUE
+from mlops.data.file_options import BarsChoice
+from mlops.registry.markets import read_market
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import request_digest
 from mlops.service import Service
@@ -78,7 +78,9 @@ def claim_retraining(
     if last is None:
         return None
     model_type = ModelType(last.notes["asked_for"])
-    config = TrainingConfig.model_validate({**last.notes["config"], "end": now})
+    # The service may have other bars by now than when its champion was trained.
+    asked = {k: v for k, v in last.notes["config"].items() if k not in BarsChoice.model_fields}
+    config = TrainingConfig.model_validate({**asked, "end": now})
     ready = _refit_testable_at(store, Service.parse(service), request_digest(model_type, config))
     if ready is not None and ready > now:
         if postpone_triggers(store, service, lease=lease, until=ready):
@@ -97,7 +99,7 @@ def _refit_testable_at(store: Store, service: Service, request: str) -> datetime
     if policy.since is None:
         return None
     needed = Thresholds().min_test_bars + service.horizon
-    calendar = calendar_for(service.venue, service.symbol)
+    calendar = read_market(store, service).calendar
     since, years = pd.Timestamp(policy.since), needed / calendar.bars_per_year(service.timeframe)
     end = since + pd.Timedelta(days=2 * 365 * years + 14)
     last: pd.Timestamp = calendar.expected_opens(since, end, service.timeframe)[needed - 1]
@@ -105,12 +107,13 @@ def _refit_testable_at(store: Store, service: Service, request: str) -> datetime
 
 
 def market_time(store: Store, service: str, wall: datetime) -> datetime:
-    """Market time of a service: ``wall``, or of a replayed market the time of its newest look.
+    """Market time of a service for a retraining.
 
-    So a replayed service is not trained on bars that its monitor has not reached.
+    It is ``wall`` where the market keeps the time of the day. Elsewhere it is that of the newest
+    look, so that a replayed service is not trained on bars that its monitor has not reached.
     """
-    replayed = Service.parse(service).venue == SAMPLE_VENUE
-    return (last_check_time(store, service) if replayed else None) or wall
+    is_live = read_market(store, Service.parse(service)).is_live
+    return (None if is_live else last_check_time(store, service)) or wall
 
 
 def last_requested(store: Store, service: str) -> ModelVersion | None:

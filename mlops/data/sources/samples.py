@@ -8,7 +8,7 @@ from importlib.resources import as_file, files
 
 import pandas as pd
 
-from mlops.data.market_clock import SAMPLE_VENUE
+from mlops.data.market import SAMPLE_VENUE
 from mlops.data.sources.base import cut_to_period
 from mlops.errors import SourceError
 from mlops.service import Timeframe

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import naive_utc
-from mlops.data.calendar import MINUTES_PER_YEAR, calendar_for
+from mlops.data.calendar import MINUTES_PER_YEAR, Calendar
 from mlops.errors import SettingsError
 from mlops.json_values import number, to_json
 from mlops.monitoring.performance.degradation import (
@@ -33,6 +33,7 @@ from mlops.monitoring.performance.operations import (
     measure_system,
 )
 from mlops.monitoring.performance.promotion import Promotion
+from mlops.registry.markets import read_market
 from mlops.service import Service, Target
 from mlops.stats import trading
 from mlops.stats.dependence import block_length
@@ -157,7 +158,9 @@ def measure_performance(
     service = Service.parse(version.service)
     size = bars_in_window(service, window_hours)
     decision_size = size if decision_hours is None else bars_in_window(service, decision_hours)
-    due = list_due_bars(service, now=now, size=max(size, decision_size) + RUN_UP_BARS)
+    market = read_market(store, service)
+    size_read = max(size, decision_size) + RUN_UP_BARS
+    due = list_due_bars(service, market.calendar, now=now, size=size_read)
     since, until = due[-size], due[-1] + _INSTANT
     model_id = version.model_id
     matched = read_matched(store, service.key, model_id=model_id, since=due[0], until=until)
@@ -168,7 +171,11 @@ def measure_performance(
     rows = _rows_from(record, first)
     promotion = promotion or Promotion()
     measures = _measure_forecasts(
-        service, record, first, fee_bps=fee_bps, promoted=promotion.figures
+        record,
+        first,
+        fee_bps=fee_bps,
+        bars_per_year=market.calendar.bars_per_year(service.timeframe),
+        promoted=promotion.figures,
     )
     degradation = None
     if reference is not None:
@@ -190,7 +197,9 @@ def measure_performance(
         until=due[-1].isoformat(),
         n=0 if rows is None else len(rows),
         measures=measures,
-        system=measure_system(store, version, now=now, window_hours=window_hours),
+        system=measure_system(
+            store, version, now=now, window_hours=window_hours, is_live=market.is_live
+        ),
         data_quality=measure_data_quality(store, version, now=now, window_hours=window_hours),
         completeness=Completeness(size, counts),
         degradation=degradation,
@@ -212,12 +221,13 @@ def bars_in_window(service: Service, window_hours: float) -> int:
     return size
 
 
-def list_due_bars(service: Service, *, now: datetime, size: int) -> tuple[datetime, ...]:
+def list_due_bars(
+    service: Service, calendar: Calendar, *, now: datetime, size: int
+) -> tuple[datetime, ...]:
     """Opens of the latest ``size`` bars whose outcome is due, oldest first.
 
     They are the bars that the market could trade by its calendar, whether they came or not.
     """
-    calendar = calendar_for(service.venue, service.symbol)
     step, moment = service.timeframe.step, pd.Timestamp(now).tz_convert("UTC")
     always = MINUTES_PER_YEAR / service.timeframe.minutes
     closed_for = always / calendar.bars_per_year(service.timeframe)
@@ -268,11 +278,11 @@ def _rows_from(record: Forecasts | None, first: int) -> Forecasts | None:
 
 
 def _measure_forecasts(
-    service: Service,
     record: Forecasts | None,
     first: int,
     *,
     fee_bps: float,
+    bars_per_year: float,
     promoted: Mapping[str, float],
 ) -> tuple[LiveMeasure, ...]:
     rows = _rows_from(record, first)
@@ -296,26 +306,27 @@ def _measure_forecasts(
         for measure in (*error_measures(rows, sampler), *direction_measures(rows, sampler))
     ]
     if rows.takes_sides:
-        measures += _measure_trading(service, record, first, fee_bps=fee_bps, promoted=promoted)
+        measures += _measure_trading(
+            record, first, fee_bps=fee_bps, bars_per_year=bars_per_year, promoted=promoted
+        )
     return tuple(measures)
 
 
 def _measure_trading(
-    service: Service,
     record: Forecasts,
     first: int,
     *,
     fee_bps: float,
+    bars_per_year: float,
     promoted: Mapping[str, float],
 ) -> list[LiveMeasure]:
     """Trading figures. As in real trading, forecasts before the window size positions too."""
-    calendar = calendar_for(service.venue, service.symbol)
     own, of_baseline = (
         trading.trading_figures(
             rows.positions()[first:],
             rows.next_return[first:],
             fee_bps=fee_bps,
-            bars_per_year=calendar.bars_per_year(service.timeframe),
+            bars_per_year=bars_per_year,
         )
         for rows in (record, record.of_baseline())
     )

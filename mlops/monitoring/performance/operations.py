@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from mlops.data.load import LOCAL_VENUES
 from mlops.monitoring.data_quality import BarCounts
 from mlops.monitoring.drift.report import DriftReport, Family
-from mlops.service import Service
 from mlops.stats.comparison import share_interval
 from mlops.store import ModelVersion, Phase, Store, get_route, list_rollouts
 from mlops.store.engine import Connection
@@ -44,7 +42,7 @@ class LiveMeasure:
 
 
 def measure_system(
-    store: Store, version: ModelVersion, *, now: datetime, window_hours: float
+    store: Store, version: ModelVersion, *, now: datetime, window_hours: float, is_live: bool = True
 ) -> tuple[LiveMeasure, ...]:
     """Throughput, latency and errors of the requests to a version, in whole hours.
 
@@ -52,14 +50,14 @@ def measure_system(
     baseline answered requests too.
 
     Args:
-        now: Market time, at which the window ends. Where bars are replayed it ends at the
+        now: Market time, at which the window ends.
+        is_live: Whether market time is the time of the day; else the window ends at the
             database's time, because the requests came then.
     """
     rollout = _find_rollout_span(store, version)
     route = get_route(store, version.service)
     with store.read() as connection:
-        replayed = Service.parse(version.service).venue in LOCAL_VENUES
-        moment = store_time(connection) if replayed else now
+        moment = now if is_live else store_time(connection)
         this_hour = _floor_to_hour(moment)
         since = min(_floor_to_hour(moment - timedelta(hours=window_hours)) + HOUR, this_hour)
         own, baseline, before = (

@@ -1,37 +1,82 @@
-"""The sample's clock: the same for every process, within its last days, labelled by speed."""
+"""Market time: that of the day, the end of a file, or a replay that every process agrees on."""
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mlops.data.market_clock import REPLAY_BAR_S, REPLAY_DAYS, market_now, market_speed
+from mlops.data.file_options import BarsChoice
+from mlops.data.market import Market
+from mlops.data.market_clock import (
+    REPLAY_BAR_S,
+    REPLAY_BARS,
+    market_now,
+    market_speed,
+    wall_seconds,
+)
+from mlops.service import Service
+from mlops.settings import FileClock
 
 LAST = datetime(2019, 10, 1, tzinfo=UTC)
 WALL = datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC)
+HOUR = timedelta(hours=1)
 
 
-def replayed(wall: datetime) -> datetime:
-    return market_now("sample", LAST, lambda: wall)
+def market(venue: str, clock: FileClock | None = None, timeframe: str = "1h") -> Market:
+    service = Service.of(
+        venue=venue, symbol="BTC/USD", timeframe=timeframe, target="volatility", horizon=24
+    )
+    return Market.of(
+        service, BarsChoice(bars_file="/bars.csv", file_clock=clock) if clock else None
+    )
 
 
-def test_other_venues_have_the_time_of_the_wall_clock() -> None:
-    assert market_now("binance", LAST, lambda: WALL) == WALL
-    assert market_speed("binance") == 1.0
+REPLAYED = (market("sample"), market("file", FileClock.REPLAY), market("xnys", FileClock.REPLAY))
 
 
+@pytest.mark.parametrize("at_wall", [market("binance"), market("file", FileClock.WALL)])
+def test_an_exchange_and_a_growing_file_have_the_time_of_the_wall_clock(at_wall: Market) -> None:
+    assert market_now(at_wall, LAST, WALL) == WALL
+    assert market_speed(at_wall) == 1.0
+    assert at_wall.is_live
+
+
+def test_a_last_bar_that_is_yet_to_close_says_that_the_clock_is_behind() -> None:
+    assert market_now(market("binance"), WALL + HOUR, WALL) == WALL + HOUR
+
+
+def test_at_the_end_of_a_file_market_time_stands_still() -> None:
+    at_end = market("file", FileClock.END)
+    assert market_now(at_end, LAST, WALL) == market_now(at_end, LAST, WALL + HOUR) == LAST
+    assert wall_seconds(at_end, HOUR) == math.inf
+    assert not at_end.is_live
+
+
+@pytest.mark.parametrize("replayed", REPLAYED)
 @pytest.mark.parametrize("hours", [0, 1, 7, 24, 999])
-def test_the_sample_stays_within_its_last_days(hours: int) -> None:
-    now = replayed(WALL + timedelta(hours=hours))
-    assert LAST - timedelta(days=REPLAY_DAYS) <= now < LAST
+def test_a_replay_stays_within_the_last_bars(replayed: Market, hours: int) -> None:
+    now = market_now(replayed, LAST, WALL + hours * HOUR)
+    assert LAST - REPLAY_BARS * HOUR <= now < LAST
+    assert not replayed.is_live
 
 
-def test_an_hour_of_the_sample_goes_by_in_a_minute() -> None:
-    start = LAST - timedelta(days=REPLAY_DAYS)
+@pytest.mark.parametrize("timeframe", ["5m", "1h", "1d"])
+def test_a_bar_of_a_replay_goes_by_in_a_minute(timeframe: str) -> None:
+    replayed = market("file", FileClock.REPLAY, timeframe)
+    step = replayed.timeframe.step
     # A wall time at which the replay has just begun.
-    lap = REPLAY_DAYS * 24 * REPLAY_BAR_S
+    lap = REPLAY_BARS * REPLAY_BAR_S
     wall = datetime.fromtimestamp(WALL.timestamp() // lap * lap, UTC)
-    assert replayed(wall) == start
-    assert replayed(wall + timedelta(seconds=REPLAY_BAR_S)) == start + timedelta(hours=1)
-    assert market_speed("sample") == 3600 / REPLAY_BAR_S
+    start = LAST - REPLAY_BARS * step
+    assert market_now(replayed, LAST, wall) == start
+    assert market_now(replayed, LAST, wall + timedelta(seconds=REPLAY_BAR_S)) == start + step
+    assert wall_seconds(replayed, step) == REPLAY_BAR_S
+
+
+def test_a_service_of_an_exchange_that_was_trained_on_a_file_keeps_the_exchanges_bars() -> None:
+    service = Service.of(
+        venue="binance", symbol="BTC/USD", timeframe="1h", target="volatility", horizon=24
+    )
+    assert not Market.of(service, BarsChoice(bars_file="/bars.csv")).from_file

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mlops.alerts.conditions import raise_returned_to_baseline
+from mlops.data.calendar import load_calendar
 from mlops.data.quality import NewestBar
 from mlops.monitoring import guard as module
 from mlops.monitoring.guard import CHECK_EVERY_S, CONFIRM_S, Guard
@@ -54,9 +55,9 @@ class Minutes:
     def seconds(self) -> float:
         return self.now.timestamp()
 
-    def newest(self, service: Service, notes: object) -> NewestBar:
+    def newest(self, service: Service) -> NewestBar:
         hour = self.now.replace(minute=0, second=0)
-        return NewestBar(self.stuck_at or hour, self.now)
+        return NewestBar(self.stuck_at or hour, self.now, load_calendar("24/7"))
 
 
 @pytest.fixture

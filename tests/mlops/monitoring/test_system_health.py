@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mlops.data.calendar import load_calendar
 from mlops.data.quality import NewestBar
 from mlops.monitoring.system_health import (
     Finding,
@@ -24,6 +25,7 @@ from mlops.store.routes import Route
 AT = datetime(2025, 1, 6, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 SERVICE = "binance.btc-usdt.1h.volatility.24"
+ALWAYS = load_calendar("24/7")
 ROUTE = Route(SERVICE, 3, "champ", "before", "base", AT, AT)
 LIMITS = SystemLimits(error_rate=0.05, latency_ms=2500.0, max_age_bars=2.0)
 
@@ -141,7 +143,7 @@ def test_bars_are_stale_where_the_market_has_traded_since(
     symbol: str, closed: str, now: str, stale: bool
 ) -> None:
     moments = (datetime.fromisoformat(one).replace(tzinfo=UTC) for one in (closed, now))
-    newest = NewestBar(*moments)
+    newest = NewestBar(*moments, load_calendar("FX" if symbol == "EUR/USD" else "24/7"))
     venue = "sample" if symbol == "EUR/USD" else "binance"
     service = Service.of(
         venue=venue, symbol=symbol, timeframe="1h", target="volatility", horizon=24
@@ -150,14 +152,19 @@ def test_bars_are_stale_where_the_market_has_traded_since(
 
 
 def test_stale_bars_are_trouble_and_bars_that_nothing_feeds_are_not_judged() -> None:
-    late = found(Subject.STALE_DATA, newest_bar=NewestBar(AT - 5 * HOUR, AT))
+    late = found(Subject.STALE_DATA, newest_bar=NewestBar(AT - 5 * HOUR, AT, ALWAYS))
     assert late.state is HealthState.TROUBLE
     assert "2025-01-06 07:00 UTC" in late.text
-    assert found(Subject.STALE_DATA, newest_bar=NewestBar(None, AT)).state is HealthState.TROUBLE
-    assert found(Subject.STALE_DATA, newest_bar=NewestBar(AT, AT)).state is HealthState.QUIET
+    assert (
+        found(Subject.STALE_DATA, newest_bar=NewestBar(None, AT, ALWAYS)).state
+        is HealthState.TROUBLE
+    )
+    assert (
+        found(Subject.STALE_DATA, newest_bar=NewestBar(AT, AT, ALWAYS)).state is HealthState.QUIET
+    )
     lax = SystemLimits(max_age_bars=9.0)
     assert (
-        found(Subject.STALE_DATA, lax, newest_bar=NewestBar(AT - 5 * HOUR, AT)).state
+        found(Subject.STALE_DATA, lax, newest_bar=NewestBar(AT - 5 * HOUR, AT, ALWAYS)).state
         is HealthState.QUIET
     )
     assert Subject.STALE_DATA not in {

@@ -48,7 +48,8 @@ class House:
                 raise_trigger(connection, reason, at=now)
         return (Look(service=SERVICE, model_id="linear"),)
 
-    def retrain(self, service: str) -> str:
+    def retrain(self, service: str, now: datetime) -> str:
+        assert now == self.clock.now
         self.note(f"retrain {service}")
         return "linear_2"
 

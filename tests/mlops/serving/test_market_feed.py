@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mlops.data.file_options import BarsChoice
 from mlops.data.recent_bars import RecentBars
 from mlops.errors import StoreError
+from mlops.registry.markets import MarketBook, keep_chosen_file, set_market_of
 from mlops.service import Service
 from mlops.serving.market_feed import MarketFeed
-from mlops.store import Store, open_store
+from mlops.settings import FileClock
+from mlops.store import Store, Why, open_store
 from tests.mlops.data.conftest import make_bars
 from tests.mlops.data.exchange_replay import Fault, Replay, klines, serving
 
@@ -45,6 +51,7 @@ def open_feed(store: Store, replay: Replay) -> OpenFeed:
         return MarketFeed(
             store,
             holder,
+            markets=MarketBook(store),
             bars_root=bars_root,
             services=lambda: [SERVICE.key],
             exchange_base_url=replay.url,
@@ -54,7 +61,7 @@ def open_feed(store: Store, replay: Replay) -> OpenFeed:
 
 
 def stored_bars(root: Path) -> int:
-    recent = RecentBars(root, lambda venue, last_close: datetime.now(UTC)).load(SERVICE, {})
+    recent = RecentBars(root, clock=lambda market, last_close: datetime.now(UTC)).load(SERVICE)
     return 0 if recent is None else len(recent.frame)
 
 
@@ -137,8 +144,66 @@ def test_while_the_store_is_away_the_feed_says_what_it_waits_for(
     assert feed.trouble(SERVICE) == f"the feed of {tmp_path / 'bars'} waits: the store is away"
 
 
+def fed_by_file(store: Store, path: Path, root: Path) -> Service:
+    """A service whose market is a file that was read once."""
+    service = replace(SERVICE, venue="file")
+    choice = BarsChoice(bars_file=str(path), file_clock=FileClock.WALL)
+    keep_chosen_file(store, service, choice, root)
+    version: Any = None
+    with store.write() as connection:
+        set_market_of(service, choice, Why(datetime.now(UTC)))(connection, version)
+    return service
+
+
+@pytest.fixture
+def growing(store: Store, tmp_path: Path) -> tuple[Path, MarketFeed, RecentBars]:
+    """A file of 40 bars, the feed that reads it, and the bars on a machine that has no file."""
+    path = tmp_path / "bars.csv"
+    make_bars(40).to_csv(path)
+    service = fed_by_file(store, path, tmp_path)
+    book = MarketBook(store)
+    feed = MarketFeed(
+        store,
+        "here",
+        markets=book,
+        bars_root=tmp_path / "here",
+        services=lambda: [service.key],
+    )
+    return path, feed, RecentBars(tmp_path / "far", book)
+
+
+def test_a_file_that_grows_reaches_a_machine_that_does_not_have_it(
+    growing: tuple[Path, MarketFeed, RecentBars],
+) -> None:
+    path, feed, far = growing
+    service = replace(SERVICE, venue="file")
+    for bars, fetched in ((40, 0), (41, 1), (41, 0), (60, 1)):
+        make_bars(bars).to_csv(path)
+        os.utime(path, ns=(bars, bars) if bars > 40 else (path.stat().st_mtime_ns,) * 2)
+        if bars > 40:
+            assert feed.poll(datetime.now(UTC)) == fetched
+        known = far.load(service)
+        assert known is not None
+        assert known.frame.index[-1] == make_bars(bars).index[-1]
+
+
+def test_a_file_that_breaks_the_rules_leaves_the_bars_that_were_read_before(
+    growing: tuple[Path, MarketFeed, RecentBars], caplog: pytest.LogCaptureFixture
+) -> None:
+    path, feed, far = growing
+    service = replace(SERVICE, venue="file")
+    path.write_text(path.read_text() + "2024-03-02 16:00:00+00:00,1,2,3")
+    for _ in range(2):
+        assert feed.poll(datetime.now(UTC)) == 0
+    assert "bars.csv" in feed.trouble(service)
+    assert caplog.text.count("no new bars come") == 1
+    known = far.load(service)
+    assert known is not None
+    assert len(known.frame) == 40
+    make_bars(45).to_csv(path)
+    assert feed.poll(datetime.now(UTC)) == 1
+    assert not feed.trouble(service)
+
+
 def test_what_is_missing_on_this_machine_is_named(tmp_path: Path) -> None:
-    bars = RecentBars(tmp_path)
-    notes = {"config": {"bars_file": "/elsewhere/bars.csv"}}
-    assert "read from /elsewhere/bars.csv" in bars.describe_missing(SERVICE, notes)
-    assert f"are in {tmp_path} yet" in bars.describe_missing(SERVICE, {})
+    assert f"are in {tmp_path} yet" in RecentBars(tmp_path).describe_missing(SERVICE)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops.data.calendar import load_calendar
 from mlops.errors import SettingsError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
@@ -47,6 +48,7 @@ from tests.mlops.monitoring.ticker import HOUR, RETURNS, START, bars_of_service,
 BARS = make_bars(400)
 NOW = START + 400 * HOUR
 VOLATILITY = replace(RETURNS, target=Target.VOLATILITY, horizon=4)
+ALWAYS = load_calendar("24/7")
 FIRST = 20
 """The first bar that is forecast."""
 
@@ -93,16 +95,16 @@ def measured(store: Store, version: ModelVersion, hours: float = 96, **options) 
 
 
 def test_a_window_is_the_latest_bars_whose_outcome_is_due() -> None:
-    due = list_due_bars(RETURNS, now=NOW, size=3)
+    due = list_due_bars(RETURNS, ALWAYS, now=NOW, size=3)
     assert due == tuple(START + n * HOUR for n in (394, 395, 396))
-    assert list_due_bars(RETURNS, now=NOW + timedelta(minutes=59), size=3) == due
-    assert list_due_bars(RETURNS, now=NOW + HOUR, size=3)[-1] == START + 397 * HOUR
+    assert list_due_bars(RETURNS, ALWAYS, now=NOW + timedelta(minutes=59), size=3) == due
+    assert list_due_bars(RETURNS, ALWAYS, now=NOW + HOUR, size=3)[-1] == START + 397 * HOUR
 
 
 def test_a_weekend_shortens_no_window() -> None:
     euro = replace(RETURNS, symbol="EUR/USD")
     monday = pd.Timestamp("2024-01-08 12:00Z").to_pydatetime()
-    due = list_due_bars(euro, now=monday, size=24)
+    due = list_due_bars(euro, load_calendar("FX"), now=monday, size=24)
     assert len(due) == 24
     assert due[0] == pd.Timestamp("2024-01-05 09:00Z")
     assert due[-1] == pd.Timestamp("2024-01-08 08:00Z")

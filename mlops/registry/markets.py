@@ -1,0 +1,171 @@
+"""The market of each service, as it was set by the training that began the service."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from mlops.data.calendar import Calendar
+from mlops.data.file_options import BarsChoice
+from mlops.data.load import resolve_choice
+from mlops.data.market import Market
+from mlops.registry.bar_files import FileState, identify_file, keep_file, read_kept_bars
+from mlops.registry.registration import CommitHook
+from mlops.service import Service
+from mlops.settings import FileClock
+from mlops.store import ModelVersion, Store, Why, get_route, get_version
+from mlops.store.engine import Connection
+from mlops.store.markets import (
+    BarFile,
+    MarketRow,
+    get_bar_file,
+    get_market,
+    list_markets,
+    set_market,
+)
+
+
+def read_market(store: Store, service: Service) -> Market:
+    """The market of a service: what was set for it, else its venue's own."""
+    row = get_market(store, service.key)
+    return _market_of(service, row)
+
+
+def choose_bars(
+    store: Store, service: Service, asked: BarsChoice, *, clock: FileClock
+) -> BarsChoice:
+    """The bars of a training: those asked for, else those that the service has.
+
+    What the caller left out of the choice is that of the service, where the file is the same.
+
+    Args:
+        clock: The clock of a file for which none is chosen.
+    """
+    resolved = resolve_choice(asked.choice, service, clock)
+    row = get_market(store, service.key)
+    known = BarsChoice() if row is None else BarsChoice.model_validate(row.choice)
+    if resolved.bars_file not in (None, known.bars_file):
+        return resolved
+    given = (asked.model_fields_set & BarsChoice.model_fields.keys()) - {"bars_file"}
+    return known.model_copy(update={name: getattr(resolved, name) for name in given})
+
+
+def note_calendar(asked: BarsChoice, calendar: Calendar) -> BarsChoice:
+    """The choice with the calendar that was recognised, so that all processes use the same."""
+    choice = asked.choice
+    if choice.bars_file is None:
+        return choice
+    return choice.model_copy(update={"calendar": calendar.name})
+
+
+def keep_chosen_file(store: Store, service: Service, choice: BarsChoice, cache_root: Path) -> None:
+    """Keep the bars of the file that feeds a service; nothing happens where its venue does.
+
+    Raises:
+        DataError: when the file cannot be read, or its bars break the contract.
+    """
+    if not Market.of(service, choice).from_file:
+        return
+    state = FileState.of(str(choice.bars_file))
+    kept = get_bar_file(store, identify_file(choice, service.timeframe))
+    if state is not None and not state.is_that_of(kept):
+        keep_file(store, service, choice, cache_root=cache_root, state=state)
+
+
+def set_market_of(service: Service, choice: BarsChoice, why: Why) -> CommitHook:
+    """Sets the market of a service in the transaction that registers a version of it."""
+    from_file = Market.of(service, choice).from_file
+    file = identify_file(choice, service.timeframe) if from_file else None
+    noted = choice.model_dump(mode="json", exclude_defaults=True)
+
+    def set_it(connection: Connection, version: ModelVersion) -> None:
+        if noted:
+            set_market(connection, service.key, choice=noted, file=file, why=why)
+
+    return set_it
+
+
+def adopt_noted_file(store: Store, service: Service, *, cache_root: Path) -> bool:
+    """Set the market of a service that was begun before markets were kept.
+
+    Its champion's notes name the file that it was trained on. Returns whether they do, and the
+    file is here.
+
+    Raises:
+        StoreError: when the store is away.
+        DataError: when the file cannot be read.
+    """
+    route = get_route(store, service.key)
+    if route is None or get_market(store, service.key) is not None:
+        return False
+    version = get_version(store, route.champion)
+    config = version.notes.get("config") or {}
+    fields = {name: config[name] for name in BarsChoice.model_fields if name in config}
+    choice = resolve_choice(BarsChoice.model_validate(fields), service, FileClock.WALL)
+    if choice.bars_file is None or not Path(choice.bars_file).exists():
+        return False
+    keep_chosen_file(store, service, choice, cache_root)
+    why = Why(datetime.now(UTC), reason="its champion was trained on this file")
+    with store.write() as connection:
+        set_market_of(service, choice, why)(connection, version)
+    return True
+
+
+def _market_of(service: Service, row: MarketRow | None) -> Market:
+    return Market.of(service, None if row is None else BarsChoice.model_validate(row.choice))
+
+
+class MarketBook:
+    """The markets of all services and the bars of their files; thread-safe.
+
+    It is read from the store at its first use and by `refresh`. In between it does not ask, so
+    that forecasts go on while the store is away.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._lock = threading.Lock()
+        self._rows: Mapping[str, tuple[MarketRow, BarFile | None]] | None = None
+
+    def refresh(self) -> None:
+        """Read the markets again.
+
+        Raises:
+            StoreError: when the store is away; what was read before is kept.
+        """
+        self._rows = {row.service: (row, file) for row, file in list_markets(self.store)}
+
+    def of(self, service: Service) -> Market:
+        """The market of a service."""
+        row, _ = self._find(service)
+        return _market_of(service, row)
+
+    def file_of(self, service: Service) -> BarFile | None:
+        """The file that a service's bars come from, as it was read last."""
+        return self._find(service)[1]
+
+    def bars_digest(self, service: Service) -> str | None:
+        """Changes with the kept bars of a service's file; None where none are kept."""
+        _, file = self._find(service)
+        return None if file is None or not file.bars else file.digest
+
+    def read_bars(self, service: Service, newest: int | None) -> pd.DataFrame:
+        """The kept bars of a service's file: at least so many of the newest, or all.
+
+        Raises:
+            StoreError: when the store is away.
+        """
+        _, file = self._find(service)
+        assert file is not None, f"{service} has no file of bars"
+        return read_kept_bars(self.store, file.id, newest)
+
+    def _find(self, service: Service) -> tuple[MarketRow | None, BarFile | None]:
+        with self._lock:
+            if self._rows is None:
+                self.refresh()
+            rows = self._rows or {}
+        return rows.get(service.key, (None, None))
