@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import FloatArray
+from mlops.data.bar_columns import COLUMNS
 from mlops.data.calendar import Calendar
-from mlops.data.cleaning import COLUMNS, clean_bars
+from mlops.data.cleaning import clean_bars
 from mlops.data.quality import Hole, flag_oddities
 from mlops.errors import BarsError
 from mlops.service import Timeframe

@@ -11,14 +11,12 @@ import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray, IntArray
 from mlops.data import bar_rules
-from mlops.data.timestamps import bad_rows_error, parse_stamps
+from mlops.data.bar_columns import COLUMNS, require_columns
+from mlops.data.time_columns import parse_time_column
+from mlops.data.timestamps import bad_rows_error
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 
-COLUMNS = ("open", "high", "low", "close", "volume")
-UNIX_COLUMNS = ("unix", "timestamp", "unix_timestamp", "epoch")
-DATE_COLUMNS = ("open_time", "close_time", "date", "time", "datetime", "open time", "close time")
-CLOSE_COLUMNS = ("close_time", "close time")
 _REMEDY = "correct or remove these rows at the source"
 
 
@@ -72,107 +70,6 @@ def clean_bars(
         reordered=not bool(np.all(np.diff(opened.asi8) >= 0)),
         warnings=tuple(warnings if differing else ()),
     )
-
-
-def require_columns(raw: pd.DataFrame) -> pd.DataFrame:
-    """The table with column names in lower case.
-
-    Raises:
-        BarsError: when it has no rows, lacks a column of a bar, or has one twice.
-    """
-    if not len(raw):
-        raise BarsError("the table has no rows; check the file or the period asked for")
-    table = raw.rename(columns=lambda name: str(name).strip().lower())
-    for name in COLUMNS:
-        count = int((table.columns == name).sum())
-        if count == 0:
-            got = ", ".join(map(str, raw.columns))
-            raise BarsError(
-                f"column {name!r} is missing; got {got}; rename the columns to "
-                f"{', '.join(COLUMNS)}",
-                column=name,
-            )
-        if count > 1:
-            raise BarsError(f"column {name!r} occurs {count} times; keep one", column=name)
-    return table
-
-
-def parse_time_column(
-    table: pd.DataFrame,
-    *,
-    timeframe: Timeframe,
-    now: pd.Timestamp,
-    stamps: Literal["open", "close"],
-    timezone: str | None,
-    dayfirst: bool | None,
-    time_column: str | None,
-) -> tuple[pd.DatetimeIndex, str]:
-    """UTC opens in row order, on whole minutes, and the name of the column they came from."""
-    columns = _find_time_columns(table, time_column)
-    parsed = [
-        parse_stamps(values, now=now, timezone=timezone, dayfirst=dayfirst) for values in columns
-    ]
-    _refuse_disagreement(columns, parsed)
-    column = str(columns[0].name)
-    if stamps == "open" and column in CLOSE_COLUMNS:
-        raise BarsError(
-            f"column {column!r} holds closes but stamps='open'; pass stamps='close', for a shift "
-            "of one bar is look-ahead",
-            column=column,
-        )
-    opens = parsed[0] - timeframe.step if stamps == "close" else parsed[0]
-    return _round_to_minutes(opens, column, timeframe), column
-
-
-def _find_time_columns(table: pd.DataFrame, wanted: str | None) -> list[pd.Series]:
-    """The time column, and a second one that must agree with it."""
-    if wanted is not None:
-        if wanted.strip().lower() not in table.columns:
-            raise BarsError(
-                f"time column {wanted!r} is missing; got {', '.join(table.columns)}", column=wanted
-            )
-        return [table[wanted.strip().lower()]]
-    unix = [name for name in UNIX_COLUMNS if name in table.columns][:1]
-    dates = [name for name in DATE_COLUMNS if name in table.columns][:1]
-    if unix or dates:
-        return [table[name] for name in unix + dates]
-    if isinstance(table.index, pd.DatetimeIndex):
-        return [pd.Series(table.index, name=table.index.name or "index")]
-    raise BarsError(
-        "no time column; name it open_time, timestamp, date or time, or pass time_column",
-        column="open_time",
-    )
-
-
-def _refuse_disagreement(columns: list[pd.Series], parsed: list[pd.DatetimeIndex]) -> None:
-    if len(parsed) < 2:
-        return
-    apart = np.abs((parsed[0] - parsed[1]) / pd.Timedelta(seconds=1))
-    rows = np.flatnonzero(apart > 1)
-    if len(rows):
-        first, second = str(columns[0].name), str(columns[1].name)
-        raise bad_rows_error(
-            f"{parsed[0][rows[0]]} disagrees with column {second!r}, {parsed[1][rows[0]]},",
-            first,
-            rows,
-            f"say which to trust with time_column={first!r}",
-        )
-
-
-def _round_to_minutes(
-    opens: pd.DatetimeIndex, column: str, timeframe: Timeframe
-) -> pd.DatetimeIndex:
-    """Round opens to whole minutes, on which bars of every market open: 59.999 s to the next."""
-    minutes, too_far = bar_rules.round_to_minutes(np.asarray(opens.asi8), timeframe)
-    off = np.flatnonzero(too_far)
-    if len(off):
-        raise bad_rows_error(
-            f"{opens[off[0]]} is not on a whole minute",
-            column,
-            off,
-            "bars open on whole minutes; check the time column and the timeframe",
-        )
-    return pd.DatetimeIndex(minutes.view("datetime64[ns]"), tz="UTC")
 
 
 def _parse_bar_columns(table: pd.DataFrame, rows: IntArray) -> dict[str, FloatArray]:

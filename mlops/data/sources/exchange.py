@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pandas as pd
 
 from mlops.credentials import split_login
-from mlops.data.cleaning import COLUMNS
+from mlops.data.bar_columns import COLUMNS
 from mlops.data.market_clock import wall_clock
 from mlops.data.sources.venue_clock import VenueClock
 from mlops.errors import SourceError

@@ -11,8 +11,9 @@ from typing import Literal
 
 import pandas as pd
 
-from mlops.data.cleaning import COLUMNS, parse_time_column, require_columns
+from mlops.data.bar_columns import COLUMNS, require_columns
 from mlops.data.sources.base import cut_to_period
+from mlops.data.time_columns import parse_time_column
 from mlops.errors import BarsError, SourceError
 from mlops.service import Timeframe
 
