@@ -16,7 +16,7 @@ import pandas as pd
 from mlops.arrays import BoolArray, FloatArray, IntArray, RowArray, TimeArray
 from mlops.data.bar_rules import round_to_minutes
 from mlops.data.calendar import AlwaysOpen, Calendar
-from mlops.data.timestamps import EARLIEST, parse_stamps
+from mlops.data.timestamps import EARLIEST, EARLIEST_UNIX, parse_stamps
 from mlops.errors import BarsError, RequestRefused
 from mlops.service import Timeframe
 
@@ -36,7 +36,7 @@ _ISO_UTC = re.compile(
     r"(?:(?:20[1-9]|21\d)\d-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|\+00:00)\n)+",
     re.ASCII,
 )
-_HOW = "write ISO 8601 with its zone, such as 2024-01-31T13:00:00Z, or Unix time"
+_HOW = "write ISO 8601 with its zone, such as 2024-01-31T13:00:00Z, or Unix time since 2009"
 
 
 def parse_open_times(cells: Sequence[object], place: str = "") -> IntArray:
@@ -79,7 +79,7 @@ def from_epoch(numbers: IntArray | FloatArray, place: str = "") -> IntArray:
         return np.zeros(0, np.int64)
     low, high = numbers.min().item(), numbers.max().item()
     for factor in _UNITS_NS:
-        if EARLIEST.value <= low * factor and high * factor <= _LATEST.value:
+        if EARLIEST_UNIX.value <= low * factor and high * factor <= _LATEST.value:
             break
     else:
         return _parse_as_training(pd.Series(numbers), place)
@@ -204,7 +204,7 @@ def _parse_as_training(cells: pd.Series, place: str) -> IntArray:
 def _no_time_refusal(place: str, row: int, cell: object) -> RequestRefused:
     got = "null" if cell is None else ascii(_cut_cell(cell))
     got = got if len(got) <= _LONGEST_SHOWN else got[:_LONGEST_SHOWN] + "..."
-    return _refusal(place, row, f"{got} is no time from 2009 to 2200; {_HOW}")
+    return _refusal(place, row, f"{got} is no time from {EARLIEST.year} to 2200; {_HOW}")
 
 
 def _cut_cell(cell: object) -> object:

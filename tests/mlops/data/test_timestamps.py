@@ -1,9 +1,14 @@
 """Every way a vendor writes time is parsed explicitly or refused with its rows."""
 
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlops.data.timestamps import parse_stamps
@@ -28,6 +33,23 @@ def parse(values, **arguments) -> list[str]:
         "2024-01-02 03-PM Z",
         "2024/1/2 15:00:00.000 UTC",
         " \t2024-01-02  15:00   Z \n",
+        "2024-01-02 15:00:00+00",
+        "2024-01-02 10:00-05",
+        "2024-01-02 20:30:00+0530",
+        "2024-01-02T20:30:00.000+05:30",
+        "2024-01-02 15:00 GMT",
+        "2024-01-02 16:00 UTC+1",
+        "2024-01-02 20:30 GMT+0530",
+        "2024-01-02t15:00:00z",
+        "2024-01-02 10:00:00\u221205:00",
+        "2024-01-02 3:00\u202fPM UTC",
+        "20240102T150000Z",
+        "20240102T150000.000Z",
+        "20240102T1500Z",
+        "20240102T15Z",
+        "20240102 160000+0100",
+        "20240102 16:00:00+01",
+        "2024-01-02T16:00+01:00[Europe/Berlin]",
     ],
 )
 def test_a_stamp_with_a_zone_needs_no_argument(text):
@@ -42,6 +64,11 @@ def test_a_stamp_with_a_zone_needs_no_argument(text):
         ("02.01.2024 15:00:00.000", True),
         ("02/01/2024 3:00 PM", True),
         ("01/02/2024 15:00", False),
+        ("20240102 1500", None),
+        ("202401021500", None),
+        ("20240102150000", None),
+        (202401021500, None),
+        (20240102150000.0, None),
     ],
 )
 def test_a_naive_stamp_is_read_in_the_zone_that_is_named(text, dayfirst):
@@ -81,8 +108,15 @@ def test_two_formats_in_one_column_are_both_read():
         (["2024-01-02 1:00Z", None], {}, "no time in row 1", (1,)),
         ([1704153600, 20240102], {}, "is no Unix time between 2009 and tomorrow", (1,)),
         ([1704153600.0, float("nan")], {}, "no time in row 1", (1,)),
-        (["2008-12-31 23:00Z"], {}, "outside 2009 to tomorrow", (0,)),
-        (["2024-06-03 00:00Z"], {}, "outside 2009 to tomorrow", (0,)),
+        (["1799-12-31 23:00Z"], {}, "outside 1800 to tomorrow", (0,)),
+        (["2024-06-03 00:00Z"], {}, "outside 1800 to tomorrow", (0,)),
+        (["2024-01-02 1:00-05", "2024-01-02-05"], {}, "is no date", (1,)),
+        (["2024-01-02 1:00+16:00"], {}, "is no date", (0,)),
+        (["2024-01-02 1:00+01:60"], {}, "is no date", (0,)),
+        (["2024-01-02 1:00+1"], {}, "a zone is Z, UTC, GMT or an offset such as", (0,)),
+        (["2024-01-02 1:00 EST"], {}, "time_format='%Y-%m-%d %H:%M EST'", (0,)),
+        (["20241302"], {"timezone": "UTC"}, "is no date", (0,)),
+        ([20240102, 20241302], {"timezone": "UTC"}, "'20241302' is no date", (1,)),
         ([1717372800], {}, "is no Unix time between 2009 and tomorrow", (0,)),
     ],
 )
@@ -173,3 +207,208 @@ def test_a_naive_time_object_needs_a_zone_too():
 
 def test_float_seconds_keep_their_fraction():
     assert parse(np.array([1704153600.25])) == ["2024-01-02 00:00:00.250000"]
+
+
+@pytest.mark.parametrize("day", [20240102, 20240102.0, "20240102", np.int32(20240102)])
+def test_a_day_written_as_one_number_is_a_date(day):
+    assert parse([day], timezone="America/New_York") == ["2024-01-02 05:00:00"]
+
+
+@pytest.mark.parametrize("text", ["2007-01-02T15:00Z", "1928-01-03 00:00Z", "1800-01-01 00:00Z"])
+def test_dates_reach_back_as_far_as_markets_do(text):
+    assert parse([text])[0][:16] == text[:16].replace("T", " ")
+
+
+class TestTimeFormat:
+    """A form that the caller names is kept to; the unit of Unix time may be named as well."""
+
+    @pytest.mark.parametrize(
+        ("text", "time_format", "timezone"),
+        [
+            ("02 Jan 2024 15:00", "%d %b %Y %H:%M", "UTC"),
+            ("Jan 2, 2024 3:00 PM", "%b %d, %Y %I:%M %p", "UTC"),
+            ("Tuesday, 2 January 2024 15h", "%A, %d %B %Y %Hh", "UTC"),
+            ("2/1/24 15:00", "%d/%m/%y %H:%M", "UTC"),
+            ("2024-01-02 10:00 EST", "%Y-%m-%d %H:%M EST", "America/New_York"),
+            ("2024-01-02 10:00 -0500", "%Y-%m-%d %H:%M %z", None),
+            ("Tue, 02 Jan 2024 15:00:00 GMT", "%a, %d %b %Y %H:%M:%S %Z", None),
+            (20240102150000, "%Y%m%d%H%M%S", "UTC"),
+            (240102150000.0, "%y%m%d%H%M%S", "UTC"),
+        ],
+    )
+    def test_text_is_read_in_the_form_that_is_named(self, text, time_format, timezone):
+        stamps = parse([text], time_format=time_format, timezone=timezone)
+        assert stamps == ["2024-01-02 15:00:00"]
+
+    def test_the_order_of_day_and_month_is_that_of_the_form(self):
+        stamps = parse(["2024-02-01"], time_format="%Y-%d-%m", timezone="UTC")
+        assert stamps == ["2024-01-02 00:00:00"]
+
+    @pytest.mark.parametrize("written", [int, float, str])
+    @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+    def test_unix_time_of_a_named_unit_reaches_back_before_2009(self, unit, written):
+        factor = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+        number = int(pd.Timestamp("1998-05-01 12:00", tz="UTC").timestamp()) * factor
+        assert parse([written(number)], time_format=unit) == ["1998-05-01 12:00:00"]
+
+    def test_unix_time_before_1970_is_negative(self):
+        assert parse([-86400], time_format="s") == ["1969-12-31 00:00:00"]
+
+    @pytest.mark.parametrize(
+        ("values", "time_format", "message", "rows"),
+        [
+            (["2024-01-02", "02.01.2024"], "%Y-%m-%d", "'02.01.2024' does not match", (1,)),
+            (["2024-01-02 15:00"], "%Y-%m-%d", "time_format='%Y-%m-%d %H:%M'", (0,)),
+            (["2024-01-02", "nan"], "%Y-%m-%d", "'nan' does not match", (1,)),
+            (["15:00"], "%H:%M", "names no year", ()),
+            (["2024-01-02"], "mixed", "names no year", ()),
+            (["2024-01-02"], "ISO8601", "names no year", ()),
+            (["2024-01-02"], "%Y-%Q", "no form of strptime: 'Q' is a bad directive", ()),
+            (["2024-01-02"], "s", "2024-01-02 is no Unix time in s", (0,)),
+            ([1e18, 1.0], "s", r"1e\+18 is no Unix time in s", (0,)),
+            ([1704153600000], "s", "is no Unix time in s|outside 1800 to tomorrow", (0,)),
+            (["9999-01-01"], "%Y-%m-%d", "time 9999-01-01 00:00 is outside 1800", (0,)),
+            (["2024-01-02"], "%Y-%m-%d", "name no zone; pass timezone", ()),
+        ],
+    )
+    def test_rows_that_do_not_match_are_named(self, values, time_format, message, rows):
+        zone = None if "no zone" in message else "UTC"
+        with pytest.raises(BarsError, match=message) as caught:
+            parse(values, time_format=time_format, timezone=zone)
+        assert caught.value.rows == rows
+
+    def test_time_objects_have_no_form(self):
+        with pytest.raises(BarsError, match="leave out time_format"):
+            parse(pd.date_range("2024", periods=2, tz="UTC"), time_format="%Y-%d-%m")
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("01 Mar 2024", "%d %b %Y"),
+        ("Mar 1, 2024 1:00 PM", "%b %d, %Y %I:%M %p"),
+        ("Fri, 01 Mar 2024 00:00:00 GMT", "%a, %d %b %Y %H:%M:%S GMT"),
+        ("1-Mar-24", "%d-%b-%y"),
+        ("1 March 2024 13:00:00.25", "%d %B %Y %H:%M:%S.%f"),
+        ("01/03/24 13:00", "%d/%m/%y %H:%M"),
+        ("2024-03-01 13:00 CET", "%Y-%m-%d %H:%M CET"),
+        ("Friday 1 March 2024 13:00 +0100", "%A %d %B %Y %H:%M %z"),
+    ],
+)
+def test_the_refusal_of_another_form_names_that_form(text, form):
+    with pytest.raises(BarsError, match="is no date") as caught:
+        parse([text], timezone="UTC")
+    assert f"time_format={form!r}" in str(caught.value)
+    assert len(parse([text], timezone="UTC", time_format=form)) == 1
+
+
+class TestDtypes:
+    """The same times in any type of column give the same stamps."""
+
+    HOURS = pd.date_range("2024-01-02", periods=3, freq="h", tz="UTC")
+
+    @pytest.mark.parametrize(
+        "dtype",
+        [
+            "timestamp[s][pyarrow]",
+            "timestamp[us][pyarrow]",
+            "timestamp[ns][pyarrow]",
+            "string[pyarrow]",
+            "large_string[pyarrow]",
+            "datetime64[s]",
+            "datetime64[ms]",
+            "object",
+            "str",
+            "string",
+            "category",
+            "period[h]",
+        ],
+    )
+    def test_naive_times_of_any_type(self, dtype):
+        naive = pd.Series(self.HOURS.tz_localize(None))
+        written = naive.astype(str) if "str" in dtype else naive
+        column = written.astype(dtype)
+
+        assert parse(column, timezone="UTC") == parse(self.HOURS)
+        with pytest.raises(BarsError, match="name no zone"):
+            parse(column)
+
+    @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+    @pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "+05:30"])
+    @pytest.mark.parametrize("timezone", [None, "UTC", "Asia/Tokyo"])
+    def test_the_zone_of_an_arrow_column_wins(self, unit, zone, timezone):
+        kind = pd.ArrowDtype(pa.timestamp(unit, zone))
+        column = pd.Series(self.HOURS.tz_convert(zone)).astype(kind)
+        assert parse(column, timezone=timezone) == parse(self.HOURS)
+
+    @pytest.mark.parametrize("kind", [pa.date32(), pa.date64()])
+    def test_arrow_days(self, kind):
+        days = pa.array([date(2024, 1, 2), date(2024, 1, 3)]).cast(kind)
+        column = pd.Series(pd.arrays.ArrowExtensionArray(days))
+        assert parse(column, timezone="UTC") == ["2024-01-02 00:00:00", "2024-01-03 00:00:00"]
+
+    @pytest.mark.parametrize("dtype", ["int64[pyarrow]", "Int64", "Float64", "category", "object"])
+    def test_unix_time_of_any_type(self, dtype):
+        seconds = pd.Series(self.HOURS.as_unit("s").asi8).astype(dtype)
+        assert parse(seconds) == parse(self.HOURS)
+
+    def test_unix_time_as_decimals(self):
+        seconds = [Decimal(f"{moment.timestamp():.3f}") for moment in self.HOURS]
+        assert parse(pd.Series(seconds, dtype=pd.ArrowDtype(pa.decimal128(20, 3)))) == parse(
+            self.HOURS
+        )
+        assert parse(seconds) == parse(self.HOURS)
+
+    def test_a_dictionary_of_arrow_is_its_values(self):
+        text = pa.array([f"{moment:%Y-%m-%dT%H:%MZ}" for moment in self.HOURS]).dictionary_encode()
+        assert parse(pd.Series(pd.arrays.ArrowExtensionArray(text))) == parse(self.HOURS)
+
+    def test_objects_of_different_zones(self):
+        zones = [UTC, ZoneInfo("Europe/Berlin"), ZoneInfo("America/New_York")]
+        moments = [
+            moment.to_pydatetime().astimezone(zone)
+            for moment, zone in zip(self.HOURS, zones, strict=True)
+        ]
+        assert parse(pd.Series(moments, dtype=object)) == parse(self.HOURS)
+
+    def test_numpy_and_python_days(self):
+        for days in ([np.datetime64("2024-01-02")], [date(2024, 1, 2)], [datetime(2024, 1, 2)]):
+            column = pd.Series(days, dtype=object)
+            assert parse(column, timezone="UTC") == ["2024-01-02 00:00:00"]
+
+    def test_an_object_without_zone_among_others_is_named(self):
+        moments = [datetime(2024, 1, 2, tzinfo=UTC), datetime(2024, 1, 2, 1)]
+        with pytest.raises(BarsError, match="no zone where other rows have one") as caught:
+            parse(pd.Series(moments, dtype=object))
+        assert caught.value.rows == (1,)
+
+    def test_a_missing_arrow_time_is_named(self):
+        column = pd.Series([self.HOURS[0], None], dtype=pd.ArrowDtype(pa.timestamp("us", "UTC")))
+        with pytest.raises(BarsError, match="no time in row 1"):
+            parse(column)
+
+    @pytest.mark.parametrize("values", [[True], [time(1)], [pd.Timedelta("1h")], [b"x"], [{}]])
+    def test_what_is_no_time_is_refused(self, values):
+        with pytest.raises(BarsError, match="is no date"):
+            parse(pd.Series(values), timezone="UTC")
+
+    def test_years_beyond_nanoseconds_are_out_of_range(self):
+        for year in (1, 9999):
+            with pytest.raises(BarsError, match="outside 1800 to tomorrow"):
+                parse(pd.Series([datetime(year, 1, 1)], dtype=object), timezone="UTC")
+
+
+ISO_PARTS = st.tuples(
+    st.datetimes(datetime(1801, 1, 1), datetime(2023, 1, 1)),
+    st.sampled_from(["%Y-%m-%d", "%Y-%m-%d %H", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S.%f"]),
+    st.sampled_from(["", "Z", "+01", "-0330", "+05:45"]),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(parts=ISO_PARTS)
+def test_the_quick_reader_reads_as_the_grammar_does(parts):
+    """The space at the end is what only the grammar reads."""
+    moment, form, zone = parts
+    text = f"{moment:{form}}" + (zone if "%H" in form else "")
+    assert parse([text], timezone="UTC") == parse([text + " "], timezone="UTC")
