@@ -12,12 +12,11 @@ import pandas as pd
 from mlops.arrays import BoolArray, FloatArray, IntArray
 from mlops.data import bar_rules
 from mlops.data.bar_columns import COLUMNS, require_columns
+from mlops.data.numbers import REMEDY, parse_numbers
 from mlops.data.time_columns import parse_time_column
 from mlops.data.timestamps import bad_rows_error
 from mlops.errors import BarsError
 from mlops.service import Timeframe
-
-_REMEDY = "correct or remove these rows at the source"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ def clean_bars(
 
 def _parse_bar_columns(table: pd.DataFrame, rows: IntArray) -> dict[str, FloatArray]:
     """Each column as float64 over all rows; only ``rows``, the complete bars, are checked."""
-    numbers = {name: _parse_numbers(table[name], rows) for name in COLUMNS}
+    numbers = {name: parse_numbers(table[name], rows) for name in COLUMNS}
     for name in COLUMNS[:4]:
         _refuse_where(
             bar_rules.not_positive(numbers[name]), rows, name, "a price that is not positive"
@@ -110,26 +109,13 @@ def _refuse_jumps(kept: IntArray, numbers: Mapping[str, FloatArray]) -> None:
         what = (
             f"a price more than {bar_rules.LARGEST_RATIO:g} times above or below the close before"
         )
-        raise bad_rows_error(what, "close", far, _REMEDY)
-
-
-def _parse_numbers(values: pd.Series, rows: IntArray) -> FloatArray:
-    name = str(values.name)
-    if values.dtype.kind in "Mmb":
-        raise BarsError(f"column {name!r} holds {values.dtype}, not numbers", column=name)
-    parsed = pd.to_numeric(values, errors="coerce").to_numpy(dtype="float64", na_value=np.nan)
-    text = np.isnan(parsed) & ~values.isna().to_numpy()
-    text &= values.astype(str).str.strip().str.lower().ne("nan").to_numpy() if text.any() else False
-    _refuse_where(text, rows, name, "text where a number belongs")
-    _refuse_where(np.isnan(parsed), rows, name, "no number (NaN)")
-    _refuse_where(np.isinf(parsed), rows, name, "an infinite value")
-    return parsed
+        raise bad_rows_error(what, "close", far, REMEDY)
 
 
 def _refuse_where(bad: BoolArray, rows: IntArray, column: str, what: str) -> None:
     offenders = rows[bad[rows]]
     if len(offenders):
-        raise bad_rows_error(what, column, offenders, _REMEDY)
+        raise bad_rows_error(what, column, offenders, REMEDY)
 
 
 def _drop_duplicates(

@@ -2,47 +2,61 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
+import numpy as np
 import pandas as pd
+from pydantic import ValidationError
 
+from mlops.arrays import FloatArray
 from mlops.data.bar_columns import COLUMNS, require_columns
+from mlops.data.file_options import FileOptions
+from mlops.data.numbers import parse_numbers
+from mlops.data.sources.archives import open_content
+from mlops.data.sources.arrow_tables import read_arrow_table
 from mlops.data.sources.base import cut_to_period
-from mlops.data.time_columns import parse_time_column
-from mlops.errors import BarsError, SourceError
+from mlops.data.sources.csv_tables import read_csv_table
+from mlops.data.time_columns import DATE_COLUMNS, UNIX_COLUMNS, parse_time_column
+from mlops.errors import SourceError
 from mlops.service import Timeframe
 
+_NO_EXTRAS = frozenset((*COLUMNS, *UNIX_COLUMNS, *DATE_COLUMNS))
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
 class FileSource:
-    """One file with the bars of one symbol.
+    """One file with the bars of one symbol: CSV, Parquet or Arrow, packed or not.
 
     Args:
-        stamps: Whether a row is stamped at its open or its close.
-        timezone: The zone of stamps that name none.
-        dayfirst: Whether 03/04 is the third of April; needed where a date can be read both ways.
-        time_column: Which column holds the time, where the file has two that disagree.
-        columns: New names of columns by their names in the file.
-        skip_rows: Lines of a CSV file above its header.
+        path: The file; what it is, is read from its content.
+        options: How its rows are read.
+        arguments: Fields of `FileOptions`, given singly; they go before those of ``options``.
+
+    Raises:
+        SourceError: for an argument that `FileOptions` does not have or not allow.
     """
 
-    path: Path | str
-    venue: str = "file"
-    stamps: Literal["open", "close"] = "open"
-    timezone: str | None = None
-    dayfirst: bool | None = None
-    time_column: str | None = None
-    columns: Mapping[str, str] = field(default_factory=dict)
-    separator: str = ","
-    skip_rows: int = 0
+    def __init__(
+        self,
+        *,
+        path: Path | str,
+        venue: str = "file",
+        options: FileOptions | None = None,
+        **arguments: Any,
+    ) -> None:
+        self.path = Path(path)
+        self.venue = venue
+        given = options.model_dump() if options is not None else {}
+        try:
+            self.options = FileOptions(**(given | arguments))
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            name = wrong["loc"][0] if wrong["loc"] else "options"
+            raise SourceError(f"FileSource({name}={wrong['input']!r}): {wrong['msg']}") from error
 
     def label(self, symbol: str) -> str:
-        return f"{symbol} from {Path(self.path).name}"
+        return f"{symbol} from {self.path.name}"
 
     def fetch(
         self,
@@ -54,58 +68,46 @@ class FileSource:
     ) -> pd.DataFrame:
         """Rows in file order with UTC opens as index; a file does not check ``symbol``.
 
+        Columns beside those of bars and of time are kept as they are.
+
         Raises:
             SourceError: when the file cannot be read.
-            BarsError: when a column is missing or a stamp cannot be understood.
+            BarsError: when a column is missing, or a stamp or number cannot be understood.
         """
-        table = require_columns(self._read_table().rename(columns=dict(self.columns)))
+        table = require_columns(self._read_table())
+        now, options = pd.Timestamp(datetime.now(UTC)), self.options
         opened, _ = parse_time_column(
             table,
             timeframe=timeframe,
-            now=pd.Timestamp(datetime.now(UTC)),
-            stamps=self.stamps,
-            timezone=self.timezone,
-            dayfirst=self.dayfirst,
-            time_column=self.time_column,
+            now=now,
+            stamps=options.stamps,
+            timezone=options.timezone,
+            dayfirst=options.dayfirst,
+            time_column=options.time_column,
         )
-        bars = table[list(COLUMNS)].set_axis(opened.rename("open_time"), axis=0)
-        return cut_to_period(bars, start, end)
+        return cut_to_period(self._take_bars(table, opened, timeframe, now), start, end)
 
     def _read_table(self) -> pd.DataFrame:
-        path = Path(self.path)
-        if not path.is_file():
-            raise SourceError(f"no file {path}; check the path")
-        suffix = path.suffix.lower()
-        if suffix in (".parquet", ".pq"):
-            return _read_parquet(path)
-        if suffix in (".csv", ".txt", ".gz"):
-            return self._read_csv(path)
-        raise SourceError(f"{path.name} ends in {suffix!r}; use .csv, .csv.gz or .parquet")
+        content = open_content(self.path, self.options.member)
+        if content.form == "text":
+            return read_csv_table(content, self.options)
+        return read_arrow_table(content).rename(columns=self.options.columns)
 
-    def _read_csv(self, path: Path) -> pd.DataFrame:
-        try:
-            with warnings.catch_warnings():
-                # pandas only warns where a row has more cells than the header, and cuts it.
-                warnings.simplefilter("error", pd.errors.ParserWarning)
-                return pd.read_csv(
-                    path,
-                    sep=self.separator,
-                    skiprows=self.skip_rows,
-                    index_col=False,
-                    low_memory=False,
-                )
-        except pd.errors.EmptyDataError as error:
-            raise BarsError(f"{path.name} is empty; check the file") from error
-        except (pd.errors.ParserError, pd.errors.ParserWarning) as error:
-            raise BarsError(f"{path.name} is not a regular table: {error}") from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise SourceError(f"{path.name} cannot be read: {error}") from error
-
-
-def _read_parquet(path: Path) -> pd.DataFrame:
-    from pyarrow import ArrowException
-
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ArrowException) as error:
-        raise SourceError(f"{path.name} is not a readable Parquet file: {error}") from error
+    def _take_bars(
+        self, table: pd.DataFrame, opened: pd.DatetimeIndex, timeframe: Timeframe, now: pd.Timestamp
+    ) -> pd.DataFrame:
+        """The columns of bars, text as numbers, and those that are none of bars or of time."""
+        taken: dict[str, pd.Series | FloatArray] = {}
+        for name in COLUMNS:
+            values = table[name]
+            if values.dtype.kind in "OTU" or isinstance(values.dtype, pd.StringDtype):
+                complete = np.flatnonzero(opened + timeframe.step <= now)
+                taken[name] = parse_numbers(values, complete, decimal=self.options.decimal)
+            else:
+                taken[name] = values.array
+        extras = {
+            name: table[name].array
+            for name in table.columns
+            if name not in _NO_EXTRAS and name != self.options.time_column
+        }
+        return pd.DataFrame({**taken, **extras}, index=opened.rename("open_time"), copy=False)

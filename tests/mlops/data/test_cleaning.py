@@ -30,7 +30,7 @@ def refused(raw: pd.DataFrame, **arguments) -> BarsError:
         ("volume", np.nan, "no number (NaN)"),
         ("high", 1.0, "high below low"),
         ("high", "abc", "text where a number belongs"),
-        ("close", "1,234.5", "text where a number belongs"),
+        ("close", "1,5", "pass decimal=','"),
         ("open", "", "text where a number belongs"),
         ("open", None, "no number (NaN)"),
     ],

@@ -104,15 +104,6 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
         fetch(tmp_path / "bars.csv")
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("bars.xlsx", "use .csv, .csv.gz or .parquet"), ("bars.parquet", "not a readable Parquet")],
-)
-def test_other_files_are_refused(written, name, message):
-    with pytest.raises(SourceError, match=message):
-        fetch(written("not a table", name))
-
-
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SourceError, match="no file"):
         fetch(tmp_path / "none.csv")

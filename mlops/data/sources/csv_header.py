@@ -1,0 +1,214 @@
+"""The header line of a CSV file: its separator and the names of the columns."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mlops.data.bar_columns import COLUMNS
+from mlops.data.file_options import FileOptions
+from mlops.data.sources.archives import Content
+from mlops.data.time_columns import DATE_COLUMNS, UNIX_COLUMNS
+from mlops.errors import BarsError
+
+SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_LINE = re.compile(r"\r\n|\r|\n")
+_VALUE = re.compile(r"\s*[+-]?\d[\d.,:/TZ +-]*\s*")
+_SHOWN_LETTERS = 60
+_LINES_SEARCHED = 100
+_NEEDED_ONCE = frozenset((*COLUMNS, *UNIX_COLUMNS, *DATE_COLUMNS))
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """How the lines of a CSV file are cut into named cells.
+
+    Args:
+        names: Of the columns, renamed as the caller asked.
+        lines: Above the first row of values.
+        first_row: The cells of the first row, or none.
+        encoding: As Python calls it.
+    """
+
+    names: tuple[str, ...]
+    separator: str
+    lines: int
+    first_row: tuple[str, ...]
+    encoding: str
+
+
+def read_header(content: Content, options: FileOptions) -> Header:
+    """Find the header below the skipped and the blank lines.
+
+    Raises:
+        BarsError: when there is none, or it can be read in two ways.
+    """
+    encoding = "utf-16" if content.head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
+    lines = _split_lines(content, encoding)
+    row = next((n for n in range(options.skip_rows, len(lines)) if lines[n].strip()), None)
+    if row is None:
+        raise BarsError(
+            f"{content.name} has no header line below skip_rows={options.skip_rows}; it has "
+            f"{len(lines)} line(s)"
+        )
+    separator = options.separator or _recognise_separator(content.name, lines, row, options.columns)
+    _refuse_separator(separator, options.decimal)
+    cells = split_line(lines[row], separator)
+    below = next((line for line in lines[row + 1 :] if line.strip()), None)
+    first_row = split_line(below, separator) if below is not None else []
+    if _are_values(cells):
+        names, first_row = _number_columns(content.name, cells, options.columns), cells
+        return Header(names, separator, row, tuple(first_row), encoding)
+    names = _rename(content.name, cells, options.columns)
+    _refuse_missing(content.name, names, lines, row, options)
+    return Header(names, separator, row + 1, tuple(first_row), encoding)
+
+
+def split_line(line: str, separator: str) -> list[str]:
+    """The cells of one line, without their quotes."""
+    return next(csv.reader([line], delimiter=separator), [])
+
+
+def _split_lines(content: Content, encoding: str) -> list[str]:
+    """The lines in the head of the file; the last one may go on beyond it."""
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8" else encoding)()
+    try:
+        text = decoder.decode(content.head)
+    except UnicodeDecodeError as error:
+        line = len(re.findall(rb"\r\n|\r|\n", content.head[: error.start])) + 1
+        raise refuse_encoding(content.name, line, content.head[error.start]) from error
+    lines = _LINE.split(text)
+    return lines[:-1] if lines[-1] == "" else lines
+
+
+def refuse_encoding(name: str, line: int, byte: int) -> BarsError:
+    """The error of a byte that no UTF-8 text has."""
+    return BarsError(
+        f"{name} is not UTF-8: byte 0x{byte:02x} in line {line:,}; save the file as UTF-8"
+    )
+
+
+def _recognise_separator(
+    name: str, lines: Sequence[str], row: int, columns: Mapping[str, str]
+) -> str:
+    """The one separator that cuts the header into the columns of bars, or into columns at all."""
+    cuts = {mark: split_line(lines[row], mark) for mark in SEPARATORS}
+    cuts = {mark: cells for mark, cells in cuts.items() if len(cells) > 1}
+    fit = [mark for mark, cells in cuts.items() if _name_bars(cells, columns)] or list(cuts)
+    if len(fit) == 1:
+        return fit[0]
+    shown = _shorten(lines[row])
+    if not fit:
+        raise BarsError(
+            f"{name}: the header, line {row + 1}, is one cell, {shown!r}; "
+            f"{_tell_where_header_is(lines, row, columns) or 'pass separator= or skip_rows='}"
+        )
+    marks = " or ".join(f"separator={mark!r} ({len(cuts[mark])} columns)" for mark in fit)
+    raise BarsError(
+        f"{name}: the header, line {row + 1}, {shown!r}, can be cut two ways; pass {marks}"
+    )
+
+
+def _refuse_separator(separator: str, decimal: str) -> None:
+    if len(separator) != 1 or separator in "\r\n\"'":
+        raise BarsError(
+            f"separator={separator!r} is no single character; pass one such as ',', ';' or '\\t'"
+        )
+    if separator == decimal:
+        raise BarsError(
+            f"separator={separator!r} is the decimal mark too; pass another separator= or decimal="
+        )
+
+
+def _tell_where_header_is(lines: Sequence[str], row: int, columns: Mapping[str, str]) -> str | None:
+    """The argument that makes the first line with all columns of bars the header."""
+    for number in range(row + 1, min(len(lines), row + _LINES_SEARCHED)):
+        if any(_name_bars(split_line(lines[number], mark), columns) for mark in SEPARATORS):
+            return f"pass skip_rows={number}, for line {number + 1} names the columns of bars"
+    return None
+
+
+def _name_bars(cells: Sequence[str], columns: Mapping[str, str]) -> bool:
+    renamed = {columns.get(cell, columns.get(cell.strip(), cell)) for cell in cells}
+    return set(COLUMNS) <= {_normalise(cell) for cell in renamed}
+
+
+def _normalise(name: str) -> str:
+    """In lower case, and without the brackets that MetaTrader writes around names."""
+    stripped = name.strip()
+    return re.sub(r"^<(.*)>$", r"\1", stripped).strip().lower()
+
+
+def _are_values(cells: Sequence[str]) -> bool:
+    """Whether the line that should name the columns is a row of values."""
+    return len(cells) >= len(COLUMNS) and sum(
+        bool(_VALUE.fullmatch(cell)) for cell in cells
+    ) >= len(COLUMNS)
+
+
+def _number_columns(name: str, cells: Sequence[str], columns: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the columns of a file without a header, which `columns` gives by position."""
+    positions = [str(number) for number in range(len(cells))]
+    if not columns or not set(columns) <= set(positions):
+        raise BarsError(
+            f"{name} has no header: its first line holds values, {_shorten(', '.join(cells))!r}; "
+            "name the columns by position with columns={'0': 'open_time', '1': 'open', ...}"
+        )
+    return _refuse_repeated(name, [columns.get(position, position) for position in positions])
+
+
+def _rename(name: str, cells: Sequence[str], columns: Mapping[str, str]) -> tuple[str, ...]:
+    """The caller's names, else those of the file; a nameless column gets the one pandas gives."""
+    got = {key for cell in cells for key in (cell, cell.strip(), _normalise(cell))}
+    unknown = [old for old in columns if old not in got and not old.startswith("Unnamed: ")]
+    if unknown:
+        raise BarsError(
+            f"{name}: columns= renames {unknown[0]!r}, which is no column; got "
+            f"{', '.join(map(repr, cells))}"
+        )
+    names = []
+    for position, cell in enumerate(cells):
+        stripped = cell.strip() or f"Unnamed: {position}"
+        bare = re.sub(r"^<(.*)>$", r"\1", stripped)
+        given = (columns[key] for key in (cell, stripped, bare.lower()) if key in columns)
+        names.append(next(given, bare))
+    return _refuse_repeated(name, names)
+
+
+def _refuse_repeated(name: str, names: list[str]) -> tuple[str, ...]:
+    """Names without repetition; a repeated one that a bar needs is refused."""
+    seen: dict[str, int] = {}
+    unique = []
+    for position, column in enumerate(names):
+        key = _normalise(column)
+        first = seen.setdefault(key, position)
+        if first != position and key in _NEEDED_ONCE:
+            raise BarsError(
+                f"{name}: column {key!r} occurs twice, at {first + 1} and {position + 1}; keep one",
+                column=key,
+            )
+        unique.append(column if first == position else f"{column}.{position}")
+    return tuple(unique)
+
+
+def _refuse_missing(
+    name: str, names: Sequence[str], lines: Sequence[str], row: int, options: FileOptions
+) -> None:
+    present = {_normalise(column) for column in names}
+    missing = [column for column in COLUMNS if column not in present]
+    if missing:
+        remedy = _tell_where_header_is(lines, row, options.columns) or (
+            f"pass columns={{'its name in the file': {missing[0]!r}}}"
+        )
+        raise BarsError(
+            f"{name}: column {missing[0]!r} is missing in line {row + 1}; got "
+            f"{', '.join(names)}; {remedy}",
+            column=missing[0],
+        )
+
+
+def _shorten(line: str) -> str:
+    return line if len(line) <= _SHOWN_LETTERS else f"{line[:_SHOWN_LETTERS]}..."

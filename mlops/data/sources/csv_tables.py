@@ -1,0 +1,141 @@
+"""The table of a CSV file, read by Arrow: numbers at once, and cells as text where that fails.
+
+Both ways give the same values of the same file; the second one is slow, and can say what is wrong.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as pacsv
+
+from mlops.data.bar_columns import COLUMNS
+from mlops.data.file_options import FileOptions
+from mlops.data.sources.archives import Content
+from mlops.data.sources.csv_header import Header, read_header, refuse_encoding
+from mlops.data.time_columns import DATE_COLUMNS, UNIX_COLUMNS
+from mlops.errors import BarsError
+
+NO_VALUE = ["", "NaN", "nan", "null", "NULL", "N/A"]
+_TIME_COLUMNS = frozenset((*UNIX_COLUMNS, *DATE_COLUMNS))
+_UNIX = re.compile(r"\d{9,15}")
+_ISO = re.compile(
+    r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(?P<zone>Z|[+-]\d{2}:?\d{2})?"
+)
+_SHOWN = 5
+
+
+def read_csv_table(content: Content, options: FileOptions) -> pd.DataFrame:
+    """The rows of a CSV file; the columns of bars are numbers, or text that is none at once.
+
+    Raises:
+        SourceError: when the file is damaged.
+        BarsError: when it is no regular table of UTF-8 text.
+    """
+    header = read_header(content, options)
+    try:
+        try:
+            return _convert(content, header, _plan_types(header, options), options.decimal)
+        except pa.ArrowInvalid:
+            # Not each cell has the form that Arrow knows, or the lines differ in length.
+            return _convert(content, header, {}, options.decimal)
+    except pa.ArrowInvalid as error:
+        _refuse_irregular_lines(content, header)
+        raise BarsError(f"{content.name} is not a regular table: {error}") from error
+
+
+def _plan_types(header: Header, options: FileOptions) -> dict[str, pa.DataType]:
+    """Types of the columns of bars and of their time; the first row shows the form of the time."""
+    types: dict[str, pa.DataType] = {}
+    cells = header.first_row or ("",) * len(header.names)
+    wanted = (options.time_column or "").strip().lower()
+    is_text = "%" in (options.time_format or "")
+    for name, cell in zip(header.names, cells, strict=False):
+        key = name.strip().lower()
+        if key in COLUMNS:
+            types[name] = pa.float64()
+        elif (key == wanted or key in _TIME_COLUMNS) and not is_text:
+            types[name] = _time_type(cell.strip())
+    return types
+
+
+def _time_type(cell: str) -> pa.DataType:
+    if _UNIX.fullmatch(cell):
+        # Whole numbers of so few digits are exact; as an integer Arrow would read 0x10 too.
+        return pa.float64()
+    if found := _ISO.fullmatch(cell):
+        return pa.timestamp("ns", tz="UTC" if found["zone"] else None)
+    return pa.string()
+
+
+def _convert(
+    content: Content, header: Header, types: Mapping[str, pa.DataType], decimal: str
+) -> pd.DataFrame:
+    """Read the rows; a column whose type is not given is text."""
+    with content.reading() as stream:
+        table = pacsv.read_csv(
+            stream,
+            read_options=pacsv.ReadOptions(
+                column_names=header.names, skip_rows=header.lines, encoding=header.encoding
+            ),
+            parse_options=pacsv.ParseOptions(delimiter=header.separator),
+            convert_options=pacsv.ConvertOptions(
+                column_types={name: types.get(name, pa.string()) for name in header.names},
+                null_values=NO_VALUE,
+                strings_can_be_null=True,
+                decimal_point=decimal,
+            ),
+        )
+    frame: pd.DataFrame = _drop_nameless(table).to_pandas(split_blocks=True, self_destruct=True)
+    return frame
+
+
+def _drop_nameless(table: pa.Table) -> pa.Table:
+    """Without the empty column that a separator at the end of each line makes."""
+    last = table.column_names[-1]
+    if last.startswith("Unnamed: ") and table.column(last).null_count == table.num_rows:
+        return table.drop_columns([last])
+    return table
+
+
+def _refuse_irregular_lines(content: Content, header: Header) -> None:
+    """Name the lines that have more or fewer cells than the header, or are no text."""
+    with content.reading() as stream:
+        text = io.TextIOWrapper(
+            io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream,
+            encoding="utf-8-sig" if header.encoding == "utf-8" else header.encoding,
+            newline="",
+        )
+        bad: list[tuple[int, int]] = []
+        count, line = 0, 0
+        try:
+            for line, raw in enumerate(text, start=1):
+                if line <= header.lines or not raw.strip("\r\n"):
+                    continue
+                cells = next(csv.reader([raw], delimiter=header.separator))
+                if len(cells) != len(header.names):
+                    count += 1
+                    bad = [*bad, (line, len(cells))][:_SHOWN]
+        except UnicodeDecodeError as error:
+            raise refuse_encoding(content.name, line + 1, error.object[error.start]) from error
+    if bad:
+        raise BarsError(_tell_lines(content.name, bad, count, len(header.names), line))
+
+
+def _tell_lines(
+    name: str, bad: list[tuple[int, int]], count: int, width: int, last_line: int
+) -> str:
+    shown = ", ".join(f"line {line:,} has {cells}" for line, cells in bad)
+    more = f" and {count - len(bad):,} more lines differ" if count > len(bad) else ""
+    cut = bad == [(last_line, bad[0][1])] and bad[0][1] < width
+    remedy = (
+        "it ends within its last line, so it was cut short; fetch the file again"
+        if cut
+        else "correct these lines, or pass separator= or skip_rows="
+    )
+    return f"{name} is not a regular table: the header has {width} cells, {shown}{more}; {remedy}"
