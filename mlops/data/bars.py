@@ -41,8 +41,10 @@ MIN_BARS = 2
 class QualityReport:
     """Counts and oddities of one validation; ``bars`` is the clean frame.
 
-    ``dropped`` counts rows by reason (``duplicate``, ``not_closed``); ``completeness`` is the
-    share of tradable bars that are present, 0 to 1.
+    ``dropped`` counts rows by reason: ``not_closed``, or another row of their stamp was kept and
+    they are ``duplicate`` (the same values), ``re_read`` (an earlier snapshot of the bar) or
+    ``conflicting`` (neither). ``completeness`` is the share of tradable bars that are present,
+    0 to 1.
     """
 
     rows_in: int
@@ -111,9 +113,10 @@ def validate_bars(
 ) -> QualityReport:
     """Clean raw rows into bars and report on them, or refuse them.
 
-    Rows are sorted. Of bars with equal or nearly equal stamps the bar with the most volume is
-    kept, because a later snapshot of a bar never has less (ties: the last). Prices are never
-    changed.
+    Rows are sorted. Of rows with equal or nearly equal stamps the one with the most volume is
+    kept, because a later snapshot of a bar never has less (ties: the widest, then the last); rows
+    that are no re-reads of one bar are refused (`mlops.data.repeated_stamps` has the rules and
+    what may pass). So are bars coarser than the timeframe. Prices are never changed.
 
     Args:
         now: An aware time; bars that are not closed by then are dropped.

@@ -12,6 +12,7 @@ import pandas as pd
 from mlops.arrays import BoolArray, FloatArray, IntArray
 from mlops.data import bar_rules
 from mlops.data.bar_columns import COLUMNS, require_columns
+from mlops.data.merge_rows import merge_rows
 from mlops.data.numbers import REMEDY, parse_numbers
 from mlops.data.time_columns import parse_time_column
 from mlops.data.timestamps import bad_rows_error
@@ -54,20 +55,19 @@ def clean_bars(
     )
     rows = np.flatnonzero(opened + timeframe.step <= now)
     numbers = _parse_bar_columns(table, rows)
-    order = rows[np.argsort(opened.asi8[rows], kind="stable")]
-    kept, differing = _drop_duplicates(opened, order, numbers["volume"], numbers)
+    merged = merge_rows(table, np.asarray(opened.asi8), rows, numbers, column)
+    kept = merged.kept
     _refuse_overlaps(opened, kept, column, timeframe)
     _refuse_jumps(kept, numbers)
     frame = pd.DataFrame(
         {name: numbers[name][kept] for name in COLUMNS}, index=opened[kept].rename("open_time")
     )
-    dropped = {"duplicate": len(order) - len(kept), "not_closed": len(opened) - len(rows)}
-    warnings = [f"{differing:,} duplicate row(s) differed; the one with the most volume was kept"]
+    not_closed = len(opened) - len(rows)
     return Cleaned(
         frame=frame,
-        dropped={reason: count for reason, count in dropped.items() if count},
+        dropped={**merged.dropped, **({"not_closed": not_closed} if not_closed else {})},
         reordered=not bool(np.all(np.diff(opened.asi8) >= 0)),
-        warnings=tuple(warnings if differing else ()),
+        warnings=merged.warnings,
     )
 
 
@@ -116,25 +116,6 @@ def _refuse_where(bad: BoolArray, rows: IntArray, column: str, what: str) -> Non
     offenders = rows[bad[rows]]
     if len(offenders):
         raise bad_rows_error(what, column, offenders, REMEDY)
-
-
-def _drop_duplicates(
-    opened: pd.DatetimeIndex,
-    order: IntArray,
-    volume: FloatArray,
-    numbers: Mapping[str, FloatArray],
-) -> tuple[IntArray, int]:
-    """Rows by time without duplicates, and how many of the dropped rows had other values.
-
-    The row with the most volume is kept, of equal volumes the last.
-    """
-    stamps = opened.asi8[order]
-    ranked = order[np.lexsort((order, volume[order], stamps))]
-    last = np.append(np.diff(opened.asi8[ranked]) != 0, True) if len(ranked) else np.zeros(0, bool)
-    kept = ranked[last]
-    twin = kept[np.searchsorted(opened.asi8[kept], opened.asi8[ranked])]
-    same = np.all([numbers[name][ranked] == numbers[name][twin] for name in COLUMNS], axis=0)
-    return kept, int(np.sum(~same))
 
 
 def _refuse_overlaps(
