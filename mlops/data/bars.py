@@ -18,6 +18,7 @@ import pandas as pd
 
 from mlops.arrays import FloatArray
 from mlops.data.bar_columns import COLUMNS
+from mlops.data.bar_spacing import refuse_coarser_bars
 from mlops.data.calendar import Calendar
 from mlops.data.cleaning import clean_bars
 from mlops.data.quality import Hole, flag_oddities
@@ -145,6 +146,7 @@ def validate_bars(
             f"{len(cleaned.frame)} complete bar(s) of {len(raw):,} row(s), at least {min_bars} "
             "are needed; load a longer period"
         )
+    refuse_coarser_bars(pd.DatetimeIndex(cleaned.frame.index), timeframe, calendar)
     flags = flag_oddities(cleaned.frame, timeframe, calendar)
     return QualityReport(
         rows_in=len(raw),

@@ -12,6 +12,7 @@ import pandas as pd
 from mlops.arrays import BoolArray, FloatArray, IntArray
 from mlops.data import bar_rules
 from mlops.data.bar_columns import COLUMNS, require_columns
+from mlops.data.bar_spacing import find_overlaps, name_of
 from mlops.data.merge_rows import merge_rows
 from mlops.data.numbers import REMEDY, parse_numbers
 from mlops.data.time_columns import parse_time_column
@@ -121,11 +122,24 @@ def _refuse_where(bad: BoolArray, rows: IntArray, column: str, what: str) -> Non
 def _refuse_overlaps(
     opened: pd.DatetimeIndex, kept: IntArray, column: str, timeframe: Timeframe
 ) -> None:
-    too_close = np.flatnonzero(np.diff(opened.asi8[kept]) < pd.Timedelta(timeframe.step).value)
-    if len(too_close):
+    stamps = np.asarray(opened.asi8[kept])
+    overlapping = find_overlaps(stamps, timeframe)
+    if len(overlapping):
         raise bad_rows_error(
             f"the bar overlaps its predecessor at timeframe {timeframe}",
             column,
-            kept[too_close + 1],
-            "check the timeframe; the bars may be finer",
+            kept[overlapping],
+            _explain_overlaps(stamps, overlapping),
         )
+
+
+def _explain_overlaps(stamps: IntArray, overlapping: IntArray) -> str:
+    """What to do about bars that overlap, by how far apart they are."""
+    gaps = np.diff(stamps)
+    if 2 * len(overlapping) > len(gaps):
+        finer = name_of(int(np.median(gaps[overlapping - 1])))
+        return f"the bars look like {finer} bars; ask for timeframe='{finer}'"
+    return (
+        "check the timeframe; the bars may be finer, or these rows of another timeframe (no clock "
+        "change of any zone explains them)"
+    )
