@@ -6,6 +6,8 @@ names columns and rows of a table, a request names its cell.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -95,6 +97,29 @@ def too_far(high: FloatArray, low: FloatArray, close: FloatArray) -> BoolArray:
     before = close[:-1]
     far[1:] = (high[1:] / LARGEST_RATIO > before) | (before / LARGEST_RATIO > low[1:])
     return far
+
+
+def find_broken_rules(bars: Mapping[str, FloatArray]) -> Iterator[tuple[str, str, BoolArray]]:
+    """The rules that one bar alone can break: the column, what is wrong, and where (N,).
+
+    Args:
+        bars: The five columns by name. NaN breaks no rule here; see `not_finite`.
+    """
+    opened, high, low, close, volume = (
+        bars[name] for name in ("open", "high", "low", "close", "volume")
+    )
+    prices = {"open": opened, "high": high, "low": low, "close": close}
+    for name, price in prices.items():
+        yield name, "a price that is not positive", not_positive(price)
+    yield "volume", "a negative volume", negative(volume)
+    yield "high", "high below low", np.asarray(high < low)
+    yield "high", "high below open or close", below(high, np.fmax(opened, close))
+    yield "low", "low above open or close", above(low, np.fmin(opened, close))
+    for name, price in prices.items():
+        what = f"a price outside {LEAST_PRICE:g} to {LARGEST_PRICE:g}"
+        yield name, what, no_market_price(price)
+    yield "volume", f"a volume above {LARGEST_VOLUME:g}", no_market_volume(volume)
+    yield "high", f"a high more than {LARGEST_RATIO:g} times the low", too_wide(high, low)
 
 
 def round_to_minutes(opens: IntArray, timeframe: Timeframe) -> tuple[IntArray, BoolArray]:

@@ -75,31 +75,9 @@ def clean_bars(
 def _parse_bar_columns(table: pd.DataFrame, rows: IntArray) -> dict[str, FloatArray]:
     """Each column as float64 over all rows; only ``rows``, the complete bars, are checked."""
     numbers = {name: parse_numbers(table[name], rows) for name in COLUMNS}
-    for name in COLUMNS[:4]:
-        _refuse_where(
-            bar_rules.not_positive(numbers[name]), rows, name, "a price that is not positive"
-        )
-    volume, high, low = numbers["volume"], numbers["high"], numbers["low"]
-    _refuse_where(bar_rules.negative(volume), rows, "volume", "a negative volume")
-    _refuse_where(high < low, rows, "high", "high below low")
-    top = np.fmax(numbers["open"], numbers["close"])
-    bottom = np.fmin(numbers["open"], numbers["close"])
-    _refuse_where(bar_rules.below(high, top), rows, "high", "high below open or close")
-    _refuse_where(bar_rules.above(low, bottom), rows, "low", "low above open or close")
-    _refuse_extremes(numbers, rows)
+    for name, what, broken in bar_rules.find_broken_rules(numbers):
+        _refuse_where(broken, rows, name, what)
     return numbers
-
-
-def _refuse_extremes(numbers: Mapping[str, FloatArray], rows: IntArray) -> None:
-    """Refuse what no market trades, and what features could not compute."""
-    for name in COLUMNS[:4]:
-        what = f"a price outside {bar_rules.LEAST_PRICE:g} to {bar_rules.LARGEST_PRICE:g}"
-        _refuse_where(bar_rules.no_market_price(numbers[name]), rows, name, what)
-    what = f"a volume above {bar_rules.LARGEST_VOLUME:g}"
-    _refuse_where(bar_rules.no_market_volume(numbers["volume"]), rows, "volume", what)
-    wide = bar_rules.too_wide(numbers["high"], numbers["low"])
-    what = f"a high more than {bar_rules.LARGEST_RATIO:g} times the low"
-    _refuse_where(wide, rows, "high", what)
 
 
 def _refuse_jumps(kept: IntArray, numbers: Mapping[str, FloatArray]) -> None:
