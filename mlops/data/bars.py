@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Literal
 
@@ -20,8 +20,9 @@ from mlops.arrays import FloatArray
 from mlops.data.bar_columns import COLUMNS
 from mlops.data.bar_spacing import refuse_coarser_bars
 from mlops.data.calendar import Calendar
+from mlops.data.calendar_match import refuse_outside
 from mlops.data.cleaning import clean_bars
-from mlops.data.quality import Hole, flag_oddities
+from mlops.data.quality import Hole, find_holes, flag_oddities
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 
@@ -126,6 +127,8 @@ def validate_bars(
         dayfirst: Whether 03/04 is the third of April; needed where a date can be read both ways.
         time_column: The column that holds the time. By default a column with a usual name
             (`open_time`, `timestamp`, `date`, ...), else the index.
+        calendar: When the market trades; bars outside its sessions are refused if they are
+            more than a few (`mlops.data.calendar_match`).
         min_bars: The least number of bars to accept.
 
     Raises:
@@ -147,6 +150,12 @@ def validate_bars(
             "are needed; load a longer period"
         )
     refuse_coarser_bars(pd.DatetimeIndex(cleaned.frame.index), timeframe, calendar)
+    refuse_outside(
+        pd.DatetimeIndex(cleaned.frame.index),
+        timeframe,
+        calendar,
+        are_rows=holds_rows_of_file(cleaned.dropped, reordered=cleaned.reordered),
+    )
     flags = flag_oddities(cleaned.frame, timeframe, calendar)
     return QualityReport(
         rows_in=len(raw),
@@ -161,6 +170,20 @@ def validate_bars(
         warnings=cleaned.warnings,
         bars=cleaned.frame,
     )
+
+
+def judge_by_calendar(
+    report: QualityReport, timeframe: Timeframe, calendar: Calendar
+) -> QualityReport:
+    """The report of the same bars with the holes of another calendar."""
+    opened = pd.DatetimeIndex(report.bars.index)
+    holes, completeness = find_holes(opened, timeframe, calendar)
+    return replace(report, holes=holes, completeness=completeness)
+
+
+def holds_rows_of_file(dropped: Mapping[str, int], *, reordered: bool) -> bool:
+    """Whether positions of clean bars are rows of the raw table, as far as there are bars."""
+    return not reordered and set(dropped) <= {"not_closed"}
 
 
 def _require_utc(now: datetime) -> pd.Timestamp:

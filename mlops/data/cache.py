@@ -16,9 +16,18 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from mlops.data.bars import Bars, Provenance, QualityReport, content_hash, validate_bars
+from mlops.data.bars import (
+    Bars,
+    Provenance,
+    QualityReport,
+    content_hash,
+    holds_rows_of_file,
+    judge_by_calendar,
+    validate_bars,
+)
 from mlops.data.bars_folder import describe_os_error
-from mlops.data.calendar import Calendar, calendar_for
+from mlops.data.calendar import Calendar, calendar_for, load_calendar
+from mlops.data.calendar_match import recognise_calendar
 from mlops.data.cleaning import Cleaned, clean_bars
 from mlops.data.segments import Head, Interval, Series
 from mlops.data.sources.base import BarSource, PagedSource, cut_to_period, label_of
@@ -72,14 +81,15 @@ class BarCache:
         now: datetime,
         start: datetime | None = None,
         end: datetime | None = None,
-        calendar: Calendar | None = None,
+        calendar: Calendar | str | None = None,
     ) -> Bars:
         """Bars opened in ``[start, end)`` and closed by ``now``, with provenance.
 
         Args:
             start: The first open. By default the first stored bar, or the source's own default
                 start where no bar is stored.
-            calendar: By default the calendar of the source's venue and the symbol.
+            calendar: A calendar or its name. By default the calendar of the source's venue and
+                the symbol; that of a local source's bars is recognised where this one does not fit.
 
         Raises:
             SourceError: when the source cannot be read, or its bars cannot be stored; pages that
@@ -87,15 +97,16 @@ class BarCache:
             BarsError: when its bars break the contract; the page that does is not kept.
         """
         request = BarRequest(symbol=symbol, timeframe=timeframe, now=now, start=start, end=end)
-        calendar = calendar or calendar_for(source.venue, symbol)
+        asked = load_calendar(calendar) if isinstance(calendar, str) else calendar
         if not isinstance(source, PagedSource):
-            report = _validate_local_bars(source, request, calendar)
+            report, recognised = _validate_local_bars(source, request, asked)
             # A local history is known when its last bar closed: the same on every machine.
             last_close = report.bars.index[-1].to_pydatetime() + timeframe.step
-            return _build_bars(source, request, report, calendar, last_close)
+            return _build_bars(source, request, report, recognised, last_close)
         series = self.series(source.venue, symbol, timeframe)
         self._fetch_gaps(series, source, request)
-        return _read_stored_bars(series, source, request, calendar)
+        chosen = asked or calendar_for(source.venue, symbol)
+        return _read_stored_bars(series, source, request, chosen)
 
     def series(self, venue: str, symbol: str, timeframe: Timeframe) -> Series:
         """The stored bars of one market, for a reader that must not use the network."""
@@ -163,18 +174,41 @@ def _clean_page(raw: pd.DataFrame, source: BarSource, request: BarRequest) -> Cl
 
 
 def _validate_local_bars(
-    source: BarSource, request: BarRequest, calendar: Calendar
-) -> QualityReport:
+    source: BarSource, request: BarRequest, asked: Calendar | None
+) -> tuple[QualityReport, Calendar]:
     """Validate the whole source, so that row numbers are the file's, then cut to the request."""
     raw = source.fetch(request.symbol, request.timeframe)
     report = validate_bars(
-        raw, timeframe=request.timeframe, calendar=calendar, now=datetime.now(UTC)
+        raw, timeframe=request.timeframe, calendar=load_calendar("24/7"), now=datetime.now(UTC)
     )
+    report, calendar = _judge_by_own_calendar(report, source, request, asked)
     requested = request.cut(report.bars)
     if len(requested) == len(report.bars):
-        return report
+        return report, calendar
     cut = _validate(requested, request, calendar)
-    return replace(cut, dropped=report.dropped, warnings=report.warnings)
+    return replace(cut, dropped=report.dropped, warnings=report.warnings), calendar
+
+
+def _judge_by_own_calendar(
+    report: QualityReport, source: BarSource, request: BarRequest, asked: Calendar | None
+) -> tuple[QualityReport, Calendar]:
+    """The report by the calendar that was asked for or that the bars keep, and that calendar."""
+    default = calendar_for(source.venue, request.symbol)
+    calendar = recognise_calendar(
+        pd.DatetimeIndex(report.bars.index),
+        request.timeframe,
+        asked=asked,
+        default=default,
+        are_rows=holds_rows_of_file(report.dropped, reordered=report.reordered),
+    )
+    report = judge_by_calendar(report, request.timeframe, calendar)
+    if asked is None and calendar != default:
+        note = (
+            f"the bars trade by the calendar {calendar.name}, recognised from their times, and not "
+            f"by {default.name}; calendar= chooses another"
+        )
+        report = replace(report, warnings=(*report.warnings, note))
+    return report, calendar
 
 
 def _validate(frame: pd.DataFrame, request: BarRequest, calendar: Calendar) -> QualityReport:

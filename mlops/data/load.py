@@ -61,33 +61,33 @@ def load_bars(
     now: datetime | None = None,
     source: BarSource | None = None,
     exchange_base_url: str | None = None,
-    calendar: Calendar | None = None,
+    calendar: Calendar | str | None = None,
 ) -> Bars:
     """Load the bars of a service, or of a venue, symbol and timeframe.
 
-        Args:
-            service: Names venue, symbol and timeframe, instead of the three arguments.
-            cache_root: The folder in which bars of exchanges are stored.
-            start: The open of the first bar.
-            end: The first open that is left out.
-            now: Bars closed by then are loaded; an earlier time than the default, the wall clock,
-                gives the bars that were known then.
-            source: Replaces the venue's own source.
-            exchange_base_url: Another address of the exchange's REST interface.
-            calendar: Replaces the symbol's own calendar.
+    Args:
+        service: Names venue, symbol and timeframe, instead of the three arguments.
+        cache_root: The folder in which bars of exchanges are stored.
+        start: The open of the first bar.
+        end: The first open that is left out.
+        now: Bars closed by then are loaded; an earlier time than the default, the wall clock,
+            gives the bars that were known then.
+        source: Replaces the venue's own source.
+        exchange_base_url: Another address of the exchange's REST interface.
+        calendar: A calendar or its name, such as ``XNYS``, instead of the symbol's own; that of a
+            file is recognised from its bars where the symbol's own does not fit.
 
-        Raises:
-            SourceError: when the source cannot be read.
-            BarsError: when its bars break the contract.
+    Raises:
+        SourceError: when the source cannot be read.
+        BarsError: when its bars break the contract.
 
-        >>> import os
-    from datetime import UTC, datetime
-        >>> bars = load_bars(
-        ...     venue="sample", symbol="BTC/USD", timeframe="1h", cache_root="unused",
-        ...     start=datetime(2018, 1, 1, tzinfo=UTC), end=datetime(2018, 1, 2, tzinfo=UTC),
-        ... )
-        >>> len(bars.frame), bars.provenance.label
-        (24, 'BTC/USD sample, 2017-2019')
+    >>> from datetime import UTC, datetime
+    >>> bars = load_bars(
+    ...     venue="sample", symbol="BTC/USD", timeframe="1h", cache_root="unused",
+    ...     start=datetime(2018, 1, 1, tzinfo=UTC), end=datetime(2018, 1, 2, tzinfo=UTC),
+    ... )
+    >>> len(bars.frame), bars.provenance.label
+    (24, 'BTC/USD sample, 2017-2019')
     """
     if service is not None:
         venue, symbol, timeframe = service.venue, service.symbol, service.timeframe

@@ -8,12 +8,12 @@ make no market stale.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import numpy as np
 import pandas as pd
 
-from mlops.arrays import BoolArray, FloatArray
+from mlops.arrays import BoolArray, FloatArray, naive_utc
 from mlops.data.calendar import Calendar, missing_before
 from mlops.service import Service, Timeframe
 
@@ -51,18 +51,27 @@ class Flags:
 def flag_oddities(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> Flags:
     """Flag the oddities of clean, sorted bars."""
     opened = pd.DatetimeIndex(frame.index)
-    missing = missing_before(opened, timeframe, calendar)
+    holes, completeness = find_holes(opened, timeframe, calendar)
     prints = bad_prints(frame)
     return Flags(
-        holes=tuple(
-            Hole(opened[row - 1] + timeframe.step, opened[row], int(missing[row]))
-            for row in np.flatnonzero(missing).tolist()
-        ),
-        completeness=len(frame) / (len(frame) + int(missing.sum())),
+        holes=holes,
+        completeness=completeness,
         flat_bars=int((frame["high"] == frame["low"]).sum()),
         suspected_splits=tuple(opened[suspected_splits(frame, prints)]),
         bad_prints=tuple(opened[prints]),
     )
+
+
+def find_holes(
+    opened: pd.DatetimeIndex, timeframe: Timeframe, calendar: Calendar
+) -> tuple[tuple[Hole, ...], float]:
+    """The holes between bars, and the share of tradable bars that are present, 0 to 1."""
+    missing = missing_before(opened, timeframe, calendar)
+    holes = tuple(
+        Hole(opened[row - 1] + timeframe.step, opened[row], int(missing[row]))
+        for row in np.flatnonzero(missing).tolist()
+    )
+    return holes, len(opened) / (len(opened) + int(missing.sum()))
 
 
 def bad_prints(frame: pd.DataFrame) -> BoolArray:
@@ -108,9 +117,6 @@ def _trailing_median(close: FloatArray) -> FloatArray:
     return pd.Series(close).rolling(PERSIST_BARS, min_periods=1).median().to_numpy()
 
 
-_INSTANT = timedelta(microseconds=1)
-
-
 @dataclass(frozen=True, slots=True)
 class NewestBar:
     """The close of the newest complete bar (None without a bar) and the market time ``now``."""
@@ -134,6 +140,5 @@ class NewestBar:
         """Tradable bars that have closed since the newest bar."""
         if self.closed_at is None:
             return 0
-        opened = pd.Timestamp(self.closed_at)
-        last = pd.Timestamp(self.now - service.timeframe.step)
-        return len(self.calendar.expected_opens(opened, last + _INSTANT, service.timeframe))
+        closed, now = (np.array([naive_utc(moment)]) for moment in (self.closed_at, self.now))
+        return int(self.calendar.missing_between(closed, now, service.timeframe)[0])
