@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from mlops.data.bars import Bars
+from mlops.data.findings import Findings, accept_bars
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import count_usable_cores
@@ -67,7 +68,7 @@ def load(project: Project, service: Service, config: TrainingConfig) -> Bars:
 
     The task has no retries: the source repeats failed requests itself.
     """
-    return load_chosen_bars(
+    bars = load_chosen_bars(
         lambda: project.registry.store,
         service,
         config,
@@ -76,6 +77,7 @@ def load(project: Project, service: Service, config: TrainingConfig) -> Bars:
         now=config.end,
         exchange_base_url=project.settings.exchange_url,
     )
+    return accept_bars(bars)
 
 
 @task(cache_policy=NO_CACHE)
@@ -88,6 +90,7 @@ def build_dataset(project: Project, service: Service, bars: Bars) -> Dataset:
         calendar=bars.calendar,
         cache_dir=project.settings.mlops_base_path / "features",
         provenance=bars.provenance,
+        findings=Findings.of(bars),
     )
 
 

@@ -43,9 +43,12 @@ MIN_BARS = 2
 class QualityReport:
     """Counts and oddities of one validation; ``bars`` is the clean frame.
 
+    ``rows_in`` counts all rows that were read, those outside the period asked for included.
     ``dropped`` counts rows by reason: ``not_closed``, or another row of their stamp was kept and
     they are ``duplicate`` (the same values), ``re_read`` (an earlier snapshot of the bar) or
-    ``conflicting`` (neither). ``completeness`` is the share of tradable bars that are present,
+    ``conflicting`` (neither); ``first_dropped`` is the open of the first of them where it is known.
+    ``rebuilt`` counts bars by what was changed of them (``shifted`` from closes to opens,
+    ``revised`` by the venue). ``completeness`` is the share of tradable bars that are present,
     0 to 1.
     """
 
@@ -60,6 +63,8 @@ class QualityReport:
     bad_prints: tuple[pd.Timestamp, ...]
     warnings: tuple[str, ...]
     bars: pd.DataFrame = field(repr=False, compare=False)
+    first_dropped: Mapping[str, pd.Timestamp] = field(default_factory=dict)
+    rebuilt: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +174,7 @@ def validate_bars(
         bad_prints=flags.bad_prints,
         warnings=cleaned.warnings,
         bars=cleaned.frame,
+        rebuilt={"shifted": len(cleaned.frame)} if stamps == "close" else {},
     )
 
 

@@ -181,12 +181,15 @@ def _validate_local_bars(
     report = validate_bars(
         raw, timeframe=request.timeframe, calendar=load_calendar("24/7"), now=datetime.now(UTC)
     )
+    if getattr(source, "stamps", "open") == "close":
+        report = replace(report, rebuilt={"shifted": report.rows_out})
     report, calendar = _judge_by_own_calendar(report, source, request, asked)
     requested = request.cut(report.bars)
     if len(requested) == len(report.bars):
         return report, calendar
     cut = _validate(requested, request, calendar)
-    return replace(cut, dropped=report.dropped, warnings=report.warnings), calendar
+    read = ("rows_in", "dropped", "first_dropped", "reordered", "rebuilt", "warnings")
+    return replace(cut, **{name: getattr(report, name) for name in read}), calendar
 
 
 def _judge_by_own_calendar(
@@ -227,12 +230,16 @@ def _read_stored_bars(
     head, frame = series.read()
     report = _validate(request.cut(frame), request, calendar)
     notes = list(report.warnings)
-    if head.revised:
-        notes.append(f"{head.revised:,} bar(s) were revised by {source.venue} after they were read")
     first = report.bars.index[0]
     if request.start is not None and first >= request.start + request.timeframe.step:
         notes.append(f"bars were asked for from {request.start} but begin at {first}")
-    report = replace(report, dropped=dict(head.dropped), warnings=tuple(notes))
+    report = replace(
+        report,
+        rows_in=len(frame) + sum(head.dropped.values()),
+        dropped=dict(head.dropped),
+        rebuilt={"revised": head.revised} if head.revised else {},
+        warnings=tuple(notes),
+    )
     fetched_at = head.fetched_at.to_pydatetime() if head.fetched_at is not None else request.now
     return _build_bars(source, request, report, calendar, fetched_at)
 

@@ -16,6 +16,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from mlops.arrays import BoolArray, Float32Array, FloatArray, RowArray
 from mlops.data.bars import COLUMNS, Provenance, content_hash
 from mlops.data.calendar import Calendar, hole_before, load_calendar
+from mlops.data.findings import Findings
 from mlops.errors import FeatureError
 from mlops.features.bar_arrays import BarArrays
 from mlops.features.spec import FeatureSpec, compute_features
@@ -60,6 +61,7 @@ class Dataset:
         calendar: Calendar | None = None,
         cache_dir: Path | None = None,
         provenance: Provenance | None = None,
+        findings: Findings | None = None,
     ) -> None:
         """Wrap a validated bar frame.
 
@@ -67,9 +69,11 @@ class Dataset:
             calendar: Decides which gaps are holes; by default the market never closes.
             cache_dir: The folder for features on disk; None keeps them in memory only.
             provenance: The origin of the bars, recorded with a model that is trained on them.
+            findings: What was found of the bars when they were read, recorded with it too.
         """
         self.frame = frame
         self.provenance = provenance
+        self.findings = findings
         self.timeframe = timeframe
         self.target = target
         self.calendar = calendar or load_calendar("24/7")
@@ -95,7 +99,7 @@ class Dataset:
                 each bar has (N,); by default all bars are one history.
         """
         dataset = cls.__new__(cls)
-        dataset.provenance = dataset.cache_dir = None
+        dataset.provenance = dataset.findings = dataset.cache_dir = None
         dataset.timeframe, dataset.target = timeframe, target
         dataset.calendar = calendar or load_calendar("24/7")
         dataset.bars = bars

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlops.data.findings import Findings
 from mlops.errors import StoreError
 from mlops.registry.connection import Registry
 from mlops.store import (
@@ -41,6 +42,7 @@ class Explanation:
         verdict: Status and why, in one sentence.
         reasons: One sentence for each gate that decided.
         report: None where no gate judged the version.
+        findings: What was found of the bars it was trained on; None where nobody knows.
         history: Who did what to the version, oldest first.
     """
 
@@ -49,6 +51,7 @@ class Explanation:
     reasons: tuple[str, ...]
     report: GateReport | None
     history: tuple[AuditEntry, ...]
+    findings: Findings | None = None
 
     def __str__(self) -> str:
         version = self.version
@@ -62,6 +65,7 @@ class Explanation:
             f"{version.model_id} ({version.service}): {self.verdict}",
             *(f"  because {reason}" for reason in self.reasons),
             f"  data    {data}",
+            *(f"  bars    {line}" for line in (self.findings.lines if self.findings else ())),
             f"  code    {version.code_version}",
             f"  bundle  {version.digest[:12]}, recipe {version.recipe_digest[:12]}",
             *(f"  {e.at:%Y-%m-%d %H:%M} {e.actor}: {e.action} {e.reason}" for e in self.history),
@@ -85,7 +89,14 @@ def explain(registry: Registry, model_id: str) -> Explanation:
         reasons=_reasons(version, report),
         report=report,
         history=list_audit_entries(registry.store, subject=model_id),
+        findings=_read_findings(version),
     )
+
+
+def _read_findings(version: ModelVersion) -> Findings | None:
+    """What its training noted of its bars; the notes of claims are the caller's own."""
+    noted = None if version.claims_only else version.notes.get("bars")
+    return None if noted is None else Findings.from_dict(noted)
 
 
 def _verdict(version: ModelVersion, report: GateReport | None, *, baseline: bool) -> str:

@@ -46,6 +46,7 @@ def card_section(
     plan: TrainingPlan, study: Study, judgement: Judgement, version: ModelVersion
 ) -> Section:
     """One version as a section of a page."""
+    findings = plan.dataset.findings
     return Section(
         title=f"{version.model_id} — {version.service}",
         verdict=verdict_sentence(judgement),
@@ -57,6 +58,7 @@ def card_section(
             for m in judgement.evaluation.measures
         ],
         pictures=card_pictures(study, judgement),
+        bars=() if findings is None else findings.found,
     )
 
 

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Self
 
+from mlops.data.findings import Finding
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -32,7 +34,12 @@ class MetricRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """The section of a version. ``gates`` are gate results as mappings."""
+    """The section of a version.
+
+    Attributes:
+        gates: Gate results as mappings.
+        bars: What was found of the bars; empty where nobody knows.
+    """
 
     title: str
     verdict: str
@@ -41,6 +48,7 @@ class Section:
     gates: Sequence[Mapping[str, Any]]
     metrics: Sequence[MetricRow]
     pictures: Sequence[Picture]
+    bars: Sequence[Finding] = ()
 
     def to_json(self) -> str:
         """Write the section as JSON, so that it can be put on another page later."""
@@ -52,6 +60,7 @@ class Section:
         parts = json.loads(text)
         parts["metrics"] = [MetricRow(**row) for row in parts["metrics"]]
         parts["pictures"] = [Picture(**picture) for picture in parts["pictures"]]
+        parts["bars"] = [Finding(**row) for row in parts.get("bars", ())]
         return cls(**parts)
 
 

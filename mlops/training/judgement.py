@@ -111,6 +111,7 @@ def evidence_of(
         record=held.after(before) if study.is_refit and before is not None else None,
         alpha=alpha,
         leak_override=leak_override,
+        findings=dataset.findings,
     )
 
 

@@ -92,7 +92,7 @@ def publish(
 def _notes(plan: TrainingPlan, study: Study, answers: Claim | None) -> dict[str, Any]:
     """What the store keeps of a training, as JSON; without a claim ``triggers`` is empty."""
     known = plan.dataset.labels.known_at[study.slices.holdout[-1].selection[-1]]
-    provenance = plan.dataset.provenance
+    provenance, findings = plan.dataset.provenance, plan.dataset.findings
     return {
         "request": plan.request,
         "asked_for": str(plan.model_type),
@@ -108,6 +108,7 @@ def _notes(plan: TrainingPlan, study: Study, answers: Claim | None) -> dict[str,
         "provenance": None
         if provenance is None
         else {name: str(value) for name, value in asdict(provenance).items()},
+        "bars": None if findings is None else findings.to_dict(),
     }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mlops.arrays import FloatArray
+from mlops.data.findings import MAX_DOUBTFUL_SHARE, Findings
 from mlops.errors import GateError
 from mlops.settings import ThresholdMode
 from mlops.validation.forecasts import Forecasts
@@ -53,6 +54,7 @@ class Thresholds:
         max_drawdown: Largest fall of equity after costs, as a share.
         max_cost_share: Share of gross gains that costs may use up.
         champion_alpha: Level of the comparison with the champion.
+        max_doubtful_share: Share of rows that may be dropped as unusable, merged or suspected.
     """
 
     min_model_accuracy: float = 0.6
@@ -67,6 +69,7 @@ class Thresholds:
     max_drawdown: float = 0.25
     max_cost_share: float = 0.75
     champion_alpha: float = 0.05
+    max_doubtful_share: float = MAX_DOUBTFUL_SHARE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,6 +91,7 @@ class Evidence:
         record: Of a refit all out-of-sample forecasts of its recipe, those rows included; None
             where there are no others.
         alpha: What this judgement may spend of the yearly budget.
+        findings: What was found of the bars; None where nobody knows, and nothing is judged of it.
 
     Raises:
         GateError: when the parts contradict each other.
@@ -109,6 +113,7 @@ class Evidence:
     record: Forecasts | None = None
     alpha: float = DEFAULT_ALPHA
     leak_override: Override | None = None
+    findings: Findings | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.alpha < 1.0:

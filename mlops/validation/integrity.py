@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from mlops.data.findings import Findings
 from mlops.service import Target
 from mlops.stats import metrics
 from mlops.stats.dependence import is_constant
@@ -17,16 +18,18 @@ from mlops.validation.forecasts import Forecasts
 from mlops.validation.report import GateReport, GateResult, Severity
 
 TEST_BARS = "test bars"
+DATA_QUALITY = "data quality"
 
 _g0 = partial(GateResult, name="G0")
 
 
 def judge_integrity(evidence: Evidence, thresholds: Thresholds) -> list[GateResult]:
-    """G0: order, gap, enough bars and trades, real forecasts, schema, causality; all hard."""
+    """G0: bars, order, gap, enough rows and trades, real forecasts, schema, causality; all hard."""
     gap, horizon = evidence.integrity.gap_bars, evidence.holdout.horizon
     # The shorter record decides: a judgement is no better than its smaller part.
     n, needed = min(len(evidence.walk_forward), len(evidence.holdout)), thresholds.min_test_bars
     return [
+        *_judge_findings(evidence.findings, thresholds),
         _judge_order(evidence),
         _g0(
             title="gap",
@@ -58,6 +61,22 @@ def judge_integrity(evidence: Evidence, thresholds: Thresholds) -> list[GateResu
             good="the feature function was shown to read no future",
             bad="no proof that the features read no future came with the model",
         ),
+    ]
+
+
+def _judge_findings(findings: Findings | None, thresholds: Thresholds) -> list[GateResult]:
+    if findings is None:
+        return []
+    share, most = findings.doubtful_share, thresholds.max_doubtful_share
+    return [
+        _g0(
+            title=DATA_QUALITY,
+            value=share,
+            threshold=most,
+            passed=share <= most,
+            n=findings.rows_judged,
+            reason=findings.doubt,
+        )
     ]
 
 

@@ -126,7 +126,7 @@ def test_a_revised_last_bar_is_replaced_and_counted(cached):
     bars = cached.load()
 
     assert bars.frame["volume"].iloc[2_498] == before.frame["volume"].iloc[2_498] + 1
-    assert "1 bar(s) were revised by binance" in bars.quality.warnings[0]
+    assert bars.quality.rebuilt == {"revised": 1}
     assert bars.provenance.content_hash != before.provenance.content_hash
 
 
