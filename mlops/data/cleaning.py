@@ -15,7 +15,7 @@ from mlops.data.bar_columns import COLUMNS, require_columns
 from mlops.data.bar_spacing import find_overlaps, name_of
 from mlops.data.merge_rows import merge_rows
 from mlops.data.numbers import REMEDY, parse_numbers
-from mlops.data.time_columns import parse_time_column
+from mlops.data.time_columns import TIME_COLUMN, parse_time_column
 from mlops.data.timestamps import bad_rows_error
 from mlops.errors import BarsError
 from mlops.service import Timeframe
@@ -56,7 +56,8 @@ def clean_bars(
     )
     rows = np.flatnonzero(opened + timeframe.step <= now)
     numbers = _parse_bar_columns(table, rows)
-    merged = merge_rows(table, np.asarray(opened.asi8), rows, numbers, column)
+    source = str(raw.attrs.get(TIME_COLUMN, column))
+    merged = merge_rows(table, np.asarray(opened.asi8), rows, numbers, source)
     kept = merged.kept
     _refuse_overlaps(opened, kept, column, timeframe)
     _refuse_jumps(kept, numbers)

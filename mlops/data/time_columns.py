@@ -15,6 +15,9 @@ from mlops.service import Timeframe
 UNIX_COLUMNS = ("unix", "timestamp", "unix_timestamp", "epoch")
 DATE_COLUMNS = ("open_time", "close_time", "date", "time", "datetime", "open time", "close time")
 CLOSE_COLUMNS = ("close_time", "close time")
+OPEN_INDEX = "open_time"
+TIME_COLUMN = "time_column"
+"""Key of a frame's ``attrs``: the column of the file that its index of opens was read from."""
 
 
 def parse_time_column(
@@ -52,6 +55,8 @@ def _find_time_columns(table: pd.DataFrame, wanted: str | None) -> list[pd.Serie
                 f"time column {wanted!r} is missing; got {', '.join(table.columns)}", column=wanted
             )
         return [table[wanted.strip().lower()]]
+    if isinstance(table.index.dtype, pd.DatetimeTZDtype) and table.index.name == OPEN_INDEX:
+        return [pd.Series(table.index, name=OPEN_INDEX)]
     unix = [name for name in UNIX_COLUMNS if name in table.columns][:1]
     dates = [name for name in DATE_COLUMNS if name in table.columns][:1]
     if unix or dates:

@@ -18,11 +18,9 @@ from mlops.data.sources.archives import open_content
 from mlops.data.sources.arrow_tables import read_arrow_table
 from mlops.data.sources.base import cut_to_period
 from mlops.data.sources.csv_tables import read_csv_table
-from mlops.data.time_columns import DATE_COLUMNS, UNIX_COLUMNS, parse_time_column
+from mlops.data.time_columns import TIME_COLUMN, parse_time_column
 from mlops.errors import SourceError
 from mlops.service import Timeframe
-
-_NO_EXTRAS = frozenset((*COLUMNS, *UNIX_COLUMNS, *DATE_COLUMNS))
 
 
 class FileSource:
@@ -68,7 +66,8 @@ class FileSource:
     ) -> pd.DataFrame:
         """Rows in file order with UTC opens as index; a file does not check ``symbol``.
 
-        Columns beside those of bars and of time are kept as they are.
+        Other columns are kept as they are: one of them may tell what a row is of. The frame's
+        ``attrs`` name the column that the opens were read from.
 
         Raises:
             SourceError: when the file cannot be read.
@@ -76,7 +75,7 @@ class FileSource:
         """
         table = require_columns(self._read_table())
         now, options = pd.Timestamp(datetime.now(UTC)), self.options
-        opened, _ = parse_time_column(
+        opened, column = parse_time_column(
             table,
             timeframe=timeframe,
             now=now,
@@ -85,7 +84,9 @@ class FileSource:
             dayfirst=options.dayfirst,
             time_column=options.time_column,
         )
-        return cut_to_period(self._take_bars(table, opened, timeframe, now), start, end)
+        bars = self._take_bars(table.drop(columns=column, errors="ignore"), opened, timeframe, now)
+        bars.attrs[TIME_COLUMN] = column
+        return cut_to_period(bars, start, end)
 
     def _read_table(self) -> pd.DataFrame:
         content = open_content(self.path, self.options.member)
@@ -96,7 +97,7 @@ class FileSource:
     def _take_bars(
         self, table: pd.DataFrame, opened: pd.DatetimeIndex, timeframe: Timeframe, now: pd.Timestamp
     ) -> pd.DataFrame:
-        """The columns of bars, text as numbers, and those that are none of bars or of time."""
+        """The columns of bars, text as numbers, and all others."""
         taken: dict[str, pd.Series | FloatArray] = {}
         for name in COLUMNS:
             values = table[name]
@@ -105,9 +106,5 @@ class FileSource:
                 taken[name] = parse_numbers(values, complete, decimal=self.options.decimal)
             else:
                 taken[name] = values.array
-        extras = {
-            name: table[name].array
-            for name in table.columns
-            if name not in _NO_EXTRAS and name != self.options.time_column
-        }
+        extras = {name: table[name].array for name in table.columns if name not in COLUMNS}
         return pd.DataFrame({**taken, **extras}, index=opened.rename("open_time"), copy=False)
