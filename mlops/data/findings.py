@@ -35,7 +35,7 @@ SPLIT, BAD_PRINT = "split", "bad print"
 _SENTENCES: Mapping[str, str] = {
     "duplicate": "repeated the stamp of another row; one row of each stamp was kept",
     "re_read": "were other readings of a bar and were merged",
-    "conflicting": "contradicted another row of their stamp, which was kept",
+    "conflicting": "contradicted another row of their stamp, which fits its neighbours better",
     "not_closed": "came before the close of their bar and were left out",
     "invalid": "broke the rules of a bar; each left a hole",
     "revised": "had other values when the venue was asked again; the newer ones count",
@@ -195,7 +195,7 @@ class Findings:
             for kind, seen, total in told
         ]
         if self.holes.count:
-            found.append(Finding("holes", self._describe_holes()))
+            found.append(Finding("holes", self.describe_holes()))
         if self.flat:
             text = f"{self.flat:,} of {self.rows_out:,} bars are flat: one price from open to close"
             found.append(Finding("flat", text))
@@ -203,7 +203,8 @@ class Findings:
             found.append(Finding("order", "the rows were not in the order of time and were sorted"))
         return (*found, *(Finding("note", text, is_odd=True) for text in self.warnings))
 
-    def _describe_holes(self) -> str:
+    def describe_holes(self) -> str:
+        """How many bars are missing, where first, and which share is left."""
         return (
             f"{self.holes.count:,} hole(s) of {self.missing:,} bars in all{_dates(self.holes)}; "
             f"{self.completeness:.2%} of the tradable bars are present"
@@ -261,9 +262,8 @@ def require_sound(findings: Findings, what: str) -> None:
         )
     if findings.completeness < MIN_COMPLETENESS:
         raise BarsError(
-            f"{what}: {findings.found[0].text}, but {findings.missing:,} more could have been "
-            f"traded: {findings.completeness:.1%} are present, at least {MIN_COMPLETENESS:.0%} are "
-            f"needed{_dates(findings.holes)}. Pass timeframe= if the bars are longer, calendar= "
+            f"{what}: {findings.found[0].text}; {findings.describe_holes()}, at least "
+            f"{MIN_COMPLETENESS:.0%} are needed. Pass timeframe= if the bars are longer, calendar= "
             "such as 'XNYS' if the market closes, or start= where the bars are complete"
         )
 

@@ -58,7 +58,7 @@ def card_section(
             for m in judgement.evaluation.measures
         ],
         pictures=card_pictures(study, judgement),
-        bars=() if findings is None else findings.found,
+        bars=[] if findings is None else list(findings.found),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
@@ -48,7 +48,7 @@ class Section:
     gates: Sequence[Mapping[str, Any]]
     metrics: Sequence[MetricRow]
     pictures: Sequence[Picture]
-    bars: Sequence[Finding] = ()
+    bars: Sequence[Finding] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Write the section as JSON, so that it can be put on another page later."""

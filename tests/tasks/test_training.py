@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mlops.errors import SourceError
+from mlops.errors import BarsError, SourceError
 from mlops.search.config import TrainingConfig
 from mlops.settings import current_settings
 from mlops.store import get_route
@@ -27,6 +27,33 @@ def test_a_file_that_is_not_there_fails_at_once(project: Place) -> None:
     assert step.load.retries == 0
     with pytest.raises(SourceError, match=r"missing\.parquet"):
         step.load.fn(open_project(), service, TrainingConfig(bars_file="missing.parquet"))
+
+
+def test_what_was_found_of_the_bars_is_logged_and_goes_with_them(
+    project: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = project.frame
+    frame.iloc[500:, :4] /= 2
+    frame.to_parquet(project.bars)
+    opened, service = open_project(), current_settings().service("BTC/USD", venue="simulator")
+    with caplog.at_level("INFO", "mlops"):
+        bars = step.load.fn(opened, service, project.config())
+    told = [text for text in caplog.messages if "as a split does" in text]
+    assert len(told) == 1
+    findings = step.build_dataset.fn(opened, service, bars).findings
+    assert findings is not None
+    assert findings.suspected["split"].first == (frame.index[500],)
+
+
+def test_a_file_of_doubtful_bars_is_refused_before_a_service_begins(project: Place) -> None:
+    frame = project.frame
+    frame.iloc[500:600:2, 1] *= 2
+    frame.to_parquet(project.bars)
+    opened, service = open_project(), current_settings().service("BTC/USD", venue="simulator")
+    with pytest.raises(BarsError, match=r"50 of 2,400 bars are suspected .*start="):
+        step.load.fn(opened, service, project.config())
+    first = frame.index[600].to_pydatetime()
+    assert len(step.load.fn(opened, service, project.config(start=first)).frame) == 1800
 
 
 def test_a_service_begins_at_the_time_of_its_bars(project: Place) -> None:

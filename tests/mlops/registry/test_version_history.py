@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 
@@ -29,6 +29,7 @@ from mlops.store.triggers import (
     training_lease,
 )
 from mlops.validation.report import GateReport, GateResult
+from tests.findings import findings_with
 from tests.mlops.registry.conftest import AT, Populated
 from tests.stores import NOW, SERVICE, add, began, empty_url, store, url
 
@@ -69,6 +70,34 @@ def test_an_explanation_names_data_and_code(populated: Populated) -> None:
     assert f"bars {version.watermark[:12]} up to 2" in str(found)
     assert version.code_version == code_version()
     assert code_version() in str(found)
+
+
+@pytest.mark.usefixtures("unverified")
+def test_an_explanation_tells_what_was_found_of_the_bars(
+    registry: Registry, candidate: Candidate
+) -> None:
+    findings = findings_with(re_read=2)
+    noted = replace(candidate, notes={"bars": findings.to_dict()})
+    row = register(registry, noted, Why(AT, actor="ann", reason="nightly"))
+    found = explain(registry, row.model_id)
+    assert found.findings == findings
+    assert "  bars    10,000 of 10,002 rows are bars" in str(found)
+    assert "  bars    2 of 10,002 rows were other readings of a bar" in str(found)
+
+
+@pytest.mark.usefixtures("unverified")
+@pytest.mark.parametrize(
+    ("notes", "claims_only"),
+    [({}, False), ({"bars": None}, False), ({"bars": 10_000}, True), ({"bars": {"n": 1}}, True)],
+)
+def test_a_version_without_findings_says_nothing_of_them(
+    registry: Registry, candidate: Candidate, notes: Mapping[str, object], claims_only: bool
+) -> None:
+    """A note that a caller named `bars` is no finding of a training."""
+    noted = replace(candidate, notes=notes, claims_only=claims_only)
+    row = register(registry, noted, Why(AT, actor="ann", reason="nightly"))
+    assert explain(registry, row.model_id).findings is None
+    assert "  bars    " not in str(explain(registry, row.model_id))
 
 
 def test_the_baseline_needs_no_gate(populated: Populated) -> None:

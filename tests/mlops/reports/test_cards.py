@@ -61,7 +61,7 @@ def test_the_verdict_is_a_sentence_with_every_reason(passed: Card, refused: Card
 
 
 @pytest.mark.parametrize("name", ["passed", "refused"])
-def test_a_card_has_five_pictures_every_gate_and_every_metric(
+def test_a_card_has_five_pictures_every_gate_and_metric_and_what_was_found_of_its_bars(
     name: str, request: pytest.FixtureRequest
 ) -> None:
     card: Card = request.getfixturevalue(name)
@@ -76,6 +76,8 @@ def test_a_card_has_five_pictures_every_gate_and_every_metric(
     ]
     assert len(section.gates) == len(card.judgement.report.results)
     assert len(section.metrics) == len(card.judgement.evaluation.measures)
+    assert section.gates[0]["title"] == "data quality"
+    assert section.bars[0].text.startswith(f"{BARS:,} of {BARS:,} rows are bars")
 
 
 def test_facts_say_on_what_data_and_by_which_code(passed: Card) -> None:

@@ -1,7 +1,11 @@
 """Report pages: everything that was measured is on them, and nothing can break out of a cell."""
 
+import json
+from dataclasses import replace
+
 import pytest
 
+from mlops.data.findings import Finding
 from mlops.reports.page import MetricRow, Page, Picture, Section, readable_number, render
 
 GATE = {
@@ -50,4 +54,22 @@ def test_numbers_are_readable(value, text):
 
 
 def test_a_section_is_read_back_equal():
-    assert Section.from_json(SECTION.to_json()) == SECTION
+    told = replace(SECTION, bars=[Finding("split", "1 of 9 bars", is_odd=True)])
+    for section in (SECTION, told):
+        assert Section.from_json(section.to_json()) == section
+
+
+def test_a_page_shows_what_was_found_of_the_bars():
+    found = [Finding("rows", "998 of 1,000 rows are bars"), Finding("split", "1 bar", is_odd=True)]
+    html = render(Page("Demo", "", [replace(SECTION, bars=found)]))
+    assert "<h3>Bars</h3>" in html
+    assert "<th>rows</th><td>998 of 1,000 rows are bars</td>" in html
+    assert '<th>split</th><td class="bad">1 bar</td>' in html
+
+
+def test_a_section_that_was_saved_without_its_bars_has_no_table_of_them():
+    saved = json.loads(SECTION.to_json())
+    del saved["bars"]
+    earlier = Section.from_json(json.dumps(saved))
+    assert earlier == SECTION
+    assert "<h3>Bars</h3>" not in render(Page("Demo", "", [earlier]))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mlops.data.findings import Findings
 from mlops.errors import LeaseLost
 from mlops.features.dataset import Dataset
 from mlops.models.base import Epoch, History
@@ -24,6 +25,7 @@ from mlops.store.rollouts import newest_rollout_of
 from mlops.training.judgement import Judgement
 from mlops.training.publish import epoch_rows, log_trial, publish, recipe_params
 from mlops.training.training_plan import TrainingPlan
+from tests.findings import findings_with
 from tests.mlops.registry.conftest import AT, mlflow_on, opened_at
 from tests.mlops.training.trainings import judged, planned, searched
 from tests.project import seeded, skip_verification
@@ -98,6 +100,19 @@ def test_the_request_can_be_asked_for_again(work: Work) -> None:
     assert notes["triggers"] == []
     assert notes["refit"] is False
     assert Recipe.from_dict(notes["recipe"]) == work.study.winner.recipe
+
+
+def test_what_was_found_of_the_bars_is_kept_with_the_version(work: Work) -> None:
+    assert work.published(work.judged()).notes["bars"] is None
+    found = findings_with(re_read=2, bad_prints=1)
+    work.plan.dataset.findings = found
+    try:
+        version = work.published(work.judged())
+    finally:
+        work.plan.dataset.findings = None
+    assert Findings.from_dict(version.notes["bars"]) == found
+    assert version.report is not None
+    assert version.report["results"][0]["title"] == "data quality"
 
 
 def test_a_training_that_lost_its_lease_registers_nothing(work: Work) -> None:

@@ -8,6 +8,7 @@ import pytest
 from mlops.service import Target
 from mlops.validation.evidence import Override, Thresholds
 from mlops.validation.integrity import judge_integrity, judge_leakage
+from tests.findings import findings_with
 
 LIMITS = Thresholds()
 
@@ -34,6 +35,41 @@ def test_each_unsound_fact_refuses(volatility_evidence, fault, title):
     evidence = volatility_evidence()
     evidence = replace(evidence, integrity=replace(evidence.integrity, **fault))
     assert refused(judge_integrity(evidence, LIMITS)) == {title}
+
+
+def test_bars_of_which_nobody_knows_what_was_found_are_not_judged(volatility_evidence):
+    """Models may be judged on records whose bars were never read here."""
+    titles = [result.title for result in judge_integrity(volatility_evidence(), LIMITS)]
+    assert "data quality" not in titles
+
+
+@pytest.mark.parametrize(
+    ("counts", "share", "passes"),
+    [
+        ({}, 0.0, True),
+        ({"re_read": 2}, 2 / 10_002, True),
+        ({"duplicate": 5_000, "not_closed": 1}, 0.0, True),
+        ({"bad_prints": 100}, 0.01, True),
+        ({"bad_prints": 101}, 0.0101, False),
+        ({"invalid": 60, "bad_prints": 60}, 60 / 10_060 + 0.006, False),
+        ({"of a later release": 102}, 102 / 10_102, False),
+    ],
+)
+def test_bars_are_judged_by_the_share_that_is_doubtful(volatility_evidence, counts, share, passes):
+    evidence = volatility_evidence(findings=findings_with(**counts))
+    results = judge_integrity(evidence, LIMITS)
+    (told,) = [result for result in results if result.title == "data quality"]
+    assert told.name == "G0"
+    assert (told.value, told.threshold) == (pytest.approx(share), 0.01)
+    assert refused(results) == (set() if passes else {"data quality"})
+
+
+def test_the_reason_counts_rows_and_bars(volatility_evidence):
+    evidence = volatility_evidence(findings=findings_with(re_read=2, bad_prints=3))
+    assert judge_integrity(evidence, LIMITS)[0].reason == (
+        "2 of 10,002 rows were dropped or merged and 3 of 10,000 bars are suspected of an error "
+        "(0.05% together)"
+    )
 
 
 def test_a_holdout_inside_the_walk_forward_rows_refuses(return_evidence):
