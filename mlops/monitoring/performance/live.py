@@ -161,12 +161,13 @@ def measure_performance(
     market = read_market(store, service)
     size_read = max(size, decision_size) + RUN_UP_BARS
     due = list_due_bars(service, market.calendar, now=now, size=size_read)
-    since, until = due[-size], due[-1] + _INSTANT
+    step = service.timeframe.step
+    # Bars may open up to a step before the calendar's: days by date, or hours by the full hour.
+    since, until = due[-size] - step + _INSTANT, due[-1] + _INSTANT
     model_id = version.model_id
     matched = read_matched(store, service.key, model_id=model_id, since=due[0], until=until)
     counts = count_outcomes(store, service.key, model_id=model_id, since=since, until=until)
     record = to_record(service, matched)
-    step = service.timeframe.step
     first = _first_row_since(record, since + step)
     rows = _rows_from(record, first)
     promotion = promotion or Promotion()
@@ -179,7 +180,7 @@ def measure_performance(
     )
     degradation = None
     if reference is not None:
-        first_judged = _first_row_since(record, due[-decision_size] + step)
+        first_judged = _first_row_since(record, due[-decision_size] + _INSTANT)
         degradation = judge_degradation(
             Losses.none() if record is None else Losses.of(record, since=first_judged),
             reference,
@@ -193,7 +194,7 @@ def measure_performance(
         target=str(service.target),
         horizon=service.horizon,
         window_hours=window_hours,
-        since=since.isoformat(),
+        since=due[-size].isoformat(),
         until=due[-1].isoformat(),
         n=0 if rows is None else len(rows),
         measures=measures,

@@ -27,7 +27,7 @@ from mlops.monitoring.performance.live import (
     list_due_bars,
     measure_performance,
 )
-from mlops.monitoring.performance.outcomes import match_bars
+from mlops.monitoring.performance.outcomes import ServiceBars, match_bars
 from mlops.monitoring.performance.promotion import (
     Promotion,
     evaluation_at_promotion,
@@ -340,3 +340,28 @@ def test_without_one_the_reference_is_what_the_version_was_not_fitted_on(
     assert known.model.mean() != known.baseline.mean()
     later = replace(made, notes={"fitted_until": "2030-01-01T00:00:00+00:00"})
     assert len(reference_losses(bundle, later)) == 0
+
+
+def test_bars_stamped_before_the_calendars_are_counted_in_the_window(
+    store: Store, version: Callable[..., ModelVersion]
+) -> None:
+    """Hours of New York by the full hour: the first opens half an hour before the session."""
+    stocks = replace(RETURNS, venue="xnys", symbol="SPY/USD", horizon=1)
+    sessions = pd.bdate_range("2024-04-01", "2024-04-26", tz="America/New_York")
+    opens = [day + timedelta(hours=hour) for day in sessions for hour in range(9, 16)]
+    index = pd.DatetimeIndex(opens).tz_convert("UTC").rename("open_time")
+    market = Dataset(
+        make_bars(len(index)).set_axis(index),
+        timeframe=stocks.timeframe,
+        target=TargetSpec(stocks.target, stocks.horizon),
+        calendar=load_calendar("XNYS"),
+    )
+    record_forecasts(store, [forecast_row(stocks, bar) for bar in index.to_pydatetime()])
+    now = index[-1].to_pydatetime() + HOUR
+    bars = ServiceBars.of(stocks, market, default_recipe("zero", market.target))
+    match_bars(store, [bars], now=now, patience_bars=5)
+    found = measure_performance(
+        store, version(stocks), now=now + HOUR, window_hours=70, fee_bps=1.0
+    )
+    assert found.n == found.completeness.expected == 70
+    assert found.completeness.forecast_share == 1.0
