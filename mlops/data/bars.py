@@ -80,7 +80,6 @@ class Provenance:
     symbol: str
     timeframe: str
     fetched_at: datetime
-    content_hash: str
     label: str
 
 
@@ -99,6 +98,11 @@ class Bars:
     calendar: Calendar
     provenance: Provenance
     quality: QualityReport
+
+    @property
+    def content_hash(self) -> str:
+        """The data watermark; a hash of gigabytes takes seconds, so it is computed when asked."""
+        return content_hash(self.frame)
 
     @property
     def close_times(self) -> pd.DatetimeIndex:

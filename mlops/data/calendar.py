@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, IntArray, TimeArray, naive_utc_times
+from mlops.data.bar_rules import PART_ROWS
 from mlops.data.exchange_sessions import (
     EXTENDED_HOURS,
     ExchangeCalendar,
@@ -136,7 +137,10 @@ def missing_before(opened: pd.DatetimeIndex, timeframe: Timeframe, calendar: Cal
     stamps = naive_utc_times(opened)
     missing = np.zeros(len(stamps), np.int64)
     step = np.timedelta64(timeframe.step)
-    apart = np.flatnonzero(np.diff(stamps) > step) + 1
+    # Part by part, for a difference of all stamps would not fit the cache of a core.
+    parts = range(0, max(len(stamps) - 1, 0), PART_ROWS)
+    found = [at + np.flatnonzero(np.diff(stamps[at : at + PART_ROWS + 1]) > step) for at in parts]
+    apart = np.concatenate([*found, np.empty(0, np.int64)]) + 1
     missing[apart] = calendar.missing_between(stamps[apart - 1] + step, stamps[apart], timeframe)
     return missing
 

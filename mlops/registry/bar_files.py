@@ -120,7 +120,7 @@ def keep_file(
     row = BarFile(
         id=identify_file(choice, service.timeframe),
         path=str(choice.bars_file),
-        digest=bars.provenance.content_hash,
+        digest=bars.content_hash,
         bars=len(bars.frame),
         last_close=(bars.frame.index[-1] + service.timeframe.step).to_pydatetime(),
         chunks=list(chunks),

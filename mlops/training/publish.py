@@ -107,7 +107,10 @@ def _notes(plan: TrainingPlan, study: Study, answers: Claim | None) -> dict[str,
         "refit": study.is_refit,
         "provenance": None
         if provenance is None
-        else {name: str(value) for name, value in asdict(provenance).items()},
+        else {
+            **{name: str(value) for name, value in asdict(provenance).items()},
+            "content_hash": plan.dataset.content_hash,
+        },
         "bars": None if findings is None else findings.to_dict(),
     }
 

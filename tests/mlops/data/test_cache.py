@@ -48,7 +48,7 @@ def test_bars_come_back_as_the_venue_has_them(cached):
     pd.testing.assert_frame_equal(bars.frame, make_bars(2_499).round(6), check_freq=False)
     assert bars.quality.completeness == 1.0
     assert bars.provenance.fetched_at == cached.replay.now
-    assert bars.provenance.content_hash == content_hash(bars.frame)
+    assert bars.content_hash == content_hash(bars.frame)
 
 
 def test_a_second_load_in_the_same_hour_asks_for_nothing(cached):
@@ -57,6 +57,7 @@ def test_a_second_load_in_the_same_hour_asks_for_nothing(cached):
 
     assert cached.replay.klines == []
     assert second.provenance == first.provenance
+    assert second.content_hash == first.content_hash
 
 
 def test_a_later_load_asks_only_for_the_tail_and_reads_the_last_bar_again(cached):
@@ -127,7 +128,7 @@ def test_a_revised_last_bar_is_replaced_and_counted(cached):
 
     assert bars.frame["volume"].iloc[2_498] == before.frame["volume"].iloc[2_498] + 1
     assert bars.quality.rebuilt == {"revised": 1}
-    assert bars.provenance.content_hash != before.provenance.content_hash
+    assert bars.content_hash != before.content_hash
 
 
 def test_a_fetch_that_fails_half_way_keeps_its_pages_and_resumes_there(cached):

@@ -26,7 +26,7 @@ def fetch(url: str, root: str, start: str, now: str) -> None:
     bars = BarCache(root).load(
         source, "BTC/USDT", HOUR, start=datetime.fromisoformat(start), now=known
     )
-    print(bars.provenance.content_hash)
+    print(bars.content_hash)
 
 
 @pytest.fixture
