@@ -44,12 +44,12 @@ class QualityReport:
     """Counts and oddities of one validation; ``bars`` is the clean frame.
 
     ``rows_in`` counts all rows that were read, those outside the period asked for included.
-    ``dropped`` counts rows by reason: ``not_closed``, or another row of their stamp was kept and
-    they are ``duplicate`` (the same values), ``re_read`` (an earlier snapshot of the bar) or
-    ``conflicting`` (neither); ``first_dropped`` is the open of the first of them where it is known.
-    ``rebuilt`` counts bars by what was changed of them (``shifted`` from closes to opens,
-    ``revised`` by the venue). ``completeness`` is the share of tradable bars that are present,
-    0 to 1.
+    ``dropped`` counts rows by reason: ``not_closed``; of an exchange ``invalid``; or another row
+    of their stamp was kept and they are ``duplicate`` (the same values), ``re_read`` (an earlier
+    snapshot of the bar) or ``conflicting`` (neither). ``first_dropped`` is the open of the first
+    of them where it is known. ``rebuilt`` counts bars by what was changed of them (``shifted``
+    from closes to opens, ``revised`` by the venue). ``completeness`` is the share of tradable
+    bars that are present, 0 to 1.
     """
 
     rows_in: int

@@ -3,12 +3,12 @@
 Local sources (samples, files, the simulator) are read each time, so that an old copy never
 hides a changed file. From a remote source the cache fetches only intervals that are not stored
 yet, plus the last stored bar: where the venue has revised that bar, the new values replace the
-old ones and are counted.
+old ones and are counted. An invalid candle of an exchange is left out as a hole and counted; a
+file that holds one is refused, because its owner can correct it.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +27,7 @@ from mlops.data.bars import (
 from mlops.data.bars_folder import describe_os_error
 from mlops.data.calendar import Calendar, calendar_for, load_calendar
 from mlops.data.calendar_match import recognise_calendar
-from mlops.data.cleaning import Cleaned, clean_bars
+from mlops.data.gap_fetch import GapFetch
 from mlops.data.segments import Head, Interval, Series
 from mlops.data.sources.base import BarSource, PagedSource, cut_to_period, label_of
 from mlops.errors import BarsError, SourceError
@@ -93,7 +93,8 @@ class BarCache:
         Raises:
             SourceError: when the source cannot be read, or its bars cannot be stored; pages that
                 arrived before are kept.
-            BarsError: when its bars break the contract; the page that does is not kept.
+            BarsError: when its bars break the contract. An exchange's invalid candles are left
+                out instead; a page that is not made of bars is refused and not kept.
         """
         request = BarRequest(symbol=symbol, timeframe=timeframe, now=now, start=start, end=end)
         asked = load_calendar(calendar) if isinstance(calendar, str) else calendar
@@ -119,7 +120,7 @@ class BarCache:
         try:
             with series.lock(self.lock_timeout_s):
                 for gap in _find_gaps(series.head(), source, request):
-                    _fetch_gap(series, source, request, gap)
+                    GapFetch(series, source, request, gap).run()
         except OSError as error:
             raise SourceError(
                 f"bars of {request.symbol} on {source.venue} cannot be stored in {series.folder}: "
@@ -135,41 +136,6 @@ def _find_gaps(head: Head, source: PagedSource, request: BarRequest) -> tuple[In
     if start is None:
         start = source.default_start(request.timeframe, request.bound.to_pydatetime())
     return head.gaps(pd.Timestamp(start), request.bound)
-
-
-def _fetch_gap(series: Series, source: PagedSource, request: BarRequest, gap: Interval) -> None:
-    """Fetch one gap, storing each page as it comes."""
-    step = request.timeframe.step
-    begin, end = gap
-    # The last stored bar is fetched again: the venue may have revised it, or sent it part-formed
-    # because its clock runs behind ours.
-    touches = any(high == begin for _, high in series.head().coverage)
-    since = begin - step if touches else begin
-    pages = source.pages(
-        request.symbol, request.timeframe, start=since.to_pydatetime(), end=end.to_pydatetime()
-    )
-    for raw in pages:
-        cleaned = _clean_page(raw, source, request)
-        if cleaned.frame.empty:
-            continue
-        head = series.head().covering(begin, max(cleaned.frame.index[-1] + step, begin))
-        counted = Counter(head.dropped) + Counter(cleaned.dropped)
-        now = pd.Timestamp(request.now)
-        series.append(cleaned.frame, replace(head, dropped=dict(counted), fetched_at=now))
-    head = series.head()
-    if any(low == end for low, _ in head.coverage):
-        series.commit(head.covering(begin, end))
-
-
-def _clean_page(raw: pd.DataFrame, source: BarSource, request: BarRequest) -> Cleaned:
-    try:
-        return clean_bars(raw, timeframe=request.timeframe, now=pd.Timestamp(request.now))
-    except BarsError as error:
-        raise BarsError(
-            f"{request.symbol} on {source.venue}, page from {raw.index.min()}: {error}",
-            column=error.column,
-            rows=error.rows,
-        ) from error
 
 
 def _validate_local_bars(
@@ -228,19 +194,36 @@ def _read_stored_bars(
 ) -> Bars:
     head, frame = series.read()
     report = _validate(request.cut(frame), request, calendar)
-    notes = list(report.warnings)
-    first = report.bars.index[0]
-    if request.start is not None and first >= request.start + request.timeframe.step:
-        notes.append(f"bars were asked for from {request.start} but begin at {first}")
+    notes = _describe_fetches(head, source, request, report.bars.index[0])
     report = replace(
         report,
         rows_in=len(frame) + sum(head.dropped.values()),
         dropped=dict(head.dropped),
         rebuilt={"revised": head.revised} if head.revised else {},
-        warnings=tuple(notes),
+        warnings=(*report.warnings, *notes),
     )
     fetched_at = head.fetched_at.to_pydatetime() if head.fetched_at is not None else request.now
     return _build_bars(source, request, report, calendar, fetched_at)
+
+
+def _describe_fetches(
+    head: Head, source: BarSource, request: BarRequest, first: pd.Timestamp
+) -> list[str]:
+    """What a reader of stored bars should know about how they came.
+
+    Args:
+        first: The open of the first bar.
+    """
+    notes = []
+    if head.dropped.get("invalid"):
+        notes.append(
+            f"{head.dropped['invalid']:,} invalid candle(s) of {source.venue} are left out, the "
+            f"newest of {head.invalid[-1]}"
+        )
+    asked = head.coverage[0][0] if request.start is None else request.start
+    if first >= asked + request.timeframe.step:
+        notes.append(f"bars were asked for from {asked} but begin at {first}")
+    return notes
 
 
 def _build_bars(

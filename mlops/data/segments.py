@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,6 +26,8 @@ from mlops.errors import SourceError
 Interval = tuple[pd.Timestamp, pd.Timestamp]
 READ_TRIES = 5
 _FORMAT = 1
+KEPT_INVALID = 1000
+"""So many open times of invalid candles are kept, the newest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class Head:
 
     ``coverage`` lists the fetched intervals ``[start, end)`` of opens; ``dropped`` counts rows
     by reason; ``revised`` counts stored bars that the venue later sent with other values.
+    ``invalid`` holds the opens of candles that are counted as invalid, so that none is counted
+    twice; ``searched`` is an interval in which a fetch that was not finished found no bar yet.
     """
 
     segments: tuple[Segment, ...] = ()
@@ -55,6 +60,8 @@ class Head:
     dropped: Mapping[str, int] = field(default_factory=dict)
     revised: int = 0
     fetched_at: pd.Timestamp | None = None
+    invalid: tuple[pd.Timestamp, ...] = ()
+    searched: Interval | None = None
 
     def gaps(self, start: pd.Timestamp, end: pd.Timestamp) -> tuple[Interval, ...]:
         """The parts of ``[start, end)`` that are not covered."""
@@ -77,6 +84,28 @@ class Head:
                 joined.append((low, high))
         return replace(self, coverage=tuple(joined))
 
+    def counting(self, dropped: Mapping[str, int]) -> Head:
+        """The head with more rows counted as dropped."""
+        return replace(self, dropped=dict(Counter(self.dropped) + Counter(dropped)))
+
+    def knows(self, opened: pd.Timestamp) -> bool:
+        """Whether an open is covered, or counted as that of an invalid candle."""
+        return opened in self.invalid or any(low <= opened < high for low, high in self.coverage)
+
+    def with_invalid(self, new: Iterable[pd.Timestamp], sound: pd.DatetimeIndex) -> Head:
+        """The head with the invalid candles counted.
+
+        Args:
+            new: Opens of invalid candles that the head does not know.
+            sound: Opens of bars; one that was counted as invalid has been repaired since.
+        """
+        repaired = set(self.invalid).intersection(sound)
+        added = set(new)
+        counts = Counter(self.dropped)
+        counts["invalid"] += len(added) - len(repaired)
+        kept = sorted((set(self.invalid) | added) - repaired)[-KEPT_INVALID:]
+        return replace(self, dropped=dict(+counts), invalid=tuple(kept))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {
@@ -86,6 +115,8 @@ class Head:
             "dropped": dict(self.dropped),
             "revised": self.revised,
             "fetched_at": self.fetched_at.isoformat() if self.fetched_at is not None else None,
+            "invalid": [opened.isoformat() for opened in self.invalid],
+            "searched": [moment.isoformat() for moment in self.searched] if self.searched else None,
         }
 
     @classmethod
@@ -93,12 +124,13 @@ class Head:
         """Read `to_dict` back from JSON."""
         return cls(
             segments=tuple(Segment(**segment) for segment in data["segments"]),
-            coverage=tuple(
-                (pd.Timestamp(low), pd.Timestamp(high)) for low, high in data["coverage"]
-            ),
+            coverage=tuple(_read_interval(entry) for entry in data["coverage"]),
             dropped=data["dropped"],
             revised=data["revised"],
             fetched_at=pd.Timestamp(data["fetched_at"]) if data["fetched_at"] else None,
+            # Heads of earlier releases have neither.
+            invalid=tuple(pd.Timestamp(opened) for opened in data.get("invalid", ())),
+            searched=_read_interval(data["searched"]) if data.get("searched") else None,
         )
 
 
@@ -210,6 +242,11 @@ class Series:
         path = self.folder / f"{segment.sha256}.parquet"
         _replace_file(path, lambda part: frame.to_parquet(part, compression="zstd"))
         return segment
+
+
+def _read_interval(moments: Sequence[str]) -> Interval:
+    low, high = moments
+    return pd.Timestamp(low), pd.Timestamp(high)
 
 
 def _merge(frames: list[pd.DataFrame]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, runtime_checkable
 
@@ -31,6 +32,14 @@ class BarSource(Protocol):
             SourceError: when the source cannot be read or has no such bars.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Raw bars, possibly none, and the open before which the venue was asked for all bars."""
+
+    frame: pd.DataFrame
+    asked_to: pd.Timestamp
 
 
 @runtime_checkable
@@ -63,8 +72,11 @@ class PagedSource(Protocol):
 
     def pages(
         self, symbol: str, timeframe: Timeframe, *, start: datetime, end: datetime
-    ) -> Iterator[pd.DataFrame]:
-        """Raw bars, oldest first, that opened at ``start`` or later and closed by ``end``."""
+    ) -> Iterator[Page]:
+        """Pages, oldest first, of bars that opened at ``start`` or later and closed by ``end``.
+
+        A page may hold rows that are no bars, such as rows with a future open.
+        """
         ...
 
 

@@ -19,6 +19,8 @@ import pandas as pd
 from mlops.credentials import split_login
 from mlops.data.bar_columns import COLUMNS
 from mlops.data.market_clock import wall_clock
+from mlops.data.sources.base import Page
+from mlops.data.sources.paging import DAY_MS, Answer, Walk, find_first_day
 from mlops.data.sources.venue_clock import VenueClock
 from mlops.errors import SourceError
 from mlops.service import Timeframe
@@ -41,8 +43,13 @@ PAGE_BARS = {
     "okx": 300,
 }
 DEFAULT_PAGE_BARS = 300
+LEAST_PAGE_BARS = 100
+"""The page of a venue whose page size ccxt does not know may be as small as this."""
+
 # Without this ccxt loads Binance's derivatives markets too, which are on other hosts.
 _OPTIONS: dict[str, dict[str, Any]] = {"binance": {"fetchMarkets": {"types": ["spot"]}}}
+# A wrong stamp may lie so far in the future that no date is written for it.
+_LAST_OPEN_MS = 7_258_118_400_000
 
 _clients: dict[tuple[int, str, str | None], Client] = {}
 _clients_lock = threading.Lock()
@@ -198,31 +205,60 @@ class ExchangeSource:
         """
         until = end or self.clock()
         since = start or self.default_start(timeframe, until)
-        pages = list(self.pages(symbol, timeframe, start=since, end=until))
-        return pd.concat(pages) if pages else _frame([])
+        pages = self.pages(symbol, timeframe, start=since, end=until)
+        frames = [page.frame for page in pages if len(page.frame)]
+        return pd.concat(frames) if frames else _frame([])
 
     def pages(
         self, symbol: str, timeframe: Timeframe, *, start: datetime, end: datetime
-    ) -> Iterator[pd.DataFrame]:
+    ) -> Iterator[Page]:
         """Pages of bars opened in ``[start, end)`` and closed by the venue's time at the start.
 
-        Only an empty page ends the history; a short page does not.
+        Neither a short page nor an empty one ends the history.
         """
         step = timeframe.minutes * 60_000
         # The time, not the last row, decides which bars are part-formed: on a venue without
         # trades in the last minutes the last row is complete.
-        bound = min(_ms(end), _ms(self.now(symbol, timeframe)) - step + 1)
+        now = _ms(self.now(symbol, timeframe))
+        walk = self._plan_walk(symbol, timeframe, _ms(start), min(_ms(end), now - step + 1), now)
+        for answer in walk.answers():
+            yield _make_page(answer)
+
+    def _plan_walk(
+        self, symbol: str, timeframe: Timeframe, since: int, bound: int, now: int
+    ) -> Walk:
         client = self._open_market(symbol, timeframe)
-        since = _ms(start)
-        while since < bound:
-            rows = self._fetch_page(client, symbol, timeframe, since)
-            fresh = [row for row in rows if row[0] >= since]
-            complete = [row for row in fresh if row[0] < bound]
-            if complete:
-                yield _frame(complete)
-            if len(complete) < len(fresh) or not fresh:
-                return
-            since = int(max(row[0] for row in fresh)) + step
+        step = timeframe.minutes * 60_000
+        has_days = step < DAY_MS and "1d" in client.exchange.timeframes
+
+        def find_day(since: int) -> int:
+            return self._find_day(client, symbol, since, bound) if has_days else since
+
+        return Walk(
+            what=f"{timeframe} bars of {symbol} on {self.venue}",
+            ask=lambda since: self._ask(client, symbol, timeframe.name, since),
+            find_day=find_day,
+            since=since,
+            bound=bound,
+            latest=now + step,
+            step=step,
+            window=self._read_page_size(client, symbol)[1] * step,
+        )
+
+    def _find_day(self, client: Client, symbol: str, since: int, bound: int) -> int:
+        """Where the next bar is by the venue's day bars; ``since`` where they do not tell."""
+        try:
+            found = find_first_day(
+                lambda day: self._ask(client, symbol, "1d", day, tries=1),
+                since=since,
+                # A day bar that is still being formed may be missing.
+                until=(bound // DAY_MS - 2) * DAY_MS,
+                window=self._read_page_size(client, symbol)[1] * DAY_MS,
+            )
+        except SourceError as error:
+            log.info("all windows without bars of %s are asked for: %s", symbol, error)
+            return since
+        return since if found is None else found
 
     def _open_market(self, symbol: str, timeframe: Timeframe) -> Client:
         client = shared_client(self.venue, self.base_url, self.timeout_s)
@@ -238,26 +274,38 @@ class ExchangeSource:
             raise SourceError(f"{self.venue} has no symbol {symbol!r}{hint}")
         return client
 
-    def _fetch_page(
-        self, client: Client, symbol: str, timeframe: Timeframe, since: int
-    ) -> list[list[float]]:
+    def _read_page_size(self, client: Client, symbol: str) -> tuple[int, int]:
+        """The bars to ask for in one request, and how many of them the venue surely looks for."""
         limit = self.page_bars or PAGE_BARS.get(self.venue, DEFAULT_PAGE_BARS)
+        known = client.exchange.feature_value(symbol, "fetchOHLCV", "limit")
+        if known is not None:
+            limit = min(limit, int(known))
+        return limit, limit if known is not None else min(limit, LEAST_PAGE_BARS)
+
+    def _ask(
+        self, client: Client, symbol: str, bars: str, since: int, *, tries: int | None = None
+    ) -> list[list[float]]:
+        limit, _ = self._read_page_size(client, symbol)
         return self._call_with_retries(
             client,
             f"send bars of {symbol}",
-            lambda: client.exchange.fetch_ohlcv(symbol, timeframe.name, since=since, limit=limit),
+            lambda: client.exchange.fetch_ohlcv(symbol, bars, since=since, limit=limit),
+            tries=tries,
         )
 
-    def _call_with_retries(self, client: Client, what: str, call: Callable[[], T]) -> T:
+    def _call_with_retries(
+        self, client: Client, what: str, call: Callable[[], T], *, tries: int | None = None
+    ) -> T:
         """Call, with exponential back-off after a network error; any other error is final."""
         import ccxt
 
+        tries = tries or self.max_tries
         delay: float = FIRST_DELAY_S
-        for attempt in range(1, self.max_tries + 1):
+        for attempt in range(1, tries + 1):
             try:
                 return client.call(call)
             except ccxt.NetworkError as error:
-                if attempt == self.max_tries:
+                if attempt == tries:
                     raise SourceError(
                         f"{self.venue} did not {what} in {attempt} tries: {_describe(error)}; what "
                         "was stored is kept, and the next call resumes there"
@@ -287,9 +335,17 @@ def _ms(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
+def _make_page(answer: Answer) -> Page:
+    return Page(_frame(answer.rows), pd.Timestamp(answer.asked_to, unit="ms", tz="UTC"))
+
+
 def _frame(rows: list[list[float]]) -> pd.DataFrame:
-    stamps = pd.DatetimeIndex(
-        pd.to_datetime([int(row[0]) for row in rows], unit="ms", utc=True), name="open_time"
+    opens = [min(int(row[0]), _LAST_OPEN_MS) for row in rows]
+    stamps = pd.DatetimeIndex(pd.to_datetime(opens, unit="ms", utc=True), name="open_time")
+    values = pd.DataFrame(
+        [row[1:6] for row in rows], index=stamps, columns=list(COLUMNS), dtype=object
     )
-    values = [row[1:6] for row in rows]
-    return pd.DataFrame(values, index=stamps, columns=list(COLUMNS), dtype="float64")
+    for name in COLUMNS:
+        # None and text become NaN, so that the rest of the page can be read.
+        values[name] = pd.to_numeric(values[name], errors="coerce").astype("float64")
+    return values

@@ -169,15 +169,31 @@ def test_bars_the_venue_publishes_late_are_still_fetched(cached):
     assert len(cached.load().frame) == 2_499
 
 
-def test_nothing_of_a_page_with_a_bad_bar_is_written(cached):
+def test_a_bad_bar_is_a_hole_and_the_rest_of_its_page_is_kept(cached):
     cached.replay.bars["BTCUSDT"][1_200][2] = 1.0
 
-    with pytest.raises(BarsError, match=r"page from .*'high': high below low in row 200") as caught:
+    quality = cached.load().quality
+
+    assert [(hole.start, hole.bars) for hole in quality.holes] == [
+        (START + timedelta(hours=1_200), 1)
+    ]
+    assert quality.dropped == {"invalid": 1}
+    assert quality.warnings == (
+        "1 invalid candle(s) of binance are left out, the newest of 2024-02-20 00:00:00+00:00",
+    )
+
+
+def test_a_page_that_is_not_made_of_bars_is_refused_and_not_written(cached):
+    for bar in cached.replay.bars["BTCUSDT"][1_000:]:
+        bar[2], bar[3] = bar[3], bar[2]
+
+    with pytest.raises(BarsError, match="1,499 of the last 1,499 1h candles of BTC/USDT") as caught:
         cached.load()
 
-    assert caught.value.rows == (200,)
+    assert "2024-02-11 16:00 UTC (high: high below low)" in str(caught.value)
     _, stored = BarCache(cached.root).series("binance", "BTC/USDT", HOUR).read()
     assert len(stored) == 1_000
+    assert len(cached.load(end=START + timedelta(hours=1_000)).frame) == 1_000
 
 
 def test_history_that_begins_later_than_asked_gives_a_warning(cached):

@@ -1,6 +1,7 @@
 """The exchange source, through the real ccxt client, against a loopback exchange."""
 
 from datetime import timedelta
+from itertools import pairwise
 
 import pandas as pd
 import pytest
@@ -9,7 +10,7 @@ from mlops.data.sources.exchange import ExchangeSource, shared_client
 from mlops.errors import SourceError
 from mlops.service import Timeframe
 from tests.mlops.data.conftest import START, make_bars
-from tests.mlops.data.exchange_replay import Fault, Replay
+from tests.mlops.data.exchange_replay import HOUR_MS, Fault, Replay
 
 HOUR = Timeframe("1h")
 AN_HOUR = timedelta(hours=1)
@@ -53,11 +54,25 @@ def test_a_short_page_is_not_the_end(source, replay):
     assert len(fetch(source)) == 2_499
 
 
-def test_an_empty_page_is_the_end(source, replay):
-    replay.now += timedelta(days=30)
+def hours_between_requests(replay: Replay) -> list[float]:
+    asked = [int(query["startTime"]) for query in replay.klines]
+    return [(later - first) / HOUR_MS for first, later in pairwise(asked)]
+
+
+def test_an_empty_page_is_not_the_end(source, replay):
+    replay.now += timedelta(days=90)
 
     assert len(fetch(source)) == 2_500
-    assert len(replay.klines) == 4
+    assert hours_between_requests(replay) == [1_000, 1_000, 500, 1_000, 1_000]
+
+
+def test_an_empty_page_covers_little_where_the_page_size_of_a_venue_is_unknown(source, replay):
+    """A venue may send fewer bars than asked for, and its window is no longer than that."""
+    shared_client("binance", replay.url).exchange.features = {}
+    replay.now += timedelta(days=10)
+
+    assert len(fetch(source)) == 2_500
+    assert hours_between_requests(replay) == [1_000, 1_000, 500, 100, 100]
 
 
 def test_a_complete_last_bar_is_kept_because_the_clock_decides(source, replay):
