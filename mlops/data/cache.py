@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from mlops.data.bar_request import BarRequest
 from mlops.data.bars import (
     Bars,
     Provenance,
@@ -29,39 +30,11 @@ from mlops.data.calendar import Calendar, calendar_for, load_calendar
 from mlops.data.calendar_match import recognise_calendar
 from mlops.data.gap_fetch import GapFetch
 from mlops.data.segments import Head, Interval, Series
-from mlops.data.sources.base import BarSource, PagedSource, cut_to_period, label_of
+from mlops.data.sources.base import BarSource, PagedSource, label_of
 from mlops.errors import BarsError, SourceError
 from mlops.service import Timeframe
 
 LOCK_TIMEOUT_S = 600.0
-# Exchanges count in milliseconds: with a shorter step the bar closed at ``now`` would be lost.
-_TICK = pd.Timedelta(1, "ms")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BarRequest:
-    """A request for bars opened in ``[start, end)`` and closed by ``now``; times are aware."""
-
-    symbol: str
-    timeframe: Timeframe
-    now: datetime
-    start: datetime | None = None
-    end: datetime | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("now", "start", "end"):
-            moment = getattr(self, name)
-            if moment is not None and moment.tzinfo is None:
-                raise BarsError(f"{name}={moment} has no zone; pass an aware time, such as UTC")
-
-    @property
-    def bound(self) -> pd.Timestamp:
-        """End (exclusive) of the opens that are requested and whose bars are complete."""
-        closed = pd.Timestamp(self.now) - self.timeframe.step + _TICK
-        return closed if self.end is None else min(pd.Timestamp(self.end), closed)
-
-    def cut(self, frame: pd.DataFrame) -> pd.DataFrame:
-        return cut_to_period(frame, self.start, self.bound)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,18 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from mlops.data.bar_request import BarRequest
 from mlops.data.candles import Candles, describe_invalid, screen_candles
 from mlops.data.cleaning import Cleaned, clean_bars
 from mlops.data.segments import Head, Interval, Series
 from mlops.data.sources.base import PagedSource
 from mlops.errors import BarsError
-
-if TYPE_CHECKING:
-    from mlops.data.cache import BarRequest
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from mlops.data.segments import Head, Series
+from mlops.data.segments import KEPT_INVALID, Head, Series
 from mlops.errors import SourceError
 from tests.mlops.data.conftest import make_bars
 
@@ -87,10 +87,42 @@ def test_a_differing_bar_replaces_the_stored_one(series):
 
 
 def test_a_head_read_back_from_disk_is_equal(series):
-    written = Head(dropped={"duplicate": 2}, fetched_at=day(3)).covering(day(0), day(3))
+    written = Head(
+        dropped={"duplicate": 2, "invalid": 1},
+        fetched_at=day(3),
+        invalid=(day(2),),
+        searched=(day(0), day(1)),
+    ).covering(day(0), day(3))
     series.commit(written)
 
     assert series.head() == written
+
+
+def test_a_head_of_an_earlier_release_is_read(series):
+    written = Head(fetched_at=day(3)).covering(day(0), day(3))
+    kept = written.to_dict()
+    del kept["invalid"], kept["searched"]
+    (series.folder / "head.json").write_text(json.dumps(kept))
+
+    assert series.head() == written
+
+
+def test_each_invalid_candle_is_counted_until_it_is_repaired():
+    head = Head(dropped={"duplicate": 2}).with_invalid([day(1), day(2)], pd.DatetimeIndex([]))
+    assert head.dropped == {"duplicate": 2, "invalid": 2}
+    assert [head.knows(day(number)) for number in range(4)] == [False, True, True, False]
+
+    head = head.with_invalid([], pd.DatetimeIndex([day(0), day(2)]))
+    assert (head.dropped, head.invalid) == ({"duplicate": 2, "invalid": 1}, (day(1),))
+
+
+def test_only_the_newest_invalid_candles_are_remembered_but_all_are_counted():
+    opens = list(pd.date_range(DAY, periods=KEPT_INVALID + 5, freq="h"))
+
+    head = Head().with_invalid(opens, pd.DatetimeIndex([]))
+
+    assert head.dropped == {"invalid": KEPT_INVALID + 5}
+    assert head.invalid == tuple(opens[5:])
 
 
 def test_files_of_a_killed_writer_are_ignored_and_deleted(series):

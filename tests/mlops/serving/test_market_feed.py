@@ -102,6 +102,22 @@ def test_bars_come_when_they_close_and_never_before(
     assert ("clock is" in feed.trouble(SERVICE)) == bool(wrong_by)
 
 
+def test_bars_come_again_behind_a_broken_candle(
+    open_feed: OpenFeed, replay: Replay, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    replay.bars["BTCUSDT"][58][4] = 0.0
+    feed = open_feed("r1", tmp_path / "bars")
+    for _ in range(3):
+        feed.poll(replay.now)
+    assert stored_bars(tmp_path / "bars") == 58
+    assert feed.trouble(SERVICE) == ""
+    assert len([line for line in caplog.messages if "2024-01-03 10:00 UTC" in line]) == 1
+
+    replay.now += 2 * MINUTE
+    assert feed.poll(replay.now) == 1
+    assert stored_bars(tmp_path / "bars") == 59
+
+
 def test_a_full_disk_is_told_as_what_it_is_and_all_goes_on_once_there_is_space(
     open_feed: OpenFeed, replay: Replay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
