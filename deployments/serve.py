@@ -32,6 +32,7 @@ from mlops.errors import SettingsError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.installation import Installation, open_installation
+from mlops.paths import expand_path
 from mlops.registry.baseline import ensure_service
 from mlops.registry.tracking import resolve_tracking_uri
 from mlops.service import Service
@@ -138,10 +139,27 @@ def set_environment(settings: Settings, given: argparse.Namespace, home: Path) -
     if given.only_replica:
         return
     os.environ["PREFECT_API_URL"] = prefect_api(given)
-    os.environ.setdefault("PREFECT_HOME", str(home / "prefect"))
-    prefect_server.copy_empty_database(Path(os.environ["PREFECT_HOME"]))
+    prefect_home = find_prefect_home(home)
+    os.environ["PREFECT_HOME"] = str(prefect_home)
+    os.environ.update(prefect_server.name_database(prefect_home, os.environ))
+    prefect_server.copy_empty_database(prefect_home)
     if "mlflow_ui_url" not in settings.model_fields_set:
         os.environ["MLFLOW_UI_URL"] = f"http://{LOOPBACK}:{given.mlflow_port}"
+
+
+def find_prefect_home(home: Path) -> Path:
+    """The folder of Prefect's server: PREFECT_HOME, or one under the base path.
+
+    Raises:
+        SettingsError: when PREFECT_HOME names a user or variable that there is not.
+    """
+    given = os.environ.get("PREFECT_HOME")
+    if not given:
+        return home / "prefect"
+    try:
+        return Path(expand_path(given, os.environ))
+    except ValueError as error:
+        raise SettingsError(f"PREFECT_HOME={given!r}: {error}") from error
 
 
 def describe_use(page: str, installation: Installation) -> str:

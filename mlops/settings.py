@@ -18,11 +18,15 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from mlops.credentials import without_credentials
+from mlops.env_file import check_env_file
 from mlops.errors import ServiceError, SettingsError
 from mlops.logs import LogFormat
+from mlops.paths import expand_path, expand_url, require_utf8, sqlite_url
 from mlops.service import Service, Target, Timeframe
 
 Share = Annotated[float, Field(ge=0, le=1)]
+ENV_FILE = Path(".env")
+PATH_VARIABLES = ("MLOPS_BASE_PATH", "MLFLOW_TRACKING_URI", "STORE_URL")
 SMTPS_PORT = 465
 Days = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -55,7 +59,7 @@ class Settings(BaseSettings):
     """The platform's configuration; build it with `load_settings` to get readable errors."""
 
     model_config = SettingsConfigDict(
-        env_file=".env",
+        env_file=ENV_FILE,
         extra="ignore",
         frozen=True,
         env_ignore_empty=True,
@@ -152,6 +156,29 @@ class Settings(BaseSettings):
     alert_handlers: Annotated[tuple[str, ...], NoDecode] = ()
     alert_messages_per_hour: int = Field(default=30, ge=1)
 
+    @field_validator("mlops_base_path", mode="before")
+    @classmethod
+    def _expand_path(cls, value: object) -> object:
+        if isinstance(value, str) and value != value.strip():
+            raise ValueError(
+                "it begins or ends with a blank; remove that, or end the path with / where the "
+                "blank belongs to a folder's name"
+            )
+        if isinstance(value, str) or (isinstance(value, Path) and not value.is_absolute()):
+            return expand_path(str(value), os.environ)
+        return value
+
+    @field_validator("mlops_base_path")
+    @classmethod
+    def _fits_into_urls(cls, value: Path) -> Path:
+        require_utf8(value.resolve())
+        return value
+
+    @field_validator("mlflow_tracking_uri", "store_url")
+    @classmethod
+    def _expand_url(cls, value: SecretStr) -> SecretStr:
+        return SecretStr(expand_url(value.get_secret_value(), os.environ))
+
     @field_validator("alert_email")
     @classmethod
     def _are_addresses(cls, value: str) -> str:
@@ -221,7 +248,7 @@ class Settings(BaseSettings):
     def tracking_uri(self) -> str:
         """The configured URI, or SQLite under the base path."""
         configured = self.mlflow_tracking_uri.get_secret_value()
-        return configured or f"file://{self.mlops_base_path.resolve() / 'mlruns'}"
+        return configured or (self.mlops_base_path.resolve() / "mlruns").as_uri()
 
     @property
     def exchange_url(self) -> str | None:
@@ -232,7 +259,7 @@ class Settings(BaseSettings):
     def database_url(self) -> str:
         """The store's SQLAlchemy URL, or SQLite under the base path."""
         configured = self.store_url.get_secret_value()
-        return configured or f"sqlite:///{self.mlops_base_path.resolve() / 'store.db'}"
+        return configured or sqlite_url(self.mlops_base_path.resolve() / "store.db")
 
     @property
     def speaks_smtps(self) -> bool:
@@ -277,6 +304,7 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: naming each wrong variable, what it was and what is allowed.
     """
+    check_env_file(ENV_FILE, PATH_VARIABLES, os.environ)
     try:
         return Settings()
     except ValidationError as error:

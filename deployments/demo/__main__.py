@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from deployments.prefect_server import copy_empty_database
+from deployments.prefect_server import copy_empty_database, name_database
 from deployments.processes import ServerProcess, free_port
 
 HOME = Path(".mlops") / "demo"
@@ -47,7 +47,9 @@ def set_environment(home: Path) -> None:
     os.environ["MLOPS_BASE_PATH"] = str(home)
     # The second act registers a model of this module.
     os.environ["CUSTOM_MODEL_MODULES"] = "deployments.demo.failing_model"
-    os.environ["PREFECT_HOME"] = str(home.resolve() / "prefect")
+    prefect_home = home.resolve() / "prefect"
+    os.environ["PREFECT_HOME"] = str(prefect_home)
+    os.environ.update(name_database(prefect_home, os.environ))
 
 
 @contextmanager

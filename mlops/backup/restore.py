@@ -33,6 +33,7 @@ from mlops.backup.scratch import scratch_folder
 from mlops.errors import BackupError
 from mlops.installation import Installation
 from mlops.models.signing import install_key
+from mlops.paths import sqlite_url
 from mlops.registry.connection import key_file
 from mlops.registry.tracking import Location
 from mlops.store import open_store
@@ -171,7 +172,7 @@ def _prepare_store(
         return {}
     prepared = scratch / STORE
     copy_database(folder / STORE, prepared)
-    with closing(open_store(f"sqlite:///{prepared}")) as store:
+    with closing(open_store(sqlite_url(prepared))) as store:
         relocate_store(store, uris)
     return {target: prepared}
 

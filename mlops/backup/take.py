@@ -29,8 +29,9 @@ from mlops.backup.scratch import scratch_folder
 from mlops.code_version import code_version
 from mlops.errors import BackupError
 from mlops.installation import Installation
+from mlops.paths import path_of
 from mlops.registry.connection import key_file
-from mlops.registry.fetching import is_local, path_of
+from mlops.registry.fetching import is_local
 from mlops.registry.ownership import exclusive_registration
 from mlops.registry.tracking import Location
 from mlops.store import ModelVersion, Store, list_versions

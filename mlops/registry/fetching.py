@@ -15,14 +15,13 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from filelock import FileLock, Timeout
 
 from mlops.errors import BundleError, BundleUnavailable, KeyMismatch
 from mlops.models.manifest import read_manifest
 from mlops.models.signing import SigningKey
+from mlops.paths import path_of, scheme_of
 from mlops.registry.tracking import Location, point_mlflow_to, resolve_tracking_uri
 
 DOWNLOAD_TIMEOUT_S = 600.0
@@ -84,12 +83,7 @@ def bundle_cache(home: Path) -> Path:
 
 def is_local(bundle_uri: str) -> bool:
     """Whether the URI names a directory of some machine, which is read without MLflow."""
-    return urlparse(bundle_uri).scheme == "file"
-
-
-def path_of(file_uri: str) -> Path:
-    """The path that a ``file:`` URI names."""
-    return Path(url2pathname(urlparse(file_uri).path))
+    return scheme_of(bundle_uri) == "file"
 
 
 def fetch_bundle(

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mlops.paths import path_of
 from mlops.registry.connection import Registry
-from mlops.registry.fetching import path_of
 from mlops.registry.mirror import (
     MODEL_ID_TAG,
     PENDING,

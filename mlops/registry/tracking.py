@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from mlops.credentials import split_login
 from mlops.errors import RegistryError
+from mlops.paths import is_sqlite, path_of, scheme_of, sqlite_url
+from mlops.registry.literal_paths import take_paths_literally
 from mlops.store.connect import find_database_file
 
 if TYPE_CHECKING:
@@ -86,14 +87,15 @@ def resolve_tracking_uri(uri: str) -> Location:
     that directory. The artifacts of an SQLite file lie beside it; a server keeps its own. User and
     password of a server are taken out: MLflow shows the URI in errors, links and lines.
     """
-    parsed = urlparse(uri)
-    scheme = parsed.scheme
-    if scheme == "sqlite":
-        database = Path(uri.removeprefix("sqlite:///")).resolve()
-        return Location(f"sqlite:///{database}", database.parent / "artifacts")
+    scheme = scheme_of(uri)
     if scheme in {"", "file"}:
-        root = Path(url2pathname(parsed.path) if scheme else uri).resolve()
-        return Location(f"sqlite:///{root / 'mlflow.db'}", root / "artifacts")
+        root = (path_of(uri) if scheme else Path(uri)).resolve()
+        return Location(sqlite_url(root / "mlflow.db"), root / "artifacts")
+    database = find_database_file(uri) if is_sqlite(uri) else None
+    if database is not None:
+        database = database.resolve()
+        query = uri.partition("?")[2]
+        return Location(sqlite_url(database, query), database.parent / "artifacts")
     address, login = split_login(uri) if scheme in _PORTS else (uri, None)
     return Location(address, None, dict(zip((_USER, _PASSWORD), login or (), strict=False)))
 
@@ -105,6 +107,7 @@ def connect(uri: str, experiment: str) -> Tracking:
         RegistryError: when MLflow cannot be reached there.
     """
     _import_quietly()
+    take_paths_literally()
     import mlflow
     from mlflow.exceptions import MlflowException
 

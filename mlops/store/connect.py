@@ -20,6 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from mlops.errors import StoreError
+from mlops.paths import sqlite_path
 
 if TYPE_CHECKING:
     import psycopg
@@ -77,9 +78,14 @@ def find_database_file(url: str) -> Path | None:
         parsed = _parse_url(url)
     except sa.exc.ArgumentError as error:
         raise StoreError(f"no database URL ({error}); write it like {EXAMPLES}") from error
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+    return database_file(parsed)
+
+
+def database_file(url: sa.URL) -> Path | None:
+    """As `find_database_file`, of a URL that is parsed already."""
+    if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:":
         return None
-    return Path(parsed.database)
+    return sqlite_path(url.database, url.query)
 
 
 def _parse_url(url: str) -> sa.URL:
@@ -93,12 +99,13 @@ def _parse_url(url: str) -> sa.URL:
 
 
 def _make_sqlite_engine(url: sa.URL, patience_s: float) -> sa.Engine:
-    if not url.database or url.database == ":memory:":
+    file = database_file(url)
+    if file is None:
         raise StoreError(
             f"store URL {url} names no file, so other processes could not share it; "
             f"write it like {EXAMPLES}"
         )
-    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
         url,
         connect_args={"timeout": patience_s},

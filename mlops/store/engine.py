@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from filelock import FileLock, Timeout
 
 from mlops.errors import RowRefused, StoreError
-from mlops.store.connect import EXAMPLES, lift_answer_limit, make_engine
+from mlops.store.connect import EXAMPLES, database_file, lift_answer_limit, make_engine
 from mlops.store.migrations import current_revision, is_readable, upgrade
 from mlops.store.sqlite_files import keep_copy_before_migration
 
@@ -49,11 +49,11 @@ class DatabaseFile:
     @classmethod
     def of(cls, engine: sa.Engine) -> DatabaseFile | None:
         """The engine's file; None for a server's database."""
-        if engine.dialect.name != "sqlite":
+        path = database_file(engine.url)
+        if path is None:
             return None
-        path = str(engine.url.database)
         status = os.stat(path)
-        return cls(path, status.st_dev, status.st_ino)
+        return cls(str(path), status.st_dev, status.st_ino)
 
     def check(self) -> None:
         """Check that the path still leads to the file that was opened.
@@ -195,10 +195,11 @@ def _sqlite_migration_lock(engine: sa.Engine) -> Iterator[None]:
 
     A store that has rows is copied first.
     """
-    if engine.dialect.name != "sqlite":
+    path = database_file(engine.url)
+    if path is None:
         yield
         return
-    with FileLock(f"{engine.url.database}.lock", timeout=MIGRATION_S):
+    with FileLock(f"{path}.lock", timeout=MIGRATION_S):
         # A restore may have put another file in the place of the one that was connected to.
         engine.dispose()
         raw = engine.raw_connection()
@@ -206,16 +207,16 @@ def _sqlite_migration_lock(engine: sa.Engine) -> Iterator[None]:
             raw.cursor().execute("PRAGMA journal_mode = WAL")
         finally:
             raw.close()
-        _keep_copy_before_migration(engine)
+        _keep_copy_before_migration(engine, path)
         yield
 
 
-def _keep_copy_before_migration(engine: sa.Engine) -> None:
+def _keep_copy_before_migration(engine: sa.Engine, path: Path) -> None:
     with engine.connect() as connection:
         revision = current_revision(connection)
         if revision is None or is_readable(connection, revision):
             return
-    keep_copy_before_migration(Path(str(engine.url.database)), revision)
+    keep_copy_before_migration(path, revision)
 
 
 def _lock_postgres_for_migration(connection: sa.Connection) -> None:

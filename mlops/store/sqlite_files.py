@@ -7,6 +7,7 @@ API (sqlite.org/backup.html) reads and writes whole databases, each in one trans
 
 from __future__ import annotations
 
+import glob
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -137,9 +138,8 @@ def keep_copy_before_migration(path: Path, revision: str) -> None:
     part.unlink(missing_ok=True)
     copy_database(path, part)
     part.replace(kept)
-    copies = sorted(
-        path.parent.glob(f"{path.name}.schema-*"), key=lambda file: file.stat().st_mtime
-    )
+    pattern = f"{glob.escape(path.name)}.schema-*"
+    copies = sorted(path.parent.glob(pattern), key=lambda file: file.stat().st_mtime)
     for oldest in copies[:-KEPT_COPIES]:
         oldest.unlink()
 

@@ -23,9 +23,9 @@ from mlops.features.targets import TargetSpec
 from mlops.installation import Installation
 from mlops.models.manifest import SIGNATURE
 from mlops.models.signing import SigningKey, load_key, load_or_make_key
+from mlops.paths import path_of
 from mlops.registry import ensure_service
 from mlops.registry.connection import key_file, load
-from mlops.registry.fetching import path_of
 from mlops.registry.mirror import MODEL_ID_TAG
 from mlops.registry.ownership import exclusive_registration
 from mlops.service import Service
