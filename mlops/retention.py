@@ -1,6 +1,6 @@
 """Removes what is older than its retention: rows of the store, bundles, studies, pages, caches.
 
-    drift checks, ended alerts        rows of the store
+    drift checks, ended alerts        rows of the store, and bars of files that no service uses
     bundles, runs of refused versions MLflow
     studies, drift reports, caches    files of this machine
 
@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,6 +26,7 @@ from mlops.registry.connection import Registry
 from mlops.registry.retention import remove_old_bundles
 from mlops.settings import Settings
 from mlops.store import Store
+from mlops.store.markets import delete_unused_bars
 from mlops.store.retention import delete_ended_alerts, delete_old_checks, find_digests_in_use
 
 log = logging.getLogger(__name__)
@@ -73,6 +75,9 @@ def remove_old(
     """
     removed = {
         "drift check(s)": delete_old_checks(store, days=days.monitor_run_days, limit=MOST_ROWS),
+        "unused file(s) of bars": delete_unused_bars(
+            store, before=datetime.now(UTC) - timedelta(days=days.cache_days)
+        ),
         "ended alert(s)": delete_ended_alerts(store, days=days.alert_days, limit=MOST_ITEMS),
         "study folder(s)": remove_studies(home / "studies", days=days.study_days),
         "drift page(s)": remove_drift_pages(home / "reports", days=days.drift_report_days),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -14,10 +13,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mlops.data.file_options import BarsChoice
 from mlops.data.simulator import simulate_bars
+from mlops.registry.bar_files import identify_file
 from mlops.registry.connection import Registry
-from mlops.search.config import ModelType, TrainingConfig
-from mlops.search.search_plan import request_digest
+from mlops.search.config import TrainingConfig
+from mlops.service import Service
 from mlops.settings import Settings
 from tasks.context import open_project
 from tests.conftest import mlflow_forgets
@@ -98,15 +99,22 @@ def copied_place(folder: Path, template: Path) -> Iterator[Place]:
         moved = (template.as_uri(), folder.as_uri())
         database.execute("UPDATE version SET bundle_uri = replace(bundle_uri, ?, ?)", moved)
         for model_id, text in database.execute("SELECT model_id, notes FROM version").fetchall():
-            notes = json.loads(text.replace(str(template / bars.name), str(bars)))
-            if "config" in notes:
-                # The digest of a request covers the path of its bars.
-                config = TrainingConfig.model_validate(notes["config"])
-                notes["request"] = request_digest(ModelType(notes["asked_for"]), config)
-            row = (json.dumps(notes), model_id)
+            row = (text.replace(str(template / bars.name), str(bars)), model_id)
             database.execute("UPDATE version SET notes = ? WHERE model_id = ?", row)
+        _move_markets(database, (str(template / bars.name), str(bars)))
     with entered_place(base, bars) as place:
         yield place
+
+
+def _move_markets(database: sqlite3.Connection, moved: tuple[str, str]) -> None:
+    """Say that the bars of all markets come from the copied file, whose id covers its path."""
+    for service, text, old in database.execute("SELECT service, choice, file FROM market"):
+        choice = BarsChoice.model_validate_json(text.replace(*moved))
+        new = identify_file(choice, Service.parse(service).timeframe)
+        row = (choice.model_dump_json(exclude_defaults=True), new, service)
+        database.execute("UPDATE market SET choice = ?, file = ? WHERE service = ?", row)
+        database.execute("UPDATE bar_file SET id = ?, path = ? WHERE id = ?", (new, moved[1], old))
+        database.execute("UPDATE bar_chunk SET file = ? WHERE file = ?", (new, old))
 
 
 @contextmanager

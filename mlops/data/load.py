@@ -13,6 +13,7 @@ from mlops.data.calendar import Calendar
 from mlops.data.file_options import BarsChoice
 from mlops.data.sources.base import BarSource
 from mlops.errors import SourceError
+from mlops.paths import expand_path
 from mlops.service import Service, Timeframe
 from mlops.settings import FileClock
 
@@ -115,10 +116,17 @@ def resolve_choice(choice: BarsChoice, service: Service, clock: FileClock) -> Ba
 
     Args:
         clock: The clock of a file for which the choice names none.
+
+    Raises:
+        SourceError: when the path begins with the home directory of nobody, or names a variable
+            that is not set.
     """
     if choice.bars_file is None:
         return choice
-    path = Path(os.path.expandvars(choice.bars_file)).expanduser().absolute()
+    try:
+        path = Path(expand_path(choice.bars_file, os.environ)).absolute()
+    except ValueError as error:
+        raise SourceError(f"bars_file={choice.bars_file!r}: {error}") from error
     keeps_venue = choice.file_clock is None and _is_exchange(service.venue)
     chosen_clock = None if keeps_venue else choice.file_clock or clock
     return choice.model_copy(update={"bars_file": str(path), "file_clock": chosen_clock})
