@@ -25,6 +25,7 @@ from mlops.errors import BarsError
 from mlops.service import Timeframe
 
 MINUTES_PER_YEAR = 365 * 24 * 60
+_CLOCK_CHANGE_MINUTES = 60
 _FIAT = frozenset({"AUD", "BRL", "CAD", "CHF", "CNH", "CNY", "CZK", "DKK", "EUR", "GBP"}) | {
     *("HKD", "HUF", "ILS", "INR", "JPY", "KRW", "MXN", "NOK", "NZD"),
     *("PLN", "SEK", "SGD", "THB", "TRY", "TWD", "USD", "ZAR"),
@@ -64,6 +65,15 @@ class Calendar(Protocol):
         ...
 
 
+def clock_change(timeframe: Timeframe) -> np.timedelta64:
+    """How much shorter or longer than others a bar may be that opens by a local clock.
+
+    Bars of two hours and less open at each hour of any clock.
+    """
+    is_long = timeframe.minutes > 2 * _CLOCK_CHANGE_MINUTES
+    return np.timedelta64(_CLOCK_CHANGE_MINUTES if is_long else 0, "m")
+
+
 @dataclass(frozen=True, slots=True)
 class AlwaysOpen:
     """A market that never closes, such as a crypto exchange."""
@@ -79,7 +89,8 @@ class AlwaysOpen:
     def missing_between(
         self, closes: TimeArray, opens: TimeArray, timeframe: Timeframe
     ) -> IntArray:
-        return np.maximum((opens - closes) // np.timedelta64(timeframe.step), 0).astype(np.int64)
+        gaps = opens - closes + clock_change(timeframe)
+        return np.maximum(gaps // np.timedelta64(timeframe.step), 0).astype(np.int64)
 
     def find_outside(self, opens: TimeArray, timeframe: Timeframe) -> BoolArray:
         return np.zeros(len(opens), bool)

@@ -2,6 +2,7 @@
 
 import pickle
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -121,3 +122,17 @@ def test_a_gap_while_the_market_is_closed_counts_no_missing_bar():
     frame = frame_at("2024-03-09 10:00", "2024-03-09 15:00")
 
     assert list(hole_before(frame, Timeframe("1h"), load_calendar("XNYS"))) == [False, False]
+
+
+@pytest.mark.parametrize("timeframe", ["1d", "12h", "6h", "4h"])
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
+def test_a_clock_change_is_no_hole_and_hides_none(timeframe, zone):
+    local = pd.date_range("2023-01-01", "2024-12-31", freq=timeframe.replace("d", "D"))
+    opened = local.tz_localize(zone, ambiguous=True, nonexistent="shift_forward")
+    there = np.random.default_rng(1).random(len(opened)) > 0.3
+
+    missing = missing_before(
+        opened.tz_convert("UTC")[there], Timeframe(timeframe), load_calendar("24/7")
+    )
+
+    assert missing[1:].tolist() == (np.diff(np.flatnonzero(there)) - 1).tolist()
