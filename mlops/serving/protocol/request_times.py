@@ -15,7 +15,7 @@ import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray, IntArray, RowArray, TimeArray
 from mlops.data.bar_rules import round_to_minutes
-from mlops.data.calendar import AlwaysOpen, Calendar
+from mlops.data.calendar import AlwaysOpen, Calendar, clock_change
 from mlops.data.timestamps import EARLIEST, EARLIEST_UNIX, parse_stamps
 from mlops.errors import BarsError, RequestRefused
 from mlops.service import Timeframe
@@ -112,17 +112,21 @@ def find_gaps(opens: IntArray, timeframe: Timeframe, calendar: Calendar, place: 
 
     Raises:
         RequestRefused: naming the first row that is less than one bar after the row before it, or
-            off the step of the bars.
+            off the step of the bars; long bars may be off by a clock change.
     """
     step = timeframe.minutes * _MINUTE_NS
     apart = np.diff(opens)
     holes = np.zeros(len(opens), bool)
     if (apart == step).all():
         return holes
-    off = apart < step
+    change = clock_change(timeframe).astype("timedelta64[ns]").astype(np.int64)
+    off = apart < step - change
+    # On Lord Howe Island the clock changes by half an hour.
+    off |= (apart < step) & ~np.isin(step - apart, (change, change // 2))
     if isinstance(calendar, AlwaysOpen):
         # Sessions may begin at another phase after a change to summer time; this market has none.
-        off |= apart % step != 0
+        beside = np.abs((apart + step // 2) % step - step // 2)
+        off |= ~np.isin(beside, (0, change, change // 2))
     if off.any():
         raise _step_refusal(opens, int(np.argmax(off)) + 1, timeframe, place)
     _refuse_long_span(opens, step, place)

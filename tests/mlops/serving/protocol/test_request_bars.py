@@ -15,6 +15,7 @@ from mlops.data.calendar import hole_before, load_calendar
 from mlops.errors import RequestRefused
 from mlops.models.recipe import Recipe
 from mlops.models.windows import window_of
+from mlops.service import Timeframe
 from mlops.serving.protocol.request_bars import (
     batch_windows,
     columns_window,
@@ -314,6 +315,31 @@ def test_holes_are_those_of_training(calendar, seed):
 
     frame = frame_of(30).set_axis(pd.DatetimeIndex(opens.view("datetime64[ns]"), tz="UTC"))
     assert np.array_equal(window.hole_before, hole_before(frame, spec.timeframe, spec.calendar))
+
+
+@pytest.mark.parametrize("day", ["2024-03-29", "2024-10-25"])
+def test_day_bars_by_a_local_clock_pass_a_clock_change_without_a_hole(day):
+    local = pd.date_range(day, periods=5, tz="Europe/Berlin")
+    spec = replace(SPEC, timeframe=Timeframe("1d"))
+
+    window = frame_window(values_of(5), local.as_unit("ns").asi8, spec)
+
+    assert not window.hole_before.any()
+
+
+@pytest.mark.parametrize(
+    ("timeframe", "minutes"), [("1d", 23 * 60 + 15), ("1d", 22 * 60), ("1h", 30), ("2h", 60)]
+)
+def test_a_bar_that_no_clock_change_makes_so_short_is_refused(timeframe, minutes):
+    spec = replace(SPEC, timeframe=Timeframe(timeframe))
+    step = spec.timeframe.minutes
+    stamps = pd.Timestamp("2024-03-29", tz="UTC") + pd.to_timedelta(
+        [0, step, step + minutes, 2 * step + minutes, 3 * step + minutes], unit="m"
+    )
+
+    assert "off the step" in str(
+        refusal(frame_window, values_of(5), stamps.as_unit("ns").asi8, spec)
+    )
 
 
 def test_an_ensemble_asks_for_the_longest_sequence_of_its_members():
