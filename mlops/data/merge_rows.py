@@ -77,6 +77,7 @@ def _merge_repeats(
     kinds = _Kinds(table, bars, repeats, time_column)
     kinds.refuse_conflicts()
     kinds.refuse_coarser_bars()
+    kinds.refuse_other_markets()
     kinds.refuse_differing()
     conflicts, re_reads = int(repeats.conflicting.sum()), int(repeats.re_read.sum())
     counts = {
@@ -112,14 +113,17 @@ class _Kinds:
 
     def refuse_conflicts(self) -> None:
         at = np.flatnonzero(self.repeats.conflicting)
-        stamps = len(np.unique(self.repeats.places[at]))
-        far = repeated.are_far_apart(self.bars, self.repeats)
-        if stamps > repeated.FEW or len(far):
-            raise self._refusal(
-                at if stamps > repeated.FEW else far,
-                "are no re-reads of one bar",
-                "keep the rows of one symbol, venue and timeframe",
-            )
+        if len(np.unique(self.repeats.places[at])) > repeated.FEW:
+            raise self._conflict(at)
+
+    def refuse_other_markets(self) -> None:
+        at = repeated.are_far_apart(self.bars, self.repeats)
+        if len(at):
+            raise self._conflict(at)
+
+    def _conflict(self, at: IntArray) -> BarsError:
+        what, remedy = "are no re-reads of one bar", "keep the rows of one symbol and timeframe"
+        return self._refusal(at, what, remedy)
 
     def refuse_coarser_bars(self) -> None:
         nested = repeated.are_coarser(self.bars, self.repeats)

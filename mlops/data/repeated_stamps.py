@@ -32,7 +32,7 @@ FAR_RANGES = 10.0
 """Opens further apart than so many typical ranges of a bar are those of two markets."""
 
 ODD_SHARE = 0.1
-"""Of re-reads, a larger share that misses the next open is no matter of chance."""
+"""Of re-reads, more than so many times those that fit do not miss the next open by chance."""
 
 USUAL_QUANTILE = 0.99
 _MOST_LOOKED_AT = 200
@@ -129,8 +129,8 @@ def are_coarser(table: Table, repeats: Repeats) -> IntArray:
     what is usual between two bars of this table. Where both closes are as near, the wider row is
     a coarser bar if its range, its close and the ranges of the bars after it fit exactly.
 
-    A few of many real re-reads miss the next open by chance: up to `ODD_SHARE` of those that
-    decide are no coarser bars, unless they fit exactly.
+    A few of many real re-reads miss the next open by chance: up to `ODD_SHARE` as many as fit are
+    no coarser bars, or where their ranges are equal up to as many, unless they fit exactly.
     """
     nested = np.flatnonzero(repeats.nested)
     if not len(nested):
@@ -143,7 +143,8 @@ def are_coarser(table: Table, repeats: Repeats) -> IntArray:
     for at in np.flatnonzero(~fitting)[:_MOST_LOOKED_AT]:
         place = int(repeats.places[nested[at]])
         exact[at] = spans_bars(table, repeats.finest, place, int(wide[at]))
-    if odd.sum() > ODD_SHARE * fitting.sum():
+    wider = ~(_lies_within(table, wide, narrow) & _lies_within(table, narrow, wide))
+    if (odd & wider).sum() > ODD_SHARE * fitting.sum() or odd.sum() > fitting.sum():
         return nested[odd | exact]
     return nested[exact]
 
