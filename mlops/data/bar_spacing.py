@@ -7,8 +7,9 @@ of the timeframe are bars of another timeframe, even in a stretch of the table.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from zoneinfo import available_timezones
+from zoneinfo import ZoneInfo, available_timezones
 
 import numpy as np
 import pandas as pd
@@ -199,26 +200,36 @@ def are_clock_changes(stamps: IntArray, before: IntArray, step: int) -> bool:
     missing = step - (stamps[before + 1] - stamps[before])
     if (missing > _HOUR_NS).any() or (2 * missing > step).any():
         return False
-    first, second = (
-        pd.DatetimeIndex(stamps[rows].view("datetime64[ns]"), tz="UTC")
-        for rows in (before, before + 1)
-    )
+    opens, nexts = _as_times(stamps[before]), _as_times(stamps[before + 1])
+    changes = [timedelta(microseconds=part // 1000) for part in missing.tolist()]
     # Where the table holds closes, the change lies between the closes of the two bars.
-    length = pd.Timedelta(step)
+    length = timedelta(microseconds=step // 1000)
     return any(
-        _are_whole_by(zone, first, second, step)
-        or _are_whole_by(zone, first + length, second + length, step)
+        all(
+            _goes_forward(zone, first + late, second + late, change)
+            for first, second, change in zip(opens, nexts, changes, strict=True)
+        )
         for zone in _zones()
+        for late in (timedelta(0), length)
     )
 
 
-def _are_whole_by(zone: str, first: pd.DatetimeIndex, second: pd.DatetimeIndex, step: int) -> bool:
-    apart = second.tz_convert(zone).tz_localize(None) - first.tz_convert(zone).tz_localize(None)
-    return bool((apart.as_unit("ns").asi8 == step).all())
+def _as_times(stamps: IntArray) -> list[datetime]:
+    return [datetime.fromtimestamp(stamp // 10**9, UTC) for stamp in stamps.tolist()]
+
+
+def _goes_forward(zone: ZoneInfo, first: datetime, second: datetime, change: timedelta) -> bool:
+    """Whether the clock of a zone goes forward by ``change`` from one moment to the other.
+
+    A change at the first moment itself counts: where midnight is skipped, a day begins at one.
+    """
+    before = (first - timedelta(seconds=1)).astimezone(zone).utcoffset()
+    after = second.astimezone(zone).utcoffset()
+    return before is not None and after is not None and after - before == change
 
 
 @lru_cache(maxsize=1)
-def _zones() -> tuple[str, ...]:
+def _zones() -> tuple[ZoneInfo, ...]:
     """All zones, those that most markets go by first."""
     rest = sorted(available_timezones() - set(_USUAL_ZONES))
-    return (*_USUAL_ZONES, *rest)
+    return tuple(map(ZoneInfo, (*_USUAL_ZONES, *rest)))
