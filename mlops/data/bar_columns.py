@@ -1,27 +1,66 @@
-"""The columns of a table of bars, found by their names."""
+"""Tables of bars and the names of their columns."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 import pandas as pd
 
 from mlops.errors import BarsError
 
 COLUMNS = ("open", "high", "low", "close", "volume")
+_KINDS = (
+    "a data frame, a table of Arrow or Polars, a list of records or a dict of columns with "
+    f"{', '.join(COLUMNS)} and the time of each bar"
+)
 
 
-def require_columns(raw: pd.DataFrame) -> pd.DataFrame:
-    """The table with column names in lower case.
+def tidy_name(name: object) -> str:
+    """A column's name in lower case, without the space or the <> around it."""
+    tidy = str(name).strip().lower()
+    return tidy[1:-1].strip() if tidy.startswith("<") and tidy.endswith(">") else tidy
+
+
+def to_table(raw: object) -> pd.DataFrame:
+    """What holds named columns, as a data frame.
 
     Raises:
-        BarsError: when it has no rows, lacks a column of a bar, or has one twice.
+        BarsError: when it has no columns with names, or they differ in length.
     """
-    if not len(raw):
+    if isinstance(raw, pd.DataFrame):
+        return raw
+    if hasattr(raw, "__arrow_c_stream__"):
+        import pyarrow as pa
+
+        return pd.DataFrame(pa.table(raw).to_pandas())
+    named: Any = raw
+    if not _has_named_columns(raw):
+        raise BarsError(f"got {_describe(raw)}, whose columns have no names; pass {_KINDS}")
+    try:
+        return pd.DataFrame(named)
+    except ValueError as error:
+        raise BarsError(f"got {_describe(raw)} that is no table ({error}); pass {_KINDS}") from None
+
+
+def require_columns(raw: object) -> pd.DataFrame:
+    """The table with column names in lower case.
+
+    Of names in pairs, as Yahoo's bars have them, the name of the symbol is left out.
+
+    Raises:
+        BarsError: when it is no table, has no rows or several symbols, lacks a column of a bar, or
+            has one twice.
+    """
+    table = _drop_symbol_names(to_table(raw))
+    if not len(table):
         raise BarsError("the table has no rows; check the file or the period asked for")
-    table = raw.rename(columns=lambda name: str(name).strip().lower())
+    named = table.rename(columns=tidy_name)
     for name in COLUMNS:
-        count = int((table.columns == name).sum())
+        count = int((named.columns == name).sum())
         if count == 0:
-            got = ", ".join(map(str, raw.columns))
+            got = ", ".join(map(str, table.columns))
             raise BarsError(
                 f"column {name!r} is missing; got {got}; rename the columns to "
                 f"{', '.join(COLUMNS)}",
@@ -29,4 +68,33 @@ def require_columns(raw: pd.DataFrame) -> pd.DataFrame:
             )
         if count > 1:
             raise BarsError(f"column {name!r} occurs {count} times; keep one", column=name)
-    return table
+    return named
+
+
+def _has_named_columns(raw: object) -> bool:
+    if isinstance(raw, list | tuple):
+        return bool(raw) and all(isinstance(row, Mapping) or hasattr(row, "_fields") for row in raw)
+    return isinstance(raw, Mapping) or (isinstance(raw, np.ndarray) and bool(raw.dtype.names))
+
+
+def _describe(raw: object) -> str:
+    shape = getattr(raw, "shape", None)
+    return type(raw).__name__ + (f" of shape {shape}" if shape is not None else "")
+
+
+def _drop_symbol_names(table: pd.DataFrame) -> pd.DataFrame:
+    """Name columns by the level that names open to volume, where the others name one symbol."""
+    columns = table.columns
+    if not isinstance(columns, pd.MultiIndex):
+        return table
+    levels = [columns.get_level_values(number) for number in range(columns.nlevels)]
+    counts = [sum(tidy_name(name) in COLUMNS for name in level) for level in levels]
+    place = int(np.argmax(counts))
+    for number, level in enumerate(levels):
+        symbols = [str(name) for name in level.unique() if str(name).strip()]
+        if number != place and len(symbols) > 1:
+            raise BarsError(
+                f"the columns belong to {len(symbols)} symbols: {', '.join(symbols[:5])}; pass "
+                f"those of one, such as frame.xs({symbols[0]!r}, axis=1, level={number})"
+            )
+    return table.set_axis(levels[place], axis=1)

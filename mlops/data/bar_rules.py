@@ -29,8 +29,10 @@ LARGEST_VOLUME = 1e305
 PART_ROWS = 1 << 15
 """Rows that are checked at once: five columns of them fit the cache of a core."""
 
-# Stamps within 1 % of a bar, at most half a minute, of a whole minute mean that minute.
+# Stamps within 1 % of a bar, at most half a minute, of a whole minute mean that minute. The last
+# second of a bar of one minute means its close as well.
 NEAR_SHARE = 0.01
+_LAST_SECOND = pd.Timedelta(seconds=1)
 NEAR_LIMIT = pd.Timedelta(seconds=29)
 _MINUTE_NS = 60 * 10**9
 
@@ -151,14 +153,24 @@ def find_broken_rules(bars: Mapping[str, FloatArray]) -> Iterator[tuple[str, str
     yield "high", f"a high more than {LARGEST_RATIO:g} times the low", too_wide(high, low)
 
 
-def round_to_minutes(opens: IntArray, timeframe: Timeframe) -> tuple[IntArray, BoolArray]:
-    """Round opens (epoch ns) to whole minutes, on which bars of every market open.
+def round_to_minutes(stamps: IntArray, timeframe: Timeframe) -> tuple[IntArray, BoolArray]:
+    """Round stamps (epoch ns) to whole minutes, on which bars of every market open and close.
 
     Returns:
-        The rounded opens, and where one is too far from a whole minute.
+        The rounded stamps, and where one is too far from a whole minute.
     """
-    if is_true_of_all(lambda part: bool((part // _MINUTE_NS * _MINUTE_NS == part).all()), opens):
-        return opens, np.zeros(len(opens), bool)
-    minutes = (opens + _MINUTE_NS // 2) // _MINUTE_NS * _MINUTE_NS
-    limit = min(pd.Timedelta(timeframe.step) * NEAR_SHARE, NEAR_LIMIT).value
-    return minutes, np.asarray(np.abs(minutes - opens) > limit)
+    if is_true_of_all(lambda part: bool((part // _MINUTE_NS * _MINUTE_NS == part).all()), stamps):
+        return stamps, np.zeros(len(stamps), bool)
+    minutes = (stamps + _MINUTE_NS // 2) // _MINUTE_NS * _MINUTE_NS
+    limit = min(pd.Timedelta(timeframe.step) * NEAR_SHARE, NEAR_LIMIT)
+    late = stamps - minutes
+    too_far = (late > limit.value) | (-late > max(limit, _LAST_SECOND).value)
+    return minutes, np.asarray(too_far)
+
+
+def are_last_moments(stamps: IntArray, minutes: IntArray) -> BoolArray:
+    """Stamps that were rounded up to their minute.
+
+    A venue may stamp an open a little late, never early: the stamp ends the bar before.
+    """
+    return np.asarray(stamps < minutes)

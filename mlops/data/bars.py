@@ -120,6 +120,7 @@ def validate_bars(
     timezone: str | None = None,
     dayfirst: bool | None = None,
     time_column: str | None = None,
+    time_format: str | None = None,
     min_bars: int = MIN_BARS,
 ) -> QualityReport:
     """Clean raw rows into bars and report on them, or refuse them.
@@ -135,7 +136,10 @@ def validate_bars(
         timezone: The zone of stamps that name none.
         dayfirst: Whether 03/04 is the third of April; needed where a date can be read both ways.
         time_column: The column that holds the time. By default a column with a usual name
-            (`open_time`, `timestamp`, `date`, ...), else the index.
+            (`open_time`, `timestamp`, `date`, ...), else the index. Two columns that hold date and
+            time of day are joined when both are named, as in ``Date+Time``.
+        time_format: The form of the time as in strptime, such as ``%d.%m.%Y %H:%M``, or the unit of
+            Unix time: ``s``, ``ms``, ``us`` or ``ns``, which is needed before 2009.
         calendar: When the market trades; bars outside its sessions are refused if they are
             more than a few (`mlops.data.calendar_match`).
         min_bars: The least number of bars to accept.
@@ -152,6 +156,7 @@ def validate_bars(
         timezone=timezone,
         dayfirst=dayfirst,
         time_column=time_column,
+        time_format=time_format,
     )
     if len(cleaned.frame) < min_bars:
         raise BarsError(

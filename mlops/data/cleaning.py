@@ -40,6 +40,7 @@ def clean_bars(
     timezone: str | None = None,
     dayfirst: bool | None = None,
     time_column: str | None = None,
+    time_format: str | None = None,
 ) -> Cleaned:
     """Clean raw rows into bars; `mlops.data.bars.validate_bars` explains the arguments."""
     if stamps not in ("open", "close"):
@@ -53,6 +54,7 @@ def clean_bars(
         timezone=timezone,
         dayfirst=dayfirst,
         time_column=time_column,
+        time_format=time_format,
     )
     if _need_no_cleaning(table, opened, timeframe, now):
         columns = {name: table[name].to_numpy() for name in COLUMNS}
@@ -60,7 +62,7 @@ def clean_bars(
         return Cleaned(frame=frame, dropped={}, reordered=False, warnings=())
     rows = np.flatnonzero(opened + timeframe.step <= now)
     numbers = _parse_bar_columns(table, rows)
-    source = str(raw.attrs.get(TIME_COLUMN, column))
+    source = str(table.attrs.get(TIME_COLUMN, column))
     merged = merge_rows(table, np.asarray(opened.asi8), rows, numbers, source)
     kept = merged.kept
     _refuse_overlaps(opened, kept, column, timeframe)

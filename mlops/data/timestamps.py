@@ -15,7 +15,7 @@ from mlops.data.plain_values import to_plain
 from mlops.data.time_text import read_format, read_iso, read_text, refuse_some_without_zone
 from mlops.errors import BarsError
 
-__all__ = ["EARLIEST", "EARLIEST_UNIX", "bad_rows_error", "parse_stamps"]
+__all__ = ["EARLIEST", "EARLIEST_UNIX", "UNITS", "bad_rows_error", "parse_stamps"]
 
 EARLIEST = pd.Timestamp("1800-01-01", tz="UTC")
 """No market has older bars; nanoseconds begin in 1677."""
@@ -23,8 +23,11 @@ EARLIEST = pd.Timestamp("1800-01-01", tz="UTC")
 EARLIEST_UNIX = pd.Timestamp("2009-01-01", tz="UTC")
 """From then on Unix times in s, ms, us and ns have disjoint ranges, which fixes the unit."""
 
+UNITS = ("s", "ms", "us", "ns")
+"""The units of Unix time."""
+
 _TOMORROW = pd.Timedelta(days=1)
-_NS_PER_UNIT = {"s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
+_NS_PER_UNIT = dict(zip(UNITS, (10**9, 10**6, 10**3, 1), strict=True))
 _NUMBER = r"\s*[+-]?\d+(?:\.\d+)?(?:[eE][+]?\d+)?\s*"
 # Digits of dates without separators, such as 20240131, 202401311300 and 20240131130000. No Unix
 # time since 2009 is such a number, in any unit.
@@ -174,6 +177,10 @@ def _scale_to_ns(chosen: IntArray | FloatArray, factor: int) -> IntArray:
     if chosen.dtype.kind in "iu":
         exact: IntArray = chosen.astype(np.int64) * factor
         return exact
+    if factor == 1:
+        # A float of so many nanoseconds is off by up to 128, which must not end the minute before.
+        rounded: IntArray = np.rint(chosen / 1000).astype(np.int64) * 1000
+        return rounded
     whole = np.floor(chosen)
     part = np.rint((chosen - whole) * factor)
     stamps: IntArray = whole.astype(np.int64) * factor + part.astype(np.int64)

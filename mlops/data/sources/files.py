@@ -83,6 +83,7 @@ class FileSource:
             timezone=options.timezone,
             dayfirst=options.dayfirst,
             time_column=options.time_column,
+            time_format=options.time_format,
         )
         bars = self._take_bars(table.drop(columns=column, errors="ignore"), opened, timeframe, now)
         bars.attrs[TIME_COLUMN] = column

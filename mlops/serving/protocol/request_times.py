@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray, IntArray, RowArray, TimeArray
-from mlops.data.bar_rules import round_to_minutes
+from mlops.data.bar_rules import are_last_moments, round_to_minutes
 from mlops.data.calendar import AlwaysOpen, Calendar, clock_change
 from mlops.data.timestamps import EARLIEST, EARLIEST_UNIX, parse_stamps
 from mlops.errors import BarsError, RequestRefused
@@ -86,6 +86,10 @@ def from_epoch(numbers: IntArray | FloatArray, place: str = "") -> IntArray:
     whole: IntArray = np.floor(numbers).astype(np.int64)
     if numbers.dtype.kind == "i":
         return whole * factor
+    if factor == 1:
+        # A float of so many nanoseconds is off by up to 128, which must not end the minute before.
+        microseconds: IntArray = np.rint(numbers / 1000).astype(np.int64)
+        return microseconds * 1000
     # Whole and fractional part apart: a float times 1e9 would be wrong by nanoseconds.
     part: IntArray = np.rint((numbers - whole) * factor).astype(np.int64)
     return whole * factor + part
@@ -95,12 +99,18 @@ def on_minutes(opens: IntArray, timeframe: Timeframe, place: str) -> IntArray:
     """Round times (n,) to whole minutes, on which the bars of every market open.
 
     Raises:
-        RequestRefused: naming the first row that is not near a whole minute.
+        RequestRefused: naming the first row that is not near a whole minute, or that ends the bar
+            before it.
     """
     minutes, too_far = round_to_minutes(opens, timeframe)
     if too_far.any():
         row = int(np.argmax(too_far))
         raise _refusal(place, row, f"{utc_text(opens[row])} is not on a whole minute")
+    last = are_last_moments(opens, minutes)
+    if last.any():
+        row = int(np.argmax(last))
+        what = f"{_exact_text(opens[row])} is the last moment of a bar; send the time of its open"
+        raise _refusal(place, row, what)
     return minutes
 
 
@@ -166,6 +176,11 @@ def _are_gaps(
 def utc_text(open_ns: np.int64 | int) -> str:
     """A time in ISO 8601, to the second."""
     return f"{pd.Timestamp(int(open_ns), tz='UTC'):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _exact_text(stamp: np.int64) -> str:
+    """A time in ISO 8601 with as many decimals as it has."""
+    return f"{pd.Timestamp(int(stamp)).isoformat()}Z"
 
 
 @lru_cache(maxsize=4096)

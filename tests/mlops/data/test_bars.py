@@ -139,7 +139,7 @@ def test_rows_newest_first_are_sorted_and_reported_as_reordered():
 
 def test_bars_stamped_at_their_close_move_one_bar_back():
     frame = make_bars(30)
-    raw = frame.set_axis(frame.index + timedelta(hours=1))
+    raw = frame.set_axis(frame.index + timedelta(hours=1)).rename_axis(None)
 
     pd.testing.assert_frame_equal(check(raw, stamps="close").bars, frame, check_freq=False)
 

@@ -261,8 +261,19 @@ def test_times_that_are_no_sequence_of_bars_are_refused_by_row(hours, message):
     assert message in str(refusal(frame_window, values_of(), opens, SPEC))
 
 
-def test_a_stamp_a_moment_before_its_minute_means_that_minute():
-    opens = opens_from("2024-03-05", *range(MIN_BARS)) - 10**6
+@pytest.mark.parametrize("early_ns", [1, 10**6, 10**9])
+def test_the_last_moment_of_a_bar_is_not_an_open(early_ns):
+    opens = opens_from("2024-03-05", *range(MIN_BARS))
+    opens[2] -= early_ns
+
+    message = str(refusal(frame_window, values_of(), opens, SPEC))
+
+    assert message.startswith("row 2, column 'open_time': 2024-03-05T01:59:59")
+    assert message.endswith("is the last moment of a bar; send the time of its open")
+
+
+def test_a_stamp_a_moment_after_its_minute_means_that_minute():
+    opens = opens_from("2024-03-05", *range(MIN_BARS)) + 10**6
 
     window = frame_window(values_of(), opens, SPEC)
 
