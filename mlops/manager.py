@@ -9,17 +9,18 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 
 from mlops.alerts.channels import Handler
 from mlops.alerts.delivery import AlertSender
+from mlops.data.time_columns import TimeArguments
 from mlops.deployer import Deployer, is_champion
 from mlops.installation import open_installation
 from mlops.models.bundle import Trust
 from mlops.monitoring.drift.report import DriftReport
-from mlops.monitoring.drift.version_drift import VersionDrift
+from mlops.monitoring.drift.version_drift import VersionDrift, columns_of
 from mlops.monitoring.performance.degradation import Losses
 from mlops.monitoring.performance.live import LivePerformance, measure_performance
 from mlops.monitoring.performance.promotion import (
@@ -250,20 +251,30 @@ class MLOpsManager:
         why = _why(actor, reason)
         return await asyncio.to_thread(restore_service, self.store, service, why)
 
-    async def monitor_model_drift(self, model_id: str, recent_data: pd.DataFrame) -> DriftReport:
+    async def monitor_model_drift(
+        self, model_id: str, recent_data: object, **written: Unpack[TimeArguments]
+    ) -> DriftReport:
         """Compare recent bars with the bars a version was trained on.
 
         Args:
             recent_data: Bars by open time, with the history that the features need before the
-                window of ``DECISION_WINDOW_HOURS``; or a frame of the version's own columns.
+                window of ``DECISION_WINDOW_HOURS``; or all features of the version, and where known
+                ``target``, ``forecast`` and ``realised``. A data frame, a table of Arrow or Polars,
+                a list of records or a dict of columns.
+            written: How the time of the bars is written: ``timezone``, ``stamps``, ``dayfirst``,
+                ``time_format`` and ``time_column`` as in `mlops.validate_bars`.
 
         Raises:
             VersionNotFound: when there is no such version.
-            BarsError: when bars break the contract.
+            BarsError: when bars break the contract, or a column is missing.
         """
-        return await asyncio.to_thread(lambda: self._drift_of(model_id).check(recent_data))
+        return await asyncio.to_thread(
+            lambda: self._drift_of(model_id).check(recent_data, **written)
+        )
 
-    async def draw_drift_report(self, model_id: str, recent_data: pd.DataFrame) -> Path:
+    async def draw_drift_report(
+        self, model_id: str, recent_data: object, **written: Unpack[TimeArguments]
+    ) -> Path:
         """Write the result of `monitor_model_drift` as an HTML page; it takes seconds.
 
         The page is kept under the reports, and with the version's MLflow run.
@@ -272,7 +283,7 @@ class MLOpsManager:
             VersionNotFound: when there is no such version.
             BarsError: when bars break the contract.
         """
-        return await asyncio.to_thread(self._draw_drift, model_id, recent_data)
+        return await asyncio.to_thread(lambda: self._draw_drift(model_id, recent_data, **written))
 
     async def monitor_model_performance(
         self, model_id: str, *, now: datetime | None = None
@@ -379,14 +390,15 @@ class MLOpsManager:
         fee = self.config.fee_for(self.get_model(a).symbol)
         return compare_versions(self.registry, a, b, bars, fee_bps=fee, period=period or Period())
 
-    def _draw_drift(self, model_id: str, recent: pd.DataFrame) -> Path:
+    def _draw_drift(self, model_id: str, recent: object, **written: Unpack[TimeArguments]) -> Path:
         drift = self._drift_of(model_id)
+        columns = columns_of(drift.bundle, recent, **written)
         return keep_drift_report(
             self.registry,
             self.get_model(model_id),
             drift.bundle,
-            drift.check(recent),
-            recent,
+            drift.check(columns),
+            columns,
             directory=self.config.reports_path,
         )
 

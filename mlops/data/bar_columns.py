@@ -31,11 +31,11 @@ def to_table(raw: object) -> pd.DataFrame:
     """
     if isinstance(raw, pd.DataFrame):
         return raw
-    if hasattr(raw, "__arrow_c_stream__"):
+    named: Any = raw
+    if hasattr(raw, "__arrow_c_stream__") and not isinstance(raw, pd.Series):
         import pyarrow as pa
 
-        return pd.DataFrame(pa.table(raw).to_pandas())
-    named: Any = raw
+        return pd.DataFrame(pa.table(named).to_pandas())
     if not _has_named_columns(raw):
         raise BarsError(f"got {_describe(raw)}, whose columns have no names; pass {_KINDS}")
     try:

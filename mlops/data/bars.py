@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import FloatArray
-from mlops.data.bar_columns import COLUMNS
+from mlops.data.bar_columns import COLUMNS, to_table
 from mlops.data.bar_spacing import refuse_coarser_bars
 from mlops.data.calendar import Calendar
 from mlops.data.calendar_match import refuse_outside
@@ -148,6 +148,7 @@ def validate_bars(
         BarsError: when the rows break the contract; it names the column and the rows (counted
             from 0 in ``raw``).
     """
+    raw = to_table(raw)
     cleaned = clean_bars(
         raw,
         timeframe=timeframe,

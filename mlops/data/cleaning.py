@@ -32,7 +32,7 @@ class Cleaned:
 
 
 def clean_bars(
-    raw: pd.DataFrame,
+    raw: object,
     *,
     timeframe: Timeframe,
     now: pd.Timestamp,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,16 @@ OPEN_INDEX = "open_time"
 TIME_COLUMN = "time_column"
 """Key of a frame's ``attrs``: the column of the file that its index of opens was read from."""
 _USUAL_NAMES = "open_time, timestamp, date or time"
+
+
+class TimeArguments(TypedDict, total=False):
+    """How the time of bars is written; `mlops.data.bars.validate_bars` explains each."""
+
+    stamps: Literal["open", "close"]
+    timezone: str | None
+    dayfirst: bool | None
+    time_column: str | None
+    time_format: str | None
 
 
 def parse_time_column(

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from mlops.arrays import FloatArray
 from mlops.data.calendar import load_calendar
 from mlops.data.cleaning import clean_bars
+from mlops.data.time_columns import TimeArguments
 from mlops.errors import BundleError, BundleUnavailable, MlopsError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
@@ -90,22 +91,30 @@ class Bundle:
     def service(self) -> Service:
         return _parse_service(self.config["service"])
 
-    def predict(self, bars: pd.DataFrame) -> pd.DataFrame:
+    def predict(self, bars: pd.DataFrame, **written: Unpack[TimeArguments]) -> pd.DataFrame:
         """Forecasts by bar open time, for the rows that have enough history before them.
 
         ``bars`` is a plain OHLCV frame, indexed by open time or with a column of it; every
-        bar counts as complete.
+        bar counts as complete. ``written`` says how their time is written.
 
         Raises:
             BarsError: when the bars break the contract.
         """
-        return self.forecast(self.dataset(bars))
+        return self.forecast(self.dataset(bars, **written))
 
-    def dataset(self, bars: pd.DataFrame) -> Dataset:
-        """Plain bars, cleaned, as a dataset with this model's calendar and target."""
+    def dataset(self, bars: object, **written: Unpack[TimeArguments]) -> Dataset:
+        """Plain bars, cleaned, as a dataset with this model's calendar and target.
+
+        Args:
+            bars: A data frame, or another table with names of its columns.
+            written: How their time is written.
+
+        Raises:
+            BarsError: when the bars break the contract.
+        """
         service = self.service
         calendar = load_calendar(self.config["calendar"])
-        cleaned = clean_bars(bars, timeframe=service.timeframe, now=_END_OF_TIME)
+        cleaned = clean_bars(bars, timeframe=service.timeframe, now=_END_OF_TIME, **written)
         target = TargetSpec(service.target, service.horizon)
         return Dataset(cleaned.frame, timeframe=service.timeframe, target=target, calendar=calendar)
 

@@ -6,12 +6,18 @@ recent bars             -> current_frame   -> check_drift against that reference
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
 
-from mlops.data.bars import COLUMNS
+from mlops.data.bar_columns import COLUMNS, require_columns, tidy_name, to_table
+from mlops.data.bars import validate_bars
+from mlops.data.calendar import load_calendar
+from mlops.data.time_columns import TimeArguments
+from mlops.errors import BarsError
 from mlops.features.dataset import Dataset
 from mlops.features.indicators import follows_clock, log_range
 from mlops.models import manifest
@@ -70,23 +76,78 @@ class VersionDrift:
         horizon = self.bundle.service.horizon
         return self.config.history_bars + int(self.bundle.config["warm_up"]) + 2 * horizon
 
-    def check(self, recent: pd.DataFrame) -> DriftReport:
+    def check(self, recent: object, **written: Unpack[TimeArguments]) -> DriftReport:
         """Judge the last window of plain bars, or of columns named as in the reference.
 
         Args:
             recent: One row a bar. Plain bars must begin before the window, by the warm-up of the
                 features; too short a history is a status of the report.
+            written: How the time of plain bars is written.
 
         Raises:
-            BarsError: when bars break the contract.
+            BarsError: when bars break the contract, or it is a table of neither kind.
         """
-        return check_drift(self.reference, columns_of(self.bundle, recent), self.config)
+        columns = columns_of(self.bundle, recent, **written)
+        return check_drift(self.reference, columns, self.config)
 
 
-def columns_of(bundle: Bundle, recent: pd.DataFrame) -> pd.DataFrame:
-    """Make the columns of the reference of plain bars; return any other frame as it is."""
-    is_bars = set(COLUMNS) <= {str(name).lower() for name in recent.columns}
-    return current_frame(bundle, bundle.dataset(recent)) if is_bars else recent
+def columns_of(bundle: Bundle, recent: object, **written: Unpack[TimeArguments]) -> pd.DataFrame:
+    """Make the columns of the reference of plain bars; return a table of these columns as it is.
+
+    Raises:
+        BarsError: when bars break the contract, when a feature of the version is missing in a
+            table of its columns, or when names in pairs leave open which of the two it is.
+    """
+    table = to_table(recent)
+    _refuse_pairs(table)
+    if _are_bars(table):
+        require_columns(table)
+        service, calendar = bundle.service, load_calendar(bundle.config["calendar"])
+        checked = validate_bars(
+            table,
+            timeframe=service.timeframe,
+            calendar=calendar,
+            now=datetime.now(UTC),
+            min_bars=1,
+            **written,
+        )
+        return current_frame(bundle, bundle.dataset(checked.bars))
+    _refuse_missing_features(bundle, table)
+    return table
+
+
+def _refuse_pairs(table: pd.DataFrame) -> None:
+    if isinstance(table.columns, pd.MultiIndex):
+        symbols = int(not _has_price(table.columns.get_level_values(1)))
+        raise BarsError(
+            f"the columns are named in pairs, such as {table.columns[0]}, but only plain names "
+            "tell bars from the version's own columns; pass those of one symbol, such as "
+            f"recent_data.droplevel({symbols}, axis=1)"
+        )
+
+
+def _are_bars(table: pd.DataFrame) -> bool:
+    """Whether a table has a price; a version's features may have that name, beside its forecast."""
+    return _has_price(table.columns) and not {TARGET, FORECAST} <= set(table.columns)
+
+
+def _has_price(names: pd.Index) -> bool:
+    return not {tidy_name(name) for name in names}.isdisjoint(COLUMNS[:4])
+
+
+def _refuse_missing_features(bundle: Bundle, table: pd.DataFrame) -> None:
+    """Refuse a table that is neither bars nor all watched features of a version."""
+    roles = roles_of(reference_frame(bundle))
+    features = [name for name, role in roles.items() if role is Role.FEATURE]
+    given = {str(name) for name in table.columns}
+    missing = sorted(set(features) - given)
+    if missing:
+        raise BarsError(
+            f"columns {', '.join(missing)} are missing; got "
+            f"{', '.join(map(str, table.columns))}; pass bars with {', '.join(COLUMNS)} and their "
+            f"time, or the version's own columns: {', '.join(roles)}",
+            column=missing[0],
+        )
 
 
 def reference_frame(bundle: Bundle) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from mlops.data.simulator import simulate_bars
@@ -140,3 +141,94 @@ def test_bars_that_are_none_are_refused_with_their_cell(
     wrong.iloc[5, 1] = np.nan
     with pytest.raises(BarsError):
         drift.check(wrong)
+
+
+class TestTables:
+    """A table is bars, held to their rules, or all the version's own columns."""
+
+    def same(self, drift: VersionDrift, table: object, recent: pd.DataFrame, **written) -> None:
+        assert str(drift.check(table, **written)) == str(drift.check(recent))
+
+    @pytest.mark.parametrize("name", ["open", "high", "low", "close", "volume"])
+    def test_a_missing_column_of_bars_is_named(
+        self, drift: VersionDrift, recent: pd.DataFrame, name: str
+    ) -> None:
+        """The version has a feature named volume."""
+        with pytest.raises(BarsError, match=f"column '{name}' is missing") as caught:
+            drift.check(recent.drop(columns=name))
+        assert caught.value.column == name
+
+    def test_names_in_pairs_are_refused(self, drift: VersionDrift, recent: pd.DataFrame) -> None:
+        levels = (recent.columns.str.title(), ["BTC-USD"])
+        for place, pairs in ((1, levels), (0, levels[::-1])):
+            table = recent.set_axis(pd.MultiIndex.from_product(pairs), axis=1)
+            with pytest.raises(BarsError, match="named in pairs, such as") as told:
+                drift.check(table)
+            assert f"recent_data.droplevel({place}, axis=1)" in str(told.value)
+            self.same(drift, table.droplevel(place, axis=1), recent)
+
+    def test_other_tables_of_the_same_bars_give_the_same(
+        self, drift: VersionDrift, recent: pd.DataFrame
+    ) -> None:
+        rows = recent.reset_index()
+        tables = [
+            pa.Table.from_pandas(rows),
+            rows.to_dict("records"),
+            rows.to_dict("list"),
+            rows.rename(columns=str.upper),
+            rows.convert_dtypes(dtype_backend="pyarrow"),
+            rows.to_records(index=False),
+        ]
+        for table in tables:
+            self.same(drift, table, recent)
+
+    def test_times_without_zone_are_read_as_the_caller_says(
+        self, drift: VersionDrift, recent: pd.DataFrame
+    ) -> None:
+        local = recent.set_axis(recent.index.tz_convert("Europe/Berlin").tz_localize(None))
+        with pytest.raises(BarsError, match="pass timezone='UTC'"):
+            drift.check(local)
+        self.same(drift, local, recent, timezone="Europe/Berlin")
+
+    @pytest.mark.parametrize(
+        "table",
+        [None, "bars", [], [[1.0, 2.0]], np.zeros((400, 5)), pd.Series([1.0]), {"open": 1.0}],
+        ids=lambda table: type(table).__name__,
+    )
+    def test_what_has_no_named_columns_is_refused(self, drift: VersionDrift, table: object) -> None:
+        with pytest.raises(BarsError, match="pass a data frame, a table of Arrow or Polars"):
+            drift.check(table)
+
+    def test_numbered_and_unknown_columns_are_refused_with_the_names_that_are_meant(
+        self, drift: VersionDrift, recent: pd.DataFrame
+    ) -> None:
+        for names in ([*range(5)], [f"feature{number}" for number in range(5)]):
+            with pytest.raises(BarsError, match="columns har_1, har_24, volume are") as told:
+                drift.check(recent.set_axis(names, axis=1))
+            assert "pass bars with open, high, low, close, volume" in str(told.value)
+
+    def test_features_alone_are_judged_and_a_missing_one_is_named(
+        self, drift: VersionDrift, bundle: Bundle
+    ) -> None:
+        features = reference_frame(bundle)[["har_1", "har_24", "volume"]][-168:]
+        assert drift.check(features).status is ReportStatus.JUDGED
+        with pytest.raises(BarsError, match="columns har_24 are missing; got har_1, volume"):
+            drift.check(features.drop(columns="har_24"))
+
+    def test_bars_that_are_still_open_are_left_out(
+        self, drift: VersionDrift, recent: pd.DataFrame
+    ) -> None:
+        newest = pd.Timestamp.now("UTC").floor("h")
+        index = pd.date_range(end=newest, periods=len(recent), freq="h", name="open_time")
+        moved = recent.set_axis(index)
+        self.same(drift, moved, moved[:-1])
+
+    def test_bars_of_another_timeframe_are_refused(
+        self, drift: VersionDrift, recent: pd.DataFrame
+    ) -> None:
+        half_hours = pd.date_range(recent.index[0], periods=len(recent), freq="30min")
+        with pytest.raises(BarsError, match="overlaps its predecessor at timeframe 1h"):
+            drift.check(recent.set_axis(half_hours))
+        days = pd.date_range("2020-01-01", periods=len(recent), freq="1D", tz="UTC")
+        with pytest.raises(BarsError, match="these look like 1d bars"):
+            drift.check(recent.set_axis(days))
