@@ -182,8 +182,9 @@ def validate_bars(
         flat_bars=flags.flat_bars,
         suspected_splits=flags.suspected_splits,
         bad_prints=flags.bad_prints,
-        warnings=cleaned.warnings,
+        warnings=(),
         bars=cleaned.frame,
+        first_dropped=cleaned.first_dropped,
         rebuilt={"shifted": len(cleaned.frame)} if stamps == "close" else {},
     )
 

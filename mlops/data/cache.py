@@ -28,6 +28,7 @@ from mlops.data.bars import (
 from mlops.data.bars_folder import describe_os_error
 from mlops.data.calendar import Calendar, calendar_for, load_calendar
 from mlops.data.calendar_match import recognise_calendar
+from mlops.data.file_options import FileOptions
 from mlops.data.gap_fetch import GapFetch
 from mlops.data.segments import Head, Interval, Series
 from mlops.data.sources.base import BarSource, PagedSource, label_of
@@ -119,7 +120,8 @@ def _validate_local_bars(
     report = validate_bars(
         raw, timeframe=request.timeframe, calendar=load_calendar("24/7"), now=datetime.now(UTC)
     )
-    if getattr(source, "stamps", "open") == "close":
+    options = getattr(source, "options", None)
+    if isinstance(options, FileOptions) and options.stamps == "close":
         report = replace(report, rebuilt={"shifted": report.rows_out})
     report, calendar = _judge_by_own_calendar(report, source, request, asked)
     requested = request.cut(report.bars)

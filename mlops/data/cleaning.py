@@ -23,12 +23,12 @@ from mlops.service import Timeframe
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """Clean bars, counts of dropped rows by reason, and warnings."""
+    """Clean bars, and of dropped rows by reason their count and the open of the first."""
 
     frame: pd.DataFrame
     dropped: Mapping[str, int]
     reordered: bool
-    warnings: tuple[str, ...]
+    first_dropped: Mapping[str, pd.Timestamp]
 
 
 def clean_bars(
@@ -59,7 +59,7 @@ def clean_bars(
     if _need_no_cleaning(table, opened, timeframe, now):
         columns = {name: table[name].to_numpy() for name in COLUMNS}
         frame = pd.DataFrame(columns, index=opened.rename("open_time"), copy=False)
-        return Cleaned(frame=frame, dropped={}, reordered=False, warnings=())
+        return Cleaned(frame=frame, dropped={}, reordered=False, first_dropped={})
     rows = np.flatnonzero(opened + timeframe.step <= now)
     numbers = _parse_bar_columns(table, rows)
     source = str(table.attrs.get(TIME_COLUMN, column))
@@ -75,7 +75,7 @@ def clean_bars(
         frame=frame,
         dropped={**merged.dropped, **({"not_closed": not_closed} if not_closed else {})},
         reordered=not bool(np.all(np.diff(opened.asi8) >= 0)),
-        warnings=merged.warnings,
+        first_dropped=merged.first,
     )
 
 

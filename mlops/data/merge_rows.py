@@ -20,12 +20,13 @@ class MergedRows:
     """One row of each stamp, in the order of time.
 
     ``dropped`` counts the other rows by reason: ``duplicate`` has the same values as the row that
-    is kept, ``re_read`` is an earlier snapshot of its bar, ``conflicting`` is neither.
+    is kept, ``re_read`` is an earlier snapshot of its bar, ``conflicting`` is neither. ``first`` is
+    the open of the first row of each reason.
     """
 
     kept: IntArray
     dropped: Mapping[str, int] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+    first: Mapping[str, pd.Timestamp] = field(default_factory=dict)
 
 
 def merge_rows(
@@ -79,26 +80,19 @@ def _merge_repeats(
     kinds.refuse_coarser_bars()
     kinds.refuse_other_markets()
     kinds.refuse_differing()
-    conflicts, re_reads = int(repeats.conflicting.sum()), int(repeats.re_read.sum())
-    counts = {
-        "duplicate": int(repeats.equal.sum()),
-        "re_read": re_reads,
-        "conflicting": conflicts,
+    reasons = {
+        "duplicate": repeats.equal,
+        "re_read": repeats.re_read,
+        "conflicting": repeats.conflicting,
     }
-    notes = []
-    if re_reads:
-        notes.append(
-            f"{re_reads:,} duplicate row(s) differed; the one with the most volume was kept"
-        )
-    if conflicts:
-        notes.append(
-            f"{conflicts:,} row(s) contradict another row of their stamp; the one that fits the "
-            "bars before and after was kept"
-        )
+    met = {reason: repeats.others[mask] for reason, mask in reasons.items() if mask.any()}
     return MergedRows(
         repeated.choose_by_neighbours(bars, repeats),
-        {reason: count for reason, count in counts.items() if count},
-        tuple(notes),
+        {reason: len(others) for reason, others in met.items()},
+        {
+            reason: pd.Timestamp(int(bars.stamps[others].min()), tz="UTC")
+            for reason, others in met.items()
+        },
     )
 
 

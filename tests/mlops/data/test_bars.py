@@ -88,6 +88,7 @@ def test_equal_duplicates_are_dropped_and_counted():
     report = check(pd.concat([frame, frame.iloc[5:8]]))
     pd.testing.assert_frame_equal(report.bars, frame, check_freq=False)
     assert report.dropped == {"duplicate": 3}
+    assert report.first_dropped == {"duplicate": frame.index[5]}
     assert report.reordered
     assert report.warnings == ()
 
@@ -99,7 +100,8 @@ def test_of_differing_duplicates_the_one_with_most_volume_is_kept(first):
 
     report = check(pd.concat([early, frame] if first else [frame, early]))
     pd.testing.assert_frame_equal(report.bars, frame, check_freq=False)
-    assert "1 duplicate row(s) differed" in report.warnings[0]
+    assert report.dropped == {"re_read": 1}
+    assert report.first_dropped == {"re_read": frame.index[5]}
 
 
 def test_nearly_equal_stamps_are_one_bar():

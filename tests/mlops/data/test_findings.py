@@ -28,6 +28,7 @@ from mlops.data.findings import (
 from mlops.data.load import load_bars
 from mlops.data.sources.files import FileSource
 from mlops.errors import BarsError
+from mlops.service import Timeframe
 from tests.mlops.data.conftest import START, make_bars
 
 PRICES = list(COLUMNS[:4])
@@ -175,21 +176,25 @@ def test_invalid_candles_are_refused_beyond_the_share(
 
 
 def test_bars_that_are_mostly_holes_are_refused(loaded: Loaded) -> None:
-    frame = make_bars(1000)
-    hours = np.arange(len(frame))
-    kept = frame[(hours % 4 < 2) | (hours < 8)]
-    assert Findings.of(accept_bars(loaded(kept))).completeness > MIN_COMPLETENESS
-    remedies = r"124 hole\(s\) of 620 bars .*37.69%.*timeframe=.*calendar= such as 'XNYS'.*start="
-    with pytest.raises(BarsError, match=remedies):
-        accept_bars(loaded(frame[hours % 8 < 3]))
+    """Whatever calendar was asked for; without one the file is asked for it before."""
+    frame, drawn = make_bars(1000), np.random.default_rng(3).uniform(size=1000)
+    half = drawn < MIN_COMPLETENESS + 0.05
+    accepted = accept_bars(loaded(frame[half], calendar="24/7"))
+    assert Findings.of(accepted).completeness > MIN_COMPLETENESS
+    scarce = loaded(frame[drawn < MIN_COMPLETENESS - 0.05], calendar="24/7")
+    said = r"hole\(s\) of 5.. bars .*first 2024-.*timeframe=.*calendar= such as 'XNYS'.*start="
+    with pytest.raises(BarsError, match=said):
+        accept_bars(scarce)
 
 
-def test_the_same_bars_pass_by_the_calendar_of_their_market(loaded: Loaded) -> None:
+def test_a_recognised_calendar_is_told(loaded: Loaded) -> None:
     calendar = load_calendar("XNYS")
     end = pd.Timestamp(START) + timedelta(days=90)
-    opens = calendar.expected_opens(pd.Timestamp(START), end, loaded(make_bars(9)).timeframe)
+    opens = calendar.expected_opens(pd.Timestamp(START), end, Timeframe("1h"))
     frame = make_bars(len(opens)).set_axis(opens.rename("open_time"), axis=0)
-    with pytest.raises(BarsError, match="calendar="):
-        accept_bars(loaded(frame))
-    found = Findings.of(accept_bars(loaded(frame, calendar=calendar)))
-    assert (found.calendar, found.missing) == ("XNYS", 0)
+    recognised = Findings.of(accept_bars(loaded(frame)))
+    named = Findings.of(accept_bars(loaded(frame, calendar=calendar)))
+    assert (recognised.calendar, recognised.missing) == (named.calendar, named.missing)
+    assert (named.calendar, named.missing) == ("XNYS", 0)
+    assert any("calendar XNYS, recognised" in line for line in recognised.lines)
+    assert len(named.lines) == 1
