@@ -169,36 +169,27 @@ def _read_stored_bars(
 ) -> Bars:
     head, frame = series.read()
     report = _validate(request.cut(frame), request, calendar)
-    notes = _describe_fetches(head, source, request, report.bars.index[0])
     report = replace(
         report,
         rows_in=len(frame) + sum(head.dropped.values()),
         dropped=dict(head.dropped),
+        first_dropped={"invalid": head.invalid[0]} if head.invalid else {},
         rebuilt={"revised": head.revised} if head.revised else {},
-        warnings=(*report.warnings, *notes),
+        warnings=_describe_late_begin(head, request, report.bars.index[0]),
     )
     fetched_at = head.fetched_at.to_pydatetime() if head.fetched_at is not None else request.now
     return _build_bars(source, request, report, calendar, fetched_at)
 
 
-def _describe_fetches(
-    head: Head, source: BarSource, request: BarRequest, first: pd.Timestamp
-) -> list[str]:
-    """What a reader of stored bars should know about how they came.
+def _describe_late_begin(head: Head, request: BarRequest, first: pd.Timestamp) -> tuple[str, ...]:
+    """That the history begins later than it was asked for; empty where it does not.
 
     Args:
         first: The open of the first bar.
     """
-    notes = []
-    if head.dropped.get("invalid"):
-        notes.append(
-            f"{head.dropped['invalid']:,} invalid candle(s) of {source.venue} are left out, the "
-            f"newest of {head.invalid[-1]}"
-        )
     asked = head.coverage[0][0] if request.start is None else request.start
-    if first >= asked + request.timeframe.step:
-        notes.append(f"bars were asked for from {asked} but begin at {first}")
-    return notes
+    late = first >= asked + request.timeframe.step
+    return (f"bars were asked for from {asked} but begin at {first}",) if late else ()
 
 
 def _build_bars(
