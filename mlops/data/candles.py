@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mlops.arrays import BoolArray, FloatArray, IntArray
 from mlops.data import bar_rules
 from mlops.data.bar_columns import COLUMNS
+from mlops.data.sources.base import MOST_AHEAD
 from mlops.service import Timeframe
 
 Texts: TypeAlias = NDArray[np.object_]
@@ -77,7 +78,7 @@ def screen_candles(
     """
     page = page[np.asarray(page.index.notna())].sort_index(kind="stable")
     opened = pd.DatetimeIndex(page.index)
-    ahead = np.asarray(opened > now + timeframe.step)
+    ahead = np.asarray(opened > now + timeframe.step + MOST_AHEAD)
     judged = np.asarray(opened <= now - timeframe.step) | ahead
     numbers = {name: _to_numbers(page[name]) for name in COLUMNS}
     faults = _find_faults(numbers)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol, runtime_checkable
 
 import pandas as pd
 
 from mlops.service import Timeframe
+
+MOST_AHEAD = timedelta(days=1)
+"""A bar may open so long after the time at which its fetch began, or by a clock that is ahead; one
+that opens later is stamped wrong."""
 
 
 class BarSource(Protocol):

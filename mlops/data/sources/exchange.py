@@ -19,7 +19,7 @@ import pandas as pd
 from mlops.credentials import split_login
 from mlops.data.bar_columns import COLUMNS
 from mlops.data.market_clock import wall_clock
-from mlops.data.sources.base import Page
+from mlops.data.sources.base import MOST_AHEAD, Page
 from mlops.data.sources.paging import DAY_MS, Answer, Walk, find_first_day
 from mlops.data.sources.venue_clock import VenueClock
 from mlops.errors import SourceError
@@ -240,7 +240,7 @@ class ExchangeSource:
             find_day=find_day,
             since=since,
             bound=bound,
-            latest=now + step,
+            latest=now + step + round(MOST_AHEAD.total_seconds() * 1000),
             step=step,
             window=self._read_page_size(client, symbol)[1] * step,
         )

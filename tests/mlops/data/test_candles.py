@@ -127,6 +127,12 @@ def test_an_open_in_the_future_is_no_bar_and_the_bar_being_formed_is_left_alone(
     assert candles.sound.index[-1] == now - pd.Timedelta(minutes=30)
 
 
+def test_bars_that_opened_while_a_long_fetch_went_on_are_no_fault() -> None:
+    page = make_bars(N)
+
+    assert not screen(page, now=page.index[-6]).invalid
+
+
 def test_of_two_readings_of_a_bar_the_later_one_is_kept() -> None:
     page = make_bars(N)
     earlier = page.iloc[[ROW]].copy()

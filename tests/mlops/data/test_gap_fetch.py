@@ -212,6 +212,19 @@ def test_a_stored_bar_outlives_a_broken_candle_that_is_sent_for_it_later(market:
     pd.testing.assert_frame_equal(bars.frame[:100], before.frame)
 
 
+def test_bars_that_close_while_a_long_fetch_goes_on_come_with_the_next_one(market: Market) -> None:
+    market.list_hours(2_900)
+    market.replay.now -= timedelta(hours=20)
+    market.replay.passes = timedelta(hours=2)
+
+    bars = market.load(LISTED)
+
+    assert (len(bars.frame), bars.quality.dropped) == (2_880, {})
+    market.replay.passes = timedelta(hours=20)
+    market.load(LISTED)
+    assert len(market.load(LISTED).frame) == 2_900
+
+
 @pytest.mark.parametrize("minutes", [1, 30])
 def test_a_candle_at_a_wrong_time_blocks_nothing(market: Market, minutes: int) -> None:
     market.list_hours(200)

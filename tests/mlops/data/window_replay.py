@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 from mlops.data.sources.exchange import shared_client
@@ -22,9 +23,11 @@ class WindowReplay(Replay):
     """Serves ``bars`` by market, such as NEW-EUR.
 
     ``broken`` replaces the five cells of a candle by its open, and adds one where there is none.
+    With each request for candles ``passes`` goes by.
     """
 
     broken: dict[int, list[Any]] = field(default_factory=dict)
+    passes: timedelta = timedelta(0)
 
     def answer(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
         if path.endswith("/markets"):
@@ -35,6 +38,7 @@ class WindowReplay(Replay):
             return 200, {"time": int(self._now_ms())}
         with self.lock:
             self.klines.append(dict(query))
+            self.now += self.passes
         found = self._candles(path.split("/")[-2], query["interval"])
         start, end = int(query["start"]), min(int(query["end"]), int(self._now_ms()) + 1)
         window = [candle for candle in found if start <= candle[0] < end]
