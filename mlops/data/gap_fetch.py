@@ -158,5 +158,5 @@ class GapFetch:
             f"{len(invalid):,} of the last {count:,} {request.timeframe} candles of "
             f"{request.symbol} on {self.source.venue} are invalid, so they are not taken for bars: "
             f"{describe_invalid(invalid)}; what was stored is kept. Ask for the bars before with "
-            f"end={min(invalid).isoformat()!r}, or again once the venue sends bars"
+            f"end= up to {min(invalid)}, or again once the venue sends bars"
         )
