@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mlops.arrays import BoolArray, FloatArray, IntArray
+from mlops.arrays import BoolArray, FloatArray, IntArray, TimeArray
 from mlops.service import Timeframe
 
 ROUNDING = 1e-9
@@ -79,6 +79,16 @@ def is_true_of_all(test: Callable[..., bool], *columns: NDArray[Any], overlap: i
         test(*(column[max(begin - overlap, 0) : begin + PART_ROWS] for column in columns))
         for begin in range(0, count, PART_ROWS)
     )
+
+
+def rows_after_gaps(stamps: IntArray | TimeArray, step: Any) -> IntArray:
+    """Rows that lie more than ``step`` after the row before them."""
+    # Part by part, for a difference of all stamps would not fit the cache of a core.
+    found = [
+        begin + np.flatnonzero(np.diff(stamps[begin : begin + PART_ROWS + 1]) > step)
+        for begin in range(0, len(stamps) - 1, PART_ROWS)
+    ]
+    return np.concatenate([*found, np.empty(0, np.int64)]) + 1
 
 
 def not_finite(cells: FloatArray) -> BoolArray:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, IntArray
+from mlops.data.bar_rules import rows_after_gaps
 from mlops.data.calendar import Calendar
 from mlops.errors import BarsError
 from mlops.service import Timeframe
@@ -97,10 +98,10 @@ def find_coarser_stretch(
     """The longest stretch of bars coarser than the timeframe; None where there is none."""
     stamps = np.asarray(opened.as_unit("ns").asi8)
     step = timeframe.minutes * 60 * 10**9
-    gaps = np.diff(stamps)
-    beyond = np.flatnonzero(gaps > step)
+    beyond = rows_after_gaps(stamps, step) - 1
     if len(beyond) < SHORT_STRETCH:
         return None
+    gaps = np.diff(stamps)
     # Between two bars of a session market lies a night, which says nothing of their timeframe.
     closes: IntArray = stamps[beyond] + step
     missing = calendar.missing_between(

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, IntArray, TimeArray, naive_utc_times
-from mlops.data.bar_rules import PART_ROWS
+from mlops.data.bar_rules import rows_after_gaps
 from mlops.data.exchange_sessions import (
     EXTENDED_HOURS,
     ExchangeCalendar,
@@ -145,15 +145,21 @@ def _is_currency_pair(symbol: str) -> bool:
 
 def missing_before(opened: pd.DatetimeIndex, timeframe: Timeframe, calendar: Calendar) -> IntArray:
     """Bars that the market could have traded between each bar and its predecessor, from 0 (N,)."""
-    stamps = naive_utc_times(opened)
-    missing = np.zeros(len(stamps), np.int64)
-    step = np.timedelta64(timeframe.step)
-    # Part by part, for a difference of all stamps would not fit the cache of a core.
-    parts = range(0, max(len(stamps) - 1, 0), PART_ROWS)
-    found = [at + np.flatnonzero(np.diff(stamps[at : at + PART_ROWS + 1]) > step) for at in parts]
-    apart = np.concatenate([*found, np.empty(0, np.int64)]) + 1
-    missing[apart] = calendar.missing_between(stamps[apart - 1] + step, stamps[apart], timeframe)
+    missing = np.zeros(len(opened), np.int64)
+    rows, counts = find_missing(opened, timeframe, calendar)
+    missing[rows] = counts
     return missing
+
+
+def find_missing(
+    opened: pd.DatetimeIndex, timeframe: Timeframe, calendar: Calendar
+) -> tuple[IntArray, IntArray]:
+    """The bars before which tradable bars are missing, and how many."""
+    stamps = naive_utc_times(opened)
+    step = np.timedelta64(timeframe.step)
+    rows = rows_after_gaps(stamps, step)
+    counts = calendar.missing_between(stamps[rows - 1] + step, stamps[rows], timeframe)
+    return rows[counts > 0], counts[counts > 0]
 
 
 def hole_before(frame: pd.DataFrame, timeframe: Timeframe, calendar: Calendar) -> BoolArray:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, IntArray, TimeArray, naive_utc_times
+from mlops.data.bar_rules import rows_after_gaps
 from mlops.data.calendar import Calendar, load_calendar
 from mlops.data.exchange_sessions import EXTENDED_HOURS, ExchangeCalendar
 from mlops.data.sessions import AUCTION, DAY_MINUTES, MONDAY
@@ -188,8 +189,8 @@ def measure_fit(calendar: Calendar, stamps: TimeArray, timeframe: Timeframe) -> 
         BarsError: when the calendar does not reach the time of the bars.
     """
     step = np.timedelta64(timeframe.step)
-    gaps = np.flatnonzero(np.diff(stamps) > step)
-    closes, opens = stamps[gaps] + step, stamps[gaps + 1]
+    rows = rows_after_gaps(stamps, step)
+    closes, opens = stamps[rows - 1] + step, stamps[rows]
     missing = calendar.missing_between(closes, opens, timeframe)
     share = missing.sum() / (missing.sum() + len(stamps)) if len(stamps) else 0.0
     recurring = 0.0

@@ -26,6 +26,7 @@ EARLIEST_UNIX = pd.Timestamp("2009-01-01", tz="UTC")
 UNITS = ("s", "ms", "us", "ns")
 """The units of Unix time."""
 
+_UTC_NS = pd.DatetimeTZDtype("ns", "UTC")
 _TOMORROW = pd.Timedelta(days=1)
 _NS_PER_UNIT = dict(zip(UNITS, (10**9, 10**6, 10**3, 1), strict=True))
 _NUMBER = r"\s*[+-]?\d+(?:\.\d+)?(?:[eE][+]?\d+)?\s*"
@@ -60,6 +61,8 @@ def parse_stamps(
             (Unix time whose unit is not named: outside 2009 to tomorrow).
     """
     column = str(values.name)
+    if values.dtype == _UTC_NS and time_format is None and _are_within(values, now):
+        return pd.DatetimeIndex(values.array, copy=False)
     values = values.reset_index(drop=True)
     empty = values.isna().to_numpy()
     if empty.any():
@@ -78,6 +81,16 @@ def parse_stamps(
     stamps = _localise(stamps, column, timezone) if stamps.tz is None else stamps.tz_convert("UTC")
     _refuse_out_of_range(stamps, column, now)
     return stamps.as_unit("ns")
+
+
+def _are_within(values: pd.Series, now: pd.Timestamp) -> bool:
+    """Whether UTC stamps (ns) are all there and in range: of a missing one the number is least."""
+    numbers = values.array.asi8
+    return bool(
+        len(numbers)
+        and numbers.min() >= EARLIEST.value
+        and numbers.max() <= (now + _TOMORROW).value
+    )
 
 
 def _recognise_objects(values: pd.Series, column: str) -> pd.Series:
@@ -137,6 +150,11 @@ def _from_unix(
 ) -> pd.DatetimeIndex:
     """Unix time whose unit follows from its magnitude."""
     low, high = EARLIEST_UNIX.value, (now + _TOMORROW).value
+    least, most = numbers.min(initial=np.inf), numbers.max(initial=-np.inf)
+    for factor in _NS_PER_UNIT.values():
+        if least >= low / factor and most <= high / factor:
+            exact = _scale_to_ns(values.to_numpy(), factor).view("datetime64[ns]")
+            return pd.DatetimeIndex(exact, tz="UTC", copy=False)
     stamps = np.zeros(len(numbers), np.int64)
     known = np.zeros(len(numbers), bool)
     for factor in _NS_PER_UNIT.values():
@@ -181,6 +199,9 @@ def _scale_to_ns(chosen: IntArray | FloatArray, factor: int) -> IntArray:
         # A float of so many nanoseconds is off by up to 128, which must not end the minute before.
         rounded: IntArray = np.rint(chosen / 1000).astype(np.int64) * 1000
         return rounded
+    integers = chosen.astype(np.int64)
+    if (integers == chosen).all():
+        return integers * factor
     whole = np.floor(chosen)
     part = np.rint((chosen - whole) * factor)
     stamps: IntArray = whole.astype(np.int64) * factor + part.astype(np.int64)
