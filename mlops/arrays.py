@@ -34,4 +34,7 @@ def naive_utc(moment: datetime, unit: Literal["us", "ns"] = "ns") -> np.datetime
 
 def naive_utc_times(index: pd.DatetimeIndex) -> TimeArray:
     """An aware index as naive UTC ``datetime64[ns]`` (N,)."""
+    if index.tz is not None and index.unit == "ns":
+        # A view, as of an index of any zone the numbers are those of UTC.
+        return index.asi8.view("datetime64[ns]")
     return index.tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()

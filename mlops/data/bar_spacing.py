@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, available_timezones
 import numpy as np
 import pandas as pd
 
-from mlops.arrays import BoolArray, IntArray
+from mlops.arrays import BoolArray, IntArray, naive_utc_times
 from mlops.data.bar_rules import rows_after_gaps
 from mlops.data.calendar import Calendar
 from mlops.errors import BarsError
@@ -96,7 +96,7 @@ def find_coarser_stretch(
     opened: pd.DatetimeIndex, timeframe: Timeframe, calendar: Calendar
 ) -> Stretch | None:
     """The longest stretch of bars coarser than the timeframe; None where there is none."""
-    stamps = np.asarray(opened.as_unit("ns").asi8)
+    stamps: IntArray = naive_utc_times(opened).view(np.int64)
     step = timeframe.minutes * 60 * 10**9
     beyond = rows_after_gaps(stamps, step) - 1
     if len(beyond) < SHORT_STRETCH:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -104,8 +105,7 @@ def label_of(source: BarSource, symbol: str) -> str:
 
 def cut_to_period(raw: pd.DataFrame, start: datetime | None, end: datetime | None) -> pd.DataFrame:
     """Rows of a UTC-indexed frame in ``[start, end)``."""
-    if start is not None:
-        raw = raw[raw.index >= start]
-    if end is not None:
-        raw = raw[raw.index < end]
+    for bound, is_inside in ((start, operator.ge), (end, operator.lt)):
+        if bound is not None and not (inside := is_inside(raw.index, bound)).all():
+            raw = raw[inside]
     return raw
