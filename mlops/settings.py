@@ -165,7 +165,7 @@ class Settings(BaseSettings):
                 "blank belongs to a folder's name"
             )
         if isinstance(value, str) or (isinstance(value, Path) and not value.is_absolute()):
-            return expand_path(str(value), os.environ)
+            return Path(expand_path(str(value), os.environ))
         return value
 
     @field_validator("mlops_base_path")

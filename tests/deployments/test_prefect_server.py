@@ -9,8 +9,14 @@ from pathlib import Path
 import pytest
 
 from deployments import prefect_server
-from deployments.prefect_server import copy_empty_database, make_environment, read_revision
+from deployments.prefect_server import (
+    copy_empty_database,
+    make_environment,
+    name_database,
+    read_revision,
+)
 from mlops.settings import Settings
+from tests.awkward import NAMES
 
 SETTINGS = Settings(_env_file=None, prefect_run_days=3)  # type: ignore[call-arg]
 MIGRATES = "PREFECT_SERVER_DATABASE_MIGRATE_ON_START"
@@ -39,6 +45,25 @@ def test_a_server_without_a_database_begins_with_a_migrated_one(
     copy_empty_database(home)
     assert make_environment(home, SETTINGS)[MIGRATES] == "false"
     assert [file.name for file in home.iterdir()] == ["prefect.db"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_database_lies_in_the_home_whatever_its_name(
+    empty: Path, tmp_path: Path, name: str
+) -> None:
+    home = tmp_path / name / "prefect"
+    copy_empty_database(home)
+    assert read_revision(home / "prefect.db") == "newest"
+    given = name_database(home, {})
+    for url in given.values():
+        with closing(sqlite3.connect(url.partition(":///")[2], uri=True)) as connection:
+            assert connection.execute("SELECT * FROM alembic_version").fetchall() == [("newest",)]
+    assert bool(given) == ("?" in name)
+
+
+def test_a_database_of_the_users_own_is_kept(tmp_path: Path) -> None:
+    own = {"PREFECT_API_DATABASE_CONNECTION_URL": "postgresql+asyncpg://host/prefect"}
+    assert name_database(tmp_path / "a?b", own) == {}
 
 
 def test_a_database_that_is_there_is_kept_and_migrated_where_it_is_older(

@@ -32,6 +32,7 @@ from mlops.errors import SettingsError
 from mlops.registry.tracking import _import_quietly
 from mlops.service import Timeframe
 from mlops.settings import Settings
+from tests.awkward import COMBINED
 from tests.deployments.demo.test_main import processes_naming
 from tests.project import seeded
 
@@ -191,6 +192,49 @@ def test_one_ctrl_c_leaves_nothing_running(served: Served) -> None:
     assert processes_naming(str(served.home)) == []
 
 
+@pytest.mark.slow
+def test_every_process_works_in_a_folder_with_an_awkward_name(
+    tmp_path: Path, mlflow_template: Path
+) -> None:
+    base, cwd = tmp_path / "base" / COMBINED, tmp_path / "cwd"
+    seeded(base, mlflow_template)
+    cwd.mkdir()
+    pages = {name: free_port() for name in ("port", "prefect-port", "mlflow-port")}
+    given = [f"--{name}={port}" for name, port in pages.items()]
+    kept = {name: value for name, value in os.environ.items() if name != "PREFECT_HOME"}
+    with (tmp_path / "out.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "deployments.serve", *given],
+            cwd=cwd,
+            env={**kept, "PYTHONPATH": str(ROOT), "MLOPS_BASE_PATH": str(base)},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until_logged(process, base / "logs" / "prefect-worker.log", "started!")
+        for name, path in zip(pages, ("readyz", "api/health", "health"), strict=True):
+            urlopen(f"http://127.0.0.1:{pages[name]}/{path}", timeout=10).close()
+        model = f"/api/2.0/mlflow/registered-models/get?name={SERVICE}"
+        with urlopen(f"http://127.0.0.1:{pages['mlflow-port']}{model}", timeout=10) as answer:
+            assert json.load(answer)["registered_model"]["name"] == SERVICE
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=90)
+    assert (base / "prefect" / "prefect.db").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "cwd", "out.log"]
+    assert [path.name for path in (tmp_path / "base").iterdir()] == [COMBINED]
+    assert list(cwd.iterdir()) == []
+
+
+def wait_until_logged(process: subprocess.Popen[bytes], log: Path, text: str) -> None:
+    until = time.monotonic() + 240
+    while time.monotonic() < until and process.poll() is None:
+        if log.exists() and text in log.read_text():
+            return
+        time.sleep(0.5)
+    pytest.fail(f"{log} does not say {text!r}")
+
+
 def settings_of(home: Path, **changes: Any) -> Settings:
     return Settings(_env_file=None, mlops_base_path=home, **changes)  # type: ignore[call-arg]
 
@@ -241,6 +285,22 @@ def test_flow_runs_learn_where_prefect_and_mlflow_are(
     monkeypatch.setattr(os, "environ", {})
     serve.set_environment(named, arguments(named), tmp_path)
     assert "MLFLOW_UI_URL" not in os.environ
+
+
+@pytest.mark.parametrize("given", ["~/prefect", "$HOME/prefect", "${HOME}/prefect"])
+def test_prefects_home_may_name_the_home_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    monkeypatch.setattr(os, "environ", {"HOME": str(tmp_path), "PREFECT_HOME": given})
+    assert serve.find_prefect_home(tmp_path / "base") == tmp_path / "prefect"
+
+
+def test_prefects_home_of_an_unknown_variable_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "environ", {"PREFECT_HOME": "$NOPE/prefect"})
+    with pytest.raises(SettingsError, match=r"PREFECT_HOME=.*'NOPE'"):
+        serve.find_prefect_home(tmp_path)
 
 
 def test_logs_begin_anew_at_the_size_that_the_setting_names(

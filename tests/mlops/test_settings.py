@@ -7,8 +7,11 @@ from typing import get_args
 import pytest
 
 from mlops.errors import SettingsError
+from mlops.paths import path_of
 from mlops.rollout.plan import Strategy
 from mlops.settings import Settings, current_settings, load_settings
+from mlops.store.connect import find_database_file
+from tests.awkward import NAMES
 
 EXAMPLE = Path(__file__).parents[2] / ".env.example"
 
@@ -143,6 +146,60 @@ def test_paths_and_databases_follow_the_base_path(environment, tmp_path):
     assert settings.bars_path == tmp_path / "platform" / "bars"
     assert settings.database_url == f"sqlite:///{tmp_path / 'platform' / 'store.db'}"
     assert settings.tracking_uri == f"file://{tmp_path / 'platform' / 'mlruns'}"
+
+
+@pytest.mark.parametrize("text", ["~/mlops", "$HOME/mlops", "${HOME}/mlops"])
+@pytest.mark.parametrize("place", [".env", "environment"])
+def test_the_home_directory_may_be_named_in_a_path(environment, tmp_path, text, place):
+    environment.setenv("HOME", str(tmp_path / "home"))
+    settings = {
+        "MLOPS_BASE_PATH": text,
+        "MLFLOW_TRACKING_URI": f"{text}/mlruns",
+        "STORE_URL": f"sqlite:///{text}/s.db",
+    }
+    if place == ".env":
+        Path(".env").write_text("\n".join(f"{name}={value}" for name, value in settings.items()))
+    else:
+        for name, value in settings.items():
+            environment.setenv(name, value)
+    found = load_settings()
+    assert found.mlops_base_path == tmp_path / "home" / "mlops"
+    assert found.tracking_uri == str(tmp_path / "home" / "mlops" / "mlruns")
+    assert found.database_url == f"sqlite:///{tmp_path / 'home' / 'mlops' / 's.db'}"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("MLOPS_BASE_PATH", "$NOT_SET/x", "'NOT_SET' of the environment is not set"),
+        ("MLFLOW_TRACKING_URI", "$NOT_SET/x", "'NOT_SET' of the environment is not set"),
+        ("STORE_URL", "sqlite:///$NOT_SET/x.db", "'NOT_SET' of the environment is not set"),
+        ("MLOPS_BASE_PATH", "~nobody_at_all/x", "home directory of nobody"),
+        ("MLOPS_BASE_PATH", "/data/x ", "ends with a blank"),
+        ("MLOPS_BASE_PATH", b"/data/\xfc".decode(errors="surrogateescape"), "not UTF-8"),
+        ("MLFLOW_TRACKING_URI", "file://mlruns", "write file:///absolute/path"),
+        ("MLFLOW_TRACKING_URI", "sqlite:mlflow.db", "three slashes"),
+    ],
+)
+def test_a_path_that_cannot_be_meant_is_refused(environment, name, value, why):
+    environment.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"{name}=.*{why}"):
+        load_settings()
+
+
+def test_an_env_file_in_another_encoding_is_refused_by_its_name(environment, tmp_path):
+    Path(".env").write_bytes(b"MLFLOW_EXPERIMENT_NAME=Pr\xfcfung\n")
+    with pytest.raises(SettingsError, match=rf"{tmp_path}/\.env is not UTF-8: byte 0xfc"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_path_of_a_base_path_lies_in_it(environment, tmp_path, name):
+    environment.setenv("MLOPS_BASE_PATH", f"{tmp_path / name}/")
+    settings = load_settings()
+    assert settings.mlops_base_path == tmp_path / name
+    assert find_database_file(settings.database_url) == tmp_path / name / "store.db"
+    assert path_of(settings.tracking_uri) == tmp_path / name / "mlruns"
 
 
 def test_configured_databases_win_over_the_base_path(environment):

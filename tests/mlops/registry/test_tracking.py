@@ -28,6 +28,20 @@ def tracking(mlruns: str) -> Tracking:
         ("file:///a%20b", "sqlite:////a b/mlflow.db", "/a b/artifacts"),
         ("/data/mlruns", "sqlite:////data/mlruns/mlflow.db", "/data/mlruns/artifacts"),
         ("sqlite:////data/my.db", "sqlite:////data/my.db", "/data/artifacts"),
+        ("sqlite+pysqlite:////data/my.db", "sqlite:////data/my.db", "/data/artifacts"),
+        ("sqlite:////data/my.db?timeout=5", "sqlite:////data/my.db?timeout=5", "/data/artifacts"),
+        ("file:///data/a#1", "sqlite:////data/a#1/mlflow.db", "/data/a#1/artifacts"),
+        ("/data/a%20b", "sqlite:////data/a%20b/mlflow.db", "/data/a%20b/artifacts"),
+        (
+            "/data/a?b",
+            "sqlite+pysqlite:///file:///data/a%3Fb/mlflow.db?uri=true",
+            "/data/a?b/artifacts",
+        ),
+        (
+            "sqlite:///file:/data/a%3Fb/my.db?uri=true&mode=rw",
+            "sqlite+pysqlite:///file:///data/a%3Fb/my.db?uri=true&mode=rw",
+            "/data/a?b/artifacts",
+        ),
         ("http://127.0.0.1:5000", "http://127.0.0.1:5000", None),
     ],
 )
