@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 import numpy as np
 import orjson
@@ -30,6 +28,7 @@ from mlops.models.base import FitContext, Forecaster, build_forecaster, default_
 from mlops.models.feature_forecaster import FeatureForecaster
 from mlops.models.lstm import LstmNetwork
 from mlops.models.networks import NetworkForecaster
+from mlops.paths import path_of
 from mlops.registry import Candidate, Registry, bundle_parts, load, open_registry, register
 from mlops.service import Service
 from mlops.settings import Settings
@@ -83,7 +82,7 @@ class Place:
     @property
     def logged(self) -> Path:
         """MLflow's folder of the version: the bundle as the model that MLflow knows."""
-        bundle = Path(url2pathname(urlparse(self.version.bundle_uri).path))
+        bundle = path_of(self.version.bundle_uri)
         return next(folder for folder in bundle.parents if (folder / "MLmodel").exists())
 
     @property

@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from mlops import load_bars
+from mlops.paths import sqlite_url
 from mlops.reports.figures import BAD, BASELINE, GOOD, INK, MODEL, MUTED
 from mlops.store import list_routes, open_store
 from mlops.store.outcomes import Role, read_matched
@@ -28,7 +29,7 @@ COLOURS = (MODEL, GOOD, BASELINE, MUTED)
 
 def draw(home: Path, picture: Path) -> None:
     """Read the store under ``home`` and write ``picture`` as a PNG."""
-    store = open_store(f"sqlite:///{home.resolve() / 'store.db'}")
+    store = open_store(sqlite_url(home.resolve() / "store.db"))
     service = list_routes(store)[0].service
     rows = read_matched(store, service, role=Role.RECORD)
     bars = load_bars(venue="sample", symbol="BTC/USD", timeframe="1h", cache_root=home / "bars")

@@ -27,7 +27,8 @@ from .conftest import AT, SERVICE
 @contextmanager
 def opened(base: Path) -> Iterator[Installation]:
     with mlflow_forgets():
-        installation = Installation(Settings(_env_file=None, mlops_base_path=base))  # type: ignore[call-arg]
+        settings = Settings(_env_file=None, mlops_base_path=base)  # type: ignore[call-arg]
+        installation = Installation(settings)
         yield installation
         installation.close()
 
@@ -62,7 +63,11 @@ def written_outside(root: Path, *folders: Path) -> list[Path]:
 
 @pytest.mark.usefixtures("unverified")
 def test_an_installation_lives_in_an_awkward_folder_and_moves_to_another(
-    tmp_path: Path, mlflow_template: Path, dataset: Dataset, bars: pd.DataFrame, monkeypatch
+    tmp_path: Path,
+    mlflow_template: Path,
+    dataset: Dataset,
+    bars: pd.DataFrame,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "cwd").mkdir()
     monkeypatch.chdir(tmp_path / "cwd")
@@ -86,7 +91,11 @@ def test_an_installation_lives_in_an_awkward_folder_and_moves_to_another(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_is_registered_and_loaded_in_each_of_these_folders(
-    tmp_path: Path, dataset: Dataset, bars: pd.DataFrame, name: str, monkeypatch
+    tmp_path: Path,
+    dataset: Dataset,
+    bars: pd.DataFrame,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """MLflow makes its database by itself, and a clean process verifies the bundle."""
     (tmp_path / "cwd").mkdir()
@@ -105,7 +114,7 @@ def test_two_folders_that_are_alike_up_to_such_a_character_share_nothing(
 ) -> None:
     for name in ("team", "team#1", "team#2", "team?1", "team?2", "team%20", "team "):
         with opened(seeded(tmp_path / name, mlflow_template)) as installation:
-            assert list_versions(installation.store) == []
+            assert not list_versions(installation.store)
             begin_service(installation, dataset)
             (version,) = list_versions(installation.store)
             assert path_of(version.bundle_uri).is_relative_to(tmp_path / name / "mlruns")
