@@ -28,6 +28,7 @@ from mlops.monitoring.performance.promotion import (
     evaluation_at_promotion,
     reference_losses,
 )
+from mlops.plain_values import plain_notes
 from mlops.registry import (
     Comparison,
     Explanation,
@@ -65,6 +66,7 @@ from mlops.store import (
 from mlops.store.alerts import AlertRow, list_alerts
 from mlops.store.audit import SYSTEM
 from mlops.store.monitor_runs import WatchRow, list_watches, start_watch, stop_watch
+from mlops.symbols import spell_symbol
 from mlops.validation.evaluation import Evaluation
 
 log = logging.getLogger(__name__)
@@ -143,13 +145,16 @@ class MLOpsManager:
             metrics: Figures as claimed by the caller; no gate has judged them.
             metadata: Kept with the version. Its ``venue``, ``timeframe``, ``target`` and
                 ``horizon`` name the service (by default those of the settings); its ``features``
-                and ``sequence_length`` say what the model's ``predict`` is given.
+                and ``sequence_length`` say what the model's ``predict`` is given. Numbers of
+                numpy, times, paths and the like are kept as JSON values.
 
         Raises:
-            RegistryError: when format, size, a figure or the disk does not allow it.
+            RegistryError: when format, size, a figure, a value of the metadata or the disk does
+                not allow it; nothing is written then.
+            ServiceError: when symbol and metadata name no service.
             BundleError: when a clean process cannot load it or gets other forecasts.
         """
-        notes = dict(metadata or {})
+        notes = plain_notes({} if metadata is None else metadata)
         parts = {key: notes[key] for key in _SERVICE_KEYS if key in notes}
         service = self.config.service(symbol, **parts)
         return await asyncio.to_thread(self._register, model, model_type, service, metrics, notes)
@@ -358,8 +363,13 @@ class MLOpsManager:
         symbol: str | None = None,
         status: str | None = None,
     ) -> tuple[ModelVersion, ...]:
-        """The versions that match every argument given, newest first."""
-        return list_versions(self.store, model_type=model_type, symbol=symbol, status=status)
+        """The versions that match every argument given, newest first.
+
+        Raises:
+            ServiceError: when the symbol is none.
+        """
+        spelt = None if symbol is None else spell_symbol(symbol)
+        return list_versions(self.store, model_type=model_type, symbol=spelt, status=status)
 
     def get_model(self, model_id: str) -> ModelVersion:
         """One version.

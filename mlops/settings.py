@@ -23,6 +23,7 @@ from mlops.errors import ServiceError, SettingsError
 from mlops.logs import LogFormat
 from mlops.paths import expand_path, expand_url, require_utf8, sqlite_url
 from mlops.service import Service, Target, Timeframe
+from mlops.symbols import spell_symbol
 
 Share = Annotated[float, Field(ge=0, le=1)]
 ENV_FILE = Path(".env")
@@ -210,8 +211,9 @@ class Settings(BaseSettings):
     def _split_fees(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        pairs = (part.split("=", 1) for part in value.split(",") if part.strip())
-        fees = {pair[0].strip().upper(): pair[-1].strip() for pair in pairs}
+        # A symbol may hold "=" too, as ES=F does.
+        pairs = (part.rsplit("=", 1) for part in value.split(",") if part.strip())
+        fees = {pair[0].strip(): pair[-1].strip() for pair in pairs}
         if any(symbol == fee for symbol, fee in fees.items()):
             raise ValueError("write it like BTC/USDT=10,EUR/USD=0.5")
         return fees
@@ -222,13 +224,16 @@ class Settings(BaseSettings):
         negative = [symbol for symbol, fee in value.items() if not fee >= 0]
         if negative:
             raise ValueError(f"a fee is zero or more; below zero for {', '.join(negative)}")
-        return value
+        try:
+            return {spell_symbol(symbol): fee for symbol, fee in value.items()}
+        except ServiceError as error:
+            raise ValueError(str(error)) from error
 
     @field_validator("default_timeframe")
     @classmethod
     def _is_a_timeframe(cls, value: str) -> str:
         try:
-            return Timeframe(value).name
+            return Timeframe.of(value).name
         except ServiceError as error:
             raise ValueError(str(error)) from error
 
@@ -277,7 +282,7 @@ class Settings(BaseSettings):
 
     def fee_for(self, symbol: str) -> float:
         """Cost of trading the whole position once, in bps of its value."""
-        return self.fee_bps_by_symbol.get(symbol.upper(), self.fee_bps)
+        return self.fee_bps_by_symbol.get(spell_symbol(symbol), self.fee_bps)
 
     def service(
         self,
@@ -290,10 +295,10 @@ class Settings(BaseSettings):
     ) -> Service:
         """The service of these parts; those left out are the defaults."""
         return Service.of(
-            venue=venue or self.default_venue,
+            venue=self.default_venue if venue in (None, "") else venue,
             symbol=symbol,
-            timeframe=timeframe or self.default_timeframe,
-            target=target or self.default_target,
+            timeframe=self.default_timeframe if timeframe in (None, "") else timeframe,
+            target=self.default_target if target in (None, "") else target,
             horizon=self.default_horizon if horizon is None else horizon,
         )
 

@@ -224,4 +224,4 @@ def _evidence(detail: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _dashed(key: str) -> str:
-    return key.replace(".", "-").replace("_", "-")
+    return key.replace(".", "-").replace("_", "-").replace("~", "--")

@@ -10,6 +10,7 @@ import pandas as pd
 from mlops.data.sources.base import cut_to_period
 from mlops.errors import BarsError
 from mlops.service import Timeframe
+from mlops.symbols import spell_symbol
 
 # Exchanges count in milliseconds: with a shorter step the bar closed at ``now`` would be lost.
 _TICK = pd.Timedelta(1, "ms")
@@ -17,7 +18,11 @@ _TICK = pd.Timedelta(1, "ms")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BarRequest:
-    """A request for bars opened in ``[start, end)`` and closed by ``now``; times are aware."""
+    """A request for bars opened in ``[start, end)`` and closed by ``now``; times are aware.
+
+    Raises:
+        ServiceError: when the symbol is none.
+    """
 
     symbol: str
     timeframe: Timeframe
@@ -26,6 +31,7 @@ class BarRequest:
     end: datetime | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "symbol", spell_symbol(self.symbol))
         for name in ("now", "start", "end"):
             moment = getattr(self, name)
             if moment is not None and moment.tzinfo is None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from urllib.parse import quote
 
 import pandas as pd
 
@@ -34,6 +33,7 @@ from mlops.data.segments import Head, Interval, Series
 from mlops.data.sources.base import BarSource, PagedSource, label_of
 from mlops.errors import BarsError, SourceError
 from mlops.service import Timeframe
+from mlops.symbols import folder_name
 
 LOCK_TIMEOUT_S = 600.0
 
@@ -79,13 +79,12 @@ class BarCache:
             return _build_bars(source, request, report, recognised, last_close)
         series = self.series(source.venue, symbol, timeframe)
         self._fetch_gaps(series, source, request)
-        chosen = asked or calendar_for(source.venue, symbol)
+        chosen = asked or calendar_for(source.venue, request.symbol)
         return _read_stored_bars(series, source, request, chosen)
 
     def series(self, venue: str, symbol: str, timeframe: Timeframe) -> Series:
         """The stored bars of one market, for a reader that must not use the network."""
-        name = quote(symbol.lower().replace("/", "-"), safe="-")
-        return Series(Path(self.root) / "bars" / venue / name / timeframe.name)
+        return Series(Path(self.root) / "bars" / venue / folder_name(symbol) / timeframe.name)
 
     def _fetch_gaps(self, series: Series, source: PagedSource, request: BarRequest) -> None:
         if not _find_gaps(series.head(), source, request):

@@ -83,7 +83,8 @@ class AlwaysOpen:
     def expected_opens(
         self, start: pd.Timestamp, end: pd.Timestamp, timeframe: Timeframe
     ) -> pd.DatetimeIndex:
-        first = start.ceil(timeframe.step)
+        opened = pd.Timestamp(timeframe.open_of(start)).tz_convert(start.tz).as_unit(start.unit)
+        first = opened if opened == start else opened + timeframe.step
         return pd.date_range(first, end, freq=timeframe.step, inclusive="left", name="open_time")
 
     def missing_between(

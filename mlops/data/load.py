@@ -100,7 +100,7 @@ def load_bars(
     return BarCache(cache_root).load(
         source,
         symbol,
-        Timeframe(timeframe) if isinstance(timeframe, str) else timeframe,
+        Timeframe.of(timeframe) if isinstance(timeframe, str) else timeframe,
         start=start,
         end=end,
         now=now or datetime.now(UTC),

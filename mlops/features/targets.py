@@ -13,6 +13,7 @@ from mlops.errors import FeatureError
 from mlops.features.bar_arrays import BarArrays
 from mlops.features.indicators import log_range
 from mlops.features.rolling import log_of_ratio, trailing_mean, trailing_sum
+from mlops.plain_numbers import whole_number
 from mlops.service import Target
 
 BASE_RATE_SPAN = 168
@@ -21,14 +22,26 @@ BASE_RATE_SPAN = 168
 
 @dataclass(frozen=True, slots=True)
 class TargetSpec:
-    """A target and its horizon in bars."""
+    """A target and its horizon in bars; a text such as "volatility" becomes the `Target`.
+
+    Raises:
+        FeatureError: when there is no such target, or the horizon is no whole number of bars.
+    """
 
     kind: Target
     horizon: int = 1
 
     def __post_init__(self) -> None:
-        if self.horizon < 1:
-            raise FeatureError(f"horizon {self.horizon} is below 1 bar")
+        try:
+            object.__setattr__(self, "kind", Target(self.kind))
+        except ValueError as error:
+            raise FeatureError(f"target {self.kind!r} is not one of {', '.join(Target)}") from error
+        horizon = whole_number(self.horizon)
+        if horizon is None:
+            raise FeatureError(f"horizon {self.horizon!r} is not a whole number of bars")
+        if horizon < 1:
+            raise FeatureError(f"horizon {horizon} is below 1 bar")
+        object.__setattr__(self, "horizon", horizon)
 
     @property
     def warm_up(self) -> int:

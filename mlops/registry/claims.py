@@ -10,7 +10,7 @@ import math
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from mlops.models.base import FORECASTERS, Forecaster, default_recipe
 from mlops.models.bundle import Trust
 from mlops.models.custom import CLASS_PATH, Custom, Pickled
 from mlops.models.recipe import Recipe
+from mlops.plain_numbers import plain_number, whole_number
+from mlops.plain_values import plain_notes
 from mlops.registry.bundles import bundle_parts
 from mlops.registry.registration import Candidate
 from mlops.service import Service, Timeframe
@@ -38,7 +40,7 @@ from mlops.store import Status
 EXAMPLE_BARS = 3000
 EXAMPLE_SEED = 0
 _EXAMPLE_START = datetime(2024, 1, 1, tzinfo=UTC)
-_MODEL_TYPE = re.compile(r"[a-z][a-z0-9_]*")
+_MODEL_TYPE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SHAPE_KEYS = ("features", "sequence_length")
 
 
@@ -60,16 +62,18 @@ def claimed_candidate(
     Args:
         metrics: `ModelMetrics` or a mapping with its names.
         dataset: Bars for its golden examples.
-        notes: Stored with the version; ``features`` and ``sequence_length`` in it say what the
-            model's ``predict`` is given.
+        notes: Stored with the version as `plain_notes` writes them; ``features`` and
+            ``sequence_length`` in it say what the model's ``predict`` is given.
 
     Raises:
-        RegistryError: when the format or a figure is not allowed.
+        RegistryError: when the format, a figure or a note is not allowed.
     """
     claims = checked_claims(metrics)
-    if not _MODEL_TYPE.fullmatch(model_type):
+    notes = _check_shape(plain_notes(notes))
+    if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
         raise RegistryError(
-            f"model_type={model_type!r} is not a lower-case name such as 'lstm' or 'custom'"
+            f"model_type={model_type!r} is not a lower-case name such as 'lstm' or 'custom', of at "
+            "most 64 characters"
         )
     try:
         forecaster, pickled = _wrap_model(model, model_type, dataset, trust, notes)
@@ -124,19 +128,44 @@ def checked_claims(metrics: object) -> dict[str, float | bool | None]:
     Raises:
         RegistryError: naming the metric, its value and what is allowed.
     """
-    values = asdict(metrics) if is_dataclass(metrics) and not isinstance(metrics, type) else metrics
+    values = metrics
+    if is_dataclass(metrics) and not isinstance(metrics, type):
+        values = {field.name: getattr(metrics, field.name) for field in fields(metrics)}
     if not isinstance(values, Mapping):
         raise RegistryError(
             f"metrics is a {type(metrics).__name__}; pass ModelMetrics(mse=..., mae=..., ...)"
         )
-    for name, value in values.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and not (number and not math.isnan(value)):
-            raise RegistryError(f"metric {name}={value!r} is not a number; leave it out if unknown")
+    figures = {name: _checked_figure(name, value) for name, value in values.items()}
     try:
-        return ModelMetrics(**values).to_dict()
-    except (GateError, TypeError) as error:
+        return ModelMetrics(**figures).to_dict()  # type: ignore[arg-type]
+    except (GateError, OverflowError, TypeError) as error:
         raise RegistryError(f"metrics are not in the expected ranges: {error}") from error
+
+
+def _checked_figure(name: object, value: object) -> float | None:
+    figure = plain_number(value)
+    if value is not None and (figure is None or math.isnan(figure)):
+        raise RegistryError(f"metric {name}={value!r} is not a number; leave it out if unknown")
+    return figure
+
+
+def _check_shape(notes: dict[str, Any]) -> dict[str, Any]:
+    """The notes, with what they say of the model's input in the types that a recipe takes."""
+    features = notes.get("features", [])
+    if not isinstance(features, list) or not all(isinstance(name, str) for name in features):
+        raise RegistryError(
+            f"metadata['features'] is {features!r}, not a list of names; leave it out for the "
+            "default features"
+        )
+    if "sequence_length" not in notes:
+        return notes
+    length = whole_number(notes["sequence_length"])
+    if length is None:
+        raise RegistryError(
+            f"metadata['sequence_length'] is {notes['sequence_length']!r}, not a whole number of "
+            "bars; leave it out for the default length"
+        )
+    return {**notes, "sequence_length": length}
 
 
 def _wrap_model(

@@ -23,6 +23,7 @@ from mlops.code_version import DISTRIBUTION, release
 from mlops.errors import MlopsError, RegistryError, StoreError
 from mlops.models.manifest import MAX_BYTES
 from mlops.models.signing import SigningKey
+from mlops.plain_values import plain_notes
 from mlops.registry import reconcile
 from mlops.registry.bundles import BundleParts, verify_bundle, write_bundle
 from mlops.registry.connection import BUNDLE_FOLDER, Registry, fetch
@@ -75,7 +76,7 @@ class Candidate:
         recipe_digest: Equal for forecasters that were fitted by the same recipe.
         report: The gates' verdict (`GateReport.to_dict`); None where no gate judged it.
         claims_only: Its metrics are the caller's; nobody measured them here.
-        notes: JSON that is stored with the version beside its own columns.
+        notes: Stored with the version beside its own columns, as `plain_notes` writes them.
         run_id: The MLflow run that trained it; None opens a run for the registration.
         begins_service: Make it the baseline and the first champion of its service.
     """
@@ -108,11 +109,17 @@ def register(
         within: Called last in the committing transaction, in this order.
 
     Raises:
-        RegistryError: when it is too large, the disk is full, or MLflow fails.
+        RegistryError: when it is too large, a note cannot be kept, the disk is full, or MLflow
+            fails.
         BundleError: when a clean process cannot load it or gets other forecasts.
         StoreError: when the fence or a hook refuses the commit.
         LeaseLost: when this process stalled for so long that another one registers.
     """
+    candidate = replace(
+        candidate,
+        notes=plain_notes(candidate.notes, "notes"),
+        metrics=plain_notes(candidate.metrics, "metrics"),
+    )
     _check_size_and_disk(registry.home, candidate.parts.size)
     with exclusive_registration(registry.store) as lease:
         hooks = _CommitHooks(lease, fence, within)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from mlops.background import Repeated
@@ -158,13 +158,12 @@ class MarketFeed:
     def _fetch(self, service: Service, wall: Callable[[], datetime]) -> bool:
         market = (service.venue, service.symbol, service.timeframe.name)
         step = service.timeframe.step
-        epoch = datetime(1970, 1, 1, tzinfo=UTC)
         source = ExchangeSource(service.venue, self.exchange_base_url, clock=wall)
         try:
             asked = wall()
             now = source.now(service.symbol, service.timeframe)
             skew_s = round((now - asked).total_seconds())
-            closed = epoch + (now - SETTLE - epoch) // step * step
+            closed = service.timeframe.open_of(now - SETTLE)
             if self._fetched_until.get(market) == closed:
                 return False
             load_bars(

@@ -120,10 +120,13 @@ def list_versions(
     query = sa.select(version).order_by(
         version.c.created_at.desc(), version.c.mlflow_version.desc()
     )
-    wanted = {"service": service, "model_type": model_type, "symbol": symbol, "status": status}
+    wanted = {"service": service, "model_type": model_type, "status": status}
     for name, value in wanted.items():
         if value is not None:
             query = query.where(version.c[name] == value)
+    if symbol is not None:
+        # Releases before the one spelling of a symbol stored small letters too.
+        query = query.where(sa.func.upper(version.c.symbol) == symbol)
     with store.read() as connection:
         return tuple(build_version(row) for row in connection.execute(query))
 

@@ -34,7 +34,7 @@ def test_a_key_parses_back_to_its_service(symbol):
     "wrong",
     [
         {"venue": "Binance US"},
-        {"symbol": "BTCUSDT"},
+        {"symbol": "BTC USDT"},
         {"timeframe": "60"},
         {"target": "vol"},
         {"horizon": 0},
