@@ -20,6 +20,7 @@ from mlops.credentials import split_login
 from mlops.data.bar_columns import COLUMNS
 from mlops.data.market_clock import wall_clock
 from mlops.data.sources.base import MOST_AHEAD, Page
+from mlops.data.sources.market_names import find_market
 from mlops.data.sources.paging import DAY_MS, Answer, Walk, find_first_day
 from mlops.data.sources.venue_clock import VenueClock
 from mlops.errors import SourceError
@@ -168,7 +169,7 @@ class ExchangeSource:
 
     def default_start(self, timeframe: Timeframe, end: datetime) -> datetime:
         """Two years back, on a whole bar."""
-        return pd.Timestamp(end - DEFAULT_HISTORY).floor(timeframe.step).to_pydatetime()
+        return timeframe.open_of(end - DEFAULT_HISTORY)
 
     def now(self, symbol: str, timeframe: Timeframe) -> datetime:
         """The venue's time; the first call in a process asks for the venue's markets.
@@ -268,16 +269,14 @@ class ExchangeSource:
                 f"{self.venue} has no timeframe {timeframe}; it has {', '.join(offered)}"
             )
         self._call_with_retries(client, "list its markets", client.exchange.load_markets)
-        if symbol not in client.exchange.markets:
-            near = difflib.get_close_matches(symbol, client.exchange.symbols)
-            hint = f"; did you mean {', '.join(near)}?" if near else ""
-            raise SourceError(f"{self.venue} has no symbol {symbol!r}{hint}")
+        find_market(self.venue, client.exchange.markets, symbol)
         return client
 
     def _read_page_size(self, client: Client, symbol: str) -> tuple[int, int]:
         """The bars to ask for in one request, and how many of them the venue surely looks for."""
         limit = self.page_bars or PAGE_BARS.get(self.venue, DEFAULT_PAGE_BARS)
-        known = client.exchange.feature_value(symbol, "fetchOHLCV", "limit")
+        market = find_market(self.venue, client.exchange.markets, symbol)
+        known = client.exchange.feature_value(market, "fetchOHLCV", "limit")
         if known is not None:
             limit = min(limit, int(known))
         return limit, limit if known is not None else min(limit, LEAST_PAGE_BARS)
@@ -286,10 +285,11 @@ class ExchangeSource:
         self, client: Client, symbol: str, bars: str, since: int, *, tries: int | None = None
     ) -> list[list[float]]:
         limit, _ = self._read_page_size(client, symbol)
+        market = find_market(self.venue, client.exchange.markets, symbol)
         return self._call_with_retries(
             client,
             f"send bars of {symbol}",
-            lambda: client.exchange.fetch_ohlcv(symbol, bars, since=since, limit=limit),
+            lambda: client.exchange.fetch_ohlcv(market, bars, since=since, limit=limit),
             tries=tries,
         )
 
