@@ -144,7 +144,8 @@ def checked_claims(metrics: object) -> dict[str, float | bool | None]:
 
 def _checked_figure(name: object, value: object) -> float | None:
     figure = plain_number(value)
-    if value is not None and (figure is None or math.isnan(figure)):
+    is_nan = isinstance(figure, float) and math.isnan(figure)
+    if value is not None and (figure is None or is_nan):
         raise RegistryError(f"metric {name}={value!r} is not a number; leave it out if unknown")
     return figure
 

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 
 from mlops.data.simulator import simulate_bars
-from mlops.errors import BundleError, MlopsError, RegistryError
+from mlops.errors import BundleError, MlopsError, RegistryError, ServiceError
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.manager import MLOpsManager
@@ -128,8 +128,54 @@ def test_metadata_say_which_service_a_model_is_for(manager: MLOpsManager) -> Non
 
 
 @pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"size": b"x"}, r"metadata\['size'\] is a bytes, which cannot be kept; allowed are"),
+        ({"a": [{"b": {1, "\0"}}]}, r"metadata\['a'\]\[0\]\['b'\]\[\d\] has the character"),
+        ({"horizon": "a day"}, "horizon 'a day' is not a whole number"),
+        ({"horizon": True}, "horizon True is not a whole number"),
+        ({"horizon": 24.5}, r"horizon 24\.5 is not a whole number"),
+        ({"venue": 5}, "venue 5 is not a lower-case name"),
+        ({"timeframe": 60}, "timeframe 60 is not a number of minutes"),
+        ({"features": "close"}, r"metadata\['features'\] is 'close', not a list of names"),
+        ({"features": None}, "is None, not a list of names"),
+        ({"sequence_length": "long"}, "is 'long', not a whole number of bars"),
+        ("notes", "metadata is a str; pass a dict"),
+    ],
+)
+def test_metadata_that_cannot_be_kept_are_refused_before_anything_is_written(
+    manager: MLOpsManager, metadata: Any, message: str
+) -> None:
+    with pytest.raises(MlopsError, match=message):
+        register(manager, linear(), metadata=metadata)
+    assert manager.list_models() == ()
+    assert manager.registry.tracking.client.search_model_versions() == []
+
+
+@pytest.mark.usefixtures("unverified")
+def test_metadata_of_any_kind_are_kept_with_a_version_of_any_symbol(manager: MLOpsManager) -> None:
+    metadata = {"size": np.int64(3), "at": pd.Timestamp("2024-01-01", tz="UTC"), "horizon": 24.0}
+    figures = {"mse": np.float32(0.5), "mae": np.array(0.25)}
+    for symbol in ("^gspc", "币安人生/USDT"):
+        version = register(manager, linear(), symbol=symbol, metrics=figures, metadata=metadata)
+        assert dict(manager.get_model(version.model_id).notes) == {
+            "size": 3, "at": "2024-01-01T00:00:00+00:00", "horizon": 24.0
+        }  # fmt: skip
+        assert (version.symbol, version.metrics["mse"]) == (symbol.upper(), 0.5)
+        assert version in manager.list_models(symbol=symbol)
+        assert by_mlflow(version).metadata is not None
+
+
+def test_versions_of_what_is_no_symbol_are_not_looked_for(manager: MLOpsManager) -> None:
+    with pytest.raises(ServiceError, match="has the character ' '"):
+        manager.list_models(symbol="BTC USDT")
+
+
+@pytest.mark.parametrize(
     ("figures", "message"),
     [
+        ({"mse": True, "mae": 0.1}, "mse=True is not a number"),
+        ({"mse": 10**400, "mae": 0.1}, "not in the expected ranges"),
         ({"mse": -0.1, "mae": 0.1}, r"metric mse is -0\.1, outside \[0, inf\]"),
         ({"mse": 0.1, "mae": 0.1, "r2_score": 1.2}, r"r2_score is 1\.2, outside \[-inf, 1\]"),
         ({"mse": 0.1, "mae": 0.1, "accuracy": 85}, r"accuracy is 85\.0, outside \[0, 1\]"),

@@ -140,6 +140,25 @@ def test_costs_are_looked_up_by_symbol(environment):
     assert settings.fee_for("ETH/USDT") == settings.fee_bps
 
 
+def test_costs_are_kept_by_the_one_spelling_of_a_symbol(environment):
+    environment.setenv("FEE_BPS_BY_SYMBOL", "kPEPE/USDC:USDC=3,es=f=2,brk.b=1")
+    settings = load_settings()
+    assert settings.fee_bps_by_symbol == {"KPEPE/USDC:USDC": 3, "ES=F": 2, "BRK.B": 1}
+    assert settings.fee_for("Es=F") == 2
+    assert Settings(_env_file=None, fee_bps_by_symbol={"btc/usdt": 5}).fee_for("BTC/USDT") == 5
+
+
+def test_costs_of_what_is_no_symbol_are_refused(environment):
+    environment.setenv("FEE_BPS_BY_SYMBOL", "BTC USDT=3")
+    with pytest.raises(SettingsError, match=r"FEE_BPS_BY_SYMBOL.*has the character ' '"):
+        load_settings()
+
+
+def test_a_length_of_bars_is_kept_in_its_one_spelling(environment):
+    environment.setenv("DEFAULT_TIMEFRAME", "60m")
+    assert load_settings().default_timeframe == "1h"
+
+
 def test_paths_and_databases_follow_the_base_path(environment, tmp_path):
     environment.setenv("MLOPS_BASE_PATH", str(tmp_path / "platform"))
     settings = load_settings()

@@ -30,6 +30,9 @@ from tests.studied import Studied
     [
         ("binance.btc-usdt.1h.volatility.24", "train-binance-btc-usdt-1h-volatility-24"),
         ("gate_io.btc-usdt-usdt.5m.return.1", "train-gate-io-btc-usdt-usdt-5m-return-1"),
+        ("xnys.brk~2e~b.1d.return.1", "train-xnys-brk--2e--b-1d-return-1"),
+        ("xnys.brk-2e-b.1d.return.1", "train-xnys-brk-2e-b-1d-return-1"),
+        ("gate.~5e01~-usdt.1w.return.1", "train-gate---5e01---usdt-1w-return-1"),
     ],
 )
 def test_a_key_has_the_characters_prefect_allows(key: str, expected: str) -> None:

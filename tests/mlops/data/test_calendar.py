@@ -63,6 +63,16 @@ def test_a_year_has_the_bars_of_its_sessions(name, timeframe, bars):
     assert counted == pytest.approx(bars, rel=0.005)
 
 
+@pytest.mark.parametrize("start", ["2024-03-25", "2024-03-21 05:00", "2024-03-19"])
+def test_weeks_of_a_market_that_never_closes_open_on_monday(start):
+    begin, end = pd.Timestamp(start, tz="UTC"), pd.Timestamp("2024-04-09", tz="UTC")
+
+    expected = load_calendar("24/7").expected_opens(begin, end, Timeframe("1w"))
+
+    assert list(expected) == [pd.Timestamp(f"2024-{day}", tz="UTC") for day in
+                              ("03-25", "04-01", "04-08")]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("name", "timeframe", "opens"),
     [

@@ -22,6 +22,12 @@ def test_a_service_and_its_venue_symbol_and_timeframe_load_the_same_bars(tmp_pat
     assert by_service.provenance.label == "BTC/USD sample, 2017-2019"
 
 
+def test_a_market_is_found_by_any_spelling_of_symbol_and_length(tmp_path):
+    spelt = load_bars(venue="sample", symbol="btc/usd", timeframe="60m", cache_root=tmp_path)
+
+    assert spelt == load_bars(SAMPLE, cache_root=tmp_path)
+
+
 def test_an_earlier_now_gives_what_was_known_then(tmp_path):
     now = datetime(2018, 10, 14, tzinfo=UTC)
 

@@ -92,6 +92,27 @@ def test_next_bar_returns_are_simple_and_skip_holes(holed):
     assert np.flatnonzero(np.isnan(returns)).tolist() == [799, len(bars) - 1]
 
 
+def test_a_target_by_its_name_is_the_target():
+    assert TargetSpec("volatility", np.int64(24)) == TargetSpec(Target.VOLATILITY, 24)
+    assert TargetSpec("volatility", 24).warm_up == 23
+    assert TargetSpec("direction", 24.0).horizon == 24
+
+
+@pytest.mark.parametrize(
+    ("kind", "horizon", "said"),
+    [
+        ("vol", 1, "target 'vol' is not one of volatility, return"),
+        (None, 1, "target None is not one of"),
+        ("return", 1.5, "horizon 1.5 is not a whole number"),
+        ("return", True, "horizon True is not a whole number"),
+        ("return", None, "horizon None is not a whole number"),
+    ],
+)
+def test_what_is_no_target_is_refused(kind, horizon, said):
+    with pytest.raises(FeatureError, match=said):
+        TargetSpec(kind, horizon)
+
+
 def test_a_horizon_below_one_bar_is_refused():
     with pytest.raises(FeatureError, match="below 1 bar"):
         TargetSpec(Target.RETURN, 0)

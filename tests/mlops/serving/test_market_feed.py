@@ -13,6 +13,7 @@ import pytest
 
 from mlops.data.file_options import BarsChoice
 from mlops.data.recent_bars import RecentBars
+from mlops.data.sources.exchange import ExchangeSource
 from mlops.errors import StoreError
 from mlops.registry.markets import MarketBook, keep_chosen_file, set_market_of
 from mlops.service import Service
@@ -116,6 +117,21 @@ def test_bars_come_again_behind_a_broken_candle(
     replay.now += 2 * MINUTE
     assert feed.poll(replay.now) == 1
     assert stored_bars(tmp_path / "bars") == 59
+
+
+def test_a_week_is_fetched_from_the_monday_on_that_ends_it(
+    open_feed: OpenFeed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    feed, starts = open_feed("r1", tmp_path / "bars"), list[datetime]()
+    monkeypatch.setattr(feed, "services", lambda: ["binance.btc-usdt.1w.return.1"])
+    monkeypatch.setattr(
+        "mlops.serving.market_feed.load_bars", lambda *_, start, **__: starts.append(start)
+    )
+    monkeypatch.setattr(ExchangeSource, "now", lambda source, *_: source.clock())
+    sunday = datetime(2024, 12, 1, 23, tzinfo=UTC)
+    polls = [sunday, sunday + timedelta(hours=1, seconds=2), sunday + timedelta(days=4)]
+    assert [feed.poll(at) for at in polls] == [1, 1, 0]
+    assert {start.weekday() for start in starts} == {0}
 
 
 def test_a_full_disk_is_told_as_what_it_is_and_all_goes_on_once_there_is_space(

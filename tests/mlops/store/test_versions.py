@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -46,6 +47,18 @@ def test_versions_are_listed_by_their_words_newest_first(
     add("a", 1)
     add("b", 2, model_type="lstm", status=Status.REFUSED, created_at=NOW + timedelta(hours=1))
     assert [version.model_id for version in list_versions(store, **words)] == found
+
+
+def test_a_symbol_that_was_stored_in_small_letters_is_found(store: Store, add: Add) -> None:
+    add("a", 1, symbol="btc/usd")
+    assert [version.model_id for version in list_versions(store, symbol="BTC/USD")] == ["a"]
+
+
+def test_notes_with_numbers_that_are_none_come_back(store: Store, add: Add) -> None:
+    row = add(notes={"nan": math.nan, "inf": math.inf, "name": "币"})
+    notes = dict(get_version(store, row.model_id).notes)
+    assert math.isnan(notes.pop("nan"))
+    assert notes == {"inf": math.inf, "name": "币"}
 
 
 def test_an_unknown_status_is_answered_with_the_known_ones(store: Store) -> None:

@@ -176,6 +176,13 @@ def test_an_unknown_symbol_fails_at_once_with_a_suggestion(source, replay, naps)
     assert (naps, replay.klines) == ([], [])
 
 
+def test_a_market_with_small_letters_is_asked_for_by_the_venues_own_name(source, replay):
+    replay.bars["kPEPEUSDT"] = replay.bars.pop("BTCUSDT")
+
+    assert len(fetch(source, "KPEPE/USDT")) == 2_499
+    assert {query["symbol"] for query in replay.klines} == {"kPEPEUSDT"}
+
+
 def test_a_delisted_symbol_is_refused_without_retry(source, replay, naps):
     fetch(source)
     replay.bars["ETHUSDT"] = replay.bars.pop("BTCUSDT")

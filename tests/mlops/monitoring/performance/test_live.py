@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ from mlops.monitoring.performance.promotion import (
     reference_losses,
 )
 from mlops.registry.bundles import bundle_parts, write_bundle
-from mlops.service import Service, Target
+from mlops.service import Service, Target, Timeframe
 from mlops.stats import metrics, trading
 from mlops.store import ModelVersion, Store
 from mlops.store.forecasts import Role, record_forecasts
@@ -99,6 +99,12 @@ def test_a_window_is_the_latest_bars_whose_outcome_is_due() -> None:
     assert due == tuple(START + n * HOUR for n in (394, 395, 396))
     assert list_due_bars(RETURNS, ALWAYS, now=NOW + timedelta(minutes=59), size=3) == due
     assert list_due_bars(RETURNS, ALWAYS, now=NOW + HOUR, size=3)[-1] == START + 397 * HOUR
+
+
+def test_weeks_are_due_by_their_mondays() -> None:
+    weekly = replace(RETURNS, timeframe=Timeframe("1w"))
+    due = list_due_bars(weekly, now=datetime(2024, 12, 5, 12, tzinfo=UTC), size=2)
+    assert [f"{bar:%a %d %b}" for bar in due] == ["Mon 28 Oct", "Mon 04 Nov"]
 
 
 def test_a_weekend_shortens_no_window() -> None:
