@@ -31,9 +31,9 @@ print(mlops_config.min_r2_score, mlops_config.mlops_base_path)
 ```
 
 In `.env` a blank followed by `#` begins a comment, unless the value stands in quotes. Paths may
-begin with `~` or `~user`, and have variables (`$HOME/mlops`); one that is not set is refused. Behind
-`sqlite:///` stands a path as it is, up to a `?` where options begin; behind `file://` a path in which
-`%20` means a blank.
+begin with `~` or `~user`, and have variables (`$HOME/mlops`); one that is not set is refused.
+Behind `sqlite:///` stands a path as it is, up to a `?` where options begin; behind `file://` a path
+in which `%20` means a blank.
 
 Replicas, workers and notebooks of one installation must have the same values; a process reads them
 when it starts, so start it again after a change. Prefect and MLflow read variables of their own.
