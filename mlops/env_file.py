@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from mlops.errors import SettingsError
@@ -12,7 +12,7 @@ _LINE = re.compile(r"^[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=(.*)
 _WITHOUT_DEFAULT = re.compile(r"\$\{([^{}:]+)\}")
 
 
-def check_env_file(file: Path, paths: Iterable[str], known: Collection[str]) -> None:
+def check_env_file(file: Path, paths: Collection[str], known: Collection[str]) -> None:
     """Check the file; one that is not there is right.
 
     Args:
@@ -25,8 +25,11 @@ def check_env_file(file: Path, paths: Iterable[str], known: Collection[str]) -> 
             neither set in the environment nor in the file.
     """
     lines = dict(_LINE.findall(_read(file)))
-    for name in set(paths) & set(lines) - set(known):
-        for variable in _WITHOUT_DEFAULT.findall(lines[name]):
+    overridden = {name.upper() for name in known}
+    for name, value in lines.items():
+        if name.upper() not in paths or name.upper() in overridden:
+            continue
+        for variable in _WITHOUT_DEFAULT.findall(value):
             if variable not in known and variable not in lines:
                 raise SettingsError(
                     f"{name} in {file.absolute()} names the variable {variable!r}, which is not "

@@ -309,7 +309,7 @@ def load_settings() -> Settings:
     Raises:
         SettingsError: naming each wrong variable, what it was and what is allowed.
     """
-    check_env_file(ENV_FILE, PATH_VARIABLES, os.environ)
+    check_env_file(ENV_FILE, PATH_VARIABLES, {name for name, value in os.environ.items() if value})
     try:
         return Settings()
     except ValidationError as error:

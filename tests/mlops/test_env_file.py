@@ -35,7 +35,11 @@ def test_what_is_no_utf8_is_named_with_file_byte_and_line(
 
 @pytest.mark.parametrize(
     "line",
-    ["MLOPS_BASE_PATH=${NOPE}/x", "export STORE_URL = 'sqlite:///${NOPE}/x.db'"],
+    [
+        "MLOPS_BASE_PATH=${NOPE}/x",
+        "mlops_base_path=${NOPE}/x",
+        "export STORE_URL = 'sqlite:///${NOPE}/x.db'",
+    ],
 )
 def test_a_path_of_a_variable_that_is_not_set_is_refused(tmp_path: Path, line: str) -> None:
     with pytest.raises(SettingsError, match=rf"in {tmp_path}/\.env names the variable 'NOPE'"):
