@@ -61,6 +61,7 @@ MESSAGES_OF_OTHERS = (
     "prefect server start",
     "No module named",
     "database is locked",
+    "No such artifact",
 )
 """Quoted in the troubleshooting page, and raised by Prefect, Python or scikit-learn."""
 

@@ -24,7 +24,7 @@ import pytest
 from rich.console import Console
 
 from deployments import serve
-from deployments.processes import ServerProcess, free_port
+from deployments.processes import ServerProcess, answers, free_port
 from deployments.supervisor import Part
 from mlops.data.bars import COLUMNS
 from mlops.data.sources.samples import SampleSource
@@ -199,40 +199,38 @@ def test_every_process_works_in_a_folder_with_an_awkward_name(
     base, cwd = tmp_path / "base" / COMBINED, tmp_path / "cwd"
     seeded(base, mlflow_template)
     cwd.mkdir()
-    pages = {name: free_port() for name in ("port", "prefect-port", "mlflow-port")}
-    given = [f"--{name}={port}" for name, port in pages.items()]
+    ports = {name: free_port() for name in ("port", "prefect-port", "mlflow-port")}
+    pages = [
+        f"http://127.0.0.1:{port}/{path}"
+        for port, path in zip(ports.values(), ("readyz", "api/health", "health"), strict=True)
+    ]
     kept = {name: value for name, value in os.environ.items() if name != "PREFECT_HOME"}
     with (tmp_path / "out.log").open("w") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.serve", *given],
+            [sys.executable, "-m", "deployments.serve", *(f"--{n}={p}" for n, p in ports.items())],
             cwd=cwd,
             env={**kept, "PYTHONPATH": str(ROOT), "MLOPS_BASE_PATH": str(base)},
             stdout=log,
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_until_logged(process, base / "logs" / "prefect-worker.log", "started!")
-        for name, path in zip(pages, ("readyz", "api/health", "health"), strict=True):
-            urlopen(f"http://127.0.0.1:{pages[name]}/{path}", timeout=10).close()
-        model = f"/api/2.0/mlflow/registered-models/get?name={SERVICE}"
-        with urlopen(f"http://127.0.0.1:{pages['mlflow-port']}{model}", timeout=10) as answer:
+        until = time.monotonic() + 240
+        while not all(map(answers, pages)):
+            assert process.poll() is None
+            assert time.monotonic() < until, (tmp_path / "out.log").read_text()
+            time.sleep(0.5)
+        model = f"api/2.0/mlflow/registered-models/get?name={SERVICE}"
+        url = f"http://127.0.0.1:{ports['mlflow-port']}/{model}"
+        with urlopen(url, timeout=30) as answer:
             assert json.load(answer)["registered_model"]["name"] == SERVICE
+        # The server has it open, and no other.
+        assert (base / "prefect" / "prefect.db-wal").exists()
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(timeout=90)
-    assert (base / "prefect" / "prefect.db").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "cwd", "out.log"]
     assert [path.name for path in (tmp_path / "base").iterdir()] == [COMBINED]
     assert list(cwd.iterdir()) == []
-
-
-def wait_until_logged(process: subprocess.Popen[bytes], log: Path, text: str) -> None:
-    until = time.monotonic() + 240
-    while time.monotonic() < until and process.poll() is None:
-        if log.exists() and text in log.read_text():
-            return
-        time.sleep(0.5)
-    pytest.fail(f"{log} does not say {text!r}")
 
 
 def settings_of(home: Path, **changes: Any) -> Settings:
