@@ -63,7 +63,7 @@ MESSAGES_OF_OTHERS = (
     "database is locked",
     "No such artifact",
 )
-"""Quoted in the troubleshooting page, and raised by Prefect, Python or scikit-learn."""
+"""Quoted in the troubleshooting page, and raised by Prefect, MLflow, Python or scikit-learn."""
 
 SHOWN = "print('STATUS', result.status, 'LIVE', live)\n"
 
