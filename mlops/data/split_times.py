@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -12,7 +14,9 @@ from mlops.errors import BarsError
 
 _SAMPLE_ROWS = 100
 _CLOCK = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?(?:\s*[AaPp][Mm])?"
-_CLOCK_NAMES = ("time", "hour", "clock")
+# Digits are a time of day only in a column of such a name.
+_CLOCK_DIGITS = r"\d{1,6}"
+_CLOCK_NAME = re.compile(r"(?:^|[\s_-]|open|close)(?:time|hour|hr|clock)$")
 _DAY = r"[^:]*\d[^:]*"
 _DAY_NAMES = ("date", "day")
 
@@ -59,12 +63,12 @@ def _is_clock(sample: pd.DataFrame, name: str) -> bool:
     values = _plain_sample(sample, name)
     if values is None:
         return False
+    named = bool(_CLOCK_NAME.search(name))
     if values.dtype.kind in "iuf":
-        named = any(word in name for word in _CLOCK_NAMES)
         return named and bool(((values >= 0) & (values < 24 * 10**4)).all())
-    if values.dtype.kind == "m":
-        return any(word in name for word in _CLOCK_NAMES)
-    return values.dtype.kind != "M" and _all_match(values, _CLOCK)
+    if values.dtype.kind in "Mm":
+        return named and values.dtype.kind == "m"
+    return _all_match(values, _CLOCK) or (named and _all_match(values, _CLOCK_DIGITS))
 
 
 def _is_day(sample: pd.DataFrame, name: str) -> bool:

@@ -142,6 +142,19 @@ class TestDateAndClock:
         name = clock.lower().strip("<>")
         assert f"pass time_column='date+{name}' to join them" in refused(raw)
 
+    @pytest.mark.parametrize("form", ["%H%M%S", "%H%M", "%H"])
+    @pytest.mark.parametrize("kind", [str, int])
+    def test_a_clock_of_digits_is_not_passed_over_either(self, form, kind):
+        clocks = [kind(text) for text in HOURS.index.strftime(form)]
+        raw = with_columns(date=HOURS.index.strftime("%Y%m%d").astype(kind), time=clocks)
+        assert "pass time_column='date+time' to join them" in refused(raw)
+        assert list(opens_of(raw, time_column="Date+Time")) == list(HOURS.index)
+
+    def test_other_digits_beside_a_date_are_no_clock(self):
+        days = make_bars(30, freq="1D")
+        raw = days.reset_index(drop=True).assign(Date=days.index.strftime("%Y-%m-%d"))
+        assert len(opens_of(raw.assign(timeframe="1440", trades=7), "1d")) == 30
+
     def test_days_alone_may_be_meant(self):
         days = make_bars(30, freq="1D")
         raw = days.reset_index(drop=True).assign(Date=days.index.strftime("%Y-%m-%d"), Time="16:00")

@@ -398,6 +398,40 @@ class TestDtypes:
                 parse(pd.Series([datetime(year, 1, 1)], dtype=object), timezone="UTC")
 
 
+FORMS = (
+    *("%d/%m/%Y", "%d.%m.%Y %H:%M", "%d-%m-%Y %I:%M %p", "%d/%m/%Y %I-%p", "%d/%m/%Y %I:%M:%S%p"),
+    *("%Y.%m.%d %H:%M:%S", "%Y/%m/%dT%H:%M:%S.%f", "%Y-%m-%d %I:%M %p", "%Y-%m-%d %H:%M:%S,%f"),
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    moments=st.lists(
+        st.datetimes(datetime(1801, 1, 1), datetime(2023, 1, 1)), min_size=1, max_size=3
+    ),
+    form=st.sampled_from(FORMS),
+    dayfirst=st.booleans(),
+)
+def test_a_column_of_one_form_is_read_as_the_grammar_does(moments, form, dayfirst):
+    """A first row of another form is what only the grammar reads."""
+    texts = [f"{moment:{form}}" for moment in moments]
+    arguments = {"timezone": "UTC", "dayfirst": dayfirst}
+
+    def read_or_refuse(values):
+        try:
+            return parse(values, **arguments)
+        except BarsError:
+            return None
+
+    slow = read_or_refuse(["2020-01-01 1:00", *texts])
+    assert read_or_refuse(texts) == (slow and slow[1:])
+
+
+def test_a_minute_has_sixty_seconds():
+    with pytest.raises(BarsError, match="is no date"):
+        parse(["01/02/2024 10:00:59", "01/02/2024 10:00:60"], timezone="UTC", dayfirst=False)
+
+
 ISO_PARTS = st.tuples(
     st.datetimes(datetime(1801, 1, 1), datetime(2023, 1, 1)),
     st.sampled_from(["%Y-%m-%d", "%Y-%m-%d %H", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M:%S.%f"]),
