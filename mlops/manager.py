@@ -384,21 +384,40 @@ class MLOpsManager:
         return explain(self.registry, model_id)
 
     def evaluate(
-        self, model_id: str, bars: pd.DataFrame, *, period: Period | None = None
+        self,
+        model_id: str,
+        bars: pd.DataFrame,
+        *,
+        period: Period | None = None,
+        **written: Unpack[TimeArguments],
     ) -> Evaluation:
-        """Evaluate a version on a period of its service's bars, by default on all of them."""
+        """Evaluate a version on a period of its service's bars, by default on all of them.
+
+        ``written`` says how the time of the bars is written, as in `monitor_model_drift`.
+        """
         symbol = self.get_model(model_id).symbol
         fee = self.config.fee_for(symbol)
         return evaluate_version(
-            self.registry, model_id, bars, fee_bps=fee, period=period or Period()
+            self.registry, model_id, bars, fee_bps=fee, period=period or Period(), **written
         )
 
     def compare(
-        self, a: str, b: str, bars: pd.DataFrame, *, period: Period | None = None
+        self,
+        a: str,
+        b: str,
+        bars: pd.DataFrame,
+        *,
+        period: Period | None = None,
+        **written: Unpack[TimeArguments],
     ) -> Comparison:
-        """Evaluate two versions of one service on the same bars."""
+        """Evaluate two versions of one service on the same bars.
+
+        ``written`` says how the time of the bars is written, as in `monitor_model_drift`.
+        """
         fee = self.config.fee_for(self.get_model(a).symbol)
-        return compare_versions(self.registry, a, b, bars, fee_bps=fee, period=period or Period())
+        return compare_versions(
+            self.registry, a, b, bars, fee_bps=fee, period=period or Period(), **written
+        )
 
     def _draw_drift(self, model_id: str, recent: object, **written: Unpack[TimeArguments]) -> Path:
         drift = self._drift_of(model_id)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Unpack
 
 import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, TimeArray, naive_utc
+from mlops.data.time_columns import TimeArguments
 from mlops.errors import RegistryError
 from mlops.features.dataset import Dataset
 from mlops.models.bundle import Bundle
@@ -71,18 +73,20 @@ def evaluate_version(
     *,
     fee_bps: float,
     period: Period = ALL,
+    **written: Unpack[TimeArguments],
 ) -> Evaluation:
     """Measure a version on bars of its service.
 
     Args:
         bars: With enough history before ``period`` for the first forecast.
         fee_bps: Costs of one turnover of the whole position, in basis points.
+        written: How the time of the bars is written.
 
     Raises:
         RegistryError: when no forecast of the period has both enough history and an outcome.
     """
     bundle = load(registry, model_id)
-    dataset = bundle.dataset(bars)
+    dataset = bundle.dataset(bars, **written)
     forecasts = _forecast_record(registry, bundle, dataset, period)
     return evaluate_record(forecasts, dataset, fee_bps=fee_bps)
 
@@ -95,12 +99,14 @@ def compare_versions(
     *,
     fee_bps: float,
     period: Period = ALL,
+    **written: Unpack[TimeArguments],
 ) -> Comparison:
     """Measure two versions of one service on the rows that both can forecast.
 
     Args:
         bars: With enough history before ``period`` for the first forecast.
         fee_bps: Costs of one turnover of the whole position, in basis points.
+        written: How the time of the bars is written.
 
     Raises:
         RegistryError: when they forecast different things, or have no common forecast.
@@ -111,7 +117,7 @@ def compare_versions(
             f"{a} forecasts {first.service} and {b} forecasts {second.service}; "
             "compare versions of one service"
         )
-    dataset = first.dataset(bars)
+    dataset = first.dataset(bars, **written)
     other = second.forecaster.forecast(dataset)
     record_a = _forecast_record(registry, first, dataset, period, also=np.isfinite(other))
     rows = np.searchsorted(dataset.labels.made_at, record_a.made_at)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from mlops.data.simulator import simulate_bars
-from mlops.errors import RegistryError
+from mlops.errors import BarsError, RegistryError
 from mlops.features.dataset import Dataset
 from mlops.models.base import Forecaster
 from mlops.registry import Period, compare_versions, evaluate_version
@@ -75,3 +75,16 @@ def test_a_version_compared_with_its_twin_has_no_evidence(
 def test_a_period_without_outcomes_is_refused(populated: Populated, later: pd.DataFrame) -> None:
     with pytest.raises(RegistryError, match="bars of history and an outcome"):
         evaluate_version(populated.registry, populated.challenger, later.head(60), fee_bps=1.0)
+
+
+def test_times_without_zone_are_read_as_the_caller_says(
+    populated: Populated, later: pd.DataFrame
+) -> None:
+    local = later.set_axis(later.index.tz_convert("Asia/Tokyo").tz_localize(None))
+    with pytest.raises(BarsError, match="pass timezone='UTC'"):
+        evaluate_version(populated.registry, populated.challenger, local, fee_bps=1.0)
+    read = evaluate_version(
+        populated.registry, populated.challenger, local, fee_bps=1.0, timezone="Asia/Tokyo"
+    )
+    plain = evaluate_version(populated.registry, populated.challenger, later, fee_bps=1.0)
+    assert read == plain
