@@ -143,7 +143,8 @@ def suggest_format(text: str) -> str | None:
         fits = pd.to_datetime(text.strip(), format=form, errors="coerce", utc="%z" in form)
     except (ValueError, re.error):
         return None
-    return None if pd.isna(fits) or not re.search("%[Yy]", form) else form
+    is_date = re.search("%[Yy]", form) and re.search("%[mbB]", form)
+    return form if is_date and pd.notna(fits) else None
 
 
 _MONTH = "(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
@@ -163,6 +164,7 @@ _DIRECTIVES = (
     (r"^\d{1,2}([-/.])\d{1,2}\1\d{2}\b", r"%d\1%m\1%y"),
     (r"\b\d{1,2}([-/.])\d{1,2}(?=\1%Y)", r"%d\1%m"),
     (r"(?<=%Y)([-/.])\d{1,2}\1\d{1,2}\b", r"\1%m\1%d"),
+    (r"(?<=%Y)([-/.])\d{1,2}(?![-/.]?\d)", r"\1%m"),
     (r"(?<![%\d])\d{1,2}(?=\D|$)", "%d"),
     (r"(?<=%b[-/ ])\d{2}\b", "%y"),
 )

@@ -293,6 +293,7 @@ class TestTimeFormat:
         ("01/03/24 13:00", "%d/%m/%y %H:%M"),
         ("2024-03-01 13:00 CET", "%Y-%m-%d %H:%M CET"),
         ("Friday 1 March 2024 13:00 +0100", "%A %d %B %Y %H:%M %z"),
+        ("2024-03", "%Y-%m"),
     ],
 )
 def test_the_refusal_of_another_form_names_that_form(text, form):
@@ -300,6 +301,12 @@ def test_the_refusal_of_another_form_names_that_form(text, form):
         parse([text], timezone="UTC")
     assert f"time_format={form!r}" in str(caught.value)
     assert len(parse([text], timezone="UTC", time_format=form)) == 1
+
+
+@pytest.mark.parametrize("text", ["2024-W09", "Q1 2024", "13:00", "yesterday"])
+def test_text_whose_form_cannot_be_told_gets_an_example(text):
+    with pytest.raises(BarsError, match=r"such as time_format='%d.%m.%Y %H:%M'"):
+        parse([text], timezone="UTC")
 
 
 class TestDtypes:
