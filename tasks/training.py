@@ -10,8 +10,9 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
+from mlops.data.acceptance import accept_bars
 from mlops.data.bars import Bars
-from mlops.data.findings import Findings, accept_bars
+from mlops.data.findings import Findings
 from mlops.features.dataset import Dataset
 from mlops.features.targets import TargetSpec
 from mlops.models.base import count_usable_cores

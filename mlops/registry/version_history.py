@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mlops.data.finding_texts import Finding, describe_findings
 from mlops.data.findings import Findings
 from mlops.errors import StoreError
 from mlops.registry.connection import Registry
@@ -65,12 +66,15 @@ class Explanation:
             f"{version.model_id} ({version.service}): {self.verdict}",
             *(f"  because {reason}" for reason in self.reasons),
             f"  data    {data}",
-            *(f"  bars    {line}" for line in (self.findings.lines if self.findings else ())),
+            *(f"  bars    {found.text}" for found in self._told()),
             f"  code    {version.code_version}",
             f"  bundle  {version.digest[:12]}, recipe {version.recipe_digest[:12]}",
             *(f"  {e.at:%Y-%m-%d %H:%M} {e.actor}: {e.action} {e.reason}" for e in self.history),
         ]
         return "\n".join([*lines, str(self.report)] if self.report else lines)
+
+    def _told(self) -> tuple[Finding, ...]:
+        return () if self.findings is None else describe_findings(self.findings)
 
 
 def explain(registry: Registry, model_id: str) -> Explanation:

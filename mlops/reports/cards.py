@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mlops.arrays import FloatArray
+from mlops.data.finding_texts import describe_findings
 from mlops.reports import figures
 from mlops.reports.page import (
     HistorySection,
@@ -58,7 +59,7 @@ def card_section(
             for m in judgement.evaluation.measures
         ],
         pictures=card_pictures(study, judgement),
-        bars=[] if findings is None else list(findings.found),
+        bars=[] if findings is None else list(describe_findings(findings)),
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
-from mlops.data.findings import Finding
+from mlops.data.finding_texts import Finding
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from mlops.data.finding_texts import describe_doubt
 from mlops.data.findings import Findings
 from mlops.service import Target
 from mlops.stats import metrics
@@ -75,7 +76,7 @@ def _judge_findings(findings: Findings | None, thresholds: Thresholds) -> list[G
             threshold=most,
             passed=share <= most,
             n=findings.rows_judged,
-            reason=findings.doubt,
+            reason=describe_doubt(findings),
         )
     ]
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from mlops.data.findings import Finding
+from mlops.data.finding_texts import Finding
 from mlops.reports.page import MetricRow, Page, Picture, Section, readable_number, render
 
 GATE = {
