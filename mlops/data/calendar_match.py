@@ -26,6 +26,9 @@ from mlops.service import Timeframe
 
 MOST_OUTSIDE = 5
 OUTSIDE_SHARE = 0.001
+OUTSIDE_WEIGHT = 2
+"""A bar outside counts as so many missing ones: bars get lost more easily than they appear."""
+
 RECURRING_SHARE = 0.025
 MOST_MISSING = 0.5
 """Share of the expected bars that may be missing from a file whose calendar is recognised."""
@@ -87,7 +90,7 @@ class Fit:
 
     @property
     def misfits(self) -> int:
-        return int(self.outside.sum() + self.missing.sum())
+        return int(OUTSIDE_WEIGHT * self.outside.sum() + self.missing.sum())
 
     @property
     def missing_share(self) -> float:
@@ -121,8 +124,8 @@ class Fit:
         """
         own = int(np.maximum(self.missing - other.missing, 0).sum())
         of_other = int(np.maximum(other.missing - self.missing, 0).sum())
-        own += int((self.outside & ~other.outside).sum())
-        of_other += int((other.outside & ~self.outside).sum())
+        own += OUTSIDE_WEIGHT * int((self.outside & ~other.outside).sum())
+        of_other += OUTSIDE_WEIGHT * int((other.outside & ~self.outside).sum())
         return of_other - own >= 2 + 2 * math.sqrt(own)
 
     def __str__(self) -> str:

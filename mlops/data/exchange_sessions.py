@@ -126,7 +126,7 @@ def _load_within_bounds(
     schedule: pd.DataFrame = exchange_calendars.get_calendar(
         code, start=begin, end=last_known
     ).schedule
-    following = pd.bdate_range(schedule.index[-1] + timedelta(days=1), end)
-    ahead = [schedule.iloc[-1] + (day - schedule.index[-1]) for day in following]
-    continued = pd.concat([schedule, pd.DataFrame(ahead, index=following).astype(schedule.dtypes)])
-    return continued if ahead else schedule
+    last_day = schedule.index[-1].tz_localize("UTC")
+    following = pd.bdate_range(last_day + timedelta(days=1), end.tz_localize("UTC"))
+    ahead = {name: following + (moment - last_day) for name, moment in schedule.iloc[-1].items()}
+    return pd.concat([schedule, pd.DataFrame(ahead)]) if len(following) else schedule

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mlops.arrays import BoolArray, IntArray, TimeArray, naive_utc, naive_utc_times
 from mlops.errors import BarsError
@@ -29,6 +30,9 @@ _FX_DAYS = np.arange(5).astype("timedelta64[D]")
 _FX_EDGE = timedelta(hours=1)
 _CLOCK_CHANGE = np.timedelta64(2, "h")
 """Days by a local clock are shorter or longer by this much at most."""
+
+_LEAST_TRADED = np.timedelta64(1, "h")
+"""Least time that a market trades in a bar of a day or more, such as a Sunday's of currencies."""
 
 _SAMPLED_YEARS = ((2014, 10), (2021, 4))
 """First year and number of years that are counted; the second for calendars that begin late."""
@@ -108,6 +112,9 @@ class SessionCalendar:
         step, leeway = np.timedelta64(timeframe.step), np.timedelta64(self.leeway)
         first, last = pd.Timestamp(opens.min(), tz="UTC"), pd.Timestamp(opens.max(), tz="UTC")
         sessions = self.sessions(first - self.leeway, last + timeframe.step + self.leeway)
+        if timeframe.minutes >= DAY_MINUTES:
+            traded = _traded_until(sessions, opens + step) - _traded_until(sessions, opens)
+            return np.asarray(traded < _LEAST_TRADED)
         following = np.searchsorted(sessions.closes + leeway, opens, side="right")
         begins = np.append(sessions.opens, np.datetime64("2262-01-01", "ns"))
         outside: BoolArray = begins[following] - leeway >= opens + step
@@ -169,12 +176,12 @@ def _count_bars(
     whole = np.concatenate([[0], np.cumsum(-((begun - ended) // step))])
     first = np.searchsorted(begun, closes, side="left")
     last = np.searchsorted(ended, opens, side="right")
-    # Sentinels: no stretch before the first and none after the last.
+    # Sentinels: no stretch before the first and none after the last. They are compared with and
+    # never subtracted, for an interval of 64 bits holds 292 years.
     end_before = np.append(np.datetime64("1678-01-01", "ns"), ended)[first]
     begin_after = np.append(begun, np.datetime64("2262-01-01", "ns"))[last]
-    nothing = np.timedelta64(0, "ns")
-    tail = np.maximum(np.minimum(end_before, opens) - closes, nothing)
-    head = np.maximum(opens - np.maximum(begin_after, closes), nothing)
+    tail = np.maximum(np.minimum(end_before, opens), closes) - closes
+    head: NDArray[np.timedelta64] = opens - np.minimum(np.maximum(begin_after, closes), opens)
     tail_bars = (2 * tail + step - np.timedelta64(1, "ns")) // (2 * step)
     across = whole[np.maximum(last, first)] - whole[first] + tail_bars + head // step
     within = (opens - closes) // step
@@ -199,6 +206,15 @@ def _count_days(
         ended = closes[gap] + (numbers + 1) * step <= opens[gap] + _CLOCK_CHANGE
         counted[gap] = ended.sum()
     return counted
+
+
+def _traded_until(sessions: Periods, at: TimeArray) -> NDArray[np.timedelta64]:
+    """Time that the market was open from the first session up to each moment (N,)."""
+    whole = np.append(np.timedelta64(0, "ns"), np.cumsum(sessions.closes - sessions.opens))
+    begun = np.searchsorted(sessions.opens, at, side="right")
+    ended = np.append(np.datetime64("1678-01-01", "ns"), sessions.closes)[begun]
+    traded: NDArray[np.timedelta64] = whole[begun] - (np.maximum(ended, at) - at)
+    return traded
 
 
 @lru_cache(maxsize=64)

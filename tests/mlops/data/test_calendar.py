@@ -34,6 +34,32 @@ GAPS = [
     ("XNYS", "1d", "2024-03-08 14:30", "2024-03-11 13:30", 0),
     ("XNYS", "1d", "2024-03-28 00:00", "2024-04-01 00:00", 0),
     ("XNYS", "1d", "2024-03-27 00:00", "2024-04-01 00:00", 1),
+    # A session that is missing as a whole has seven hours, the last of them short.
+    ("XNYS", "1h", "2024-03-12 19:30", "2024-03-14 13:30", 7),
+    ("XNYS", "4h", "2024-03-12 17:30", "2024-03-13 13:30", 0),
+    ("XNYS", "4h", "2024-03-12 13:30", "2024-03-13 13:30", 1),
+    ("XNYS", "4h", "2024-03-12 17:30", "2024-03-14 13:30", 2),
+    # Hours by the full hour; after Thanksgiving trading ends at 13:00.
+    ("XNYS", "1h", "2024-03-12 19:00", "2024-03-13 13:00", 0),
+    ("XNYS", "1h", "2024-11-29 17:00", "2024-12-02 14:00", 0),
+    # Days by midnight in New York, over the change to summer time, and weeks.
+    ("XNYS", "1d", "2024-03-08 05:00", "2024-03-11 04:00", 0),
+    ("XNYS", "1d", "2024-03-07 05:00", "2024-03-11 04:00", 1),
+    ("XNYS", "7d", "2024-03-04 00:00", "2024-03-11 00:00", 0),
+    ("XNYS", "7d", "2024-03-04 00:00", "2024-03-25 00:00", 2),
+    # Days by date, of sessions that open the evening before by UTC.
+    ("XASX", "1d", "2024-03-08 00:00", "2024-03-11 00:00", 0),
+    ("XASX", "1d", "2024-03-07 00:00", "2024-03-11 00:00", 1),
+    ("CMES", "1d", "2024-03-08 00:00", "2024-03-11 00:00", 0),
+    ("CMES", "1d", "2024-03-07 23:00", "2024-03-10 22:00", 0),
+    # The daily halt, and lunch.
+    ("CMES", "1h", "2024-03-12 20:00", "2024-03-12 22:00", 0),
+    ("CMES", "1h", "2024-03-12 19:00", "2024-03-12 22:00", 1),
+    ("XTKS", "5m", "2024-03-12 02:25", "2024-03-12 03:30", 0),
+    ("XTKS", "5m", "2024-03-12 02:20", "2024-03-12 03:30", 1),
+    ("XHKG", "1h", "2024-03-12 03:00", "2024-03-12 05:00", 0),
+    ("XNYS-EXT", "1h", "2024-03-12 23:00", "2024-03-13 08:00", 0),
+    ("XNYS-EXT", "1h", "2024-11-29 21:00", "2024-12-02 09:00", 0),
 ]
 
 
@@ -55,6 +81,14 @@ def test_closed_hours_are_no_hole(name, timeframe, first, second, missing):
         ("24/5", "1d", 261),
         ("XNYS", "1d", 252),
         ("XNYS", "1h", 252 * 7),
+        ("XNYS", "4h", 251 * 2),
+        ("XNYS", "7d", 52.2),
+        ("24/7", "7d", 52.1),
+        ("FX", "7d", 52.2),
+        ("XTKS", "1h", 244 * 6),
+        ("CMES", "1h", 256.5 * 23),
+        ("XNYS-EXT", "1h", 252 * 16),
+        ("XSAU", "1d", 249),
     ],
 )
 def test_a_year_has_the_bars_of_its_sessions(name, timeframe, bars):
@@ -105,6 +139,14 @@ def test_expected_opens_of_the_week_of_good_friday(name, timeframe, opens):
         ("binance", "BTC/USDT:USDT", "24/7"),
         ("xnys", "AAPL/USD", "XNYS"),
         ("gate", "BTC/USDT", "24/7"),
+        ("file", "XAU/USD", "FX"),
+        ("file", "EURUSD", "FX"),
+        ("file", "AAPL", "24/7"),
+        ("file", "BRK.B", "24/7"),
+        ("file", "ESZ24", "24/7"),
+        ("file", "^GSPC", "24/7"),
+        ("cmes", "ESZ24", "CMES"),
+        ("okx", "BTC/USDT:USDT-241227", "24/7"),
     ],
 )
 def test_a_symbol_keeps_the_calendar_of_its_market(venue, symbol, name):
@@ -116,9 +158,57 @@ def test_an_unknown_calendar_is_refused():
         load_calendar("mars")
 
 
-@pytest.mark.parametrize("name", ["24/7", "FX", "XNYS"])
+@pytest.mark.parametrize("name", ["24/7", "FX", "XNYS", "XNYS-EXT"])
 def test_a_calendar_can_be_pickled(name):
-    assert pickle.loads(pickle.dumps(load_calendar(name))).name == name
+    assert pickle.loads(pickle.dumps(load_calendar(name))) == load_calendar(name)
+
+
+def test_years_before_a_calendar_are_refused_with_its_first_day():
+    start, end = pd.Timestamp("1990-01-01", tz="UTC"), pd.Timestamp("1990-06-01", tz="UTC")
+    with pytest.raises(BarsError, match=r"XTKS begins on 1997-01-01.*calendar=, such as '24/5'"):
+        load_calendar("XTKS").expected_opens(start, end, Timeframe("1d"))
+
+
+def test_years_that_no_calendar_reaches_are_refused():
+    start, end = pd.Timestamp("2261-12-01", tz="UTC"), pd.Timestamp("2262-01-01", tz="UTC")
+    with pytest.raises(BarsError, match=r"XNYS does not reach the years 2261 to 2262"):
+        load_calendar("XNYS").expected_opens(start, end, Timeframe("1d"))
+
+
+def test_past_the_years_whose_holidays_are_known_each_weekday_is_a_session():
+    start, end = pd.Timestamp("2051-03-06", tz="UTC"), pd.Timestamp("2051-03-20", tz="UTC")
+
+    opens = load_calendar("XSHG").expected_opens(start, end, Timeframe("1d"))
+
+    assert len(opens) == 10
+    assert set(opens.weekday) == {0, 1, 2, 3, 4}
+    assert set(opens.strftime("%H:%M")) == {"01:30"}
+
+
+@pytest.mark.parametrize(
+    ("name", "timeframe", "opened", "outside"),
+    [
+        ("24/7", "1h", "2024-03-09 10:00", False),
+        ("XNYS", "1h", "2024-03-12 13:00", False),
+        ("XNYS", "1h", "2024-03-12 12:00", True),
+        ("XNYS", "1h", "2024-03-12 20:00", False),
+        ("XNYS", "1h", "2024-03-12 21:00", True),
+        ("XNYS", "1h", "2024-03-29 15:00", True),
+        ("XNYS", "1d", "2024-03-29 00:00", True),
+        ("XNYS", "1d", "2024-03-28 04:00", False),
+        ("XTKS", "5m", "2024-03-12 03:00", False),
+        ("FX", "1d", "2024-03-10 00:00", False),
+        ("FX", "1d", "2024-03-09 00:00", True),
+        ("FX", "1h", "2024-03-09 00:00", True),
+    ],
+)
+def test_a_bar_lies_outside_when_the_market_is_closed_while_it_lasts(
+    name, timeframe, opened, outside
+):
+    found = load_calendar(name).find_outside(
+        np.array([opened], "datetime64[ns]"), Timeframe(timeframe)
+    )
+    assert list(found) == [outside]
 
 
 def test_two_bars_are_needed_for_a_hole():
