@@ -12,6 +12,7 @@ NAMES = (
     "features",
     "training",
     "searches",
+    "series",
     "year",
     "serving",
     "connections",

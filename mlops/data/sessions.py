@@ -181,7 +181,9 @@ def _count_bars(
     end_before = np.append(np.datetime64("1678-01-01", "ns"), ended)[first]
     begin_after = np.append(begun, np.datetime64("2262-01-01", "ns"))[last]
     tail = np.maximum(np.minimum(end_before, opens), closes) - closes
-    head: NDArray[np.timedelta64] = opens - np.minimum(np.maximum(begin_after, closes), opens)
+    head: NDArray[np.timedelta64] = np.subtract(
+        opens, np.minimum(np.maximum(begin_after, closes), opens)
+    )
     tail_bars = (2 * tail + step - np.timedelta64(1, "ns")) // (2 * step)
     across = whole[np.maximum(last, first)] - whole[first] + tail_bars + head // step
     within = (opens - closes) // step
