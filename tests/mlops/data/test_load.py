@@ -2,13 +2,19 @@
 
 from datetime import UTC, datetime
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from mlops.data.calendar import load_calendar
 from mlops.data.load import load_bars, open_source
 from mlops.data.sources.exchange import ExchangeSource
 from mlops.data.sources.files import FileSource
-from mlops.errors import SourceError
-from mlops.service import Service
+from mlops.errors import BarsError, SourceError
+from mlops.features.dataset import Dataset
+from mlops.features.spec import FeatureSpec
+from mlops.features.targets import TargetSpec
+from mlops.service import Service, Target, Timeframe
 from tests.mlops.data.conftest import make_bars
 
 SAMPLE = Service.parse("sample.btc-usd.1h.volatility.24")
@@ -83,3 +89,57 @@ def test_half_a_request_is_refused(tmp_path):
 def test_a_file_needs_a_path(tmp_path):
     with pytest.raises(SourceError, match="need load_bars"):
         load_bars(venue="file", symbol="X/USD", timeframe="1h", cache_root=tmp_path)
+
+
+@pytest.fixture
+def stocks(tmp_path):
+    """Half a year of hours of New York sessions, from a file that says no calendar."""
+    start, end = pd.Timestamp("2023-02-01", tz="UTC"), pd.Timestamp("2023-08-01", tz="UTC")
+    opens = load_calendar("XNYS").expected_opens(start, end, Timeframe("1h"))
+    frame = make_bars(len(opens)).set_axis(opens)
+    frame.iloc[7:, :4] *= 1.01  # the second session opens above the close of the first
+    frame.to_parquet(tmp_path / "stocks.parquet")
+    return {
+        "source": FileSource(path=tmp_path / "stocks.parquet"),
+        "symbol": "AAPL/USD",
+        "timeframe": "1h",
+        "cache_root": tmp_path,
+    }
+
+
+def test_the_calendar_of_a_file_is_recognised_and_noted(stocks):
+    bars = load_bars(**stocks)
+
+    assert (bars.calendar.name, bars.quality.holes, bars.quality.completeness) == ("XNYS", (), 1.0)
+    assert bars.quality.warnings == (
+        "the bars trade by the calendar XNYS, recognised from their times, and not by 24/7; "
+        "calendar= chooses another",
+    )
+
+
+def test_a_calendar_is_chosen_by_its_name(stocks):
+    part = load_bars(**stocks, calendar="XNYS", start=datetime(2023, 5, 1, tzinfo=UTC))
+
+    assert (part.calendar.name, part.quality.holes, part.quality.warnings) == ("XNYS", (), ())
+    with pytest.raises(BarsError, match=r"holes that look like closed .*pass calendar='XNYS'"):
+        load_bars(**stocks, calendar="24/7")
+    with pytest.raises(BarsError, match=r"calendar 'mars' is not known"):
+        load_bars(**stocks, calendar="mars")
+
+
+def test_windows_and_labels_of_stocks_go_on_over_nights(stocks):
+    bars = load_bars(**stocks)
+    dataset = Dataset(
+        bars.frame,
+        timeframe=bars.timeframe,
+        target=TargetSpec(Target.RETURN, 24),
+        calendar=bars.calendar,
+    )
+
+    assert dataset.labels.valid.sum() == len(bars.frame) - 24
+    assert dataset.usable(FeatureSpec(("log_return",)), 24).sum() == len(bars.frame) - 24
+    opens, closes = (bars.frame[name].to_numpy() for name in ("open", "close"))
+    # The change of a session's first bar is that since the close of the session before.
+    assert dataset.bars.change[7] == pytest.approx(np.log(closes[7] / closes[6]))
+    assert dataset.bars.anchor[7] == closes[6] != opens[7]
+    assert dataset.next_returns[6] == pytest.approx(closes[7] / closes[6] - 1)
