@@ -9,6 +9,7 @@ from importlib import import_module
 from benchmarks.figure import show
 
 NAMES = (
+    "reading",
     "features",
     "training",
     "searches",
