@@ -6,14 +6,14 @@ names columns and rows of a table, a request names its cell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from mlops.arrays import BoolArray, FloatArray, IntArray, TimeArray
+from mlops.data.parts import PART_ROWS, is_true_of_all, map_parts
 from mlops.service import Timeframe
 
 ROUNDING = 1e-9
@@ -25,9 +25,6 @@ LARGEST_RATIO = 1e12
 
 LARGEST_VOLUME = 1e305
 """The sum of a thousand such volumes is finite, and the longest feature adds those of a week."""
-
-PART_ROWS = 1 << 15
-"""Rows that are checked at once: five columns of them fit the cache of a core."""
 
 # Stamps within 1 % of a bar, at most half a minute, of a whole minute mean that minute. The last
 # second of a bar of one minute means its close as well.
@@ -68,26 +65,12 @@ def columns_are_sound(
     )
 
 
-def is_true_of_all(test: Callable[..., bool], *columns: NDArray[Any], overlap: int = 0) -> bool:
-    """Whether a test holds for each part of the columns; parts fit the cache of a core.
-
-    Args:
-        overlap: Rows that a part repeats of the one before it.
-    """
-    count = len(columns[0])
-    return all(
-        test(*(column[max(begin - overlap, 0) : begin + PART_ROWS] for column in columns))
-        for begin in range(0, count, PART_ROWS)
-    )
-
-
 def rows_after_gaps(stamps: IntArray | TimeArray, step: Any) -> IntArray:
     """Rows that lie more than ``step`` after the row before them."""
-    # Part by part, for a difference of all stamps would not fit the cache of a core.
-    found = [
-        begin + np.flatnonzero(np.diff(stamps[begin : begin + PART_ROWS + 1]) > step)
-        for begin in range(0, len(stamps) - 1, PART_ROWS)
-    ]
+    found = map_parts(
+        lambda at: at + np.flatnonzero(np.diff(stamps[at : at + PART_ROWS + 1]) > step),
+        len(stamps) - 1,
+    )
     return np.concatenate([*found, np.empty(0, np.int64)]) + 1
 
 

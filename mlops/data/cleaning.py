@@ -15,6 +15,7 @@ from mlops.data.bar_columns import COLUMNS, require_columns
 from mlops.data.bar_spacing import find_overlaps, name_of
 from mlops.data.merge_rows import merge_rows
 from mlops.data.numbers import REMEDY, parse_numbers
+from mlops.data.parts import is_true_of_all
 from mlops.data.time_columns import TIME_COLUMN, parse_time_column
 from mlops.data.timestamps import bad_rows_error
 from mlops.errors import BarsError
@@ -92,11 +93,11 @@ def _need_no_cleaning(
     stamps, step = np.asarray(opened.asi8), pd.Timedelta(timeframe.step).value
     return bool(
         opened[-1] + timeframe.step <= now
-        and bar_rules.is_true_of_all(
+        and is_true_of_all(
             lambda part: bool((part[1:] - part[:-1] >= step).all()), stamps, overlap=1
         )
         # With the bar before it, because the price of a bar must be near that close.
-        and bar_rules.is_true_of_all(
+        and is_true_of_all(
             bar_rules.columns_are_sound, *(column.to_numpy() for column in columns), overlap=1
         )
     )

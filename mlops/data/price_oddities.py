@@ -6,7 +6,7 @@ a long history they would take longer than reading it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray, IntArray
 from mlops.data.bar_columns import COLUMNS
-from mlops.data.bar_rules import PART_ROWS
+from mlops.data.parts import PART_ROWS, map_parts
 
 # A split moves the price by 30 % or more at once, but not the money that changes hands.
 SPLIT_STEP = float(np.log(1.4))
@@ -47,10 +47,13 @@ class Prices:
 
     def _find_wide_moves(self) -> IntArray:
         """Rows that reach far from the close before: of others none is a bad print or a split."""
-        found = [
-            begin + np.flatnonzero(_moves_wide(self.high[part], self.low[part], self.close[part]))
-            for begin, part in _parts(len(self.close))
-        ]
+
+        def look(begin: int) -> IntArray:
+            part = slice(begin, begin + PART_ROWS + 1)
+            wide = _moves_wide(self.high[part], self.low[part], self.close[part])
+            return begin + np.flatnonzero(wide)
+
+        found = map_parts(look, len(self.close) - 1)
         return np.concatenate([*found, np.empty(0, np.int64)]) + 1
 
     def find_bad_prints_and_splits(self) -> tuple[IntArray, IntArray]:
@@ -60,16 +63,12 @@ class Prices:
         return prints, _find_splits(self, np.setdiff1d(rows, prints))
 
     def count_flat_bars(self) -> int:
-        return sum(
-            int(np.count_nonzero(self.high[part][1:] == self.low[part][1:]))
-            for _, part in _parts(len(self.close))
-        ) + int((self.high[:1] == self.low[:1]).sum())
 
+        def count(begin: int) -> int:
+            part = slice(begin, begin + PART_ROWS)
+            return int(np.count_nonzero(self.high[part] == self.low[part]))
 
-def _parts(count: int) -> Iterator[tuple[int, slice]]:
-    """Slices that fit the cache of a core, each with the row before it, and their first rows."""
-    for begin in range(0, count - 1, PART_ROWS):
-        yield begin, slice(begin, begin + PART_ROWS + 1)
+        return sum(map_parts(count, len(self.close)))
 
 
 def _moves_wide(high: FloatArray, low: FloatArray, close: FloatArray) -> BoolArray:

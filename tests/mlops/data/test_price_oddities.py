@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mlops.data.bar_rules import PART_ROWS
+from mlops.data.parts import PART_ROWS
 from mlops.data.price_oddities import (
     PERSIST_BARS,
     PRINT_FLOOR,
