@@ -24,10 +24,14 @@ from tests.project import seeded
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-PAGES = {
+NOT_SHIPPED = re.compile(r"<!-- not shipped -->\n(.*?)<!-- end of not shipped -->\n", re.DOTALL)
+"""Blocks measured on series that are not in the project, which no test can measure again."""
+
+WRITTEN = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 }
+PAGES = {page: NOT_SHIPPED.sub("", text) for page, text in WRITTEN.items()}
 DOCS = {name: text for name, text in PAGES.items() if name != "README.md"}
 SOURCE = "\n".join(
     path.read_text() for room in ("mlops", "deployments") for path in (ROOT / room).rglob("*.py")
@@ -43,6 +47,7 @@ MOST_LINES = 170
 
 VARIABLES_OF_OTHERS = {
     "AB_TEST",
+    "MLOPS_SERIES",
     "PREFECT_API_URL",
     "PREFECT_HOME",
     "PREFECT_SERVER_ANALYTICS_ENABLED",
@@ -225,6 +230,18 @@ def test_the_page_of_settings_says_what_the_example_file_does():
     assert DOCS["docs/settings.md"] == written, "run docs/make_settings.py"
     names = re.findall(r"^([A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
     assert re.findall(r"^\| `([A-Z0-9_]+)` \|", written, re.MULTILINE) == names
+
+
+def test_blocks_on_series_that_are_not_shipped_are_counted_and_say_how_they_were_measured():
+    """They are skipped by every other test of this file."""
+    skipped = {page: NOT_SHIPPED.findall(text) for page, text in WRITTEN.items()}
+    assert {page: len(blocks) for page, blocks in skipped.items() if blocks} == {
+        "docs/statistics.md": 1
+    }
+    for text in (block for blocks in skipped.values() for block in blocks):
+        assert re.search(r"`MLOPS_SERIES=\w+ python -m benchmarks \w+`", text)
+        assert re.search(r"commit `[0-9a-f]{7,}`, \d{4}-\d{2}-\d{2}", text)
+        assert "not shipped" in text
 
 
 def test_the_readme_is_short():
