@@ -103,7 +103,7 @@ def test_a_window_is_the_latest_bars_whose_outcome_is_due() -> None:
 
 def test_weeks_are_due_by_their_mondays() -> None:
     weekly = replace(RETURNS, timeframe=Timeframe("1w"))
-    due = list_due_bars(weekly, now=datetime(2024, 12, 5, 12, tzinfo=UTC), size=2)
+    due = list_due_bars(weekly, ALWAYS, now=datetime(2024, 12, 5, 12, tzinfo=UTC), size=2)
     assert [f"{bar:%a %d %b}" for bar in due] == ["Mon 28 Oct", "Mon 04 Nov"]
 
 
