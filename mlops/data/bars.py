@@ -22,6 +22,7 @@ from mlops.data.bar_spacing import refuse_coarser_bars
 from mlops.data.calendar import Calendar
 from mlops.data.calendar_match import refuse_outside
 from mlops.data.cleaning import clean_bars
+from mlops.data.coarse_rows import refuse_coarse_rows
 from mlops.data.quality import Hole, find_holes, flag_oddities
 from mlops.errors import BarsError
 from mlops.service import Timeframe
@@ -164,6 +165,7 @@ def validate_bars(
             f"{len(cleaned.frame)} complete bar(s) of {len(raw):,} row(s), at least {min_bars} "
             "are needed; load a longer period"
         )
+    refuse_coarse_rows(cleaned.frame, timeframe)
     refuse_coarser_bars(pd.DatetimeIndex(cleaned.frame.index), timeframe, calendar)
     refuse_outside(
         pd.DatetimeIndex(cleaned.frame.index),

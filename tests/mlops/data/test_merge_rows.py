@@ -238,7 +238,7 @@ def test_the_newest_bar_of_a_page_may_come_twice() -> None:
     assert clean(pd.concat([page, part_formed(page, [19])])).dropped == {"re_read": 1}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(
     seed=st.integers(0, 2**31),
     share=st.integers(1, 500),
