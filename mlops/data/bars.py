@@ -220,6 +220,6 @@ def content_hash(frame: pd.DataFrame) -> str:
     opened = pd.DatetimeIndex(frame.index).tz_convert("UTC").as_unit("ns")
     values: FloatArray = frame[list(COLUMNS)].to_numpy(dtype="<f8") + 0.0
     digest = hashlib.sha256(f"bars/1 {len(frame)}\n".encode())
-    digest.update(opened.asi8.astype("<i8").tobytes())
-    digest.update(np.ascontiguousarray(values).tobytes())
+    digest.update(np.ascontiguousarray(opened.asi8, dtype="<i8").data)
+    digest.update(np.ascontiguousarray(values).reshape(-1).data)
     return digest.hexdigest()
