@@ -303,6 +303,15 @@ class Settings(BaseSettings):
         )
 
 
+def expand_user_path(text: str) -> str:
+    """A path of a call, with ``~`` and variables of the environment replaced as in a setting.
+
+    Raises:
+        ValueError: when there is no such user or variable.
+    """
+    return expand_path(text, os.environ)
+
+
 def load_settings() -> Settings:
     """Read the environment and ``.env``.
 

@@ -22,6 +22,7 @@ from mlops.installation import Installation
 from mlops.monitoring.monitor import Look, Monitor
 from mlops.monitoring.performance.outcomes import Matching
 from mlops.monitoring.system_health import Finding
+from mlops.registry.markets import refresh_files
 from mlops.reports.drift import keep_drift_report
 from mlops.service import Service
 from mlops.store import get_version, list_routes
@@ -52,6 +53,7 @@ def open_monitor_run(now: datetime | None = None) -> MonitorRun:
     installation = current_installation()
     clock: Clock = market_clock if now is None else (lambda market, last_close: now)
     held_bars = HELD_BARS if now is None else None
+    refresh_files(installation.store, cache_root=installation.settings.bars_path)
     bars = installation.open_recent_bars(clock, held_bars=held_bars)
     datasets: dict[str, Dataset] = {}
     times: dict[datetime, list[str]] = defaultdict(list)

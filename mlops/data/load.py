@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ from mlops.data.calendar import Calendar
 from mlops.data.file_options import BarsChoice
 from mlops.data.sources.base import BarSource
 from mlops.errors import SourceError
-from mlops.paths import expand_path
 from mlops.service import Service, Timeframe
-from mlops.settings import FileClock
+from mlops.settings import FileClock, expand_user_path
 
 LOCAL_VENUES = ("sample", "file", "simulator")
 
@@ -124,7 +122,7 @@ def resolve_choice(choice: BarsChoice, service: Service, clock: FileClock) -> Ba
     if choice.bars_file is None:
         return choice
     try:
-        path = Path(expand_path(choice.bars_file, os.environ)).absolute()
+        path = Path(expand_user_path(choice.bars_file)).absolute()
     except ValueError as error:
         raise SourceError(f"bars_file={choice.bars_file!r}: {error}") from error
     keeps_venue = choice.file_clock is None and _is_exchange(service.venue)

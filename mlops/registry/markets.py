@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from mlops.data.calendar import Calendar
 from mlops.data.file_options import BarsChoice
 from mlops.data.load import resolve_choice
 from mlops.data.market import Market
+from mlops.errors import DataError
 from mlops.registry.bar_files import FileState, identify_file, keep_file, read_kept_bars
 from mlops.registry.registration import CommitHook
 from mlops.service import Service
@@ -27,6 +29,8 @@ from mlops.store.markets import (
     list_markets,
     set_market,
 )
+
+log = logging.getLogger(__name__)
 
 
 def read_market(store: Store, service: Service) -> Market:
@@ -87,6 +91,22 @@ def set_market_of(service: Service, choice: BarsChoice, why: Why) -> CommitHook:
             set_market(connection, service.key, choice=noted, file=file, why=why)
 
     return set_it
+
+
+def refresh_files(store: Store, *, cache_root: Path) -> None:
+    """Read the files of all services again that are here and have changed.
+
+    A file that cannot be read leaves the bars that were read before, and a line in the log.
+    """
+    for row, _ in list_markets(store):
+        choice = BarsChoice.model_validate(row.choice)
+        try:
+            keep_chosen_file(store, Service.parse(row.service), choice, cache_root)
+        except DataError as error:
+            log.warning(
+                "service=%s its file is not read again: %s",
+                row.service, error, extra={"service": row.service},
+            )  # fmt: skip
 
 
 def adopt_noted_file(store: Store, service: Service, *, cache_root: Path) -> bool:
