@@ -174,7 +174,9 @@ def test_where_no_replica_is_left_people_are_told_that_nothing_answers(
     assert list_alerts(store, lasting_only=True) == ()
     acquire_lease(store, guard.LEASE, "a replica that is gone", seconds=0.0)
     monitor(now=now)
-    [row] = list_alerts(store, lasting_only=True)
+    rows = list_alerts(store, lasting_only=True)
+    # The file ended long ago, which is told as well.
+    [row] = [one for one in rows if one.subject != "stale_data"]
     assert (row.condition, row.subject, row.service) == (
         Condition.SYSTEM_TROUBLE,
         "replicas",
