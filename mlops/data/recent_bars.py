@@ -124,6 +124,16 @@ class RecentBars:
             "of each bars folder fetches them, see its log"
         )
 
+    def describe_stale(self, service: Service) -> str:
+        """What a file needs whose last bar is too old; empty where the bars come from a feed."""
+        market = self.markets.of(service)
+        if not (market.from_file and market.is_live):
+            return ""
+        return (
+            f"{market.choice.bars_file} has brought no later bar; append new bars to it, or train "
+            "with file_clock='replay' or 'end' (FILE_CLOCK) where no more will come"
+        )
+
     def find_newest(self, service: Service) -> NewestBar | None:
         """The newest bar that a feed stored; None where no later bar is due, as in a replay."""
         market = self.markets.of(service)

@@ -121,12 +121,6 @@ class MarketFeed:
     def trouble(self, service: Service) -> str:
         """Why no new bars of a service come; empty where nothing is wrong here."""
         trouble = self._waits_for or self._troubles.get(service.key, "")
-        market = self.markets.of(service)
-        if not trouble and market.from_file and market.is_live:
-            trouble = (
-                f"{market.choice.bars_file} has brought no later bar; append new bars to it, or "
-                "train with file_clock='replay' or 'end' (FILE_CLOCK) where no more will come"
-            )
         return trouble or describe_full_disk(self.bars_root)
 
     def _adopt_noted_files(self, services: Iterable[Service]) -> None:

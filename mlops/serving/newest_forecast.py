@@ -258,7 +258,10 @@ class ForecastPublisher:
 
     def _note_feed_trouble(self, service: Service, published: PublishedForecast) -> None:
         """Keep why no bar has come after one that is too old, where that is known."""
-        trouble = "" if published.fresh else self.feed_trouble(service)
+        if published.fresh:
+            trouble = ""
+        else:
+            trouble = self.feed_trouble(service) or self.bars.describe_stale(service)
         if trouble:
             self._note_missing(service.key, trouble)
         else:

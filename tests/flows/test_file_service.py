@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import pandas as pd
 import pytest
 
+from benchmarks.extra_series import NOT_RUN, ExtraSeries, list_extra_series
 from flows.deploy import deploy
 from flows.monitor import monitor
 from flows.retrain import retrain
@@ -73,34 +75,52 @@ def test_a_training_sets_the_market_of_its_service(shares: Place) -> None:
     assert (again.service, again.status) == (SHARE, "challenger")
 
 
+def live_on_a_file(place: Place, service: str, model_id: str, known: datetime) -> None:
+    """Take a version live, forecast, look, and retrain on the bars that came after ``known``."""
+    store, key = place.registry.store, Service.parse(service)
+    with replica(place) as running:
+        deploy(model_id, Strategy.BLUE_GREEN, plan=FAST)
+        running.forecast(service)
+    route = get_route(store, service)
+    assert route is not None
+    assert route.champion == model_id
+    recent = current_installation().open_recent_bars().load(key)
+    assert recent is not None
+    (row,) = [row for row in list_forecasts(store, service) if row.model_id == model_id]
+    assert row.bar in recent.frame.index[-3:]
+
+    [look] = [look for look in monitor().looks if look.service == service]
+    assert (look.model_id, look.why_not) == (model_id, "")
+    reason = TriggerReason(
+        service=service, cause=Cause.DRIFT, watermark="w", champion=model_id, text="drift"
+    )
+    with store.write() as connection:
+        raise_trigger(connection, reason, at=recent.now)
+    retrained = retrain(service, auto_deploy=False)
+    assert retrained is not None
+    version = get_version(store, retrained.model_id)
+    assert version.trained_until is not None
+    assert known < version.trained_until <= recent.now
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("clock", ["replay", "end"])
 def test_shares_from_a_file_are_live_watched_and_retrained(shares: Place, clock: str) -> None:
     known = shares.frame.index[BARS].to_pydatetime()
     model_id = train_shares(shares, file_clock=clock, end=known)
-    store = shares.registry.store
     shares.bars.unlink()
-    with replica(shares) as running:
-        deploy(model_id, Strategy.BLUE_GREEN, plan=FAST)
-        running.forecast(SHARE)
-    route = get_route(store, SHARE)
-    assert route is not None
-    assert route.champion == model_id
-    (row,) = [row for row in list_forecasts(store, SHARE) if row.model_id == model_id]
-    recent = current_installation().open_recent_bars().load(Service.parse(SHARE))
-    assert recent is not None
-    assert row.bar in recent.frame.index[-3:]
-    assert ("replayed" if clock == "replay" else "stands at its last bar") in recent.label
+    live_on_a_file(shares, SHARE, model_id, known)
 
-    [look] = monitor().looks
-    assert (look.model_id, look.why_not) == (model_id, "")
-    reason = TriggerReason(
-        service=SHARE, cause=Cause.DRIFT, watermark="w", champion=model_id, text="drift"
-    )
-    with store.write() as connection:
-        raise_trigger(connection, reason, at=recent.now)
-    retrained = retrain(SHARE, auto_deploy=False)
-    assert retrained is not None
-    version = get_version(store, retrained.model_id)
-    assert version.trained_until is not None
-    assert known < version.trained_until <= recent.now
+
+@pytest.mark.slow
+@pytest.mark.skipif(not list_extra_series(), reason=NOT_RUN)
+@pytest.mark.parametrize("horizon", [1, 7, 24])
+@pytest.mark.parametrize("series", list_extra_series(), ids=lambda series: series.name)
+def test_real_series_are_live_watched_and_retrained_on_replay(
+    project: Place, series: ExtraSeries, horizon: int
+) -> None:
+    known = pd.read_parquet(series.path)["open_time"].iloc[-3000].to_pydatetime()
+    choice = {"bars_file": str(series.path), "file_clock": "replay", "end": known, "features": None}
+    result = project.train(symbol=series.symbol, venue="file", horizon=horizon, **choice)
+    assert (result.status, result.refused_by) == ("challenger", ())
+    live_on_a_file(project, result.service, result.model_id, known)
