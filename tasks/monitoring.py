@@ -144,7 +144,7 @@ def _table_row(look: Look) -> dict[str, str]:
 
 
 def dataset_of(service: Service, recent: KnownBars) -> Dataset:
-    """KnownBars bars with the service's target and calendar."""
+    """Known bars with the service's target and calendar."""
     return Dataset(
         recent.frame,
         timeframe=service.timeframe,

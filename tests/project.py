@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -17,7 +18,9 @@ from mlops.data.file_options import BarsChoice
 from mlops.data.simulator import simulate_bars
 from mlops.registry.bar_files import identify_file
 from mlops.registry.connection import Registry
-from mlops.search.config import TrainingConfig
+from mlops.registry.markets import note_market
+from mlops.search.config import ModelType, TrainingConfig
+from mlops.search.search_plan import request_digest
 from mlops.service import Service
 from mlops.settings import Settings
 from tasks.context import open_project
@@ -99,7 +102,13 @@ def copied_place(folder: Path, template: Path) -> Iterator[Place]:
         moved = (template.as_uri(), folder.as_uri())
         database.execute("UPDATE version SET bundle_uri = replace(bundle_uri, ?, ?)", moved)
         for model_id, text in database.execute("SELECT model_id, notes FROM version").fetchall():
-            row = (text.replace(str(template / bars.name), str(bars)), model_id)
+            notes = json.loads(text.replace(str(template / bars.name), str(bars)))
+            if "config" in notes:
+                # The digest of a request and the id of a file cover the path of the bars.
+                config = TrainingConfig.model_validate(notes["config"])
+                notes["request"] = request_digest(ModelType(notes["asked_for"]), config)
+                notes["market"] = note_market(Service.parse(SERVICE), config)
+            row = (json.dumps(notes), model_id)
             database.execute("UPDATE version SET notes = ? WHERE model_id = ?", row)
         _move_markets(database, (str(template / bars.name), str(bars)))
     with entered_place(base, bars) as place:
@@ -110,7 +119,7 @@ def _move_markets(database: sqlite3.Connection, moved: tuple[str, str]) -> None:
     """Say that the bars of all markets come from the copied file, whose id covers its path."""
     for service, text, old in database.execute("SELECT service, choice, file FROM market"):
         choice = BarsChoice.model_validate_json(text.replace(*moved))
-        new = identify_file(choice, Service.parse(service).timeframe)
+        new = identify_file(Service.parse(service), choice)
         row = (choice.model_dump_json(exclude_defaults=True), new, service)
         database.execute("UPDATE market SET choice = ?, file = ? WHERE service = ?", row)
         database.execute("UPDATE bar_file SET id = ?, path = ? WHERE id = ?", (new, moved[1], old))

@@ -7,7 +7,8 @@ can pass.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -38,7 +39,7 @@ class FileOptions(BaseModel):
         default_factory=dict, description="New names of columns by their names in the file"
     )
     separator: str | None = Field(
-        None, description="Separator of the cells of a CSV file; empty: recognised from its header"
+        None, description="Separator of the cells of a CSV file; None: recognised from its header"
     )
     decimal: Literal[".", ","] = Field(".", description="Decimal mark of the numbers")
     skip_rows: int = Field(0, ge=0, description="Lines of a CSV file above its header")
@@ -51,18 +52,25 @@ class BarsChoice(FileOptions):
     """Which bars a service has: a file of the caller's, or its venue's own."""
 
     bars_file: str | None = Field(
-        None, description="A CSV or Parquet file of bars to use instead of the venue's"
+        None,
+        description="A file of bars to use instead of the venue's; an empty text: the venue's own, "
+        "where the service has had a file",
     )
     calendar: str | None = Field(
         None,
         description="When the market trades: 24/7, FX or a code of exchange_calendars such as "
-        "XNYS; empty: that of venue and symbol, or recognised from the file's stamps",
+        "XNYS; None: that of venue and symbol, or recognised from the file's stamps",
     )
     file_clock: FileClock | None = Field(
         None,
         description="Market time of a file: wall, end (the close of its last bar) or replay; "
-        "empty: FILE_CLOCK",
+        "None: FILE_CLOCK",
     )
+
+    @classmethod
+    def read(cls, noted: Mapping[str, Any]) -> BarsChoice:
+        """The choice that was noted in the store; a newer release may have noted more."""
+        return cls(**{name: noted[name] for name in cls.model_fields if name in noted})
 
     @property
     def choice(self) -> BarsChoice:

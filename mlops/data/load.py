@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,10 @@ def resolve_choice(choice: BarsChoice, service: Service, clock: FileClock) -> Ba
         SourceError: when the path begins with the home directory of nobody, or names a variable
             that is not set.
     """
-    if choice.bars_file is None:
-        return choice
+    if not choice.bars_file:
+        return choice.model_copy(update={"bars_file": None, "file_clock": None})
     try:
-        path = Path(expand_user_path(choice.bars_file)).absolute()
+        path = Path(os.path.abspath(expand_user_path(choice.bars_file)))
     except ValueError as error:
         raise SourceError(f"bars_file={choice.bars_file!r}: {error}") from error
     keeps_venue = choice.file_clock is None and _is_exchange(service.venue)

@@ -11,7 +11,7 @@ from typing import Protocol
 import pandas as pd
 
 from mlops.data.cache import BarCache
-from mlops.data.load import load_bars
+from mlops.data.load import LOCAL_VENUES, load_bars
 from mlops.data.market import SAMPLE_VENUE, Market
 from mlops.data.market_clock import Clock, market_clock, wall_clock
 from mlops.data.quality import NewestBar
@@ -119,6 +119,11 @@ class RecentBars:
                 f"no bars of {service.symbol} from {market.choice.bars_file} are in the store; "
                 "train the service on a machine that has the file"
             )
+        if service.venue in LOCAL_VENUES:
+            return (
+                f"no bars of {service.symbol} come from the venue {service.venue}; train the "
+                "service with bars_file="
+            )
         return (
             f"no bars of {service.symbol} on {service.venue} are in {self.root} yet; one replica "
             "of each bars folder fetches them, see its log"
@@ -137,7 +142,7 @@ class RecentBars:
     def find_newest(self, service: Service) -> NewestBar | None:
         """The newest bar that a feed stored; None where no later bar is due, as in a replay."""
         market = self.markets.of(service)
-        if not market.is_live or (service.venue == "simulator" and not market.from_file):
+        if not market.is_live or (service.venue in LOCAL_VENUES and not market.from_file):
             return None
         recent = self.load(service)
         if recent is None:

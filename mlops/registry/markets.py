@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,7 +16,7 @@ from mlops.data.file_options import BarsChoice
 from mlops.data.load import resolve_choice
 from mlops.data.market import Market
 from mlops.errors import DataError
-from mlops.registry.bar_files import FileState, identify_file, keep_file, read_kept_bars
+from mlops.registry.bar_files import identify_file, keep_file, read_kept_bars
 from mlops.registry.registration import CommitHook
 from mlops.service import Service
 from mlops.settings import FileClock
@@ -24,7 +25,6 @@ from mlops.store.engine import Connection
 from mlops.store.markets import (
     BarFile,
     MarketRow,
-    get_bar_file,
     get_market,
     list_markets,
     set_market,
@@ -44,18 +44,24 @@ def choose_bars(
 ) -> BarsChoice:
     """The bars of a training: those asked for, else those that the service has.
 
-    What the caller left out of the choice is that of the service, where the file is the same.
+    What is left out of the choice, or equals its default, is that of the service where the file is
+    the same: callers such as a form send every default.
 
     Args:
         clock: The clock of a file for which none is chosen.
+
+    Raises:
+        SourceError: when the path of the file names nobody's home or a variable that is not set.
     """
     resolved = resolve_choice(asked.choice, service, clock)
     row = get_market(store, service.key)
-    known = BarsChoice() if row is None else BarsChoice.model_validate(row.choice)
+    if row is None or row.file is None or asked.bars_file == "":
+        return resolved
+    known = BarsChoice.read(row.choice)
     if resolved.bars_file not in (None, known.bars_file):
         return resolved
-    given = (asked.model_fields_set & BarsChoice.model_fields.keys()) - {"bars_file"}
-    return known.model_copy(update={name: getattr(resolved, name) for name in given})
+    chosen = asked.choice.model_dump(exclude_defaults=True, exclude={"bars_file"})
+    return known.model_copy(update=chosen)
 
 
 def note_calendar(asked: BarsChoice, calendar: Calendar) -> BarsChoice:
@@ -66,29 +72,35 @@ def note_calendar(asked: BarsChoice, calendar: Calendar) -> BarsChoice:
     return choice.model_copy(update={"calendar": calendar.name})
 
 
-def keep_chosen_file(store: Store, service: Service, choice: BarsChoice, cache_root: Path) -> None:
-    """Keep the bars of the file that feeds a service; nothing happens where its venue does.
+def keep_chosen_file(store: Store, service: Service, choice: BarsChoice, cache_root: Path) -> bool:
+    """Keep the bars of the file that feeds a service; False where they are kept, or there is none.
 
     Raises:
-        DataError: when the file cannot be read, or its bars break the contract.
+        DataError: when the file cannot be read, or its bars break the contract or do not go on
+            from those that are kept.
     """
+    from_file = Market.of(service, choice).from_file
+    return from_file and keep_file(store, service, choice, cache_root=cache_root)
+
+
+def note_market(service: Service, choice: BarsChoice) -> dict[str, Any] | None:
+    """The market of a service as its versions note it; None where its venue's own counts."""
     if not Market.of(service, choice).from_file:
-        return
-    state = FileState.of(str(choice.bars_file))
-    kept = get_bar_file(store, identify_file(choice, service.timeframe))
-    if state is not None and not state.is_that_of(kept):
-        keep_file(store, service, choice, cache_root=cache_root, state=state)
+        return None
+    noted = choice.model_dump(mode="json", exclude_defaults=True)
+    return {"choice": noted, "file": identify_file(service, choice)}
 
 
 def set_market_of(service: Service, choice: BarsChoice, why: Why) -> CommitHook:
-    """Sets the market of a service in the transaction that registers a version of it."""
-    from_file = Market.of(service, choice).from_file
-    file = identify_file(choice, service.timeframe) if from_file else None
-    noted = choice.model_dump(mode="json", exclude_defaults=True)
+    """Sets the market of a service in the transaction that begins it.
+
+    From then on the market follows the champion, see `mlops.store.markets.follow_champion`.
+    """
 
     def set_it(connection: Connection, version: ModelVersion) -> None:
-        if noted:
-            set_market(connection, service.key, choice=noted, file=file, why=why)
+        noted = note_market(service, choice)
+        if noted is not None:
+            set_market(connection, service.key, **noted, why=why)
 
     return set_it
 
@@ -99,7 +111,7 @@ def refresh_files(store: Store, *, cache_root: Path) -> None:
     A file that cannot be read leaves the bars that were read before, and a line in the log.
     """
     for row, _ in list_markets(store):
-        choice = BarsChoice.model_validate(row.choice)
+        choice = BarsChoice.read(row.choice)
         try:
             keep_chosen_file(store, Service.parse(row.service), choice, cache_root)
         except DataError as error:
@@ -110,10 +122,9 @@ def refresh_files(store: Store, *, cache_root: Path) -> None:
 
 
 def adopt_noted_file(store: Store, service: Service, *, cache_root: Path) -> bool:
-    """Set the market of a service that was begun before markets were kept.
+    """Set the market of a service that an earlier release began on a file.
 
-    Its champion's notes name the file that it was trained on. Returns whether they do, and the
-    file is here.
+    Its champion's notes name the file. Returns False where they do not, or the file is not here.
 
     Raises:
         StoreError: when the store is away.
@@ -123,9 +134,8 @@ def adopt_noted_file(store: Store, service: Service, *, cache_root: Path) -> boo
     if route is None or get_market(store, service.key) is not None:
         return False
     version = get_version(store, route.champion)
-    config = version.notes.get("config") or {}
-    fields = {name: config[name] for name in BarsChoice.model_fields if name in config}
-    choice = resolve_choice(BarsChoice.model_validate(fields), service, FileClock.WALL)
+    noted = BarsChoice.read(version.notes.get("config") or {})
+    choice = resolve_choice(noted, service, FileClock.WALL)
     if choice.bars_file is None or not Path(choice.bars_file).exists():
         return False
     keep_chosen_file(store, service, choice, cache_root)
@@ -136,7 +146,7 @@ def adopt_noted_file(store: Store, service: Service, *, cache_root: Path) -> boo
 
 
 def _market_of(service: Service, row: MarketRow | None) -> Market:
-    return Market.of(service, None if row is None else BarsChoice.model_validate(row.choice))
+    return Market.of(service, None if row is None else BarsChoice.read(row.choice))
 
 
 class MarketBook:

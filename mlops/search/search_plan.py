@@ -106,7 +106,7 @@ def study_key(service_key: str, watermark: str, request_digest: str, code: str) 
 
 
 def request_digest(model_type: ModelType, config: TrainingConfig) -> str:
-    """Digest of a request; its bars, their period and its leak override do not change it.
+    """Digest of a request; its period, its leak override and how its file is read do not change it.
 
     >>> from datetime import UTC, datetime
     >>> later = TrainingConfig(end=datetime(2024, 3, 1, tzinfo=UTC))
@@ -116,8 +116,7 @@ def request_digest(model_type: ModelType, config: TrainingConfig) -> str:
     >>> request_digest(ModelType.LINEAR, TrainingConfig(refits=9)) == digest
     False
     """
-    ignored = {"start", "end", "leak_override", *BarsChoice.model_fields}
-    # The digests of earlier releases have this field.
-    asked = {**config.model_dump(mode="json", exclude=ignored), "bars_file": None}
+    ignored = {"start", "end", "leak_override", *BarsChoice.model_fields} - {"bars_file"}
+    asked = config.model_dump(mode="json", exclude=ignored)
     text = json.dumps([str(model_type), asked], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -2,14 +2,16 @@
 
 That process holds the lease ``feed:{venue}:{folder}``, and every replica that has the folder reads.
 A machine with a bars folder of its own has an id of its own, so it fills its own disk. A file is
-read again, by one of the processes that see it, when it has changed; its bars go to the store.
+read again by a process that sees it when it has changed; its bars go to the store.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -35,8 +37,23 @@ POLL_S = 5.0
 HISTORY_BARS = 4000
 """Bars fetched of a market that is new to the cache."""
 
+RETRY_S = 60.0
+"""Seconds until a file that could not be read is tried again, though it has not changed."""
+
 SETTLE = timedelta(seconds=1)
 """A venue may still change a bar so long after its close."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriedFile:
+    """A file as it was when its reading was tried; it is tried again at ``retry_at``."""
+
+    state: FileState
+    retry_at: float
+
+    def is_done_with(self, state: FileState) -> bool:
+        """Whether a file in this state need not be read."""
+        return self.state == state and time.monotonic() < self.retry_at
 
 
 class MarketFeed:
@@ -68,8 +85,8 @@ class MarketFeed:
         self.exchange_base_url = exchange_base_url
         self._fetched_until: dict[tuple[str, str, str], datetime] = {}
         self._troubles: dict[str, str] = {}
-        self._unreadable: dict[str, FileState] = {}
-        self._asked: set[Service] = set()
+        self._tried: dict[Service, TriedFile] = {}
+        self._adopt_at = 0.0
         self._waits_for = ""
         self._lines = RepeatedLines(log)
 
@@ -125,35 +142,39 @@ class MarketFeed:
 
     def _adopt_noted_files(self, services: Iterable[Service]) -> None:
         """Set the markets of services that an earlier release began on a file."""
-        for service in set(services) - self._asked:
+        if time.monotonic() < self._adopt_at:
+            return
+        self._adopt_at = time.monotonic() + RETRY_S
+        for service in services:
             try:
                 if adopt_noted_file(self.store, service, cache_root=self.bars_root):
                     self.markets.refresh()
             except DataError as error:
                 self._troubles[service.key] = f"no new bars come: {error}"
-            self._asked.add(service)
 
     def _read_file(self, service: Service, market: Market) -> bool:
         """Keep the bars of a file that this process sees and that has changed."""
-        state = FileState.of(str(market.choice.bars_file))
-        kept = self.markets.file_of(service)
-        if state is None or state.is_that_of(kept) or self._unreadable.get(service.key) == state:
+        state, tried = FileState.of(str(market.choice.bars_file)), self._tried.get(service)
+        # Another machine may have another copy of the file: each reads its own once.
+        if state is None or (tried is not None and tried.is_done_with(state)):
             return False
-        name = f"feed:{identify_file(market.choice, service.timeframe)[:16]}"
+        name = f"feed:{identify_file(service, market.choice)[:16]}"
         if not acquire_lease(self.store, name, self.holder, seconds=LEASE_S):
             return False
         try:
-            keep_file(self.store, service, market.choice, cache_root=self.bars_root, state=state)
+            changed = keep_file(self.store, service, market.choice, cache_root=self.bars_root)
         except DataError as error:
-            # What was read before stays, and the next change of the file is tried again.
-            self._unreadable[service.key] = state
+            # What was read before stays.
+            self._tried[service] = TriedFile(state, time.monotonic() + RETRY_S)
             self._troubles[service.key] = f"no new bars come: {error}"
             self._lines.write(service.key, f"service={service} no new bars come: {error}")
             return False
+        self._tried[service] = TriedFile(state, math.inf)
         self._troubles.pop(service.key, None)
         self._lines.end(service.key)
-        self.markets.refresh()
-        return True
+        if changed:
+            self.markets.refresh()
+        return changed
 
     def _fetch(self, service: Service, wall: Callable[[], datetime]) -> bool:
         market = (service.venue, service.symbol, service.timeframe.name)

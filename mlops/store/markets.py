@@ -8,7 +8,7 @@ that are named by their content: a file that grows changes its last chunk only.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -33,7 +33,8 @@ class BarFile:
     Args:
         id: Digest of its path and of how its rows are read.
         digest: Content hash of all bars.
-        chunks: Digests of the chunks, oldest first.
+        chunks: Digests of the chunks, oldest first; empty in a list of markets.
+        found: What was dropped and rebuilt of its rows, as JSON.
         size: Bytes of the file when it was read.
         modified_ns: Its modification time then, ns since 1970.
     """
@@ -43,7 +44,8 @@ class BarFile:
     digest: str
     bars: int
     last_close: datetime
-    chunks: Sequence[str]
+    chunks: Sequence[str] = ()
+    found: Mapping[str, Any] = field(default_factory=dict)
     size: int
     modified_ns: int
     read_at: datetime
@@ -56,7 +58,7 @@ class MarketRow:
     Args:
         choice: What the caller said of the bars, as JSON.
         file: Id of the file that the bars come from; None where they come from the venue.
-        since: When it was set, in market time.
+        since: When it was set.
     """
 
     service: str
@@ -97,10 +99,29 @@ def get_market(store: Store, service: str) -> MarketRow | None:
 
 def list_markets(store: Store) -> tuple[tuple[MarketRow, BarFile | None], ...]:
     """All markets that were set, each with the file of its bars."""
+    # The chunks of a long file are many, and this is read every second.
+    columns = [column for column in bar_file.columns if column.name != "chunks"]
     with store.read() as connection:
         markets = connection.execute(sa.select(market)).all()
-        files = {row.id: BarFile(**row._mapping) for row in connection.execute(sa.select(bar_file))}
+        files = {row.id: BarFile(**row._mapping) for row in connection.execute(sa.select(*columns))}
     return tuple((MarketRow(**row._mapping), files.get(row.file)) for row in markets)
+
+
+def follow_champion(
+    connection: Connection, service: str, notes: Mapping[str, Any], why: Why
+) -> None:
+    """Give a service the bars that its new champion was trained on, in the caller's transaction.
+
+    Args:
+        notes: Of the champion; ``market`` in them holds choice and file. Without it, or where the
+            bars of that file were deleted, nothing changes.
+    """
+    noted = notes.get("market")
+    if not noted:
+        return
+    known = sa.select(bar_file.c.id).where(bar_file.c.id == noted["file"])
+    if connection.execute(known).first() is not None:
+        set_market(connection, service, choice=noted["choice"], file=noted["file"], why=why)
 
 
 def get_bar_file(store: Store, file_id: str) -> BarFile | None:
@@ -108,6 +129,12 @@ def get_bar_file(store: Store, file_id: str) -> BarFile | None:
     with store.read() as connection:
         row = connection.execute(sa.select(bar_file).where(bar_file.c.id == file_id)).first()
     return None if row is None or not row.bars else BarFile(**row._mapping)
+
+
+def touch_bar_file(store: Store, file_id: str, at: datetime) -> None:
+    """Note that a file was found unchanged, so that its bars are not deleted as unused."""
+    with store.write() as connection:
+        connection.execute(sa.update(bar_file).where(bar_file.c.id == file_id).values(read_at=at))
 
 
 def put_bars(store: Store, file: BarFile, chunks: Mapping[str, bytes]) -> None:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from mlops.errors import StoreError
 from mlops.store import audit
 from mlops.store.engine import Store
+from mlops.store.markets import follow_champion
 from mlops.store.schema import route, route_history, version
 from mlops.store.sql import db_now
 
@@ -122,6 +123,11 @@ def change_route(
             "nothing was changed: read it again and decide anew"
         )
     _insert_history(connection, changed, action, why)
+    if changed.champion != before.champion:
+        notes = connection.scalar(
+            sa.select(version.c.notes).where(version.c.model_id == changed.champion)
+        )
+        follow_champion(connection, before.service, notes or {}, why)
     old, new = _to_columns(before), _to_columns(changed)
     differing = [name for name in (*_LIVE, "generation") if old[name] != new[name]]
     audit.record(

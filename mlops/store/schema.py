@@ -480,6 +480,7 @@ bar_file = sa.Table(
     sa.Column("bars", sa.Integer, nullable=False),
     sa.Column("last_close", UtcTime, nullable=False),
     sa.Column("chunks", JsonText, nullable=False),
+    sa.Column("found", JsonText, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("modified_ns", sa.BigInteger, nullable=False),
     sa.Column("read_at", UtcTime, nullable=False),

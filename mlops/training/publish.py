@@ -16,7 +16,7 @@ from mlops.models.base import History
 from mlops.models.recipe import Recipe
 from mlops.registry.bundles import bundle_parts
 from mlops.registry.connection import Registry
-from mlops.registry.markets import set_market_of
+from mlops.registry.markets import note_market
 from mlops.registry.registration import Candidate, CommitHook, register
 from mlops.registry.tracking import RunLog
 from mlops.rollout.plan import RolloutPlan
@@ -81,8 +81,6 @@ def publish(
     within: list[CommitHook] = []
     if answers is not None:
         within.append(partial(answer_claim, claim=answers, at=why.at))
-    if judgement.report.passed:
-        within.append(set_market_of(plan.service, plan.config.choice, why))
     if rollout is not None:
         wish = replace(why, reason="auto_deploy")
         within.append(partial(insert_wish, plan=rollout, why=wish))
@@ -97,6 +95,7 @@ def _notes(plan: TrainingPlan, study: Study, answers: Claim | None) -> dict[str,
         "request": plan.request,
         "asked_for": str(plan.model_type),
         "config": plan.config.model_dump(mode="json"),
+        "market": note_market(plan.service, plan.config.choice),
         "reason": plan.reason,
         "triggers": [] if answers is None else [row.id for row in answers.triggers],
         "recipe": study.winner.recipe.to_dict(),

@@ -12,7 +12,6 @@ from datetime import datetime
 
 import pandas as pd
 
-from mlops.data.file_options import BarsChoice
 from mlops.registry.markets import read_market
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import request_digest
@@ -78,9 +77,11 @@ def claim_retraining(
     if last is None:
         return None
     model_type = ModelType(last.notes["asked_for"])
-    # The service may have other bars by now than when its champion was trained.
-    asked = {k: v for k, v in last.notes["config"].items() if k not in BarsChoice.model_fields}
-    config = TrainingConfig.model_validate({**asked, "end": now})
+    config = TrainingConfig.model_validate({**last.notes["config"], "end": now})
+    market = read_market(store, Service.parse(service))
+    if market.from_file:
+        # A refused request may have tried other bars than those that the service has.
+        config = config.model_copy(update=dict(market.choice))
     ready = _refit_testable_at(store, Service.parse(service), request_digest(model_type, config))
     if ready is not None and ready > now:
         if postpone_triggers(store, service, lease=lease, until=ready):

@@ -24,6 +24,9 @@ from mlops.registry.connection import key_file
 from mlops.service import Service
 from mlops.store import Status, Why
 from tests.project import skip_verification
+from tests.stores import add, began, empty_url, store, url
+
+__all__ = ["add", "began", "empty_url", "store", "url"]
 
 AT = datetime(2025, 1, 1, tzinfo=UTC)
 SERVICE = Service.of(

@@ -112,7 +112,7 @@ def test_a_market_is_set_once_and_its_change_is_audited(store: Store) -> None:
     found = get_market(store, SERVICE)
     assert found is not None
     assert (found.choice, found.file, found.since) == ({"bars_file": FILE.path}, FILE.id, NOW)
-    assert list_markets(store) == ((found, FILE),)
+    assert list_markets(store) == ((found, replace(FILE, chunks=())),)
     assert [one.actor for one in list_audit_entries(store, subject=SERVICE)] == ["anna"]
     assert get_market(store, "binance.btc-usdt.1h.volatility.24") is None
 

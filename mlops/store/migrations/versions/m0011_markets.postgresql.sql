@@ -5,6 +5,7 @@ CREATE TABLE bar_file (
     bars INTEGER NOT NULL,
     last_close TIMESTAMP WITHOUT TIME ZONE NOT NULL,
     chunks TEXT NOT NULL,
+    found TEXT NOT NULL,
     size BIGINT NOT NULL,
     modified_ns BIGINT NOT NULL,
     read_at TIMESTAMP WITHOUT TIME ZONE NOT NULL,
