@@ -60,6 +60,25 @@ class Calendar(Protocol):
         """Whether the market is closed while each bar lasts, a mask (N,); ``opens`` ascend."""
         ...
 
+    def close_after(
+        self, closed: pd.Timestamp, bars: int, timeframe: Timeframe, *, skip_short: bool = False
+    ) -> pd.Timestamp:
+        """The close of the bar that is so many tradable bars after one that closed at ``closed``.
+
+        Bars have the phase of ``closed`` as far as the sessions allow it: bars of up to an hour
+        and bars of a day or more have it everywhere, others until the session ends. A bar closes
+        one ``timeframe`` after its open, though the session may end before.
+
+        Args:
+            bars: From 0; 0 gives ``closed``.
+            skip_short: Leave out the last bar of the session that is under way, where at most
+                half of it is traded. Not all sources have such bars.
+
+        Raises:
+            BarsError: when ``closed`` lies before the calendar begins.
+        """
+        ...
+
     def bars_per_year(self, timeframe: Timeframe) -> float:
         """Bars in a year of 365 days, for annualising."""
         ...
@@ -95,6 +114,11 @@ class AlwaysOpen:
 
     def find_outside(self, opens: TimeArray, timeframe: Timeframe) -> BoolArray:
         return np.zeros(len(opens), bool)
+
+    def close_after(
+        self, closed: pd.Timestamp, bars: int, timeframe: Timeframe, *, skip_short: bool = False
+    ) -> pd.Timestamp:
+        return closed + bars * timeframe.step
 
     def bars_per_year(self, timeframe: Timeframe) -> float:
         return MINUTES_PER_YEAR / timeframe.minutes

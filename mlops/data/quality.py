@@ -1,19 +1,18 @@
 """The quality of clean bars: holes, flat bars, likely splits, bad prints, and staleness.
 
 Oddities are flagged and never repaired: a fall of 48 % may be a crash and not an error.
-`NewestBar` measures age in bars that the market could trade since, so that closed hours
-make no market stale.
+`fresh_until` and `NewestBar` measure age in bars that the market could trade since, so that closed
+hours make no market stale.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 
-import numpy as np
 import pandas as pd
 
-from mlops.arrays import naive_utc
 from mlops.data.calendar import Calendar, find_missing
 from mlops.data.price_oddities import Prices
 from mlops.service import Service, Timeframe
@@ -66,6 +65,23 @@ def find_holes(
     return holes, len(opened) / (len(opened) + int(counts.sum()))
 
 
+def fresh_until(
+    closed: datetime, timeframe: Timeframe, calendar: Calendar, max_age_bars: float
+) -> datetime:
+    """Market time from which a bar is too old: so many tradable bars have closed since.
+
+    Closed hours do not count. A short last bar of the session does not count either: not all
+    sources have it, and where they do, it is the newest bar before it can make one stale.
+
+    Args:
+        closed: The close of the bar.
+        max_age_bars: A fraction counts as that share of the last of the bars.
+    """
+    whole = math.ceil(max_age_bars)
+    last = calendar.close_after(pd.Timestamp(closed), whole, timeframe, skip_short=True)
+    return (last - (whole - max_age_bars) * timeframe.step).to_pydatetime()
+
+
 @dataclass(frozen=True, slots=True)
 class NewestBar:
     """The close of the newest complete bar (None without a bar) and the market time ``now``."""
@@ -75,19 +91,8 @@ class NewestBar:
     calendar: Calendar
 
     def is_stale(self, service: Service, *, max_age_bars: float) -> bool:
-        """Whether the newest bar is older than ``max_age_bars`` and the market traded since.
-
-        Closed hours do not count: after a weekend the count begins anew.
-        """
+        """Whether the newest bar is too old by `fresh_until`, or there is none."""
         if self.closed_at is None:
             return True
-        if self.now - self.closed_at <= max_age_bars * service.timeframe.step:
-            return False
-        return self.missed(service) >= max(1, int(max_age_bars))
-
-    def missed(self, service: Service) -> int:
-        """Tradable bars that have closed since the newest bar."""
-        if self.closed_at is None:
-            return 0
-        closed, now = (np.array([naive_utc(moment)]) for moment in (self.closed_at, self.now))
-        return int(self.calendar.missing_between(closed, now, service.timeframe)[0])
+        limit = fresh_until(self.closed_at, service.timeframe, self.calendar, max_age_bars)
+        return self.now > limit

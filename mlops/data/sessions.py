@@ -20,6 +20,7 @@ from mlops.errors import BarsError
 from mlops.service import Timeframe
 
 DAY_MINUTES = 1440
+_HOUR_MINUTES = 60
 MONDAY = np.datetime64("1970-01-05T00:00", "ns")
 AUCTION = timedelta(minutes=10)
 """Bars this close to a session belong to it: auctions trade just before and just after it."""
@@ -30,6 +31,9 @@ _FX_DAYS = np.arange(5).astype("timedelta64[D]")
 _FX_EDGE = timedelta(hours=1)
 _CLOCK_CHANGE = np.timedelta64(2, "h")
 """Days by a local clock are shorter or longer by this much at most."""
+
+_LONGEST_CLOSED = timedelta(days=14)
+"""Most markets never close for longer."""
 
 _LEAST_TRADED = np.timedelta64(1, "h")
 """Least time that a market trades in a bar of a day or more, such as a Sunday's of currencies."""
@@ -120,6 +124,22 @@ class SessionCalendar:
         outside: BoolArray = begins[following] - leeway >= opens + step
         return outside
 
+    def close_after(
+        self, closed: pd.Timestamp, bars: int, timeframe: Timeframe, *, skip_short: bool = False
+    ) -> pd.Timestamp:
+        if bars < 1:
+            return closed
+        begin, ahead = naive_utc(closed), bars * timeframe.step + _LONGEST_CLOSED
+        while True:
+            edges = closed - timeframe.step, closed + ahead
+            if timeframe.minutes >= DAY_MINUTES:
+                opens = _list_days_after(self.sessions(*edges).middles, begin, timeframe)
+            else:
+                opens = _list_bars_after(self.stretches(*edges), begin, timeframe, skip_short)
+            if len(opens) >= bars:
+                return pd.Timestamp(opens[bars - 1], tz="UTC") + timeframe.step
+            ahead *= 2
+
     def bars_per_year(self, timeframe: Timeframe) -> float:
         return _count_bars_per_year(self, timeframe)
 
@@ -154,6 +174,34 @@ def _list_bars(stretches: Periods, timeframe: Timeframe) -> TimeArray:
     edges = zip(stretches.opens, stretches.closes, strict=True)
     stamps = [np.arange(begun, ended, step) for begun, ended in edges]
     return np.concatenate(stamps) if stamps else np.empty(0, "datetime64[ns]")
+
+
+def _list_bars_after(
+    stretches: Periods, closed: np.datetime64, timeframe: Timeframe, skip_short: bool
+) -> TimeArray:
+    """Opens of the bars shorter than a day that follow one that closed at ``closed``."""
+    step = np.timedelta64(timeframe.step)
+    own = np.searchsorted(stretches.opens, closed - step, side="right") - 1
+    began = own >= 0 and stretches.closes[own] > closed - step
+    # The next stretch may begin before a last bar, which is short, has lasted its full time.
+    since = min(closed, stretches.closes[own]) if began else closed
+    coming = stretches.closes > since
+    begun, ended = np.maximum(stretches.opens[coming], since), stretches.closes[coming]
+    opens = _list_bars(Periods(begun, ended), timeframe)
+    if skip_short and began and len(begun) and begun[0] == since:
+        is_short = (opens < ended[0]) & (2 * (ended[0] - opens) <= step)
+        opens = opens[~is_short]
+    has_own_phase = not began or (closed - stretches.opens[own]) % step != np.timedelta64(0)
+    if has_own_phase and _HOUR_MINUTES % timeframe.minutes == 0:
+        opens = opens - (opens - closed) % step
+    return opens
+
+
+def _list_days_after(middles: TimeArray, closed: np.datetime64, timeframe: Timeframe) -> TimeArray:
+    """Opens of the bars of a day or more that follow one that closed at ``closed``."""
+    step = np.timedelta64(timeframe.step)
+    numbers = np.unique((middles[middles >= closed] - closed) // step)
+    return closed + numbers * step
 
 
 def _find_long_bars(sessions: Periods, timeframe: Timeframe) -> TimeArray:

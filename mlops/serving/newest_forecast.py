@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ import pandas as pd
 from mlops.data.bars import content_hash
 from mlops.data.calendar import load_calendar
 from mlops.data.market_clock import wall_seconds
+from mlops.data.quality import fresh_until
 from mlops.data.recent_bars import KnownBars, RecentBars
 from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
 from mlops.logs import RepeatedLines, bound
@@ -177,7 +179,8 @@ class ForecastPublisher:
             why = self.feed_trouble(service) or self.bars.describe_missing(service)
             self._note_missing(route.service, why)
             return
-        newest = self._open_newest(route.service, service, recent)
+        # Sessions that were not read before take up to a second.
+        newest = await asyncio.to_thread(self._open_newest, route.service, service, recent)
         published = self._published.get(route.service)
         if published is None or pd.Timestamp(published.row.bar) != newest.bar:
             await self._publish(route, service, recent, newest)
@@ -190,16 +193,19 @@ class ForecastPublisher:
         """What was done for the newest bar; nothing yet where this replica sees it first now."""
         known, bar = self._newest.get(key), recent.frame.index[-1]
         if known is None or known.bar != bar:
-            bar_s = wall_seconds(recent.market, service.timeframe.step)
+            step = service.timeframe.step
+            bar_s = wall_seconds(recent.market, step)
+            if math.isinf(bar_s):  # market time stands still, and the champion may never come
+                bar_s = step.total_seconds()
             longest_s = longest_wait_s(bar_s, self._fresh_s(service, recent))
             known = self._newest[key] = NewestBar(bar, time.monotonic(), longest_s)
         return known
 
     def _fresh_s(self, service: Service, recent: KnownBars) -> float:
         """Seconds of the wall clock until the newest bar is too old to forecast from."""
-        age_limit = (1 + self.max_age_bars) * service.timeframe.step
-        left = recent.frame.index[-1] + age_limit - recent.now
-        return wall_seconds(recent.market, left)
+        market, closed = recent.market, recent.frame.index[-1] + service.timeframe.step
+        limit = fresh_until(closed, service.timeframe, market.calendar, self.max_age_bars)
+        return wall_seconds(market, limit - recent.now)
 
     async def _publish(
         self, route: Route, service: Service, recent: KnownBars, newest: NewestBar
@@ -216,7 +222,8 @@ class ForecastPublisher:
                 raise ServingError(f"{why}, and what is not on record is not published")
             self._unconfirmed.add(route.service)
         newest.forecast_by.add(row.model_id)
-        self._published[route.service] = self._make_published(route, service, recent, row)
+        published = await asyncio.to_thread(self._make_published, route, service, recent, row)
+        self._published[route.service] = published
         self.reasons_missing.pop(route.service, None)
         self._lines.end(route.service)
 
@@ -282,7 +289,8 @@ class ForecastPublisher:
             return
         self._unconfirmed.discard(route.service)
         if row != self._published[route.service].row:
-            self._published[route.service] = self._make_published(route, service, recent, row)
+            published = await asyncio.to_thread(self._make_published, route, service, recent, row)
+            self._published[route.service] = published
 
     def _read_stored_row(self, route: Route, recent: KnownBars) -> ForecastRow | None:
         """The stored forecast of the newest bar; None where there is none or the store is away."""

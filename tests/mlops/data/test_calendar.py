@@ -236,3 +236,67 @@ def test_a_clock_change_is_no_hole_and_hides_none(timeframe, zone):
     )
 
     assert missing[1:].tolist() == (np.diff(np.flatnonzero(there)) - 1).tolist()
+
+
+# A Friday; the hours of New York were UTC - 5, and Monday the 15th was a holiday.
+COMING = [
+    ("24/7", "1h", "2024-01-12 21:00", 24, "2024-01-13 21:00"),
+    ("24/7", "4h", "2024-01-12 21:17", 3, "2024-01-13 09:17"),
+    ("FX", "1h", "2024-01-12 22:00", 1, "2024-01-14 23:00"),
+    ("FX", "1d", "2024-01-13 00:00", 2, "2024-01-17 00:00"),
+    ("FX", "1d", "2024-01-12 22:00", 2, "2024-01-16 22:00"),
+    ("XNYS", "1h", "2024-01-12 15:30", 0, "2024-01-12 15:30"),
+    ("XNYS", "1h", "2024-01-12 15:30", 5, "2024-01-12 20:30"),
+    ("XNYS", "1h", "2024-01-12 15:30", 6, "2024-01-12 21:30"),
+    ("XNYS", "1h", "2024-01-12 15:30", 7, "2024-01-16 15:30"),
+    # After the last, short bar of the session: three sessions of seven bars, and three bars.
+    ("XNYS", "1h", "2024-01-12 21:30", 24, "2024-01-19 17:30"),
+    # Hours by the full hour, the first of which is short.
+    ("XNYS", "1h", "2024-01-12 15:00", 6, "2024-01-12 21:00"),
+    ("XNYS", "1h", "2024-01-12 21:00", 1, "2024-01-16 15:00"),
+    ("XNYS", "4h", "2024-01-12 18:30", 1, "2024-01-12 22:30"),
+    ("XNYS", "4h", "2024-01-12 22:30", 1, "2024-01-16 18:30"),
+    # Days by date, by midnight in New York and by the open.
+    ("XNYS", "1d", "2024-01-13 00:00", 1, "2024-01-17 00:00"),
+    ("XNYS", "1d", "2024-01-13 05:00", 1, "2024-01-17 05:00"),
+    ("XNYS", "1d", "2024-01-13 14:30", 5, "2024-01-23 14:30"),
+    ("XNYS", "7d", "2024-01-15 00:00", 2, "2024-01-29 00:00"),
+    # Lunch begins within a bar of an hour, and within one of four.
+    ("XTKS", "1h", "2024-01-12 03:00", 1, "2024-01-12 04:30"),
+    ("XTKS", "4h", "2024-01-12 04:00", 1, "2024-01-12 07:30"),
+    ("XTKS", "1d", "2024-01-12 15:00", 1, "2024-01-15 15:00"),
+    ("CMES", "1h", "2024-01-12 22:00", 1, "2024-01-15 00:00"),
+    # Past the holidays that are known, each weekday is a session.
+    ("XSHG", "1h", "2098-06-06 07:00", 1, "2098-06-09 02:30"),
+    ("XNYS", "1d", "2098-06-07 00:00", 1, "2098-06-10 00:00"),
+]
+
+
+@pytest.mark.parametrize(("name", "timeframe", "closed", "bars", "expected"), COMING)
+def test_the_close_of_a_coming_bar_leaves_out_closed_hours(
+    name: str, timeframe: str, closed: str, bars: int, expected: str
+) -> None:
+    at = pd.Timestamp(closed, tz="UTC")
+    coming = load_calendar(name).close_after(at, bars, Timeframe(timeframe))
+    assert f"{coming:%Y-%m-%d %H:%M}" == expected
+
+
+def test_a_short_bar_that_some_sources_lack_is_left_out_on_demand() -> None:
+    at, hour = pd.Timestamp("2024-01-12 20:30", tz="UTC"), Timeframe("1h")
+    ends = [
+        load_calendar("XNYS").close_after(at, 1, hour, skip_short=skip) for skip in (False, True)
+    ]
+    assert [f"{end:%d %H:%M}" for end in ends] == ["12 21:30", "16 15:30"]
+
+
+@pytest.mark.parametrize("name", ["24/7", "FX", "XNYS", "XTKS", "CMES"])
+@pytest.mark.parametrize("timeframe", ["5m", "1h", "4h", "1d"])
+def test_each_expected_bar_closes_as_many_bars_after_the_first_as_it_is_further_on(
+    name: str, timeframe: str
+) -> None:
+    step, calendar = Timeframe(timeframe), load_calendar(name)
+    start = pd.Timestamp("2023-11-06", tz="UTC")
+    opens = calendar.expected_opens(start, start + pd.Timedelta(days=60), step)
+    for bars in (1, 7, len(opens) - 1):
+        closes = calendar.close_after(opens[0] + step.step, bars, step)
+        assert closes == opens[bars] + step.step

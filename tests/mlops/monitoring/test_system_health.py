@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from mlops.data.calendar import load_calendar
+from mlops.data.calendar import calendar_for, load_calendar
 from mlops.data.quality import NewestBar
 from mlops.monitoring.system_health import (
     Finding,
@@ -137,14 +137,18 @@ def test_a_latency_limit_beyond_the_last_edge_still_counts() -> None:
         ("EUR/USD", "2025-01-03 22:00", "2025-01-05 12:30", False),
         ("EUR/USD", "2025-01-03 22:00", "2025-01-05 23:30", False),
         ("EUR/USD", "2025-01-03 22:00", "2025-01-06 00:30", True),
+        # Stocks trade from 14:30 to 21:00 in winter; their short last bar is no bar to wait for.
+        ("AAPL", "2025-01-03 20:30", "2025-01-06 16:30", False),
+        ("AAPL", "2025-01-03 20:30", "2025-01-06 16:31", True),
+        ("AAPL", "2025-01-03 17:30", "2025-01-03 19:31", True),
     ],
 )
 def test_bars_are_stale_where_the_market_has_traded_since(
     symbol: str, closed: str, now: str, stale: bool
 ) -> None:
     moments = (datetime.fromisoformat(one).replace(tzinfo=UTC) for one in (closed, now))
-    newest = NewestBar(*moments, load_calendar("FX" if symbol == "EUR/USD" else "24/7"))
-    venue = "sample" if symbol == "EUR/USD" else "binance"
+    venue = {"EUR/USD": "sample", "AAPL": "xnys"}.get(symbol, "binance")
+    newest = NewestBar(*moments, calendar_for(venue, symbol))
     service = Service.of(
         venue=venue, symbol=symbol, timeframe="1h", target="volatility", horizon=24
     )

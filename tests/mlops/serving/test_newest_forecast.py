@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -14,11 +15,16 @@ import orjson
 import pandas as pd
 import pytest
 
+from mlops.data.calendar import load_calendar
+from mlops.data.quality import NewestBar
+from mlops.data.recent_bars import KnownBars
 from mlops.data.simulator import simulate_bars
 from mlops.errors import MlopsError
 from mlops.serving.runtime import Runtime
+from mlops.settings import FileClock
 from mlops.store import Store, list_forecasts
 from mlops.store.forecasts import Role
+from tests.mlops.registry.conftest import SERVICE
 from tests.mlops.serving.asgi_client import answer_of
 from tests.mlops.serving.conftest import KEY, N_BARS, Library, made_runtime
 from tests.mlops.serving.stored_requests import StoredRequest
@@ -124,6 +130,46 @@ def test_old_bars_are_not_fresh(live: Runtime) -> None:
     published = live.publisher.latest(KEY)
     assert published is not None
     assert not published.fresh
+
+
+@pytest.mark.parametrize(
+    ("calendar", "closed", "max_age_bars", "hours"),
+    [
+        ("24/7", "2024-01-12 21:30", 2.0, 2.0),
+        ("24/7", "2024-01-12 21:30", 0.25, 0.25),
+        ("24/7", "2024-01-12 21:30", 3.5, 3.5),
+        # Over a weekend and a holiday, to two and a half bars after the open.
+        ("XNYS", "2024-01-12 21:30", 2.5, 3 * 24 + 19.5),
+        ("XNYS", "2024-01-12 17:30", 2.0, 2.0),
+    ],
+)
+def test_closed_hours_make_no_forecast_old(
+    live: Runtime, calendar: str, closed: str, max_age_bars: float, hours: float
+) -> None:
+    at = pd.Timestamp(closed, tz="UTC")
+    frame = simulate_bars(5, seed=1)
+    frame.index = pd.date_range(end=at - pd.Timedelta("1h"), periods=5, freq="1h")
+    market = replace(live.publisher.bars.markets.of(SERVICE), calendar=load_calendar(calendar))
+    recent = KnownBars(frame, at.to_pydatetime(), "bars", market)
+    live.publisher.max_age_bars = max_age_bars
+
+    assert live.publisher._fresh_s(SERVICE, recent) == hours * 3600
+    newest = NewestBar(recent.now, recent.now + timedelta(hours=hours), market.calendar)
+    assert not newest.is_stale(SERVICE, max_age_bars=max_age_bars)
+    later = replace(newest, now=newest.now + timedelta(seconds=1))
+    assert later.is_stale(SERVICE, max_age_bars=max_age_bars)
+
+
+def test_at_the_end_of_a_file_a_bar_waits_for_its_champion_as_one_of_a_live_market(
+    live: Runtime,
+) -> None:
+    frame = simulate_bars(5, seed=1)
+    now = (frame.index[-1] + pd.Timedelta("1h")).to_pydatetime()
+    market = replace(live.publisher.bars.markets.of(SERVICE), clock=FileClock.END)
+    recent = KnownBars(frame, now, "bars", market)
+
+    assert live.publisher._fresh_s(SERVICE, recent) == math.inf
+    assert live.publisher._open_newest(KEY, SERVICE, recent).longest_s == 180.0
 
 
 def test_a_forecast_that_the_spool_refuses_is_not_published(
