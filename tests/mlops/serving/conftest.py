@@ -11,12 +11,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mlops.data.file_options import BarsChoice
 from mlops.data.simulator import simulate_bars
 from mlops.features.dataset import Dataset
 from mlops.models.bundle import Trust, trust_in_process
 from mlops.registry import Candidate, Registry, bundle_parts, ensure_service, register
+from mlops.registry.markets import keep_chosen_file, set_market_of
 from mlops.serving.runtime import Options, Runtime
 from mlops.serving.store_sync import Identity
+from mlops.settings import FileClock
 from mlops.store import ModelVersion, Status, Store, Why, get_version
 from mlops.store.routes import change_route, read_route, renew_exposure
 from tests.mlops.registry.conftest import AT, SERVICE, dataset_of, fitted, mlflow_on, opened_at
@@ -54,6 +57,10 @@ def library_once(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path
             register(registry, _linear(dataset, features, bars_file), Why(AT)).model_id
             for features in (["har_1", "har_24"], ["har_1", "har_168", "volume"])
         )
+    choice = BarsChoice(bars_file=str(bars_file), file_clock=FileClock.WALL)
+    keep_chosen_file(registry.store, SERVICE, choice, folder / "bars")
+    with registry.store.write() as connection:
+        set_market_of(SERVICE, choice, Why(AT))(connection, version_of(registry.store, versions[0]))
     trust_in_process(Trust())
     registry.store.close()
     return Library(registry, folder, bars_file, baseline, versions)

@@ -363,4 +363,4 @@ def test_bars_that_are_not_on_this_machine_are_named(
 ) -> None:
     monkeypatch.setattr(live.publisher.bars, "load", lambda *_: None)
     update(live)
-    assert f"are in {live.publisher.bars.root} yet" in ask_for_reason(live)
+    assert "bars.parquet are in the store; train the service on" in ask_for_reason(live)
