@@ -376,6 +376,8 @@ class ForecastPublisher:
     ) -> PublishedForecast:
         step = service.timeframe.step
         closed = row.bar + step
+        calendar = recent.market.calendar
+        until = calendar.close_after(pd.Timestamp(closed), service.horizon, service.timeframe)
         variant = variant_of(route, row.model_id)
         body = {
             "service": row.service,
@@ -384,7 +386,7 @@ class ForecastPublisher:
             "high": row.high,
             "bar": row.bar,
             "known_at": closed,
-            "forecast_until": closed + service.horizon * step,
+            "forecast_until": until.to_pydatetime(),
             "model_id": row.model_id,
             "variant": variant,
             "generation": row.generation,

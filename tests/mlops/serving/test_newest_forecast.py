@@ -160,6 +160,35 @@ def test_closed_hours_make_no_forecast_old(
     assert later.is_stale(SERVICE, max_age_bars=max_age_bars)
 
 
+@pytest.mark.parametrize(
+    ("calendar", "bar", "until"),
+    [
+        ("24/7", "2024-01-12 20:30", "2024-01-13T21:30:00+00:00"),
+        # Seven bars a session, and Monday the 15th was a holiday.
+        ("XNYS", "2024-01-12 20:30", "2024-01-19T17:30:00+00:00"),
+        ("XNYS", "2024-01-12 20:00", "2024-01-19T17:00:00+00:00"),
+        ("FX", "2024-01-12 21:00", "2024-01-15T22:00:00+00:00"),
+        ("XNYS", "2098-06-06 19:30", "2098-06-12T16:30:00+00:00"),
+    ],
+)
+def test_a_forecast_reaches_as_many_bars_of_its_market_as_its_horizon(
+    live: Runtime, calendar: str, bar: str, until: str
+) -> None:
+    update(live)
+    published = live.publisher.latest(KEY)
+    assert published is not None
+    at = pd.Timestamp(bar, tz="UTC")
+    frame = simulate_bars(5, seed=1).set_axis(pd.date_range(end=at, periods=5, freq="1h"))
+    market = replace(live.publisher.bars.markets.of(SERVICE), calendar=load_calendar(calendar))
+    recent = KnownBars(frame, at + pd.Timedelta("1h"), "bars", market)
+    route = live.store_sync.route_view().routes[KEY].route
+    row = replace(published.row, bar=at.to_pydatetime())
+
+    made = live.publisher._make_published(route, SERVICE, recent, row)
+
+    assert orjson.loads(made.body)["forecast_until"] == until
+
+
 def test_at_the_end_of_a_file_a_bar_waits_for_its_champion_as_one_of_a_live_market(
     live: Runtime,
 ) -> None:
