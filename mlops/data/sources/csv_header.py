@@ -100,7 +100,7 @@ def _recognise_separator(
     fit = [mark for mark, cells in cuts.items() if _name_bars(cells, columns)] or list(cuts)
     if len(fit) == 1:
         return fit[0]
-    shown = _shorten(lines[row])
+    shown = shorten(lines[row])
     if not fit:
         raise BarsError(
             f"{name}: the header, line {row + 1}, is one cell, {shown!r}; "
@@ -154,7 +154,7 @@ def _number_columns(name: str, cells: Sequence[str], columns: Mapping[str, str])
     positions = [str(number) for number in range(len(cells))]
     if not columns or not set(columns) <= set(positions):
         raise BarsError(
-            f"{name} has no header: its first line holds values, {_shorten(', '.join(cells))!r}; "
+            f"{name} has no header: its first line holds values, {shorten(', '.join(cells))!r}; "
             "name the columns by position with columns={'0': 'open_time', '1': 'open', ...}"
         )
     return _refuse_repeated(name, [columns.get(position, position) for position in positions])
@@ -210,5 +210,6 @@ def _refuse_missing(
         )
 
 
-def _shorten(line: str) -> str:
+def shorten(line: str) -> str:
+    """The beginning of a line, as much as a message shows."""
     return line if len(line) <= _SHOWN_LETTERS else f"{line[:_SHOWN_LETTERS]}..."

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 
 from mlops.data.bar_columns import COLUMNS
 from mlops.data.file_options import FileOptions
 from mlops.data.sources.archives import Content
-from mlops.data.sources.csv_header import Header, read_header, refuse_encoding
+from mlops.data.sources.csv_header import Header, read_header, refuse_encoding, shorten
 from mlops.data.time_columns import DATE_COLUMNS, UNIX_COLUMNS
 from mlops.errors import BarsError
 
@@ -40,13 +41,18 @@ def read_csv_table(content: Content, options: FileOptions) -> pd.DataFrame:
     header = read_header(content, options)
     try:
         try:
-            return _convert(content, header, _plan_types(header, options), options.decimal)
+            table = _convert(content, header, _plan_types(header, options), options.decimal)
         except pa.ArrowInvalid:
             # Not each cell has the form that Arrow knows, or the lines differ in length.
-            return _convert(content, header, {}, options.decimal)
+            table = _convert(content, header, {}, options.decimal)
     except pa.ArrowInvalid as error:
         _refuse_irregular_lines(content, header)
         raise BarsError(f"{content.name} is not a regular table: {error}") from error
+    if any(_holds_line_break(column) for column in table.columns):
+        _refuse_irregular_lines(content, header)
+        raise BarsError(f"{content.name}: a cell holds a line break; write each row on one line")
+    frame: pd.DataFrame = _drop_nameless(table).to_pandas(split_blocks=True, self_destruct=True)
+    return frame
 
 
 def _plan_types(header: Header, options: FileOptions) -> dict[str, pa.DataType]:
@@ -75,15 +81,16 @@ def _time_type(cell: str) -> pa.DataType:
 
 def _convert(
     content: Content, header: Header, types: Mapping[str, pa.DataType], decimal: str
-) -> pd.DataFrame:
+) -> pa.Table:
     """Read the rows; a column whose type is not given is text."""
     with content.reading() as stream:
-        table = pacsv.read_csv(
+        return pacsv.read_csv(
             stream,
             read_options=pacsv.ReadOptions(
                 column_names=header.names, skip_rows=header.lines, encoding=header.encoding
             ),
-            parse_options=pacsv.ParseOptions(delimiter=header.separator),
+            # Without newlines in values Arrow would drop the rows that a quote left open swallows.
+            parse_options=pacsv.ParseOptions(delimiter=header.separator, newlines_in_values=True),
             convert_options=pacsv.ConvertOptions(
                 column_types={name: types.get(name, pa.string()) for name in header.names},
                 null_values=NO_VALUE,
@@ -91,8 +98,12 @@ def _convert(
                 decimal_point=decimal,
             ),
         )
-    frame: pd.DataFrame = _drop_nameless(table).to_pandas(split_blocks=True, self_destruct=True)
-    return frame
+
+
+def _holds_line_break(column: pa.ChunkedArray) -> bool:
+    return pa.types.is_string(column.type) and any(
+        pc.any(pc.match_substring(column, mark)).as_py() for mark in "\n\r"
+    )
 
 
 def _drop_nameless(table: pa.Table) -> pa.Table:
@@ -104,7 +115,10 @@ def _drop_nameless(table: pa.Table) -> pa.Table:
 
 
 def _refuse_irregular_lines(content: Content, header: Header) -> None:
-    """Name the lines that have more or fewer cells than the header, or are no text."""
+    """Name the lines that have more or fewer cells than the header, or are no text.
+
+    A line whose last quote is left open is named alone, for it swallows the lines after it.
+    """
     with content.reading() as stream:
         text = io.TextIOWrapper(
             io.BufferedReader(stream) if isinstance(stream, io.RawIOBase) else stream,
@@ -118,6 +132,8 @@ def _refuse_irregular_lines(content: Content, header: Header) -> None:
                 if line <= header.lines or not raw.strip("\r\n"):
                     continue
                 cells = next(csv.reader([raw], delimiter=header.separator))
+                if cells[-1].endswith(("\n", "\r")):
+                    raise _open_quote_error(content.name, line, cells[-1])
                 if len(cells) != len(header.names):
                     count += 1
                     bad = [*bad, (line, len(cells))][:_SHOWN]
@@ -125,6 +141,14 @@ def _refuse_irregular_lines(content: Content, header: Header) -> None:
             raise refuse_encoding(content.name, line + 1, error.object[error.start]) from error
     if bad:
         raise BarsError(_tell_lines(content.name, bad, count, len(header.names), line))
+
+
+def _open_quote_error(name: str, line: int, cell: str) -> BarsError:
+    shown = shorten(cell.strip("\r\n"))
+    return BarsError(
+        f"{name}: line {line:,} ends within the quoted cell '\"{shown}'; close its quote, or write "
+        "the cell on one line"
+    )
 
 
 def _tell_lines(

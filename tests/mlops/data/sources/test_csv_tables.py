@@ -119,6 +119,53 @@ def test_what_can_be_read_two_ways_or_none_is_refused_with_its_argument(
         fetch(tmp_path, text, **options)
 
 
+NOTED = HEADER.replace("\n", ",note\n")
+
+
+def write_noted_rows(notes: dict[int, str], count: int, line_end: str = "\n") -> str:
+    """A file of one-minute bars, each with a note; those at ``notes`` have another one."""
+    rows = [
+        f"{1_704_067_200 + 60 * number},1.5,2,1,1.75,10,{notes.get(number, 'x')}\n"
+        for number in range(count)
+    ]
+    return (NOTED + "".join(rows)).replace("\n", line_end)
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("place", [0, 50, 98, 99])
+def test_a_quote_left_open_is_refused_with_its_line_and_swallows_no_row(
+    tmp_path: Path, place: int, line_end: str
+) -> None:
+    text = write_noted_rows({place: '"pipe'}, 100, line_end)
+    with pytest.raises(BarsError, match=rf"line {place + 2} ends within the quoted cell '\"pipe'"):
+        fetch(tmp_path, text)
+
+
+@pytest.mark.parametrize("place", [10, 20_000, 39_990])
+def test_a_quote_left_open_is_found_in_any_block_of_a_large_file(
+    tmp_path: Path, place: int
+) -> None:
+    text = write_noted_rows({place: '"pipe'}, 40_000)
+    assert len(text) > 1 << 20
+    with pytest.raises(BarsError, match=rf"line {place + 2:,} ends within the quoted cell"):
+        fetch(tmp_path, text)
+
+
+@pytest.mark.parametrize("cell", ['"two\nlines"', '"1.75'])
+def test_a_cell_of_two_lines_is_refused_with_its_first_line(tmp_path: Path, cell: str) -> None:
+    text = NOTED + "2024-07-01T09:00Z,1.5,2,1,1.75,10,x\n2024-07-01T10:00Z,1.5,2,1,"
+    text += f"{cell},10,x\n2024-07-01T11:00Z,1.5,2,1,1.75,10,x\n"
+    with pytest.raises(BarsError, match="line 3 ends within the quoted cell"):
+        fetch(tmp_path, text)
+
+
+def test_a_quote_within_a_cell_and_one_in_the_header_open_nothing(tmp_path: Path) -> None:
+    text = write_noted_rows({5: '5" pipe', 6: '"a ""b"" c"', 7: '"a, b"'}, 10)
+    for banner in ("", '# made by "us\n'):
+        read = fetch(tmp_path, banner + text.replace("note", '"note'), skip_rows=len(banner[:1]))
+        assert len(read) == 10
+
+
 @pytest.mark.parametrize("place", ["header", "row"])
 def test_a_line_that_is_not_utf_8_is_named(tmp_path: Path, place: str) -> None:
     wide = "währung," + HEADER if place == "header" else "note," + HEADER
@@ -141,6 +188,8 @@ TIME_FORMS = [
 ODD_TIMES = ["2024-01-01T00:00Z", "2024-01-01 00", "2024-01-01", "1704067200", "1704067200.5",
              "0x60000000", "01704067200", "20240131", "2024-01-01 24:00:00", "2024-13-01 00:00",
              "", "null", " 2024-01-01 00:00:00 "]  # fmt: skip
+
+
 START = pd.Timestamp("2024-01-01", tz="UTC")
 
 
