@@ -33,6 +33,7 @@ _INSERTIONS = (
 )
 _DASHES = re.compile("[\u2010-\u2015\u2212]")
 _BLANKS = re.compile("[\u00a0\u2007\u2009\u202f]")
+_FIRST_YEAR, _LAST_YEAR = 1800, 2200
 _ZONES = "a zone is Z, UTC, GMT or an offset such as +01:00"
 _LONGEST_SHOWN = 60
 
@@ -230,8 +231,14 @@ def _build_times(parts: pd.DataFrame, dayfirst: bool | None) -> pd.DatetimeIndex
             "ns": parts["frac"].fillna("0").str.ljust(9, "0"),
         }
     ).astype("float64")
-    # to_datetime lets an hour of 25 or a minute of 61 roll over into the next one.
-    sane = (fields["hour"] < 24) & (fields["minute"] < 60) & (fields["second"] < 60)
+    # to_datetime lets an hour of 25 or a minute of 61 roll over into the next one, and raises for
+    # a year that nanoseconds do not reach.
+    sane = (
+        fields["year"].between(_FIRST_YEAR, _LAST_YEAR)
+        & (fields["hour"] < 24)
+        & (fields["minute"] < 60)
+        & (fields["second"] < 60)
+    )
     return pd.DatetimeIndex(pd.to_datetime(fields.where(sane), errors="coerce"))
 
 
@@ -259,6 +266,13 @@ def _parse_offsets(parts: pd.DataFrame) -> pd.TimedeltaIndex:
 
 def _unread_error(texts: pd.Series, column: str, unread: IntArray) -> BarsError:
     text = str(texts.iloc[unread[0]])
+    if re.match(_GRAMMAR, text.strip()):
+        return bad_rows_error(
+            f"{text.strip()!r} is no date of {_FIRST_YEAR} to {_LAST_YEAR}",
+            column,
+            unread,
+            f"correct or remove these rows; {_ZONES}",
+        )
     return bad_rows_error(
         f"{_cut(text)!r} is no date",
         column,
