@@ -45,12 +45,12 @@ class QualityReport:
     """Counts and oddities of one validation; ``bars`` is the clean frame.
 
     ``rows_in`` counts all rows that were read, those outside the period asked for included.
-    ``dropped`` counts rows by reason: ``not_closed``; of an exchange ``invalid``; or another row
-    of their stamp was kept and they are ``duplicate`` (the same values), ``re_read`` (an earlier
-    snapshot of the bar) or ``conflicting`` (neither). ``first_dropped`` is the open of the first
-    of them where it is known. ``rebuilt`` counts bars by what was changed of them (``shifted``
-    from closes to opens, ``revised`` by the venue). ``completeness`` is the share of tradable
-    bars that are present, 0 to 1.
+    ``dropped`` counts rows of that period by reason: ``not_closed``; of an exchange ``invalid``; or
+    another row of their stamp was kept and they are ``duplicate`` (the same values), ``re_read``
+    (an earlier snapshot of the bar) or ``conflicting`` (neither). ``dropped_opens`` has their opens
+    where they are known, ``first_dropped`` the first of each reason. ``rebuilt`` counts bars by
+    what was changed of them (``shifted`` from closes to opens, ``revised`` by the venue).
+    ``completeness`` is the share of tradable bars that are present, 0 to 1.
     """
 
     rows_in: int
@@ -66,6 +66,9 @@ class QualityReport:
     bars: pd.DataFrame = field(repr=False, compare=False)
     first_dropped: Mapping[str, pd.Timestamp] = field(default_factory=dict)
     rebuilt: Mapping[str, int] = field(default_factory=dict)
+    dropped_opens: Mapping[str, pd.DatetimeIndex] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,8 @@ def validate_bars(
         bad_prints=flags.bad_prints,
         warnings=(),
         bars=cleaned.frame,
-        first_dropped=cleaned.first_dropped,
+        first_dropped={reason: opens[0] for reason, opens in cleaned.dropped_opens.items()},
+        dropped_opens=cleaned.dropped_opens,
         rebuilt={"shifted": len(cleaned.frame)} if stamps == "close" else {},
     )
 

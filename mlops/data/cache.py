@@ -9,6 +9,7 @@ file that holds one is refused, because its owner can correct it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -127,8 +128,30 @@ def _validate_local_bars(
     if len(requested) == len(report.bars):
         return report, calendar
     cut = _validate(requested, request, calendar)
-    read = ("rows_in", "dropped", "first_dropped", "reordered", "rebuilt", "warnings")
-    return replace(cut, **{name: getattr(report, name) for name in read}), calendar
+    read = ("rows_in", "reordered", "rebuilt", "warnings")
+    cut = replace(cut, **{name: getattr(report, name) for name in read})
+    return _count_dropped(cut, report.dropped_opens, request), calendar
+
+
+def _count_dropped(
+    cut: QualityReport, opens: Mapping[str, pd.DatetimeIndex], request: BarRequest
+) -> QualityReport:
+    """The report with the rows dropped in the period asked for, so that its start leaves some out.
+
+    Args:
+        opens: Of all rows that were dropped, by reason.
+    """
+    inside = {
+        why: pd.DatetimeIndex(request.cut(pd.DataFrame(index=times)).index)
+        for why, times in opens.items()
+    }
+    inside = {why: times for why, times in inside.items() if len(times)}
+    return replace(
+        cut,
+        dropped={why: len(times) for why, times in inside.items()},
+        first_dropped={why: times[0] for why, times in inside.items()},
+        dropped_opens=inside,
+    )
 
 
 def _judge_by_own_calendar(
@@ -168,16 +191,30 @@ def _read_stored_bars(
 ) -> Bars:
     head, frame = series.read()
     report = _validate(request.cut(frame), request, calendar)
+    report = _count_dropped(report, {"invalid": pd.DatetimeIndex(head.invalid, tz="UTC")}, request)
     report = replace(
         report,
         rows_in=len(frame) + sum(head.dropped.values()),
-        dropped=dict(head.dropped),
-        first_dropped={"invalid": head.invalid[0]} if head.invalid else {},
+        dropped=_add_untimed(report.dropped, head, request),
         rebuilt={"revised": head.revised} if head.revised else {},
         warnings=_describe_late_begin(head, request, report.bars.index[0]),
     )
     fetched_at = head.fetched_at.to_pydatetime() if head.fetched_at is not None else request.now
     return _build_bars(source, request, report, calendar, fetched_at)
+
+
+def _add_untimed(timed: Mapping[str, int], head: Head, request: BarRequest) -> dict[str, int]:
+    """Counts of dropped rows with those whose opens are not stored.
+
+    Args:
+        timed: Invalid candles of the period, by their stored opens; older ones have none left and
+            count where the period reaches back beyond the first of these.
+    """
+    counts = {**head.dropped, **timed}
+    older = head.dropped.get("invalid", 0) - len(head.invalid)
+    may_hold = request.start is None or not head.invalid or request.start < head.invalid[0]
+    counts["invalid"] = timed.get("invalid", 0) + (older if may_hold else 0)
+    return {reason: count for reason, count in counts.items() if count}
 
 
 def _describe_late_begin(head: Head, request: BarRequest, first: pd.Timestamp) -> tuple[str, ...]:

@@ -25,12 +25,12 @@ from mlops.service import Timeframe
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """Clean bars, and of dropped rows by reason their count and the open of the first."""
+    """Clean bars, and of dropped rows by reason their count and, where bars exist, their opens."""
 
     frame: pd.DataFrame
     dropped: Mapping[str, int]
     reordered: bool
-    first_dropped: Mapping[str, pd.Timestamp]
+    dropped_opens: Mapping[str, pd.DatetimeIndex]
 
 
 def clean_bars(
@@ -61,7 +61,7 @@ def clean_bars(
     if find_mixed_label(table) is None and _need_no_cleaning(table, opened, timeframe, now):
         columns = {name: table[name].to_numpy() for name in COLUMNS}
         frame = pd.DataFrame(columns, index=opened.rename("open_time"), copy=False)
-        return Cleaned(frame=frame, dropped={}, reordered=False, first_dropped={})
+        return Cleaned(frame=frame, dropped={}, reordered=False, dropped_opens={})
     rows = np.flatnonzero(opened + timeframe.step <= now)
     numbers = _parse_bar_columns(table, rows)
     source = str(table.attrs.get(TIME_COLUMN, column))
@@ -77,7 +77,7 @@ def clean_bars(
         frame=frame,
         dropped={**merged.dropped, **({"not_closed": not_closed} if not_closed else {})},
         reordered=not bool(np.all(np.diff(opened.asi8) >= 0)),
-        first_dropped=merged.first,
+        dropped_opens=merged.opens,
     )
 
 

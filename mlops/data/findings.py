@@ -107,9 +107,8 @@ class Findings:
 
     @property
     def rows_judged(self) -> int:
-        """Rows that were read, without those whose loss leaves no doubt in the bars."""
-        lost = sum(seen.count for kind, seen in self.dropped.items() if kind in _HARMLESS)
-        return self.rows_in - lost
+        """Rows of the period asked for, without those whose loss leaves no doubt in the bars."""
+        return self.rows_out + self.unusable
 
     @property
     def doubtful_share(self) -> float:

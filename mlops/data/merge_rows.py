@@ -20,13 +20,13 @@ class MergedRows:
     """One row of each stamp, in the order of time.
 
     ``dropped`` counts the other rows by reason: ``duplicate`` has the same values as the row that
-    is kept, ``re_read`` is an earlier snapshot of its bar, ``conflicting`` is neither. ``first`` is
-    the open of the first row of each reason.
+    is kept, ``re_read`` is an earlier snapshot of its bar, ``conflicting`` is neither. ``opens``
+    are those of the rows of each reason, ascending.
     """
 
     kept: IntArray
     dropped: Mapping[str, int] = field(default_factory=dict)
-    first: Mapping[str, pd.Timestamp] = field(default_factory=dict)
+    opens: Mapping[str, pd.DatetimeIndex] = field(default_factory=dict)
 
 
 def merge_rows(
@@ -90,7 +90,7 @@ def _merge_repeats(
         repeated.choose_by_neighbours(bars, repeats),
         {reason: len(others) for reason, others in met.items()},
         {
-            reason: pd.Timestamp(int(bars.stamps[others].min()), tz="UTC")
+            reason: pd.DatetimeIndex(np.sort(bars.stamps[others]), tz="UTC")
             for reason, others in met.items()
         },
     )

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mlops.data.acceptance import accept_bars, require_sound
@@ -88,3 +89,18 @@ def test_bars_that_are_mostly_holes_are_refused(loaded: Loaded) -> None:
     said = r"hole\(s\) of 5.. bars .*first 2024-.*timeframe=.*calendar= such as 'XNYS'.*start="
     with pytest.raises(BarsError, match=said):
         accept_bars(scarce)
+
+
+def test_the_remedy_start_leaves_rows_of_a_file_out_that_were_dropped_before(
+    loaded: Loaded,
+) -> None:
+    """Of 120 bars 2 were read twice: above the share, unless they lie before the start."""
+    frame = make_bars(120)
+    snapshots = frame.iloc[[10, 20]].copy()
+    snapshots["close"] = snapshots["open"]
+    snapshots["volume"] /= 2
+    frame = pd.concat([frame, snapshots]).sort_index(kind="stable")
+    with pytest.raises(BarsError, match=r"2 of 122 rows were dropped or merged.*start="):
+        accept_bars(loaded(frame))
+    found = Findings.of(accept_bars(loaded(frame, start=at(21))))
+    assert (found.rows_in, found.rows_out, found.unusable) == (122, 99, 0)

@@ -257,3 +257,34 @@ def test_a_bar_that_closed_at_this_very_moment_is_fetched(tmp_path, replay):
         ExchangeSource("binance", base_url=replay.url), "BTC/USDT", HOUR, now=now
     )
     assert bars.close_times[-1] == now
+
+
+def test_only_invalid_candles_of_the_period_asked_for_are_told(cached):
+    spoiled = (10, 30, 1_200)
+    for row in spoiled:
+        cached.replay.bars["BTCUSDT"][row][2] = 1.0
+
+    assert cached.load().quality.dropped == {"invalid": 3}
+    for begin, end, count in [(31, None, 1), (30, None, 2), (11, 1_200, 1), (1_201, None, 0)]:
+        start, until = (
+            hours if hours is None else START + timedelta(hours=hours) for hours in (begin, end)
+        )
+        quality = cached.load(start=start, end=until).quality
+        inside = [row for row in spoiled if begin <= row < (end or 2_500)]
+        assert quality.dropped == ({"invalid": count} if count else {})
+        assert list(quality.first_dropped.values()) == [
+            START + timedelta(hours=row) for row in inside[:1]
+        ]
+
+
+def test_candles_whose_opens_are_no_longer_stored_count_where_they_may_lie(cached, monkeypatch):
+    """Of many invalid candles the newest opens alone are stored."""
+    monkeypatch.setattr("mlops.data.segments.KEPT_INVALID", 2)
+    for row in (10, 30, 50, 1_200):
+        cached.replay.bars["BTCUSDT"][row][2] = 1.0
+
+    counts = [
+        cached.load(start=START + timedelta(hours=hours)).quality.dropped.get("invalid", 0)
+        for hours in (0, 20, 51, 1_201)
+    ]
+    assert counts == [4, 4, 1, 0]
