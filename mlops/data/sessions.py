@@ -191,8 +191,9 @@ def _list_bars_after(
     if skip_short and began and len(begun) and begun[0] == since:
         is_short = (opens < ended[0]) & (2 * (ended[0] - opens) <= step)
         opens = opens[~is_short]
-    has_own_phase = not began or (closed - stretches.opens[own]) % step != np.timedelta64(0)
-    if has_own_phase and _HOUR_MINUTES % timeframe.minutes == 0:
+    begins_within = ((stretches.opens > closed - step) & (stretches.opens < closed)).any()
+    off_phase = began and (closed - stretches.opens[own]) % step != np.timedelta64(0)
+    if (off_phase or (begins_within and not began)) and _HOUR_MINUTES % timeframe.minutes == 0:
         opens = opens - (opens - closed) % step
     return opens
 

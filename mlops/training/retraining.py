@@ -12,6 +12,7 @@ from datetime import datetime
 
 import pandas as pd
 
+from mlops.data.market import Market
 from mlops.registry.markets import read_market
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import request_digest
@@ -100,11 +101,20 @@ def _refit_testable_at(store: Store, service: Service, request: str) -> datetime
     if policy.since is None:
         return None
     needed = Thresholds().min_test_bars + service.horizon
-    calendar = read_market(store, service).calendar
-    since, years = pd.Timestamp(policy.since), needed / calendar.bars_per_year(service.timeframe)
-    end = since + pd.Timedelta(days=2 * 365 * years + 14)
-    last: pd.Timestamp = calendar.expected_opens(since, end, service.timeframe)[needed - 1]
-    return (last + service.timeframe.step).to_pydatetime()
+    return _close_after(read_market(store, service), policy.since, needed)
+
+
+def _close_after(market: Market, since: datetime, bars: int) -> datetime:
+    """When so many more bars of a market will have closed."""
+    closed = market.calendar.close_after(pd.Timestamp(since), bars, market.timeframe)
+    return closed.to_pydatetime()
+
+
+def _trained_on(version: ModelVersion) -> Market:
+    """The market of the bars that a version was trained on, by its notes."""
+    config = version.notes.get("config") or {}
+    fields = {name: config[name] for name in BarsChoice.model_fields if name in config}
+    return Market.of(Service.parse(version.service), BarsChoice.model_validate(fields))
 
 
 def market_time(store: Store, service: str, wall: datetime) -> datetime:
@@ -142,5 +152,5 @@ def answer_claim(
     if version.status is not Status.CHALLENGER:
         lacking = lacking_bars(GateReport.from_dict(version.report or {}))
         answer = Answer.TOO_EARLY if lacking else Answer.REFUSED
-        until = claim.at + lacking * Service.parse(claim.service).timeframe.step
+        until = _close_after(_trained_on(version), claim.at, lacking)
     answer_triggers(connection, claim, answer, at=at, model_id=version.model_id, not_before=until)

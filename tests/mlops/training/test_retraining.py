@@ -9,8 +9,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from mlops.data.calendar import load_calendar
 from mlops.models.recipe import Recipe
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.search_plan import request_digest
@@ -20,6 +22,7 @@ from mlops.store.leases import exclusive
 from mlops.store.triggers import (
     Answer,
     Cause,
+    Claim,
     TriggerReason,
     TriggerState,
     list_triggers,
@@ -27,7 +30,10 @@ from mlops.store.triggers import (
     training_lease,
 )
 from mlops.store.versions import insert_version
+from mlops.training import retraining
 from mlops.training.retraining import Retraining, claim_retraining
+from mlops.validation.integrity import TEST_BARS
+from mlops.validation.report import GateReport, GateResult
 from tests.mlops.registry.conftest import AT, SERVICE
 
 HOUR = timedelta(hours=1)
@@ -121,6 +127,31 @@ def test_the_wait_for_bars_counts_the_hours_of_the_market(store: Store) -> None:
     [row] = list_triggers(store)
     assert row.not_before is not None
     assert timedelta(days=95) < row.not_before - AT < timedelta(days=110)
+
+
+@pytest.mark.parametrize("calendar", ["24/7", "FX", "XNYS"])
+def test_a_refusal_for_want_of_bars_waits_for_bars_of_the_market(
+    store: Store, calendar: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = GateResult(
+        name="G0", title=TEST_BARS, value=312, threshold=500, passed=False, reason="too few"
+    )
+    report = GateReport(
+        candidate="linear", target="volatility", mode="skill", alpha=0.05, results=(lacking,)
+    )
+    config = {"bars_file": "/far/bars.csv", "file_clock": "wall", "calendar": calendar}
+    refused = search(status=Status.REFUSED, report=report.to_dict(), notes={"config": config})
+    answers: list[datetime] = []
+    monkeypatch.setattr(
+        retraining, "answer_triggers", lambda *_, **how: answers.append(how["not_before"])
+    )
+    with store.write() as connection:
+        claim = Claim("claim", SERVICE.key, AT, ())
+        retraining.answer_claim(connection, refused, claim=claim, at=AT)
+    opens = load_calendar(calendar).expected_opens(
+        pd.Timestamp(AT), pd.Timestamp(AT) + pd.Timedelta(days=60), SERVICE.timeframe
+    )
+    assert answers == [opens[187] + HOUR]
 
 
 def test_a_request_that_no_search_answered_is_searched_without_a_wait(store: Store) -> None:
