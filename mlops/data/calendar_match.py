@@ -4,7 +4,8 @@ A calendar fits when no more than a few bars lie outside its sessions (`MOST_OUT
 share `OUTSIDE_SHARE`) and no more than `RECURRING_SHARE` of the bars it expects lie in hours that
 are missing week after week: those are closed sessions and no holes. Of the calendars that fit,
 the one with the fewest bars outside and missing is chosen, if its lead over every other is more
-than chance; calendars that differ in no bar of the file count as one.
+than chance; calendars that differ in no bar of the file count as one. Of bars of a day and more
+it may miss `MOST_DAYS_MISSING` only: an exchange that is not tried fits its neighbour's days.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ OUTSIDE_WEIGHT = 2
 RECURRING_SHARE = 0.025
 MOST_MISSING = 0.5
 """Share of the expected bars that may be missing from a file whose calendar is recognised."""
+
+MOST_DAYS_MISSING = 0.015
+"""The same for bars of a day, which have no hours to tell one exchange from another: a calendar
+with more sessions missing is likely that of a neighbour with fewer holidays."""
 
 CANDIDATES: Mapping[str, tuple[str, str, str] | None] = {
     "24/7": None,
@@ -161,7 +166,7 @@ def recognise_calendar(
     if own.holds:
         return own.calendar
     fits = _measure_candidates(stamps, timeframe, own)
-    best = _choose_best(fits)
+    best = _choose_best(fits, timeframe)
     if stated is not None:
         _refuse_stated(own, best, opens, are_rows=are_rows)
         return stated
@@ -282,13 +287,15 @@ def _keep_hours(
     return float(inside.mean()) >= 1.0 - _FOREIGN_SHARE
 
 
-def _choose_best(fits: Sequence[Fit]) -> Fit | None:
+def _choose_best(fits: Sequence[Fit], timeframe: Timeframe) -> Fit | None:
     """The calendar that fits, if no other that differs from it fits nearly as well."""
     holding = [fit for fit in fits if fit.holds and fit.missing_share <= MOST_MISSING]
     if not holding:
         return None
     # Sorting kept the order of CANDIDATES among equals.
     best = holding[0]
+    if timeframe.minutes >= DAY_MINUTES and best.missing_share > MOST_DAYS_MISSING:
+        return None
     rivals = [fit for fit in holding[1:] if not fit.agrees_with(best)]
     return best if all(best.leads(fit) for fit in rivals) else None
 
@@ -332,8 +339,11 @@ def _no_choice_error(own: Fit, fits: Sequence[Fit]) -> BarsError:
         if own.has_strangers
         else _describe_closed(own)
     )
-    named = ", ".join(map(str, fits[:_NAMED])) or "none"
+    # The calendar of venue and symbol may be right though some hours are thin; it is named first.
+    is_own_likely = not own.has_strangers and not any(fit.holds for fit in fits)
+    offered = own.calendar.name if is_own_likely else "XNYS"
+    named = ", ".join(map(str, [own, *fits[: _NAMED - 1]]))
     return BarsError(
         f"{what}, and the times of the bars do not tell one calendar; nearest are {named}; pass "
-        "calendar=, such as calendar='XNYS'"
+        f"calendar=, such as calendar={offered!r}"
     )

@@ -170,7 +170,10 @@ def test_calendars_that_the_bars_do_not_tell_apart_are_named():
 
 def test_sessions_of_no_known_market_are_refused():
     night = opens_of("24/5", "1h", thinned=0)
-    with pytest.raises(BarsError, match=r"look like closed sessions, and the times .*XNYS'$"):
+    with pytest.raises(
+        BarsError,
+        match=r"look like closed sessions, and the times .*nearest are 24/7 .*, .*'24/7'$",
+    ):
         recognised(night[night.hour < 2], "1h")
 
 
@@ -193,3 +196,26 @@ def test_rows_are_not_named_where_positions_are_no_rows():
 def test_weeks_fit_the_calendar_of_their_symbol():
     weeks = pd.date_range(START, END, freq="W-MON")
     assert recognised(weeks, "7d") == "24/7"
+
+
+@pytest.mark.parametrize("name", ["XTAI", "BVMF", "XSES", "XJSE", "XWAR", "XMEX"])
+def test_days_of_an_exchange_that_is_not_tried_get_no_calendar_of_another(name: str) -> None:
+    start, end = pd.Timestamp("2018-01-02", tz="UTC"), pd.Timestamp("2024-02-01", tz="UTC")
+    dates = load_calendar(name).expected_opens(start, end, DAY).normalize()
+    with pytest.raises(BarsError, match=r"nearest are .*; pass calendar="):
+        recognised(dates, "1d")
+
+
+def test_days_of_which_many_are_missing_are_refused_with_what_to_pass() -> None:
+    dates = opens_of("XNYS", "1d", thinned=0.2).normalize()
+    with pytest.raises(BarsError, match=r"nearest are .*; pass calendar=, such as"):
+        recognised(dates, "1d")
+    assert recognised(dates, "1d", asked="XNYS") == "XNYS"
+
+
+def test_crypto_with_an_hour_of_maintenance_is_told_of_its_own_calendar() -> None:
+    opens = opens_of("24/7", "1h", thinned=0)
+    kept = opens[opens.hour != 4]
+    with pytest.raises(BarsError, match=r"nearest are 24/7 \(0 bars.*calendar='24/7'$"):
+        recognised(kept, "1h")
+    assert recognised(kept, "1h", asked="24/7") == "24/7"
