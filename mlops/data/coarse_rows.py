@@ -1,35 +1,48 @@
 """Bars that hold prices of the bars beside them, though they share a stamp with none of them.
 
 Such are the day bars of a table whose rows of equal stamps were dropped before, or that lie in
-closed hours or holes. Their prices agree with those of the bars they span to `AGREE`, which is no
-chance where the market's prices seldom agree.
+closed hours or holes. A bar that took the place of the first bar it spans closes where a later bar
+closes, and one in the place of the last opens where an earlier bar opens. Prices also agree by
+chance, so the number of bars found is compared with the number that chance would give in this
+table.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from datetime import timedelta
 
 import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray, IntArray
-from mlops.data.repeated_stamps import AGREE, PRICES
+from mlops.data.price_spans import (
+    AGREE,
+    PRICES,
+    Prices,
+    Side,
+    bound_chance,
+    count_bars_of_a_month,
+    count_spanned,
+    look_around,
+)
 from mlops.errors import BarsError
 from mlops.service import Timeframe
 
 MISSED_SHARE = 0.05
-"""A bar whose close is further from the next open, as a share of its range, is looked at."""
+"""A bar whose close is further from the next open, as a share of its range, is looked at; so is
+one whose open is as far from the close before."""
 
-SELDOM = 0.02
-"""Where more of the bars have the high of the bar before, prices agree by chance: nothing is told.
+BY_CHANCE = 1e-3
+"""A number of bars counts where chance finds as many in a smaller share of tables."""
 
-In hourly bars of Bitcoin, Ether, the euro and SPY it is 0.01 to 0.016.
-"""
+PAIRS_COMPARED = 200
+"""Of at least so many pairs the other direction of time tells how often prices agree."""
 
 _MOST_LOOKED_AT = 200
-_CHUNK = 1 << 16
-_LONGEST = timedelta(days=31)
+_COMPARED = 400
+_FOR_RATES = 20_000
+_DISTANCES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +50,59 @@ class Series:
     """Bars as arrays (N,), oldest first."""
 
     stamps: IntArray
-    open: FloatArray
-    high: FloatArray
-    low: FloatArray
-    close: FloatArray
+    prices: Prices
     step: int
 
     @classmethod
     def of(cls, frame: pd.DataFrame, timeframe: Timeframe) -> Series:
         stamps = np.asarray(pd.DatetimeIndex(frame.index).as_unit("ns").asi8)
-        opened, high, low, close = (frame[name].to_numpy() for name in PRICES)
-        return cls(stamps, opened, high, low, close, timeframe.minutes * 60 * 10**9)
+        prices = Prices(*(frame[name].to_numpy() for name in PRICES))
+        return cls(stamps, prices, timeframe.minutes * 60 * 10**9)
 
-    @property
-    def reach(self) -> int:
-        """How many bars a month has at most."""
-        return _LONGEST // timedelta(microseconds=self.step // 1000) + 1
+    def look_around(self, row: int) -> tuple[Side, Side]:
+        """The bars before and after a bar that may be those it spans."""
+        reach = count_bars_of_a_month(self.step)
+        return look_around(self.prices, self.prices.bar(row), row - 1, row + 1, reach)
+
+    def reversed(self) -> Series:
+        """The bars as they are when time runs backwards: they open at their closes."""
+        prices = self.prices
+        turned = Prices(*(v[::-1] for v in (prices.close, prices.high, prices.low, prices.open)))
+        return Series(-self.stamps[::-1], turned, self.step)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The bars (M,) that hold the next one, which opens a step later, within their range.
+
+    Attributes:
+        rows: Their positions.
+        miss: Whether they close away from the next open.
+        agree: Whether they close where the next one closes.
+        growth: By how much they are wider than the next one.
+    """
+
+    rows: IntArray
+    miss: BoolArray
+    agree: BoolArray
+    growth: FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How often prices agree by chance in bars that are no coarser ones.
+
+    Attributes:
+        met: The share of the bars after a bar, within its range, that close where it closes.
+        shown: The share of bars whose high and low are both seen in those after them.
+    """
+
+    met: float
+    shown: float
+
+    def expect(self, room: int) -> float:
+        """The chance that one of ``room`` bars closes where a bar closes."""
+        return min(1.0, self.met * room)
 
 
 def refuse_coarse_rows(frame: pd.DataFrame, timeframe: Timeframe) -> None:
@@ -61,14 +111,14 @@ def refuse_coarse_rows(frame: pd.DataFrame, timeframe: Timeframe) -> None:
     Raises:
         BarsError: naming the first such bar and how many bars it spans.
     """
-    series = Series.of(frame, timeframe)
-    found = find_coarse_rows(series)
+    found = find_coarse_rows(Series.of(frame, timeframe))
     if not found:
         return
     row, count = min(found.items())
+    held = f"{count} bars" if count > 1 else "the bar"
     more = f", as {len(found) - 1:,} more do theirs" if len(found) > 1 else ""
     raise BarsError(
-        f"the bar of {frame.index[row]:%Y-%m-%d %H:%M} holds the prices of {count} bars beside it"
+        f"the bar of {frame.index[row]:%Y-%m-%d %H:%M} holds the prices of {held} beside it"
         f"{more}: these are bars of two timeframes; keep the {timeframe} bars alone",
         column="close",
     )
@@ -76,107 +126,127 @@ def refuse_coarse_rows(frame: pd.DataFrame, timeframe: Timeframe) -> None:
 
 def find_coarse_rows(series: Series) -> dict[int, int]:
     """The positions of coarser bars, and how many other bars each spans."""
-    spans = {row: _count_spanned(series, row) for row in _choose_apart(series)}
-    spans |= {row: _count_after(series, row) for row in _choose_missing(series)}
-    found = {row: count for row, count in spans.items() if count}
-    return found if found and _share_of_equal_highs(series) <= SELDOM else {}
+    turned = series.reversed()
+    pairs, turned_pairs = _find_pairs(series), _find_pairs(turned)
+    rates, turned_rates = _measure_rates(series, pairs), _measure_rates(turned, turned_pairs)
+    last = len(series.stamps) - 1
+    chosen = _choose_widest(pairs)
+    turned_chosen = _choose_widest(turned_pairs)
+    apart = np.concatenate([_choose_apart(series), chosen, last - turned_chosen])
+    backward = _find_pairs_beyond_chance(turned_pairs, pairs)
+    backward |= _find_spanning_after(turned, turned_chosen, turned_rates)
+    return {
+        **{last - row: count for row, count in backward.items()},
+        **_find_pairs_beyond_chance(pairs, turned_pairs),
+        **_find_spanning_after(series, chosen, rates),
+        **_find_unions(series, np.unique(apart), turned_rates, rates),
+    }
 
 
-def _choose_apart(series: Series) -> list[int]:
+def _find_pairs(series: Series) -> Pairs:
+    prices, high, low = series.prices, series.prices.high, series.prices.low
+    held = (high[1:] <= high[:-1] * (1 + AGREE)) & (low[1:] >= low[:-1] * (1 - AGREE))
+    held &= np.diff(series.stamps) == series.step
+    rows = np.flatnonzero(held)
+    width, close = high[rows] - low[rows], prices.close[rows]
+    inner = np.maximum(high[rows + 1] - low[rows + 1], high[rows] * 1e-12)
+    return Pairs(
+        rows,
+        np.abs(close - prices.open[rows + 1]) > MISSED_SHARE * width,
+        np.abs(close - prices.close[rows + 1]) <= AGREE * close,
+        width / inner,
+    )
+
+
+def _choose_widest(pairs: Pairs) -> IntArray:
+    """The bars that close away from the next open, the widest by the next one first."""
+    order = np.argsort(-pairs.growth[pairs.miss], kind="stable")
+    return pairs.rows[pairs.miss][order[:_MOST_LOOKED_AT]]
+
+
+def _choose_apart(series: Series) -> IntArray:
     """Bars beside a gap, those between two gaps first, then the widest."""
     apart = np.diff(series.stamps) > series.step
     sides = np.append(apart, False).astype(int) + np.append(False, apart)
     rows = np.flatnonzero(sides)
-    width = (series.high[rows] - series.low[rows]) / series.low[rows]
-    chosen: list[int] = rows[np.lexsort((-width, -sides[rows]))][:_MOST_LOOKED_AT].tolist()
+    width = (series.prices.high[rows] - series.prices.low[rows]) / series.prices.low[rows]
+    chosen: IntArray = rows[np.lexsort((-width, -sides[rows]))][:_MOST_LOOKED_AT]
     return chosen
 
 
-def _choose_missing(series: Series) -> list[int]:
-    """Bars that close away from the next open and hold the next bar, the widest by it first."""
-    found = [
-        start + np.flatnonzero(_are_odd(series, slice(start, start + _CHUNK)))
-        for start in range(0, max(len(series.stamps) - 1, 0), _CHUNK)
-    ]
-    rows = np.concatenate([np.zeros(0, np.int64), *found])
-    width = series.high - series.low if len(rows) else series.high
-    ratio = width[rows] / np.maximum(width[rows + 1], width[rows] * 1e-9)
-    chosen: list[int] = rows[np.argsort(-ratio, kind="stable")][:_MOST_LOOKED_AT].tolist()
-    return chosen
+def _measure_rates(series: Series, pairs: Pairs) -> Rates:
+    """The rates of the bars that close nearest to the next open, so that few are coarser ones."""
+    calm = _choose_calm(series)
+    closes, high, low = (getattr(series.prices, name) for name in ("close", "high", "low"))
+    met = room = 0
+    for distance in range(2, _DISTANCES):
+        rows = calm[calm + distance < len(closes)]
+        later = closes[rows + distance]
+        room += int(((later <= high[rows]) & (later >= low[rows])).sum())
+        met += int((np.abs(later - closes[rows]) <= AGREE * later).sum())
+    holding = _take_spread(np.intersect1d(calm, pairs.rows), _COMPARED)
+    shown = sum(math.isfinite(series.look_around(row)[1].whole) for row in holding.tolist())
+    return Rates(_bound_share(met, room), _bound_share(shown, len(holding)))
 
 
-def _are_odd(series: Series, part: slice) -> BoolArray:
-    following = slice(part.start + 1, part.stop + 1)
-    high, low = series.high[part], series.low[part]
-    count = len(series.stamps[following])
-    high, low = high[:count], low[:count]
-    missed = np.abs(series.close[part][:count] - series.open[following])
-    odd = missed > MISSED_SHARE * (high - low)
-    odd &= (series.high[following] <= high) & (series.low[following] >= low)
-    odd &= series.stamps[following] - series.stamps[part][:count] == series.step
-    return np.asarray(odd)
+def _choose_calm(series: Series) -> IntArray:
+    """The bars that close at the next open; where they are few, the quarter that is nearest."""
+    rows = _take_spread(np.flatnonzero(np.diff(series.stamps) == series.step), _FOR_RATES)
+    prices = series.prices
+    missed = np.abs(prices.open[rows + 1] / prices.close[rows] - 1)
+    exact = rows[missed <= AGREE]
+    if len(exact) >= _COMPARED:
+        return exact
+    return np.sort(rows[np.argsort(missed, kind="stable")[: len(rows) // 4]])
 
 
-def _count_after(series: Series, row: int) -> int:
-    """How many of the next bars a bar spans that stands in the place of one of its bars."""
-    before = np.arange(row - 1, max(row - 1 - series.reach, -1), -1)
-    after = np.arange(row + 1, min(row + 1 + series.reach, len(series.stamps)))
-    before, after = (_cut_to_range(series, row, rows) for rows in (before, after))
-    high, low = series.high[row], series.low[row]
-    is_top = _near(series.high[before], high).any() | _near(series.high[after], high)
-    is_bottom = _near(series.low[before], low).any() | _near(series.low[after], low)
-    whole = np.logical_and(np.logical_or.accumulate(is_top), np.logical_or.accumulate(is_bottom))
-    ends = np.flatnonzero(whole & _near(series.close[after], series.close[row]))
-    # One bar of the same close and range is chance.
-    ends = ends[ends > 0]
-    return int(ends[0]) + 1 if len(ends) else 0
+def _take_spread(rows: IntArray, most: int) -> IntArray:
+    return rows[:: max(len(rows) // most, 1)]
 
 
-def _cut_to_range(series: Series, row: int, rows: IntArray) -> IntArray:
-    """The first of the rows, as far as they lie within the range of a bar."""
-    outside = series.high[rows] > series.high[row] * (1 + AGREE)
-    outside |= series.low[rows] < series.low[row] * (1 - AGREE)
-    return rows[: int(np.argmax(outside))] if outside.any() else rows
+def _bound_share(count: int, of: int) -> float:
+    """A share that is higher than that of ``count`` by two standard deviations or so."""
+    return min(1.0, (count + 2 * math.sqrt(count) + 1) / max(of, 1))
 
 
-def _count_spanned(series: Series, row: int) -> int:
-    """How many bars before or after it, without itself, a bar is the union of; 0 of less than 2."""
-    before = np.arange(row - 1, max(row - 1 - series.reach, -1), -1)
-    after = np.arange(row + 1, min(row + 1 + series.reach, len(series.stamps)))
-    starts = np.flatnonzero(_near(series.open[before], series.open[row]))
-    ends = np.flatnonzero(_near(series.close[after], series.close[row]))
-    begins = len(after) > 0 and bool(_near(series.open[after[:1]], series.open[row])[0])
-    closes = len(before) > 0 and bool(_near(series.close[before[:1]], series.close[row])[0])
-    left = [*([0] if begins else []), *(starts + 1).tolist()]
-    right = [*([0] if closes else []), *(ends + 1).tolist()]
-    if not left or not right:
-        return 0
-    count = np.add.outer(left, right)
-    high, low = (
-        extreme.outer(_run(extreme, values, before)[left], _run(extreme, values, after)[right])
-        for extreme, values in ((np.maximum, series.high), (np.minimum, series.low))
-    )
-    fits = (count >= 2) & _near(high, series.high[row]) & _near(low, series.low[row])
-    return int(count[fits].min()) if fits.any() else 0
+def _find_pairs_beyond_chance(pairs: Pairs, turned: Pairs) -> dict[int, int]:
+    """The bars that close where the next one closes, if more do so than when time runs backwards.
+
+    Of two bars in one place of a coarser bar, such as hours of a 2h bar, only this is left.
+    """
+    rows = pairs.rows[pairs.miss & pairs.agree]
+    compared = turned.agree[turned.miss]
+    if len(compared) < PAIRS_COMPARED:
+        compared = turned.agree
+    expected = int(pairs.miss.sum()) * _bound_share(int(compared.sum()), len(compared))
+    return _keep_beyond_chance(dict.fromkeys(rows.tolist(), 1), expected)
 
 
-def _run(extreme: np.ufunc, values: FloatArray, rows: IntArray) -> FloatArray:
-    """The extreme of the first 0, 1, 2, ... of the rows."""
-    empty = -np.inf if extreme is np.maximum else np.inf
-    running: FloatArray = np.append(empty, extreme.accumulate(values[rows]))
-    return running
+def _find_spanning_after(series: Series, rows: IntArray, rates: Rates) -> dict[int, int]:
+    """The bars that stand in the place of the first of at least three bars that they span."""
+    found, expected = {}, 0.0
+    for row in rows.tolist():
+        after = series.look_around(row)[1]
+        expected += rates.shown * rates.expect(after.room)
+        # One bar of the same close and range is chance.
+        count = after.first_end(max(after.whole, 2))
+        if math.isfinite(count):
+            found[row] = int(count)
+    return _keep_beyond_chance(found, expected)
 
 
-def _near(values: FloatArray, value: float) -> BoolArray:
-    return np.asarray(np.abs(values - value) <= AGREE * value)
+def _find_unions(series: Series, rows: IntArray, opens: Rates, closes: Rates) -> dict[int, int]:
+    """The bars that are the union of at least two bars before and after them."""
+    found, expected = {}, 0.0
+    for row in rows.tolist():
+        before, after = series.look_around(row)
+        met = opens.expect(before.room + 1) * closes.expect(after.room + 1)
+        expected += met * max(opens.shown, closes.shown)
+        count = count_spanned(before, after)
+        if count:
+            found[row] = count
+    return _keep_beyond_chance(found, expected)
 
 
-def _share_of_equal_highs(series: Series) -> float:
-    """How often two bars have one high, of those that hold not each other."""
-    stride = max(len(series.high) // 100_000, 1)
-    rows = np.arange(0, len(series.high) - 1, stride)
-    rows = rows[series.low[rows + 1] < series.low[rows] * (1 - AGREE)]
-    if not len(rows):
-        return 1.0
-    one, other = series.high[rows], series.high[rows + 1]
-    return float(np.mean(np.abs(one - other) <= AGREE * one))
+def _keep_beyond_chance(found: dict[int, int], expected: float) -> dict[int, int]:
+    return found if found and bound_chance(len(found), expected) < BY_CHANCE else {}

@@ -12,15 +12,24 @@ venues. Of such rows the one that fits its neighbours is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from mlops.arrays import BoolArray, FloatArray, IntArray
-
-AGREE = 1e-6
-"""Two values agree where they differ by this share at most."""
+from mlops.data.price_spans import (
+    AGREE,
+    PRICES,
+    Bar,
+    Prices,
+    agree,
+    bound_chance,
+    count_bars_of_a_month,
+    count_spanned,
+    look_around,
+)
 
 FEW = 3
 """So many stamps may hold rows that conflict, or in any file rows that differ."""
@@ -35,8 +44,12 @@ ODD_SHARE = 0.1
 """Of re-reads, more than so many times those that fit do not miss the next open by chance."""
 
 USUAL_QUANTILE = 0.99
+
+BY_CHANCE = 0.01
+"""Rows that fit the bars after them are coarser bars where chance seldom finds so many."""
+
 _MOST_LOOKED_AT = 200
-PRICES = ("open", "high", "low", "close")
+_COMPARED = 1000
 VALUES = (*PRICES, "volume")
 
 
@@ -139,10 +152,9 @@ def are_coarser(table: Table, repeats: Repeats) -> IntArray:
     misses = _measure_misses(table, repeats, nested, wide, narrow)
     usual = measure_usual_miss(table, repeats)
     odd, fitting = misses > usual, misses < -usual
+    near = np.flatnonzero(~fitting)[:_MOST_LOOKED_AT]
     exact = np.zeros(len(nested), bool)
-    for at in np.flatnonzero(~fitting)[:_MOST_LOOKED_AT]:
-        place = int(repeats.places[nested[at]])
-        exact[at] = spans_bars(table, repeats.finest, place, int(wide[at]))
+    exact[near] = _find_spanning(table, repeats, repeats.places[nested[near]], wide[near])
     wider = ~(_lies_within(table, wide, narrow) & _lies_within(table, narrow, wide))
     if (odd & wider).sum() > ODD_SHARE * fitting.sum() or odd.sum() > fitting.sum():
         return nested[odd | exact]
@@ -155,12 +167,10 @@ def are_coarser_by_range(table: Table, repeats: Repeats) -> IntArray:
     A bar of a week or month may be stamped at its end, so that its open agrees with no other.
     """
     at = np.flatnonzero(repeats.conflicting & ~repeats.nested)[:_MOST_LOOKED_AT]
-    exact = np.zeros(len(at), bool)
-    for number, pair in enumerate(at.tolist()):
-        place = int(repeats.places[pair])
-        rows = (int(repeats.others[pair]), int(repeats.kept[place]))
-        exact[number] = any(spans_bars(table, repeats.finest, place, row) for row in rows)
-    return at[exact]
+    places = repeats.places[at]
+    pairs = (repeats.others[at], repeats.kept[places])
+    exact = _find_spanning(table, repeats, np.tile(places, 2), np.concatenate(pairs))
+    return at[exact.reshape(2, -1).any(axis=0)]
 
 
 def _order_by_width(table: Table, repeats: Repeats, at: IntArray) -> tuple[IntArray, IntArray]:
@@ -204,41 +214,38 @@ def measure_usual_miss(table: Table, repeats: Repeats) -> float:
     return AGREE + float(np.quantile(misses, USUAL_QUANTILE))
 
 
-def spans_bars(table: Table, finest: IntArray, place: int, row: int) -> bool:
-    """Whether a row is the union of the bar at ``place`` and bars beside it, to `AGREE`.
+def _find_spanning(table: Table, repeats: Repeats, places: IntArray, rows: IntArray) -> BoolArray:
+    """Which rows are the union of the bar at their place and bars beside it, beyond chance (P,).
 
-    It then opens as the first of them and closes as the last, and its range is theirs. A row
-    that is no wider than the bar at ``place`` is none.
+    A row that is no wider than the bar at its place is none.
     """
-    reach = _count_bars_of_a_month(table, finest)
-    before, after = finest[max(place - reach, 0) : place + 1][::-1], finest[place : place + reach]
-    value = {name: float(table.values[name][row]) for name in VALUES}
-    starts = np.flatnonzero(_are_near(table.column("open", before), value["open"]))
-    ends = np.flatnonzero(_are_near(table.column("close", after), value["close"]))
-    high = np.maximum(*np.ix_(_run_up(table, before)[starts], _run_up(table, after)[ends]))
-    low = np.minimum(*np.ix_(_run_down(table, before)[starts], _run_down(table, after)[ends]))
-    fits = _are_near(high, value["high"]) & _are_near(low, value["low"])
-    own = finest[[place]]
-    is_own = _are_near(table.column("high", own), value["high"])
-    is_own &= _are_near(table.column("low", own), value["low"])
-    return bool(fits.any() and not is_own[0])
+    finest = Prices.of(table.values, repeats.finest)
+    reach = count_bars_of_a_month(_find_step(table, repeats))
+    found = np.zeros(len(rows), bool)
+    for at, (place, row) in enumerate(zip(places.tolist(), rows.tolist(), strict=True)):
+        bar, own = Bar.of(table.values, row), finest.bar(place)
+        if not (agree(own.high, bar.high) and agree(own.low, bar.low)):
+            found[at] = count_spanned(*look_around(finest, bar, place - 1, place, reach)) > 0
+    if not found.any():
+        return found
+    expected = len(rows) * _measure_chance(table, repeats, finest, reach)
+    return found & (bound_chance(int(found.sum()), expected) < BY_CHANCE)
 
 
-def _run_up(table: Table, bars: IntArray) -> FloatArray:
-    return np.maximum.accumulate(table.column("high", bars))
+def _measure_chance(table: Table, repeats: Repeats, finest: Prices, reach: int) -> float:
+    """How often a bar that comes once closes as a later bar within its range, which they show.
 
-
-def _run_down(table: Table, bars: IntArray) -> FloatArray:
-    return np.minimum.accumulate(table.column("low", bars))
-
-
-def _count_bars_of_a_month(table: Table, finest: IntArray) -> int:
-    steps = np.diff(table.stamps[finest])
-    return 2 + 31 * 86_400 * 10**9 // max(int(steps.min()), 1) if len(steps) else 2
-
-
-def _are_near(values: FloatArray, value: float) -> BoolArray:
-    return np.asarray(np.abs(values - value) <= AGREE * abs(value))
+    A snapshot of it would show one end of its range as well, so one is enough here.
+    """
+    single = np.ones(len(repeats.kept), bool)
+    single[repeats.places] = False
+    places = np.flatnonzero(single)
+    places = places[:: max(len(places) // _COMPARED, 1)]
+    met = 0
+    for place in places.tolist():
+        after = look_around(finest, finest.bar(place), place - 1, place + 1, reach)[1]
+        met += math.isfinite(after.first_end(max(min(after.top, after.bottom), 1)))
+    return (met + 1) / (len(places) + 1)
 
 
 def choose_by_neighbours(table: Table, repeats: Repeats) -> IntArray:
