@@ -23,6 +23,7 @@ DATE_COLUMNS = (
 OPEN_INDEX = "open_time"
 TIME_COLUMN = "time_column"
 """Key of a frame's ``attrs``: the column of the file that its index of opens was read from."""
+_ZERO = pd.Timedelta(0)
 _USUAL_NAMES = "open_time, timestamp, date or time"
 
 
@@ -53,7 +54,7 @@ def parse_time_column(
         parse_stamps(values, now=now, timezone=timezone, dayfirst=dayfirst, time_format=form)
         for values, form in zip(columns, _share_format(columns, time_format), strict=True)
     ]
-    _refuse_disagreement(columns, parsed)
+    _refuse_disagreement(columns, parsed, timeframe)
     column = str(columns[0].name)
     if stamps == "open":
         _refuse_other_end(column, stamps)
@@ -74,6 +75,9 @@ def _find_time_columns(
     unix = [name for name in UNIX_COLUMNS if name in table.columns][:1]
     dates = [name for name in DATE_COLUMNS if name in table.columns][:1]
     if unix or dates:
+        if not unix and _holds_opens(table.index):
+            # A date beside an index of times is a helper, made of it.
+            return [pd.Series(table.index, name=table.index.name or "index")]
         if not unix:
             refuse_split_time(table, dates[0])
         return [_take_once(table, name) for name in unix + dates]
@@ -85,6 +89,11 @@ def _find_time_columns(
             column="open_time",
         )
     return [from_index]
+
+
+def _holds_opens(index: pd.Index) -> bool:
+    """Whether an index holds times that name their zone, and all of them different."""
+    return isinstance(index.dtype, pd.DatetimeTZDtype) and index.is_unique
 
 
 def _find_wanted(table: pd.DataFrame, wanted: str, time_format: str | None) -> pd.Series:
@@ -126,7 +135,7 @@ def _find_in_index(index: pd.Index, wanted: str | None) -> pd.Series | None:
         for number, name in enumerate(index.names)
     ]
     for number, level in enumerate(levels):
-        if _is_time_level(level) if wanted is None else tidy_name(index.names[number]) == wanted:
+        if _is_time_level(level) if wanted is None else tidy_name(level.name) == wanted:
             _refuse_several_values(levels[:number] + levels[number + 1 :])
             return level
     return None
@@ -156,19 +165,42 @@ def _share_format(columns: list[pd.Series], time_format: str | None) -> list[str
     return [time_format, None] if time_format in UNITS else [None, time_format]
 
 
-def _refuse_disagreement(columns: list[pd.Series], parsed: list[pd.DatetimeIndex]) -> None:
+def _refuse_disagreement(
+    columns: list[pd.Series], parsed: list[pd.DatetimeIndex], timeframe: Timeframe
+) -> None:
     if len(parsed) < 2:
         return
-    apart = np.abs((parsed[0] - parsed[1]) / pd.Timedelta(seconds=1))
-    rows = np.flatnonzero(apart > 1)
+    apart = parsed[0] - parsed[1]
+    rows = np.flatnonzero(np.abs(apart / pd.Timedelta(seconds=1)) > 1)
     if len(rows):
         first, second = str(columns[0].name), str(columns[1].name)
         raise bad_rows_error(
             f"{parsed[0][rows[0]]} disagrees with column {second!r}, {parsed[1][rows[0]]},",
             first,
             rows,
-            f"say which to trust with time_column={first!r}",
+            _tell_which_to_trust((first, second), apart, timeframe),
         )
+
+
+def _tell_which_to_trust(
+    names: tuple[str, str], apart: pd.TimedeltaIndex, timeframe: Timeframe
+) -> str:
+    """The arguments that choose one of two columns, and which of them holds closes if one does.
+
+    Args:
+        apart: By how much the first column is later than the second.
+    """
+    step = np.abs(np.abs(apart / pd.Timedelta(timeframe.step)) - 1)
+    if (step <= pd.Timedelta(seconds=1) / timeframe.step).all() and len(set(apart > _ZERO)) == 1:
+        closes, opens = names if apart[0] > _ZERO else names[::-1]
+        return (
+            f"{closes!r} is one bar later and holds the closes if {opens!r} holds the opens; pass "
+            f"time_column={opens!r}, or time_column={closes!r} with stamps='close'"
+        )
+    return (
+        f"pass time_column={names[0]!r} or time_column={names[1]!r}, whichever holds the opens; "
+        "with stamps='close' if it holds the closes"
+    )
 
 
 def _refuse_other_end(column: str, stamps: Literal["open", "close"]) -> None:

@@ -249,3 +249,33 @@ def test_the_form_is_that_of_the_date_and_the_unit_that_of_unix_time():
 def test_a_time_column_of_two_spellings_is_refused():
     raw = with_columns(Date=HOURS.index, date=HOURS.index)
     assert "column 'date' occurs 2 times" in refused(raw)
+
+
+class TestHelperColumns:
+    """A date beside an index of times that name their zone is a helper, made of the index."""
+
+    @pytest.mark.parametrize("name", [None, "Datetime", "t"])
+    @pytest.mark.parametrize("time_column", [None, "index"])
+    def test_the_index_goes_before_a_helper_of_dates(self, name, time_column):
+        raw = HOURS.rename_axis(name).assign(date=HOURS.index.date, hour=HOURS.index.hour)
+        wanted = name if time_column and name else time_column
+        assert list(opens_of(raw, time_column=wanted)) == list(HOURS.index)
+
+    def test_a_nameless_index_without_a_zone_can_be_named(self):
+        raw = HOURS.tz_localize(None).rename_axis(None).assign(date=HOURS.index.date)
+        assert list(opens_of(raw, time_column="index")) == list(HOURS.index)
+
+
+def test_of_two_columns_one_bar_apart_the_later_one_is_told_to_hold_closes():
+    closes = HOURS.index + timedelta(hours=1)
+    raw = with_columns(unix=closes.as_unit("s").asi8, date=HOURS.index)
+    said = refused(raw)
+    assert "pass time_column='date', or time_column='unix' with stamps='close'" in said
+    for arguments in ({"time_column": "date"}, {"time_column": "unix", "stamps": "close"}):
+        assert list(opens_of(raw, **arguments)) == list(HOURS.index)
+
+
+def test_of_two_columns_that_disagree_both_are_named():
+    unix = (HOURS.index + timedelta(hours=5)).as_unit("s").asi8
+    said = refused(with_columns(unix=unix, date=HOURS.index))
+    assert "pass time_column='unix' or time_column='date', whichever holds the opens" in said
