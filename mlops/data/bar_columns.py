@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,62 @@ _KINDS = (
 
 def tidy_name(name: object) -> str:
     """A column's name in lower case, without the space or the <> around it."""
-    tidy = str(name).strip().lower()
-    return tidy[1:-1].strip() if tidy.startswith("<") and tidy.endswith(">") else tidy
+    return _strip_brackets(str(name)).lower()
+
+
+def rename_columns(
+    source: str, names: Sequence[str], columns: Mapping[str, str]
+) -> tuple[str, ...]:
+    """The caller's names, else those of the source; a nameless column gets the one pandas gives.
+
+    A name is given as the source writes it, or without the space, the <> and the capitals.
+
+    Args:
+        source: What messages call it.
+
+    Raises:
+        BarsError: when a name to replace is no column.
+    """
+    bare = [_strip_brackets(name) for name in names]
+    got = {key for name, short in zip(names, bare, strict=True) for key in _keys_of(name, short)}
+    unknown = [old for old in columns if old not in got and not old.startswith("Unnamed: ")]
+    if unknown:
+        raise BarsError(
+            f"{source}: columns= renames {unknown[0]!r}, which is no column; got "
+            f"{', '.join(map(repr, names))}"
+        )
+    renamed = []
+    for position, (name, short) in enumerate(zip(names, bare, strict=True)):
+        nameless = f"Unnamed: {position}"
+        keys = _keys_of(name, short) if short else (nameless,)
+        given = (columns[key] for key in keys if key in columns)
+        renamed.append(next(given, short or nameless))
+    return tuple(renamed)
+
+
+def tell_missing(missing: str, names: Sequence[str]) -> str:
+    """What to pass where a column of bars has another name, or is not there."""
+    if missing != "volume":
+        return f"pass columns={{'its name in the file': {missing!r}}}"
+    near = [name for name in names if re.search(r"vol|tick|qty|quantity|turnover", name.lower())]
+    if near:
+        return f"pass columns={{{near[0].strip()!r}: 'volume'}} if that is the volume"
+    return (
+        "pass columns={'its name in the file': 'volume'}; if the file has no volume, add a column "
+        "of it, because features are made of it"
+    )
+
+
+def _keys_of(name: str, short: str) -> tuple[str, ...]:
+    """The spellings of a column by which it can be named."""
+    return (name, name.strip(), short, short.lower())
+
+
+def _strip_brackets(name: str) -> str:
+    """A name without the space or the <> around it, which MetaTrader writes."""
+    stripped = name.strip()
+    is_in_brackets = stripped.startswith("<") and stripped.endswith(">")
+    return stripped[1:-1].strip() if is_in_brackets else stripped
 
 
 def to_table(raw: object) -> pd.DataFrame:
@@ -63,7 +118,7 @@ def require_columns(raw: object) -> pd.DataFrame:
             got = ", ".join(map(str, table.columns))
             raise BarsError(
                 f"column {name!r} is missing; got {got}; rename the columns to "
-                f"{', '.join(COLUMNS)}",
+                f"{', '.join(COLUMNS)}, or of a file {tell_missing(name, list(map(str, named)))}",
                 column=name,
             )
         if count > 1:
@@ -95,6 +150,7 @@ def _drop_symbol_names(table: pd.DataFrame) -> pd.DataFrame:
         if number != place and len(symbols) > 1:
             raise BarsError(
                 f"the columns belong to {len(symbols)} symbols: {', '.join(symbols[:5])}; pass "
-                f"those of one, such as frame.xs({symbols[0]!r}, axis=1, level={number})"
+                f"those of one, such as frame.xs({symbols[0]!r}, axis=1, level={number}); no "
+                "argument chooses a symbol of a file, so write one file for each"
             )
     return table.set_axis(levels[place], axis=1)

@@ -190,8 +190,8 @@ def _tell_which_to_trust(
     Args:
         apart: By how much the first column is later than the second.
     """
-    step = np.abs(np.abs(apart / pd.Timedelta(timeframe.step)) - 1)
-    if (step <= pd.Timedelta(seconds=1) / timeframe.step).all() and len(set(apart > _ZERO)) == 1:
+    later = apart if apart[0] > _ZERO else -apart
+    if (np.abs((later - timeframe.step) / pd.Timedelta(seconds=1)) <= 1).all():
         closes, opens = names if apart[0] > _ZERO else names[::-1]
         return (
             f"{closes!r} is one bar later and holds the closes if {opens!r} holds the opens; pass "

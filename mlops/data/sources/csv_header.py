@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mlops.data.bar_columns import COLUMNS
+from mlops.data.bar_columns import COLUMNS, rename_columns, tell_missing, tidy_name
 from mlops.data.file_options import FileOptions
 from mlops.data.sources.archives import Content
 from mlops.data.time_columns import DATE_COLUMNS, UNIX_COLUMNS
@@ -17,6 +17,7 @@ from mlops.errors import BarsError
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _LINE = re.compile(r"\r\n|\r|\n")
 _VALUE = re.compile(r"\s*[+-]?\d[\d.,:/TZ +-]*\s*")
+_PRICES = COLUMNS[:4]
 _SHOWN_LETTERS = 60
 _LINES_SEARCHED = 100
 _NEEDED_ONCE = frozenset((*COLUMNS, *UNIX_COLUMNS, *DATE_COLUMNS))
@@ -62,8 +63,11 @@ def read_header(content: Content, options: FileOptions) -> Header:
     if _are_values(cells):
         names, first_row = _number_columns(content.name, cells, options.columns), cells
         return Header(names, separator, row, tuple(first_row), encoding)
-    names = _rename(content.name, cells, options.columns)
+    names = _refuse_repeated(
+        content.name, list(rename_columns(content.name, cells, options.columns))
+    )
     _refuse_missing(content.name, names, lines, row, options)
+    _refuse_names_below(content.name, names, [split_line(one, separator) for one in lines], row)
     return Header(names, separator, row + 1, tuple(first_row), encoding)
 
 
@@ -124,22 +128,26 @@ def _refuse_separator(separator: str, decimal: str) -> None:
 
 
 def _tell_where_header_is(lines: Sequence[str], row: int, columns: Mapping[str, str]) -> str | None:
-    """The argument that makes the first line with all columns of bars the header."""
-    for number in range(row + 1, min(len(lines), row + _LINES_SEARCHED)):
-        if any(_name_bars(split_line(lines[number], mark), columns) for mark in SEPARATORS):
-            return f"pass skip_rows={number}, for line {number + 1} names the columns of bars"
+    """The argument that makes the first line with all columns or prices of bars the header."""
+    below = range(row + 1, min(len(lines), row + _LINES_SEARCHED))
+    for needed, what in ((COLUMNS, "columns"), (_PRICES, "prices")):
+        found = [number for number in (row, *below) if _line_names(lines[number], columns, needed)]
+        if row in found:
+            return None
+        if found:
+            return f"pass skip_rows={found[0]}, for line {found[0] + 1} names the {what} of bars"
     return None
 
 
-def _name_bars(cells: Sequence[str], columns: Mapping[str, str]) -> bool:
+def _line_names(line: str, columns: Mapping[str, str], needed: Sequence[str]) -> bool:
+    return any(_name_bars(split_line(line, mark), columns, needed) for mark in SEPARATORS)
+
+
+def _name_bars(
+    cells: Sequence[str], columns: Mapping[str, str], needed: Sequence[str] = COLUMNS
+) -> bool:
     renamed = {columns.get(cell, columns.get(cell.strip(), cell)) for cell in cells}
-    return set(COLUMNS) <= {_normalise(cell) for cell in renamed}
-
-
-def _normalise(name: str) -> str:
-    """In lower case, and without the brackets that MetaTrader writes around names."""
-    stripped = name.strip()
-    return re.sub(r"^<(.*)>$", r"\1", stripped).strip().lower()
+    return set(needed) <= {tidy_name(cell) for cell in renamed}
 
 
 def _are_values(cells: Sequence[str]) -> bool:
@@ -160,30 +168,12 @@ def _number_columns(name: str, cells: Sequence[str], columns: Mapping[str, str])
     return _refuse_repeated(name, [columns.get(position, position) for position in positions])
 
 
-def _rename(name: str, cells: Sequence[str], columns: Mapping[str, str]) -> tuple[str, ...]:
-    """The caller's names, else those of the file; a nameless column gets the one pandas gives."""
-    got = {key for cell in cells for key in (cell, cell.strip(), _normalise(cell))}
-    unknown = [old for old in columns if old not in got and not old.startswith("Unnamed: ")]
-    if unknown:
-        raise BarsError(
-            f"{name}: columns= renames {unknown[0]!r}, which is no column; got "
-            f"{', '.join(map(repr, cells))}"
-        )
-    names = []
-    for position, cell in enumerate(cells):
-        stripped = cell.strip() or f"Unnamed: {position}"
-        bare = re.sub(r"^<(.*)>$", r"\1", stripped)
-        given = (columns[key] for key in (cell, stripped, bare.lower()) if key in columns)
-        names.append(next(given, bare))
-    return _refuse_repeated(name, names)
-
-
 def _refuse_repeated(name: str, names: list[str]) -> tuple[str, ...]:
     """Names without repetition; a repeated one that a bar needs is refused."""
     seen: dict[str, int] = {}
     unique = []
     for position, column in enumerate(names):
-        key = _normalise(column)
+        key = tidy_name(column)
         first = seen.setdefault(key, position)
         if first != position and key in _NEEDED_ONCE:
             raise BarsError(
@@ -197,17 +187,33 @@ def _refuse_repeated(name: str, names: list[str]) -> tuple[str, ...]:
 def _refuse_missing(
     name: str, names: Sequence[str], lines: Sequence[str], row: int, options: FileOptions
 ) -> None:
-    present = {_normalise(column) for column in names}
+    present = {tidy_name(column) for column in names}
     missing = [column for column in COLUMNS if column not in present]
     if missing:
         remedy = _tell_where_header_is(lines, row, options.columns) or (
-            f"pass columns={{'its name in the file': {missing[0]!r}}}"
+            tell_missing(missing[0], names)
         )
         raise BarsError(
             f"{name}: column {missing[0]!r} is missing in line {row + 1}; got "
             f"{', '.join(names)}; {remedy}",
             column=missing[0],
         )
+
+
+def _refuse_names_below(
+    name: str, names: Sequence[str], cells: Sequence[Sequence[str]], row: int
+) -> None:
+    """Refuse the two lines of names that Yahoo's library writes below the header."""
+    if len(cells) < row + 4:
+        return
+    symbols, index = cells[row + 1], cells[row + 2]
+    if not index or not index[0] or any(index[1:]) or any(map(_VALUE.fullmatch, symbols)):
+        return
+    columns = {str(place): tidy_name(one) for place, one in enumerate(names)} | {"0": "open_time"}
+    raise BarsError(
+        f"{name}: lines {row + 2} and {row + 3} hold names and no bars, "
+        f"{shorten(', '.join(symbols))!r}; pass skip_rows={row + 3} and columns={columns}"
+    )
 
 
 def shorten(line: str) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from pydantic import ValidationError
 
 from mlops.arrays import FloatArray
-from mlops.data.bar_columns import COLUMNS, require_columns
+from mlops.data.bar_columns import COLUMNS, rename_columns, require_columns
 from mlops.data.file_options import FileOptions
 from mlops.data.numbers import parse_numbers
 from mlops.data.sources.archives import open_content
@@ -93,7 +93,15 @@ class FileSource:
         content = open_content(self.path, self.options.member)
         if content.form == "text":
             return read_csv_table(content, self.options)
-        return read_arrow_table(content).rename(columns=self.options.columns)
+        table, columns = read_arrow_table(content), self.options.columns
+        if isinstance(table.columns, pd.MultiIndex) or not columns:
+            return table.rename(columns=columns)
+        levels = [str(name or "") for name in table.index.names]
+        given = [*levels, *map(str, table.columns)]
+        names = rename_columns(content.name, given, columns)
+        index = [new if old else None for old, new in zip(levels, names, strict=False)]
+        table.index.names = index
+        return table.set_axis(list(names[len(levels) :]), axis=1)
 
     def _take_bars(
         self, table: pd.DataFrame, opened: pd.DatetimeIndex, timeframe: Timeframe, now: pd.Timestamp

@@ -274,3 +274,52 @@ def test_numbers_that_have_two_readings_or_none_are_refused(cell: str) -> None:
     with pytest.raises(BarsError, match="text where a number belongs"):
         parse_numbers(pd.Series(["1", cell], name="volume"), np.arange(2))
     assert parse_numbers(pd.Series(["1", cell], name="volume"), np.arange(1))[0] == 1
+
+
+YAHOO = (
+    "Price,Close,High,Low,Open,Volume\nTicker,BTC-USD,BTC-USD,BTC-USD,BTC-USD,BTC-USD\n"
+    "Datetime,,,,,\n2024-07-01 09:00:00+00:00,1.75,2,1,1.5,10\n"
+)
+DOWNLOAD = (
+    "https://www.example.com\nunix,symbol,open,high,low,close,Volume BTC\n"
+    "1719824400,BTC/USD,1.5,2,1,1.75,10\n"
+)
+TRADER = "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\n" + (
+    "2024.07.01\t09:00\t1.5\t2\t1\t1.75\t10\t0\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "options"),
+    [
+        (YAHOO, "pass skip_rows=3 and columns={'0': 'open_time', '1': 'close', ", {
+            "skip_rows": 3,
+            "columns": dict(
+                zip("012345", ("open_time", "close", "high", "low", "open", "volume"), strict=True)
+            ),
+        }),
+        (DOWNLOAD, "pass skip_rows=1, for line 2 names the prices of bars", {
+            "skip_rows": 1, "columns": {"Volume BTC": "volume"},
+        }),
+        (DOWNLOAD[24:], "pass columns={'Volume BTC': 'volume'} if that is", {
+            "columns": {"Volume BTC": "volume"},
+        }),
+        *((TRADER, "got DATE, TIME, OPEN, HIGH, LOW, CLOSE, TICKVOL, VOL; pass columns={'TICKVOL'",
+           {"columns": {name: "volume"}, "time_column": "DATE+TIME", "timezone": "UTC"})
+          for name in ("<TICKVOL>", "TICKVOL", "tickvol")),
+    ],
+)  # fmt: skip
+def test_the_remedy_of_a_refused_vendor_file_reads_it(
+    tmp_path: Path, text: str, told: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(BarsError) as caught:
+        fetch(tmp_path, text)
+    assert told in str(caught.value)
+    read = fetch(tmp_path, text, **options)
+    assert read.index.tolist() == [pd.Timestamp("2024-07-01T09:00Z")]
+    assert read[list(COLUMNS)].iloc[0].tolist() == [1.5, 2, 1, 1.75, 10]
+
+
+def test_a_file_without_volume_is_told_to_add_it(tmp_path: Path) -> None:
+    with pytest.raises(BarsError, match="if the file has no volume, add a column of it"):
+        fetch(tmp_path, "time,open,high,low,close\n2024-07-01T09:00Z,1,1,1,1\n")

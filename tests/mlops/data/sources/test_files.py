@@ -107,3 +107,21 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SourceError, match="no file"):
         fetch(tmp_path / "none.csv")
+
+
+def test_columns_of_a_parquet_file_are_renamed_or_refused_as_those_of_a_csv(tmp_path):
+    table = pd.DataFrame(
+        {"Day": pd.date_range("2024-07-01", periods=2, tz="UTC"), "Qty": [3.0, 4.0]}
+        | {name: [1.0, 1.0] for name in ("open", "high", "low", "close")}
+    )
+    path = tmp_path / "bars.parquet"
+    for frame in (table, table.set_index("Day")):
+        frame.to_parquet(path)
+        with pytest.raises(BarsError, match=r"pass columns=\{'qty': 'volume'\}"):
+            fetch(path)
+        with pytest.raises(BarsError, match="columns= renames 'Amount', which is no column"):
+            fetch(path, columns={"Amount": "volume"})
+        for names in ({"qty": "volume", "Day": "time"}, {"Qty": "volume", "day": "time"}):
+            read = fetch(path, columns=names)
+            assert read["volume"].tolist() == [3, 4]
+            assert read.index.tolist() == table["Day"].tolist()
