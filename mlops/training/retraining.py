@@ -12,6 +12,7 @@ from datetime import datetime
 
 import pandas as pd
 
+from mlops.data.file_options import BarsChoice
 from mlops.data.market import Market
 from mlops.registry.markets import read_market
 from mlops.search.config import ModelType, TrainingConfig
@@ -112,9 +113,8 @@ def _close_after(market: Market, since: datetime, bars: int) -> datetime:
 
 def _trained_on(version: ModelVersion) -> Market:
     """The market of the bars that a version was trained on, by its notes."""
-    config = version.notes.get("config") or {}
-    fields = {name: config[name] for name in BarsChoice.model_fields if name in config}
-    return Market.of(Service.parse(version.service), BarsChoice.model_validate(fields))
+    choice = BarsChoice.read(version.notes.get("config") or {})
+    return Market.of(Service.parse(version.service), choice)
 
 
 def market_time(store: Store, service: str, wall: datetime) -> datetime:
