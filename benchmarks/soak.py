@@ -147,7 +147,8 @@ def bars_due(place: Place, began: datetime, ended: datetime) -> set[datetime]:
     """The newest complete bar of each second between two moments of the wall clock."""
     moment = [began]
     recent = RecentBars(
-        place.home / "bars", clock=lambda market, last: market_now(market, last, moment[0])
+        place.home / "bars",
+        clock=lambda market, first, last: market_now(market, first, last, moment[0]),
     )
     due = set()
     while moment[0] < ended:

@@ -51,7 +51,7 @@ class MonitorRun:
 def open_monitor_run(now: datetime | None = None) -> MonitorRun:
     """Read the settings and the bars of every service; ``now`` is market time for all of them."""
     installation = current_installation()
-    clock: Clock = market_clock if now is None else (lambda market, last_close: now)
+    clock: Clock = market_clock if now is None else (lambda *_: now)
     held_bars = HELD_BARS if now is None else None
     refresh_files(installation.store, cache_root=installation.settings.bars_path)
     bars = installation.open_recent_bars(clock, held_bars=held_bars)

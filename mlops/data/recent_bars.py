@@ -105,7 +105,7 @@ class RecentBars:
         if history is None:
             return None
         frame, label = history
-        now = self.clock(market, frame.index[-1] + service.timeframe.step)
+        now = self.clock(market, frame.index[0], frame.index[-1] + service.timeframe.step)
         known = int(frame.index.searchsorted(pd.Timestamp(now) - service.timeframe.step, "right"))
         if not known:
             return None

@@ -30,7 +30,7 @@ class RehearsalClock:
     def __init__(self, now: datetime) -> None:
         self.now = now
 
-    def __call__(self, market: Market, last_close: datetime) -> datetime:
+    def __call__(self, market: Market, first_open: datetime, last_close: datetime) -> datetime:
         return self.now
 
 

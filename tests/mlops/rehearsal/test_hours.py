@@ -29,7 +29,7 @@ class House:
         self.done: list[tuple[str, datetime]] = []
 
     def note(self, what: str) -> None:
-        self.done.append((what, self.clock("sample", START)))
+        self.done.append((what, self.clock("sample", START, START)))
 
     def forecast(self, service: str) -> None:
         self.note("forecast")

@@ -62,7 +62,7 @@ def open_feed(store: Store, replay: Replay) -> OpenFeed:
 
 
 def stored_bars(root: Path) -> int:
-    recent = RecentBars(root, clock=lambda market, last_close: datetime.now(UTC)).load(SERVICE)
+    recent = RecentBars(root, clock=lambda *_: datetime.now(UTC)).load(SERVICE)
     return 0 if recent is None else len(recent.frame)
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from mlops.data.calendar import load_calendar
+from mlops.data.market import Market
 from mlops.data.quality import NewestBar
 from mlops.data.recent_bars import KnownBars
 from mlops.data.simulator import simulate_bars
@@ -213,7 +214,7 @@ def test_a_forecast_that_the_spool_refuses_is_not_published(
 # Which version goes on record ----------------------------------------------------------------
 
 
-def just_closed(venue: str, last_close: datetime) -> datetime:
+def just_closed(market: Market, first_open: datetime, last_close: datetime) -> datetime:
     """The market's time a minute after the last simulated bar, which is fresh then."""
     return last_close + timedelta(minutes=1)
 
