@@ -99,7 +99,7 @@ def read_format(texts: pd.Series, column: str, time_format: str) -> pd.DatetimeI
             f"{_cut(text)!r} does not match time_format={time_format!r}",
             column,
             unread,
-            f"pass its form{_example_of(text)}, or correct these rows",
+            f"pass its form{_example_of(text, time_format)}, or correct these rows",
         )
     return times
 
@@ -133,19 +133,24 @@ def refuse_some_without_zone(zoned: BoolArray, column: str) -> None:
         )
 
 
-def suggest_format(text: str) -> str | None:
-    """The form of one time as in strptime, where it can be told; None where it cannot."""
+def suggest_formats(text: str) -> list[str]:
+    """The forms of one time as in strptime: two where day and month may be exchanged, or none."""
     form = _BLANKS.sub(" ", text.strip()).replace("%", "%%")
     for pattern, directive in _DIRECTIVES:
         form = re.sub(pattern, directive, form, count=1)
     if "%p" in form:
         form = form.replace("%H", "%I")
+    if not (re.search("%[Yy]", form) and re.search("%[mbB]", form)):
+        return []
+    exchanged = re.sub("%d(.?)%m", r"%m\1%d", form)
+    return [one for one in dict.fromkeys((form, exchanged)) if _fits(text.strip(), one)]
+
+
+def _fits(text: str, form: str) -> bool:
     try:
-        fits = pd.to_datetime(text.strip(), format=form, errors="coerce", utc="%z" in form)
+        return bool(pd.notna(pd.to_datetime(text, format=form, errors="coerce", utc="%z" in form)))
     except (ValueError, re.error):
-        return None
-    is_date = re.search("%[Yy]", form) and re.search("%[mbB]", form)
-    return form if is_date and pd.notna(fits) else None
+        return False
 
 
 _MONTH = "(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)"
@@ -160,11 +165,14 @@ _DIRECTIVES = (
     (r"\d{1,2}:\d{2}:\d{2}", "%H:%M:%S"),
     (r"\d{1,2}:\d{2}(?!\d)", "%H:%M"),
     (r"(?i)(?<=[\d\sMSf])(?:am|pm)\b", "%p"),
-    (r"[+-]\d{2}:?\d{2}$", "%z"),
+    (r"(?<=\dT)\d{6}(?!\d)", "%H%M%S"),
+    (r"[+-]\d{2}:?\d{2}$|(?<=[\dMS])Z$", "%z"),
+    (r"^\d{4}(?:19|20)\d{2}\b", "%d%m%Y"),
+    (r"(?<=%d%m%Y )\d{4}\b", "%H%M"),
     (r"\b\d{4}\b", "%Y"),
     (r"^\d{1,2}([-/.])\d{1,2}\1\d{2}\b", r"%d\1%m\1%y"),
     (r"\b\d{1,2}([-/.])\d{1,2}(?=\1%Y)", r"%d\1%m"),
-    (r"(?<=%Y)([-/.])\d{1,2}\1\d{1,2}\b", r"\1%m\1%d"),
+    (r"(?<=%Y)([-/.])\d{1,2}\1\d{1,2}(?!\d)", r"\1%m\1%d"),
     (r"(?<=%Y)([-/.])\d{1,2}(?![-/.]?\d)", r"\1%m"),
     (r"(?<![%\d])\d{1,2}(?=\D|$)", "%d"),
     (r"(?<=%b[-/ ])\d{2}\b", "%y"),
@@ -195,9 +203,11 @@ def _read_one_form(texts: pd.Series, dayfirst: bool | None) -> pd.DatetimeIndex 
     if found["sec"] and texts.str.contains(":6[01]").any():
         return None
     try:
-        return pd.DatetimeIndex(pd.to_datetime(texts, format=form))
+        read = pd.DatetimeIndex(pd.to_datetime(texts, format=form))
     except ValueError:
         return None
+    # pandas takes NaT and other words for no time.
+    return None if read.hasnans else read
 
 
 def _tidy(texts: pd.Series) -> pd.Series:
@@ -282,9 +292,11 @@ def _unread_error(texts: pd.Series, column: str, unread: IntArray) -> BarsError:
     )
 
 
-def _example_of(text: str) -> str:
-    form = suggest_format(text) if len(text) <= _LONGEST_SHOWN else None
-    return f", such as time_format={form or '%d.%m.%Y %H:%M'!r}"
+def _example_of(text: str, refused: str | None = None) -> str:
+    """The argument that names the form of a text; without an example where none is known to fit."""
+    known = suggest_formats(text) if len(text) <= _LONGEST_SHOWN else []
+    forms = [f"time_format={form!r}" for form in known if form != refused]
+    return f", such as {' or '.join(forms)}" if forms else " with time_format=, as in strptime"
 
 
 def _cut(text: str) -> str:

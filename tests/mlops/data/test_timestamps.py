@@ -297,6 +297,12 @@ class TestTimeFormat:
         ("2024-03-01 13:00 CET", "%Y-%m-%d %H:%M CET"),
         ("Friday 1 March 2024 13:00 +0100", "%A %d %B %Y %H:%M %z"),
         ("2024-03", "%Y-%m"),
+        ("01/25/24", "%m/%d/%y"),
+        ("1/2/24", "%m/%d/%y"),
+        ("01/25/2024, 12:00:00 AM", "%m/%d/%Y, %I:%M:%S %p"),
+        ("2024-01-25_00:00", "%Y-%m-%d_%H:%M"),
+        ("2024-01-25T000000Z", "%Y-%m-%dT%H%M%S%z"),
+        ("25012024 0000", "%d%m%Y %H%M"),
     ],
 )
 def test_the_refusal_of_another_form_names_that_form(text, form):
@@ -307,9 +313,24 @@ def test_the_refusal_of_another_form_names_that_form(text, form):
 
 
 @pytest.mark.parametrize("text", ["2024-W09", "Q1 2024", "13:00", "yesterday"])
-def test_text_whose_form_cannot_be_told_gets_an_example(text):
-    with pytest.raises(BarsError, match=r"such as time_format='%d.%m.%Y %H:%M'"):
+def test_text_whose_form_cannot_be_told_gets_no_example(text):
+    with pytest.raises(BarsError, match="pass its form with time_format=, as in strptime"):
         parse([text], timezone="UTC")
+
+
+def test_a_form_that_was_refused_is_not_told_again():
+    texts = ["01/25/24", "01/26/24", "NaT"]
+    with pytest.raises(BarsError) as caught:
+        parse(texts[:2], timezone="UTC", time_format="%d/%m/%y")
+    assert "time_format='%m/%d/%y', or correct" in str(caught.value)
+    with pytest.raises(BarsError, match=r"'NaT' does not match .* in row 2 .*with time_format="):
+        parse(texts, timezone="UTC", time_format="%m/%d/%y")
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin"])
+def test_the_word_nat_is_no_date(zone):
+    with pytest.raises(BarsError, match="'NaT' is no date in row 1"):
+        parse(["02.01.2024 15:00", "NaT"], timezone=zone, dayfirst=True)
 
 
 class TestDtypes:
