@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import lzma
 import struct
@@ -42,6 +43,7 @@ _OTHERS = {
     b"\x80\x04": "a pickle, which is not read; write it as CSV or Parquet",
     b"\x80\x05": "a pickle, which is not read; write it as CSV or Parquet",
     b"version https://git-lfs": "a pointer of Git LFS, not the file; fetch it with git lfs pull",
+    b"\xff\xff\xff\xff": "a stream of Arrow; write it as an Arrow file or as Parquet",
     b"\xff\xfe\x00\x00": "text in UTF-32; save it as UTF-8",
     b"\x00\x00\xfe\xff": "text in UTF-32; save it as UTF-8",
 }
@@ -111,8 +113,17 @@ def open_content(path: Path, member: str | None = None) -> Content:
 def _open_packed(path: Path, packing: str) -> Any:
     if packing == "xz":
         return _XzReader(path.open("rb"))
+    if packing == "gzip" and _ends_with_zero(path):
+        # Arrow takes zeros after the end for damage, gzip for padding.
+        return gzip.open(path)
     file = pa.OSFile(str(path))
     return pa.CompressedInputStream(file, packing) if packing else file
+
+
+def _ends_with_zero(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, io.SEEK_END)
+        return file.read() == b"\x00"
 
 
 def _recognise(name: str, packing: str, opener: Callable[[], Any]) -> Content:
@@ -123,11 +134,24 @@ def _recognise(name: str, packing: str, opener: Callable[[], Any]) -> Content:
     _refuse_other_kinds(name, head)
     form = next((form for magic, form in _FORMS.items() if head.startswith(magic)), "text")
     if form == "text" and b"\x00" in head and not head.startswith(_UTF16):
+        if _may_be_utf16(head):
+            raise SourceError(
+                f"{name} is text in UTF-16 without a byte order mark; save it as UTF-8"
+            )
         raise SourceError(
             f"{name} is neither text nor Parquet (a zero at byte {head.index(0):,}); "
             "use .csv, .csv.gz or .parquet"
         )
     return Content(name, form, packing, head, opener)
+
+
+def _may_be_utf16(head: bytes) -> bool:
+    """Whether every second byte is a zero in most of the text, as of Latin letters and digits."""
+    some = head[:200]
+    return any(
+        half.count(0) > 0.9 * len(half) and not other.count(0)
+        for half, other in ((some[::2], some[1::2]), (some[1::2], some[::2]))
+    )
 
 
 def _refuse_other_kinds(name: str, head: bytes) -> None:

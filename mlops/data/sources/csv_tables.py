@@ -126,7 +126,7 @@ def _refuse_irregular_lines(content: Content, header: Header) -> None:
             newline="",
         )
         bad: list[tuple[int, int]] = []
-        count, line = 0, 0
+        count, line, raw = 0, 0, ""
         try:
             for line, raw in enumerate(text, start=1):
                 if line <= header.lines or not raw.strip("\r\n"):
@@ -140,7 +140,8 @@ def _refuse_irregular_lines(content: Content, header: Header) -> None:
         except UnicodeDecodeError as error:
             raise refuse_encoding(content.name, line + 1, error.object[error.start]) from error
     if bad:
-        raise BarsError(_tell_lines(content.name, bad, count, len(header.names), line))
+        is_cut = bad == [(line, bad[0][1])] and not raw.endswith(("\n", "\r"))
+        raise BarsError(_tell_lines(content.name, bad, count, len(header.names), is_cut=is_cut))
 
 
 def _open_quote_error(name: str, line: int, cell: str) -> BarsError:
@@ -152,14 +153,13 @@ def _open_quote_error(name: str, line: int, cell: str) -> BarsError:
 
 
 def _tell_lines(
-    name: str, bad: list[tuple[int, int]], count: int, width: int, last_line: int
+    name: str, bad: list[tuple[int, int]], count: int, width: int, *, is_cut: bool
 ) -> str:
     shown = ", ".join(f"line {line:,} has {cells}" for line, cells in bad)
     more = f" and {count - len(bad):,} more lines differ" if count > len(bad) else ""
-    cut = bad == [(last_line, bad[0][1])] and bad[0][1] < width
     remedy = (
         "it ends within its last line, so it was cut short; fetch the file again"
-        if cut
-        else "correct these lines, or pass separator= or skip_rows="
+        if is_cut and bad[0][1] < width
+        else "correct or remove these lines, or pass separator= or skip_rows="
     )
     return f"{name} is not a regular table: the header has {width} cells, {shown}{more}; {remedy}"

@@ -32,6 +32,15 @@ def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byt
     return buffer.getvalue()
 
 
+def write_stream() -> bytes:
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pandas(BARS)
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
 PACKINGS: dict[str, Callable[[bytes], bytes]] = {
     "gz": gzip.compress,
     "bz2": bz2.compress,
@@ -58,6 +67,11 @@ def test_members_that_follow_each_other_are_one_file(tmp_path: Path, packing: st
     half = TEXT.index(b"\n", len(TEXT) // 2) + 1
     content = PACKINGS[packing](TEXT[:half]) + PACKINGS[packing](TEXT[half:])
     assert len(fetch(tmp_path / "bars.csv", content)) == len(BARS)
+
+
+@pytest.mark.parametrize("zeros", [1, 512])
+def test_zeros_behind_a_gzip_archive_are_padding(tmp_path: Path, zeros: int) -> None:
+    assert len(fetch(tmp_path / "bars.csv", gzip.compress(TEXT) + bytes(zeros))) == len(BARS)
 
 
 @pytest.mark.parametrize("kind", ["parquet", "arrow"])
@@ -165,10 +179,13 @@ def test_an_encrypted_or_huge_member_is_refused(tmp_path: Path) -> None:
         (gzip.compress(gzip.compress(TEXT)), SourceError, "packed twice"),
         (b"open\x00time", SourceError, "neither text nor Parquet"),
         (TEXT.decode().encode("utf-32"), SourceError, "UTF-32"),
+        (TEXT.decode().encode("utf-16-le"), SourceError, "UTF-16 without a byte order mark"),
+        (TEXT.decode().encode("utf-16-be"), SourceError, "UTF-16 without a byte order mark"),
+        (write_stream(), SourceError, "a stream of Arrow"),
         (b"", BarsError, "is empty"),
         (gzip.compress(b""), BarsError, "is empty"),
     ],
-    ids=range(12),
+    ids=range(15),
 )
 def test_what_is_no_table_is_refused_as_what_it_is(
     tmp_path: Path, content: bytes, error: type[DataError], message: str
