@@ -9,7 +9,7 @@ import pandas as pd
 
 from mlops.data.bad_rows import bad_rows_error
 from mlops.data.bar_columns import COLUMNS
-from mlops.data.plain_values import to_plain
+from mlops.data.plain_dtypes import to_plain
 from mlops.errors import BarsError
 
 _SAMPLE_ROWS = 100

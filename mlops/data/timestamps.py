@@ -11,7 +11,7 @@ import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray, IntArray
 from mlops.data.bad_rows import bad_rows_error
-from mlops.data.plain_values import to_plain
+from mlops.data.plain_dtypes import to_plain
 from mlops.data.time_text import read_format, read_iso, read_text, refuse_some_without_zone
 from mlops.errors import BarsError
 

@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 from mlops.data.bar_columns import COLUMNS, rename_columns, tell_missing, tidy_name
 from mlops.data.file_options import FileOptions
@@ -83,16 +84,17 @@ def _split_lines(content: Content, encoding: str) -> list[str]:
         text = decoder.decode(content.head)
     except UnicodeDecodeError as error:
         line = len(re.findall(rb"\r\n|\r|\n", content.head[: error.start])) + 1
-        raise refuse_encoding(content.name, line, content.head[error.start]) from error
+        refuse_encoding(content.name, line, error)
     lines = _LINE.split(text)
     return lines[:-1] if lines[-1] == "" else lines
 
 
-def refuse_encoding(name: str, line: int, byte: int) -> BarsError:
-    """The error of a byte that no UTF-8 text has."""
-    return BarsError(
+def refuse_encoding(name: str, line: int, error: UnicodeDecodeError) -> NoReturn:
+    """Refuse a byte that no UTF-8 text has."""
+    byte = error.object[error.start]
+    raise BarsError(
         f"{name} is not UTF-8: byte 0x{byte:02x} in line {line:,}; save the file as UTF-8"
-    )
+    ) from error
 
 
 def _recognise_separator(

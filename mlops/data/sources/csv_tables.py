@@ -9,6 +9,7 @@ import csv
 import io
 import re
 from collections.abc import Mapping
+from typing import NoReturn
 
 import pandas as pd
 import pyarrow as pa
@@ -133,20 +134,20 @@ def _refuse_irregular_lines(content: Content, header: Header) -> None:
                     continue
                 cells = next(csv.reader([raw], delimiter=header.separator))
                 if cells[-1].endswith(("\n", "\r")):
-                    raise _open_quote_error(content.name, line, cells[-1])
+                    _refuse_open_quote(content.name, line, cells[-1])
                 if len(cells) != len(header.names):
                     count += 1
                     bad = [*bad, (line, len(cells))][:_SHOWN]
         except UnicodeDecodeError as error:
-            raise refuse_encoding(content.name, line + 1, error.object[error.start]) from error
+            refuse_encoding(content.name, line + 1, error)
     if bad:
         is_cut = bad == [(line, bad[0][1])] and not raw.endswith(("\n", "\r"))
         raise BarsError(_tell_lines(content.name, bad, count, len(header.names), is_cut=is_cut))
 
 
-def _open_quote_error(name: str, line: int, cell: str) -> BarsError:
+def _refuse_open_quote(name: str, line: int, cell: str) -> NoReturn:
     shown = shorten(cell.strip("\r\n"))
-    return BarsError(
+    raise BarsError(
         f"{name}: line {line:,} ends within the quoted cell '\"{shown}'; close its quote, or write "
         "the cell on one line"
     )
