@@ -41,7 +41,10 @@ class FileOptions(BaseModel):
     separator: str | None = Field(
         None, description="Separator of the cells of a CSV file; None: recognised from its header"
     )
-    decimal: Literal[".", ","] = Field(".", description="Decimal mark of the numbers")
+    decimal: Literal[".", ","] | None = Field(
+        None,
+        description="Decimal mark of the numbers; empty: a point that cannot group thousands",
+    )
     skip_rows: int = Field(0, ge=0, description="Lines of a CSV file above its header")
     member: str | None = Field(
         None, description="Name of the file to read in an archive that holds several"

@@ -57,7 +57,7 @@ def read_header(content: Content, options: FileOptions) -> Header:
             f"{len(lines)} line(s)"
         )
     separator = options.separator or _recognise_separator(content.name, lines, row, options.columns)
-    _refuse_separator(separator, options.decimal)
+    _refuse_separator(separator, options.decimal or ".")
     cells = split_line(lines[row], separator)
     below = next((line for line in lines[row + 1 :] if line.strip()), None)
     first_row = split_line(below, separator) if below is not None else []

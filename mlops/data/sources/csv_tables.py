@@ -29,6 +29,8 @@ _UNIX = re.compile(r"\d{9,15}")
 _ISO = re.compile(
     r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(?P<zone>Z|[+-]\d{2}:?\d{2})?"
 )
+_GROUPED = r"[0-9]{1,3}(?:\.[0-9]{3})*"
+_ALL_GROUPED = rf"^\s*{_GROUPED}\s*$"
 _SHOWN = 5
 
 
@@ -42,16 +44,18 @@ def read_csv_table(content: Content, options: FileOptions) -> pd.DataFrame:
     header = read_header(content, options)
     try:
         try:
-            table = _convert(content, header, _plan_types(header, options), options.decimal)
+            table = _convert(content, header, _plan_types(header, options), options.decimal or ".")
         except pa.ArrowInvalid:
             # Not each cell has the form that Arrow knows, or the lines differ in length.
-            table = _convert(content, header, {}, options.decimal)
+            table = _convert(content, header, {}, options.decimal or ".")
     except pa.ArrowInvalid as error:
         _refuse_irregular_lines(content, header)
         raise BarsError(f"{content.name} is not a regular table: {error}") from error
     if any(_holds_line_break(column) for column in table.columns):
         _refuse_irregular_lines(content, header)
         raise BarsError(f"{content.name}: a cell holds a line break; write each row on one line")
+    if options.decimal is None and header.separator == ";":
+        _refuse_grouped_numbers(content.name, table)
     frame: pd.DataFrame = _drop_nameless(table).to_pandas(split_blocks=True, self_destruct=True)
     return frame
 
@@ -65,10 +69,29 @@ def _plan_types(header: Header, options: FileOptions) -> dict[str, pa.DataType]:
     for name, cell in zip(header.names, cells, strict=False):
         key = name.strip().lower()
         if key in COLUMNS:
-            types[name] = pa.float64()
+            # Text shows later whether all cells of the column are such as 42.000.
+            may_be_grouped = options.decimal is None and header.separator == ";"
+            is_text_first = may_be_grouped and re.fullmatch(_GROUPED, cell.strip())
+            types[name] = pa.string() if is_text_first else pa.float64()
         elif (key == wanted or key in _TIME_COLUMNS) and not is_text:
             types[name] = _time_type(cell.strip())
     return types
+
+
+def _refuse_grouped_numbers(name: str, table: pa.Table) -> None:
+    """Refuse numbers such as 42.000, which are 42 thousand where a semicolon separates cells."""
+    for column in table.column_names:
+        cells = table.column(column)
+        if column.strip().lower() not in COLUMNS or not pa.types.is_string(cells.type):
+            continue
+        dotted = pc.match_substring(cells, ".")
+        if pc.any(dotted).as_py() and pc.all(pc.match_substring_regex(cells, _ALL_GROUPED)).as_py():
+            shown = cells.filter(dotted)[0].as_py().strip()
+            raise BarsError(
+                f"{name}: column {column!r} holds numbers such as {shown!r}; pass decimal=',' if "
+                "their points group thousands, or decimal='.' if they are decimal marks",
+                column=column.strip().lower(),
+            )
 
 
 def _time_type(cell: str) -> pa.DataType:

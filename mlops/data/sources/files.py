@@ -112,7 +112,7 @@ class FileSource:
             values = table[name]
             if values.dtype.kind in "OTU" or isinstance(values.dtype, pd.StringDtype):
                 complete = np.flatnonzero(opened + timeframe.step <= now)
-                taken[name] = parse_numbers(values, complete, decimal=self.options.decimal)
+                taken[name] = parse_numbers(values, complete, decimal=self.options.decimal or ".")
             else:
                 taken[name] = values.array
         extras = {name: table[name].array for name in table.columns if name not in COLUMNS}

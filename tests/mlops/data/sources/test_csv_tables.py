@@ -33,7 +33,7 @@ def fetch(folder: Path, content: str | bytes, **options: Any) -> pd.DataFrame:
 
 def test_arguments_of_file_options_are_taken_singly_and_refused_by_name() -> None:
     whole = FileOptions(stamps="close", decimal=",")
-    assert FileSource(path="a", options=whole, decimal=".").options == FileOptions(stamps="close")
+    assert FileSource(path="a", options=whole, decimal=".").options.decimal == "."
     with pytest.raises(SourceError, match=r"FileSource\(stamps='middle'\)"):
         FileSource(path="a", stamps="middle")
     with pytest.raises(SourceError, match=r"FileSource\(seperator=';'\)"):
@@ -324,3 +324,29 @@ def test_the_remedy_of_a_refused_vendor_file_reads_it(
 def test_a_file_without_volume_is_told_to_add_it(tmp_path: Path) -> None:
     with pytest.raises(BarsError, match="if the file has no volume, add a column of it"):
         fetch(tmp_path, "time,open,high,low,close\n2024-07-01T09:00Z,1,1,1,1\n")
+
+
+@pytest.mark.parametrize("volumes", [("1.000", "2.500"), ("999", "1.250.000"), ("0", "7")])
+@pytest.mark.parametrize("price", ["42.000", "151.234"])
+def test_points_that_may_group_thousands_ask_for_the_decimal_mark(
+    tmp_path: Path, price: str, volumes: tuple[str, str]
+) -> None:
+    text = HEADER.replace(",", ";") + "".join(
+        f"2024-07-01T{9 + number}:00Z;{price};{price};{price};{price};{volume}\n"
+        for number, volume in enumerate(volumes)
+    )
+    with pytest.raises(BarsError, match=rf"'{price}'; pass decimal=',' if .* or decimal='\.' if"):
+        fetch(tmp_path, text)
+    read = fetch(tmp_path, text, decimal=",")
+    assert read["open"].tolist() == [float(price.replace(".", ""))] * 2
+    assert read["volume"].tolist() == [float(volume.replace(".", "")) for volume in volumes]
+
+
+@pytest.mark.parametrize(("options", "tail"), [({"decimal": "."}, ""), ({}, "5"), ({}, "\n")])
+def test_points_that_group_nothing_are_decimal_marks(
+    tmp_path: Path, options: dict[str, Any], tail: str
+) -> None:
+    row = f"2024-07-01T09:00Z;42.125{tail.strip()};43;42;42.5;7\n"
+    separator = "," if tail == "\n" else ";"
+    text = (HEADER.replace(",", ";") + row).replace(";", separator)
+    assert fetch(tmp_path, text, **options)["open"].tolist() == [float(f"42.125{tail}")]
