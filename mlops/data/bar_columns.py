@@ -57,7 +57,7 @@ def tell_missing(missing: str, names: Sequence[str]) -> str:
     """What to pass where a column of bars has another name, or is not there."""
     if missing != "volume":
         return f"pass columns={{'its name in the file': {missing!r}}}"
-    near = [name for name in names if re.search(r"vol|tick|qty|quantity|turnover", name.lower())]
+    near = [name for name in names if re.search(r"vol|ticks?$|qty|quantity", name.lower())]
     if near:
         return f"pass columns={{{near[0].strip()!r}: 'volume'}} if that is the volume"
     return (

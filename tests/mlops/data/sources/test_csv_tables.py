@@ -321,9 +321,10 @@ def test_the_remedy_of_a_refused_vendor_file_reads_it(
     assert read[list(COLUMNS)].iloc[0].tolist() == [1.5, 2, 1, 1.75, 10]
 
 
-def test_a_file_without_volume_is_told_to_add_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["ticker", "spread"])
+def test_a_file_without_volume_is_told_to_add_it(tmp_path: Path, name: str) -> None:
     with pytest.raises(BarsError, match="if the file has no volume, add a column of it"):
-        fetch(tmp_path, "time,open,high,low,close\n2024-07-01T09:00Z,1,1,1,1\n")
+        fetch(tmp_path, f"{name},time,open,high,low,close\nX,2024-07-01T09:00Z,1,1,1,1\n")
 
 
 @pytest.mark.parametrize("volumes", [("1.000", "2.500"), ("999", "1.250.000"), ("0", "7")])
