@@ -16,7 +16,7 @@ from mlops.data.bar_spacing import find_overlaps, name_of
 from mlops.data.merge_rows import merge_rows
 from mlops.data.numbers import REMEDY, parse_numbers
 from mlops.data.parts import is_true_of_all
-from mlops.data.row_labels import find_mixed_label
+from mlops.data.row_labels import find_mixed_labels
 from mlops.data.time_columns import TIME_COLUMN, parse_time_column
 from mlops.data.timestamps import bad_rows_error
 from mlops.errors import BarsError
@@ -58,7 +58,7 @@ def clean_bars(
         time_column=time_column,
         time_format=time_format,
     )
-    if find_mixed_label(table) is None and _need_no_cleaning(table, opened, timeframe, now):
+    if not any(find_mixed_labels(table)) and _need_no_cleaning(table, opened, timeframe, now):
         columns = {name: table[name].to_numpy() for name in COLUMNS}
         frame = pd.DataFrame(columns, index=opened.rename("open_time"), copy=False)
         return Cleaned(frame=frame, dropped={}, reordered=False, dropped_opens={})

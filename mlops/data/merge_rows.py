@@ -11,7 +11,7 @@ import pandas as pd
 from mlops.arrays import FloatArray, IntArray
 from mlops.data import repeated_stamps as repeated
 from mlops.data.repeated_stamps import Repeats, Table
-from mlops.data.row_labels import find_mixed_label, find_split
+from mlops.data.row_labels import LABELS, find_mixed_labels, find_split, prices_jump_between
 from mlops.errors import BarsError
 
 
@@ -53,22 +53,25 @@ def merge_rows(
         merged = MergedRows(rows[np.argsort(stamps[rows], kind="stable")])
     else:
         merged = _merge_repeats(table, Table(stamps, numbers), rows, time_column)
-    _refuse_mixed_labels(table)
+    _refuse_mixed_labels(table, merged.kept, numbers)
     return merged
 
 
-def _refuse_mixed_labels(table: pd.DataFrame) -> None:
-    found = find_mixed_label(table)
-    if found is None:
-        return
-    split, (first, second) = found
-    raise BarsError(
-        f"column {split.column!r} holds {split.values[0]} in row {first} and {split.values[1]} in "
-        f"row {second} (counted from 0); keep one {split.column}, or remove the column where all "
-        "rows are of one market",
-        column=split.column,
-        rows=(first, second),
-    )
+def _refuse_mixed_labels(
+    table: pd.DataFrame, kept: IntArray, numbers: Mapping[str, FloatArray]
+) -> None:
+    for split, (first, second) in find_mixed_labels(table):
+        name = split.column
+        if name not in LABELS and not prices_jump_between(table[name], kept, numbers):
+            continue
+        raise BarsError(
+            f"column {name!r} holds {split.values[0]} in row {first} and {split.values[1]} in "
+            f"row {second} (counted from 0); keep the rows of one {name}, or where all rows are "
+            f"of one market pass columns={{'{name}': 'note'}}, so that the column is not read as "
+            "a label",
+            column=name,
+            rows=(first, second),
+        )
 
 
 def _merge_repeats(

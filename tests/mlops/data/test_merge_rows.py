@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mlops.data.cleaning import Cleaned, clean_bars
 from mlops.data.repeated_stamps import FEW
+from mlops.data.row_labels import LABELS_IN_DOUBT
 from mlops.data.simulator import simulate_bars
 from mlops.errors import BarsError
 from mlops.service import Timeframe
@@ -155,7 +156,36 @@ def test_two_symbols_that_share_no_stamp_are_refused_by_their_names() -> None:
     message = refused(HOURS.assign(Ticker=names))
 
     assert "column 'ticker' holds 'FB' in row 0 and 'META' in row 100" in message
-    assert "remove the column" in message
+    assert "keep the rows of one ticker, or" in message
+    assert "pass columns={'ticker': 'note'}" in message
+    assert len(clean(HOURS.assign(note=names)).frame) == len(HOURS)
+
+
+@pytest.mark.parametrize("name", ["name", "tic", "code", "coin", "market", "contract", "source"])
+@pytest.mark.parametrize("rows", [np.arange(len(HOURS)) < 1000, np.arange(len(HOURS)) % 2 == 0])
+def test_two_markets_that_share_no_stamp_are_refused_by_usual_names(
+    name: str, rows: np.ndarray
+) -> None:
+    other = simulate_bars(len(HOURS), seed=4).set_axis(HOURS.index)
+    other[["open", "high", "low", "close"]] *= 0.05
+    mixed = pd.concat([HOURS[rows], other[~rows]]).sort_index()
+    mixed = mixed.assign(**{name: np.where(rows, "BTC", "ETH")})
+
+    message = refused(mixed)
+
+    assert f"column '{name}' holds 'BTC' in row 0 and 'ETH' in row {np.argmin(rows)}" in message
+    assert f"pass columns={{'{name}': 'note'}}" in message
+
+
+@pytest.mark.parametrize("name", LABELS_IN_DOUBT)
+@pytest.mark.parametrize("kinds", [2, 7, 500])
+def test_a_column_that_varies_without_a_jump_of_the_price_is_no_label(
+    name: str, kinds: int
+) -> None:
+    values = np.random.default_rng(kinds).integers(kinds, size=len(HOURS))
+
+    assert len(clean(HOURS.assign(**{name: values})).frame) == len(HOURS)
+    assert len(clean(HOURS.assign(**{name: np.sort(values)})).frame) == len(HOURS)
 
 
 def test_one_symbol_in_two_spellings_is_one() -> None:
