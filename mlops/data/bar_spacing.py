@@ -133,8 +133,9 @@ def _find_stretch(gaps: IntArray, step: int) -> tuple[int, int, int] | None:
             return None
         stretch = gaps[begin:end]
         common, _ = _find_commonest(stretch)
+        places = 1 if begin == 0 or end == len(gaps) else len(gaps)
         if common >= 2 * step and (
-            _is_regular(stretch, common) or _is_no_chance(stretch, gaps, common, step)
+            _is_regular(stretch, common) or _is_no_chance(stretch, gaps, common, step, places)
         ):
             return int(begin), int(end) - 1, common
     return None
@@ -157,16 +158,17 @@ def _is_regular(stretch: IntArray, common: int) -> bool:
     )
 
 
-def _is_no_chance(stretch: IntArray, gaps: IntArray, common: int, step: int) -> bool:
+def _is_no_chance(stretch: IntArray, gaps: IntArray, common: int, step: int, places: int) -> bool:
     """Whether a stretch of equal gaps is too long for holes that come one by one.
 
-    With a share r of such gaps in the rest of the table, n gaps hold n r^(k-1) runs of k.
+    With a share r of such gaps in the rest of the table, n places hold n r^(k-1) runs of k; at the
+    head or tail of the table is one place.
     """
     if common < SHORT_STRETCH_STEPS * step or not _are_like(stretch, common).all():
         return False
     elsewhere = max(int(_are_like(gaps, common).sum()) - len(stretch), 1)
     share = elsewhere / len(gaps)
-    return bool(len(gaps) * share ** (len(stretch) - 1) < BY_CHANCE)
+    return bool(places * share ** (len(stretch) - 1) < BY_CHANCE)
 
 
 def _are_like(gaps: IntArray, common: int) -> BoolArray:

@@ -81,6 +81,28 @@ def test_a_coarser_stretch_is_refused_and_its_time_is_named(step, count, part):
     assert f"these look like {name_of(step * 3600 * 10**9)} bars; keep the 1h bars" in message
 
 
+@pytest.mark.parametrize("coarse", ["4h", "1d", "7d"])
+@pytest.mark.parametrize("part", ["head", "tail"])
+def test_five_coarser_bars_at_an_end_of_hours_are_refused(coarse, part):
+    hours, step = HOURS[:800], Timeframe(coarse).step
+    few = pd.DatetimeIndex([hours[-1] + number * step for number in range(1, 5)])
+    if part == "head":
+        few = pd.DatetimeIndex([hours[0] - number * step for number in range(4, 0, -1)])
+
+    assert f"these look like {coarse} bars; keep the 1h bars" in refused(hours.union(few))
+    assert stretch_of(hours.union(few[:2] if part == "tail" else few[2:])) is None
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_holes_at_an_end_of_a_thin_market_are_no_coarser_bars(seed):
+    rng = np.random.default_rng(seed)
+    there = rng.random(800) > rng.choice([0.2, 0.5, 0.8])
+    there[:60] &= rng.random(60) > 0.9
+    there[-60:] &= rng.random(60) > 0.7
+
+    assert stretch_of(HOURS[:800][there]) is None
+
+
 @pytest.mark.parametrize("missing", [0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_market_in_which_bars_are_missing_by_chance_is_not_coarser(missing, seed):
