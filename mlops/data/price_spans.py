@@ -157,8 +157,10 @@ def count_bars_of_a_month(step: int) -> int:
 def bound_chance(count: int, expected: float) -> float:
     """A bound of the chance that ``count`` of many rare things happen where few are expected.
 
-    It is the bound of Chernoff for independent things whose chances have the sum ``expected``.
+    It is the smaller bound of Markov and Chernoff, for independent things whose chances have the
+    sum ``expected``.
     """
     if count <= expected:
         return 1.0
-    return math.exp(count - expected + count * math.log(max(expected, 1e-300) / count))
+    ratio = max(expected, 1e-300) / count
+    return min(ratio, math.exp(count - expected + count * math.log(ratio)))

@@ -245,7 +245,8 @@ def _measure_chance(table: Table, repeats: Repeats, finest: Prices, reach: int) 
     for place in places.tolist():
         after = look_around(finest, finest.bar(place), place - 1, place + 1, reach)[1]
         met += math.isfinite(after.first_end(max(min(after.top, after.bottom), 1)))
-    return (met + 1) / (len(places) + 1)
+    # Half a bar more, because a short table that has none does not show that there are none.
+    return (met + 0.5) / (len(places) + 1)
 
 
 def choose_by_neighbours(table: Table, repeats: Repeats) -> IntArray:
