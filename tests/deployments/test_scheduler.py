@@ -172,7 +172,7 @@ def adding(**changes: Any) -> str:
         ({"schedule_type": "yearly"}, "'yearly'.*daily, weekly, monthly"),
         ({"schedule_config": "02:00"}, "schedule_config"),
         ({"model_type": "gru"}, "'gru'.*lstm, transformer"),
-        ({"symbol": "BTCUSDT"}, "BTCUSDT"),
+        ({"symbol": "BTC USDT"}, "BTC USDT"),
         ({"target": "volume"}, "'volume'"),
         ({"horizon": 0}, "horizon 0"),
         ({"training_config": {"epochs": 3}}, "epochs.*data_window_days"),
@@ -219,7 +219,7 @@ def test_the_same_service_model_and_schedule_are_the_same_job() -> None:
 
 @pytest.mark.parametrize(
     ("venue", "symbol"),
-    [("binance", "BTC/USDT:USDT"), ("my_venue-2", "1000SHIB/USDT"), ("v" * 60, f"{'A' * 60}/USD")],
+    [("binance", "BTC/USDT:USDT"), ("my_venue-2", "1000SHIB/USDT"), ("v" * 20, f"{'A' * 30}/USD")],
 )
 def test_prefect_takes_the_name_of_every_job(venue: str, symbol: str) -> None:
     schedule = make_schedule("cron", {"cron": "*/5 * * * 1-5"})

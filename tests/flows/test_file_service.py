@@ -66,7 +66,8 @@ def train_shares(place: Place, **choice: object) -> str:
 
 
 def test_a_training_sets_the_market_of_its_service(shares: Place) -> None:
-    train_shares(shares, file_clock="replay")
+    shares.set(FILE_CLOCK="replay")
+    train_shares(shares)
     market = read_market(shares.registry.store, Service.parse(SHARE))
     assert (market.calendar.name, market.clock) == ("XNYS", FileClock.REPLAY)
     # Nobody needs the caller's folder any more.
