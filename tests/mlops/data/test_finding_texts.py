@@ -68,7 +68,7 @@ def test_what_a_source_and_a_rule_not_known_here_say_is_told_too(loaded: Loaded)
 
 
 def test_stamps_of_closes_are_told_to_be_moved(loaded: Loaded) -> None:
-    frame = make_bars(500)
+    frame = make_bars(500).rename_axis("time")
     bars = loaded(frame, stamps="close")
     assert bars.frame.index[0] == START - timedelta(hours=1)
     assert "500 bars came with the stamp of their close and got that of their open" in lines(bars)

@@ -15,5 +15,6 @@ __all__ = ["loaded"]
 
 def test_findings_are_read_back_from_json(loaded: Loaded) -> None:
     frame = with_bad_prints(make_bars(500), range(100, 103)).drop([at(300)])
-    found = Findings.of(loaded(pd.concat([frame, frame.iloc[[1]]]), stamps="close"))
+    rows = pd.concat([frame, frame.iloc[[1]]]).rename_axis("time")
+    found = Findings.of(loaded(rows, stamps="close"))
     assert Findings.from_dict(json.loads(json.dumps(found.to_dict()))) == found
