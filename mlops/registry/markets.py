@@ -174,10 +174,6 @@ class MarketBook:
         row, _ = self._find(service)
         return _market_of(service, row)
 
-    def file_of(self, service: Service) -> BarFile | None:
-        """The file that a service's bars come from, as it was read last."""
-        return self._find(service)[1]
-
     def bars_digest(self, service: Service) -> str | None:
         """Changes with the kept bars of a service's file; None where none are kept."""
         _, file = self._find(service)
