@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray, IntArray
+from mlops.data.parts import PART_ROWS, map_parts
 from mlops.data.price_spans import (
     AGREE,
     PRICES,
@@ -145,9 +146,7 @@ def find_coarse_rows(series: Series) -> dict[int, int]:
 
 def _find_pairs(series: Series) -> Pairs:
     prices, high, low = series.prices, series.prices.high, series.prices.low
-    held = (high[1:] <= high[:-1] * (1 + AGREE)) & (low[1:] >= low[:-1] * (1 - AGREE))
-    held &= np.diff(series.stamps) == series.step
-    rows = np.flatnonzero(held)
+    rows = _find_holding(series)
     width, close = high[rows] - low[rows], prices.close[rows]
     inner = np.maximum(high[rows + 1] - low[rows + 1], high[rows] * 1e-12)
     return Pairs(
@@ -156,6 +155,21 @@ def _find_pairs(series: Series) -> Pairs:
         np.abs(close - prices.close[rows + 1]) <= AGREE * close,
         width / inner,
     )
+
+
+def _find_holding(series: Series) -> IntArray:
+    """The rows of the bars that hold the next one, which opens a step later."""
+    stamps, high, low = series.stamps, series.prices.high, series.prices.low
+
+    def look(begin: int) -> IntArray:
+        one, following = slice(begin, begin + PART_ROWS), slice(begin + 1, begin + 1 + PART_ROWS)
+        count = len(stamps[following])
+        held = high[following] <= high[one][:count] * (1 + AGREE)
+        held &= low[following] >= low[one][:count] * (1 - AGREE)
+        held &= stamps[following] - stamps[one][:count] == series.step
+        return begin + np.flatnonzero(held)
+
+    return np.concatenate([np.empty(0, dtype=np.int64), *map_parts(look, len(stamps) - 1)])
 
 
 def _choose_widest(pairs: Pairs) -> IntArray:
@@ -184,7 +198,7 @@ def _measure_rates(series: Series, pairs: Pairs) -> Rates:
         later = closes[rows + distance]
         room += int(((later <= high[rows]) & (later >= low[rows])).sum())
         met += int((np.abs(later - closes[rows]) <= AGREE * later).sum())
-    holding = _take_spread(np.intersect1d(calm, pairs.rows), _COMPARED)
+    holding = _take_spread(_choose_common(calm, pairs.rows), _COMPARED)
     shown = sum(math.isfinite(series.look_around(row)[1].whole) for row in holding.tolist())
     return Rates(_bound_share(met, room), _bound_share(shown, len(holding)))
 
@@ -198,6 +212,14 @@ def _choose_calm(series: Series) -> IntArray:
     if len(exact) >= _COMPARED:
         return exact
     return np.sort(rows[np.argsort(missed, kind="stable")[: len(rows) // 4]])
+
+
+def _choose_common(some: IntArray, many: IntArray) -> IntArray:
+    """The rows in both, each ascending; numpy's own intersection sorts all of them again."""
+    at = np.searchsorted(many, some)
+    there = at < len(many)
+    there[there] = many[at[there]] == some[there]
+    return some[there]
 
 
 def _take_spread(rows: IntArray, most: int) -> IntArray:
