@@ -34,7 +34,7 @@ WORLDS = [
     World(Strategy.BLUE_GREEN, slow_controller=True),
     World(Strategy.BLUE_GREEN, baseline_loads=True, begins_on_baseline=True),
     # Two faults of any kind.
-    World(Strategy.CANARY, faults=2, baseline_loads=True),
+    pytest.param(World(Strategy.CANARY, faults=2, baseline_loads=True), marks=pytest.mark.slow),
 ]
 
 
