@@ -23,9 +23,10 @@ from mlops.ab_testing.decision import (
     judge_pairs,
     variance_of_record,
 )
+from mlops.ab_testing.loss_variance import LEAST_BLOCKS_BESIDE_RECORD, UPPER_LEVEL_OF_TEST
 from mlops.arrays import BoolArray, FloatArray, IntArray
 from mlops.stats.confidence_sequence import DelayedStart, NormalMixture, upper_variance_factor
-from mlops.stats.dependence import lag_length
+from mlops.stats.dependence import BLOCK_PER_HORIZON, lag_length
 
 PAIRS_A_LOOK = 60
 
@@ -98,6 +99,21 @@ def hac_at(values: FloatArray, looks: IntArray, horizon: int) -> FloatArray:
     return np.where(found > 0.0, found, lag_zero)
 
 
+def blocks_at(values: FloatArray, looks: IntArray, block: int) -> FloatArray:
+    """Upper limit of the variance of the newest whole blocks of the first n values.
+
+    ``(runs, looks)``; 0 where they are too few to count beside a record.
+    """
+    found = np.zeros((len(values), len(looks)))
+    for look, n in enumerate(looks):
+        count = int(n) // block
+        if count >= LEAST_BLOCKS_BESIDE_RECORD:
+            kept = values[:, n - count * block : n].reshape(len(values), count, block)
+            factor = block * upper_variance_factor(count, level=UPPER_LEVEL_OF_TEST)
+            found[:, look] = factor * kept.mean(axis=2).var(axis=1, ddof=1)
+    return found
+
+
 VarianceOfRecord = Callable[[Record, float], float]
 """The least long-run variance of d - share * L that a record allows."""
 
@@ -120,11 +136,15 @@ def no_floor(record: Record, share: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Floors:
-    """The least long-run variance of d, d - 0.005 L and d + 0.005 L in each run, ``(runs, 1)``."""
+    """The least long-run variance of d, d - 0.005 L and d + 0.005 L in each run, ``(runs, 1)``.
+
+    ``memory`` is the weight of the test's own week blocks.
+    """
 
     difference: FloatArray
     less: FloatArray
     more: FloatArray
+    memory: FloatArray
 
     @classmethod
     def of(cls, records: Sequence[Record], rule: VarianceOfRecord = variance_of_record) -> Self:
@@ -133,32 +153,37 @@ class Floors:
         def column(share: float) -> FloatArray:
             return np.array([[rule(record, share)] for record in records])
 
-        return cls(column(0.0), column(EQUIVALENCE_SHARE), column(-EQUIVALENCE_SHARE))
+        weighs = rule is variance_of_record
+        memory = np.array([[record.memory if weighs else 0.0] for record in records])
+        return cls(column(0.0), column(EQUIVALENCE_SHARE), column(-EQUIVALENCE_SHARE), memory)
 
 
 class Looks:
     """Means and few-lag variances of all runs at all looks, which each rule is tried on."""
 
-    def __init__(self, runs: Runs) -> None:
+    def __init__(self, runs: Runs, *, bars_a_week: float) -> None:
         self.runs = runs
         self.at = runs.looks
         self.first = count_first_pairs(runs.horizon)
         shifted = [runs.shifted(s) for s in (0.0, EQUIVALENCE_SHARE, -EQUIVALENCE_SHARE)]
         self._means = [means_at(values, self.at) for values in shifted]
         self._hac = [hac_at(values, self.at, runs.horizon) for values in shifted]
+        block = max(round(bars_a_week), BLOCK_PER_HORIZON * runs.horizon)
+        self._blocks = [blocks_at(values, self.at, block) for values in shifted]
 
     def judge(self, floors: Floors, boundary: Boundary) -> Ends:
         """The first verdict of each run."""
         z = np.array([boundary.z(int(n)) if n >= self.first else np.inf for n in self.at])
-        low, high = self._bounds(0, floors.difference, z)
-        zone_high = self._bounds(1, floors.less, z)[1]
-        zone_low = self._bounds(2, floors.more, z)[0]
+        low, high = self._bounds(0, floors.difference, floors.memory, z)
+        zone_high = self._bounds(1, floors.less, floors.memory, z)[1]
+        zone_low = self._bounds(2, floors.more, floors.memory, z)[0]
         return _first_words(self.at, high < 0.0, low > 0.0, (zone_high < 0.0) & (zone_low > 0.0))
 
     def _bounds(
-        self, which: int, floor: FloatArray, z: FloatArray
+        self, which: int, floor: FloatArray, memory: FloatArray, z: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
         variance = np.maximum(self._hac[which], floor)
+        variance = np.maximum(variance, memory * self._blocks[which])
         half = z * np.sqrt(variance / self.at)
         return self._means[which] - half, self._means[which] + half
 

@@ -101,7 +101,8 @@ class Simulated:
             champion.append(losses[0][:, -TEST_PAIRS:])
             challenger.append(losses[1][:, -TEST_PAIRS:])
         loss = np.concatenate(champion)
-        return cls(Looks(Runs(loss - np.concatenate(challenger), loss, horizon)), records)
+        runs = Runs(loss - np.concatenate(challenger), loss, horizon)
+        return cls(Looks(runs, bars_a_week=BARS_A_WEEK), records)
 
     def ends(self, rule: str) -> Ends:
         return RULES[rule](self.looks, self.records)
@@ -236,7 +237,7 @@ class Errors:
         errors = cls({rule: [] for rule in RULES})
         for pair in pairs:
             for tests in resample_tests(pair, runs=runs, record_blocks=record_blocks):
-                looks = Looks(tests.runs)
+                looks = Looks(tests.runs, bars_a_week=pair.bars_a_week)
                 for rule, judge in RULES.items():
                     ends = judge(looks, [tests.record])
                     errors.by_rule[rule].append(ends.share(*DECIDED))
@@ -314,7 +315,8 @@ def equivalence_of_unequal_forecasts(pairs: Sequence[PairOfLosses], runs: int) -
     for pair in pairs:
         for sign in (1.0, -1.0):
             for tests in resample_tests(pair, runs=runs, true_share=sign * TRUE_SHARE):
-                ends = RULES[PRODUCT](Looks(tests.runs), [tests.record])
+                looks = Looks(tests.runs, bars_a_week=pair.bars_a_week)
+                ends = RULES[PRODUCT](looks, [tests.record])
                 shares.append(ends.share(Verdict.EQUIVALENT))
     mean, worst = float(np.mean(shares)), max(shares)
     return Figure(

@@ -3,7 +3,8 @@
 Loss differences of volatility forecasts remember weeks, which the few lags of a HAC variance do
 not reach; those of returns are nearly white. So the pair's record before the test is asked
 whether it remembers. The more surely it does, the nearer the least variance comes to the upper
-limit of the variance of two-week blocks. Without enough record, week blocks of the test count.
+limit of the variance of two-week blocks, and of week blocks of the test. Without enough record,
+week blocks of the test count in full.
 """
 
 from __future__ import annotations
@@ -31,9 +32,15 @@ MEMORY_WEEKS = (0.5, 1.0, RECORD_BLOCK_WEEKS)
 NO_MEMORY_UP_TO, MEMORY_FROM = 0.8, 0.95
 """Probabilities that white losses stay below a block variance: no weight, and full weight."""
 
-ENOUGH_BLOCKS = 20
-UPPER_LEVEL, UPPER_LEVEL_OF_FEW_BLOCKS = 0.9, 0.95
-"""Level of the record's upper limit; below `ENOUGH_BLOCKS` blocks 90 % erred too often."""
+ENOUGH_BLOCKS = 26
+"""Two-week blocks of a year."""
+
+UPPER_LEVEL, UPPER_LEVEL_OF_SHORT_RECORDS = 0.9, 0.95
+"""Levels of the upper limit of a record's variance; 90 % errs too often within a year."""
+
+UPPER_LEVEL_OF_TEST = 0.8
+LEAST_BLOCKS_BESIDE_RECORD = 8
+"""Week blocks of a test from which they count beside a record that remembers."""
 
 
 class VarianceSource(StrEnum):
@@ -155,14 +162,24 @@ def estimate_covariances(
     """
     lags = lag_length(len(columns), horizon=horizon)
     few_lags = _scaled(VarianceSource.HAC, long_run_covariance(columns, lags), 1.0)
-    if record is not None:
-        return few_lags, *_covariances_of_record(record)
-    block = _block_bars(bars_per_week, horizon)
+    of_test = _covariance_of_test_blocks(columns, _block_bars(bars_per_week, horizon), record)
+    of_record = () if record is None else _covariances_of_record(record)
+    return few_lags, *of_record, *of_test
+
+
+def _covariance_of_test_blocks(
+    columns: FloatArray, block: int, record: Record | None
+) -> tuple[LossCovariance, ...]:
+    """Upper limit of the week blocks of a test; beside a record, by the weight of its memory.
+
+    Months may remember more than those before them, so a record that remembers is not enough.
+    """
     covariance, blocks = block_covariance(columns, block)
-    if blocks < 2:
-        return (few_lags,)
-    factor = upper_variance_factor(blocks) * block
-    return few_lags, _scaled(VarianceSource.TEST_BLOCKS, covariance, factor)
+    if blocks < (2 if record is None else LEAST_BLOCKS_BESIDE_RECORD):
+        return ()
+    weight = 1.0 if record is None else record.memory
+    factor = weight * block * upper_variance_factor(blocks, level=UPPER_LEVEL_OF_TEST)
+    return (_scaled(VarianceSource.TEST_BLOCKS, covariance, factor),)
 
 
 def _covariances_of_record(record: Record) -> tuple[LossCovariance, LossCovariance]:
@@ -173,7 +190,7 @@ def _covariances_of_record(record: Record) -> tuple[LossCovariance, LossCovarian
         record.lag_variance_loss,
         record.lag_covariance,
     )
-    level = UPPER_LEVEL if record.blocks >= ENOUGH_BLOCKS else UPPER_LEVEL_OF_FEW_BLOCKS
+    level = UPPER_LEVEL if record.blocks >= ENOUGH_BLOCKS else UPPER_LEVEL_OF_SHORT_RECORDS
     factor = record.block_bars * upper_variance_factor(record.blocks, level=level)
     w = record.memory
     remembering = LossCovariance(
