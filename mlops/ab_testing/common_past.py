@@ -14,8 +14,8 @@ from datetime import datetime
 
 import numpy as np
 
-from mlops.ab_testing.decision import Pairs
 from mlops.ab_testing.pair_reading import Arms, no_pairs, pair_rows
+from mlops.ab_testing.pairs import Pairs
 from mlops.arrays import naive_utc
 from mlops.errors import BundleError, GateError
 from mlops.models import manifest
@@ -105,8 +105,12 @@ def _pair_records(
     if champion is None or challenger is None:
         return no_pairs(service)
     losses = [record.comparable_losses() for record in (champion, challenger)]
-    made_at = [record.made_at.astype("datetime64[us]") for record in (champion, challenger)]
-    closed, first, second = np.intersect1d(*made_at, assume_unique=True, return_indices=True)
+    closed, first, second = np.intersect1d(
+        champion.made_at.astype("datetime64[us]"),
+        challenger.made_at.astype("datetime64[us]"),
+        assume_unique=True,
+        return_indices=True,
+    )
     own, other = losses[0][first], losses[1][second]
     finite = np.isfinite(own) & np.isfinite(other)
     return Pairs(

@@ -86,8 +86,8 @@ def describe_detail(judgement: Judgement, readings: Readings, *, fee_bps: float)
         {
             "text": judgement.text,
             "pairs_needed": judgement.pairs_needed,
-            "equivalence_low": judgement.equivalence_low,
-            "equivalence_high": judgement.equivalence_high,
+            "zone_low": judgement.zone_low,
+            "zone_high": judgement.zone_high,
             "bars": readings.missing.bars,
             **measure_secondary(readings, fee_bps=fee_bps),
         }
@@ -129,7 +129,7 @@ def _make_look(
             "challenger": dict(readings.missing.challenger),
         },
         dealt=dealt,
-        word=judgement.word,
+        word=None if judgement.word is None else Verdict(judgement.word),
         detail={**detail, "split": _describe_split(test, dealt)},
         digest=readings.digest,
     )
@@ -138,12 +138,13 @@ def _make_look(
 def _conclude(connection: Connection, test: AbTest, judgement: Judgement, at: datetime) -> None:
     if judgement.word is None:
         return
+    verdict = Verdict(judgement.word)
     why = Why(at, actor="ab_test", reason=judgement.text)
-    conclude_test(connection, test.id, judgement.word, judgement.text, why)
-    if judgement.word is Verdict.WORSE:
+    conclude_test(connection, test.id, verdict, judgement.text, why)
+    if verdict is Verdict.WORSE:
         raise_challenger_worse(connection, test, judgement.text, at=at)
     log.info(
-        "service=%s test %s ended as %s: %s", test.service, test.id, judgement.word, judgement.text,
+        "service=%s test %s ended as %s: %s", test.service, test.id, verdict, judgement.text,
         extra={"service": test.service, "model_id": test.challenger_id},
     )  # fmt: skip
 

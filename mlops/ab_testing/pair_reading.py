@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pandas as pd
 
-from mlops.ab_testing.decision import Missing, Pairs
+from mlops.ab_testing.pairs import Missing, Pairs
 from mlops.arrays import BoolArray, FloatArray, TimeArray, aware_utc, naive_utc
 from mlops.data.calendar import Calendar
 from mlops.service import Service
@@ -113,7 +113,7 @@ def read_test_bars(store: Store, arms: Arms, *, since: datetime, due: TimeArray)
     )
     of_test = (rows.bar >= naive_utc(since, "us")) & arms.counts(rows.bar)
     gaps = {
-        (np.datetime64(gap.bar.replace(tzinfo=None), "us"), gap.model_id): str(gap.reason)
+        (gap.bar, gap.model_id): str(gap.reason)
         for gap in list_gaps(store, service.key, since=since, until=until)
     }
     both = pair_rows(service, rows, of_test)
@@ -196,14 +196,16 @@ def _count_missing(
     of_test: BoolArray,
     *,
     due: TimeArray,
-    gaps: Mapping[tuple[np.datetime64, str], str],
+    gaps: Mapping[tuple[datetime, str], str],
 ) -> Missing:
     expected = int(arms.counts(due).sum())
     has = [of_test & np.isfinite(said) for said in (rows.champion, rows.challenger)]
     forecast_bars = int((has[0] | has[1]).sum())
 
     def count(model_id: str, lacking: BoolArray) -> dict[str, int]:
-        return dict(Counter(gaps.get((bar, model_id), UNKNOWN) for bar in rows.bar[lacking]))
+        return dict(
+            Counter(gaps.get((aware_utc(bar), model_id), UNKNOWN) for bar in rows.bar[lacking])
+        )
 
     return Missing(
         bars=expected,

@@ -7,32 +7,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mlops.ab_testing.decision import Pairs, Record, summarise_record
+from mlops.ab_testing.loss_sequence import count_first_pairs, find_visible_gain
+from mlops.ab_testing.loss_variance import (
+    Record,
+    count_pairs_of_test_blocks,
+    estimate_covariances,
+    summarise_record,
+)
 from mlops.ab_testing.pair_reading import Arms, list_due_opens
+from mlops.ab_testing.pairs import Pairs
 from mlops.arrays import TimeArray, aware_utc
 from mlops.data.recent_bars import KnownBars
 from mlops.json_values import to_json
 from mlops.service import Service
-from mlops.stats.confidence_sequence import DelayedStart, upper_variance_factor
-from mlops.stats.dependence import lag_length, long_run_variance
-
-LEAST_PAIRS, LEAST_HORIZONS = 100, 20
-"""No look counts before so many pairs, or horizons."""
-
-LEAST_WEEKS = 20
-"""Weeks of pairs before a verdict where the common past has no ten blocks."""
-
-POWER_Z = 0.8416212335729143
-"""Normal quantile of the 80 % chance with which a gain is said to be seen."""
-
-YEAR = timedelta(days=365)
+from mlops.stats.confidence_sequence import DelayedStart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,10 +172,13 @@ def plan_test(
 
 def least_pairs(arms: Arms, record: Record | None) -> int:
     """Pairs before which no verdict on the losses is possible."""
-    least = max(LEAST_PAIRS, LEAST_HORIZONS * arms.service.horizon)
-    if record is None:
-        least = max(least, math.ceil(LEAST_WEEKS * arms.bars_per_week))
-    return least
+    first = count_first_pairs(arms.service.horizon)
+    if record is not None:
+        return first
+    weeks = count_pairs_of_test_blocks(
+        horizon=arms.service.horizon, bars_per_week=arms.bars_per_week
+    )
+    return max(first, weeks)
 
 
 def _with_gains(
@@ -195,24 +193,29 @@ def _with_gains(
     loss = float(past.champion_loss.mean()) if record is not None else 0.0
     if record is None or not loss > 0.0:
         return plan
-    difference = past.champion_loss - past.challenger_loss
-    lags = lag_length(len(difference), horizon=past.horizon)
-    of_blocks = upper_variance_factor(record.blocks) * record.block_bars
-    variance = max(long_run_variance(difference, lags), of_blocks * record.variance_difference)
-    first = max(LEAST_PAIRS, LEAST_HORIZONS * past.horizon)
-    boundary, spread = DelayedStart(first, alpha), math.sqrt(variance) / loss
+    columns = past.loss_columns()
+    covariances = estimate_covariances(
+        columns, record, horizon=past.horizon, bars_per_week=arms.bars_per_week
+    )
+    variance = max(estimate.of(0.0) for estimate in covariances)
+    boundary = DelayedStart(count_first_pairs(past.horizon), alpha)
+
+    def gain_seen(pairs: int) -> float:
+        seen = find_visible_gain(variance, pairs=pairs, boundary=boundary)
+        assert seen is not None, "least_pairs is not below the boundary's first look"
+        return seen / loss
+
     pairs = max(plan.planned_pairs, plan.needed_pairs)
-    gain = float(difference.mean()) / loss
-    numbers = asdict(plan) | {
-        "half_width": boundary.z(pairs) * spread / math.sqrt(pairs),
-        "gain_seen": (boundary.z(pairs) + POWER_Z) * spread / math.sqrt(pairs),
-        "past_gain": gain,
-    }
-    for n in _year_of_pairs(arms, plan.needed_pairs):
-        if (boundary.z(n) + POWER_Z) * spread / math.sqrt(n) <= gain:
-            numbers["past_gain_hours"] = _hours_of(arms, plan.since_bar, lead + n)
-            break
-    return Preflight(**numbers)
+    gain = float(columns[:, 0].mean()) / loss
+    enough = (n for n in _year_of_pairs(arms, plan.needed_pairs) if gain_seen(n) <= gain)
+    n = next(enough, None)
+    return replace(
+        plan,
+        half_width=boundary.z(pairs) * math.sqrt(variance / pairs) / loss,
+        gain_seen=gain_seen(pairs),
+        past_gain=gain,
+        past_gain_hours=None if n is None else _hours_of(arms, plan.since_bar, lead + n),
+    )
 
 
 def _year_of_pairs(arms: Arms, first: int) -> Iterator[int]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from mlops.ab_testing.decision import Pairs
 from mlops.ab_testing.pair_reading import Readings
+from mlops.ab_testing.pairs import Pairs
 from mlops.arrays import FloatArray
 from mlops.stats.trading import net_returns
 from mlops.validation.forecasts import Forecasts

@@ -97,7 +97,9 @@ def _end_alerts_of_service(
             )
 
 
-def raise_challenger_worse(connection: Connection, test: AbTest, text: str, *, at: datetime) -> None:
+def raise_challenger_worse(
+    connection: Connection, test: AbTest, text: str, *, at: datetime
+) -> None:
     """Raise an alert that an A/B test found its challenger worse, in the look's transaction.
 
     The rollout that is undone by the verdict has the same subject, so people are told once.
