@@ -231,13 +231,27 @@ def _due_within(arms: Arms, since_bar: datetime, hours: float) -> TimeArray:
     return list_due_opens(arms.service, arms.calendar, since=since_bar, now=now)
 
 
+def hours_until_due(arms: Arms, since_bar: datetime, bar: datetime) -> float:
+    """Market hours from the open of the first bar until the outcome of another is due."""
+    timeframe = arms.service.timeframe
+    closed = pd.Timestamp(bar) + timeframe.step
+    due = arms.calendar.close_after(closed, arms.service.horizon, timeframe)
+    hours: float = (due - pd.Timestamp(since_bar)) / pd.Timedelta(hours=1)
+    return hours
+
+
+def bar_after(arms: Arms, bar: datetime, bars: int) -> datetime:
+    """Open of the bar that the market trades so many bars later."""
+    step = arms.service.timeframe.step
+    closed = pd.Timestamp(bar) + step
+    later = arms.calendar.close_after(closed, bars, arms.service.timeframe) - step
+    opened: datetime = later.to_pydatetime()
+    return opened
+
+
 def _hours_of(arms: Arms, since_bar: datetime, bars: int) -> float:
     """Market hours from the first bar's open until the outcomes of so many bars are due."""
-    timeframe, ahead = arms.service.timeframe, max(bars - 1, 0) + arms.service.horizon
-    closed = pd.Timestamp(since_bar) + timeframe.step
-    due = arms.calendar.close_after(closed, ahead, timeframe)
-    hours: float = (due - pd.Timestamp(since_bar)) / pd.Timedelta(hours=1)
-    return float(hours)
+    return hours_until_due(arms, since_bar, bar_after(arms, since_bar, max(bars - 1, 0)))
 
 
 def _bars_before_fit(arms: Arms, since_bar: datetime) -> int:
