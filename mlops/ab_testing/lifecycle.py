@@ -314,10 +314,8 @@ class AbTesting:
         return plan_test(arms, past, since_bar=since_bar, hours=hours, alpha=alpha)
 
     def _arms_of_test(self, test: AbTest, calendar: Calendar) -> Arms:
-        versions = [
-            get_version(self.store, model_id) for model_id in (test.champion_id, test.challenger_id)
-        ]
-        return _make_arms(*versions, calendar)
+        champion = get_version(self.store, test.champion_id)
+        return _make_arms(champion, get_version(self.store, test.challenger_id), calendar)
 
     def _load(self, service: Service) -> KnownBars:
         known = self.bars.load(service)
