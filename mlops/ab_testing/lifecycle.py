@@ -33,9 +33,9 @@ from mlops.data.calendar import Calendar
 from mlops.data.market import Market
 from mlops.data.market_clock import wall_seconds
 from mlops.data.recent_bars import KnownBars, RecentBars
-from mlops.errors import AbTestMalformed, AbTestRefused, RolloutError, RowRefused
+from mlops.errors import AbTestMalformed, AbTestRefused, RolloutError
 from mlops.registry.markets import read_market
-from mlops.rollout.plan import Strategy, plan_from
+from mlops.rollout.plan import ab_test_plan
 from mlops.rollout.request import request_test
 from mlops.service import Service
 from mlops.settings import FileClock, Settings
@@ -54,9 +54,6 @@ from mlops.store.rollouts import request_abort
 from mlops.store.schema import AbState
 
 log = logging.getLogger(__name__)
-
-NET = timedelta(days=7)
-"""Wall time beyond twice the duration after which a test that nobody looks at is stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +129,14 @@ class AbTesting:
             return known
         planned = self._plan(request)
         market = planned.known.market
-        plan = plan_from(
-            self.config,
-            Strategy.AB_TEST,
-            {
-                "weights_bp": (planned.sides.split_bp,),
-                "hold_s": _net_seconds(market, planned.plan.duration_hours),
-            },
+        plan = ab_test_plan(
+            planned.sides.split_bp,
+            duration_s=_wall_seconds(market, planned.plan.duration_hours),
+            load_s=self.config.health_check_timeout,
+            **self._bake(),
         )
         row = _make_test(request, planned, self.config, why)
-        try:
-            test = request_test(self.store, row, plan, why, end_test=request.end_test, now=now)
-        except RowRefused:
-            # Another process has begun the same request since.
-            known = self._started_before(request)
-            if known is None:
-                raise
-            return known
+        test = request_test(self.store, row, plan, why, end_test=request.end_test, now=now)
         return Started(test, planned.plan)
 
     def look(
@@ -165,7 +153,7 @@ class AbTesting:
         """
         test = get_test(self.store, test_id)
         if test.state is AbState.CONCLUDED:
-            return Looked(test, _newest(list_looks(self.store, test_id)))
+            return Looked(test, self.newest_look(test_id))
         service = Service.parse(test.service)
         moment = self._load(service).now if now is None else now
         arms = self._arms_of_test(test, read_market(self.store, service).calendar)
@@ -229,11 +217,15 @@ class AbTesting:
         with self.store.write() as connection:
             return extend_test(connection, test_id, until_bar, why, net_s=net_s)
 
+    def newest_look(self, test_id: str) -> AbLook | None:
+        """The newest look at a test; None before the first."""
+        looks = list_looks(self.store, test_id)
+        return looks[-1] if looks else None
+
     def tests(self, service: str | None = None) -> tuple[tuple[AbTest, AbLook | None], ...]:
         """The tests of a service or of all, newest first, each with its newest look."""
         return tuple(
-            (test, _newest(list_looks(self.store, test.id)))
-            for test in list_tests(self.store, service=service)
+            (test, self.newest_look(test.id)) for test in list_tests(self.store, service=service)
         )
 
     def _started_before(self, request: AbTestRequest) -> Started | None:
@@ -317,6 +309,11 @@ class AbTesting:
         champion = get_version(self.store, test.champion_id)
         return _make_arms(champion, get_version(self.store, test.challenger_id), calendar)
 
+    def _bake(self) -> dict[str, float]:
+        """How long a winner is watched after its promotion, where the settings say so."""
+        bake_s = self.config.rollout_bake_seconds
+        return {} if bake_s is None else {"bake_s": bake_s}
+
     def _load(self, service: Service) -> KnownBars:
         known = self.bars.load(service)
         if known is None:
@@ -379,17 +376,8 @@ def _refuse_second_pass(known: KnownBars, since_bar: datetime, hours: float) -> 
         )
 
 
-def _net_seconds(market: Market, hours: float) -> float:
-    """Wall seconds after which a test is given up: a net, as nobody has looked at it then."""
-    return 2.0 * _wall_seconds(market, hours) + NET.total_seconds()
-
-
 def _wall_seconds(market: Market, hours: float) -> float:
     span = timedelta(hours=hours)
     seconds = wall_seconds(market, span)
     # A file whose clock stands at its last bar goes on when bars are appended, at any pace.
     return span.total_seconds() if seconds == float("inf") else seconds
-
-
-def _newest(looks: tuple[AbLook, ...]) -> AbLook | None:
-    return looks[-1] if looks else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -61,7 +61,7 @@ class Stage:
 
     store: Store
     service: Service = VOLATILITY
-    calendar: Calendar = load_calendar("24/7")
+    calendar: Calendar = field(default_factory=lambda: load_calendar("24/7"))
     fitted_until: datetime | None = None
     test_id: str = ""
 
