@@ -261,12 +261,12 @@ class AbTesting:
         plan, record = self._preflight(
             arms, route, sides, since_bar=since_bar, hours=hours, alpha=alpha
         )
-        if not plan.can_decide and request.on_short_plan == OnShortPlan.REFUSE:
+        if not plan.can_decide and request.on_short_plan is OnShortPlan.REFUSE:
             raise AbTestRefused(
                 f"{plan.text} Give it duration_hours={plan.needed_hours:.0f} or more, or "
                 "on_short_plan='accept' or 'extend'"
             )
-        if not plan.can_decide and request.on_short_plan == OnShortPlan.EXTEND:
+        if not plan.can_decide and request.on_short_plan is OnShortPlan.EXTEND:
             hours = plan.needed_hours
             plan, record = self._preflight(
                 arms, route, sides, since_bar=since_bar, hours=hours, alpha=alpha

@@ -75,16 +75,26 @@ class AbTestRequest:
                 f"duration_hours={hours!r} is not a number of hours above 0 and up to "
                 f"{LONGEST_HOURS:,.0f}, five years"
             )
-        if self.on_short_plan not in set(OnShortPlan):
-            raise AbTestMalformed(
-                f"on_short_plan={self.on_short_plan!r} is not one of {', '.join(OnShortPlan)}"
-            )
         for field, text, most in (
             ("test_name", self.name, MOST_NAME),
             ("request_key", self.request_key or "", MOST_KEY),
         ):
             if len(text) > most:
                 raise AbTestMalformed(f"{field} has {len(text)} characters; give it at most {most}")
+
+
+def parse_short_plan(text: str) -> OnShortPlan:
+    """What becomes of a plan that cannot decide, from its name.
+
+    Raises:
+        AbTestMalformed: for another name.
+    """
+    try:
+        return OnShortPlan(text)
+    except ValueError as error:
+        raise AbTestMalformed(
+            f"on_short_plan={text!r} is not one of {', '.join(OnShortPlan)}"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
