@@ -205,12 +205,13 @@ class MLOpsManager:
         if not wait:
             return False
         ended = await self.follow_rollout(rollout.id)
-        if not is_champion(ended):
+        live = is_champion(self.store, ended)
+        if not live:
             log.warning(
                 "%s is not live, %s %s: %s", model_id, ended.id, ended.phase, ended.reason,
                 extra={"service": ended.service, "model_id": model_id},
             )  # fmt: skip
-        return is_champion(ended)
+        return live
 
     async def follow_rollout(self, rollout_id: str) -> Rollout:
         """Run a rollout to its end; after a cancelled wait another process runs it.
