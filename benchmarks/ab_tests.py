@@ -34,6 +34,7 @@ from benchmarks.ab_paths import (
     draw_equal_pair,
     record_of,
 )
+from benchmarks.ab_stored import empty_store_file, run_stored_tests
 from benchmarks.extra_series import NOT_RUN, list_extra_series
 from benchmarks.figure import Figure
 from mlops.ab_testing.decision import Record, Verdict, variance_of_record
@@ -167,6 +168,36 @@ def errors_of_equal_forecasts(runs: int, horizon: int) -> list[Figure]:
             naive >= LEAST_NAIVE_ERROR,
         ),
         _agreement(what, tests),
+    ]
+
+
+def errors_through_the_store(runs: int, horizon: int) -> list[Figure]:
+    """Decided A/A tests whose looks read the store, beside the naive test on the same losses."""
+    rng = np.random.default_rng([SEED, horizon, 1])
+    words: list[Verdict | None] = []
+    naive: list[float] = []
+    with empty_store_file() as template:
+        for part in _parts(runs):
+            paths = draw_equal_pair(rng, runs=part, bars=RECORD_PAIRS + TEST_PAIRS, horizon=horizon)
+            ends, looks = run_stored_tests(paths, pairs=TEST_PAIRS, template=template)
+            words += ends.words
+            naive += [looks.naive_share()] * part
+    decided = float(np.mean([word in DECIDED for word in words]))
+    t_test = float(np.mean(naive))
+    what = f"A/A through store and outcomes, {runs} tests of {TEST_PAIRS:,} pairs, horizon"
+    return [
+        Figure(
+            f"{what} {horizon}: better or worse",
+            f"{decided:.1%}",
+            f"<= {MAX_ERROR:.0%}",
+            decided <= MAX_ERROR,
+        ),
+        Figure(
+            f"{what} {horizon}: a t-test at 5 % finds a difference at some look",
+            f"{t_test:.0%}",
+            f">= {LEAST_NAIVE_ERROR:.0%}: the harness sees the fault",
+            t_test >= LEAST_NAIVE_ERROR,
+        ),
     ]
 
 
@@ -332,6 +363,8 @@ def figures(*, quick: bool = False) -> list[Figure]:
     found = [
         *errors_of_equal_forecasts(EQUAL_RUNS // part, 1),
         *errors_of_equal_forecasts(EQUAL_RUNS // part, 12),
+        *errors_through_the_store(EQUAL_RUNS // part, 1),
+        *errors_through_the_store(EQUAL_RUNS // part, 12),
         *power(BETTER_RUNS // part),
     ]
     pairs = list_real_pairs()
