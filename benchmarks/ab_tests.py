@@ -7,7 +7,9 @@ the normal mixture with the same variance, and the same boundary with other vari
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Self
 
 import numpy as np
@@ -171,17 +173,26 @@ def errors_of_equal_forecasts(runs: int, horizon: int) -> list[Figure]:
     ]
 
 
+def _run_part_through_the_store(
+    part: tuple[int, int, int],
+) -> tuple[Sequence[Verdict | None], float]:
+    """The verdicts of some tests, and the share that the naive test decides."""
+    horizon, number, size = part
+    rng = np.random.default_rng([SEED, horizon, number])
+    bars = RECORD_PAIRS + TEST_PAIRS
+    paths = draw_equal_pair(rng, runs=size, bars=bars, horizon=horizon)
+    with empty_store_file() as template:
+        ends, looks = run_stored_tests(paths, pairs=TEST_PAIRS, template=template)
+    return ends.words, looks.naive_share()
+
+
 def errors_through_the_store(runs: int, horizon: int) -> list[Figure]:
     """Decided A/A tests whose looks read the store, beside the naive test on the same losses."""
-    rng = np.random.default_rng([SEED, horizon, 1])
-    words: list[Verdict | None] = []
-    naive: list[float] = []
-    with empty_store_file() as template:
-        for part in _parts(runs):
-            paths = draw_equal_pair(rng, runs=part, bars=RECORD_PAIRS + TEST_PAIRS, horizon=horizon)
-            ends, looks = run_stored_tests(paths, pairs=TEST_PAIRS, template=template)
-            words += ends.words
-            naive += [looks.naive_share()] * part
+    parts = [(horizon, number, size) for number, size in enumerate(_parts(runs))]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(_run_part_through_the_store, parts))
+    words = [word for part, _ in found for word in part]
+    naive = [share for part, share in found for _ in part]
     decided = float(np.mean([word in DECIDED for word in words]))
     t_test = float(np.mean(naive))
     what = f"A/A through store and outcomes, {runs} tests of {TEST_PAIRS:,} pairs, horizon"
