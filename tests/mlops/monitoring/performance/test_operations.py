@@ -128,7 +128,13 @@ def test_baseline_figures_are_there_where_the_baseline_answered(
     [(Phase.DONE, True, True), (Phase.DONE, False, False), (Phase.FAILED, True, False)],
 )
 def test_figures_at_promotion_are_those_of_the_rollout(
-    store: Store, champion: ModelVersion, asked: AtHour, phase: Phase, promoted: bool, known: bool
+    store: Store,
+    champion: ModelVersion,
+    asked: AtHour,
+    *,
+    phase: Phase,
+    promoted: bool,
+    known: bool,
 ) -> None:
     """A rollout that only compared the version, such as an A/B test, is done without it."""
     began = NOW - 200 * HOUR
