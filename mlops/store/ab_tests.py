@@ -148,11 +148,10 @@ def get_test(store: Store, test_id: str) -> AbTest:
         return _read_test(connection, test_id)
 
 
-def find_test_of_request(store: Store, request_key: str) -> AbTest | None:
+def read_test_of_request(connection: Connection, request_key: str) -> AbTest | None:
     """The test that a request began; None where it has begun none."""
     query = sa.select(ab_test).where(ab_test.c.request_key == request_key)
-    with store.read() as connection:
-        row = connection.execute(query).first()
+    row = connection.execute(query).first()
     return None if row is None else _build_test(row)
 
 
@@ -189,6 +188,13 @@ def tests_of_rollouts(connection: Connection, rollout_ids: Collection[str]) -> d
         return {}
     query = sa.select(ab_test).where(ab_test.c.rollout_id.in_(rollout_ids))
     return {row.rollout_id: _build_test(row) for row in connection.execute(query)}
+
+
+def lock_test_of(connection: Connection, rollout_id: str) -> AbTest | None:
+    """As `test_of_rollout`, locked until the caller's transaction ends."""
+    query = sa.select(ab_test).where(ab_test.c.rollout_id == rollout_id).with_for_update()
+    row = connection.execute(query).first()
+    return None if row is None else _build_test(row)
 
 
 def write_look(connection: Connection, look: AbLook) -> bool:
