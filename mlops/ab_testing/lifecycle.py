@@ -44,11 +44,11 @@ from mlops.store.ab_tests import (
     AbLook,
     AbTest,
     extend_test,
-    find_test_of_request,
     get_test,
     list_looks,
     list_tests,
     new_test_id,
+    read_test_of_request,
 )
 from mlops.store.rollouts import request_abort
 from mlops.store.schema import AbState
@@ -232,7 +232,8 @@ class AbTesting:
         """The test that this very request has begun already."""
         if request.request_key is None:
             return None
-        test = find_test_of_request(self.store, request.request_key)
+        with self.store.read() as connection:
+            test = read_test_of_request(connection, request.request_key)
         if test is None:
             return None
         if {test.champion_id, test.challenger_id} != {request.model_a_id, request.model_b_id}:

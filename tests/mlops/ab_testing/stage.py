@@ -24,10 +24,11 @@ from mlops.store.ab_tests import (
     insert_test,
     record_gaps,
 )
-from mlops.store.forecasts import Role, record_forecasts
+from mlops.store.forecasts import ForecastRow, Role
 from mlops.store.outcome_writes import OutcomeBatch, ServiceOutcomeChanges, write_outcomes
 from mlops.store.rollouts import insert_rollout
 from mlops.store.routes import begin_route
+from mlops.store.schema import forecast
 from mlops.store.versions import insert_version
 from tests.mlops.monitoring.ticker import forecast_row
 from tests.mlops.rollout.rows import make_version
@@ -82,7 +83,9 @@ class Stage:
     def begin_service(self) -> None:
         with self.store.write() as connection:
             for number, model_id in enumerate((CHAMPION, CHALLENGER), start=1):
-                version = make_version(model_id, number, service=self.service.key)
+                version = make_version(
+                    model_id, number, service=self.service.key, trained_until=START
+                )
                 insert_version(connection, version, WHY)
             begin_route(connection, self.service.key, CHAMPION, WHY)
 
@@ -153,7 +156,10 @@ class Stage:
                              role=role)
                 for bar, value in zip(bars, values, strict=True)
             ]  # fmt: skip
-        record_forecasts(self.store, rows)
+        # At once: the production path writes row by row.
+        values = [{name: getattr(row, name) for name in ForecastRow.__slots__} for row in rows]
+        with self.store.write() as connection:
+            connection.execute(forecast.insert(), values)
 
     def settle(
         self, bars: Sequence[int], value: float | FloatArray = 0.0, *, kind: str = "new"

@@ -21,7 +21,7 @@ from tests.mlops.ab_testing.stage import CHALLENGER, CHAMPION, HOUR, START, VOLA
 from tests.mlops.rollout.rows import make_version
 
 
-def record(hours: range, said: float, *, baseline: float = 0.5) -> Forecasts:
+def record(hours: range, said: Any, *, baseline: float = 0.5) -> Forecasts:
     """Forecasts of bars counted from the test's first, which is 0; all outcomes are 0."""
     size = len(hours)
     closed = naive_utc(START, "ns") + np.array([n + 1 for n in hours]) * np.timedelta64(1, "h")
@@ -30,7 +30,7 @@ def record(hours: range, said: float, *, baseline: float = 0.5) -> Forecasts:
         horizon=1,
         made_at=closed,
         y=np.zeros(size),
-        forecast=np.full(size, said),
+        forecast=np.broadcast_to(np.asarray(said, dtype=np.float64), (size,)).copy(),
         persistence=np.ones(size),
         baseline=np.full(size, baseline),
         next_return=np.zeros(size),
