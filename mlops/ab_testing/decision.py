@@ -17,13 +17,19 @@ from mlops.ab_testing.judgement_texts import (
     describe_open_end,
     describe_range,
 )
-from mlops.ab_testing.loss_sequence import LossSequence, count_first_pairs
+from mlops.ab_testing.loss_sequence import (
+    LossSequence,
+    count_first_pairs,
+    count_pairs_to_see,
+    find_visible_gain,
+)
 from mlops.ab_testing.loss_variance import (
     Record,
     VarianceSource,
     count_pairs_of_test_blocks,
     estimate_covariances,
     summarise_record,
+    variance_of_record,
 )
 from mlops.ab_testing.pairs import Missing, Moment, Pairs, count_failures
 from mlops.stats.confidence_sequence import DelayedStart
@@ -38,8 +44,12 @@ __all__ = [
     "VarianceSource",
     "Verdict",
     "count_first_pairs",
+    "count_pairs_of_test_blocks",
+    "count_pairs_to_see",
+    "find_visible_gain",
     "judge_pairs",
     "summarise_record",
+    "variance_of_record",
 ]
 
 EQUIVALENCE_SHARE = 0.005
@@ -251,12 +261,12 @@ def _is_in_zone(figures: LossFigures) -> bool:
 def _judge_end(figures: LossFigures, moment: Moment, basis: str) -> tuple[Verdict | None, str]:
     """Inconclusive at the end, or no verdict yet."""
     if figures.low is None or figures.high is None:
-        known = f"{count_pairs(figures.pairs)} of the {figures.pairs_needed:,} of the first look"
+        known = f"{count_pairs(figures.pairs)} of {figures.pairs_needed:,} that a verdict needs"
     else:
         half = 0.5 * (figures.high - figures.low)
-        lead = describe_range(figures.relative_low, figures.relative_high)
-        known = f"{lead}, {basis} (mean difference {figures.mean:.4g} ± {half:.4g})"
-    needed = describe_open_end(figures.pairs_needed)
+        found = describe_range(figures.relative_low, figures.relative_high)
+        needed = describe_open_end(figures.pairs_needed)
+        known = f"{found}, {basis} (mean difference {figures.mean:.4g} ± {half:.4g}); {needed}"
     if moment.is_over:
-        return Verdict.INCONCLUSIVE, f"The test is inconclusive: {known}; {needed}."
-    return None, f"No verdict yet: {known}; {needed}."
+        return Verdict.INCONCLUSIVE, f"The test is inconclusive: {known}."
+    return None, f"No verdict yet: {known}."

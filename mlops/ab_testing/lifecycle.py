@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from mlops.ab_testing.common_past import (
     BundleOpener,
@@ -37,9 +37,10 @@ from mlops.errors import AbTestMalformed, AbTestRefused, RolloutError
 from mlops.registry.markets import read_market
 from mlops.rollout.plan import ab_test_plan
 from mlops.rollout.request import request_test
+from mlops.rollout.wishes import list_waiting_tests
 from mlops.service import Service
 from mlops.settings import FileClock, Settings
-from mlops.store import ModelVersion, Route, Store, Why, get_route, get_version
+from mlops.store import ModelVersion, Rollout, Route, Store, Why, get_route, get_version
 from mlops.store.ab_tests import (
     AbLook,
     AbTest,
@@ -62,6 +63,15 @@ class Started:
 
     test: AbTest
     plan: Preflight
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The wish of a training for a test, and the test; or why it did not begin."""
+
+    wish: Rollout
+    started: Started | None
+    trouble: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +191,35 @@ class AbTesting:
                 )  # fmt: skip
                 looks.append(Looked(test, None, trouble=f"{type(error).__name__}: {error}"))
         return tuple(looks)
+
+    def start_waiting(self) -> tuple[Begun, ...]:
+        """Begin the tests that trainings asked for, where their service is free.
+
+        A plan that cannot decide is extended. An error in one does not stop the others; it is
+        tried again with the next call.
+        """
+        return tuple(self._start_wish(wish) for wish in list_waiting_tests(self.store))
+
+    def _start_wish(self, wish: Rollout) -> Begun:
+        why = Why(datetime.now(UTC), actor=wish.requested_by, reason=wish.requested_why)
+        try:
+            route = get_route(self.store, wish.service)
+            assert route is not None, "a version of the service has been registered"
+            request = AbTestRequest(
+                model_a_id=route.champion,
+                model_b_id=wish.to_version,
+                on_short_plan=OnShortPlan.EXTEND,
+                request_key=wish.id,
+                **wish.plan["test"],
+            )
+            return Begun(wish, self.start(request, why))
+        except Exception as error:
+            # Bars or a bundle of one service must not keep the tests of others waiting.
+            log.exception(
+                "service=%s the A/B test of %s did not begin", wish.service, wish.to_version,
+                extra={"service": wish.service, "model_id": wish.to_version},
+            )  # fmt: skip
+            return Begun(wish, None, f"{type(error).__name__}: {error}")
 
     def stop(self, test_id: str, why: Why) -> AbTest:
         """End a test as stopped; its rollout takes the challenger off the route.

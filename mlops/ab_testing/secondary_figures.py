@@ -19,7 +19,7 @@ LEAST_REGIME_PAIRS = 30
 
 
 def measure_secondary(readings: Readings, *, fee_bps: float) -> dict[str, Any]:
-    """Hits and net profit of both arms, and the loss difference by regime; empty without pairs.
+    """Losses, hits and net profit of both arms, and gains by regime; empty without pairs.
 
     Args:
         fee_bps: Costs of one turnover of the whole position, in basis points.
@@ -28,6 +28,8 @@ def measure_secondary(readings: Readings, *, fee_bps: float) -> dict[str, Any]:
     if champion is None or challenger is None:
         return {}
     figures: dict[str, Any] = {
+        "champion_loss": float(readings.pairs.champion_loss.mean()),
+        "challenger_loss": float(readings.pairs.challenger_loss.mean()),
         "hits": {"champion": _hit_rate(champion), "challenger": _hit_rate(challenger)},
         "regimes": measure_regimes(readings.pairs, champion.persistence),
     }

@@ -439,8 +439,13 @@ def _explain_failures(s: Snapshot) -> str:
 
 
 def _is_loaded_unattended(s: Snapshot) -> bool:
-    """Whether all replicas have loaded, but no controller ran before the deadline."""
-    return s.rollout.phase is Phase.LOADING and is_acknowledged(s) and is_loaded(s)
+    """Whether all replicas are ready for what is next, but no controller ran before the deadline.
+
+    They have loaded, or the test was won.
+    """
+    won = s.rollout.phase is Phase.STEP and is_won(s) and not reason_to_hold(s)
+    ready = s.rollout.phase is Phase.LOADING or won
+    return ready and is_acknowledged(s) and is_loaded(s)
 
 
 def _has_followed(s: Snapshot, replica: Replica) -> bool:

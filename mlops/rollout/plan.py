@@ -260,12 +260,32 @@ class RolloutSettings(BaseModel):
         return given
 
 
+class AbTestSettings(BaseModel):
+    """The A/B test by which a version that passed its gates goes live; times in market hours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("", max_length=200, description="What the test is called")
+    traffic_split: float = Field(
+        0.5, ge=0, le=_LARGEST_SPLIT_BP / EVERYTHING_BP,
+        description="Share of the requests that the new version answers",
+    )  # fmt: skip
+    duration_hours: float = Field(
+        48.0, gt=0, allow_inf_nan=False,
+        description="How long it lasts; longer where a verdict needs it",
+    )  # fmt: skip
+    promote: bool = Field(True, description="Whether a better version goes live")
+
+
 class DeploymentConfig(RolloutSettings):
     """Whether and how a version that passed its gates goes live."""
 
     auto_deploy: bool = Field(False, description="Ask for its rollout as soon as it has passed")
     deployment_strategy: Strategy | None = Field(
         None, description="How it goes live; empty: DEFAULT_DEPLOYMENT_STRATEGY"
+    )
+    ab_test: AbTestSettings | None = Field(
+        None, description="With auto_deploy: compare it with the champion first; empty: do not"
     )
 
 
@@ -293,3 +313,12 @@ def plan_from(
     }
     given = {name: value for name, value in configured.items() if value is not None}
     return plan_for(strategy or settings.default_deployment_strategy, **{**given, **changes})
+
+
+def plan_from_test(settings: Settings, test: AbTestSettings) -> RolloutPlan:
+    """The plan of a rollout that is to carry a test, which is planned anew when it begins."""
+    return ab_test_plan(
+        round(test.traffic_split * EVERYTHING_BP),
+        duration_s=test.duration_hours * SECONDS_PER_HOUR,
+        load_s=settings.health_check_timeout,
+    )

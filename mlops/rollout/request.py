@@ -26,6 +26,7 @@ from mlops.store import (
 )
 from mlops.store.ab_tests import insert_test, read_test_of_request
 from mlops.store.engine import Connection
+from mlops.store.ledger import record_ab_test
 from mlops.store.replicas import LoadCause, ReplicaState, live_replicas
 from mlops.store.rollouts import insert_rollout, lock_waiting_rollout, open_rollout
 from mlops.store.routes import change_route, lock_route
@@ -129,6 +130,7 @@ def request_test(
             requested_at=row.requested_at,
         )
         insert_test(connection, written, asked.why)
+        record_ab_test(connection, service, test_id=test.id, alpha=test.alpha, at=test.since_bar)
     return written
 
 

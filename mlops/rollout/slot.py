@@ -117,4 +117,4 @@ def interrupt_rollout(
     """
     again = again and row.strategy == Strategy.SHADOW
     arrow = interrupt(row, route, reason, again=again, verdict=verdict)
-    return move_rollout(connection, row, route, arrow, term=0, at=at)
+    return move_rollout(connection, row, route, arrow, term=None, at=at)

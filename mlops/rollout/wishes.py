@@ -199,7 +199,7 @@ def end_wish(
     arrow = _make_arrow(Phase.FAILED, reason)
     if wish.strategy == Strategy.SHADOW and again:
         arrow = replace(arrow, abort=f"{INTERRUPTED}{reason}")
-    move_rollout(connection, wish, route, arrow, term=0, at=at)
+    move_rollout(connection, wish, route, arrow, term=None, at=at)
 
 
 def new_rollout_id() -> str:

@@ -129,7 +129,13 @@ def insert_rollout(connection: sa.Connection, row: Rollout, why: audit.Why) -> N
 
 
 def move_rollout(
-    connection: sa.Connection, row: Rollout, before: Route, arrow: Arrow, *, term: int, at: datetime
+    connection: sa.Connection,
+    row: Rollout,
+    before: Route,
+    arrow: Arrow,
+    *,
+    term: int | None,
+    at: datetime,
 ) -> Route:
     """Take one arrow, inside the caller's fenced transaction; returns the route after it.
 
@@ -140,7 +146,7 @@ def move_rollout(
         row: The rollout as the caller read it.
         before: The route as the caller read it.
         arrow: The transition.
-        term: The term of the controller's lease.
+        term: The term of the controller's lease; None for an arrow that a request takes.
         at: Time of the transition (UTC).
 
     Raises:
@@ -171,16 +177,17 @@ def move_rollout(
         after = change_route(connection, before, arrow.route, f"rollout_{arrow.to}", why)
     for model_id, status in arrow.statuses.items():
         change_status(connection, model_id, status, why)
+    number, newest_term = _next_event_number(connection, row.id)
     connection.execute(
         rollout_event.insert().values(
             rollout_id=row.id,
-            seq=_next_event_number(connection, row.id),
+            seq=number,
             at=at,
             from_phase=row.phase,
             to_phase=arrow.to,
             step=arrow.step,
             generation=after.generation,
-            term=term,
+            term=newest_term if term is None else term,
             reason=arrow.reason,
             detail=dict(arrow.detail),
         )
@@ -387,11 +394,13 @@ def _read_rollout(connection: sa.Connection, rollout_id: str) -> Rollout:
     return _build_rollout(row)
 
 
-def _next_event_number(connection: sa.Connection, rollout_id: str) -> int:
-    newest = sa.select(sa.func.max(rollout_event.c.seq)).where(
+def _next_event_number(connection: sa.Connection, rollout_id: str) -> tuple[int, int]:
+    """The number of a rollout's next event, and the newest term of the controller so far."""
+    newest = sa.select(sa.func.max(rollout_event.c.seq), sa.func.max(rollout_event.c.term)).where(
         rollout_event.c.rollout_id == rollout_id
     )
-    return int(connection.execute(newest).scalar_one()) + 1
+    number, term = connection.execute(newest).one()
+    return int(number) + 1, int(term)
 
 
 def _build_rollout(row: sa.Row[Any]) -> Rollout:
