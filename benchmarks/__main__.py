@@ -25,6 +25,7 @@ NAMES = (
     "outcomes",
     "drift",
     "monitoring",
+    "ab_tests",
 )
 
 

@@ -21,9 +21,10 @@ from mlops.store.leases import Lease
 from mlops.store.triggers import Claim
 from mlops.validation.evaluation import Evaluation
 from tasks import training as step
+from tasks.ab_tests import begin_waiting_tests
 from tasks.artifacts import gate_table, training_key
 from tasks.concurrency import exclusive_training, training_slot
-from tasks.context import open_project, run_logs
+from tasks.context import current_installation, open_project, run_logs
 from tasks.rollout import find_rollout, plan_rollout
 
 
@@ -69,7 +70,8 @@ def train(
     What is left out comes from the settings (`DEFAULT_VENUE`, ...). ``reason`` other than
     ``manual`` refits what was found before instead of searching again. With
     ``deployment_config`` what passed its gates may be rolled out: its registration writes the
-    wish, and the controller begins the rollout when no other one of the service is open.
+    wish, and the controller begins the rollout when no other one of the service is open. With
+    ``ab_test`` in it, an A/B test against the champion comes first.
     """
     service = current_settings().service(
         symbol, venue=venue, timeframe=timeframe, target=target, horizon=horizon
@@ -124,7 +126,9 @@ def run_training(
                 lease=lease,
                 answers=answers,
                 rollout=rollout,
+                test=deployment.ab_test,
             )
+            begin_waiting_tests(current_installation())
             card = step.draw_card(
                 project, plan, study=study, judgement=judgement, version=version, run=run
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -38,3 +38,9 @@ def naive_utc_times(index: pd.DatetimeIndex) -> TimeArray:
         # A view, as of an index of any zone the numbers are those of UTC.
         return index.asi8.view("datetime64[ns]")
     return index.tz_convert("UTC").tz_localize(None).as_unit("ns").to_numpy()
+
+
+def aware_utc(stamp: np.datetime64) -> datetime:
+    """A naive UTC ``datetime64`` as an aware moment; the reverse of `naive_utc`."""
+    moment: datetime = stamp.astype("datetime64[us]").item()
+    return moment.replace(tzinfo=UTC)

@@ -33,7 +33,7 @@ from mlops.store import (
     list_replicas,
 )
 from mlops.store.replicas import ReplicaState
-from mlops.store.rollouts import request_abort
+from mlops.store.rollouts import request_abort, was_promoted
 
 log = logging.getLogger(__name__)
 
@@ -190,6 +190,9 @@ class Deployer:
         )
 
 
-def is_champion(row: Rollout) -> bool:
-    """Whether a rollout ended with its version as champion."""
-    return row.phase is Phase.DONE and row.strategy != Strategy.SHADOW
+def is_champion(store: Store, row: Rollout) -> bool:
+    """Whether a rollout ended with its version as champion.
+
+    A shadow, and an A/B test that kept the champion, are done without that.
+    """
+    return row.phase is Phase.DONE and was_promoted(store, row.id)

@@ -31,6 +31,8 @@
     │   └── ModelFault         a version that failed on a good request
     ├── RolloutError           a rollout that was requested and is impossible
     │   ├── RolloutRefused     ... because the version may not go live
+    │   │   └── AbTestRefused  ... or its A/B test may not begin
+    │   │       └── AbTestMalformed  ... because what was asked for cannot be
     │   └── RolloutFailed      a rollout that was undone
     ├── BackupError            a copy that cannot be taken, or not be restored
     ├── AlertNotSent           a message that a channel did not accept
@@ -307,6 +309,14 @@ class RolloutError(MlopsError):
 
 class RolloutRefused(RolloutError):
     """A version that may not go live."""
+
+
+class AbTestRefused(RolloutRefused):
+    """An A/B test that may not begin as things stand."""
+
+
+class AbTestMalformed(AbTestRefused, ValueError):
+    """A request for an A/B test that cannot be, whatever the state of the service."""
 
 
 class RolloutFailed(RolloutError):

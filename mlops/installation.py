@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 
+from mlops.ab_testing.lifecycle import AbTesting
 from mlops.alerts.delivery import AlertSender, Channel
 from mlops.data.market_clock import Clock, market_clock
 from mlops.data.quality import NewestBar
@@ -146,6 +147,17 @@ class Installation:
         """The bars of every service that are known by a clock; see `RecentBars`."""
         book = MarketBook(self.store)
         return RecentBars(self.settings.bars_path, book, clock, held_bars=held_bars)
+
+    def open_ab_testing(
+        self, clock: Clock = market_clock, *, held_bars: int | None = HELD_BARS
+    ) -> AbTesting:
+        """Begins, looks at and ends A/B tests by a clock; see `RecentBars` for ``held_bars``."""
+        return AbTesting(
+            self.settings,
+            self.store,
+            self.open_recent_bars(clock, held_bars=held_bars),
+            lambda version: load_version(version, self.trust, self.bundles),
+        )
 
     def open_guard(
         self,

@@ -13,6 +13,9 @@ from typing import Any, Unpack
 
 import pandas as pd
 
+from mlops.ab_testing import answers
+from mlops.ab_testing.answers import AbTestAnswer
+from mlops.ab_testing.requests import AbTestRequest, OnShortPlan, parse_short_plan
 from mlops.alerts.channels import Handler
 from mlops.alerts.delivery import AlertSender
 from mlops.data.time_columns import TimeArguments
@@ -20,35 +23,25 @@ from mlops.deployer import Deployer, is_champion
 from mlops.installation import open_installation
 from mlops.models.bundle import Trust
 from mlops.monitoring.drift.report import DriftReport
-from mlops.monitoring.drift.version_drift import VersionDrift, columns_of
-from mlops.monitoring.performance.degradation import Losses
-from mlops.monitoring.performance.live import LivePerformance, measure_performance
-from mlops.monitoring.performance.promotion import (
-    Promotion,
-    evaluation_at_promotion,
-    reference_losses,
-)
+from mlops.monitoring.drift.version_drift import columns_of
+from mlops.monitoring.performance.live import LivePerformance
+from mlops.monitoring.version_checks import VersionChecks
 from mlops.plain_values import plain_notes
 from mlops.registry import (
     Comparison,
     Explanation,
     Period,
     Registry,
-    claimed_candidate,
     compare_versions,
-    ensure_service,
     evaluate_version,
-    example_bars,
     explain,
     load,
-    register,
+    register_claimed,
 )
-from mlops.registry.markets import read_market
 from mlops.registry.version_history import Lineage, trace
 from mlops.reports.drift import keep_drift_report
 from mlops.rollout.plan import Strategy
 from mlops.rollout.retirement import restore_service, retire_service
-from mlops.service import Service
 from mlops.settings import Settings
 from mlops.store import (
     LivePeriod,
@@ -84,8 +77,6 @@ class MLOpsManager:
     def __init__(self, config: Settings) -> None:
         self.config = config
         self.installation = open_installation(config)
-        self._drift: dict[str, VersionDrift] = {}
-        self._promoted: dict[str, tuple[Promotion, Losses]] = {}
 
     @cached_property
     def registry(self) -> Registry:
@@ -106,6 +97,12 @@ class MLOpsManager:
     def deployer(self) -> Deployer:
         """Takes versions live, for callers that follow a rollout step by step."""
         return self.installation.deployer
+
+    @cached_property
+    def version_checks(self) -> VersionChecks:
+        """Measures any version on recent bars, and remembers what it read of its bundle."""
+        config = self.installation.monitor_config
+        return VersionChecks(self.store, lambda model_id: load(self.registry, model_id), config)
 
     @cached_property
     def alert_sender(self) -> AlertSender:
@@ -157,7 +154,16 @@ class MLOpsManager:
         notes = plain_notes({} if metadata is None else metadata)
         parts = {key: notes[key] for key in _SERVICE_KEYS if key in notes}
         service = self.config.service(symbol, **parts)
-        return await asyncio.to_thread(self._register, model, model_type, service, metrics, notes)
+        return await asyncio.to_thread(
+            register_claimed,
+            self.registry,
+            model,
+            model_type=model_type,
+            service=service,
+            metrics=metrics,
+            notes=notes,
+            bars_root=self.config.bars_path,
+        )
 
     async def deploy_model(
         self,
@@ -199,12 +205,13 @@ class MLOpsManager:
         if not wait:
             return False
         ended = await self.follow_rollout(rollout.id)
-        if not is_champion(ended):
+        live = is_champion(self.store, ended)
+        if not live:
             log.warning(
                 "%s is not live, %s %s: %s", model_id, ended.id, ended.phase, ended.reason,
                 extra={"service": ended.service, "model_id": model_id},
             )  # fmt: skip
-        return is_champion(ended)
+        return live
 
     async def follow_rollout(self, rollout_id: str) -> Rollout:
         """Run a rollout to its end; after a cancelled wait another process runs it.
@@ -274,7 +281,7 @@ class MLOpsManager:
             BarsError: when bars break the contract, or a column is missing.
         """
         return await asyncio.to_thread(
-            lambda: self._drift_of(model_id).check(recent_data, **written)
+            lambda: self.version_checks.drift_of(model_id).check(recent_data, **written)
         )
 
     async def draw_drift_report(
@@ -301,8 +308,9 @@ class MLOpsManager:
         Raises:
             VersionNotFound: when there is no such version.
         """
-        moment = now or datetime.now(UTC)
-        return await asyncio.to_thread(self._measure_performance, model_id, moment)
+        moment, hours = now or datetime.now(UTC), self.config.monitoring_window_hours
+        measure = self.version_checks.measure_performance
+        return await asyncio.to_thread(measure, model_id, now=moment, window_hours=hours)
 
     async def start_continuous_monitoring(
         self, model_id: str, interval_hours: float = 1.0, *, actor: str = "", reason: str = ""
@@ -334,6 +342,85 @@ class MLOpsManager:
     def continuous_monitoring(self) -> tuple[WatchRow, ...]:
         """The versions of `start_continuous_monitoring`, oldest first."""
         return list_watches(self.store)
+
+    async def start_ab_test(
+        self,
+        model_a_id: str,
+        model_b_id: str,
+        test_name: str = "",
+        traffic_split: float = 0.5,
+        duration_hours: float = 48.0,
+        *,
+        promote: bool = True,
+        on_short_plan: OnShortPlan | str = OnShortPlan.ACCEPT,
+        end_test: bool = False,
+        request_key: str | None = None,
+        actor: str = "",
+        reason: str = "",
+    ) -> AbTestAnswer:
+        """Compare the champion with another version on the same coming bars, bar by bar.
+
+        Args:
+            traffic_split: The share of the requests that model B answers; it does not enter the
+                comparison. The one of the two that is not live gets 0 to 0.95.
+            duration_hours: In market time. ``plan`` of the answer says how long a verdict takes.
+            promote: Whether a challenger that is better goes live.
+            on_short_plan: ``accept``, ``refuse`` or ``extend`` a test that cannot decide.
+            end_test: Whether a running test of the service is stopped for this one.
+            request_key: A repeated request with the same key returns the first one's test.
+
+        Raises:
+            AbTestRefused, RolloutRefused: when the test may not begin, with what to do.
+            VersionNotFound: when there is no such version.
+        """
+        request = AbTestRequest(
+            model_a_id=model_a_id,
+            model_b_id=model_b_id,
+            name=test_name,
+            traffic_split=traffic_split,
+            duration_hours=duration_hours,
+            promote=promote,
+            on_short_plan=parse_short_plan(on_short_plan),
+            end_test=end_test,
+            request_key=request_key,
+        )
+        testing, why = self.installation.open_ab_testing(), _why(actor, reason)
+        return await asyncio.to_thread(answers.start_test, testing, request, why)
+
+    async def evaluate_ab_test(self, test_id: str) -> AbTestAnswer:
+        """Look at an A/B test now; the same bar again gives the same figures.
+
+        Raises:
+            RolloutError: when there is no such test.
+        """
+        testing = self.installation.open_ab_testing()
+        return await asyncio.to_thread(answers.evaluate_test, testing, test_id)
+
+    async def stop_ab_test(
+        self, test_id: str, *, actor: str = "", reason: str = ""
+    ) -> AbTestAnswer:
+        """End an A/B test as stopped; the champion stays, and the challenger stays a challenger.
+
+        Raises:
+            RolloutError: when there is no such test, or it has ended.
+        """
+        testing, why = self.installation.open_ab_testing(), _why(actor, reason)
+        return await asyncio.to_thread(answers.stop_test, testing, test_id, why)
+
+    async def extend_ab_test(
+        self, test_id: str, hours: float, *, actor: str = "", reason: str = ""
+    ) -> AbTestAnswer:
+        """Let an A/B test last longer by so many hours of trading, which cannot be undone.
+
+        Raises:
+            RolloutError: when there is no such test, it has ended, or the hours hold no bar.
+        """
+        testing, why = self.installation.open_ab_testing(), _why(actor, reason)
+        return await asyncio.to_thread(answers.extend_test, testing, test_id, hours, why)
+
+    def ab_tests(self, service: str | None = None) -> tuple[AbTestAnswer, ...]:
+        """The A/B tests of one service or of all, newest first, each with its newest look."""
+        return answers.list_answers(self.installation.open_ab_testing(), service)
 
     def rollouts(self, service: str | None = None) -> tuple[Rollout, ...]:
         """Every rollout, of one service or of all, newest first."""
@@ -420,7 +507,7 @@ class MLOpsManager:
         )
 
     def _draw_drift(self, model_id: str, recent: object, **written: Unpack[TimeArguments]) -> Path:
-        drift = self._drift_of(model_id)
+        drift = self.version_checks.drift_of(model_id)
         columns = columns_of(drift.bundle, recent, **written)
         return keep_drift_report(
             self.registry,
@@ -430,58 +517,6 @@ class MLOpsManager:
             columns,
             directory=self.config.reports_path,
         )
-
-    def _drift_of(self, model_id: str) -> VersionDrift:
-        if model_id not in self._drift:
-            bundle = load(self.registry, model_id)
-            self._drift[model_id] = self.installation.monitor_config.fit_drift(
-                bundle, bundle.service
-            )
-        return self._drift[model_id]
-
-    def _measure_performance(self, model_id: str, now: datetime) -> LivePerformance:
-        version = self.get_model(model_id)
-        if model_id not in self._promoted:
-            bundle = load(self.registry, model_id)
-            promotion = Promotion.of(version, evaluation_at_promotion(bundle))
-            self._promoted[model_id] = promotion, reference_losses(bundle, version)
-        promotion, reference = self._promoted[model_id]
-        return measure_performance(
-            self.store,
-            version,
-            now=now,
-            window_hours=self.config.monitoring_window_hours,
-            decision_hours=self.config.decision_window_hours,
-            fee_bps=self.config.fee_for(version.symbol),
-            promotion=promotion,
-            reference=reference,
-            threshold=self.config.performance_threshold,
-        )
-
-    def _register(
-        self,
-        model: object,
-        model_type: str,
-        service: Service,
-        metrics: object,
-        notes: Mapping[str, Any],
-    ) -> ModelVersion:
-        dataset, source = example_bars(
-            service, read_market(self.store, service).calendar, self.config.bars_path
-        )
-        candidate = claimed_candidate(
-            model,
-            model_type=model_type,
-            service=service,
-            metrics=metrics,
-            dataset=dataset,
-            trust=self.registry.trust,
-            notes=notes,
-        )
-        # This time names the version; no verdict depends on it.
-        why = Why(datetime.now(UTC), reason=f"registered by its caller; examples from {source}")
-        ensure_service(self.registry, service, dataset, why)
-        return register(self.registry, candidate, why)
 
 
 def _why(actor: str, reason: str) -> Why:

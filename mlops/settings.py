@@ -13,7 +13,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -29,6 +36,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 ENV_FILE = Path(".env")
 PATH_VARIABLES = ("MLOPS_BASE_PATH", "MLFLOW_TRACKING_URI", "STORE_URL")
 SMTPS_PORT = 465
+LEVELS = ("ab_test_confidence_level", "ab_test_significance_threshold")
+"""Two settings that add up to 1; what both say is the chance that a test errs."""
+
 Days = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -110,6 +120,11 @@ class Settings(BaseSettings):
     rollout_bake_seconds: Seconds | None = None
     rollout_hold_hours: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
+    # A/B tests
+    ab_test_min_duration_hours: float = Field(default=24.0, gt=0, allow_inf_nan=False)
+    ab_test_confidence_level: float = Field(default=0.95, gt=0, lt=1)
+    ab_test_significance_threshold: float = Field(default=0.05, gt=0, lt=1)
+
     # Serving
     api_host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9.:_-]+$")
     api_port: int = Field(default=8005, ge=1, le=65_535)
@@ -156,6 +171,30 @@ class Settings(BaseSettings):
     alert_urls: Annotated[tuple[SecretStr, ...], NoDecode] = ()
     alert_handlers: Annotated[tuple[str, ...], NoDecode] = ()
     alert_messages_per_hour: int = Field(default=30, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_levels(cls, values: dict[str, object]) -> dict[str, object]:
+        """Of confidence level and significance threshold one follows the other."""
+        given = [name for name in LEVELS if values.get(name) is not None]
+        if len(given) != 1:
+            return values
+        number = _read_share(values[given[0]])
+        if number is None:
+            return values
+        other = LEVELS[1 - LEVELS.index(given[0])]
+        return {**values, other: round(1.0 - number, 12)}
+
+    @field_validator("ab_test_significance_threshold")
+    @classmethod
+    def _levels_agree(cls, value: float, info: ValidationInfo) -> float:
+        level = info.data.get("ab_test_confidence_level")
+        if level is not None and abs(level + value - 1.0) > 1e-9:
+            raise ValueError(
+                f"AB_TEST_CONFIDENCE_LEVEL={level:g} and AB_TEST_SIGNIFICANCE_THRESHOLD={value:g} "
+                "do not add up to 1; set one of them, and the other follows"
+            )
+        return value
 
     @field_validator("mlops_base_path", mode="before")
     @classmethod
@@ -331,6 +370,15 @@ def load_settings() -> Settings:
             "settings refused; correct these environment variables (see .env.example):\n  "
             + "\n  ".join(lines)
         ) from error
+
+
+def _read_share(value: object) -> float | None:
+    """A number between 0 and 1; None where it is none, which the field itself refuses."""
+    try:
+        number = float(str(value))
+    except ValueError:
+        return None
+    return number if 0.0 < number < 1.0 else None
 
 
 def _shown(problem: ErrorDetails) -> str:

@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from mlops.registry.tracking import Tracking
+from mlops.reports.ab_tests import FOLDER as TEST_FOLDER
 from mlops.reports.drift import FOLDER
 from mlops.rollout.analysis import ALPHA_WORSE
 from mlops.rollout.runner import RolloutProgress
@@ -187,6 +188,20 @@ def link_drift_report(tracking: Tracking, version: ModelVersion, page: Path, why
     create_markdown_artifact(
         key="drift-" + _dashed(version.service),
         markdown=f"# {version.model_id}\n\n{why}\n\n[Drift report]({kept}) · here `{page}`\n",
+    )
+
+
+def link_test_report(tracking: Tracking, version: ModelVersion, page: Path, text: str) -> None:
+    """Link the report of an A/B test: its copy in the challenger's MLflow run, and the file.
+
+    Args:
+        page: The report's file on this machine.
+        text: The verdict as a sentence, shown above the links.
+    """
+    kept = f"{run_url(tracking, version)}/artifacts/{TEST_FOLDER}/{page.name}"
+    create_markdown_artifact(
+        key="ab-test-" + _dashed(version.service),
+        markdown=f"# {version.model_id}\n\n{text}\n\n[Report]({kept}) · here `{page}`\n",
     )
 
 

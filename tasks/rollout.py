@@ -18,6 +18,7 @@ from mlops.rollout.plan import (
     RolloutSettings,
     Strategy,
     plan_from,
+    plan_from_test,
 )
 from mlops.rollout.runner import list_unfinished
 from mlops.settings import current_settings
@@ -99,6 +100,8 @@ def plan_rollout(config: DeploymentConfig) -> RolloutPlan | None:
     """
     if not config.auto_deploy:
         return None
+    if config.ab_test is not None:
+        return plan_from_test(current_settings(), config.ab_test)
     return plan_from(current_settings(), config.deployment_strategy, config.changes)
 
 

@@ -23,7 +23,7 @@ from mlops.registry.ownership import owner_tags
 from mlops.registry.reconcile import Reconciled, reconcile
 from mlops.registry.tracking import RunLog, open_run
 from mlops.reports.cards import card_section, save_card
-from mlops.rollout.plan import RolloutPlan
+from mlops.rollout.plan import AbTestSettings, RolloutPlan
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.service import Service
@@ -175,6 +175,7 @@ def register(
     lease: Lease | None = None,
     answers: Claim | None = None,
     rollout: RolloutPlan | None = None,
+    test: AbTestSettings | None = None,
 ) -> ModelVersion:
     """Register the winner; the commit answers the triggers and writes the wish to go live."""
     why = Why(at=datetime.now(UTC), actor="train", reason=plan.reason)
@@ -188,6 +189,7 @@ def register(
         lease=lease,
         answers=answers,
         rollout=rollout,
+        test=None if rollout is None or test is None else test.model_dump(mode="json"),
     )
 
 

@@ -2,7 +2,8 @@
 
     condition              subject     raised by                    ended by
     deployment_failed      a model_id  a rollout that was undone,   a version that stays healthy
-                                       a champion that failed
+                                       a champion that failed,
+                                       a challenger found worse
     performance_degraded   baseline    a return to the baseline     a version that stays healthy
     performance_degraded   a model_id  a look that finds lost skill a look that finds the skill
     data_drift             a model_id  a look that finds drift      a deciding look without drift
@@ -22,6 +23,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from mlops.store import Phase, Rollout, Route, Store
+from mlops.store.ab_tests import AbTest
 from mlops.store.alerts import (
     AlertRow,
     Condition,
@@ -93,6 +95,24 @@ def _end_alerts_of_service(
                 at=at,
                 text=f"{healthy} went live and stayed healthy",
             )
+
+
+def raise_challenger_worse(
+    connection: Connection, test: AbTest, text: str, *, at: datetime
+) -> None:
+    """Raise an alert that an A/B test found its challenger worse, in the look's transaction.
+
+    The rollout that is undone by the verdict has the same subject, so people are told once.
+    """
+    trouble = Trouble(
+        Condition.DEPLOYMENT_FAILED,
+        test.service,
+        test.challenger_id,
+        f"{test.challenger_id} lost its A/B test",
+        f"{text} {test.champion_id} serves all requests.",
+        detail={"test": test.id, "champion": test.champion_id, "rollout": test.rollout_id},
+    )
+    raise_alert(connection, trouble, at=at)
 
 
 def raise_champion_failed(

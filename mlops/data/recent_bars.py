@@ -63,12 +63,17 @@ class VenueMarkets:
 
 @dataclass(frozen=True, slots=True)
 class KnownBars:
-    """Bars that are complete at the market time ``now``, oldest first."""
+    """Bars that are complete at the market time ``now``, oldest first.
+
+    ``last_close`` is the close of the last bar that there is, at which a replay begins again; None
+    where no later bar is known than those of ``frame``.
+    """
 
     frame: pd.DataFrame
     now: datetime
     label: str
     market: Market
+    last_close: datetime | None = None
 
 
 class RecentBars:
@@ -105,11 +110,13 @@ class RecentBars:
         if history is None:
             return None
         frame, label = history
-        now = self.clock(market, frame.index[0], frame.index[-1] + service.timeframe.step)
+        last_close = frame.index[-1] + service.timeframe.step
+        now = self.clock(market, frame.index[0], last_close)
         known = int(frame.index.searchsorted(pd.Timestamp(now) - service.timeframe.step, "right"))
         if not known:
             return None
-        return KnownBars(frame.iloc[max(0, known - KEEP_BARS) : known], now, label, market)
+        newest = frame.iloc[max(0, known - KEEP_BARS) : known]
+        return KnownBars(newest, now, label, market, last_close.to_pydatetime())
 
     def describe_missing(self, service: Service) -> str:
         """Why `load` returned None for a service, and what to do."""

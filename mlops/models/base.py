@@ -40,6 +40,9 @@ FORECASTERS: dict[str, str] = {
     "custom": "mlops.models.custom:Custom",
 }
 
+UNFITTED = frozenset({"persistence", "zero", "ewma", "seasonal", "last_price", "base_rate"})
+"""The naive types, which learn nothing from the bars."""
+
 BASELINES: dict[Target, str] = {
     Target.VOLATILITY: "persistence",
     Target.RETURN: "zero",

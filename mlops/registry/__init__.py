@@ -3,7 +3,7 @@
 from mlops.code_version import code_version
 from mlops.registry.baseline import baseline_candidate, ensure_service
 from mlops.registry.bundles import BundleParts, bundle_parts, verify_bundle, write_bundle
-from mlops.registry.claims import claimed_candidate, example_bars
+from mlops.registry.claims import claimed_candidate, example_bars, register_claimed
 from mlops.registry.comparison import Comparison, Period, compare_versions, evaluate_version
 from mlops.registry.connection import (
     Registry,
@@ -53,6 +53,7 @@ __all__ = [
     "owner_tags",
     "reconcile",
     "register",
+    "register_claimed",
     "verify_bundle",
     "write_bundle",
 ]

@@ -31,17 +31,52 @@ from mlops.models.custom import CLASS_PATH, Custom, Pickled
 from mlops.models.recipe import Recipe
 from mlops.plain_numbers import plain_number, whole_number
 from mlops.plain_values import plain_notes
+from mlops.registry.baseline import ensure_service
 from mlops.registry.bundles import bundle_parts
-from mlops.registry.registration import Candidate
+from mlops.registry.connection import Registry
+from mlops.registry.markets import read_market
+from mlops.registry.registration import Candidate, register
 from mlops.service import Service, Timeframe
 from mlops.stats.metrics import ModelMetrics
-from mlops.store import Status
+from mlops.store import ModelVersion, Status, Why
 
 EXAMPLE_BARS = 3000
 EXAMPLE_SEED = 0
 _EXAMPLE_START = datetime(2024, 1, 1, tzinfo=UTC)
 _MODEL_TYPE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SHAPE_KEYS = ("features", "sequence_length")
+
+
+def register_claimed(
+    registry: Registry,
+    model: object,
+    *,
+    model_type: str,
+    service: Service,
+    metrics: object,
+    notes: Mapping[str, Any],
+    bars_root: Path,
+) -> ModelVersion:
+    """Register a model that was trained elsewhere; its service begins where it has not.
+
+    Raises:
+        RegistryError, BundleError: as `claimed_candidate` and `register`.
+    """
+    calendar = read_market(registry.store, service).calendar
+    dataset, source = example_bars(service, calendar, bars_root)
+    candidate = claimed_candidate(
+        model,
+        model_type=model_type,
+        service=service,
+        metrics=metrics,
+        dataset=dataset,
+        trust=registry.trust,
+        notes=notes,
+    )
+    # This time names the version; no verdict depends on it.
+    why = Why(datetime.now(UTC), reason=f"registered by its caller; examples from {source}")
+    ensure_service(registry, service, dataset, why)
+    return register(registry, candidate, why)
 
 
 def claimed_candidate(

@@ -29,6 +29,8 @@ from mlops.store import (
     list_events,
     list_live_periods,
 )
+from mlops.store.ab_tests import list_tests
+from mlops.store.ledger import count_ab_tests
 from mlops.store.monitor_runs import CheckRow, get_check
 from mlops.store.rollouts import newest_rollout_of
 from mlops.store.triggers import TriggerRow, get_trigger
@@ -43,6 +45,7 @@ class Explanation:
         verdict: Status and why, in one sentence.
         reasons: One sentence for each gate that decided.
         report: None where no gate judged the version.
+        tests: The A/B tests that it took part in, oldest first, a sentence each.
         findings: What was found of the bars it was trained on; None where nobody knows.
         history: Who did what to the version, oldest first.
     """
@@ -53,6 +56,7 @@ class Explanation:
     report: GateReport | None
     history: tuple[AuditEntry, ...]
     findings: Findings | None = None
+    tests: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         version = self.version
@@ -69,6 +73,7 @@ class Explanation:
             *(f"  bars    {found.text}" for found in self._told()),
             f"  code    {version.code_version}",
             f"  bundle  {version.digest[:12]}, recipe {version.recipe_digest[:12]}",
+            *(f"  test    {text}" for text in self.tests),
             *(f"  {e.at:%Y-%m-%d %H:%M} {e.actor}: {e.action} {e.reason}" for e in self.history),
         ]
         return "\n".join([*lines, str(self.report)] if self.report else lines)
@@ -94,7 +99,25 @@ def explain(registry: Registry, model_id: str) -> Explanation:
         report=report,
         history=list_audit_entries(registry.store, subject=model_id),
         findings=_read_findings(version),
+        tests=_describe_tests(registry.store, version),
     )
+
+
+def _describe_tests(store: Store, version: ModelVersion) -> tuple[str, ...]:
+    """What each A/B test found of a version, and how many the service had within a year of it."""
+    texts = []
+    for test in reversed(list_tests(store, service=version.service)):
+        if version.model_id not in (test.champion_id, test.challenger_id):
+            continue
+        was = "champion" if test.champion_id == version.model_id else "challenger"
+        other = test.challenger_id if was == "champion" else test.champion_id
+        ended = "running" if test.verdict is None else f"{test.verdict}. {test.verdict_text}"
+        number = count_ab_tests(store, version.service, until=test.since_bar)
+        texts.append(
+            f"{test.id} as {was} with {other}: {ended} (test {number} of the service within a "
+            f"year, each errs with a chance of {test.alpha:.1%})"
+        )
+    return tuple(texts)
 
 
 def _read_findings(version: ModelVersion) -> Findings | None:

@@ -140,6 +140,46 @@ def traffic(
         return _encode(figure)
 
 
+def draw_confidence_sequence(
+    pairs: FloatArray,
+    gain: FloatArray,
+    low: FloatArray,
+    high: FloatArray,
+    *,
+    zone: float,
+    first: int,
+    verdict: str,
+) -> str:
+    """The challenger's gain against the number of pairs, with the band that holds at every look.
+
+    Args:
+        pairs: Pairs of each look (n,).
+        gain: Mean loss difference as a share of the champion's loss (n,).
+        low, high: Bounds of that share (n,); NaN before the looks that count.
+        zone: Shares within plus and minus this are equivalent.
+        first: Pairs before which no look counts.
+        verdict: Written at the last look.
+    """
+    with _figure(height=3.6) as (figure, axes):
+        axes.axhspan(-100 * zone, 100 * zone, color=BASELINE, alpha=0.25, lw=0, label="equivalent")
+        axes.axhline(0, color=INK, lw=0.8)
+        axes.fill_between(pairs, 100 * low, 100 * high, color=MODEL, alpha=0.2, lw=0, label="band")
+        axes.plot(pairs, 100 * gain, color=MODEL, lw=1.2, label="challenger's gain")
+        axes.axvline(first, color=MUTED, lw=0.8, ls=":")
+        known = np.isfinite(low) & np.isfinite(high)
+        if known.any():
+            # Early means are far off; the band and what follows it set the scale.
+            reach = 100 * max(np.abs(low[known]).max(), np.abs(high[known]).max(), 2 * zone)
+            axes.set_ylim(-1.15 * reach, 1.15 * reach)
+        if len(pairs):
+            axes.annotate(f"{verdict} ", (pairs[-1], 100 * gain[-1]), fontsize=8, color=INK,
+                          ha="right", va="bottom")  # fmt: skip
+        axes.set_xlabel("pairs")
+        axes.set_ylabel("share of the champion's loss, %")
+        axes.legend(ncols=3, loc="upper right")
+        return _encode(figure)
+
+
 def draw_history(
     bars: tuple[TimeArray, FloatArray],
     scored: tuple[TimeArray, FloatArray, FloatArray, FloatArray],

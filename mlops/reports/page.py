@@ -134,6 +134,47 @@ class HistorySection:
 
 
 @dataclass(frozen=True, slots=True)
+class Regime:
+    """A third of an A/B test's pairs by persistence, with the challenger's gain in it."""
+
+    name: str
+    pairs: int
+    champion_loss: float
+    challenger_loss: float
+    gain: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbTestSection:
+    """The section of an A/B test: its verdict, its regimes, and its confidence sequence.
+
+    Attributes:
+        gaps: Rows that an arm lacks: arm, reason, bars.
+    """
+
+    title: str
+    verdict: str
+    passed: bool
+    facts: Mapping[str, str]
+    regimes: Sequence[Regime]
+    gaps: Sequence[tuple[str, str, int]]
+    pictures: Sequence[Picture]
+
+    def to_json(self) -> str:
+        """Write the section as JSON, so that another process can put it on its page."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read `to_json` back."""
+        parts = json.loads(text)
+        parts["pictures"] = [Picture(**picture) for picture in parts["pictures"]]
+        parts["regimes"] = [Regime(**regime) for regime in parts["regimes"]]
+        parts["gaps"] = [tuple(gap) for gap in parts["gaps"]]
+        return cls(**parts)
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """The content of a page, which `render` turns into HTML."""
 
@@ -142,6 +183,7 @@ class Page:
     sections: Sequence[Section]
     rollouts: Sequence[RolloutSection] = ()
     history: Sequence[HistorySection] = ()
+    tests: Sequence[AbTestSection] = ()
 
 
 def render(page: Page) -> str:

@@ -19,7 +19,7 @@ from mlops.alerts.conditions import (
 )
 from mlops.background import Repeated
 from mlops.errors import LeaseLost, MlopsError, StoreError
-from mlops.rollout.decide import Snapshot, decide, reason_to_hold
+from mlops.rollout.decide import decide, reason_to_hold
 from mlops.rollout.fallback import (
     Fallback,
     Move,
@@ -28,7 +28,8 @@ from mlops.rollout.fallback import (
     return_to_baseline,
 )
 from mlops.rollout.reading import Reading, read_rollouts
-from mlops.rollout.wishes import decide_wish
+from mlops.rollout.snapshot import Snapshot
+from mlops.rollout.wishes import begin_shadow_again, decide_wish
 from mlops.store import Phase, Rollout, Route, Store, audit
 from mlops.store.engine import Connection
 from mlops.store.leases import Lease, acquire_lease, fence, release_lease
@@ -183,6 +184,8 @@ class Controller:
             fence(connection, lease)
             move_rollout(connection, row, route, arrow, term=lease.term, at=now)
             update_rollout_alerts(connection, row, arrow, now)
+            if arrow.to.final:
+                begin_shadow_again(connection, row.service, now)
             if arrow.route is not None:
                 # A share that has just been given must count at once.
                 renew_exposure(connection, route.service, seconds=EXPOSURE_S)

@@ -1,13 +1,16 @@
 """The state machine of a rollout: its next arrow, a pure function of what the store shows.
 
     PENDING -> LOADING -> GATE -> STEP 0 .. k -> PROMOTED -> DONE
-                  any of these -> ROLLBACK (share 0) -> FAILED
+                  any of these -> ROLLBACK (share 0) -> FAILED, or DONE after an A/B test
                                           PROMOTED -> REVERTED -> FAILED
 
 Each arrow is one transaction. Promotion only renames: the challenger has all the traffic before
 and after it, and the champion stays loaded as the previous champion. Every phase that is not final
 has a deadline and an arrow back that loads no model; a version without enough evidence at the
 deadline is never promoted.
+
+The rollout of an A/B test keeps its share until the test's verdict is on record. Only `better`
+leads on to PROMOTED. `mlops.rollout.comparing` has the rules of tests and shadows.
 
 The champion changes only to a version that a live replica holds. A load that failed because of its
 replica (`LoadCause.REPLICA`) speaks against no version: the rollout waits for it.
@@ -16,61 +19,35 @@ replica (`LoadCause.REPLICA`) speaks against no version: the rollout waits for i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from mlops.rollout.analysis import (
     Conclusion,
-    Evidence,
-    ShortRequests,
     Verdict,
-    judge_challenger,
     judge_version,
 )
-from mlops.rollout.plan import EVERYTHING_BP, RolloutPlan
+from mlops.rollout.comparing import (
+    UNEVALUATED,
+    carries_test,
+    interrupt,
+    is_lost,
+    is_unevaluated,
+    is_won,
+    keeps_challenger,
+    makes_room,
+    without_challenger,
+)
+from mlops.rollout.plan import EVERYTHING_BP
 from mlops.rollout.routing import takes_part
-from mlops.store import Phase, Replica, Rollout, Route, Status
-from mlops.store.replicas import LoadCause, ReplicaState
+from mlops.rollout.snapshot import Snapshot
+from mlops.store import Phase, Replica, Route, Status
+from mlops.store import Verdict as TestVerdict
+from mlops.store.replicas import LoadCause
 from mlops.store.rollouts import Arrow
 
 DEPLOYABLE = (Status.CHALLENGER, Status.RETIRED, Status.DEPLOYED)
 """Statuses of versions that passed their gates, or were live before."""
-
-
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """All that `decide` reads of one rollout at one moment.
-
-    ``statuses`` are those of the versions involved, ``replicas`` the live processes,
-    ``champion_failing`` is why the champion is no longer fit to serve, or None;
-    ``short_requests`` are those of late with too few bars for the challenger.
-    """
-
-    rollout: Rollout
-    plan: RolloutPlan
-    route: Route
-    replicas: tuple[Replica, ...]
-    evidence: Evidence
-    statuses: Mapping[str, Status]
-    champion_failing: str | None = None
-    short_requests: ShortRequests = field(default_factory=ShortRequests)
-
-    @property
-    def waited_for(self) -> tuple[Replica, ...]:
-        """The replicas that a rollout waits for: all but those that are draining."""
-        return tuple(
-            replica for replica in self.replicas if replica.state is not ReplicaState.DRAINING
-        )
-
-    @property
-    def able(self) -> tuple[Replica, ...]:
-        """The replicas that a rollout waits for and that have not failed to load its version."""
-        version = self.rollout.to_version
-        return tuple(one for one in self.waited_for if not one.failed_to_load(version))
-
-    @property
-    def verdict(self) -> Verdict:
-        return judge_challenger(self.evidence, max_fault_rate=self.plan.max_fault_rate)
 
 
 def decide(s: Snapshot, now: datetime) -> Arrow | None:
@@ -100,7 +77,9 @@ def decide(s: Snapshot, now: datetime) -> Arrow | None:
         'no replica is running; start one with `make serve`'
     """
     rule = _RULES.get(s.rollout.phase)
-    return None if rule is None else rule(s, now)
+    arrow = None if rule is None else rule(s, now)
+    goes_on = arrow is None or arrow.to in _FORWARD
+    return _make_room(s) or arrow if goes_on else arrow
 
 
 # Conditions ---------------------------------------------------------------------------------
@@ -184,11 +163,12 @@ def reason_to_undo(s: Snapshot, now: datetime) -> str | None:
         return _explain_failures(s)
     if s.verdict.conclusion is Conclusion.WORSE:
         return f"worse than the champion: {s.verdict}"
+    if is_lost(s):
+        return f"its A/B test ended as {s.verdict_of_test}: {s.verdict_text}"
     if s.champion_failing is not None:
         return f"the champion itself is failing ({s.champion_failing}), so nothing can be compared"
-    if has_expired(s, now) and not _is_loaded_unattended(s):
-        return _explain_delay(s)
-    return None
+    expired = has_expired(s, now) and not _is_loaded_unattended(s)
+    return _explain_delay(s) if expired else None
 
 
 # Phases -------------------------------------------------------------------------------------
@@ -239,8 +219,10 @@ def _decide_step(s: Snapshot, now: datetime) -> Arrow | None:
     if not (is_acknowledged(s) and is_loaded(s) and has_dwelt(s, now, s.plan.dwell_s)):
         return None
     if not s.plan.promotes:
-        return _make_arrow(s, Phase.DONE, f"shadowed: {s.verdict}", route=_without_challenger(s))
-    if s.verdict.conclusion is not Conclusion.GOOD or reason_to_hold(s):
+        shadowed, alone = f"shadowed: {s.verdict}", without_challenger(s.route)
+        return _make_arrow(s, Phase.DONE, shadowed, route=alone)
+    good = is_won(s) if carries_test(s) else s.verdict.conclusion is Conclusion.GOOD
+    if not good or reason_to_hold(s):
         return None
     return _next_step(s) or _promote(s)
 
@@ -271,10 +253,12 @@ def _decide_reverted(s: Snapshot, now: datetime) -> Arrow | None:
 
 def _decide_rollback(s: Snapshot, now: datetime) -> Arrow | None:
     if is_acknowledged(s) or is_late(s, now):
-        return _make_arrow(s, Phase.FAILED, s.rollout.reason, route=_without_challenger(s))
+        end = Phase.DONE if keeps_challenger(s) else Phase.FAILED
+        return _make_arrow(s, end, s.rollout.reason, route=without_challenger(s.route))
     return None
 
 
+_FORWARD = (Phase.LOADING, Phase.GATE, Phase.STEP)
 _RULES: dict[Phase, Callable[[Snapshot, datetime], Arrow | None]] = {
     Phase.PENDING: _decide_pending,
     Phase.LOADING: _decide_loading,
@@ -297,6 +281,7 @@ def _make_arrow(
     route: Route | None = None,
     step: int | None = None,
     statuses: Mapping[str, Status] | None = None,
+    abort: str | None = None,
 ) -> Arrow:
     verdict = s.verdict
     return Arrow(
@@ -306,6 +291,8 @@ def _make_arrow(
         reason=reason,
         route=route,
         statuses=statuses or {},
+        abort=abort,
+        verdict_of_test=s.verdict_of_test,
         detail={
             "weight_bp": (route or s.route).weight_bp,
             "verdict": verdict.conclusion,
@@ -358,14 +345,15 @@ def _next_step(s: Snapshot) -> Arrow | None:
 def _promote(s: Snapshot) -> Arrow:
     """The arrow to PROMOTED: the same processes answer the same keys before and after it."""
     promoted = replace(
-        _without_challenger(s),
+        without_challenger(s.route),
         champion=s.rollout.to_version,
         previous_champion=s.route.champion,
     )
+    why = s.verdict_text if is_won(s) else str(s.verdict)
     return _make_arrow(
         s,
         Phase.PROMOTED,
-        f"promoted: {s.verdict}",
+        f"promoted: {why}",
         route=promoted,
         step=s.rollout.step + 1,
         statuses={s.rollout.to_version: Status.DEPLOYED, s.route.champion: Status.RETIRED},
@@ -395,12 +383,20 @@ def _roll_back(s: Snapshot, why: str) -> Arrow:
     """Take the challenger's traffic away; it is marked as failed if the evidence says so."""
     hidden = replace(s.route, weight_bp=0, mirror_bp=0)
     failed = load_failed(s) or s.verdict.conclusion is Conclusion.WORSE
+    failed = failed or s.verdict_of_test is TestVerdict.WORSE
     statuses = {s.rollout.to_version: Status.FAILED} if failed else {}
-    return _make_arrow(s, Phase.ROLLBACK, why, route=hidden, statuses=statuses)
+    abort = why if why == UNEVALUATED else None
+    return _make_arrow(s, Phase.ROLLBACK, why, route=hidden, statuses=statuses, abort=abort)
 
 
-def _without_challenger(s: Snapshot) -> Route:
-    return replace(s.route, challenger=None, weight_bp=0, mirror_bp=0, salt="", only_replicas=None)
+def _make_room(s: Snapshot) -> Arrow | None:
+    """The arrow that ends a shadow because another rollout waits; None where none does."""
+    asked = s.asked_by
+    if asked is None or not makes_room(s.rollout) or carries_test(s):
+        return None
+    reason = f"{asked.to_version} is to go live ({asked.id} of {asked.requested_by})"
+    again = asked.to_version != s.rollout.to_version
+    return interrupt(s.rollout, s.route, reason, again=again)
 
 
 def _takes_part(s: Snapshot, replica: Replica) -> bool:
@@ -443,8 +439,13 @@ def _explain_failures(s: Snapshot) -> str:
 
 
 def _is_loaded_unattended(s: Snapshot) -> bool:
-    """Whether all replicas have loaded, but no controller ran before the deadline."""
-    return s.rollout.phase is Phase.LOADING and is_acknowledged(s) and is_loaded(s)
+    """Whether all replicas are ready for what is next, but no controller ran before the deadline.
+
+    They have loaded, or the test was won.
+    """
+    won = s.rollout.phase is Phase.STEP and is_won(s) and not reason_to_hold(s)
+    ready = s.rollout.phase is Phase.LOADING or won
+    return ready and is_acknowledged(s) and is_loaded(s)
 
 
 def _has_followed(s: Snapshot, replica: Replica) -> bool:
@@ -453,6 +454,8 @@ def _has_followed(s: Snapshot, replica: Replica) -> bool:
 
 
 def _explain_delay(s: Snapshot) -> str:
+    if is_unevaluated(s):
+        return UNEVALUATED
     if failures := _explain_failures(s):
         reasons = (failures, reason_to_hold(s))
         return f"not loaded by the deadline: {'; '.join(why for why in reasons if why)}"

@@ -5,7 +5,8 @@
     its skill is lost and the retraining refused   -> the baseline
 
 The return to the baseline waits for an open rollout only where that may bring a better version
-soon (`holds_up_return`); any other rollout is aborted first.
+soon (`holds_up_return`). A shadow and an A/B test, whose control is unfit then, end with it; any
+other rollout is aborted first.
 
 Requests alone replace no champion: they may be what no market has. Nor do replicas that cannot
 fetch or open it: the next version that is ready answers meanwhile (`routing.ask_order`). Only a
@@ -24,14 +25,18 @@ from datetime import datetime, timedelta
 from mlops.alerts.conditions import raise_returned_to_baseline
 from mlops.errors import StoreError
 from mlops.rollout.analysis import ChampionTrials, Conclusion, Verdict, judge_version
+from mlops.rollout.comparing import makes_room
 from mlops.rollout.decide import is_held
 from mlops.rollout.plan import Strategy
+from mlops.rollout.slot import interrupt_rollout, interrupt_test, lock_slot
+from mlops.rollout.wishes import begin_shadow_again
 from mlops.store import Phase, Replica, Rollout, Route, Status, Store, audit, list_routes
+from mlops.store.ab_tests import lock_test_of
 from mlops.store.alerts import Condition, is_lasting, list_alerts
 from mlops.store.engine import Connection
 from mlops.store.replicas import LoadCause, live_replicas
-from mlops.store.rollouts import began_at, open_rollout, write_abort
-from mlops.store.routes import change_route, read_route
+from mlops.store.rollouts import began_at, write_abort
+from mlops.store.routes import change_route
 from mlops.store.sql import store_time
 from mlops.store.triggers import Answer, Cause, TriggerRow, TriggerState, read_triggers
 from mlops.store.versions import change_status
@@ -247,7 +252,7 @@ def _routes_with_lost_skill(store: Store, service: str | None) -> list[Route]:
 def _return_one(store: Store, service: str, now: datetime | None) -> Move | None:
     """Decide by what the write transaction sees, and change the route in it."""
     with store.write() as connection:
-        route = read_route(connection, service)
+        route, row = lock_slot(connection, service)
         if route is None:
             return None
         back = decide_return(
@@ -265,19 +270,30 @@ def _return_one(store: Store, service: str, now: datetime | None) -> Move | None
         if back is None or (replicas and not is_held(back.route.champion, replicas)):
             return None
         why = audit.Why(now or store_time(connection), actor="monitor", reason=back.reason)
-        row = open_rollout(connection, service)
-        if row is not None:
-            _end_first(connection, row, why)
+        freed = route if row is None else _end_first(connection, row, route, why)
+        if freed is None:
             return None
-        change_route(connection, route, back.route, RETURN, why)
+        alone = replace(freed, champion=back.route.champion, previous_champion=None)
+        change_route(connection, freed, alone, RETURN, why)
         for model_id, status in back.statuses.items():
             change_status(connection, model_id, status, why)
         raise_returned_to_baseline(connection, route, reason=back.reason, at=why.at)
+        begin_shadow_again(connection, service, why.at)
     return Move(service, RETURN, back.reason, route.champion)
 
 
-def _end_first(connection: Connection, row: Rollout, why: audit.Why) -> None:
-    """Request the abort of a rollout that must not hold up the return, once."""
-    waits = holds_up_return(row, began_at(connection, row.id), why.at)
-    if not waits and row.abort_requested is None:
+def _end_first(connection: Connection, row: Rollout, route: Route, why: audit.Why) -> Route | None:
+    """End a rollout that must not hold up the return; the route after it, None while that waits.
+
+    One that only compares ends at once; of another the abort is requested, once.
+    """
+    if holds_up_return(row, began_at(connection, row.id), why.at):
+        return None
+    test = lock_test_of(connection, row.id)
+    if makes_room(row, test_has_verdict=test is not None and test.verdict is not None):
+        if test is not None:
+            return interrupt_test(connection, row, route, test, why)
+        return interrupt_rollout(connection, row, route, why.reason, at=why.at, again=True)
+    if row.abort_requested is None:
         write_abort(connection, row, why)
+    return None

@@ -23,6 +23,8 @@ EVERYTHING_BP = 10_000
 """All traffic, in basis points."""
 
 _LATER_CANARY_SHARES = (0.25, 0.5, 1.0)
+_LARGEST_SPLIT_BP = 9500
+_USUAL_SPLIT_BP = 5000
 
 
 class Strategy(StrEnum):
@@ -30,13 +32,15 @@ class Strategy(StrEnum):
 
     ``blue_green``: loaded beside the champion, then all traffic at once. ``canary``: a growing
     share. ``rolling``: all traffic of one replica after the other. ``shadow``: no traffic; it
-    forecasts beside the champion and is never promoted.
+    forecasts beside the champion and is never promoted. ``ab_test``: a fixed share, until an A/B
+    test has its verdict.
     """
 
     BLUE_GREEN = "blue_green"
     CANARY = "canary"
     ROLLING = "rolling"
     SHADOW = "shadow"
+    AB_TEST = "ab_test"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,14 +65,7 @@ class RolloutPlan:
     min_gate_trials: int = 20
 
     def __post_init__(self) -> None:
-        shares = self.weights_bp
-        rising = all(a < b for a, b in pairwise(shares))
-        ends = (0,) if self.strategy is Strategy.SHADOW else (EVERYTHING_BP,)
-        if not shares or not rising or shares[-1:] != ends or min(shares) < 0:
-            raise RolloutError(
-                f"weights {shares} of a {self.strategy} rollout are not rising shares up to "
-                f"{ends[0]} basis points"
-            )
+        self._check_shares()
         for name in ("load_s", "gate_s", "hold_s"):
             if not getattr(self, name) > 0:
                 raise RolloutError(f"{name} is {getattr(self, name)}; give it more than 0 seconds")
@@ -82,6 +79,23 @@ class RolloutPlan:
             raise RolloutError(
                 f"dwell_s={self.dwell_s}, bake_s={self.bake_s}, max_fault_rate="
                 f"{self.max_fault_rate}: times are not negative, the rate lies between 0 and 1"
+            )
+
+    def _check_shares(self) -> None:
+        shares = self.weights_bp
+        if self.strategy is Strategy.AB_TEST:
+            if len(shares) != 1 or not 0 <= shares[0] <= _LARGEST_SPLIT_BP:
+                raise RolloutError(
+                    f"weights {shares} of an A/B test are not one share of 0 to "
+                    f"{_LARGEST_SPLIT_BP} basis points for the challenger"
+                )
+            return
+        rising = all(a < b for a, b in pairwise(shares))
+        end = 0 if self.strategy is Strategy.SHADOW else EVERYTHING_BP
+        if not shares or not rising or shares[-1] != end or min(shares) < 0:
+            raise RolloutError(
+                f"weights {shares} of a {self.strategy} rollout are not rising shares up to "
+                f"{end} basis points"
             )
 
     @property
@@ -124,6 +138,7 @@ _TIMES: Mapping[Strategy, Mapping[str, float]] = {
     Strategy.CANARY: {"gate_s": _HOUR, "dwell_s": _MINUTE, "hold_s": _DAY, "bake_s": 300.0},
     Strategy.ROLLING: {"gate_s": _HOUR, "dwell_s": 30.0, "hold_s": _DAY, "bake_s": 120.0},
     Strategy.SHADOW: {"gate_s": _HOUR, "dwell_s": _DAY, "hold_s": 2 * _DAY, "bake_s": 0.0},
+    Strategy.AB_TEST: {"gate_s": _HOUR, "dwell_s": 0.0, "hold_s": 11 * _DAY, "bake_s": 300.0},
 }
 
 
@@ -171,6 +186,8 @@ def plan_for(
 def _weights(strategy: Strategy, canary_share: float) -> tuple[int, ...]:
     if strategy is Strategy.SHADOW:
         return (0,)
+    if strategy is Strategy.AB_TEST:
+        return (_USUAL_SPLIT_BP,)
     if strategy is not Strategy.CANARY:
         return (EVERYTHING_BP,)
     if not 0 < canary_share <= 1:
@@ -180,6 +197,22 @@ def _weights(strategy: Strategy, canary_share: float) -> tuple[int, ...]:
         )
     later = (share for share in _LATER_CANARY_SHARES if share > canary_share)
     return tuple(round(share * EVERYTHING_BP) for share in (canary_share, *later))
+
+
+def ab_test_plan(split_bp: int, *, duration_s: float, **changes: Any) -> RolloutPlan:
+    """The plan of the rollout that carries an A/B test.
+
+    Args:
+        split_bp: The challenger's share, 0 to 9500 basis points.
+        duration_s: Seconds of wall time that the test is planned to take. It is undone when
+            nobody has evaluated it for twice that and a week.
+        **changes: Values for other fields of `RolloutPlan`.
+
+    Raises:
+        RolloutError: for a share or a field out of range.
+    """
+    hold_s = 2 * duration_s + 7 * _DAY
+    return plan_for(Strategy.AB_TEST, weights_bp=(split_bp,), **{"hold_s": hold_s, **changes})
 
 
 SECONDS_PER_HOUR = 3600.0
@@ -227,12 +260,32 @@ class RolloutSettings(BaseModel):
         return given
 
 
+class AbTestSettings(BaseModel):
+    """The A/B test by which a version that passed its gates goes live; times in market hours."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("", max_length=200, description="What the test is called")
+    traffic_split: float = Field(
+        0.5, ge=0, le=_LARGEST_SPLIT_BP / EVERYTHING_BP,
+        description="Share of the requests that the new version answers",
+    )  # fmt: skip
+    duration_hours: float = Field(
+        48.0, gt=0, allow_inf_nan=False,
+        description="How long it lasts; longer where a verdict needs it",
+    )  # fmt: skip
+    promote: bool = Field(True, description="Whether a better version goes live")
+
+
 class DeploymentConfig(RolloutSettings):
     """Whether and how a version that passed its gates goes live."""
 
     auto_deploy: bool = Field(False, description="Ask for its rollout as soon as it has passed")
     deployment_strategy: Strategy | None = Field(
         None, description="How it goes live; empty: DEFAULT_DEPLOYMENT_STRATEGY"
+    )
+    ab_test: AbTestSettings | None = Field(
+        None, description="With auto_deploy: compare it with the champion first; empty: do not"
     )
 
 
@@ -242,8 +295,14 @@ def plan_from(
     """The plan of a strategy with the values of the settings; ``changes`` override both.
 
     Raises:
-        RolloutError: for an unknown strategy or field, or a value out of range.
+        RolloutError: for an unknown strategy or field, a value out of range, or an A/B test, which
+            has a plan of its own (`ab_test_plan`).
     """
+    if strategy == Strategy.AB_TEST:
+        raise RolloutError(
+            f"deployment_strategy={strategy!s} needs a test to follow; start one with "
+            "manager.start_ab_test(), or use auto_deploy with deployment_config['ab_test']"
+        )
     hours = settings.rollout_hold_hours
     configured = {
         "canary_share": settings.canary_traffic_percentage,
@@ -254,3 +313,12 @@ def plan_from(
     }
     given = {name: value for name, value in configured.items() if value is not None}
     return plan_for(strategy or settings.default_deployment_strategy, **{**given, **changes})
+
+
+def plan_from_test(settings: Settings, test: AbTestSettings) -> RolloutPlan:
+    """The plan of a rollout that is to carry a test, which is planned anew when it begins."""
+    return ab_test_plan(
+        round(test.traffic_split * EVERYTHING_BP),
+        duration_s=test.duration_hours * SECONDS_PER_HOUR,
+        load_s=settings.health_check_timeout,
+    )

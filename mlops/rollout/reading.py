@@ -14,10 +14,12 @@ from mlops.rollout.analysis import (
     count_short_requests,
     gather_evidence,
 )
-from mlops.rollout.decide import Snapshot
 from mlops.rollout.fallback import WINDOW_S, champion_failing
-from mlops.rollout.plan import RolloutPlan
-from mlops.store import Phase, Replica, Rollout, Route, Status
+from mlops.rollout.plan import RolloutPlan, Strategy
+from mlops.rollout.snapshot import Snapshot
+from mlops.rollout.wishes import is_asking
+from mlops.store import AbTest, Phase, Replica, Rollout, Route, Status
+from mlops.store.ab_tests import tests_of_rollouts
 from mlops.store.engine import Connection
 from mlops.store.replicas import ReplicaState, live_replicas
 from mlops.store.request_counts import (
@@ -38,7 +40,7 @@ class Reading:
     ``busy`` are the services with an open rollout, ``told_of_requests`` those with a lasting alert
     on a champion that fails on requests alone. ``waiting`` and ``routes`` are by service,
     ``tallies`` by scope, and ``promoted_tallies``, of new champions since their promotion, by
-    rollout.
+    rollout, as are ``tests``.
     """
 
     now: datetime
@@ -51,6 +53,7 @@ class Reading:
     tallies: Mapping[str, tuple[Tally, ...]]
     promoted_tallies: Mapping[str, tuple[Tally, ...]]
     told_of_requests: frozenset[str]
+    tests: Mapping[str, AbTest]
 
     @property
     def rollouts(self) -> tuple[Rollout, ...]:
@@ -64,6 +67,7 @@ class Reading:
         if row.phase is not Phase.PROMOTED:
             trials = self.champion_trials(route)
             failing = champion_failing(route, self.serving_replicas, trials)
+        test, wish = self.tests.get(row.id), self.waiting.get(row.service)
         return Snapshot(
             rollout=row,
             plan=RolloutPlan.from_dict(row.plan),
@@ -75,6 +79,10 @@ class Reading:
             statuses=self.statuses,
             champion_failing=failing,
             short_requests=count_short_requests(self.tallies.get(dealt_scope(row.id), ())),
+            verdict_of_test=None if test is None else test.verdict,
+            verdict_text=(test and test.verdict_text) or "",
+            promotes_winner=test is not None and test.promote,
+            asked_by=wish if wish and is_asking(wish, route, self.statuses) else None,
         )
 
     @property
@@ -124,6 +132,9 @@ def read_rollouts(connection: Connection, now: datetime, service: str | None = N
             if row.phase is Phase.PROMOTED
         },
         told_of_requests=list_told_of_requests(connection),
+        tests=tests_of_rollouts(
+            connection, [row.id for row in opened if row.strategy == Strategy.AB_TEST]
+        ),
     )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from mlops.errors import RolloutError, RolloutRefused
 from mlops.rollout.decide import DEPLOYABLE, is_held
-from mlops.rollout.plan import RolloutPlan
+from mlops.rollout.plan import RolloutPlan, Strategy
+from mlops.rollout.slot import clear_slot, lock_slot
 from mlops.rollout.wishes import end_wish, new_rollout_id
 from mlops.store import (
+    AbTest,
     ModelVersion,
     Phase,
     Rollout,
@@ -22,6 +24,9 @@ from mlops.store import (
     get_version,
     list_replicas,
 )
+from mlops.store.ab_tests import insert_test, read_test_of_request
+from mlops.store.engine import Connection
+from mlops.store.ledger import record_ab_test
 from mlops.store.replicas import LoadCause, ReplicaState, live_replicas
 from mlops.store.rollouts import insert_rollout, lock_waiting_rollout, open_rollout
 from mlops.store.routes import change_route, lock_route
@@ -38,11 +43,13 @@ def request_rollout(
     why: audit.Why,
     *,
     force: bool = False,
+    end_test: bool = False,
     now: datetime | None = None,
 ) -> Rollout:
     """Request a rollout: write its row, which the controller then advances.
 
-    A training's wish to go live waits behind it, or ends where it is about the same version.
+    A training's wish to go live waits behind it, or ends where it is about the same version. A
+    shadow of the service is ended, and begins again afterwards.
 
     Args:
         store: The store.
@@ -51,49 +58,149 @@ def request_rollout(
         why: The author and the reason, for the audit log.
         force: Let a version through that its gates refused, or whose metrics are claims; ``why``
             must then name a person and a reason.
+        end_test: Stop the service's A/B test if one runs.
         now: Replaces the database's clock in rehearsals.
 
     Raises:
-        RolloutRefused: when the version may not go live, or another rollout is open.
+        RolloutRefused: when the version may not go live, or another rollout is open that does not
+            make room.
+        RolloutError: for the plan of an A/B test, which `request_test` takes.
         VersionNotFound: when there is no such version.
     """
+    if plan.strategy is Strategy.AB_TEST:
+        raise RolloutError("a rollout of strategy ab_test carries a test; use request_test")
     service = get_version(store, model_id).service
     with store.write() as connection:
-        # Locked: until the rollout is there the service could be retired, or the bundle marked.
-        route = lock_route(connection, service)
-        row = lock_version(connection, model_id)
-        route = _require_route(route, row)
-        _check_gates(row, why, force=force)
-        other = open_rollout(connection, row.service)
-        if other is not None:
-            raise RolloutRefused(
-                f"{other.id} is bringing {other.to_version} live on {row.service} ({other.phase}); "
-                "wait for it to end, or abort it"
-            )
-        at = now or store_time(connection)
-        rollout = Rollout(
-            id=new_rollout_id(),
-            service=row.service,
-            strategy=plan.strategy,
-            from_version=route.champion,
-            to_version=model_id,
-            plan=plan.to_dict(),
-            phase=Phase.PENDING,
-            step=0,
-            since=at,
-            deadline=at + plan.patience(Phase.PENDING),
-            reason=PENDING_FOR,
-            abort_requested=None,
-            forced=force,
+        asked = _Request(service, model_id, _dated(connection, why, now))
+        route = _take_slot(connection, asked, force=force, end_test=end_test)
+        return _insert_pending(connection, asked, route, plan, forced=force)
+
+
+def request_test(
+    store: Store,
+    test: AbTest,
+    plan: RolloutPlan,
+    why: audit.Why,
+    *,
+    end_test: bool = False,
+    now: datetime | None = None,
+) -> AbTest:
+    """Request an A/B test: write its row and its rollout's in one transaction.
+
+    Args:
+        store: The store.
+        test: The test; its ``rollout_id``, author, reason and time of request are set here. A
+            ``request_key`` that has a test already begins no second one.
+        plan: The figures of its rollout, from `mlops.rollout.plan.ab_test_plan`.
+        why: The author and the reason, for the audit log.
+        end_test: Stop the service's present test if one runs.
+        now: Replaces the database's clock in rehearsals.
+
+    Returns:
+        The test as it is stored, or the one that the same request began before.
+
+    Raises:
+        RolloutRefused: when the challenger may not go live, the champion is another one by now, or
+            another rollout is open that does not make room.
+        RolloutError: when plan and test differ in their split.
+        VersionNotFound: when there is no such version.
+    """
+    if plan.strategy is not Strategy.AB_TEST or plan.weights_bp != (test.split_bp,):
+        raise RolloutError(
+            f"the plan ({plan.strategy}, {plan.weights_bp}) is not that of a test with a split of "
+            f"{test.split_bp} basis points; use ab_test_plan"
+        )
+    service = get_version(store, test.challenger_id).service
+    with store.write() as connection:
+        if test.request_key is not None:
+            lock_route(connection, service)
+            known = read_test_of_request(connection, test.request_key)
+            if known is not None:
+                return known
+        asked = _Request(service, test.challenger_id, _dated(connection, why, now))
+        route = _take_slot(connection, asked, force=False, end_test=end_test)
+        _check_arms(route, test)
+        row = _insert_pending(connection, asked, route, plan, forced=False)
+        written = replace(
+            test,
+            service=service,
+            rollout_id=row.id,
             requested_by=why.actor,
             requested_why=why.reason,
-            requested_at=at,
+            requested_at=row.requested_at,
         )
-        wish = lock_waiting_rollout(connection, row.service)
-        if wish is not None and wish.to_version == model_id:
-            end_wish(connection, wish, route, f"replaced by {rollout.id} of {why.actor}", at)
-        insert_rollout(connection, rollout, replace(why, at=at))
+        insert_test(connection, written, asked.why)
+        record_ab_test(connection, service, test_id=test.id, alpha=test.alpha, at=test.since_bar)
+    return written
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """The version that is asked for; ``why`` has the time of the request."""
+
+    service: str
+    model_id: str
+    why: audit.Why
+
+
+def _dated(connection: Connection, why: audit.Why, now: datetime | None) -> audit.Why:
+    return replace(why, at=now or store_time(connection))
+
+
+def _take_slot(connection: Connection, asked: _Request, *, force: bool, end_test: bool) -> Route:
+    """Check the version and free the route of its service for it; returns that route."""
+    # Locked: until the rollout is there the service could be retired, or the bundle marked.
+    locked, other = lock_slot(connection, asked.service)
+    row = lock_version(connection, asked.model_id)
+    route = _require_route(locked, row)
+    _check_gates(row, asked.why, force=force)
+    if other is None:
+        return route
+    return clear_slot(connection, route, other, asked.model_id, asked.why, end_test=end_test)
+
+
+def _insert_pending(
+    connection: Connection, asked: _Request, route: Route, plan: RolloutPlan, *, forced: bool
+) -> Rollout:
+    """Insert the rollout; a wish about the same version ends."""
+    why = asked.why
+    rollout = Rollout(
+        id=new_rollout_id(),
+        service=route.service,
+        strategy=plan.strategy,
+        from_version=route.champion,
+        to_version=asked.model_id,
+        plan=plan.to_dict(),
+        phase=Phase.PENDING,
+        step=0,
+        since=why.at,
+        deadline=why.at + plan.patience(Phase.PENDING),
+        reason=PENDING_FOR,
+        abort_requested=None,
+        forced=forced,
+        requested_by=why.actor,
+        requested_why=why.reason,
+        requested_at=why.at,
+    )
+    wish = lock_waiting_rollout(connection, route.service)
+    if wish is not None and wish.to_version == asked.model_id:
+        reason = f"replaced by {rollout.id} of {why.actor}"
+        end_wish(connection, wish, route, reason, why.at, again=False)
+    insert_rollout(connection, rollout, why)
     return rollout
+
+
+def _check_arms(route: Route, test: AbTest) -> None:
+    if route.champion != test.champion_id:
+        raise RolloutRefused(
+            f"{route.champion} is the champion of {route.service}, not {test.champion_id}; test "
+            "against that one, or compare the two on past bars"
+        )
+    if route.baseline == test.challenger_id:
+        raise RolloutRefused(
+            f"{test.challenger_id} is the baseline of {route.service} and cannot be a challenger; "
+            "roll the service back to it instead"
+        )
 
 
 def roll_back(

@@ -45,6 +45,20 @@ def long_run_variance(values: ArrayLike, lags: int) -> float:
     return total if total > 0.0 else gamma0
 
 
+def long_run_covariance(columns: FloatArray, lags: int) -> FloatArray:
+    """Newey-West (Bartlett) covariance ``(c, c)`` of sqrt(n) times the means of columns (n, c).
+
+    Its diagonal is `long_run_variance` of each column.
+    """
+    n = len(columns)
+    centred = columns - columns.mean(axis=0)
+    total: FloatArray = centred.T @ centred / n
+    for lag in range(1, min(lags, n - 1) + 1):
+        product = centred[lag:].T @ centred[:-lag] / n
+        total = total + (1.0 - lag / (lags + 1)) * (product + product.T)
+    return total
+
+
 def is_constant(values: FloatArray) -> bool:
     """Whether the rows vary by no more than rounding, so that they cannot be tested."""
     if values.size < 2:

@@ -12,6 +12,8 @@ where a service without a refit accrues from the day it began. So a daily refit 
 0.05 / 365, a refit after a quiet half year at 0.025, and no 365 days ever spend more than the
 budget, however the refits are timed. Time is market time: a rehearsed year has a year's budget.
 
+Each A/B test has a row with its own level, which no budget pays for: it is what one test may err.
+
 A row's key names the trial or refit, so a retry after a crash neither counts nor spends twice.
 Rows are never altered, so the ledger is its own audit log.
 """
@@ -39,6 +41,7 @@ class Kind(StrEnum):
 
     TRIAL = "trial"
     REFIT = "refit"
+    AB_TEST = "ab_test"
 
 
 def record_trials(
@@ -59,6 +62,31 @@ def record_trials(
     ]
     with store.write() as connection:
         return insert_new(connection, ledger, rows)
+
+
+def record_ab_test(
+    connection: sa.Connection, service: str, *, test_id: str, alpha: float, at: datetime
+) -> None:
+    """Record an A/B test and its level, in the transaction that begins it.
+
+    Args:
+        connection: The caller's transaction.
+        service: Key of the service.
+        test_id: The test; a second call changes nothing.
+        alpha: The chance that the test names one of two equal versions better.
+        at: Open of its first bar (market time).
+    """
+    row = {"service": service, "kind": Kind.AB_TEST, "key": test_id, "alpha_spent": alpha, "at": at}
+    insert_new(connection, ledger, [row])
+
+
+def count_ab_tests(store: Store, service: str, *, until: datetime) -> int:
+    """The A/B tests of a service that began in the 365 days up to ``until`` (market time)."""
+    counted = _rows_of(service, Kind.AB_TEST).where(
+        ledger.c.at > until - YEAR, ledger.c.at <= until
+    )
+    with store.read() as connection:
+        return int(connection.execute(counted.with_only_columns(sa.func.count())).scalar_one())
 
 
 def count_trials(store: Store, service: str) -> int:

@@ -75,6 +75,26 @@ class MatchedForecasts:
         return MatchedForecasts(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class ArmForecasts:
+    """Bars (n,) with a forecast of either of two versions or an outcome, oldest first.
+
+    ``bar`` is naive UTC ``datetime64[us]``. All else is NaN where there is none: the forecasts of
+    both versions, the outcome by its newest ``value``, and what was known of the bar itself.
+    """
+
+    bar: TimeArray
+    champion: FloatArray
+    challenger: FloatArray
+    value: FloatArray
+    persistence: FloatArray
+    baseline: FloatArray
+    next_return: FloatArray
+
+    def __len__(self) -> int:
+        return len(self.bar)
+
+
 @dataclass(frozen=True, slots=True)
 class OutcomeCounts:
     """Forecasts of a range of bars by the state of their outcome.
@@ -159,6 +179,49 @@ def read_matched(
     )
 
 
+def read_arms(
+    store: Store,
+    service: str,
+    *,
+    champion_id: str,
+    challenger_id: str,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> ArmForecasts:
+    """The forecasts of two versions of bars opened in ``[since, until)``, beside the outcomes.
+
+    A version's forecast counts whatever its role: a former champion's is one of record.
+    """
+    arms = (champion_id, challenger_id)
+    made = sa.select(_stamp(forecast.c.bar), forecast.c.model_id, forecast.c.value).where(
+        *_conditions(service, None, None, since, until), forecast.c.model_id.in_(arms)
+    )
+    columns = [outcome.c[name] for name in _OUTCOME_COLUMNS]
+    known = sa.select(_stamp(outcome.c.bar), *columns).where(outcome.c.service == service)
+    if since is not None:
+        known = known.where(outcome.c.bar >= since)
+    if until is not None:
+        known = known.where(outcome.c.bar < until)
+    with store.read() as connection:
+        made_at, model_id, said = _fetch_columns(connection.execute(made), 3)
+        known_at, *values = _fetch_columns(connection.execute(known), 1 + len(columns))
+    stamps, outcome_stamps = _to_times(made_at), _to_times(known_at)
+    bar = np.unique(np.concatenate([stamps, outcome_stamps]))
+
+    def place(at: TimeArray, numbers: FloatArray) -> FloatArray:
+        column = np.full(len(bar), np.nan)
+        column[np.searchsorted(bar, at)] = numbers
+        return column
+
+    names, forecasts = np.array(model_id, dtype=object), _to_floats(said)
+    own = [names == arm for arm in arms]
+    return ArmForecasts(
+        bar,
+        *(place(stamps[rows], forecasts[rows]) for rows in own),
+        *(place(outcome_stamps, _to_floats(column)) for column in values),
+    )
+
+
 def count_outcomes(
     store: Store,
     service: str,
@@ -192,6 +255,7 @@ def count_outcomes(
 
 
 _FLOAT_COLUMNS = ("forecast", "value", "first_value", "persistence", "baseline", "next_return")
+_OUTCOME_COLUMNS = ("value", "persistence", "baseline", "next_return")
 
 
 def _join_outcomes(*, outer: bool = False) -> Any:

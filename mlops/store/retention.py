@@ -1,7 +1,8 @@
 """Deletes what is older than its retention, a limited number of rows at a time.
 
-Never deleted: audit, ledger, route history and rollout events (their triggers refuse it), forecasts
-and outcomes, triggers of trainings, the last check of a version and a check that a trigger names.
+Never deleted: audit, ledger, route history, rollout events, A/B tests and their looks (their
+triggers refuse it), forecasts, forecast gaps and outcomes, triggers of trainings, the last check of
+a version and a check that a trigger names.
 
 Each deletion is by age alone, so two processes may run it at the same time. SQLite uses the pages
 of deleted rows again, so its file stops growing and need not be made smaller.

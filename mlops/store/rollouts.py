@@ -16,13 +16,26 @@ import sqlalchemy as sa
 
 from mlops.errors import RolloutError, StoreError
 from mlops.store import audit
+from mlops.store.ab_tests import conclude_test, lock_test_of, stop_test_of
 from mlops.store.engine import Store
 from mlops.store.routes import Route, change_route
-from mlops.store.schema import OPEN, WAITING, Phase, Status, rollout, rollout_event, version
+from mlops.store.schema import (
+    OPEN,
+    WAITING,
+    Phase,
+    Status,
+    Verdict,
+    rollout,
+    rollout_event,
+    version,
+)
 from mlops.store.sql import CLOCK_TOLERANCE_S
 from mlops.store.versions import change_status
 
 CLOCK_TOLERANCE = timedelta(seconds=CLOCK_TOLERANCE_S)
+
+ENDING = (Phase.ROLLBACK, Phase.REVERTED, Phase.FAILED, Phase.DONE)
+"""Phases in which a rollout carries no running A/B test."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +88,9 @@ class Arrow:
     """A transition of a rollout: its next phase and step, and what changes with it.
 
     ``patience`` is the time until the new phase's deadline, ``route`` the new route (None: the same
-    as before), ``statuses`` the new statuses by model_id, ``detail`` the evidence.
+    as before), ``statuses`` the new statuses by model_id, ``detail`` the evidence. ``abort`` is a
+    request to end the rollout that comes with it, and ``verdict_of_test`` what was known of the
+    rollout's A/B test.
     """
 
     to: Phase
@@ -85,6 +100,8 @@ class Arrow:
     route: Route | None = None
     statuses: Mapping[str, Status] = field(default_factory=dict)
     detail: Mapping[str, Any] = field(default_factory=dict)
+    abort: str | None = None
+    verdict_of_test: Verdict | None = None
 
 
 def insert_rollout(connection: sa.Connection, row: Rollout, why: audit.Why) -> None:
@@ -112,21 +129,29 @@ def insert_rollout(connection: sa.Connection, row: Rollout, why: audit.Why) -> N
 
 
 def move_rollout(
-    connection: sa.Connection, row: Rollout, before: Route, arrow: Arrow, *, term: int, at: datetime
+    connection: sa.Connection,
+    row: Rollout,
+    before: Route,
+    arrow: Arrow,
+    *,
+    term: int | None,
+    at: datetime,
 ) -> Route:
     """Take one arrow, inside the caller's fenced transaction; returns the route after it.
+
+    An arrow that ends the rollout stops its A/B test, where that still runs.
 
     Args:
         connection: The caller's transaction.
         row: The rollout as the caller read it.
         before: The route as the caller read it.
         arrow: The transition.
-        term: The term of the controller's lease.
+        term: The term of the controller's lease; None for an arrow that a request takes.
         at: Time of the transition (UTC).
 
     Raises:
-        StoreError: when rollout or route have changed since they were read, or an abort was
-            requested since.
+        StoreError: when rollout or route have changed since they were read, an abort was
+            requested since, or the rollout's A/B test got its verdict since.
     """
     why = audit.Why(at, actor="controller", reason=arrow.reason)
     done = connection.execute(
@@ -140,31 +165,52 @@ def move_rollout(
             since=at,
             deadline=at + arrow.patience,
             reason=arrow.reason,
+            abort_requested=arrow.abort or row.abort_requested,
             ended_at=at if arrow.to.final else None,
         )
     )
     if done.rowcount != 1:
         raise StoreError(f"rollout {row.id} has moved from {row.phase}; nothing was changed")
+    _settle_test(connection, row, arrow, why)
     after = before
     if arrow.route is not None:
         after = change_route(connection, before, arrow.route, f"rollout_{arrow.to}", why)
     for model_id, status in arrow.statuses.items():
         change_status(connection, model_id, status, why)
+    number, newest_term = _next_event_number(connection, row.id)
     connection.execute(
         rollout_event.insert().values(
             rollout_id=row.id,
-            seq=_next_event_number(connection, row.id),
+            seq=number,
             at=at,
             from_phase=row.phase,
             to_phase=arrow.to,
             step=arrow.step,
             generation=after.generation,
-            term=term,
+            term=newest_term if term is None else term,
             reason=arrow.reason,
             detail=dict(arrow.detail),
         )
     )
     return after
+
+
+def _settle_test(connection: sa.Connection, row: Rollout, arrow: Arrow, why: audit.Why) -> None:
+    """Stop the test that an ended rollout carries; let only a better challenger be promoted."""
+    test = lock_test_of(connection, row.id)
+    if test is None:
+        return
+    if test.verdict is not arrow.verdict_of_test:
+        raise StoreError(
+            f"test {test.id} of {row.id} ended as {test.verdict} since it was read; nothing was "
+            "changed: read it again and decide anew"
+        )
+    if arrow.to is Phase.PROMOTED and test.verdict is not Verdict.BETTER:
+        raise StoreError(
+            f"{row.to_version} is not promoted: its A/B test {test.id} has not found it better"
+        )
+    if arrow.to in ENDING and test.verdict is None:
+        conclude_test(connection, test.id, Verdict.STOPPED, arrow.reason, why)
 
 
 def restart_future_phases(connection: sa.Connection, now: datetime) -> None:
@@ -199,9 +245,13 @@ def request_abort(store: Store, rollout_id: str, why: audit.Why) -> Rollout:
 
 
 def write_abort(connection: sa.Connection, row: Rollout, why: audit.Why) -> None:
-    """Write the request that a rollout be undone, inside the caller's transaction."""
+    """Write the request that a rollout be undone, inside the caller's transaction.
+
+    Its A/B test, where it carries one that runs, stops with it.
+    """
     asked = f"{why.actor}: {why.reason}" if why.reason else why.actor
     connection.execute(rollout.update().where(rollout.c.id == row.id).values(abort_requested=asked))
+    stop_test_of(connection, row.id, f"stopped by {asked}", why)
     audit.record(
         connection,
         why,
@@ -232,6 +282,13 @@ def open_rollout(connection: sa.Connection, service: str) -> Rollout | None:
     return next(iter(open_rollouts(connection, service)), None)
 
 
+def lock_open_rollout(connection: sa.Connection, service: str) -> Rollout | None:
+    """The open rollout of a service, locked until the caller's transaction ends."""
+    query = sa.select(rollout).where(sa.text(OPEN), rollout.c.service == service)
+    row = connection.execute(query.with_for_update()).first()
+    return None if row is None else _build_rollout(row)
+
+
 def waiting_rollouts(connection: sa.Connection, service: str | None = None) -> tuple[Rollout, ...]:
     """Every rollout that waits until it may begin, oldest first."""
     return _read_in_phase(connection, WAITING, service)
@@ -250,6 +307,27 @@ def newest_rollout_of(store: Store, model_id: str) -> Rollout | None:
     with store.read() as connection:
         row = connection.execute(query.order_by(rollout.c.requested_at.desc())).first()
     return None if row is None else _build_rollout(row)
+
+
+def newest_of_strategy(connection: sa.Connection, service: str, strategy: str) -> Rollout | None:
+    """The newest rollout of a service by this strategy; None before the first."""
+    query = (
+        sa.select(rollout)
+        .where(rollout.c.service == service, rollout.c.strategy == strategy)
+        .order_by(rollout.c.requested_at.desc(), rollout.c.id)
+        .limit(1)
+    )
+    row = connection.execute(query).first()
+    return None if row is None else _build_rollout(row)
+
+
+def was_promoted(store: Store, rollout_id: str) -> bool:
+    """Whether a rollout made its version the champion, which may have been reverted since."""
+    promoted = sa.select(sa.func.count()).where(
+        rollout_event.c.rollout_id == rollout_id, rollout_event.c.to_phase == Phase.PROMOTED
+    )
+    with store.read() as connection:
+        return bool(connection.execute(promoted).scalar_one())
 
 
 def began_at(connection: sa.Connection, rollout_id: str) -> datetime:
@@ -316,11 +394,13 @@ def _read_rollout(connection: sa.Connection, rollout_id: str) -> Rollout:
     return _build_rollout(row)
 
 
-def _next_event_number(connection: sa.Connection, rollout_id: str) -> int:
-    newest = sa.select(sa.func.max(rollout_event.c.seq)).where(
+def _next_event_number(connection: sa.Connection, rollout_id: str) -> tuple[int, int]:
+    """The number of a rollout's next event, and the newest term of the controller so far."""
+    newest = sa.select(sa.func.max(rollout_event.c.seq), sa.func.max(rollout_event.c.term)).where(
         rollout_event.c.rollout_id == rollout_id
     )
-    return int(connection.execute(newest).scalar_one()) + 1
+    number, term = connection.execute(newest).one()
+    return int(number) + 1, int(term)
 
 
 def _build_rollout(row: sa.Row[Any]) -> Rollout:

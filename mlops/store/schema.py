@@ -46,11 +46,37 @@ class Phase(StrEnum):
         return self in (Phase.DONE, Phase.FAILED)
 
 
+class Verdict(StrEnum):
+    """How an A/B test ended; better and worse are said of the challenger."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    EQUIVALENT = "equivalent"
+    INCONCLUSIVE = "inconclusive"
+    INVALID = "invalid"
+    STOPPED = "stopped"
+
+
+class AbState(StrEnum):
+    """Whether an A/B test has its verdict."""
+
+    RUNNING = "running"
+    CONCLUDED = "concluded"
+
+
 OPEN = "phase NOT IN ('waiting', 'done', 'failed')"
 """SQL condition: the rollout has begun or is about to, and has not ended."""
 
 WAITING = "phase = 'waiting'"
 """SQL condition: the rollout waits until the service's open rollout has ended."""
+
+
+RUNNING = "state = 'running'"
+"""SQL condition: the A/B test has no verdict."""
+
+
+def _one_of(column: str, words: type[StrEnum]) -> str:
+    return "{} IN ({})".format(column, ", ".join(f"'{word}'" for word in words))
 
 
 metadata = sa.MetaData()
@@ -88,10 +114,7 @@ version = sa.Table(
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("bundle_removed_at", UtcTime),
     sa.UniqueConstraint("service", "mlflow_version", name="one_row_per_mlflow_version"),
-    sa.CheckConstraint(
-        "status IN ({})".format(", ".join(f"'{status}'" for status in Status)),
-        name="known_status",
-    ),
+    sa.CheckConstraint(_one_of("status", Status), name="known_status"),
     sa.Index("version_by_service", "service", "status"),
     sa.Index("version_by_kind", "model_type", "symbol"),
 )
@@ -167,9 +190,7 @@ rollout = sa.Table(
     sa.Column("requested_why", sa.Text, nullable=False),
     sa.Column("requested_at", UtcTime, nullable=False),
     sa.Column("ended_at", UtcTime),
-    sa.CheckConstraint(
-        "phase IN ({})".format(", ".join(f"'{phase}'" for phase in Phase)), name="known_phase"
-    ),
+    sa.CheckConstraint(_one_of("phase", Phase), name="known_phase"),
     sa.CheckConstraint("from_version <> to_version", name="rolls_out_another"),
     sa.Index(
         "one_open_rollout",
@@ -313,6 +334,89 @@ outcome = sa.Table(
     sa.Column("revised_at", UtcTime),
     sa.Column("missing_at", UtcTime),
     sa.CheckConstraint("value IS NOT NULL OR missing_at IS NOT NULL", name="known_or_missing"),
+)
+
+ab_test = sa.Table(
+    "ab_test",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("service", sa.String(200), nullable=False),
+    sa.Column("champion_id", sa.ForeignKey("version.model_id"), nullable=False),
+    sa.Column("challenger_id", sa.ForeignKey("version.model_id"), nullable=False),
+    sa.Column("champion_is", sa.String(1), nullable=False),
+    sa.Column("name", sa.String(200), nullable=False),
+    sa.Column("split_bp", sa.Integer, nullable=False),
+    sa.Column("alpha", sa.Float, nullable=False),
+    sa.Column("since_bar", UtcTime, nullable=False),
+    sa.Column("min_until_bar", UtcTime, nullable=False),
+    sa.Column("until_bar", UtcTime, nullable=False),
+    sa.Column("record", JsonText),
+    sa.Column("promote", sa.Boolean, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("verdict", sa.String(16)),
+    sa.Column("verdict_text", sa.Text),
+    sa.Column("rollout_id", sa.ForeignKey("rollout.id"), nullable=False),
+    sa.Column("request_key", sa.String(200)),
+    sa.Column("requested_by", sa.String(200), nullable=False),
+    sa.Column("requested_why", sa.Text, nullable=False),
+    sa.Column("requested_at", UtcTime, nullable=False),
+    sa.Column("ended_at", UtcTime),
+    sa.UniqueConstraint("rollout_id", name="one_test_a_rollout"),
+    sa.UniqueConstraint("request_key", name="one_test_a_request"),
+    sa.CheckConstraint(_one_of("state", AbState), name="known_state"),
+    sa.CheckConstraint(_one_of("verdict", Verdict), name="known_verdict"),
+    sa.CheckConstraint("champion_is IN ('a', 'b')", name="known_name"),
+    sa.CheckConstraint("split_bp BETWEEN 0 AND 9500", name="split_is_a_share"),
+    sa.CheckConstraint("alpha > 0 AND alpha < 1", name="alpha_is_a_probability"),
+    sa.CheckConstraint("champion_id <> challenger_id", name="tests_another"),
+    sa.CheckConstraint(
+        "(state = 'running') = (verdict IS NULL) AND (verdict IS NULL) = (ended_at IS NULL)",
+        name="concluded_by_a_verdict",
+    ),
+    sa.Index(
+        "one_running_test",
+        "service",
+        unique=True,
+        sqlite_where=sa.text(RUNNING),
+        postgresql_where=sa.text(RUNNING),
+    ),
+    sa.Index("ab_test_by_service", "service", "requested_at"),
+)
+
+ab_look = sa.Table(
+    "ab_look",
+    metadata,
+    sa.Column("test_id", sa.ForeignKey("ab_test.id"), primary_key=True),
+    sa.Column("bar", UtcTime, primary_key=True),
+    sa.Column("at", UtcTime, nullable=False),
+    sa.Column("pairs", sa.Integer, nullable=False),
+    sa.Column("mean", sa.Float),
+    sa.Column("variance", sa.Float),
+    sa.Column("variance_source", sa.String(16)),
+    sa.Column("standard_error", sa.Float),
+    sa.Column("z", sa.Float),
+    sa.Column("low", sa.Float),
+    sa.Column("high", sa.Float),
+    sa.Column("relative_low", sa.Float),
+    sa.Column("relative_high", sa.Float),
+    sa.Column("p", sa.Float, nullable=False),
+    sa.Column("holes", sa.Integer, nullable=False),
+    sa.Column("missing", JsonText, nullable=False),
+    sa.Column("dealt", JsonText, nullable=False),
+    sa.Column("word", sa.String(16)),
+    sa.Column("detail", JsonText, nullable=False),
+    sa.Column("digest", sa.String(SHA256_HEX), nullable=False),
+)
+
+forecast_gap = sa.Table(
+    "forecast_gap",
+    metadata,
+    sa.Column("service", sa.String(200), primary_key=True),
+    sa.Column("bar", UtcTime, primary_key=True),
+    sa.Column("model_id", sa.String(200), primary_key=True),
+    sa.Column("reason", sa.String(16), nullable=False),
+    sa.Column("replica_id", sa.String(100), nullable=False),
+    sa.Column("at", UtcTime, nullable=False),
 )
 
 ledger = sa.Table(

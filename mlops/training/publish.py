@@ -6,6 +6,7 @@ of one that passed, and its trials count in every later judgement.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
@@ -41,6 +42,7 @@ def publish(
     lease: Lease | None = None,
     answers: Claim | None = None,
     rollout: RolloutPlan | None = None,
+    test: Mapping[str, Any] | None = None,
 ) -> ModelVersion:
     """Register the winner as challenger or refused; log its recipe and figures to ``run``.
 
@@ -50,6 +52,7 @@ def publish(
         lease: The service's training lease: the commit is refused where it was lost.
         answers: The triggers that asked for the training; the commit answers them.
         rollout: How a challenger goes live; the commit writes this wish. None: it does not.
+        test: The A/B test that the rollout is to carry, as JSON; None: none.
 
     Raises:
         LeaseLost: when another training may be at the service.
@@ -83,7 +86,7 @@ def publish(
         within.append(partial(answer_claim, claim=answers, at=why.at))
     if rollout is not None:
         wish = replace(why, reason="auto_deploy")
-        within.append(partial(insert_wish, plan=rollout, why=wish))
+        within.append(partial(insert_wish, plan=rollout, why=wish, test=test))
     return register(registry, candidate, why, fence=fence, within=within)
 
 

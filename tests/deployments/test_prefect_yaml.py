@@ -34,6 +34,7 @@ ASKED_OF_THE_CALLER = {
     "default": {"model_id"},
     "on-event": {"service"},
     "scheduled": {"symbol"},
+    "start": {"model_a_id", "model_b_id"},
 }
 """Parameters that a run cannot do without and no deployment can know: a person or event says."""
 

@@ -24,13 +24,13 @@ from tests.faults.template import BASELINE, CHAMPION, KEY, UNLOADABLE
 ARROWS: dict[Phase | None, frozenset[Phase]] = {
     None: frozenset({Phase.WAITING, Phase.PENDING}),
     Phase.WAITING: frozenset({Phase.PENDING, Phase.FAILED}),
-    Phase.PENDING: frozenset({Phase.LOADING, Phase.FAILED}),
-    Phase.LOADING: frozenset({Phase.LOADING, Phase.GATE, Phase.ROLLBACK}),
-    Phase.GATE: frozenset({Phase.LOADING, Phase.STEP, Phase.ROLLBACK}),
+    Phase.PENDING: frozenset({Phase.LOADING, Phase.FAILED, Phase.DONE}),
+    Phase.LOADING: frozenset({Phase.LOADING, Phase.GATE, Phase.ROLLBACK, Phase.DONE}),
+    Phase.GATE: frozenset({Phase.LOADING, Phase.STEP, Phase.ROLLBACK, Phase.DONE}),
     Phase.STEP: frozenset({Phase.LOADING, Phase.STEP, Phase.PROMOTED, Phase.DONE, Phase.ROLLBACK}),
     Phase.PROMOTED: frozenset({Phase.DONE, Phase.REVERTED}),
     Phase.REVERTED: frozenset({Phase.FAILED}),
-    Phase.ROLLBACK: frozenset({Phase.FAILED}),
+    Phase.ROLLBACK: frozenset({Phase.FAILED, Phase.DONE}),
     Phase.DONE: frozenset(),
     Phase.FAILED: frozenset(),
 }

@@ -239,3 +239,41 @@ def test_current_settings_follow_a_changed_environment(environment):
     assert current_settings().default_horizon == 24
     environment.setenv("DEFAULT_HORIZON", "12")
     assert current_settings().default_horizon == 12
+
+
+@pytest.mark.parametrize(
+    ("given", "level", "threshold"),
+    [
+        ({}, 0.95, 0.05),
+        ({"AB_TEST_CONFIDENCE_LEVEL": "0.9"}, 0.9, 0.1),
+        ({"AB_TEST_SIGNIFICANCE_THRESHOLD": "0.01"}, 0.99, 0.01),
+        (
+            {"AB_TEST_CONFIDENCE_LEVEL": "0.8", "AB_TEST_SIGNIFICANCE_THRESHOLD": "0.2"},
+            0.8,
+            0.2,
+        ),
+    ],
+)
+def test_of_confidence_level_and_threshold_one_follows_the_other(
+    environment, given, level, threshold
+):
+    for name, value in given.items():
+        environment.setenv(name, value)
+    settings = load_settings()
+    assert settings.ab_test_confidence_level == pytest.approx(level, abs=1e-12)
+    assert settings.ab_test_significance_threshold == pytest.approx(threshold, abs=1e-12)
+
+
+def test_a_level_and_a_threshold_that_disagree_are_refused_by_name(environment):
+    environment.setenv("AB_TEST_CONFIDENCE_LEVEL", "0.95")
+    environment.setenv("AB_TEST_SIGNIFICANCE_THRESHOLD", "0.1")
+    with pytest.raises(SettingsError, match=r"AB_TEST_CONFIDENCE_LEVEL=0\.95") as refused:
+        load_settings()
+    assert "AB_TEST_SIGNIFICANCE_THRESHOLD=0.1" in str(refused.value)
+
+
+def test_a_level_that_is_none_is_refused_alone(environment):
+    environment.setenv("AB_TEST_CONFIDENCE_LEVEL", "95")
+    with pytest.raises(SettingsError) as refused:
+        load_settings()
+    assert "AB_TEST_SIGNIFICANCE_THRESHOLD" not in str(refused.value)

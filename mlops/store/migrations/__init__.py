@@ -20,8 +20,8 @@ import sqlalchemy as sa
 from mlops.errors import StoreError
 
 VERSION_TABLE = "mlops_schema_version"
-HEAD = "0011"
-MIN_READER = "0010"
+HEAD = "0012"
+MIN_READER = "0012"
 """The oldest revision whose code may open a store at `HEAD`."""
 BEFORE_BASELINE = tuple(f"{number:04}" for number in range(1, 9))
 """Revisions of stores from before the first release; their migrations are no longer here."""

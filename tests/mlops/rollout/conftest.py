@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
 import pytest
 
-from mlops.store import Store
+from mlops.store import Store, open_store
 from tests.clocks import clock
 from tests.stores import empty_url, store, url
 
@@ -26,3 +31,11 @@ def replica(service: Store) -> RowReplica:
     one = RowReplica(service)
     one.follow()
     return one
+
+
+@pytest.fixture
+def light(sqlite_template: Path, tmp_path: Path) -> Iterator[Store]:
+    """The service on SQLite alone: what is decided has nothing to do with the database."""
+    with closing(open_store(f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}")) as store:
+        begin_service(store)
+        yield store

@@ -16,7 +16,7 @@ from mlops.rollout import routing
 from mlops.rollout.plan import EVERYTHING_BP, Strategy
 from mlops.store.rollouts import Arrow
 from mlops.store.routes import Route
-from mlops.store.schema import Phase, Status, metadata
+from mlops.store.schema import Phase, Status, Verdict, metadata
 from mlops.store.schema import route as route_table
 
 from .world import (
@@ -26,6 +26,7 @@ from .world import (
     IDS,
     IN_FORCE,
     LACKS,
+    MANY_SHORT,
     NOTHING,
     ROLLOUT,
     WORSE,
@@ -43,13 +44,13 @@ from .world import (
 LEGAL: dict[Phase | None, frozenset[Phase]] = {
     None: frozenset({Phase.WAITING, Phase.PENDING}),
     Phase.WAITING: frozenset({Phase.PENDING, Phase.FAILED}),
-    Phase.PENDING: frozenset({Phase.LOADING, Phase.FAILED}),
-    Phase.LOADING: frozenset({Phase.LOADING, Phase.GATE, Phase.ROLLBACK}),
-    Phase.GATE: frozenset({Phase.LOADING, Phase.STEP, Phase.ROLLBACK}),
+    Phase.PENDING: frozenset({Phase.LOADING, Phase.FAILED, Phase.DONE}),
+    Phase.LOADING: frozenset({Phase.LOADING, Phase.GATE, Phase.ROLLBACK, Phase.DONE}),
+    Phase.GATE: frozenset({Phase.LOADING, Phase.STEP, Phase.ROLLBACK, Phase.DONE}),
     Phase.STEP: frozenset({Phase.LOADING, Phase.STEP, Phase.PROMOTED, Phase.DONE, Phase.ROLLBACK}),
     Phase.PROMOTED: frozenset({Phase.DONE, Phase.REVERTED}),
     Phase.REVERTED: frozenset({Phase.FAILED}),
-    Phase.ROLLBACK: frozenset({Phase.FAILED}),
+    Phase.ROLLBACK: frozenset({Phase.FAILED, Phase.DONE}),
 }
 """Where each phase may lead; what is final leads nowhere."""
 
@@ -120,6 +121,7 @@ class Look:
             lost = self.load_failed and not self.able
             return self.sight.aborted or lost or self.sight.evidence == WORSE_AFTER
         bad = self.sight.aborted or self.load_failed or self.sight.champion_fails
+        bad = bad or self.sight.lost
         return bad or self.sight.evidence == WORSE
 
     @property
@@ -136,6 +138,21 @@ class Look:
             if held and name != route.champion:
                 return name
         return None
+
+    @property
+    def is_held(self) -> bool:
+        """Clients send too few bars for the challenger."""
+        return self.sight.short == MANY_SHORT
+
+    @property
+    def tests(self) -> bool:
+        """The rollout carries an A/B test."""
+        return self.world.strategy is Strategy.AB_TEST
+
+    @property
+    def is_asked(self) -> bool:
+        """The rollout is a shadow, and another version waits for its place."""
+        return self.world.strategy is Strategy.SHADOW and self.sight.asked
 
     def goes(self, *phases: Phase) -> bool:
         return self.arrow is not None and self.arrow.to in phases
@@ -172,9 +189,13 @@ def a_deadline_is_acted_on(look: Look) -> bool:
     if phase in FORWARD and not look.live:
         return look.arrow is None or look.bad_news
     if phase in FORWARD:
-        ready = phase is Phase.LOADING and look.followed and look.held and not look.bad_news
-        return look.goes(Phase.GATE if ready else Phase.ROLLBACK)
-    return phase is Phase.PROMOTED or look.goes(Phase.FAILED)
+        ready = look.followed and look.held and not look.bad_news
+        next_ = Phase.DONE if look.is_asked else Phase.GATE
+        if phase is not Phase.LOADING:
+            next_ = Phase.PROMOTED
+            ready = ready and phase is Phase.STEP and look.sight.won and not look.is_held
+        return look.goes(next_ if ready else Phase.ROLLBACK)
+    return phase is Phase.PROMOTED or look.goes(Phase.FAILED, Phase.DONE)
 
 
 def a_promotion_is_judged_at_its_deadline(look: Look) -> bool:
@@ -270,18 +291,23 @@ def replicas_take_part_one_by_one_or_all_at_once(look: Look) -> bool:
 
 def only_what_is_good_goes_on(look: Look) -> bool:
     further = look.row.phase is Phase.STEP and look.goes(Phase.STEP)
-    return not (further or look.goes(Phase.PROMOTED)) or look.sight.evidence == GOOD
+    good = look.sight.won if look.tests else look.sight.evidence == GOOD
+    return not (further or look.goes(Phase.PROMOTED)) or good
 
 
 def only_a_full_share_is_promoted(look: Look) -> bool:
     route = look.row.route
     whole = route.only_replicas is None or set(look.live) <= set(route.only_replicas)
+    if look.tests:
+        return True
     return not look.goes(Phase.PROMOTED) or (route.weight_bp == EVERYTHING_BP and whole)
 
 
 def each_step_lasts(look: Look) -> bool:
     waiting = look.row.phase in (Phase.STEP, Phase.PROMOTED)
     early = waiting and look.sight.clock is Clock.EARLY
+    # A test lasts until its verdict, a shadow until another version waits.
+    early = early and not (look.row.phase is Phase.STEP and (look.tests or look.is_asked))
     return not early or not look.goes(Phase.STEP, Phase.PROMOTED, Phase.DONE)
 
 
@@ -367,8 +393,9 @@ def a_reversal_ends_once_all_hold_the_champion_again(look: Look) -> bool:
 def only_what_may_go_live_is_loaded(look: Look) -> bool:
     if look.row.phase is not Phase.PENDING:
         return True
-    allowed = look.sight.status is not Status.REFUSED or look.sight.forced
+    allowed = look.sight.status is Status.CHALLENGER or look.sight.forced
     new = look.row.route.champion != CHALLENGER and not look.sight.aborted
+    new = new and not look.is_asked
     return look.goes(Phase.LOADING) == (allowed and new and bool(look.live))
 
 
@@ -385,6 +412,7 @@ def what_becomes_of_versions_is_said(look: Look) -> bool:
     statuses, route = look.arrow.statuses, look.arrow.route or look.row.route
     if look.goes(Phase.ROLLBACK):
         failed = look.load_failed or look.sight.evidence == WORSE
+        failed = failed or look.sight.test is Verdict.WORSE
         return (statuses.get(CHALLENGER) is Status.FAILED) == failed
     if route.champion == look.row.route.champion:
         return not statuses
@@ -556,7 +584,12 @@ def broken_by_promotion(
         return  # who came back in the meantime is moved with the others
     for name, one in zip(IDS, processes, strict=True):
         followed = one.alive and one.seen == before.route and one.said is not None
-        moved = answers(name, one) != answers(name, one._replace(seen=after.route))
+        pairs = zip(answers(name, one), answers(name, one._replace(seen=after.route)), strict=True)
+        if world.strategy is Strategy.AB_TEST:
+            # It gives the challenger the keys that were the champion's.
+            moved = any(now != CHALLENGER for was, now in pairs if was is not None)
+        else:
+            moved = any(was != now for was, now in pairs)
         if followed and not one.draining and moved:
             yield "promotion_changes_no_answer"
 

@@ -12,11 +12,12 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from mlops.rollout.plan import Strategy
 from mlops.rollout.routing import FAILED
 from mlops.store.routes import Route
 from mlops.store.schema import Phase
 
-from . import evidence_laws, laws
+from . import comparing_laws, evidence_laws, laws
 from .world import (
     CHALLENGER,
     CHAMPIONS,
@@ -37,6 +38,7 @@ from .world import (
     decided,
     fallen,
     followed,
+    interrupted,
     looks,
     moves,
     outdated,
@@ -214,11 +216,18 @@ class _Exploration:
             fallback = fallen(plain, said, champion)
             self.found.kinds["fall back"] += fallback is not None
             self._note(evidence_laws.broken_by_fallback(plain, said, champion, fallback))
-        for sight in () if row.phase.final else sights(row.phase):
+        ended = None if row.phase.final else interrupted(self.world, plain)
+        self._note(comparing_laws.broken_by_interrupt(self.world, plain, ended))
+        if ended is not None:
+            self.found.kinds[f"{row.phase} -> {ended.to}"] += 1
+            taken = self._written(followed(plain, ended), "make room")
+            found.setdefault(taken.row, taken)
+        for sight in () if row.phase.final else sights(self.world.strategy, row.phase):
             arrow = decided(self.world, plain, said, sight)
             look = laws.Look(self.world, plain, said, sight, arrow)
             self._note(laws.broken_by(look))
             self._note(evidence_laws.broken_by(look))
+            self._note(comparing_laws.broken_by(look))
             if arrow is None:
                 continue
             self.found.kinds[f"{row.phase} -> {arrow.to}"] += 1
@@ -227,7 +236,7 @@ class _Exploration:
             if self.world.slow_controller:
                 waiting = self.rows[plain._replace(decided=after)]
                 taken = _Arrow(waiting, taken.label, changes_route=False, promotes=False)
-            found.setdefault(taken.row, taken).ways |= _ways(sight)
+            found.setdefault(taken.row, taken).ways |= _ways(self.world, row.phase, sight)
         if row.decided is not None:
             written = self._written(row.decided, f"write {row.decided.row.phase}")
             written.ways = EVERY_WAY
@@ -335,11 +344,12 @@ class _Exploration:
         return not broken and any(one.alive and not one.draining for one in pair)
 
 
-def _ways(sight: Sight) -> Way:
+def _ways(world: World, phase: Phase, sight: Sight) -> Way:
     """The ways on which the controller may find this."""
-    calm = sight.calm and sight.evidence in (NOTHING, LITTLE)
+    calm = sight.calm and sight.evidence in (NOTHING, LITTLE) and sight.test is None
     prompt = sight.clock is not Clock.LATE
-    good = prompt and sight.calm and sight.evidence == GOOD
+    tested = world.strategy is Strategy.AB_TEST and phase is not Phase.PROMOTED
+    good = prompt and sight.calm and sight.evidence == GOOD and (sight.won or not tested)
     return (
         (Way.CALM if calm else Way.NONE)
         | (Way.PROMPT if prompt else Way.NONE)

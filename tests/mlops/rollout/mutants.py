@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 
+from mlops.rollout import comparing, routing
 from mlops.rollout import decide as deciding
-from mlops.rollout import routing
 from mlops.rollout.analysis import (
     Evidence,
     ShortRequests,
     judge_challenger,
 )
-from mlops.rollout.decide import Snapshot
-from mlops.rollout.plan import EVERYTHING_BP
+from mlops.rollout.plan import EVERYTHING_BP, Strategy
+from mlops.rollout.snapshot import Snapshot
 from mlops.store.replicas import LoadCause
-from mlops.store.schema import Phase
+from mlops.store.schema import Phase, Status, Verdict
 
 Rule = Callable[..., Any]
 Wrong = Callable[[Rule], Rule]
@@ -76,7 +76,7 @@ def rules_of(owner: ModuleType | type) -> set[str]:
 
 def all_mutants() -> Iterator[Mutant]:
     """Every wrong version there is."""
-    for owner, table in ((deciding, _DECIDE), (Snapshot, _SNAPSHOT), (routing, _ROUTING)):
+    for owner, table in _TABLES:
         for rule, versions in table.items():
             for how, wrong in versions.items():
                 yield Mutant(owner, rule, how, wrong)
@@ -313,6 +313,8 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "promotes unseen": _promotes_unseen,
         "promotes shadows": _promotes_shadows,
         "held or not": _seeing(short_requests=ShortRequests()),
+        "before its verdict": _seeing(verdict_of_test=Verdict.BETTER),
+        "without its verdict": _seeing(verdict_of_test=None),
     },
     "_decide_promoted": {
         "waits for ever": _always(None),
@@ -333,6 +335,9 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "waits for ever": _always(None),
         "ends at once": _ends(lambda s, now: True, **_NO_CHALLENGER),
         "keeps the challenger": _ends(lambda s, now: deciding.is_acknowledged(s)),
+        "always well": lambda right: (
+            lambda s, now: (arrow := right(s, now)) and replace(arrow, to=Phase.DONE)
+        ),
         "at its deadline only": _ends(deciding.is_late, **_NO_CHALLENGER),
     },
     "_make_arrow": {
@@ -381,10 +386,20 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "still shown": _routed(mirror_bp=EVERYTHING_BP),
         "never failed": _returning(statuses={}),
         "always failed": _returning(statuses={"B": deciding.Status.FAILED}),
+        "never asked for": _returning(abort=None),
+        "always asked for": _returning(abort="somebody"),
+        "of unknown verdict": _returning(verdict_of_test=None),
     },
-    "_without_challenger": {
-        "with a share": lambda right: lambda s: replace(right(s), weight_bp=EVERYTHING_BP),
-        "not at all": lambda right: lambda s: s.route,
+    "_make_room": {
+        "never": _always(None),
+        "of its own accord": lambda right: lambda s: right(replace(s, asked_by=s.rollout)),
+        "tests as well": lambda right: (
+            lambda s: (
+                comparing.interrupt(s.rollout, s.route, "why", again=False)
+                if s.asked_by is not None and comparing.makes_room(s.rollout)
+                else None
+            )
+        ),
     },
     "_takes_part": {
         **_YES_NO,
@@ -394,7 +409,10 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "as before": lambda right: lambda s: s.verdict,
         "never worse": lambda right: lambda s: judge_challenger(Evidence(), max_fault_rate=0.01),
     },
-    "_is_loaded_unattended": _YES_NO,
+    "_is_loaded_unattended": {
+        **_YES_NO,
+        "won or not": lambda right: lambda s: s.rollout.phase is Phase.LOADING and right(s),
+    },
     "_has_followed": _YES_NO,
     "_explain_delay": {
         "without words": _always(""),
@@ -440,6 +458,73 @@ _SNAPSHOT: Mapping[str, Mapping[str, Wrong]] = {
         ),
     },
 }
+
+_COMPARING: Mapping[str, Mapping[str, Wrong]] = {
+    "carries_test": _YES_NO,
+    "is_won": {
+        **_YES_NO,
+        "without a verdict": lambda right: lambda s: s.verdict_of_test is None or right(s),
+        "whatever the verdict": lambda right: lambda s: s.verdict_of_test is not None,
+        "wanted or not": lambda right: lambda s: s.verdict_of_test is Verdict.BETTER,
+        "where it is worse": lambda right: lambda s: s.verdict_of_test is Verdict.WORSE,
+        "by traffic": lambda right: lambda s: s.verdict.conclusion is deciding.Conclusion.GOOD,
+    },
+    "is_lost": {
+        **_YES_NO,
+        "only where it is worse": lambda right: lambda s: s.verdict_of_test is Verdict.WORSE,
+        "wanted or not": lambda right: lambda s: s.verdict_of_test not in (None, Verdict.BETTER),
+    },
+    "is_unevaluated": {
+        **_YES_NO,
+        "whatever the phase": lambda right: (
+            lambda s: comparing.carries_test(s) and s.verdict_of_test is None
+        ),
+        "whatever the verdict": lambda right: (
+            lambda s: comparing.carries_test(s) and s.rollout.phase is Phase.STEP
+        ),
+    },
+    "keeps_challenger": {
+        **_YES_NO,
+        "though it is worse": lambda right: lambda s: right(_with_verdict(s, Verdict.INVALID)),
+        "though it failed": lambda right: (
+            lambda s: right(replace(s, statuses={s.rollout.to_version: Status.CHALLENGER}))
+        ),
+        "only where it was asked": lambda right: (
+            lambda s: s.rollout.abort_requested is not None and right(s)
+        ),
+        "asked or not": _asking(abort_requested="somebody"),
+        "though it is nobody's test": lambda right: (
+            lambda s: s.rollout.abort_requested is not None or right(s)
+        ),
+        "the winner that was to be promoted": lambda right: (
+            lambda s: right(replace(s, promotes_winner=False))
+        ),
+    },
+    "makes_room": {
+        **_YES_NO,
+        "when it has ended": lambda right: lambda row, **_: row.strategy in _COMPARED,
+        "when it has begun": lambda right: (
+            lambda row, **options: row.phase is Phase.STEP and right(row, **options)
+        ),
+    },
+    "interrupt": {
+        "as a failure": _returning(to=Phase.FAILED),
+        "on its share": _returning(route=None),
+        "for good": _returning(abort=None),
+    },
+    "without_challenger": {
+        "with a share": lambda right: lambda route: replace(right(route), weight_bp=EVERYTHING_BP),
+        "not at all": lambda right: lambda route: route,
+        "without its champion": lambda right: lambda route: replace(right(route), champion="B"),
+    },
+}
+
+_COMPARED = (Strategy.AB_TEST, Strategy.SHADOW)
+
+
+def _with_verdict(s: Snapshot, verdict: Verdict) -> Snapshot:
+    return replace(s, verdict_of_test=verdict if s.verdict_of_test is Verdict.WORSE else None)
+
 
 _COUNTER = itertools.count()
 
@@ -565,6 +650,14 @@ _ROUTING: Mapping[str, Mapping[str, Wrong]] = {
         ),
     },
 }
+
+
+_TABLES = (
+    (deciding, _DECIDE),
+    (comparing, _COMPARING),
+    (Snapshot, _SNAPSHOT),
+    (routing, _ROUTING),
+)
 
 
 def written_for(owner: ModuleType | type) -> set[str]:

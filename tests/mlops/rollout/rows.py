@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from mlops.rollout.controller import Controller
-from mlops.rollout.plan import RolloutPlan, Strategy, plan_for
-from mlops.rollout.request import request_rollout
+from mlops.rollout.plan import RolloutPlan, Strategy, ab_test_plan, plan_for
+from mlops.rollout.request import request_rollout, request_test
 from mlops.rollout.routing import FAILED, READY, may_drop, next_to_load
-from mlops.store import ModelVersion, Rollout, Route, Status, Store, Why, get_route
+from mlops.store import (
+    AbLook,
+    AbTest,
+    ModelVersion,
+    Rollout,
+    Route,
+    Status,
+    Store,
+    Verdict,
+    Why,
+    get_rollout,
+    get_route,
+    get_test,
+)
+from mlops.store.ab_tests import conclude_test, new_test_id, write_look
 from mlops.store.replicas import (
     HeldModel,
     LoadCause,
@@ -80,17 +94,27 @@ def begin_service(store: Store, service: str = SERVICE, suffix: str = "") -> Rou
         return change_route(connection, begun, after, "promote", Why(NOW))
 
 
-def begin_rollouts(store: Store, number: int, replicas: Sequence[str] = ("r0",)) -> list[Rollout]:
-    """So many services, each with a canary of its challenger that all replicas have loaded.
+def begin_rollouts(
+    store: Store,
+    number: int,
+    replicas: Sequence[str] = ("r0",),
+    strategy: Strategy = Strategy.CANARY,
+) -> list[Rollout]:
+    """So many services, each with a rollout of its challenger that all replicas have loaded.
 
-    None of them has enough evidence for its gate.
+    None of them has enough evidence for its gate, unless it carries an A/B test.
     """
     begun, generations, models = list[Rollout](), dict[str, int](), dict[str, HeldModel]()
     for n in range(number):
         service, suffix = f"sample.s{n}-usd.1h.volatility.24", f"-{n}"
         before = begin_service(store, service, suffix)
-        asked = request_rollout(store, CHALLENGER + suffix, plan_for(Strategy.CANARY), ASKED)
-        record_tallies(store, {service: [tally(asked.id, challenger_trials=5)]})
+        if strategy is Strategy.AB_TEST:
+            arms = {"champion_id": CHAMPION + suffix, "challenger_id": CHALLENGER + suffix}
+            asked = get_rollout(store, ask_test(store, **arms).rollout_id)
+            record_tallies(store, {service: [tally(asked.id)]})
+        else:
+            asked = request_rollout(store, CHALLENGER + suffix, plan_for(strategy), ASKED)
+            record_tallies(store, {service: [tally(asked.id, challenger_trials=5)]})
         begun.append(asked)
         # The one that the first arrow, to loading, will write.
         generations[service] = before.generation + 1
@@ -115,6 +139,83 @@ def ask(
     """Ask for a rollout of the challenger."""
     plan = strategy if isinstance(strategy, RolloutPlan) else plan_for(strategy)
     return request_rollout(store, CHALLENGER, plan, ASKED, **options)
+
+
+HOUR = timedelta(hours=1)
+SPLIT_BP = 5000
+
+
+def make_test(**changes: Any) -> AbTest:
+    """A test of the challenger against the champion, over 48 bars; every field can be given."""
+    values: dict[str, Any] = {
+        "id": new_test_id(),
+        "service": SERVICE,
+        "champion_id": CHAMPION,
+        "challenger_id": CHALLENGER,
+        "champion_is": "a",
+        "name": "spring",
+        "split_bp": SPLIT_BP,
+        "alpha": 0.05,
+        "since_bar": NOW,
+        "min_until_bar": NOW + 24 * HOUR,
+        "until_bar": NOW + 48 * HOUR,
+        "record": None,
+        "promote": True,
+        "rollout_id": "",
+        "requested_by": "anna",
+        "requested_why": "it is better",
+        "requested_at": NOW,
+    }
+    return AbTest(**(values | changes))
+
+
+def ask_test(
+    store: Store, *, now: datetime | None = None, end_test: bool = False, **changes: Any
+) -> AbTest:
+    """Ask for a test of the challenger."""
+    test = make_test(**changes)
+    plan = ab_test_plan(test.split_bp, duration_s=48 * 3600.0)
+    return request_test(store, test, plan, ASKED, end_test=end_test, now=now)
+
+
+def make_look(test: AbTest, bar: datetime = NOW, **changes: Any) -> AbLook:
+    """A look at a test that found nothing; every field can be given."""
+    values: dict[str, Any] = {
+        "test_id": test.id,
+        "bar": bar,
+        "at": NOW,
+        "pairs": 120,
+        "mean": 0.01,
+        "variance": 1.5,
+        "variance_source": "hac",
+        "standard_error": 0.1,
+        "z": 3.0,
+        "low": -0.29,
+        "high": 0.31,
+        "relative_low": None,
+        "relative_high": None,
+        "p": 1.0,
+        "holes": 0,
+        "missing": {"champion": {}, "challenger": {"not_loaded": 1}},
+        "dealt": {"champion": 10, "challenger": 9},
+        "word": None,
+        "detail": {"hits": 0.5},
+        "digest": "d" * 64,
+    }
+    return AbLook(**(values | changes))
+
+
+def find_verdict(store: Store, test: AbTest, verdict: Verdict, bar: datetime = NOW) -> bool:
+    """Look at a test and write its verdict, in one transaction; False where it has one."""
+    with store.write() as connection:
+        if not write_look(connection, make_look(test, bar, word=verdict)):
+            return False
+        return conclude_test(connection, test.id, verdict, f"it is {verdict}", Why(NOW, "monitor"))
+
+
+def verdict_of(store: Store, test: AbTest) -> Verdict | None:
+    """The stored verdict of a test."""
+    return get_test(store, test.id).verdict
 
 
 def route_of(store: Store) -> Route:

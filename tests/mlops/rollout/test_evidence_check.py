@@ -6,28 +6,15 @@ each rule is replaced by wrong versions of itself, and each of those must be fou
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import closing
 from itertools import chain
-from pathlib import Path
 
 import pytest
 
-from mlops.store import Store, open_store
+from mlops.store import Store
 
 from .evidence_check import SITUATIONS, broken_by_champions, broken_by_requests
 from .evidence_mutants import evidence_mutants
 from .mutants import Mutant, first_of_each_rule
-from .rows import begin_service
-
-
-@pytest.fixture
-def light(sqlite_template: Path, tmp_path: Path) -> Iterator[Store]:
-    """The service on SQLite alone: what is decided has nothing to do with the database."""
-    with closing(open_store(f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}")) as store:
-        begin_service(store)
-        yield store
 
 
 def test_no_request_breaks_a_law_of_counting() -> None:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
@@ -15,6 +12,7 @@ from mlops.rollout import fallback
 from mlops.rollout.analysis import ChampionTrials, TrialCounts
 from mlops.rollout.controller import Controller
 from mlops.rollout.fallback import (
+    HOLDS_UP_S,
     champion_failing,
     decide_fallback,
     explain_requests,
@@ -30,7 +28,6 @@ from mlops.store import (
     get_version,
     list_audit_entries,
     list_live_periods,
-    open_store,
 )
 from mlops.store.alerts import (
     Condition,
@@ -54,7 +51,6 @@ from .rows import (
     Clock,
     RowReplica,
     ask,
-    begin_service,
     carry,
     count,
     make_version,
@@ -155,14 +151,6 @@ def test_below_the_baseline_there_is_nothing() -> None:
 
 
 # Lost skill --------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def light(sqlite_template: Path, tmp_path: Path) -> Iterator[Store]:
-    """The service on SQLite alone: what is decided has nothing to do with the database."""
-    with closing(open_store(f"sqlite:///{shutil.copy(sqlite_template, tmp_path)}")) as store:
-        begin_service(store)
-        yield store
 
 
 def lost_and_refused(store: Store) -> None:
@@ -274,14 +262,13 @@ def test_skill_that_is_lost_again_after_a_refusal_waits_for_no_second_one(light:
     assert len(return_to_baseline(light)) == 1
 
 
-def test_an_open_shadow_is_ended_first_and_the_next_tick_returns(
-    light: Store,
-) -> None:
+def test_a_long_rollout_is_aborted_first_and_the_next_tick_returns(light: Store) -> None:
     """The controller makes up for the return before it begins the wish that waits."""
     clock, replica = Clock(), RowReplica(light)
     controller = Controller(light, "one", now=clock)
-    shadow = ask(light, Strategy.SHADOW, now=clock())
+    row = ask(light, Strategy.CANARY, now=clock())
     carry(controller, [replica])
+    clock.at += timedelta(seconds=HOLDS_UP_S)
     lost_and_refused(light)
     with light.write() as connection:
         new = make_version("new", 4, status=Status.CHALLENGER)
@@ -293,8 +280,8 @@ def test_an_open_shadow_is_ended_first_and_the_next_tick_returns(
     controller.tick()
     replica.follow()
     ended = controller.tick()
-    assert [moved.what for moved in ended] == [f"{shadow.id} failed", "return_to_baseline"]
-    asked_for = get_rollout(light, shadow.id).abort_requested
+    assert [moved.what for moved in ended] == [f"{row.id} failed", "return_to_baseline"]
+    asked_for = get_rollout(light, row.id).abort_requested
     assert asked_for is not None
     assert asked_for.startswith(f"monitor: {CHAMPION} lost its skill")
     assert route_of(light).champion == BASELINE

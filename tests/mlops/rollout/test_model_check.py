@@ -12,10 +12,10 @@ from types import ModuleType
 
 import pytest
 
+from mlops.rollout import comparing, routing
 from mlops.rollout import decide as deciding
-from mlops.rollout import routing
-from mlops.rollout.decide import Snapshot
 from mlops.rollout.plan import Strategy
+from mlops.rollout.snapshot import Snapshot
 from mlops.store.schema import Phase
 
 from . import laws
@@ -33,9 +33,18 @@ WORLDS = [
     World(Strategy.BLUE_GREEN, has_previous=True),
     World(Strategy.BLUE_GREEN, slow_controller=True),
     World(Strategy.BLUE_GREEN, baseline_loads=True, begins_on_baseline=True),
+    World(Strategy.AB_TEST, has_previous=True),
+    World(Strategy.AB_TEST, unsplit=True),
+    World(Strategy.AB_TEST, slow_controller=True),
+    World(Strategy.AB_TEST, baseline_loads=True, begins_on_baseline=True),
     # Two faults of any kind.
-    pytest.param(World(Strategy.CANARY, faults=2, baseline_loads=True), marks=pytest.mark.slow),
+    *(
+        pytest.param(World(strategy, faults=2, baseline_loads=True), marks=pytest.mark.slow)
+        for strategy in (Strategy.CANARY, Strategy.AB_TEST)
+    ),
 ]
+"""Which arm of an A/B test a person called model B is no input of the rules: a test whose model B
+is the champion is explored with the others."""
 
 
 def named(world: World) -> str:
@@ -57,15 +66,18 @@ def test_no_law_is_broken_and_no_state_is_stuck(world: World) -> None:
 
 def test_every_arrow_and_every_move_is_visited() -> None:
     """A law that is never tried is no law; `wish_check` tries those of a waiting rollout."""
-    found = [explored(World(Strategy.ROLLING)), explored(World(Strategy.SHADOW))]
+    strategies = (Strategy.ROLLING, Strategy.SHADOW, Strategy.AB_TEST)
+    found = [explored(World(strategy)) for strategy in strategies]
     begun = {a: to for a, to in laws.LEGAL.items() if a not in (None, Phase.WAITING)}
     arrows = {f"{a} -> {b}" for a, to in begun.items() for b in to}
-    kinds = found[0].kinds | found[1].kinds
+    kinds = found[0].kinds | found[1].kinds | found[2].kinds
     assert set(kinds) == arrows | set(Kind) | {"fall back"}
     assert set(found[0].phases) == set(Phase) - {Phase.WAITING}
 
 
-@pytest.mark.parametrize("owner", [deciding, Snapshot, routing], ids=lambda o: o.__name__)
+@pytest.mark.parametrize(
+    "owner", [deciding, comparing, Snapshot, routing], ids=lambda owner: owner.__name__
+)
 def test_every_rule_has_wrong_versions_to_be_told_from(owner: ModuleType | type) -> None:
     assert rules_of(owner) == written_for(owner)
 
@@ -74,6 +86,7 @@ SMALL_WORLDS = [
     World(Strategy.CANARY, faults=0),
     World(Strategy.ROLLING, faults=0, baseline_loads=True),
     World(Strategy.SHADOW, faults=0, champion_may_not_load=True),
+    World(Strategy.AB_TEST, faults=0),
     World(Strategy.ROLLING),
     World(Strategy.BLUE_GREEN, faults=2),
 ]

@@ -15,6 +15,7 @@ from mlops.rollout.plan import (
     RolloutPlan,
     RolloutSettings,
     Strategy,
+    ab_test_plan,
     plan_for,
     plan_from,
 )
@@ -123,9 +124,28 @@ def settings(**changes: Any) -> Settings:
     return Settings(_env_file=None, **changes)
 
 
-@pytest.mark.parametrize("strategy", Strategy)
+@pytest.mark.parametrize("strategy", [one for one in Strategy if one != "ab_test"])
 def test_nothing_said_is_the_usual_plan(strategy: Strategy) -> None:
     assert plan_from(settings(), strategy, RolloutSettings().changes) == plan_for(strategy)
+
+
+def test_settings_make_no_plan_of_a_test() -> None:
+    with pytest.raises(RolloutError, match="start one with manager"):
+        plan_from(settings(), "ab_test", {})
+
+
+@pytest.mark.parametrize("split_bp", [0, 5000, 9500])
+def test_a_test_ends_at_its_split(split_bp: int) -> None:
+    plan = ab_test_plan(split_bp, duration_s=3600.0)
+    assert (plan.strategy, plan.weights_bp) == (Strategy.AB_TEST, (split_bp,))
+    assert plan.hold_s == 2 * 3600.0 + 7 * 86_400.0
+    assert RolloutPlan.from_dict(plan.to_dict()) == plan
+
+
+@pytest.mark.parametrize("weights", [(), (-1,), (9501,), (1000, 5000)])
+def test_a_test_has_one_share_that_leaves_some_to_the_champion(weights: tuple[int, ...]) -> None:
+    with pytest.raises(RolloutError, match="are not one share of 0 to 9500"):
+        plan_for("ab_test", weights_bp=weights)
 
 
 def test_the_settings_replace_the_usual() -> None:

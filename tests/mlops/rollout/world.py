@@ -15,9 +15,9 @@ from functools import cache
 from itertools import product
 from typing import NamedTuple
 
+from mlops.rollout import comparing, routing
 from mlops.rollout import decide as deciding
 from mlops.rollout import fallback as falling
-from mlops.rollout import routing
 from mlops.rollout.analysis import (
     ChampionTrials,
     Evidence,
@@ -29,7 +29,7 @@ from mlops.rollout.plan import RolloutPlan, Strategy, plan_for
 from mlops.store.replicas import HeldModel, LoadCause, Replica, ReplicaState
 from mlops.store.rollouts import Arrow, Rollout
 from mlops.store.routes import Route
-from mlops.store.schema import Phase, Status
+from mlops.store.schema import Phase, Status, Verdict
 
 SERVICE, ROLLOUT = "service", "rollout"
 CHAMPION, CHALLENGER, PREVIOUS, BASELINE = "A", "B", "C", "D"
@@ -50,7 +50,8 @@ class World:
 
     The baseline never loads, so that nobody is rescued by it, unless ``baseline_loads``: then
     its failing is a fault like others. With ``champion_may_not_load`` that costs no fault. With
-    ``slow_controller`` anything may happen between what the controller saw and what it writes.
+    ``slow_controller`` anything may happen between what the controller saw and what it writes. An
+    A/B test is explored with half of the traffic for its challenger, or ``unsplit`` with none.
     """
 
     strategy: Strategy
@@ -60,10 +61,11 @@ class World:
     has_previous: bool = False
     champion_may_not_load: bool = False
     slow_controller: bool = False
+    unsplit: bool = False
 
     @property
     def plan(self) -> RolloutPlan:
-        return _PLANS[self.strategy]
+        return _UNSPLIT if self.unsplit else _PLANS[self.strategy]
 
     @property
     def champion(self) -> str:
@@ -78,6 +80,9 @@ class World:
 _PLANS = {strategy: plan_for(strategy) for strategy in Strategy} | {
     Strategy.CANARY: plan_for(Strategy.CANARY, weights_bp=(5000, 10_000))
 }
+
+
+_UNSPLIT = plan_for(Strategy.AB_TEST, weights_bp=(0,))
 
 
 class Said(NamedTuple):
@@ -281,7 +286,11 @@ FEW_SHORT, MANY_SHORT = ShortRequests(100, 1, 35, 169), ShortRequests(100, 2, 35
 
 
 class Sight(NamedTuple):
-    """What else the controller finds when it looks."""
+    """What else the controller finds when it looks.
+
+    ``test`` is the stored verdict of the rollout's A/B test, ``promotes`` whether its winner is
+    promoted, and ``asked`` whether another version waits for the slot.
+    """
 
     evidence: Evidence
     clock: Clock
@@ -290,6 +299,19 @@ class Sight(NamedTuple):
     status: Status = Status.CHALLENGER
     forced: bool = False
     short: ShortRequests = FEW_SHORT
+    test: Verdict | None = None
+    promotes: bool = True
+    asked: bool = False
+
+    @property
+    def won(self) -> bool:
+        """The test has a winner who is to be promoted."""
+        return self.test is Verdict.BETTER and self.promotes
+
+    @property
+    def lost(self) -> bool:
+        """The test is over, and promotes nobody."""
+        return self.test is not None and not self.won
 
     @property
     def champion_fails(self) -> bool:
@@ -300,6 +322,7 @@ class Sight(NamedTuple):
     def calm(self) -> bool:
         """Nobody interferes, and clients send enough bars."""
         interfered = self.aborted or self.champion_fails or self.short == MANY_SHORT
+        interfered = interfered or self.lost or self.asked
         return not interfered and self.status is Status.CHALLENGER
 
 
@@ -327,12 +350,36 @@ _REFUSED = tuple(
 _AFTER = tuple(Sight(WORSE_AFTER, clock) for clock in _CLOCKS)
 
 
-def sights(phase: Phase) -> tuple[Sight, ...]:
+_FOUND = (
+    *(Sight(*found, test=Verdict.BETTER) for found in product((NOTHING, GOOD, WORSE), _CLOCKS)),
+    Sight(NOTHING, Clock.RESTARTED, test=Verdict.BETTER),
+    *(Sight(NOTHING, clock, test=verdict) for clock, verdict in product(_CLOCKS, Verdict)),
+    *(
+        Sight(NOTHING, clock, test=Verdict.BETTER, promotes=False, aborted=aborted)
+        for clock, aborted in product(_CLOCKS, (False, True))
+    ),
+    *(Sight(NOTHING, clock, test=Verdict.BETTER, short=MANY_SHORT) for clock in _CLOCKS),
+    *(Sight(NOTHING, Clock.DWELT, test=verdict, aborted=True) for verdict in Verdict),
+    *(Sight(NOTHING, Clock.DWELT, test=verdict, champion=FAILS) for verdict in Verdict),
+    *(Sight(WORSE, Clock.DWELT, test=verdict) for verdict in Verdict),
+    *(Sight(NOTHING, Clock.DWELT, test=verdict, status=Status.FAILED) for verdict in Verdict),
+)
+_ASKED = tuple(
+    Sight(evidence, clock, aborted=aborted, asked=True)
+    for evidence, clock, aborted in product((NOTHING, GOOD, WORSE), _CLOCKS, (False, True))
+)
+
+
+def sights(strategy: Strategy, phase: Phase) -> tuple[Sight, ...]:
     """What may be found in a phase."""
+    before_end = phase is not Phase.PROMOTED and phase is not Phase.REVERTED
+    tested = _FOUND if strategy is Strategy.AB_TEST and before_end else ()
+    compares = strategy in (Strategy.AB_TEST, Strategy.SHADOW)
+    more = (*tested, *(_ASKED if compares and before_end else ()))
     if phase is Phase.PENDING:
-        return (*_SEEN, *_HANDS, *_REFUSED)
+        return (*_SEEN, *_HANDS, *_REFUSED, *more)
     after = _AFTER if phase is Phase.PROMOTED else ()
-    return (*_SEEN, *_HANDS, *_CLIENTS, *after)
+    return (*_SEEN, *_HANDS, *_CLIENTS, *after, *more)
 
 
 def decided(world: World, row: Row, said: tuple[Said | None, ...], sight: Sight) -> Arrow | None:
@@ -351,8 +398,20 @@ def decided(world: World, row: Row, said: tuple[Said | None, ...], sight: Sight)
         statuses={CHALLENGER: sight.status, row.route.champion: Status.DEPLOYED},
         champion_failing=falling.champion_failing(row.route, (), sight.champion),
         short_requests=sight.short,
+        verdict_of_test=sight.test,
+        verdict_text="its sentence" if sight.test else "",
+        promotes_winner=sight.promotes,
+        asked_by=_WAITING if sight.asked else None,
     )
     return deciding.decide(snapshot, now)
+
+
+def interrupted(world: World, row: Row) -> Arrow | None:
+    """The arrow of a request that another version go live instead; None where it is refused."""
+    asked = _asked(world, row.phase, row.step, aborted=False, forced=False)
+    if not comparing.makes_room(asked):
+        return None
+    return comparing.interrupt(asked, row.route, "another was asked for", again=True)
 
 
 def fallen(
@@ -407,6 +466,13 @@ def _asked(world: World, phase: Phase, step: int, aborted: bool, forced: bool) -
         requested_why="",
         requested_at=T0,
     )
+
+
+_WAITING = replace(
+    _asked(World(Strategy.CANARY), Phase.WAITING, 0, aborted=False, forced=False),
+    id="waiting",
+    to_version=PREVIOUS,
+)
 
 
 @cache

@@ -22,7 +22,7 @@ from tests.mlops.store.schema_dump import describe_schema, kept_schema
 
 from .conftest import NOW, SERVICE
 
-APPEND_ONLY = ("audit", "ledger", "route_history", "rollout_event")
+APPEND_ONLY = ("audit", "ledger", "route_history", "rollout_event", "ab_look")
 REVISIONS = tuple(f"{number:04}" for number in range(9, int(HEAD) + 1))
 
 
