@@ -4,7 +4,7 @@ BIN := .venv/bin
 export DO_NOT_TRACK := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: install demo serve test test-slow test-faults check bench fuzz deploy clean
+.PHONY: install demo demo-ab-test serve test test-slow test-faults check bench fuzz deploy clean
 
 install: .venv/.installed
 
@@ -23,6 +23,10 @@ UV := UV_FIND_LINKS="$$PIP_FIND_LINKS" UV_DEFAULT_INDEX="$$PIP_INDEX_URL" \
 
 demo: install
 	$(BIN)/python -m deployments.demo
+
+# The A/B test of the third act alone, to its verdict.
+demo-ab-test: install
+	$(BIN)/python -m deployments.demo --ab-test
 
 # Other ports: make serve SERVE="--port 8105 --prefect-port 4300 --mlflow-port 5100".
 serve: install

@@ -7,7 +7,9 @@ the normal mixture with the same variance, and the same boundary with other vari
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from typing import Self
 
 import numpy as np
@@ -34,6 +36,7 @@ from benchmarks.ab_paths import (
     draw_equal_pair,
     record_of,
 )
+from benchmarks.ab_stored import empty_store_file, run_stored_tests
 from benchmarks.extra_series import NOT_RUN, list_extra_series
 from benchmarks.figure import Figure
 from mlops.ab_testing.decision import Record, Verdict, variance_of_record
@@ -167,6 +170,45 @@ def errors_of_equal_forecasts(runs: int, horizon: int) -> list[Figure]:
             naive >= LEAST_NAIVE_ERROR,
         ),
         _agreement(what, tests),
+    ]
+
+
+def _run_part_through_the_store(
+    part: tuple[int, int, int],
+) -> tuple[Sequence[Verdict | None], float]:
+    """The verdicts of some tests, and the share that the naive test decides."""
+    horizon, number, size = part
+    rng = np.random.default_rng([SEED, horizon, number])
+    bars = RECORD_PAIRS + TEST_PAIRS
+    paths = draw_equal_pair(rng, runs=size, bars=bars, horizon=horizon)
+    with empty_store_file() as template:
+        ends, looks = run_stored_tests(paths, pairs=TEST_PAIRS, template=template)
+    return ends.words, looks.naive_share()
+
+
+def errors_through_the_store(runs: int, horizon: int) -> list[Figure]:
+    """Decided A/A tests whose looks read the store, beside the naive test on the same losses."""
+    parts = [(horizon, number, size) for number, size in enumerate(_parts(runs))]
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(_run_part_through_the_store, parts))
+    words = [word for part, _ in found for word in part]
+    naive = [share for part, share in found for _ in part]
+    decided = float(np.mean([word in DECIDED for word in words]))
+    t_test = float(np.mean(naive))
+    what = f"A/A through store and outcomes, {runs} tests of {TEST_PAIRS:,} pairs, horizon"
+    return [
+        Figure(
+            f"{what} {horizon}: better or worse",
+            f"{decided:.1%}",
+            f"<= {MAX_ERROR:.0%}",
+            decided <= MAX_ERROR,
+        ),
+        Figure(
+            f"{what} {horizon}: a t-test at 5 % finds a difference at some look",
+            f"{t_test:.0%}",
+            f">= {LEAST_NAIVE_ERROR:.0%}: the harness sees the fault",
+            t_test >= LEAST_NAIVE_ERROR,
+        ),
     ]
 
 
@@ -332,6 +374,8 @@ def figures(*, quick: bool = False) -> list[Figure]:
     found = [
         *errors_of_equal_forecasts(EQUAL_RUNS // part, 1),
         *errors_of_equal_forecasts(EQUAL_RUNS // part, 12),
+        *errors_through_the_store(EQUAL_RUNS // part, 1),
+        *errors_through_the_store(EQUAL_RUNS // part, 12),
         *power(BETTER_RUNS // part),
     ]
     pairs = list_real_pairs()

@@ -1,7 +1,8 @@
 """`make demo`: trains, judges, rolls out and monitors models on embedded real bars, offline.
 
 Everything is written under ``.mlops/demo``, which is emptied first; no process is left running.
-One Prefect server, on a free port, serves the process of the first two acts and that of the third.
+One Prefect server, on a free port, serves the process of the first two acts and those of the third.
+With ``--ab-test`` nothing but the A/B test of the third act runs, and goes on to its verdict.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
 }
 SERVER_UP_S = 120.0
+NICE = 5
+"""So much later than the first two acts the processes of the third are served."""
+
 REMOVED_VARIABLES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORE_URL")
 
 
@@ -77,14 +81,29 @@ def parse_day(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
+def run_act_of_the_past(given: argparse.Namespace, console: Console, until: datetime) -> None:
+    """Run a stretch of the third act in this process; the first two acts go before it."""
+    os.nice(NICE)
+    if given.only_past:
+        from deployments.demo.history_act import write_history
+
+        write_history(given.symbol, console, until=until, path=given.only_past)
+    else:
+        from deployments.demo.ab_test_act import write_first_looks
+
+        write_first_looks(given.symbol, console, path=given.only_test)
+
+
 def main() -> None:
     """Run the demonstration for one symbol of the embedded sample."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--symbol", default="BTC/USD", help="BTC/USD, ETH/USD or EUR/USD")
     parser.add_argument("--home", type=Path, default=HOME, help="where everything is written")
     parser.add_argument("--quick", action="store_true", help="one model, and two days of the break")
-    parser.add_argument("--until", type=parse_day, help="the end of the third act; else 2019-01-01")
+    parser.add_argument("--until", type=parse_day, help="the end of the break; else 2019-01-01")
+    parser.add_argument("--ab-test", action="store_true", help="only the A/B test, to its verdict")
     parser.add_argument("--only-past", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--only-test", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--prefect-api", help=argparse.SUPPRESS)
     given = parser.parse_args()
     until = given.until or parse_day("2018-11-16" if given.quick else "2019-01-01")
@@ -94,19 +113,21 @@ def main() -> None:
     began = time.monotonic()
     set_environment(given.home)
     # Prefect and MLflow read the environment when they are imported.
-    if given.only_past:
+    if given.only_past or given.only_test:
         os.environ["PREFECT_API_URL"] = given.prefect_api
-        from deployments.demo.history_act import write_history
-
-        write_history(given.symbol, console, until=until, path=given.only_past)
+        run_act_of_the_past(given, console, until)
         return
     console.print(f"[bold]{given.symbol} sample[/], everything under {given.home}; no network used")
     with running_prefect(given.home) as server:
+        from deployments.demo.ab_test_act import run_whole_test
         from deployments.demo.story import run_demo
 
         with console.status("Prefect's server starts"):
             server.wait_until_up(within_s=SERVER_UP_S)
-        report = run_demo(given.symbol, console, until=until, quick=given.quick)
+        if given.ab_test:
+            report = run_whole_test(given.symbol, console)
+        else:
+            report = run_demo(given.symbol, console, until=until, quick=given.quick)
     console.print(f"report  {report}")
     console.print(f"done in {time.monotonic() - began:.0f} s")
 

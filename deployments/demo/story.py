@@ -1,15 +1,13 @@
 """The demonstration in three acts: models are judged, one is rolled out, a past is rehearsed.
 
-The third act runs in a process of its own, while the first two train and wait.
+The third act is two stretches of the past, a market break and an A/B test. Each runs in a process
+of its own, while the first two acts train and wait.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,20 +18,18 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from deployments.demo.act_process import start_act
 from deployments.demo.rollout_act import roll_out_versions
-from deployments.processes import stop_process
 from flows.train import TrainResult, train
 from mlops.data.load import load_bars
 from mlops.manager import MLOpsManager
 from mlops.registry.version_history import Explanation
 from mlops.reports.cards import save_story
-from mlops.reports.page import HistorySection
+from mlops.reports.page import AbTestSection, HistorySection
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service, Target
 from mlops.settings import current_settings
 from mlops.validation.evaluation import Evaluation
-
-STOP_S = 10.0
 
 LSTM = {"lstm_units": [32], "batch_size": 256, "learning_rate": 0.003, "epochs": 12, "patience": 3}
 LSTM_FEATURES = (
@@ -42,48 +38,6 @@ LSTM_FEATURES = (
 
 SHOWN_PARAMS = ("lstm_units", "learning_rate", "dropout_rate", "batch_size")
 NEWEST_BARS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryProcess:
-    """The process of the third act; ``output`` is its text, ``section`` its part of the report."""
-
-    process: subprocess.Popen[bytes]
-    output: Path
-    section: Path
-
-    def finish(self, console: Console) -> list[HistorySection]:
-        """Wait for its end, print its output, and return its section.
-
-        Raises:
-            SystemExit: when it failed.
-        """
-        with console.status("the hours of 2018 go by"):
-            code = self.process.wait()
-        output = self.output.read_text().rstrip()
-        console.print(output, highlight=False, soft_wrap=True, markup=False)
-        if code:
-            log = self.output.with_suffix(".log")
-            raise SystemExit(f"the third act ended with status {code}; see {log}")
-        return [HistorySection.from_json(self.section.read_text())] if self.section.exists() else []
-
-
-@contextmanager
-def start_history(symbol: str, home: Path, until: datetime) -> Iterator[HistoryProcess]:
-    """Start the third act under ``home``; its process is stopped when the block ends."""
-    output, section = home.with_suffix(".txt"), home.with_suffix(".json")
-    with output.open("wb") as file, home.with_suffix(".log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "deployments.demo", "--symbol", symbol, "--home", str(home),
-             "--until", f"{until:%Y-%m-%d}", "--only-past", str(section),
-             "--prefect-api", os.environ["PREFECT_API_URL"]],
-            stdout=file,
-            stderr=log,
-        )  # fmt: skip
-    try:
-        yield HistoryProcess(process, output, section)
-    finally:
-        stop_process(process, within_s=STOP_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +77,16 @@ def run_demo(symbol: str, console: Console, *, until: datetime, quick: bool = Fa
     """Run and print all three acts; returns the path of the report.
 
     Args:
-        until: The last day that the third act rehearses.
+        until: The last day of the market break that the third act rehearses.
         quick: Train only the first model of the first act.
     """
     manager = MLOpsManager(current_settings())
-    with start_history(symbol, manager.config.mlops_base_path / "past", until) as history:
+    home, last_day = manager.config.mlops_base_path, f"{until:%Y-%m-%d}"
+    with ExitStack() as acts:
+        history = acts.enter_context(
+            start_act("--only-past", symbol, home / "past", "--until", last_day)
+        )
+        testing = acts.enter_context(start_act("--only-test", symbol, home / "test"))
         trainings = TRAININGS[:1] if quick else TRAININGS
         versions = [_train(training, symbol, manager) for training in trainings]
         console.print(verdict_table(symbol, versions))
@@ -140,14 +99,16 @@ def run_demo(symbol: str, console: Console, *, until: datetime, quick: bool = Fa
             rollouts = roll_out_versions(manager, passed[-1].model_id, console)
         else:
             console.print("nothing passed: every service keeps its baseline")
-        past = history.finish(console)
+        past = history.finish(console, "the hours of 2018 go by")
+        tests = testing.finish(console, "the hours of an A/B test go by")
     return save_story(
         [Path(version.result.report) for version in versions],
         manager.config.reports_path / "story.html",
         title=f"{symbol} sample",
         subtitle="Why versions passed or were refused, how they went live, what they lived through",
         rollouts=rollouts,
-        history=past,
+        history=[HistorySection.from_json(text) for text in past],
+        tests=[AbTestSection.from_json(text) for text in tests],
     )
 
 

@@ -16,7 +16,7 @@ from mlops.ab_testing.preflight import Preflight
 from mlops.ab_testing.requests import AbTestRequest
 from mlops.json_values import to_json
 from mlops.store import Verdict, Why
-from mlops.store.ab_tests import AbLook, AbTest
+from mlops.store.ab_tests import AbLook, AbTest, newest_look
 
 EVERYTHING_BP = 10_000
 
@@ -93,12 +93,12 @@ def evaluate_test(testing: AbTesting, test_id: str) -> AbTestAnswer:
 
 def stop_test(testing: AbTesting, test_id: str, why: Why) -> AbTestAnswer:
     """As `AbTesting.stop`, answered in its caller's words."""
-    return answer_of(testing.stop(test_id, why), testing.newest_look(test_id))
+    return answer_of(testing.stop(test_id, why), newest_look(testing.store, test_id))
 
 
 def extend_test(testing: AbTesting, test_id: str, hours: float, why: Why) -> AbTestAnswer:
     """As `AbTesting.extend`, answered in its caller's words."""
-    return answer_of(testing.extend(test_id, hours, why), testing.newest_look(test_id))
+    return answer_of(testing.extend(test_id, hours, why), newest_look(testing.store, test_id))
 
 
 def list_answers(testing: AbTesting, service: str | None = None) -> tuple[AbTestAnswer, ...]:

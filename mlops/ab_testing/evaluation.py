@@ -22,7 +22,7 @@ from mlops.arrays import aware_utc
 from mlops.json_values import to_json
 from mlops.stats.confidence_sequence import share_mismatch_evidence
 from mlops.store import Store, Verdict, Why
-from mlops.store.ab_tests import AbLook, AbTest, conclude_test, list_looks, write_look
+from mlops.store.ab_tests import AbLook, AbTest, conclude_test, newest_look, write_look
 from mlops.store.engine import Connection
 from mlops.store.request_counts import Source, read_tallies
 from mlops.store.schema import AbState
@@ -51,8 +51,7 @@ def look_at_test(
         fee_bps: Costs of one turnover, for the profit that is reported and never decides.
         at: Replaces the store's clock in rehearsals.
     """
-    looks = list_looks(store, test.id)
-    last = looks[-1] if looks else None
+    last = newest_look(store, test.id)
     due = list_due_opens(arms.service, arms.calendar, since=test.since_bar, now=now)
     if test.state is AbState.CONCLUDED or not len(due):
         return last
@@ -77,7 +76,7 @@ def look_at_test(
             _conclude(connection, test, judgement, moment)
             return look
     # Another process looked at this bar first, or the test has ended meanwhile.
-    return _newest_look(store, test.id)
+    return newest_look(store, test.id)
 
 
 def describe_detail(judgement: Judgement, readings: Readings, *, fee_bps: float) -> dict[str, Any]:
@@ -147,11 +146,6 @@ def _conclude(connection: Connection, test: AbTest, judgement: Judgement, at: da
         "service=%s test %s ended as %s: %s", test.service, test.id, verdict, judgement.text,
         extra={"service": test.service, "model_id": test.challenger_id},
     )  # fmt: skip
-
-
-def _newest_look(store: Store, test_id: str) -> AbLook | None:
-    looks = list_looks(store, test_id)
-    return looks[-1] if looks else None
 
 
 def _count_dealt(connection: Connection, test: AbTest) -> dict[str, int]:

@@ -46,9 +46,9 @@ from mlops.store.ab_tests import (
     AbTest,
     extend_test,
     get_test,
-    list_looks,
     list_tests,
     new_test_id,
+    newest_look,
     read_test_of_request,
 )
 from mlops.store.rollouts import request_abort
@@ -163,7 +163,7 @@ class AbTesting:
         """
         test = get_test(self.store, test_id)
         if test.state is AbState.CONCLUDED:
-            return Looked(test, self.newest_look(test_id))
+            return Looked(test, newest_look(self.store, test_id))
         service = Service.parse(test.service)
         moment = self._load(service).now if now is None else now
         arms = self._arms_of_test(test, read_market(self.store, service).calendar)
@@ -256,15 +256,11 @@ class AbTesting:
         with self.store.write() as connection:
             return extend_test(connection, test_id, until_bar, why, net_s=net_s)
 
-    def newest_look(self, test_id: str) -> AbLook | None:
-        """The newest look at a test; None before the first."""
-        looks = list_looks(self.store, test_id)
-        return looks[-1] if looks else None
-
     def tests(self, service: str | None = None) -> tuple[tuple[AbTest, AbLook | None], ...]:
         """The tests of a service or of all, newest first, each with its newest look."""
         return tuple(
-            (test, self.newest_look(test.id)) for test in list_tests(self.store, service=service)
+            (test, newest_look(self.store, test.id))
+            for test in list_tests(self.store, service=service)
         )
 
     def _started_before(self, request: AbTestRequest) -> Started | None:

@@ -32,11 +32,11 @@ MEMORY_WEEKS = (0.5, 1.0, RECORD_BLOCK_WEEKS)
 NO_MEMORY_UP_TO, MEMORY_FROM = 0.8, 0.95
 """Probabilities that white losses stay below a block variance: no weight, and full weight."""
 
-ENOUGH_BLOCKS = 26
-"""Two-week blocks of a year."""
+UPPER_LEVELS = ((26, 0.8), (20, 0.95), (0, 0.99))
+"""Least two-week blocks of a record, and the level of its upper limit.
 
-UPPER_LEVEL, UPPER_LEVEL_OF_SHORT_RECORDS = 0.9, 0.95
-"""Levels of the upper limit of a record's variance; 90 % errs too often within a year."""
+80 % errs too often on less than a year.
+"""
 
 UPPER_LEVEL_OF_TEST = 0.8
 LEAST_BLOCKS_BESIDE_RECORD = 8
@@ -190,7 +190,7 @@ def _covariances_of_record(record: Record) -> tuple[LossCovariance, LossCovarian
         record.lag_variance_loss,
         record.lag_covariance,
     )
-    level = UPPER_LEVEL if record.blocks >= ENOUGH_BLOCKS else UPPER_LEVEL_OF_SHORT_RECORDS
+    level = next(level for least, level in UPPER_LEVELS if record.blocks >= least)
     factor = record.block_bars * upper_variance_factor(record.blocks, level=level)
     w = record.memory
     remembering = LossCovariance(

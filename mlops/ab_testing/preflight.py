@@ -18,8 +18,8 @@ from mlops.ab_testing.loss_sequence import count_first_pairs, find_visible_gain
 from mlops.ab_testing.loss_variance import (
     Record,
     count_pairs_of_test_blocks,
-    estimate_covariances,
     summarise_record,
+    variance_of_record,
 )
 from mlops.ab_testing.pair_reading import Arms, list_due_opens
 from mlops.ab_testing.pairs import Pairs
@@ -193,11 +193,7 @@ def _with_gains(
     loss = float(past.champion_loss.mean()) if record is not None else 0.0
     if record is None or not loss > 0.0:
         return plan
-    columns = past.loss_columns()
-    covariances = estimate_covariances(
-        columns, record, horizon=past.horizon, bars_per_week=arms.bars_per_week
-    )
-    variance = max(estimate.of(0.0) for estimate in covariances)
+    variance = variance_of_record(record)
     boundary = DelayedStart(count_first_pairs(past.horizon), alpha)
 
     def gain_seen(pairs: int) -> float:
@@ -206,7 +202,7 @@ def _with_gains(
         return seen / loss
 
     pairs = max(plan.planned_pairs, plan.needed_pairs)
-    gain = float(columns[:, 0].mean()) / loss
+    gain = 1.0 - float(past.challenger_loss.mean()) / loss
     enough = (n for n in _year_of_pairs(arms, plan.needed_pairs) if gain_seen(n) <= gain)
     n = next(enough, None)
     return replace(

@@ -12,6 +12,7 @@ from mlops.arrays import FloatArray
 from mlops.data.finding_texts import describe_findings
 from mlops.reports import figures
 from mlops.reports.page import (
+    AbTestSection,
     HistorySection,
     MetricRow,
     Page,
@@ -101,12 +102,14 @@ def save_story(
     subtitle: str,
     rollouts: Sequence[RolloutSection] = (),
     history: Sequence[HistorySection] = (),
+    tests: Sequence[AbTestSection] = (),
 ) -> Path:
-    """Put saved cards, the rollouts that followed, and sections of history on one page."""
+    """Put saved cards, the rollouts that followed, history and A/B tests on one page."""
     sections = [
         Section.from_json(card.with_suffix(".json").read_text(encoding="utf-8")) for card in cards
     ]
-    path.write_text(render(Page(title, subtitle, sections, rollouts, history)), encoding="utf-8")
+    page = Page(title, subtitle, sections, rollouts, history, tests)
+    path.write_text(render(page), encoding="utf-8")
     return path
 
 

@@ -1,6 +1,7 @@
 """Forecasts on their way to the store: a write-ahead file, deleted once the store has its rows.
 
-A forecast is appended and flushed to disk before it is published. Whatever happens to the store
+A forecast is appended and flushed to disk before it is published; the gaps of bars without one go
+the same way. Whatever happens to the store
 or to this process, the row arrives: this process writes it once the store is back, or another
 process on this host adopts the file of a dead one. The store keeps a row once, however often it
 is written. A line that the store refuses for its values is set aside in a file that ends with
@@ -9,25 +10,23 @@ is written. A line that the store refuses for its values is set aside in a file 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from mlops.data.bars_folder import describe_os_error
 from mlops.errors import RowRefused
 from mlops.logs import RepeatedLines
+from mlops.serving.spool_lines import SpoolRow, decode_row, encode_row
 from mlops.store import ForecastRow, Store
-from mlops.store.forecasts import Role, record_forecasts
+from mlops.store.ab_tests import ForecastGap, record_gaps
+from mlops.store.forecasts import record_forecasts
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +69,9 @@ class ForecastSpool:
         self.bad = 0
         self._lines = RepeatedLines(log)
 
-    def put(self, rows: Sequence[ForecastRow]) -> bool:
+    def put(self, rows: Sequence[SpoolRow]) -> bool:
         """Append rows to the file; False where there is no room, and they must not be published."""
-        text = b"".join(_encode(row) for row in rows)
+        text = b"".join(encode_row(row) for row in rows)
         with self._lock:
             self.trouble = self._append_own(text)
         if self.trouble:
@@ -172,12 +171,12 @@ class ForecastSpool:
 
     def _write_rows(self, text: bytes, store: Store) -> int:
         """Write the rows of a file to the store; lines that are no rows are set aside."""
-        rows: list[tuple[bytes, ForecastRow]] = []
+        rows: list[tuple[bytes, SpoolRow]] = []
         for line in text.splitlines(keepends=True):
             if not line.strip():
                 continue
             try:
-                rows.append((line, _decode(line)))
+                rows.append((line, decode_row(line)))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 if line.endswith(b"\n"):
                     self._set_aside(line, error)
@@ -188,10 +187,13 @@ class ForecastSpool:
             self._write_batch(rows[first : first + BATCH_ROWS], store)
         return len(rows)
 
-    def _write_batch(self, rows: Sequence[tuple[bytes, ForecastRow]], store: Store) -> None:
+    def _write_batch(self, rows: Sequence[tuple[bytes, SpoolRow]], store: Store) -> None:
         """Write rows in one transaction or, where the store refuses one of them, in halves."""
         try:
-            self.replayed += record_forecasts(store, [row for _, row in rows])
+            # Forecasts first: where a bar has one, no gap is kept.
+            forecasts = [row for _, row in rows if isinstance(row, ForecastRow)]
+            self.replayed += record_forecasts(store, forecasts)
+            record_gaps(store, [row for _, row in rows if isinstance(row, ForecastGap)])
         except (RowRefused, ValueError, OverflowError) as error:
             if len(rows) == 1:
                 self._set_aside(rows[0][0], error)
@@ -211,7 +213,7 @@ class ForecastSpool:
             with suppress(OSError):
                 _append(aside, line)
         fate = f"it is kept in {aside}" if kept else f"{self.folder} has no room to keep it"
-        log.error("a forecast in the spool cannot be stored, %s: %s", fate, error)
+        log.error("a line of the spool cannot be stored, %s: %s", fate, error)
 
 
 def _size_of(path: Path) -> int:
@@ -270,22 +272,3 @@ def _cut_front(path: Path, size: int) -> None:
     _append(kept, rest)
     kept.replace(path)
     _flush_folder(path.parent)
-
-
-_TEXTS = ("service", "model_id", "replica_id", "bars_digest")
-
-
-def _encode(row: ForecastRow) -> bytes:
-    times = {"bar": row.bar.isoformat(), "made_at": row.made_at.isoformat()}
-    return f"{json.dumps(asdict(row) | times)}\n".encode()
-
-
-def _decode(line: bytes) -> ForecastRow:
-    fields: dict[str, Any] = json.loads(line)
-    wrong = [name for name in _TEXTS if not isinstance(fields[name], str)]
-    if wrong:
-        raise TypeError(f"{', '.join(wrong)} must be text")
-    times = {name: datetime.fromisoformat(fields[name]) for name in ("bar", "made_at")}
-    numbers = {name: fields[name] and float(fields[name]) for name in ("value", "low", "high")}
-    generation = {"generation": int(fields["generation"])}
-    return ForecastRow(**fields | times | numbers | generation | {"role": Role(fields["role"])})

@@ -4,8 +4,8 @@
 
 The first forecast of record that reaches the store stands, whichever replica made it; a replica
 that comes later publishes that one. `record_order` says how long a bar waits for its champion; a
-champion that comes after another version went on record is stored beside the record. The interval
-beside a forecast spans the middle 90 % of the version's errors on its reference bars.
+champion that comes after another version went on record is stored beside the record. Where champion
+or challenger has no forecast of a bar, `forecast_gaps` stores why.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import numpy as np
 import orjson
 import pandas as pd
 
@@ -29,13 +28,14 @@ from mlops.data.quality import fresh_until
 from mlops.data.recent_bars import KnownBars, RecentBars
 from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
 from mlops.logs import RepeatedLines, bound
-from mlops.models import manifest
-from mlops.models.bundle import Bundle
 from mlops.models.windows import Window, window_of
-from mlops.service import Service, Target
+from mlops.rollout.routing import arms_of
+from mlops.service import Service
 from mlops.serving.dispatcher import last_forecast, variant_of
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
+from mlops.serving.forecast_gaps import GapRecorder, reason_of_fault
+from mlops.serving.forecast_interval import error_quantiles
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.record_order import RecordOrder, longest_wait_s, order_for_record
 from mlops.serving.route_view import RouteView
@@ -47,16 +47,11 @@ from mlops.store import (
     list_forecasts,
     list_replicas,
 )
+from mlops.store.ab_tests import GapReason
 from mlops.store.forecasts import Role
 from mlops.store.replicas import ReplicaState
 
 log = logging.getLogger(__name__)
-
-COVERED = 0.9
-"""Share of the errors that lie within the interval."""
-
-MIN_ERRORS = 100
-"""With fewer errors than these no interval is given."""
 
 LOOK_S = 1.0
 """Seconds between two looks for new bars."""
@@ -94,12 +89,14 @@ class NewestBar:
     Args:
         seen_at: The `time.monotonic` second at which this replica first saw the bar.
         longest_s: Seconds for which the bar may wait for its champion.
+        arms: The champions and challengers of the route since then that this replica should hold.
         forecast_by: The versions that have a forecast of the bar, or failed to make one.
     """
 
     bar: pd.Timestamp
     seen_at: float
     longest_s: float
+    arms: set[str] = field(default_factory=set)
     forecast_by: set[str] = field(default_factory=set)
 
 
@@ -140,6 +137,9 @@ class ForecastPublisher:
         self.budget_s = budget_s
         self.max_age_bars = max_age_bars
         self.feed_trouble = feed_trouble
+        self.gaps = GapRecorder(
+            replica_id=replica_id, store=store, spool=spool, is_store_away=self._is_store_away
+        )
         self.reasons_missing: dict[str, str] = {}
         self._published: dict[str, PublishedForecast] = {}
         self._unconfirmed: set[str] = set()
@@ -181,18 +181,33 @@ class ForecastPublisher:
             return
         # Sessions that were not read before take up to a second.
         newest = await asyncio.to_thread(self._open_newest, route.service, service, recent)
+        newest.arms.update(arms_of(route, self.replica_id))
+        try:
+            await self._publish_newest(route, service, recent, newest)
+        except MlopsError:
+            # The other arm's forecast must not depend on the one that failed.
+            await self._forecast_beside(route, service, recent, newest)
+            raise
+        await self._forecast_beside(route, service, recent, newest)
+
+    async def _publish_newest(
+        self, route: Route, service: Service, recent: KnownBars, newest: NewestBar
+    ) -> None:
+        """Put a forecast of the newest bar on record, or publish the one that is."""
         published = self._published.get(route.service)
         if published is None or pd.Timestamp(published.row.bar) != newest.bar:
             await self._publish(route, service, recent, newest)
         else:
             await self._confirm(route, service, recent)
             self._note_feed_trouble(service, published)
-        await self._forecast_beside(route, service, recent, newest)
 
     def _open_newest(self, key: str, service: Service, recent: KnownBars) -> NewestBar:
         """What was done for the newest bar; nothing yet where this replica sees it first now."""
         known, bar = self._newest.get(key), recent.frame.index[-1]
         if known is None or known.bar != bar:
+            if known is not None:
+                never = dict.fromkeys(known.arms, GapReason.NOT_LOADED)
+                self._record_gaps(key, known, never)
             step = service.timeframe.step
             bar_s = wall_seconds(recent.market, step)
             if math.isinf(bar_s):  # market time stands still, and the champion may never come
@@ -200,6 +215,23 @@ class ForecastPublisher:
             longest_s = longest_wait_s(bar_s, self._fresh_s(service, recent))
             known = self._newest[key] = NewestBar(bar, time.monotonic(), longest_s)
         return known
+
+    def _record_gaps(
+        self, service: str, newest: NewestBar, reasons: Mapping[str, GapReason]
+    ) -> bool:
+        """Store why arms have no forecast of a bar; False where the spool has no room.
+
+        Versions that are no arm, or of which all was stored, are passed over.
+        """
+        left = newest.arms - newest.forecast_by
+        new = {model_id: reason for model_id, reason in reasons.items() if model_id in left}
+        return self.gaps.record(service, newest.bar.to_pydatetime(), new)
+
+    async def _note_fault(self, service: str, newest: NewestBar, fault: ModelFault) -> None:
+        """Ask a version no more for a bar on which it failed, once the reason is stored."""
+        reasons = {fault.model_id: reason_of_fault(fault)}
+        if await asyncio.to_thread(self._record_gaps, service, newest, reasons):
+            newest.forecast_by.add(fault.model_id)
 
     def _fresh_s(self, service: Service, recent: KnownBars) -> float:
         """Seconds of the wall clock until the newest bar is too old to forecast from."""
@@ -317,7 +349,7 @@ class ForecastPublisher:
             try:
                 return await self._forecast(route, service, recent, model_id, Role.RECORD)
             except ModelFault as error:
-                newest.forecast_by.add(model_id)
+                await self._note_fault(route.service, newest, error)
                 last = error
         raise last or ServingError("no version is ready")
 
@@ -331,13 +363,16 @@ class ForecastPublisher:
                 continue
             try:
                 row = await self._forecast(route, service, recent, model_id, Role.SHADOW)
-                if not await asyncio.to_thread(self.spool.put, [row]):
-                    return
             except (ModelFault, NotLoaded) as error:
                 log.warning(
                     "service=%s no forecast beside the record: %s",
                     route.service, error, extra={"service": route.service, "model_id": model_id},
                 )  # fmt: skip
+                if isinstance(error, ModelFault):
+                    await self._note_fault(route.service, newest, error)
+                continue
+            if not await asyncio.to_thread(self.spool.put, [row]):
+                return
             newest.forecast_by.add(model_id)
 
     async def _forecast(
@@ -405,32 +440,3 @@ def newest_window(model: LoadedModel, service: Service, frame: pd.DataFrame) -> 
     """A frame of bars as a window; its holes follow the calendar that the model was trained on."""
     calendar = load_calendar(str(model.bundle.config["calendar"]))
     return window_of(frame, service.timeframe, calendar)
-
-
-def error_quantiles(bundle: Bundle, notes: Mapping[str, object]) -> tuple[float, float] | None:
-    """The 5 % and 95 % quantiles of outcome minus forecast on the bundle's reference bars.
-
-    Bars that the version was fitted on are left out where at least `MIN_ERRORS` others remain,
-    because the errors of fitted bars are too small.
-
-    Args:
-        notes: The notes of the version's row in the store; ``fitted_until`` is read.
-
-    Returns:
-        None for fewer than `MIN_ERRORS` errors, and for a direction, whose forecast is a
-        probability already.
-    """
-    if bundle.service.target is Target.DIRECTION:
-        return None
-    table = bundle.tensors(manifest.REFERENCE)
-    errors = table["y"] - table["forecast"]
-    fitted = notes.get("fitted_until")
-    if isinstance(fitted, str):
-        new = table["open_time"] > int(datetime.fromisoformat(fitted).timestamp() * 1e9)
-        if new.sum() >= MIN_ERRORS:
-            errors = errors[new]
-    errors = errors[np.isfinite(errors)]
-    if len(errors) < MIN_ERRORS:
-        return None
-    low, high = np.quantile(errors, [(1 - COVERED) / 2, (1 + COVERED) / 2])
-    return float(low), float(high)

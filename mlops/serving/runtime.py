@@ -23,6 +23,7 @@ from mlops.models.bundle import Trust
 from mlops.registry.fetching import BundleFolders
 from mlops.registry.markets import MarketBook
 from mlops.rollout.controller import Controller, controller_loop
+from mlops.rollout.routing import arms_of
 from mlops.serving.app import App
 from mlops.serving.dispatcher import Dispatcher
 from mlops.serving.engine.batcher import Batcher
@@ -41,12 +42,12 @@ from mlops.serving.request_counters import RequestCounters
 from mlops.serving.request_log import RequestLog
 from mlops.serving.services import Specs
 from mlops.serving.store_sync import LOADER_S, Identity, StoreSync
-from mlops.store import Store, get_route
+from mlops.store import Route, Store, get_route
 
 MIB = 1024**2
 
 LOAD_S = 60.0
-"""`HeadlessReplica.forecast` waits so long for the champion to load."""
+"""`HeadlessReplica.forecast` waits so long for champion and challenger to load."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,24 +226,46 @@ class HeadlessReplica:
     loop: asyncio.AbstractEventLoop
 
     def forecast(self, service: str) -> None:
-        """Forecast the newest bar and store the forecast, once the champion has loaded.
+        """Forecast the newest bar by champion and challenger, once both have loaded, and store it.
+
+        A challenger that fails to load is not waited for, nor longer than `LOAD_S`.
 
         Raises:
             ServingError: when no version answers, or the champion does not load in time.
         """
-        route = get_route(self.runtime.store, service)
-        if route is None:
-            raise ServingError(f"nothing serves {service}; train it, or register a model for it")
-        deadline = time.monotonic() + LOAD_S
-        while route.champion not in self.runtime.pool.ready():
-            if time.monotonic() > deadline:
-                raise ServingError(
-                    f"{route.champion} did not load within {LOAD_S:g} s; see the log"
-                )
-            time.sleep(LOADER_S)
+        route = self._await_arms(service)
         updating = self.runtime.publisher.update(route)
         asyncio.run_coroutine_threadsafe(updating, self.loop).result()
         self.runtime.spool.drain(self.runtime.store)
+
+    def _await_arms(self, service: str) -> Route:
+        """The route of a service, once its champion and its challenger have loaded."""
+        deadline = time.monotonic() + LOAD_S
+        while True:
+            # Read again each time: the rollout may end while its challenger is waited for.
+            route = get_route(self.runtime.store, service)
+            if route is None:
+                raise ServingError(
+                    f"nothing serves {service}; train it, or register a model for it"
+                )
+            missing = self._list_missing(route)
+            late = time.monotonic() > deadline
+            if late and route.champion in missing:
+                raise ServingError(
+                    f"{route.champion} did not load within {LOAD_S:g} s; see the log"
+                )
+            if late or not missing:
+                return route
+            time.sleep(LOADER_S)
+
+    def _list_missing(self, route: Route) -> list[str]:
+        """Champion and challenger where they have not loaded, but not a challenger that failed."""
+        sync, ready = self.runtime.store_sync, self.runtime.pool.ready()
+        return [
+            arm
+            for arm in arms_of(route, sync.identity.name)
+            if arm not in ready and (arm == route.champion or not sync.failed_for_now(arm))
+        ]
 
 
 @contextmanager

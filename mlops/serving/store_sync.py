@@ -195,6 +195,11 @@ class StoreSync:
             return self.pool.warm_up(model_id)
         return self._bars_needed.get(model_id)
 
+    def failed_for_now(self, model_id: str) -> bool:
+        """Whether a version is reported as failed to load; it is tried again all the same."""
+        failed = self._failed.get(model_id)
+        return failed is not None and failed.is_sure
+
     def ready(self) -> bool:
         """Whether this replica takes requests: see `_mark_ready`."""
         return self.state is ReplicaState.READY

@@ -222,6 +222,14 @@ def list_looks(store: Store, test_id: str) -> tuple[AbLook, ...]:
         return tuple(_build_look(row) for row in connection.execute(query))
 
 
+def newest_look(store: Store, test_id: str) -> AbLook | None:
+    """The look at the newest bar of a test; None before the first."""
+    query = sa.select(ab_look).where(ab_look.c.test_id == test_id)
+    with store.read() as connection:
+        row = connection.execute(query.order_by(ab_look.c.bar.desc()).limit(1)).first()
+    return None if row is None else _build_look(row)
+
+
 def conclude_test(
     connection: Connection, test_id: str, verdict: Verdict, text: str, why: audit.Why
 ) -> bool:

@@ -268,7 +268,7 @@ def test_of_confidence_level_and_threshold_one_follows_the_other(
 def test_a_level_and_a_threshold_that_disagree_are_refused_by_name(environment):
     environment.setenv("AB_TEST_CONFIDENCE_LEVEL", "0.95")
     environment.setenv("AB_TEST_SIGNIFICANCE_THRESHOLD", "0.1")
-    with pytest.raises(SettingsError, match="AB_TEST_CONFIDENCE_LEVEL=0.95") as refused:
+    with pytest.raises(SettingsError, match=r"AB_TEST_CONFIDENCE_LEVEL=0\.95") as refused:
         load_settings()
     assert "AB_TEST_SIGNIFICANCE_THRESHOLD=0.1" in str(refused.value)
 

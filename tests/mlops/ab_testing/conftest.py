@@ -11,6 +11,9 @@ import pytest
 
 from mlops.store import Store, open_store
 from tests.mlops.ab_testing.stage import Stage
+from tests.stores import url
+
+__all__ = ["url"]
 
 
 @pytest.fixture

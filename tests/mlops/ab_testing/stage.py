@@ -84,7 +84,7 @@ class Stage:
         with self.store.write() as connection:
             for number, model_id in enumerate((CHAMPION, CHALLENGER), start=1):
                 version = make_version(
-                    model_id, number, service=self.service.key, trained_until=START
+                    model_id, number, service=self.service.key, trained_until=START, report=None
                 )
                 insert_version(connection, version, WHY)
             begin_route(connection, self.service.key, CHAMPION, WHY)
@@ -180,6 +180,20 @@ class Stage:
         revisions = np.zeros(size if kind == "revised" else 0, dtype=np.int64)
         changes = ServiceOutcomeChanges(
             service=self.service.key, revisions=revisions, missing=opened[:0], **kinds
+        )
+        write_outcomes(self.store, [changes], at=START + timedelta(days=900))
+
+    def lose(self, bars: Sequence[int]) -> None:
+        """Mark the outcomes of these bars as missing."""
+        opened = np.array([naive_utc(hour(bar), "us") for bar in bars])
+        none = OutcomeBatch(opened[:0], opened[:0], *(np.empty(0) for _ in range(4)))
+        changes = ServiceOutcomeChanges(
+            service=self.service.key,
+            new=none,
+            arrived=none,
+            revised=none,
+            revisions=np.empty(0, dtype=np.int64),
+            missing=opened,
         )
         write_outcomes(self.store, [changes], at=START + timedelta(days=900))
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlops.ab_testing import evaluation
+from mlops.ab_testing.loss_variance import Record, variance_of_record
 from mlops.store import Verdict, list_audit_entries
 from mlops.store.ab_tests import GapReason, conclude_test, list_looks
 from mlops.store.alerts import Condition, list_alerts
@@ -201,7 +202,7 @@ def test_a_look_judges_by_the_record_that_was_read_when_the_test_began(stage: St
     live(stage, 300, 0.3, record=loud)
     look = stage.look(301)
     assert (look.word, look.variance_source) == (None, "record")
-    assert look.variance == pytest.approx(1.319975 * 336 * 100.0, rel=1e-6)
+    assert look.variance == pytest.approx(variance_of_record(Record.from_dict(loud)))
 
 
 def test_the_verdict_is_on_record_with_the_test_as_its_author(stage: Stage) -> None:

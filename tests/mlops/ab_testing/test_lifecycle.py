@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from threading import Barrier
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,22 @@ from mlops.data.market import Market
 from mlops.data.recent_bars import KnownBars
 from mlops.data.simulator import simulate_bars
 from mlops.errors import AbTestMalformed, AbTestRefused, BundleError, RolloutError, RolloutRefused
+from mlops.registry import explain
+from mlops.rollout.plan import AbTestSettings, plan_from_test
+from mlops.rollout.wishes import insert_wish
 from mlops.service import Service
 from mlops.settings import FileClock, Settings
-from mlops.store import Status, Store, Verdict, get_rollout, list_rollouts
+from mlops.store import (
+    Status,
+    Store,
+    Verdict,
+    get_rollout,
+    get_version,
+    list_rollouts,
+    open_store,
+)
 from mlops.store.ab_tests import list_looks, list_tests
+from mlops.store.ledger import count_ab_tests
 from mlops.store.versions import change_status, insert_version
 from mlops.validation.records import record_table
 from tests.mlops.ab_testing.stage import (
@@ -194,15 +208,6 @@ def test_a_running_test_refuses_another_one_and_ends_for_it_on_request(desk: Des
     assert list_tests(desk.stage.store, running_only=True) == (second,)
 
 
-def test_of_two_requests_at_once_one_begins_and_one_is_refused(desk: Desk) -> None:
-    add_version(desk.stage.store, "third", 3, status=Status.CHALLENGER)
-    outcomes = together(desk.start, lambda: desk.start(model_b_id="third"))
-    refused = [found for found in outcomes if isinstance(found, Exception)]
-    assert [type(error) for error in refused] == [RolloutRefused]
-    assert len(list_tests(desk.stage.store)) == 1
-    assert len(list_rollouts(desk.stage.store)) == 1
-
-
 def test_one_request_sent_twice_at_once_begins_one_test(desk: Desk) -> None:
     outcomes = together(*[lambda: desk.start(request_key="monday")] * 2)
     assert len({found.test.id for found in outcomes}) == 1
@@ -314,3 +319,90 @@ def test_a_plan_alone_begins_nothing(desk: Desk) -> None:
     request = AbTestRequest(model_a_id=CHAMPION, model_b_id=CHALLENGER)
     assert desk.testing.plan(request).planned_pairs == 47
     assert list_tests(desk.stage.store) == ()
+
+
+def test_a_test_is_counted_in_the_ledger_and_told_by_explain(desk: Desk) -> None:
+    first = desk.start().test
+    desk.testing.stop(first.id, replace(WHY, reason="wrong version"))
+    registry: Any = SimpleNamespace(store=desk.stage.store)
+    (text,) = explain(registry, CHALLENGER).tests
+    assert text.startswith(f"{first.id} as challenger with {CHAMPION}: stopped.")
+    assert "test 1 of the service within a year, each errs with a chance of 5.0%" in text
+    assert text in str(explain(registry, CHALLENGER))
+    (text,) = explain(registry, CHAMPION).tests
+    assert text.startswith(f"{first.id} as champion with {CHALLENGER}")
+    counted = [
+        count_ab_tests(desk.stage.store, VOLATILITY.key, until=START + days * timedelta(days=1))
+        for days in (-1, 0, 364, 366)
+    ]
+    assert counted == [0, 1, 1, 0]
+
+
+def wish(desk: Desk, **asked: Any) -> None:
+    """What the registration of a version leaves that is to be tested before it goes live."""
+    version = get_version(desk.stage.store, CHALLENGER)
+    config = AbTestSettings(**asked)
+    why = replace(WHY, actor="train", reason="auto_deploy")
+    plan = plan_from_test(desk.testing.config, config)
+    with desk.stage.store.write() as connection:
+        insert_wish(connection, version, plan=plan, why=why, test=config.model_dump(mode="json"))
+
+
+def test_a_wish_for_a_test_begins_one_that_can_decide(desk: Desk) -> None:
+    wish(desk, duration_hours=48, traffic_split=0.2, name="nightly", promote=False)
+    (begun,) = desk.testing.start_waiting()
+    test = begun.started.test
+    assert (test.champion_id, test.challenger_id) == (CHAMPION, CHALLENGER)
+    assert (test.split_bp, test.name, test.promote, test.requested_by) == (
+        2000, "nightly", False, "train"
+    )  # fmt: skip
+    assert begun.started.plan.can_decide
+    assert begun.started.plan.duration_hours > 48
+    assert desk.testing.start_waiting() == ()
+    assert list_tests(desk.stage.store) == (test,)
+
+
+def test_a_wish_waits_while_another_test_runs(desk: Desk) -> None:
+    add_version(desk.stage.store, "third", 3, status=Status.CHALLENGER)
+    running = desk.start(model_b_id="third").test
+    wish(desk)
+    assert desk.testing.start_waiting() == ()
+    desk.testing.stop(running.id, WHY)
+    assert desk.testing.start_waiting() == (), "its rollout is still being undone"
+
+
+def test_a_wish_that_cannot_begin_is_tried_again(desk: Desk) -> None:
+    wish(desk)
+    desk.feed.there = False
+    (begun,) = desk.testing.start_waiting()
+    assert (begun.started, "train it first" in begun.trouble) == (None, True)
+    desk.feed.there = True
+    (begun,) = desk.testing.start_waiting()
+    assert begun.started is not None
+
+
+@pytest.fixture
+def any_desk(url: str) -> Iterator[Desk]:
+    """A desk on each database."""
+    with closing(open_store(url)) as store:
+        yield make_desk(store, VOLATILITY)
+
+
+def test_on_each_database_two_requests_at_once_begin_one_test(any_desk: Desk) -> None:
+    desk = any_desk
+    add_version(desk.stage.store, "third", 3, status=Status.CHALLENGER)
+    outcomes = together(desk.start, lambda: desk.start(model_b_id="third"))
+    refused = [found for found in outcomes if isinstance(found, Exception)]
+    assert [type(error) for error in refused] == [RolloutRefused]
+    (test,) = list_tests(desk.stage.store)
+    assert [row.id for row in list_rollouts(desk.stage.store)] == [test.rollout_id]
+
+
+def test_on_each_database_of_two_looks_at_once_one_is_written(any_desk: Desk) -> None:
+    desk = any_desk
+    test = desk.start(duration_hours=30).test
+    now = START + 31 * HOUR
+    looks = together(*[lambda: desk.testing.look(test.id, now=now)] * 2)
+    assert looks[0].look == looks[1].look
+    assert list_looks(desk.stage.store, test.id) == (looks[0].look,)
+    assert {looked.test.verdict for looked in looks} == {Verdict.INCONCLUSIVE}

@@ -82,6 +82,18 @@ def test_of_a_revised_outcome_the_newest_value_counts_and_the_digest_shows_it(st
     assert before.digest != after.digest
 
 
+def test_a_bar_whose_outcome_is_marked_missing_is_no_pair_and_no_gap(stage: Stage) -> None:
+    stage.begin()
+    stage.forecast(range(5), 0.3, 0.1)
+    stage.settle([0, 1, 3, 4])
+    stage.lose([2])
+    readings = stage.read(6)
+    assert hours_of(readings.pairs) == [0, 1, 3, 4]
+    assert (readings.missing.holes, dict(readings.missing.challenger)) == (0, {})
+    stage.settle([2], kind="arrived")
+    assert hours_of(stage.read(6).pairs) == [0, 1, 2, 3, 4]
+
+
 def test_the_digest_covers_bar_forecasts_and_outcome(stage: Stage) -> None:
     stage.begin()
     stage.forecast(range(2), 0.3, 0.1)

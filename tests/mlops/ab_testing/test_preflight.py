@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops.ab_testing.loss_variance import variance_of_record
 from mlops.ab_testing.pair_reading import Arms
 from mlops.ab_testing.pairs import Pairs
 from mlops.ab_testing.preflight import bar_after, hours_until_due, next_open, plan_test, span_of
@@ -89,10 +90,9 @@ def test_the_gain_seen_is_the_one_of_the_boundary_and_the_pairs_own_past() -> No
     plan, record = plan_test(arms(), known, since_bar=START, hours=2881, alpha=0.05)
     assert record is not None
     assert (record.blocks, plan.planned_pairs) == (26, 2880)
-    variance = 1.319975 * 336 * record.variance_difference
-    spread = math.sqrt(max(variance, 0.0) / 2880) / known.champion_loss.mean()
+    spread = math.sqrt(variance_of_record(record) / 2880) / known.champion_loss.mean()
     z = DelayedStart(100, 0.05).z(2880)
-    assert plan.half_width >= z * spread * 0.999
+    assert plan.half_width == pytest.approx(z * spread)
     assert plan.gain_seen == pytest.approx(plan.half_width * (z + 0.8416212) / z)
     assert plan.past_gain == pytest.approx(0.03, abs=0.005)
     assert plan.past_gain_hours is not None

@@ -11,11 +11,24 @@ from typing import Any
 
 import pytest
 
+from mlops.errors import RolloutError
 from mlops.monitoring.monitor import Look
 from mlops.monitoring.performance.outcomes import Matching
-from mlops.rehearsal.hours import HourResult, RehearsalClock, hours_between, rehearse
-from mlops.store import Store, open_store
+from mlops.rehearsal import hours as module
+from mlops.rehearsal.hours import (
+    SETTLE_S,
+    HourResult,
+    RehearsalClock,
+    hours_between,
+    rehearse,
+    wait_until_settled,
+)
+from mlops.store import Store, Verdict, open_store
+from mlops.store.ab_tests import conclude_test
+from mlops.store.schema import rollout
 from mlops.store.triggers import Cause, TriggerReason, raise_trigger
+from tests.mlops.ab_testing.stage import WHY, Stage
+from tests.mlops.rollout import rows
 
 SERVICE = "sample.btc-usd.1h.volatility.6"
 START = datetime(2018, 10, 14, tzinfo=UTC)
@@ -53,6 +66,11 @@ class House:
         self.note(f"retrain {service}")
         return "linear_2"
 
+    def look_at_running(self, times: dict[str, datetime]) -> tuple[str, ...]:
+        assert times == {SERVICE: self.clock.now}
+        self.note("look at tests")
+        return ("ab-1",)
+
 
 @pytest.fixture
 def store(sqlite_template: Path, tmp_path: Path) -> Iterator[Store]:
@@ -60,7 +78,9 @@ def store(sqlite_template: Path, tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
-def live_through(store: Store, hours: int) -> tuple[House, list[HourResult[str]]]:
+def live_through(
+    store: Store, hours: int, *, hours_a_test_look: int | None = None
+) -> tuple[House, list[HourResult[str]]]:
     clock = RehearsalClock(START)
     house: Any = House(store, clock, alarmed=START + timedelta(hours=2))
     lived = rehearse(
@@ -71,6 +91,8 @@ def live_through(store: Store, hours: int) -> tuple[House, list[HourResult[str]]
         replica=house,
         monitor=house,
         retrain=house.retrain,
+        testing=None if hours_a_test_look is None else house,
+        hours_a_test_look=hours_a_test_look or 1,
     )
     return house, list(lived)
 
@@ -90,6 +112,85 @@ def test_each_hour_is_lived_in_order_and_an_alarm_is_answered_in_its_own_hour(
         (f"retrain {SERVICE}", second),
     ]
     assert [(one.now, one.trained) for one in lived] == [(first, None), (second, "linear_2")]
+
+
+def test_running_tests_are_looked_at_once_in_so_many_hours_after_the_outcomes_of_the_hour(
+    store: Store,
+) -> None:
+    house, lived = live_through(store, hours=6, hours_a_test_look=3)
+    sixth = START + timedelta(hours=6)
+    done = [what for what, at in house.done if at == sixth and not what.startswith("retrain")]
+    assert done == [
+        "forecast", "match", "look", "look at tests",
+    ]  # fmt: skip
+    assert [hour.tests for hour in lived] == [(), (), ("ab-1",), (), (), ("ab-1",)]
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses of a wait, which ends with an error after the first minute of them."""
+    taken: list[float] = []
+    monkeypatch.setattr(module.time, "sleep", taken.append)
+    monkeypatch.setattr(module.time, "monotonic", lambda: float(len(taken)))
+    return taken
+
+
+def move(store: Store, **changes: Any) -> None:
+    with store.write() as connection:
+        connection.execute(rollout.update().values(**changes))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"phase": "step"}, {"phase": "promoted"}, {"phase": "done"}, {"phase": "failed"}],
+    ids=lambda changes: changes["phase"],
+)
+def test_the_market_goes_on_while_a_test_runs_and_after_its_promotion(
+    store: Store, pauses: list[float], changes: dict[str, Any]
+) -> None:
+    stage = Stage(store)
+    stage.begin()
+    move(store, **changes)
+    wait_until_settled(store, stage.service.key)
+    assert pauses == []
+
+
+@pytest.mark.parametrize("phase", ["pending", "loading", "gate", "rollback"])
+def test_the_market_stands_still_while_a_rollout_moves(
+    store: Store, pauses: list[float], phase: str
+) -> None:
+    stage = Stage(store)
+    stage.begin()
+    move(store, phase=phase)
+    with pytest.raises(RolloutError, match=f"rollout-1 of {stage.service} is in phase {phase}"):
+        wait_until_settled(store, stage.service.key)
+    assert len(pauses) > SETTLE_S
+
+
+def test_the_market_stands_still_until_a_verdict_has_moved_the_route(
+    store: Store, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(store)
+    test = stage.begin()
+    with store.write() as connection:
+        conclude_test(connection, test.id, Verdict.BETTER, "better", WHY)
+
+    def promote(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            move(store, phase="promoted")
+
+    monkeypatch.setattr(module.time, "sleep", promote)
+    wait_until_settled(store, stage.service.key)
+    assert len(pauses) == 3
+
+
+def test_a_standing_shadow_holds_up_no_market(store: Store, pauses: list[float]) -> None:
+    rows.begin_service(store)
+    shadow = rows.ask(store, strategy="shadow")
+    move(store, phase="step")
+    wait_until_settled(store, shadow.service)
+    assert pauses == []
 
 
 def test_the_hours_of_a_day_are_24_and_the_last_one_is_its_end() -> None:

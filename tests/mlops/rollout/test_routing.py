@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
 from scipy import stats
 
 from mlops.rollout.routing import (
+    arms_of,
     ask_order,
     deal,
     goes_to_challenger,
@@ -24,6 +26,8 @@ ROUTE = Route(
     "s", 1, "champion", "previous", "baseline", NOW, NOW, challenger="challenger", salt="one"
 )
 KEYS = [f"session-{number}" for number in range(100_000)]
+DIGEST = "770072f528622c9a69b1385ac525de776c6202076d10de78e655401a4ecedec9"
+"""SHA-256 of the places of these keys by the salt of `ROUTE`."""
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +43,28 @@ def test_the_share_that_is_realised_is_the_one_that_was_given(
     hits = sum(goes_to_challenger(route, "r0", one, valid=True) for one in drawn)
     low, high = stats.binom.interval(0.999, len(drawn), weight / 10_000)
     assert low <= hits <= high
+
+
+@pytest.mark.parametrize("split", [100, 500, 2000, 5000, 9500])
+def test_of_100_000_keys_the_challenger_has_the_split_of_its_test_within_half_a_point(
+    drawn: list[int], split: int
+) -> None:
+    route = replace(ROUTE, weight_bp=split)
+    hits = sum(goes_to_challenger(route, "r0", place, valid=True) for place in drawn)
+    assert abs(hits / len(drawn) - split / 10_000) <= 0.005
+
+
+def test_a_key_has_the_same_arm_in_every_replica_and_in_a_process_that_starts_later(
+    drawn: list[int],
+) -> None:
+    """The digest is that of another process; Python's own hash differs in each of them."""
+    assert hashlib.sha256(repr(drawn).encode()).hexdigest() == DIGEST
+    route = replace(ROUTE, weight_bp=5000)
+    first, second = (
+        [goes_to_challenger(route, name, place, valid=True) for place in drawn]
+        for name in ("r0", "r1")
+    )
+    assert first == second
 
 
 def test_a_rising_share_moves_no_key_back(drawn: list[int]) -> None:
@@ -74,6 +100,13 @@ def test_a_share_that_nobody_renews_is_nobodys() -> None:
     route = replace(ROUTE, weight_bp=10_000)
     assert goes_to_challenger(route, "r0", 0, valid=True)
     assert not goes_to_challenger(route, "r0", 0, valid=False)
+
+
+def test_the_challenger_is_an_arm_where_it_is_held() -> None:
+    assert arms_of(replace(ROUTE, challenger=None), "r0") == ("champion",)
+    assert arms_of(ROUTE, "r0") == ("champion", "challenger")
+    rolling = replace(ROUTE, only_replicas=("r0",))
+    assert arms_of(rolling, "r1") == ("champion",)
 
 
 def test_who_takes_part_holds_the_challenger() -> None:

@@ -14,11 +14,13 @@ import pytest
 from mlops.errors import StoreError
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.store import Store, list_forecasts, open_store
+from mlops.store.ab_tests import ForecastGap, GapReason, list_gaps
 from mlops.store.forecasts import ForecastRow, Role
 from tests.forked import in_child
 
 AT = datetime(2025, 1, 1, tzinfo=UTC)
 ROW = ForecastRow("svc", AT, "m", Role.RECORD, 0.25, 0.1, None, AT, 3, "r1", "d" * 64)
+GAP = ForecastGap("svc", AT, "other", GapReason.TIME_BUDGET, "r1", AT)
 MIB = 1024**2
 
 
@@ -45,6 +47,16 @@ def test_a_row_is_stored_as_it_was_made(spool: ForecastSpool, store: Store) -> N
     assert spool.drain(store) == 1
     assert list_forecasts(store, "svc") == (ROW,)
     assert (spool.waiting(), spool.waiting_bytes()) == (False, 0)
+
+
+def test_a_gap_is_stored_as_it_was_made_beside_the_forecasts(
+    spool: ForecastSpool, store: Store
+) -> None:
+    assert spool.put([GAP, ROW])
+    assert spool.put([GAP])
+    assert spool.drain(store) == 3
+    assert list_gaps(store, "svc", since=AT, until=AT + timedelta(hours=1)) == (GAP,)
+    assert list_forecasts(store, "svc") == (ROW,)
 
 
 def test_forecasts_are_kept_while_the_store_takes_its_time(
@@ -169,6 +181,11 @@ def encoded(**changes: object) -> bytes:
     return f"{json.dumps(fields)}\n".encode()
 
 
+def encoded_gap(**changes: object) -> bytes:
+    fields = asdict(GAP) | {"bar": AT.isoformat(), "at": AT.isoformat()} | changes
+    return f"{json.dumps(fields)}\n".encode()
+
+
 BAD = {
     "a time without a zone": encoded(bar="2025-01-01T00:00:00"),
     "no number": encoded(value="high"),
@@ -179,6 +196,8 @@ BAD = {
     "no text": encoded(service={"name": "svc"}),
     "an unknown field": encoded(colour="red"),
     "an unknown role": encoded(role="oracle"),
+    "an unknown reason": encoded_gap(reason="tired"),
+    "a gap without a version": encoded_gap(model_id=None),
     "no row": b"[1, 2]\n",
     "no JSON": b"\x00\xff\n",
 }

@@ -10,6 +10,7 @@ from mlops.stats.dependence import (
     interval_from_draws,
     is_constant,
     lag_length,
+    long_run_covariance,
     long_run_variance,
 )
 
@@ -45,6 +46,15 @@ def test_long_run_variance_agrees_with_statsmodels():
 def test_without_lags_the_long_run_variance_is_the_variance():
     x = np.random.default_rng(2).standard_normal(50)
     assert_allclose(long_run_variance(x, 0), x.var())
+
+
+def test_the_long_run_covariance_holds_the_variance_of_every_sum_of_columns():
+    rng = np.random.default_rng(5)
+    columns = np.stack([overlapping(300, 6, rng), overlapping(300, 3, rng)], axis=1)
+    covariance = long_run_covariance(columns, 9)
+    for weights in ([1.0, 0.0], [0.0, 1.0], [1.0, -0.3]):
+        expected = long_run_variance(columns @ weights, 9)
+        assert_allclose(weights @ covariance @ weights, expected, rtol=1e-12)
 
 
 def test_rounding_alone_is_no_variation():

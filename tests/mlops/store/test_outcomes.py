@@ -18,7 +18,13 @@ from mlops.store.outcome_writes import (
     WrittenCounts,
     write_outcomes,
 )
-from mlops.store.outcomes import OutcomeCounts, count_outcomes, read_matched, read_recorded
+from mlops.store.outcomes import (
+    OutcomeCounts,
+    count_outcomes,
+    read_arms,
+    read_matched,
+    read_recorded,
+)
 
 from .conftest import NOW, SERVICE
 
@@ -227,3 +233,20 @@ def test_rows_are_taken_by_mask(store: Store) -> None:
 def test_a_moment_without_a_zone_is_refused(store: Store) -> None:
     with pytest.raises(StoreError, match="no zone"):
         write(store, at=LATER.replace(tzinfo=None), new=labelled(0))
+
+
+def test_two_arms_are_read_beside_the_outcomes_of_all_bars(store: Store) -> None:
+    forecast(store, 1, 2, 4, model_id="a")
+    forecast(store, 2, 3, model_id="b", role=Role.SHADOW)
+    forecast(store, 1, 3, model_id="c", role=Role.SHADOW)
+    write(store, new=labelled(0, 1, 2, 5), missing=bars(3))
+    until = NOW + 5 * HOUR
+    arms = read_arms(store, SERVICE, champion_id="a", challenger_id="b", since=NOW, until=until)
+    assert list(arms.bar) == list(bars(0, 1, 2, 3, 4))
+    nan = np.nan
+    assert arms.champion == pytest.approx([nan, 1 / 7, 2 / 7, nan, 4 / 7], nan_ok=True)
+    assert arms.challenger == pytest.approx([nan, nan, 2 / 7, 3 / 7, nan], nan_ok=True)
+    assert arms.value == pytest.approx([0.5, 1.5, 2.5, nan, nan], nan_ok=True)
+    assert arms.persistence == pytest.approx([0.0, 1.0, 2.0, nan, nan], nan_ok=True)
+    assert len(read_arms(store, SERVICE, champion_id="a", challenger_id="b")) == 6
+    assert len(read_arms(store, "another", champion_id="a", challenger_id="b")) == 0
