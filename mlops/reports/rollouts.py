@@ -36,7 +36,11 @@ def rollout_section(
     """
     failed = sum(request.failed for request in traffic)
     done = rollout.phase is Phase.DONE
-    ending = "went live" if done else "was rolled back"
+    promoted = any(event.to_phase is Phase.PROMOTED for event in events)
+    if not done:
+        ending = "was rolled back"
+    else:
+        ending = "went live" if promoted else "ended, and the champion stayed"
     return RolloutSection(
         title=f"{rollout.to_version} by {rollout.strategy} — {rollout.service}",
         verdict=f"It {ending}: {rollout.reason}",

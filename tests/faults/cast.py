@@ -106,13 +106,17 @@ def further_controller(given: Mapping[str, Any]) -> None:
 
 
 def asker(given: Mapping[str, Any]) -> None:
-    """A process that asks for something and ends: a rollout, its end, or one step back."""
+    """A process that asks for something and ends: a rollout, its end, or one step back.
+
+    It may also ask for an A/B test, or look at one and find its challenger better.
+    """
     from datetime import UTC, datetime
 
     from mlops.rollout.plan import plan_for
     from mlops.rollout.request import request_rollout, roll_back
     from mlops.store import Why, open_store
     from mlops.store.rollouts import request_abort
+    from tests.faults.ab_test_rows import find_better, request_test_of
 
     why = Why(datetime.now(UTC), actor="ann", reason="because")
     with closing(open_store(given["url"], patience_s=PATIENCE_S)) as store:
@@ -121,6 +125,10 @@ def asker(given: Mapping[str, Any]) -> None:
             request_rollout(store, given["model"], plan, why)
         elif given["what"] == "abort":
             request_abort(store, given["rollout"], why)
+        elif given["what"] == "test":
+            request_test_of(store, given["service"], given["model"], given["plan"], why)
+        elif given["what"] == "look":
+            find_better(store, given["rollout"], why)
         else:
             roll_back(store, given["service"], why, prove=lambda version: None)
 

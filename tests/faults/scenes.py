@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from mlops.store import Phase, Why
+from mlops.store import Phase, Rollout, Why, list_rollouts
 from mlops.store.routes import change_route, read_route
+from tests.faults.armed import Fault
 from tests.faults.template import KEY, SOUND, UNLUCKY
 from tests.faults.world import QUICK, World
 
@@ -62,6 +63,23 @@ def fall_back(world: World) -> None:
     world.until(lambda: world.route().champion == before, "the champion of before is back")
 
 
+def ab_test(world: World) -> None:
+    """A test begins, a look finds its challenger better, and that is promoted."""
+    good = another(world)
+    row = ask_test(world, good)
+    world.reaches(row, Phase.STEP)
+    world.asker("look", rollout=row.id).wait()
+    assert world.ends(row).phase is Phase.DONE
+    assert world.route().champion == good
+
+
+def ask_test(world: World, model_id: str, *faults: Fault) -> Rollout:
+    """A process asks for a test of a version; its rollout."""
+    process = world.asker("test", *faults, service=KEY, model=model_id, plan=dict(QUICK))
+    assert process.wait() == 0, process.tail()
+    return next(row for row in list_rollouts(world.store) if row.to_version == model_id)
+
+
 def step_back(world: World) -> None:
     """Somebody asks for a rollout, and then to have the version of before again."""
     before, good = world.route().champion, another(world)
@@ -95,6 +113,7 @@ def stand_by(world: World) -> None:
 
 SCENES: Mapping[str, Callable[[World], None]] = {
     **{name: strategy(name) for name in STRATEGIES},
+    "ab_test": ab_test,
     "roll_back": roll_back,
     "revert": revert,
     "fall_back": fall_back,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 
 import pytest
 
-from mlops.store import Phase
-from mlops.store.rollouts import list_rollouts
+from mlops.store import Phase, Verdict, Why, get_rollout, list_events, list_rollouts, list_tests
+from tests.faults.ab_test_rows import find_better, request_test_of
 from tests.faults.armed import AFTER, Fault
 from tests.faults.outages import settle
 from tests.faults.plans import (
@@ -30,6 +31,7 @@ on_both = pytest.mark.parametrize(
     "database", ["sqlite", pytest.param("postgres", marks=pytest.mark.faults)]
 )
 VICTIM, SURVIVOR = REPLICAS
+WHY = Why(datetime.now(UTC), actor="ann", reason="because")
 
 
 @pytest.mark.beside
@@ -56,6 +58,26 @@ def test_a_controller_that_dies_at_any_commit_of_a_rollout_costs_no_request_and_
         world.until(world.idle, "every rollout has ended")
         assert all(row.phase is Phase.DONE for row in list_rollouts(world.store)), world.told()
         finish(world, faults)
+
+
+@pytest.mark.faults
+@pytest.mark.beside
+@on_both
+def test_a_controller_that_dies_at_any_commit_of_an_ab_test_promotes_its_winner_once(
+    stage: Stage, database: str
+) -> None:
+    with stage.world("controller-ab-test", database) as world:
+        begin(world)
+        faults = controller_faults(stage, "blue_green")
+        kill_controllers(world, faults, lambda: keep_testing(world))
+        world.controller()
+        world.until(lambda: keep_ending(world), "every test has ended")
+        finish(world, faults)
+        for test in list_tests(world.store):
+            row = get_rollout(world.store, test.rollout_id)
+            phases = [event.to_phase for event in list_events(world.store, row.id)]
+            assert (row.phase, test.verdict) == (Phase.DONE, Verdict.BETTER), world.told()
+            assert phases.count(Phase.PROMOTED) == 1
 
 
 @pytest.mark.beside
@@ -242,6 +264,22 @@ def until_dead(world: World, process: Process, meanwhile: Callable[[], None]) ->
     assert process.wait() == -signal.SIGKILL, process.tail()
 
 
+def keep_testing(world: World) -> None:
+    """Ask for another test where none is open, and find its challenger better once it can be."""
+    rows = [row for row in list_rollouts(world.store) if not row.phase.final]
+    if not rows:
+        request_test_of(world.store, world.route().service, another(world), QUICK, WHY)
+    elif rows[0].phase is Phase.STEP:
+        find_better(world.store, rows[0].id, WHY)
+
+
+def keep_ending(world: World) -> bool:
+    """Whether every test has ended; the open one is found better."""
+    if not world.idle():
+        keep_testing(world)
+    return world.idle()
+
+
 def keep_rolling(world: World, strategy: str, **changes: float) -> None:
     """Ask for another rollout where none is open: of a version that no replica holds."""
     if world.idle():
@@ -268,6 +306,13 @@ def ask_and_die(world: World, fault: Fault) -> None:
         [now] = [one for one in list_rollouts(world.store) if one.id == row.id]
         assert (now.abort_requested is not None) == asked
         if not asked:
+            world.abort(row)
+    elif fault.point == "request.request_test":
+        process = world.asker("test", fault, service=route.service, model=other, plan=dict(QUICK))
+        assert process.wait() == -signal.SIGKILL, process.tail()
+        assert len(list_rollouts(world.store)) == len(rows) + asked
+        assert len(list_tests(world.store, running_only=True)) == asked
+        for row in list_rollouts(world.store)[:asked]:
             world.abort(row)
     elif fault.point == "request.roll_back":
         if route.previous_champion is None:

@@ -29,12 +29,15 @@ def test_a_test_is_begun_by_a_flow_and_ended_by_the_monitors_look(
     deployable: Deployable, heard: list[dict[str, Any]]
 ) -> None:
     place = deployable.place
+    place.set(AB_TEST_MIN_DURATION_HOURS=26, AB_TEST_SIGNIFICANCE_THRESHOLD=0.1)
     champion = get_route(place.registry.store, SERVICE).champion
     begun = start_ab_test(
         deployable.challenger, champion, test_name="weekly", duration_hours=30, actor="anna"
     )
     assert (begun.model_a, begun.champion) == (deployable.challenger, champion)
     assert (begun.plan.planned_pairs, begun.plan.can_decide) == (6, False)
+    (test,) = list_tests(place.registry.store)
+    assert (test.alpha, test.min_until_bar - test.since_bar) == (0.1, timedelta(hours=1))
     with pytest.raises(RolloutRefused, match=begun.id):
         start_ab_test(champion, deployable.challenger)
 
@@ -58,13 +61,14 @@ def test_a_test_is_begun_by_a_flow_and_ended_by_the_monitors_look(
 
 
 def test_what_passed_its_gates_is_tested_before_it_goes_live(project: Place) -> None:
+    project.set(AB_TEST_CONFIDENCE_LEVEL=0.99)
     config = {"auto_deploy": True, "ab_test": {"duration_hours": 48, "traffic_split": 0.2}}
     result = project.train(deployment_config=config)
     store = project.registry.store
     (test,) = list_tests(store)
     assert (test.challenger_id, test.champion_is) == (result.model_id, "a")
     assert test.champion_id == get_route(store, SERVICE).champion != result.model_id
-    assert (test.split_bp, test.requested_by) == (2000, "train")
+    assert (test.split_bp, test.alpha, test.requested_by) == (2000, 0.01, "train")
     # 48 hours cannot decide, so the test lasts as long as twenty weeks of pairs take.
     assert test.until_bar - test.since_bar > timedelta(weeks=20) - timedelta(hours=2)
     rollout = get_rollout(store, result.rollout_id)

@@ -18,6 +18,7 @@ from mlops.store import ModelVersion, Phase, Store, get_route, list_rollouts
 from mlops.store.engine import Connection
 from mlops.store.monitor_runs import last_check
 from mlops.store.request_counts import TrafficRow, read_traffic, sum_traffic
+from mlops.store.rollouts import was_promoted
 from mlops.store.sql import store_time
 
 HOUR = timedelta(hours=1)
@@ -112,7 +113,8 @@ _Span = tuple[datetime, datetime]
 def _find_rollout_span(store: Store, version: ModelVersion) -> _Span | None:
     """The span of the last rollout that brought the version live."""
     for row in list_rollouts(store, service=version.service):
-        if row.to_version == version.model_id and row.phase is Phase.DONE:
+        ended = row.to_version == version.model_id and row.phase is Phase.DONE
+        if ended and was_promoted(store, row.id):
             return _floor_to_hour(row.requested_at), row.ended_at or row.since
     return None
 

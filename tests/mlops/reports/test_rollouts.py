@@ -41,14 +41,24 @@ def rollout(phase: Phase) -> Rollout:
 
 
 @pytest.mark.parametrize(
-    ("phase", "ending"), [(Phase.DONE, "went live"), (Phase.FAILED, "was rolled back")]
+    ("before", "phase", "ending"),
+    [
+        (Phase.PROMOTED, Phase.DONE, "went live"),
+        (Phase.ROLLBACK, Phase.DONE, "ended, and the champion stayed"),
+        (Phase.ROLLBACK, Phase.FAILED, "was rolled back"),
+    ],
 )
-def test_the_verdict_says_how_it_ended(phase: Phase, ending: str) -> None:
-    events = [event(0, Phase.PENDING), event(2, Phase.STEP, **DEALT), event(4, phase)]
+def test_the_verdict_says_how_it_ended(before: Phase, phase: Phase, ending: str) -> None:
+    events = [
+        event(0, Phase.PENDING),
+        event(2, Phase.STEP, **DEALT),
+        event(3, before),
+        event(4, phase),
+    ]
     section = rollout_section(rollout(phase), events, [])
     assert section.verdict == f"It {ending}: it stayed healthy"
     assert section.passed is (phase is Phase.DONE)
-    assert [step.seconds for step in section.steps] == [0.0, 2.0, 4.0]
+    assert [step.seconds for step in section.steps] == [0.0, 2.0, 3.0, 4.0]
     assert section.steps[1].phase == "step 1"
     assert list(section.pictures) == []
 

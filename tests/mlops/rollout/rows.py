@@ -21,6 +21,7 @@ from mlops.store import (
     Store,
     Verdict,
     Why,
+    get_rollout,
     get_route,
     get_test,
 )
@@ -93,17 +94,27 @@ def begin_service(store: Store, service: str = SERVICE, suffix: str = "") -> Rou
         return change_route(connection, begun, after, "promote", Why(NOW))
 
 
-def begin_rollouts(store: Store, number: int, replicas: Sequence[str] = ("r0",)) -> list[Rollout]:
-    """So many services, each with a canary of its challenger that all replicas have loaded.
+def begin_rollouts(
+    store: Store,
+    number: int,
+    replicas: Sequence[str] = ("r0",),
+    strategy: Strategy = Strategy.CANARY,
+) -> list[Rollout]:
+    """So many services, each with a rollout of its challenger that all replicas have loaded.
 
-    None of them has enough evidence for its gate.
+    None of them has enough evidence for its gate, unless it carries an A/B test.
     """
     begun, generations, models = list[Rollout](), dict[str, int](), dict[str, HeldModel]()
     for n in range(number):
         service, suffix = f"sample.s{n}-usd.1h.volatility.24", f"-{n}"
         before = begin_service(store, service, suffix)
-        asked = request_rollout(store, CHALLENGER + suffix, plan_for(Strategy.CANARY), ASKED)
-        record_tallies(store, {service: [tally(asked.id, challenger_trials=5)]})
+        if strategy is Strategy.AB_TEST:
+            arms = {"champion_id": CHAMPION + suffix, "challenger_id": CHALLENGER + suffix}
+            asked = get_rollout(store, ask_test(store, **arms).rollout_id)
+            record_tallies(store, {service: [tally(asked.id)]})
+        else:
+            asked = request_rollout(store, CHALLENGER + suffix, plan_for(strategy), ASKED)
+            record_tallies(store, {service: [tally(asked.id, challenger_trials=5)]})
         begun.append(asked)
         # The one that the first arrow, to loading, will write.
         generations[service] = before.generation + 1

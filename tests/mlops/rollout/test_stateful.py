@@ -26,21 +26,24 @@ from hypothesis.stateful import (
 
 from mlops.errors import RolloutError, RolloutRefused
 from mlops.rollout.controller import Controller
-from mlops.rollout.decide import DEPLOYABLE
+from mlops.rollout.decide import DEPLOYABLE, is_held
 from mlops.rollout.fallback import return_to_baseline
-from mlops.rollout.plan import Strategy, plan_for
-from mlops.rollout.request import request_rollout, roll_back
+from mlops.rollout.plan import Strategy, ab_test_plan, plan_for
+from mlops.rollout.request import request_rollout, request_test, roll_back
 from mlops.rollout.runner import list_unfinished
 from mlops.rollout.wishes import insert_wish
 from mlops.store import (
     Phase,
     Rollout,
     Status,
+    Verdict,
     Why,
     get_rollout,
     get_version,
     list_events,
+    list_replicas,
     list_rollouts,
+    list_tests,
     open_store,
 )
 from mlops.store.rollouts import request_abort
@@ -66,6 +69,8 @@ from .rows import (
     count,
     count_champion,
     count_short,
+    find_verdict,
+    make_test,
     make_version,
     route_of,
 )
@@ -75,6 +80,8 @@ from .world import Process
 SECOND = "second-challenger"
 WAITS = (1.0, 60.0, 130.0, 700.0, 4000.0, 90_000.0)
 UNDOING = {Phase.ROLLBACK, Phase.REVERTED, Phase.FAILED}
+COMPARING = (Strategy.SHADOW, Strategy.AB_TEST)
+BEFORE_AN_END = {Phase.PENDING, Phase.LOADING, Phase.GATE, Phase.STEP}
 ONWARD = {Phase.LOADING, Phase.GATE, Phase.STEP, Phase.PROMOTED}
 
 replicas = st.sampled_from((0, 1))
@@ -102,13 +109,17 @@ class Rollouts(RuleBasedStateMachine):
     # People ---------------------------------------------------------------------------------
 
     @rule(
-        strategy=st.sampled_from(Strategy), model_id=st.sampled_from((CHALLENGER, SECOND, CHAMPION))
+        strategy=st.sampled_from([one for one in Strategy if one is not Strategy.AB_TEST]),
+        model_id=st.sampled_from((CHALLENGER, SECOND, CHAMPION)),
+        end_test=st.booleans(),
     )
-    def ask(self, strategy: Strategy, model_id: str) -> None:
+    def ask(self, strategy: Strategy, model_id: str, *, end_test: bool) -> None:
         deployable = get_version(self.store, model_id).status in DEPLOYABLE
-        allowed = self.open is None and deployable and route_of(self.store).champion != model_id
+        allowed = deployable and route_of(self.store).champion != model_id
+        allowed = allowed and self._makes_room(end_test=end_test)
+        plan, now = plan_for(strategy), self.clock()
         try:
-            request_rollout(self.store, model_id, plan_for(strategy), ASKED, now=self.clock())
+            request_rollout(self.store, model_id, plan, ASKED, end_test=end_test, now=now)
         except RolloutRefused:
             assert not allowed
         else:
@@ -116,11 +127,45 @@ class Rollouts(RuleBasedStateMachine):
 
     @rule(model_id=st.sampled_from((CHALLENGER, SECOND)))
     def force(self, model_id: str) -> None:
+        free = self._makes_room(end_test=False)
         try:
             plan = plan_for(Strategy.BLUE_GREEN)
             request_rollout(self.store, model_id, plan, ASKED, force=True, now=self.clock())
         except RolloutRefused:
-            assert self.open is not None or route_of(self.store).champion == model_id
+            assert not free or route_of(self.store).champion == model_id
+
+    @rule(
+        model_id=st.sampled_from((CHALLENGER, SECOND)),
+        champion_is=st.sampled_from(("a", "b")),
+        promote=st.booleans(),
+        end_test=st.booleans(),
+    )
+    def start_test(self, model_id: str, champion_is: str, *, promote: bool, end_test: bool) -> None:
+        free, champion = self._makes_room(end_test=end_test), route_of(self.store).champion
+        allowed = get_version(self.store, model_id).status in DEPLOYABLE and model_id != champion
+        if champion == model_id:
+            return
+        test = make_test(
+            champion_id=champion,
+            challenger_id=model_id,
+            champion_is=champion_is,
+            promote=promote,
+        )
+        plan = ab_test_plan(test.split_bp, duration_s=60.0, hold_s=90_000.0)
+        try:
+            request_test(self.store, test, plan, ASKED, end_test=end_test, now=self.clock())
+        except RolloutRefused:
+            assert not (free and allowed)
+        else:
+            assert free
+            assert allowed
+
+    @rule(verdict=st.sampled_from((*Verdict, Verdict.BETTER)))
+    def look(self, verdict: Verdict) -> None:
+        """A look finds the verdict of the test that runs, and none of one that has ended."""
+        for test in list_tests(self.store):
+            runs = test.verdict is None
+            assert find_verdict(self.store, test, verdict, self.clock()) is runs
 
     @precondition(lambda self: self.open is not None)
     @rule()
@@ -148,12 +193,15 @@ class Rollouts(RuleBasedStateMachine):
         self.weeks += 1
         lose_skill(self.store, before.champion, week=self.weeks)
         retrain(self.store, Answer.REFUSED)
+        free = row is None or self._makes_room(end_test=True)
+        live = list_replicas(self.store)
+        held = not live or is_held(before.baseline, live)
         moved = return_to_baseline(self.store, now=self.clock())
-        due = before.champion != before.baseline
-        assert bool(moved) == (due and row is None)
+        due = before.champion != before.baseline and held
+        assert bool(moved) == (due and free)
         if row is not None and get_rollout(self.store, row.id).abort_requested is not None:
             self.aborted.setdefault(row.id, self._length(row))
-        elif due and row is not None and row.strategy == Strategy.SHADOW:
+        elif due and row is not None and row.strategy in COMPARING:
             assert row.phase in (Phase.ROLLBACK, Phase.REVERTED)
 
     @precondition(lambda self: self.trained < 3)
@@ -273,13 +321,26 @@ class Rollouts(RuleBasedStateMachine):
         for row in list_rollouts(self.store):
             events = list_events(self.store, row.id)
             for event in events:
-                if event.to_phase is Phase.PROMOTED:
+                if event.to_phase is Phase.PROMOTED and row.strategy != Strategy.AB_TEST:
                     assert event.detail["verdict"] == "good"
                     assert row.strategy != Strategy.SHADOW
             after_abort = events[self.aborted.get(row.id, len(events)) :]
-            assert all(event.to_phase in UNDOING for event in after_abort)
+            kept = {Phase.DONE} if row.strategy in COMPARING else set[Phase]()
+            assert all(event.to_phase in UNDOING | kept for event in after_abort)
             after_worse = events[self.worse.get(row.id, len(events)) :]
             assert not any(event.to_phase in ONWARD - {Phase.LOADING} for event in after_worse)
+
+    @invariant()
+    def a_test_ends_with_its_rollout_and_promotes_only_what_is_better(self) -> None:
+        for test in list_tests(self.store):
+            row = get_rollout(self.store, test.rollout_id)
+            phases = [event.to_phase for event in list_events(self.store, row.id)]
+            ended = row.phase.final or row.phase in UNDOING or row.phase is Phase.PROMOTED
+            assert not ended or test.verdict is not None
+            if Phase.PROMOTED in phases:
+                assert (test.verdict, test.promote) == (Verdict.BETTER, True)
+            if test.verdict is None:
+                assert route_of(self.store).champion == test.champion_id
 
     def teardown(self) -> None:
         """When the trouble is over, whatever was begun ends."""
@@ -302,6 +363,17 @@ class Rollouts(RuleBasedStateMachine):
     def open(self) -> Rollout | None:
         unfinished = list_unfinished(self.store)
         return next((row for row in unfinished if row.phase is not Phase.WAITING), None)
+
+    def _makes_room(self, *, end_test: bool) -> bool:
+        """Whether the service has no open rollout, or one that may be ended now."""
+        row = self.open
+        if row is None:
+            return True
+        running = any(
+            test.rollout_id == row.id for test in list_tests(self.store, running_only=True)
+        )
+        ends = running and end_test if row.strategy == Strategy.AB_TEST else True
+        return row.strategy in COMPARING and row.phase in BEFORE_AN_END and ends
 
     def _length(self, row: Rollout) -> int:
         return len(list_events(self.store, row.id))

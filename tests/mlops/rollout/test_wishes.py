@@ -49,7 +49,12 @@ from .rows import (
     route_of,
 )
 from .rows import count as count_trials
-from .wish_check import broken_by_returns, broken_by_wishes, wish_mutants
+from .wish_check import (
+    broken_by_comparisons,
+    broken_by_returns,
+    broken_by_wishes,
+    wish_mutants,
+)
 
 TRAINED = Why(NOW, actor="train", reason="auto_deploy")
 PLAN = plan_for(Strategy.BLUE_GREEN)
@@ -83,8 +88,12 @@ def now_and_why(store: Store, row: Rollout) -> tuple[Phase, str]:
 # The rules ----------------------------------------------------------------------------------
 
 
+def broken() -> Iterator[str]:
+    return chain(broken_by_wishes(), broken_by_comparisons(), broken_by_returns())
+
+
 def test_no_situation_breaks_a_law_of_wishes_or_returns() -> None:
-    assert set(chain(broken_by_wishes(), broken_by_returns())) == set()
+    assert set(broken()) == set()
 
 
 @pytest.mark.parametrize("mutant", list(first_of_each_rule(wish_mutants())))
@@ -92,7 +101,7 @@ def test_a_wrong_rule_on_wishes_is_found_out(
     mutant: Mutant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutant.install(monkeypatch)
-    assert next(chain(broken_by_wishes(), broken_by_returns()), None) is not None
+    assert next(broken(), None) is not None
 
 
 # On record ----------------------------------------------------------------------------------

@@ -66,12 +66,33 @@ def broken_by_wishes() -> Iterator[str]:
             yield "a_wish_waits_while_a_rollout_is_open"
         if not lost and not busy and to is not Phase.PENDING:
             yield "a_wish_begins_when_no_rollout_is_open"
+        asking = wishing.is_asking(wish, route, statuses)
+        if asking != (not lost):
+            yield "whoever_could_begin_in_a_free_service_asks_a_shadow_to_make_room"
         if arrow is not None and not arrow.reason:
             yield "whatever_a_wish_comes_to_has_a_reason"
         if arrow is not None and (arrow.route or arrow.statuses):
             yield "a_wish_changes_no_route_and_no_status"
         if to is Phase.PENDING and arrow and arrow.patience != PLAN.patience(Phase.PENDING):
             yield "the_deadline_counts_from_the_beginning"
+
+
+def broken_by_comparisons() -> Iterator[str]:
+    """The laws that a waiting rollout breaks which compares: a shadow, or one with an A/B test."""
+    statuses = {CHALLENGER: Status.CHALLENGER}
+    for strategy, busy in product((Strategy.SHADOW, Strategy.AB_TEST), (True, False)):
+        wish = a_rollout(Phase.WAITING, plan_for(strategy))
+        arrow = wishing.decide_wish(wish, ROUTE, statuses, busy=busy)
+        begins = strategy is Strategy.SHADOW and not busy
+        if (arrow is not None) != begins:
+            yield "a_test_is_begun_by_its_request_alone"
+        if wishing.is_asking(wish, ROUTE, statuses):
+            yield "what_compares_asks_nobody_to_make_room"
+    for strategy, phase in product(Strategy, Phase):
+        row = a_rollout(phase, PLAN, strategy=strategy)
+        before_end = phase in (Phase.PENDING, Phase.LOADING, Phase.GATE, Phase.STEP)
+        if wishing.makes_room_for_wish(row) != (strategy is Strategy.SHADOW and before_end):
+            yield "a_test_holds_its_service_against_wishes_and_a_shadow_does_not"
 
 
 def broken_by_returns() -> Iterator[str]:
@@ -129,6 +150,20 @@ _MUTANTS: Mapping[tuple[ModuleType, str], Mapping[str, Wrong]] = {
         ),
         "with no time to load": _returning(patience=timedelta(0)),
         "without a word": _returning(reason=""),
+        "tests as well": lambda right: (
+            lambda wish, *rest, **options: right(
+                replace(wish, plan=PLAN.to_dict(), strategy=PLAN.strategy), *rest, **options
+            )
+        ),
+    },
+    (wishing, "is_asking"): {
+        **_YES_NO,
+        "though it is a shadow": _of_wish(strategy=Strategy.CANARY),
+    },
+    (wishing, "makes_room_for_wish"): {
+        **_YES_NO,
+        "tests as well": lambda right: wishing.makes_room,
+        "when it is ending": lambda right: lambda row: row.strategy == Strategy.SHADOW,
     },
     (falling, "holds_up_return"): {
         **_YES_NO,

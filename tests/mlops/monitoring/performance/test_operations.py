@@ -27,6 +27,7 @@ from mlops.store.monitor_runs import CheckRow, write_check
 from mlops.store.request_counts import BUCKETS, EDGES_S, RATIO, Traffic, TrafficRow, write_traffic
 from mlops.store.rollouts import Rollout, insert_rollout
 from mlops.store.routes import begin_route
+from mlops.store.schema import rollout_event
 from mlops.store.sql import store_time
 
 SERVICE = "binance.btc-usdt.1h.return.3"
@@ -122,12 +123,22 @@ def test_baseline_figures_are_there_where_the_baseline_answered(
     assert 1 / RATIO <= beside <= RATIO
 
 
-@pytest.mark.parametrize(("phase", "known"), [(Phase.DONE, True), (Phase.FAILED, False)])
+@pytest.mark.parametrize(
+    ("phase", "promoted", "known"),
+    [(Phase.DONE, True, True), (Phase.DONE, False, False), (Phase.FAILED, True, False)],
+)
 def test_figures_at_promotion_are_those_of_the_rollout(
-    store: Store, champion: ModelVersion, asked: AtHour, phase: Phase, known: bool
+    store: Store,
+    champion: ModelVersion,
+    asked: AtHour,
+    *,
+    phase: Phase,
+    promoted: bool,
+    known: bool,
 ) -> None:
+    """A rollout that only compared the version, such as an A/B test, is done without it."""
     began = NOW - 200 * HOUR
-    rolled_out(store, phase, began, began + 2 * HOUR)
+    rolled_out(store, phase, began, began + 2 * HOUR, promoted=promoted)
     asked(began.replace(minute=0) - HOUR, 1000, 5.0, 1000)
     asked(began.replace(minute=0) + HOUR, 1000, 0.02, 20)
     asked(NOW.replace(minute=0), 100)
@@ -136,7 +147,9 @@ def test_figures_at_promotion_are_those_of_the_rollout(
     assert (found["latency_p99_ms"].at_promotion is not None) == known
 
 
-def rolled_out(store: Store, phase: Phase, began: datetime, ended: datetime) -> None:
+def rolled_out(
+    store: Store, phase: Phase, began: datetime, ended: datetime, *, promoted: bool
+) -> None:
     row = Rollout(
         id="rollout-1",
         service=SERVICE,
@@ -158,6 +171,10 @@ def rolled_out(store: Store, phase: Phase, began: datetime, ended: datetime) -> 
     )
     with store.write() as connection:
         insert_rollout(connection, row, Why(began))
+        if promoted:
+            event = {"rollout_id": row.id, "seq": 1, "at": ended, "to_phase": Phase.PROMOTED}
+            told = {"step": 0, "generation": 1, "term": 1, "reason": "", "detail": {}}
+            connection.execute(rollout_event.insert().values(**event, **told))
 
 
 def test_where_bars_are_replayed_the_window_ends_at_this_moment(
