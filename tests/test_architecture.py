@@ -20,7 +20,7 @@ READS_ENVIRONMENT = {
     "mlops/store/postgres_dump.py": "hands pg_dump the password, which its arguments would show",
     "tasks/context.py": "is told there whether a worker started this process",
     "deployments/demo/__main__.py": "makes surroundings of its own",
-    "deployments/demo/story.py": "hands the Prefect server's address to the third act",
+    "deployments/demo/act_process.py": "hands the Prefect server's address to the third act",
     "deployments/demo/rollout_act.py": "hands the demonstration's surroundings to a replica",
     "deployments/serve.py": "hands its own to the processes it starts",
     "deployments/setup.py": "tells Prefect which clone it deploys",

@@ -35,6 +35,10 @@ ENVIRONMENT = {
     "DO_NOT_TRACK": "true",
 }
 SERVER_UP_S = 120.0
+BAKE_S = "1"
+"""Seconds of the wall clock for which the winner of the A/B test is watched; a rehearsed market has
+its own time."""
+
 NICE = 5
 """How much less of the processor the A/B test may have than the other acts, as `nice` counts."""
 
@@ -126,6 +130,7 @@ def main() -> None:
         with console.status("Prefect's server starts"):
             server.wait_until_up(within_s=SERVER_UP_S)
         if given.ab_test:
+            os.environ["ROLLOUT_BAKE_SECONDS"] = BAKE_S
             report = run_whole_test(given.symbol, console)
         else:
             report = run_demo(given.symbol, console, until=until, quick=given.quick)

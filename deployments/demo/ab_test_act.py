@@ -8,7 +8,6 @@ first looks that may count; `make demo-ab-test` goes on to the verdict and the p
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -47,9 +46,6 @@ FIRST_LOOKS = timedelta(days=8)
 HOURS_A_LOOK = 24
 HOUR, WEEK = timedelta(hours=1), timedelta(weeks=1)
 
-BAKE_S = 1.0
-"""Seconds of the wall clock; the rehearsed market has its own."""
-
 
 def write_first_looks(symbol: str, console: Console, *, path: Path) -> None:
     """Run the act up to its first looks, and write its section of the report to ``path``."""
@@ -65,7 +61,6 @@ def run_whole_test(symbol: str, console: Console) -> Path:
     Raises:
         SystemExit: when the model is refused, so that there is nothing to test.
     """
-    os.environ["ROLLOUT_BAKE_SECONDS"] = f"{BAKE_S:g}"
     installation = current_installation()
     section = run_ab_test(installation, symbol, console, longest=LONGEST)
     if section is None:
@@ -166,7 +161,7 @@ def _follow_to_end(installation: Installation, test: AbTest, console: Console) -
     ended = RolloutRunner(installation.store, "demonstration").follow(test.rollout_id)
     route = get_route(installation.store, test.service)
     assert route is not None
-    _print(console, f"rollout {ended.phase}: {ended.reason}; {route.champion} serves")
+    _print(console, f"{route.champion} serves; the rollout of the test is {ended.phase}")
 
 
 def _print_looks(console: Console, hour: HourResult[None]) -> None:
