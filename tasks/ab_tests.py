@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
@@ -16,14 +16,16 @@ from mlops.ab_testing.lifecycle import Begun, Looked
 from mlops.ab_testing.requests import AbTestRequest
 from mlops.installation import Installation
 from mlops.registry.tracking import RunLog
-from mlops.reports.ab_tests import FOLDER, save_report
+from mlops.reports.ab_tests import FOLDER, is_drawn, save_report
 from mlops.store import Why, get_version
-from mlops.store.ab_tests import AbTest, list_looks
+from mlops.store.ab_tests import AbTest, list_looks, list_recently_ended
 from mlops.store.audit import SYSTEM
 from tasks.artifacts import link_test_report
 
 CONCLUDED = "mlops.ab_test.concluded"
 TESTS_KEY = "ab-tests"
+TOLD_FOR = timedelta(hours=3)
+"""A test that ended longer ago is not told of any more: its report may have been removed."""
 
 
 @task(cache_policy=NO_CACHE)
@@ -61,11 +63,15 @@ def look_at_tests(
 
 @task(cache_policy=NO_CACHE)
 def publish_tests(installation: Installation, looks: Sequence[Looked]) -> None:
-    """Emit the event of each test that ended, draw its report, and list all that were looked at."""
-    for looked in looks:
-        if looked.ended:
-            emit_concluded_event(looked.test)
-            draw_report(installation, looked.test)
+    """List the tests that were looked at; tell once of each that has ended, and draw its report.
+
+    It may have been ended by a person or a rollout, or by a process that died before it told.
+    """
+    folder = installation.settings.reports_path
+    for test in list_recently_ended(installation.store, within=TOLD_FOR):
+        if not is_drawn(test, folder):
+            emit_concluded_event(test)
+            draw_report(installation, test)
     if looks:
         create_table_artifact(key=TESTS_KEY, table=[_table_row(looked) for looked in looks])
 

@@ -36,7 +36,7 @@ ENVIRONMENT = {
 }
 SERVER_UP_S = 120.0
 NICE = 5
-"""So much later than the first two acts the processes of the third are served."""
+"""How much less of the processor the A/B test may have than the other acts, as `nice` counts."""
 
 REMOVED_VARIABLES = ("PREFECT_API_URL", "MLFLOW_TRACKING_URI", "STORE_URL")
 
@@ -82,13 +82,14 @@ def parse_day(text: str) -> datetime:
 
 
 def run_act_of_the_past(given: argparse.Namespace, console: Console, until: datetime) -> None:
-    """Run a stretch of the third act in this process; the first two acts go before it."""
-    os.nice(NICE)
+    """Run a stretch of the third act in this process."""
     if given.only_past:
         from deployments.demo.history_act import write_history
 
         write_history(given.symbol, console, until=until, path=given.only_past)
     else:
+        # It is the shortest: it may take what the other processes leave.
+        os.nice(NICE)
         from deployments.demo.ab_test_act import write_first_looks
 
         write_first_looks(given.symbol, console, path=given.only_test)

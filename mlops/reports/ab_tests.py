@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +40,26 @@ def ab_test_section(test: AbTest, looks: Sequence[AbLook]) -> AbTestSection:
     )
 
 
+def is_drawn(test: AbTest, directory: Path) -> bool:
+    """Whether the report of a test has been drawn since the test ended."""
+    path = _report_path(test, directory)
+    if test.ended_at is None or not path.exists():
+        return False
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC) >= test.ended_at
+
+
 def save_report(test: AbTest, looks: Sequence[AbLook], directory: Path) -> Path:
     """Write the section as an HTML page of its own under ``directory``; returns its path."""
     section = ab_test_section(test, looks)
-    path = directory / FOLDER / f"{test.id}.html"
+    path = _report_path(test, directory)
     path.parent.mkdir(parents=True, exist_ok=True)
     page = Page(title=f"A/B test {test.id}", subtitle=test.service, sections=(), tests=(section,))
     path.write_text(render(page), encoding="utf-8")
     return path
+
+
+def _report_path(test: AbTest, directory: Path) -> Path:
+    return directory / FOLDER / f"{test.id}.html"
 
 
 def _list_facts(test: AbTest, last: AbLook | None, ended: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from mlops.errors import RolloutError
 from mlops.store import audit
 from mlops.store.engine import Connection, Store
 from mlops.store.schema import AbState, Verdict, ab_look, ab_test, forecast_gap, rollout
-from mlops.store.sql import dialect_insert, insert_new
+from mlops.store.sql import dialect_insert, insert_new, store_time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +166,15 @@ def list_tests(
         query = query.where(ab_test.c.state == AbState.RUNNING)
     with store.read() as connection:
         return tuple(_build_test(row) for row in connection.execute(query))
+
+
+def list_recently_ended(store: Store, *, within: timedelta) -> tuple[AbTest, ...]:
+    """The tests that got their verdict within this time by the store's clock, newest first."""
+    with store.read() as connection:
+        since = store_time(connection) - within
+        query = sa.select(ab_test).where(ab_test.c.ended_at >= since)
+        rows = connection.execute(query.order_by(ab_test.c.ended_at.desc(), ab_test.c.id))
+        return tuple(_build_test(row) for row in rows)
 
 
 def running_test(connection: Connection, service: str) -> AbTest | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlops.reports.ab_tests import ab_test_section, save_report
+from mlops.reports.ab_tests import ab_test_section, is_drawn, save_report
 from mlops.reports.page import AbTestSection
 from mlops.store import Verdict
 from mlops.store.ab_tests import AbLook, AbTest
@@ -112,3 +113,13 @@ def test_the_page_is_one_file_whose_texts_are_escaped(tmp_path: Path) -> None:
     assert "<weekly>" not in page
     assert "By regime" in page
     assert "Bars without a forecast of one arm" in page
+
+
+def test_a_report_is_drawn_again_once_the_test_has_ended(tmp_path: Path) -> None:
+    ended = replace(TEST, state=AbState.CONCLUDED, verdict=Verdict.STOPPED, ended_at=NOW)
+    assert not is_drawn(ended, tmp_path)
+    path = save_report(TEST, [look(140)], tmp_path)
+    os.utime(path, (NOW.timestamp() - 5, NOW.timestamp() - 5))
+    assert not is_drawn(ended, tmp_path)
+    save_report(ended, [look(140)], tmp_path)
+    assert is_drawn(ended, tmp_path)
