@@ -157,12 +157,21 @@ def test_the_break_of_november_2018_is_alarmed_within_a_day_retrained_on_and_rol
     assert re.search(r"[\d,]+ forecasts met their outcomes: squared error -\d", demo.printed)
 
 
+def test_an_ab_test_shows_its_plan_and_first_looks_without_a_verdict(demo):
+    assert re.search(
+        r"^ab-\w+: 2,160 hours bring 2,154 pairs; a verdict needs 120\.", demo.printed, re.M
+    )
+    looks = re.findall(r"^  (2019-\d\d-\d\d), (\w+): .* over ([\d,]+) pairs", demo.printed, re.M)
+    assert looks == [("2019-03-02", "open", "162")]
+
+
 def test_the_report_it_names_draws_the_models_who_answered_and_the_past(demo):
     named = re.search(r"^report +(\S+)$", demo.printed, flags=re.MULTILINE)
     report = (ROOT / named[1]).read_text()
     assert "lstm_BTC" in report
     assert report.count('alt="Who answered"') == 2
     assert report.count('alt="Price, forecasts and outcomes, alarms, who was live"') == 1
+    assert report.count('alt="Confidence sequence"') == 1
 
 
 def test_progress_is_shown(demo):

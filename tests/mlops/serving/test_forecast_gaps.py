@@ -44,7 +44,12 @@ def start(
     """Start a replica of this machine by name; a test of both versions is open."""
     champion, challenger = library.versions
     set_route(champion=champion, challenger=challenger, salt="rollout-1", weight_bp=5000)
-    return lambda name="r1": made_runtime(library, store, tmp_path, name=name, clock=clock)
+
+    def started(name: str = "r1", **changes: object) -> AbstractContextManager[Runtime]:
+        set_route(**changes)
+        return made_runtime(library, store, tmp_path, name=name, clock=clock)
+
+    return started
 
 
 @pytest.fixture
@@ -118,6 +123,17 @@ def test_the_challenger_is_an_arm_where_it_is_held() -> None:
 )
 def test_the_reason_tells_a_late_version_from_one_that_failed(kind: str, reason: GapReason) -> None:
     assert reason_of_fault(ModelFault("m", kind, "why")) is reason
+
+
+@pytest.mark.parametrize("split_bp", [0, 9500])
+def test_both_forecast_each_bar_whatever_their_shares_of_the_requests_are(
+    start: Start, store: Store, library: Library, clock: RehearsalClock, split_bp: int
+) -> None:
+    with start(weight_bp=split_bp) as replica:
+        load_all(replica)
+        update(replica)
+        replica.store_sync.write()
+    assert read_rows(store) == {(opened(clock), arm) for arm in library.versions}
 
 
 def test_a_challenger_that_fails_is_asked_once_a_bar_and_leaves_its_reason_at_once(
@@ -254,10 +270,9 @@ def test_reasons_wait_in_the_spool_while_the_store_is_away(
 
 
 def test_a_replica_that_takes_no_part_in_a_rollout_keeps_no_reason_for_it(
-    start: Start, store: Store, library: Library, clock: RehearsalClock, set_route: SetRoute
+    start: Start, store: Store, clock: RehearsalClock
 ) -> None:
-    set_route(only_replicas=("r2",))
-    with start() as replica:
+    with start(only_replicas=("r2",)) as replica:
         load_all(replica)
         update(replica)
         next_bar(replica, clock)
