@@ -166,7 +166,7 @@ def _follow_to_end(installation: Installation, test: AbTest, console: Console) -
     ended = RolloutRunner(installation.store, "demonstration").follow(test.rollout_id)
     route = get_route(installation.store, test.service)
     assert route is not None
-    _print(console, f"rollout {ended.phase}: {ended.reason}; {route.champion} serves")
+    _print(console, f"{route.champion} serves; the rollout of the test is {ended.phase}")
 
 
 def _print_looks(console: Console, hour: HourResult[None]) -> None:

@@ -31,6 +31,7 @@ from mlops.store.ab_tests import AbTest, list_gaps, list_looks, list_tests
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "ab-tests.md"
 
 
 class Rehearsed(NamedTuple):
@@ -92,6 +93,14 @@ def test_each_bar_that_the_exchange_brought_has_a_forecast_of_both(rehearsed: Re
     assert len(arms) == last.detail["bars"] - last.holes
     assert last.missing == {"champion": {}, "challenger": {}}
     assert list_gaps(store, test.service, **span) == ()
+
+
+def test_the_page_on_tests_shows_what_was_printed(rehearsed: Rehearsed) -> None:
+    shown, printed = (
+        re.findall(r"^  (2019-\d\d-\d\d), (\w+): .* over ([\d,]+) pairs", text, re.MULTILINE)
+        for text in (PAGE.read_text(encoding="utf-8"), rehearsed.printed)
+    )
+    assert printed == shown
 
 
 def test_the_verdict_is_printed_and_drawn(rehearsed: Rehearsed) -> None:
