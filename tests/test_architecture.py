@@ -21,10 +21,6 @@ READS_ENVIRONMENT = {
     "tasks/context.py": "is told there whether a worker started this process",
     "deployments/demo/__main__.py": "makes surroundings of its own",
     "deployments/demo/act_process.py": "hands the Prefect server's address to the third act",
-<<<<<<< HEAD
-=======
-    "deployments/demo/ab_test_act.py": "shortens how long a promoted version is watched",
->>>>>>> ab-stats
     "deployments/demo/rollout_act.py": "hands the demonstration's surroundings to a replica",
     "deployments/serve.py": "hands its own to the processes it starts",
     "deployments/setup.py": "tells Prefect which clone it deploys",
