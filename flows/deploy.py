@@ -61,6 +61,7 @@ def deploy(
     *,
     wait: bool = True,
     force: bool = False,
+    end_test: bool = False,
     actor: str = "",
     reason: str = "",
     plan: RolloutSettings | None = None,
@@ -73,6 +74,7 @@ def deploy(
         wait: Whether to run it to its end. Else it is requested, and a replica or the reconcile
             flow runs it.
         force: Whether to override the gates, on record; with actor and reason.
+        end_test: Whether to stop the service's A/B test if one runs.
         actor: Who wants it.
         reason: Why.
         plan: Values that differ from the strategy's usual plan.
@@ -84,6 +86,7 @@ def deploy(
             model_id,
             deployment_strategy,
             force=force,
+            end_test=end_test,
             actor=actor,
             reason=reason,
             plan=plan or RolloutSettings(),

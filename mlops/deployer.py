@@ -59,6 +59,7 @@ class Deployer:
         *,
         force: bool,
         changes: Mapping[str, Any],
+        end_test: bool = False,
     ) -> Rollout:
         """Request that a version go live.
 
@@ -66,6 +67,7 @@ class Deployer:
             strategy: By default the configured one.
             force: Override the gates; ``why`` must then name a person and a reason.
             changes: Fields of `mlops.rollout.plan.RolloutPlan` that replace the configured ones.
+            end_test: Stop the service's A/B test if one runs; else that refuses the request.
 
         Raises:
             RolloutError: for a plan that cannot be.
@@ -73,7 +75,7 @@ class Deployer:
             VersionNotFound: when there is no such version.
         """
         plan = plan_from(self.config, strategy, changes)
-        return request_rollout(self.store, model_id, plan, why, force=force)
+        return request_rollout(self.store, model_id, plan, why, force=force, end_test=end_test)
 
     def follow(
         self,

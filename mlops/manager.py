@@ -172,6 +172,7 @@ class MLOpsManager:
         *,
         wait: bool = True,
         force: bool = False,
+        end_test: bool = False,
         actor: str = SYSTEM,
         reason: str = "",
         **plan: Any,
@@ -187,6 +188,7 @@ class MLOpsManager:
             wait: False requests the rollout and returns False at once; a replica or the
                 reconcile flow runs it.
             force: Override the gates; needs a person as ``actor`` and a ``reason``.
+            end_test: Stop the A/B test of the service if one runs; else that refuses the request.
             plan: Fields of `mlops.rollout.plan.RolloutPlan` that differ from the strategy's,
                 such as ``dwell_s`` and ``bake_s``.
 
@@ -201,6 +203,7 @@ class MLOpsManager:
             _why(actor, reason),
             force=force,
             changes=plan,
+            end_test=end_test,
         )
         if not wait:
             return False

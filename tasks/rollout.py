@@ -38,14 +38,16 @@ def request(
     strategy: Strategy | None,
     *,
     force: bool,
+    end_test: bool,
     actor: str,
     reason: str,
     plan: RolloutSettings,
 ) -> Rollout:
     """Request the rollout; its row in the store is the request."""
     why = Why(datetime.now(UTC), actor or SYSTEM, with_flow_run_id(reason, force=force))
-    changes = plan.changes
-    return installation.deployer.request(model_id, strategy, why, force=force, changes=changes)
+    return installation.deployer.request(
+        model_id, strategy, why, force=force, changes=plan.changes, end_test=end_test
+    )
 
 
 @task(cache_policy=NO_CACHE)

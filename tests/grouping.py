@@ -15,7 +15,6 @@ SHARED = {"stage": "faults", "prefect_server": "prefect", "zygote": "zygote"}
 FIRST = (
     "tests/faults",
     "tests/flows",
-    "tests/deployments/test_closed_loop.py",
     "tests/test_readme.py",
     "tests/deployments",
     "tests/mlops/registry/test_crash.py",

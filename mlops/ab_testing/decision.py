@@ -8,7 +8,6 @@ extended at will; its variance is that of `loss_variance`. Nothing here reads a 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 
 from mlops.ab_testing.judgement_texts import (
     ON_THESE_BARS,
@@ -33,6 +32,7 @@ from mlops.ab_testing.loss_variance import (
 )
 from mlops.ab_testing.pairs import Missing, Moment, Pairs, count_failures
 from mlops.stats.confidence_sequence import DelayedStart
+from mlops.store import Verdict
 
 __all__ = [
     "Judgement",
@@ -61,17 +61,6 @@ MIN_BARS_OF_SHARES = 100
 MIN_FAILURES = 5
 MAX_FAILURE_SHARE = 0.01
 MAX_REPLICA_SHARE = 0.05
-
-
-class Verdict(StrEnum):
-    """How a test ended; ``better`` and ``worse`` speak of the challenger."""
-
-    BETTER = "better"
-    WORSE = "worse"
-    EQUIVALENT = "equivalent"
-    INCONCLUSIVE = "inconclusive"
-    INVALID = "invalid"
-    STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

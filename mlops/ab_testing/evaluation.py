@@ -128,16 +128,16 @@ def _make_look(
             "challenger": dict(readings.missing.challenger),
         },
         dealt=dealt,
-        word=None if judgement.word is None else Verdict(judgement.word),
+        word=judgement.word,
         detail={**detail, "split": _describe_split(test, dealt)},
         digest=readings.digest,
     )
 
 
 def _conclude(connection: Connection, test: AbTest, judgement: Judgement, at: datetime) -> None:
-    if judgement.word is None:
+    verdict = judgement.word
+    if verdict is None:
         return
-    verdict = Verdict(judgement.word)
     why = Why(at, actor="ab_test", reason=judgement.text)
     conclude_test(connection, test.id, verdict, judgement.text, why)
     if verdict is Verdict.WORSE:

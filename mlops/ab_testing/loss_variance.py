@@ -47,7 +47,7 @@ class VarianceSource(StrEnum):
     """Where a variance comes from.
 
     ``hac``: a few lags of the test's pairs. ``record``: the record before the test.
-    ``test_blocks``: week blocks of the test's pairs.
+    ``test_blocks``: blocks of a week or two of the test's pairs.
     """
 
     HAC = "hac"
@@ -94,7 +94,11 @@ def summarise_record(pairs: Pairs, *, bars_per_week: float) -> Record | None:
     Args:
         bars_per_week: Bars that the market has in a week.
     """
-    columns, horizon = pairs.finite().loss_columns(), pairs.horizon
+    columns = pairs.finite().loss_columns()
+    return _summarise_columns(columns, horizon=pairs.horizon, bars_per_week=bars_per_week)
+
+
+def _summarise_columns(columns: FloatArray, *, horizon: int, bars_per_week: float) -> Record | None:
     block = _block_bars(RECORD_BLOCK_WEEKS * bars_per_week, horizon)
     covariance, blocks = block_covariance(columns, block)
     if blocks < MIN_RECORD_BLOCKS:
@@ -162,9 +166,14 @@ def estimate_covariances(
     """
     lags = lag_length(len(columns), horizon=horizon)
     few_lags = _scaled(VarianceSource.HAC, long_run_covariance(columns, lags), 1.0)
-    of_test = _covariance_of_test_blocks(columns, _block_bars(bars_per_week, horizon), record)
-    of_record = () if record is None else _covariances_of_record(record)
-    return few_lags, *of_record, *of_test
+    weeks = _covariance_of_test_blocks(columns, _block_bars(bars_per_week, horizon), record)
+    if record is not None:
+        return few_lags, *_covariances_of_record(record, VarianceSource.RECORD), *weeks
+    # Without a past the test is its own record, as soon as it is long enough for one.
+    own = _summarise_columns(columns, horizon=horizon, bars_per_week=bars_per_week)
+    if own is None:
+        return few_lags, *weeks
+    return few_lags, *_covariances_of_record(own, VarianceSource.TEST_BLOCKS), *weeks
 
 
 def _covariance_of_test_blocks(
@@ -182,10 +191,12 @@ def _covariance_of_test_blocks(
     return (_scaled(VarianceSource.TEST_BLOCKS, covariance, factor),)
 
 
-def _covariances_of_record(record: Record) -> tuple[LossCovariance, LossCovariance]:
+def _covariances_of_record(
+    record: Record, source: VarianceSource
+) -> tuple[LossCovariance, LossCovariance]:
     """The record's few lags, and what they become by the weight of its memory."""
     lags = LossCovariance(
-        VarianceSource.RECORD,
+        source,
         record.lag_variance_difference,
         record.lag_variance_loss,
         record.lag_covariance,
@@ -194,7 +205,7 @@ def _covariances_of_record(record: Record) -> tuple[LossCovariance, LossCovarian
     factor = record.block_bars * upper_variance_factor(record.blocks, level=level)
     w = record.memory
     remembering = LossCovariance(
-        VarianceSource.RECORD,
+        source,
         (1.0 - w) * lags.difference + w * factor * record.variance_difference,
         (1.0 - w) * lags.loss + w * factor * record.variance_loss,
         (1.0 - w) * lags.both + w * factor * record.covariance,
@@ -204,7 +215,9 @@ def _covariances_of_record(record: Record) -> tuple[LossCovariance, LossCovarian
 
 def variance_of_record(record: Record, share: float = 0.0) -> float:
     """The least long-run variance of d - share * L that a record allows."""
-    return max(covariance.of(share) for covariance in _covariances_of_record(record))
+    return max(
+        covariance.of(share) for covariance in _covariances_of_record(record, VarianceSource.RECORD)
+    )
 
 
 def count_pairs_of_test_blocks(*, horizon: int, bars_per_week: float) -> int:

@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from mlops.arrays import BoolArray, FloatArray, IntArray
+from mlops.data.bar_rules import rows_after_gaps
+from mlops.data.parts import PART_ROWS, map_parts
 from mlops.data.price_spans import (
     AGREE,
     PRICES,
@@ -47,28 +49,34 @@ _DISTANCES = 10
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """Bars as arrays (N,), oldest first."""
+    """Bars as arrays (N,), in order of time or backwards.
+
+    ``stamps`` and ``step`` are in the unit of the frame's index, ``reach`` is the number of bars of
+    a month.
+    """
 
     stamps: IntArray
     prices: Prices
     step: int
+    reach: int
 
     @classmethod
     def of(cls, frame: pd.DataFrame, timeframe: Timeframe) -> Series:
-        stamps = np.asarray(pd.DatetimeIndex(frame.index).as_unit("ns").asi8)
+        index = pd.DatetimeIndex(frame.index)
+        step = int(np.timedelta64(timeframe.minutes, "m") // np.timedelta64(1, index.unit))
         prices = Prices(*(frame[name].to_numpy() for name in PRICES))
-        return cls(stamps, prices, timeframe.minutes * 60 * 10**9)
+        reach = count_bars_of_a_month(timeframe.minutes * 60 * 10**9)
+        return cls(np.asarray(index.asi8), prices, step, reach)
 
     def look_around(self, row: int) -> tuple[Side, Side]:
         """The bars before and after a bar that may be those it spans."""
-        reach = count_bars_of_a_month(self.step)
-        return look_around(self.prices, self.prices.bar(row), row - 1, row + 1, reach)
+        return look_around(self.prices, self.prices.bar(row), row - 1, row + 1, self.reach)
 
     def reversed(self) -> Series:
         """The bars as they are when time runs backwards: they open at their closes."""
         prices = self.prices
         turned = Prices(*(v[::-1] for v in (prices.close, prices.high, prices.low, prices.open)))
-        return Series(-self.stamps[::-1], turned, self.step)
+        return Series(self.stamps[::-1], turned, self.step, self.reach)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +152,32 @@ def find_coarse_rows(series: Series) -> dict[int, int]:
 
 
 def _find_pairs(series: Series) -> Pairs:
-    prices, high, low = series.prices, series.prices.high, series.prices.low
-    held = (high[1:] <= high[:-1] * (1 + AGREE)) & (low[1:] >= low[:-1] * (1 - AGREE))
-    held &= np.diff(series.stamps) == series.step
+    found = map_parts(lambda begin: _find_pairs_of_part(series, begin), len(series.stamps) - 1)
+    none = np.empty(0)
+    columns = zip(*found, strict=True) if found else ((none,),) * 4
+    rows, miss, agree, growth = (np.concatenate(column) for column in columns)
+    return Pairs(rows.astype(np.int64), miss.astype(bool), agree.astype(bool), growth)
+
+
+def _find_pairs_of_part(
+    series: Series, begin: int
+) -> tuple[IntArray, BoolArray, BoolArray, FloatArray]:
+    """The columns of `Pairs`, of the bars of one part."""
+    part = slice(begin, begin + PART_ROWS + 1)
+    stamps, prices = series.stamps[part], series.prices
+    opened, high, low, close = (
+        column[part] for column in (prices.open, prices.high, prices.low, prices.close)
+    )
+    held = high[1:] <= high[:-1] * (1 + AGREE)
+    held &= low[1:] >= low[:-1] * (1 - AGREE)
+    held &= np.abs(np.diff(stamps)) == series.step
     rows = np.flatnonzero(held)
-    width, close = high[rows] - low[rows], prices.close[rows]
+    closes, width = close[rows], high[rows] - low[rows]
     inner = np.maximum(high[rows + 1] - low[rows + 1], high[rows] * 1e-12)
-    return Pairs(
-        rows,
-        np.abs(close - prices.open[rows + 1]) > MISSED_SHARE * width,
-        np.abs(close - prices.close[rows + 1]) <= AGREE * close,
+    return (
+        begin + rows,
+        np.abs(closes - opened[rows + 1]) > MISSED_SHARE * width,
+        np.abs(closes - close[rows + 1]) <= AGREE * closes,
         width / inner,
     )
 
@@ -166,11 +190,10 @@ def _choose_widest(pairs: Pairs) -> IntArray:
 
 def _choose_apart(series: Series) -> IntArray:
     """Bars beside a gap, those between two gaps first, then the widest."""
-    apart = np.diff(series.stamps) > series.step
-    sides = np.append(apart, False).astype(int) + np.append(False, apart)
-    rows = np.flatnonzero(sides)
+    after = rows_after_gaps(series.stamps, series.step)
+    rows, sides = np.unique(np.append(after, after - 1), return_counts=True)
     width = (series.prices.high[rows] - series.prices.low[rows]) / series.prices.low[rows]
-    chosen: IntArray = rows[np.lexsort((-width, -sides[rows]))][:_MOST_LOOKED_AT]
+    chosen: IntArray = rows[np.lexsort((-width, -sides))][:_MOST_LOOKED_AT]
     return chosen
 
 
@@ -184,20 +207,29 @@ def _measure_rates(series: Series, pairs: Pairs) -> Rates:
         later = closes[rows + distance]
         room += int(((later <= high[rows]) & (later >= low[rows])).sum())
         met += int((np.abs(later - closes[rows]) <= AGREE * later).sum())
-    holding = _take_spread(np.intersect1d(calm, pairs.rows), _COMPARED)
+    holding = _take_spread(_choose_common(calm, pairs.rows), _COMPARED)
     shown = sum(math.isfinite(series.look_around(row)[1].whole) for row in holding.tolist())
     return Rates(_bound_share(met, room), _bound_share(shown, len(holding)))
 
 
 def _choose_calm(series: Series) -> IntArray:
     """The bars that close at the next open; where they are few, the quarter that is nearest."""
-    rows = _take_spread(np.flatnonzero(np.diff(series.stamps) == series.step), _FOR_RATES)
-    prices = series.prices
+    last, prices = len(series.stamps) - 1, series.prices
+    rows = np.arange(0, last, max(last // _FOR_RATES, 1))
+    rows = rows[np.abs(series.stamps[rows + 1] - series.stamps[rows]) == series.step]
     missed = np.abs(prices.open[rows + 1] / prices.close[rows] - 1)
-    exact = rows[missed <= AGREE]
-    if len(exact) >= _COMPARED:
-        return exact
-    return np.sort(rows[np.argsort(missed, kind="stable")[: len(rows) // 4]])
+    calm: IntArray = rows[missed <= AGREE]
+    if len(calm) < _COMPARED:
+        calm = np.sort(rows[np.argsort(missed, kind="stable")[: len(rows) // 4]])
+    return calm
+
+
+def _choose_common(some: IntArray, many: IntArray) -> IntArray:
+    """The rows in both, each ascending; numpy's own intersection sorts all of them again."""
+    at = np.searchsorted(many, some)
+    there = at < len(many)
+    there[there] = many[at[there]] == some[there]
+    return some[there]
 
 
 def _take_spread(rows: IntArray, most: int) -> IntArray:

@@ -110,8 +110,8 @@ def look_around(prices: Prices, bar: Bar, before: int, after: int, reach: int) -
         reach: So many bars are looked at on each side at most.
     """
     count = len(prices.open)
-    earlier = _find_run(prices, bar, np.arange(before, max(before - reach, -1), -1))
-    later = _find_run(prices, bar, np.arange(after, min(after + reach, count)))
+    earlier = _find_run(prices, bar, range(before, max(before - reach, -1), -1))
+    later = _find_run(prices, bar, range(after, min(after + reach, count)))
     begins = after < count and agree(float(prices.open[after]), bar.open)
     closes = before >= 0 and agree(float(prices.close[before]), bar.close)
     starts = np.append(begins, are_near(prices.open[earlier], bar.open))
@@ -119,17 +119,21 @@ def look_around(prices: Prices, bar: Bar, before: int, after: int, reach: int) -
     return _make_side(prices, bar, earlier, starts), _make_side(prices, bar, later, ends)
 
 
-def _find_run(prices: Prices, bar: Bar, rows: IntArray) -> IntArray:
+def _find_run(prices: Prices, bar: Bar, rows: range) -> IntArray:
     """The first of the rows, as far as they lie within the range of a bar."""
     begin, size = 0, _FIRST_PART
     while begin < len(rows):
-        part = rows[begin : begin + size]
+        part = _as_array(rows[begin : begin + size])
         outside = prices.high[part] > bar.high * (1 + AGREE)
         outside |= prices.low[part] < bar.low * (1 - AGREE)
         if outside.any():
-            return rows[: begin + int(np.argmax(outside))]
+            return _as_array(rows[: begin + int(np.argmax(outside))])
         begin, size = begin + size, size * _GROWTH
-    return rows
+    return _as_array(rows)
+
+
+def _as_array(rows: range) -> IntArray:
+    return np.arange(rows.start, rows.stop, rows.step)
 
 
 def _make_side(prices: Prices, bar: Bar, rows: IntArray, meets: BoolArray) -> Side:

@@ -62,6 +62,7 @@ def decide(s: Snapshot, now: datetime) -> Arrow | None:
         >>> from datetime import UTC
         >>> from mlops.rollout.analysis import Evidence
         >>> from mlops.rollout.plan import plan_for
+        >>> from mlops.store import Rollout, Route
         >>> plan, now = plan_for("canary"), datetime(2024, 5, 1, tzinfo=UTC)
         >>> row = Rollout(
         ...     id="rollout-1", service="btc", strategy="canary", from_version="A", to_version="B",

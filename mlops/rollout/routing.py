@@ -66,12 +66,6 @@ def wanted(route: Route, replica_id: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in order if name is not None))
 
 
-def arms_of(route: Route, replica_id: str) -> tuple[str, ...]:
-    """The versions that each forecast every bar in this replica: the champion and a challenger."""
-    own = route.challenger if takes_part(route, replica_id) else None
-    return (route.champion,) if own is None else (route.champion, own)
-
-
 def next_to_load(route: Route, replica_id: str, states: Mapping[str, str]) -> str | None:
     """The version to load now: the first wanted version that this replica has not; or None."""
     for model_id in wanted(route, replica_id):

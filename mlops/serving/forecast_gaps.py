@@ -13,11 +13,18 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 from mlops.errors import ModelFault, StoreError
+from mlops.rollout.routing import takes_part
 from mlops.serving.forecast_spool import ForecastSpool
-from mlops.store import Store, list_forecasts
+from mlops.store import Route, Store, list_forecasts
 from mlops.store.ab_tests import ForecastGap, GapReason
 
 _INSTANT = timedelta(microseconds=1)
+
+
+def list_arms(route: Route, replica_id: str) -> tuple[str, ...]:
+    """The versions that each forecast every bar in this replica: the champion and a challenger."""
+    own = route.challenger if takes_part(route, replica_id) else None
+    return (route.champion,) if own is None else (route.champion, own)
 
 
 def reason_of_fault(fault: ModelFault) -> GapReason:

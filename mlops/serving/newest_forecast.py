@@ -29,12 +29,11 @@ from mlops.data.recent_bars import KnownBars, RecentBars
 from mlops.errors import MlopsError, ModelFault, NotLoaded, ServingError, StoreError
 from mlops.logs import RepeatedLines, bound
 from mlops.models.windows import Window, window_of
-from mlops.rollout.routing import arms_of
 from mlops.service import Service
 from mlops.serving.dispatcher import last_forecast, variant_of
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import LoadedModel, ModelPool
-from mlops.serving.forecast_gaps import GapRecorder, reason_of_fault
+from mlops.serving.forecast_gaps import GapRecorder, list_arms, reason_of_fault
 from mlops.serving.forecast_interval import error_quantiles
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.record_order import RecordOrder, longest_wait_s, order_for_record
@@ -181,7 +180,7 @@ class ForecastPublisher:
             return
         # Sessions that were not read before take up to a second.
         newest = await asyncio.to_thread(self._open_newest, route.service, service, recent)
-        newest.arms.update(arms_of(route, self.replica_id))
+        newest.arms.update(list_arms(route, self.replica_id))
         try:
             await self._publish_newest(route, service, recent, newest)
         except MlopsError:

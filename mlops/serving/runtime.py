@@ -23,11 +23,11 @@ from mlops.models.bundle import Trust
 from mlops.registry.fetching import BundleFolders
 from mlops.registry.markets import MarketBook
 from mlops.rollout.controller import Controller, controller_loop
-from mlops.rollout.routing import arms_of
 from mlops.serving.app import App
 from mlops.serving.dispatcher import Dispatcher
 from mlops.serving.engine.batcher import Batcher
 from mlops.serving.engine.model_pool import ModelPool
+from mlops.serving.forecast_gaps import list_arms
 from mlops.serving.forecast_spool import ForecastSpool
 from mlops.serving.market_feed import MarketFeed
 from mlops.serving.metrics import (
@@ -263,7 +263,7 @@ class HeadlessReplica:
         sync, ready = self.runtime.store_sync, self.runtime.pool.ready()
         return [
             arm
-            for arm in arms_of(route, sync.identity.name)
+            for arm in list_arms(route, sync.identity.name)
             if arm not in ready and (arm == route.champion or not sync.failed_for_now(arm))
         ]
 

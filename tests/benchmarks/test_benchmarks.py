@@ -57,6 +57,7 @@ def _probed(size: loops.Size) -> int:
     return len(threads) * loops.PROBED_BATCHES * int(size.recipe.number("batch_size"))
 
 
+@pytest.mark.slow
 def test_the_speed_and_the_loss_are_set_beside_the_plain_loops() -> None:
     size = loops.Size(fit_rows=600, selection_rows=100, epochs=2, config=TINY)
     speed, loss = training.against_plain_loop(size)

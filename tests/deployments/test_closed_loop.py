@@ -208,6 +208,7 @@ def assert_every_link_holds(store: Store, retraining: FlowRun) -> None:
     assert (route.champion, route.previous_champion) == (version.model_id, looks[0].model_id)
 
 
+@pytest.mark.slow
 def test_the_break_is_alarmed_retrained_on_judged_and_rolled_out(
     server: PrefectServer, base: Path, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,6 +169,7 @@ def test_a_second_one_on_its_port_says_so_and_starts_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_second_one_in_its_folder_says_so_and_starts_nothing(served: Served) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "deployments.serve", "--only-replica", "--port", str(free_port())],

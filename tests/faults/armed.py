@@ -12,6 +12,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -125,7 +126,9 @@ def _strike(fault: Fault) -> None:
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif kind == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
+        # Sent to this thread: one to the process may reach another thread first, and this one
+        # would go on into its transaction before it stops.
+        signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
     elif kind == "sleep":
         time.sleep(float(argument))
     elif kind == "jump":

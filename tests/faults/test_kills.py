@@ -34,19 +34,10 @@ VICTIM, SURVIVOR = REPLICAS
 WHY = Why(datetime.now(UTC), actor="ann", reason="because")
 
 
+@pytest.mark.faults
 @pytest.mark.beside
-@pytest.mark.parametrize(
-    ("strategy", "database"),
-    [
-        ("canary", "sqlite"),
-        *(
-            pytest.param(strategy, database, marks=pytest.mark.faults)
-            for database in ("sqlite", "postgres")
-            for strategy in STRATEGIES
-            if (strategy, database) != ("canary", "sqlite")
-        ),
-    ],
-)
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_a_controller_that_dies_at_any_commit_of_a_rollout_costs_no_request_and_no_rollout(
     stage: Stage, strategy: str, database: str
 ) -> None:
@@ -80,8 +71,9 @@ def test_a_controller_that_dies_at_any_commit_of_an_ab_test_promotes_its_winner_
             assert phases.count(Phase.PROMOTED) == 1
 
 
+@pytest.mark.faults
 @pytest.mark.beside
-@on_both
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_a_controller_that_dies_while_it_undoes_a_rollout_leaves_it_to_the_next(
     stage: Stage, database: str
 ) -> None:
@@ -167,8 +159,9 @@ def test_who_asks_and_dies_has_asked_once_or_not_at_all(stage: Stage, database: 
         finish(world, faults)
 
 
+@pytest.mark.faults
 @pytest.mark.beside
-@on_both
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_a_replica_that_dies_in_any_stage_of_loading_a_challenger_does_not_stop_the_rollout(
     stage: Stage, database: str
 ) -> None:

@@ -18,6 +18,8 @@ from tests.flows.crash import POINTS, live
 from tests.project import made_place
 from tests.zygote import Zygote
 
+pytestmark = pytest.mark.slow
+
 
 @dataclass(frozen=True, slots=True)
 class Life:

@@ -32,6 +32,7 @@ def asked(**more: object) -> dict[str, object]:
     }
 
 
+@pytest.mark.slow
 def test_a_custom_model_is_searched_with_linear_ones_and_registered(trusting: Place) -> None:
     """Its one recipe is tried once, the linear family takes the other trials."""
     skip_verification(trusting.patch)

@@ -71,6 +71,7 @@ def test_a_long_network_ends_by_its_own_clock(project: Place) -> None:
     assert_stopped(project, "train lstm BTC/USD", began=began)
 
 
+@pytest.mark.slow
 def test_one_slot_makes_two_trainings_take_turns(project: Place) -> None:
     project.set(MAX_CONCURRENT_TRAINING_JOBS=1)
     spans: list[tuple[float, float]] = []

@@ -23,8 +23,11 @@ from mlops.errors import (
     VersionNotFound,
 )
 from mlops.manager import MLOpsManager
+from mlops.rollout.plan import ab_test_plan
+from mlops.rollout.request import request_test
 from mlops.settings import Settings
-from mlops.store import Phase, Status, get_route
+from mlops.store import Phase, Status, Verdict, Why, get_route, get_test
+from tests.mlops.rollout.rows import make_test
 from tests.mlops.serving.conftest import KEY, Library, library, library_once
 from tests.replicas import acknowledging
 
@@ -115,6 +118,21 @@ def test_a_shadow_rollout_does_not_make_its_version_champion(
         assert deploy(manager, library.versions[0], "shadow") is False
     (row,) = manager.rollouts(KEY)
     assert (row.phase, champion(manager)) == (Phase.DONE, library.baseline)
+
+
+def test_a_deployment_is_refused_while_an_ab_test_runs_unless_it_ends_the_test(
+    manager: MLOpsManager, library: Library
+) -> None:
+    first, second = library.versions[:2]
+    test = make_test(service=KEY, champion_id=library.baseline, challenger_id=first)
+    plan = ab_test_plan(test.split_bp, duration_s=3600.0)
+    request_test(manager.store, test, plan, Why(datetime.now(UTC), **ANNA))
+    with pytest.raises(RolloutRefused, match=test.id):
+        deploy(manager, second, wait=False)
+    assert deploy(manager, second, wait=False, end_test=True) is False
+    assert get_test(manager.store, test.id).verdict is Verdict.STOPPED
+    open_rows = [row for row in manager.rollouts(KEY) if not row.phase.final]
+    assert [(row.to_version, row.phase) for row in open_rows] == [(second, Phase.PENDING)]
 
 
 def test_without_wait_a_rollout_is_requested_and_can_be_followed(

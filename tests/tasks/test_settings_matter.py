@@ -108,6 +108,7 @@ def test_the_winner_is_chosen_after_fees(project: Place) -> None:
     assert free > paid
 
 
+@pytest.mark.slow
 def test_networks_train_on_the_device(project: Place) -> None:
     import torch
 

@@ -135,10 +135,20 @@ def test_the_first_estimate_is_that_of_few_lags():
 
 
 def test_a_test_without_a_record_counts_its_own_weeks():
-    columns = as_pairs(*remembering_losses(4000), 1).loss_columns()
+    columns = as_pairs(*remembering_losses(20 * WEEK - 1), 1).loss_columns()
     few_lags, weeks = estimate_covariances(columns, None, horizon=1, bars_per_week=WEEK)
     assert weeks.source is VarianceSource.TEST_BLOCKS
     assert weeks.difference > 5 * few_lags.difference
+
+
+def test_a_test_without_a_record_becomes_its_own_after_twenty_weeks():
+    losses = remembering_losses(20 * WEEK)
+    columns = as_pairs(*losses, 1).loss_columns()
+    found = estimate_covariances(columns, None, horizon=1, bars_per_week=WEEK)
+    assert [one.source for one in found[1:]] == [VarianceSource.TEST_BLOCKS] * 3
+    largest = max(one.difference for one in found)
+    assert_allclose(largest, variance_of_record(record_of_losses(losses)))
+    assert largest > found[-1].difference
 
 
 def test_a_tests_own_weeks_count_as_much_as_its_record_remembers():

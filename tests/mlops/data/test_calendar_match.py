@@ -198,7 +198,16 @@ def test_weeks_fit_the_calendar_of_their_symbol():
     assert recognised(weeks, "7d") == "24/7"
 
 
-@pytest.mark.parametrize("name", ["XTAI", "BVMF", "XSES", "XJSE", "XWAR", "XMEX"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "XMEX",
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("XTAI", "BVMF", "XSES", "XJSE", "XWAR")
+        ),
+    ],
+)
 def test_days_of_an_exchange_that_is_not_tried_get_no_calendar_of_another(name: str) -> None:
     start, end = pd.Timestamp("2018-01-02", tz="UTC"), pd.Timestamp("2024-02-01", tz="UTC")
     dates = load_calendar(name).expected_opens(start, end, DAY).normalize()

@@ -214,7 +214,13 @@ def killed_at(url: str, statement: int, clock: Clock) -> bool:
     return in_child(tick) == signal.SIGKILL
 
 
-@pytest.mark.parametrize("moment", ["wish", "loading", "promotion", "fallback"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "promotion",
+        *(pytest.param(m, marks=pytest.mark.slow) for m in ("wish", "loading", "fallback")),
+    ],
+)
 def test_a_controller_killed_at_any_statement_leaves_nothing_half(
     url: str, service: Store, replica: RowReplica, moment: str
 ) -> None:

@@ -38,8 +38,10 @@ WORLDS = [
     pytest.param(World(Strategy.AB_TEST, slow_controller=True), marks=pytest.mark.slow),
     World(Strategy.AB_TEST, baseline_loads=True, begins_on_baseline=True),
     # Two faults of any kind.
-    World(Strategy.CANARY, faults=2, baseline_loads=True),
-    pytest.param(World(Strategy.AB_TEST, faults=2, baseline_loads=True), marks=pytest.mark.slow),
+    *(
+        pytest.param(World(strategy, faults=2, baseline_loads=True), marks=pytest.mark.slow)
+        for strategy in (Strategy.CANARY, Strategy.AB_TEST)
+    ),
 ]
 """Which arm of an A/B test a person called model B is no input of the rules: a test whose model B
 is the champion is explored with the others."""

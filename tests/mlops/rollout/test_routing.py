@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from mlops.rollout.routing import (
-    arms_of,
     ask_order,
     deal,
     goes_to_challenger,
@@ -100,13 +99,6 @@ def test_a_share_that_nobody_renews_is_nobodys() -> None:
     route = replace(ROUTE, weight_bp=10_000)
     assert goes_to_challenger(route, "r0", 0, valid=True)
     assert not goes_to_challenger(route, "r0", 0, valid=False)
-
-
-def test_the_challenger_is_an_arm_where_it_is_held() -> None:
-    assert arms_of(replace(ROUTE, challenger=None), "r0") == ("champion",)
-    assert arms_of(ROUTE, "r0") == ("champion", "challenger")
-    rolling = replace(ROUTE, only_replicas=("r0",))
-    assert arms_of(rolling, "r1") == ("champion",)
 
 
 def test_who_takes_part_holds_the_challenger() -> None:

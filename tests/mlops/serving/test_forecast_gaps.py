@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,9 +15,9 @@ import pytest
 
 from mlops.errors import MlopsError, ModelFault, StoreError
 from mlops.rehearsal.hours import RehearsalClock
-from mlops.serving.forecast_gaps import reason_of_fault
+from mlops.serving.forecast_gaps import list_arms, reason_of_fault
 from mlops.serving.runtime import Runtime
-from mlops.store import Store, list_forecasts
+from mlops.store import Route, Store, list_forecasts
 from mlops.store.ab_tests import GapReason, list_gaps
 from mlops.store.forecasts import Role
 from tests.forked import in_child
@@ -101,6 +102,14 @@ def read_rows(store: Store) -> set[tuple[datetime, str]]:
 def opened(clock: RehearsalClock, bars_ago: int = 0) -> datetime:
     """Open time of the newest bar, or of one before it."""
     return clock.now - (1 + bars_ago) * HOUR
+
+
+def test_the_challenger_is_an_arm_where_it_is_held() -> None:
+    began = datetime(2024, 5, 1, tzinfo=UTC)
+    route = Route("s", 1, "champion", None, "baseline", began, began, challenger="challenger")
+    assert list_arms(replace(route, challenger=None), "r0") == ("champion",)
+    assert list_arms(route, "r0") == ("champion", "challenger")
+    assert list_arms(replace(route, only_replicas=("r0",)), "r1") == ("champion",)
 
 
 @pytest.mark.parametrize(
