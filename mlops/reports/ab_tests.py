@@ -11,7 +11,6 @@ import numpy as np
 
 from mlops.ab_testing.decision import EQUIVALENCE_SHARE
 from mlops.ab_testing.loss_sequence import count_first_pairs
-from mlops.arrays import FloatArray
 from mlops.reports import figures
 from mlops.reports.page import AbTestSection, Page, Picture, Regime, render
 from mlops.service import Service
@@ -130,22 +129,20 @@ def _draw_pictures(test: AbTest, looks: Sequence[AbLook], ended: str) -> list[Pi
     uri = figures.draw_confidence_sequence(
         np.array([look.pairs for look in drawn], dtype=np.float64),
         np.array([_share(look.mean, look) for look in drawn]),
-        _column([look.relative_low for look in drawn]),
-        _column([look.relative_high for look in drawn]),
+        # Not the bounds of the ratio: while the champion's loss is uncertain there are none.
+        np.array([_share(look.low, look) for look in drawn]),
+        np.array([_share(look.high, look) for look in drawn]),
         zone=EQUIVALENCE_SHARE,
         first=count_first_pairs(Service.parse(test.service).horizon),
         verdict=ended,
     )
     caption = (
-        "Above zero the challenger is better. The band holds at every look at once; the dotted "
-        "line is the first look that counts, the shaded zone is what counts as equivalent."
+        "Above zero the challenger is better. The band of the mean difference, in units of the "
+        "champion's loss so far, holds at every look at once; the dotted line is the first look "
+        "that counts, the shaded zone is what counts as equivalent."
     )
     return [Picture("Confidence sequence", uri, caption)]
 
 
-def _share(mean: float | None, look: AbLook) -> float:
-    return math.nan if mean is None else mean / float(look.detail["champion_loss"])
-
-
-def _column(values: Sequence[float | None]) -> FloatArray:
-    return np.array([math.nan if value is None else value for value in values])
+def _share(difference: float | None, look: AbLook) -> float:
+    return math.nan if difference is None else difference / float(look.detail["champion_loss"])

@@ -155,7 +155,8 @@ def draw_confidence_sequence(
     Args:
         pairs: Pairs of each look (n,).
         gain: Mean loss difference as a share of the champion's loss (n,).
-        low, high: Bounds of that share (n,); NaN before the looks that count.
+        low, high: Bounds of the difference, in the same unit (n,); NaN before the looks that
+            count.
         zone: Shares within plus and minus this are equivalent.
         first: Pairs before which no look counts.
         verdict: Written at the last look.

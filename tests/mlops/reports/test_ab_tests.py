@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from mlops.reports import figures
 from mlops.reports.ab_tests import ab_test_section, is_drawn, save_report
 from mlops.reports.page import AbTestSection
 from mlops.store import Verdict
@@ -123,3 +125,21 @@ def test_a_report_is_drawn_again_once_the_test_has_ended(tmp_path: Path) -> None
     assert not is_drawn(ended, tmp_path)
     save_report(ended, [look(140)], tmp_path)
     assert is_drawn(ended, tmp_path)
+
+
+def test_the_band_is_drawn_while_the_bounds_of_the_ratio_are_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Any] = []
+
+    def draw(*columns: Any, **_: Any) -> str:
+        drawn.extend(columns)
+        return ""
+
+    monkeypatch.setattr(figures, "draw_confidence_sequence", draw)
+    unknown = look(150, relative_low=None, relative_high=None)
+    ab_test_section(TEST, [look(100), unknown])
+    _, gain, low, high = drawn
+    np.testing.assert_allclose(gain, [0.04, 0.04])
+    np.testing.assert_allclose(low, [np.nan, -0.02])
+    np.testing.assert_allclose(high, [np.nan, 0.1])
