@@ -21,7 +21,7 @@ from tests.faults.plans import (
     load_faults,
     serving_faults,
 )
-from tests.faults.scenes import STRATEGIES, another, begin, enthrone, idle_connection
+from tests.faults.scenes import STRATEGIES, another, ask_test, begin, enthrone, idle_connection
 from tests.faults.stage import Stage
 from tests.faults.template import CHAMPION, GOOD
 from tests.faults.world import LOOK_S, QUICK, REPLICAS, World
@@ -306,6 +306,15 @@ def ask_and_die(world: World, fault: Fault) -> None:
         assert len(list_rollouts(world.store)) == len(rows) + asked
         assert len(list_tests(world.store, running_only=True)) == asked
         for row in list_rollouts(world.store)[:asked]:
+            world.abort(row)
+    elif fault.point == "ab_test_rows.find_better":
+        row = ask_test(world, other)
+        world.reaches(row, Phase.STEP)
+        process = world.asker("look", fault, rollout=row.id)
+        assert process.wait() == -signal.SIGKILL, process.tail()
+        [test] = [one for one in list_tests(world.store) if one.rollout_id == row.id]
+        assert (test.verdict is Verdict.BETTER) == asked
+        if not asked:
             world.abort(row)
     elif fault.point == "request.roll_back":
         if route.previous_champion is None:
