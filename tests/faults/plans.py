@@ -30,6 +30,10 @@ ENDING = ("replicas.remove_replica", "socket[", "request_counts.write_traffic")
 """Points that a process comes by when it is told to end; traffic is written every 30 s as well."""
 
 
+GAPS = "ab_tests.record_gaps"
+"""A replica comes by it where a version has failed on a bar."""
+
+
 def controller_faults(stage: Stage, scene: str) -> list[Fault]:
     """Of a strategy all that its controller comes by, of other scenes what no strategy does."""
     points = _points(stage, scene, "controller")
@@ -53,9 +57,14 @@ def ending_faults(stage: Stage) -> list[Fault]:
     return _kills(filter(_is_ending, _everywhere(stage, "replica")))
 
 
+def gap_faults(stage: Stage) -> list[Fault]:
+    """What a replica commits where a version has failed on a bar."""
+    return _kills({GAPS} & _everywhere(stage, "replica"))
+
+
 def serving_faults(stage: Stage) -> list[Fault]:
-    """What a replica commits and writes while it serves."""
-    others = (_is_load, _is_ending, _is_carried)
+    """What a replica commits and writes while it serves versions that do not fail."""
+    others = (_is_load, _is_ending, _is_carried, GAPS.__eq__)
     points = _everywhere(stage, "replica")
     return _kills(one for one in points if not any(other(one) for other in others))
 
@@ -68,7 +77,7 @@ def carrying_faults(stage: Stage) -> list[Fault]:
 def every_fault(stage: Stage) -> set[tuple[str, str]]:
     """All of the above, as role and point."""
     of_replicas: tuple[Callable[[Stage], list[Fault]], ...] = (
-        load_faults, ending_faults, serving_faults, carrying_faults,
+        load_faults, ending_faults, serving_faults, carrying_faults, gap_faults,
     )  # fmt: skip
     found = {("replica", fault.point) for faults in of_replicas for fault in faults(stage)}
     found |= {("asker", fault.point) for fault in asker_faults(stage)}

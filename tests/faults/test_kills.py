@@ -18,6 +18,7 @@ from tests.faults.plans import (
     carrying_faults,
     controller_faults,
     ending_faults,
+    gap_faults,
     load_faults,
     serving_faults,
 )
@@ -196,6 +197,28 @@ def test_a_replica_that_dies_at_any_of_its_commits_costs_only_what_was_in_flight
             until_dead(world, victim, lambda: keep_rolling(world, "canary"))
         world.replica(VICTIM, stands_by=False)
         world.until(world.idle, "every rollout has ended")
+        finish(world, faults)
+
+
+@pytest.mark.faults
+@pytest.mark.beside
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
+def test_a_replica_that_dies_at_the_gap_of_a_failing_version_costs_only_what_was_in_flight_in_it(
+    stage: Stage, database: str
+) -> None:
+    with stage.world("replica-gaps", database) as world:
+        world.replica(SURVIVOR, stands_by=False)
+        world.prober()
+        enthrone(world, "raises")
+        faults = gap_faults(stage)
+        for fault in faults:
+            victim = world.replica(VICTIM, fault, gated=True, stands_by=False)
+            world.until(world.in_rotation, "both replicas answer")
+            world.let(victim)
+            assert victim.wait() == -signal.SIGKILL, victim.tail()
+        world.replica(VICTIM, stands_by=False)
+        world.controller()
+        world.until(lambda: world.route().champion == CHAMPION, "the champion of before is back")
         finish(world, faults)
 
 
