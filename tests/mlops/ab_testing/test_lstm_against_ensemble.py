@@ -2,14 +2,14 @@
 
 What is expected is computed here: losses from the versions' forecasts and the bars' ranges.
 
-The start is the first day of the last month of the sample: of all months it has the longest record
-before it, 24 two-week blocks. 600 pairs have an interval, as the first look that counts is at 480.
+The start has the longest record before it, 24 two-week blocks, of all first days of a month that
+leave 600 bars and their outcomes. The first look that counts is at 480 pairs, so 600 have bounds.
 
-The interval is compared in units of the loss. The preflight gives it as a share of the champion's
-mean loss on the common past; in the test that loss is about half as large, because the market was
-calmer, and the share twice as large. Nor has the share bounds of its own after 600 pairs. The
-half-width is met exactly, because the variance of the record is ten times that of the test's own
-pairs: a look that lost the record would give a third of it.
+The half-widths are compared in units of the loss. The preflight gives a share of the champion's
+mean loss on the common past. In the test that loss is half as large, so the same half-width is
+twice the share (70 % where 35 % was said), and the share has no bounds of its own yet. In units of
+the loss it is met exactly: the variance is that of the record, ten times what a few lags of the
+test's own pairs say. By those alone the half-width would be a third.
 """
 
 from __future__ import annotations
