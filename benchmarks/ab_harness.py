@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -23,7 +24,13 @@ from mlops.ab_testing.decision import (
     judge_pairs,
     variance_of_record,
 )
-from mlops.ab_testing.loss_variance import LEAST_BLOCKS_BESIDE_RECORD, UPPER_LEVEL_OF_TEST
+from mlops.ab_testing.loss_variance import (
+    LEAST_BLOCKS_BESIDE_RECORD,
+    UPPER_LEVEL_OF_TEST,
+    bars_of_test_block,
+    count_pairs_of_test_blocks,
+    upper_level_of,
+)
 from mlops.arrays import BoolArray, FloatArray, IntArray
 from mlops.stats.confidence_sequence import DelayedStart, NormalMixture, upper_variance_factor
 from mlops.stats.dependence import BLOCK_PER_HORIZON, lag_length
@@ -99,17 +106,24 @@ def hac_at(values: FloatArray, looks: IntArray, horizon: int) -> FloatArray:
     return np.where(found > 0.0, found, lag_zero)
 
 
-def blocks_at(values: FloatArray, looks: IntArray, block: int) -> FloatArray:
+def blocks_at(
+    values: FloatArray,
+    looks: IntArray,
+    block: int,
+    *,
+    least: int = LEAST_BLOCKS_BESIDE_RECORD,
+    level_of: Callable[[int], float] = lambda blocks: UPPER_LEVEL_OF_TEST,
+) -> FloatArray:
     """Upper limit of the variance of the newest whole blocks of the first n values.
 
-    ``(runs, looks)``; 0 where they are too few to count beside a record.
+    ``(runs, looks)``; 0 where there are fewer than the least number of blocks.
     """
     found = np.zeros((len(values), len(looks)))
     for look, n in enumerate(looks):
         count = int(n) // block
-        if count >= LEAST_BLOCKS_BESIDE_RECORD:
+        if count >= least:
             kept = values[:, n - count * block : n].reshape(len(values), count, block)
-            factor = block * upper_variance_factor(count, level=UPPER_LEVEL_OF_TEST)
+            factor = block * upper_variance_factor(count, level=level_of(count))
             found[:, look] = factor * kept.mean(axis=2).var(axis=1, ddof=1)
     return found
 
@@ -165,27 +179,46 @@ class Looks:
         self.runs = runs
         self.at = runs.looks
         self.first = count_first_pairs(runs.horizon)
-        shifted = [runs.shifted(s) for s in (0.0, EQUIVALENCE_SHARE, -EQUIVALENCE_SHARE)]
-        self._means = [means_at(values, self.at) for values in shifted]
-        self._hac = [hac_at(values, self.at, runs.horizon) for values in shifted]
-        block = max(round(bars_a_week), BLOCK_PER_HORIZON * runs.horizon)
-        self._blocks = [blocks_at(values, self.at, block) for values in shifted]
+        self._bars_a_week = bars_a_week
+        self._shifted = [runs.shifted(s) for s in (0.0, EQUIVALENCE_SHARE, -EQUIVALENCE_SHARE)]
+        self._means = [means_at(values, self.at) for values in self._shifted]
+        self._hac = [hac_at(values, self.at, runs.horizon) for values in self._shifted]
+
+    @cached_property
+    def _weeks(self) -> list[FloatArray]:
+        block = max(round(self._bars_a_week), BLOCK_PER_HORIZON * self.runs.horizon)
+        return [blocks_at(values, self.at, block) for values in self._shifted]
 
     def judge(self, floors: Floors, boundary: Boundary) -> Ends:
-        """The first verdict of each run."""
-        z = np.array([boundary.z(int(n)) if n >= self.first else np.inf for n in self.at])
-        low, high = self._bounds(0, floors.difference, floors.memory, z)
-        zone_high = self._bounds(1, floors.less, floors.memory, z)[1]
-        zone_low = self._bounds(2, floors.more, floors.memory, z)[0]
-        return _first_words(self.at, high < 0.0, low > 0.0, (zone_high < 0.0) & (zone_low > 0.0))
+        """The first verdict of each run beside its record."""
+        least = (floors.difference, floors.less, floors.more)
+        floored = [
+            np.maximum(one, floors.memory * week)
+            for one, week in zip(least, self._weeks, strict=True)
+        ]
+        return self._judge_above(floored, boundary, first=self.first)
 
-    def _bounds(
-        self, which: int, floor: FloatArray, memory: FloatArray, z: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        variance = np.maximum(self._hac[which], floor)
-        variance = np.maximum(variance, memory * self._blocks[which])
-        half = z * np.sqrt(variance / self.at)
-        return self._means[which] - half, self._means[which] + half
+    def judge_without_record(self, boundary: Boundary) -> Ends:
+        """The first verdict of each run by the blocks of the test alone."""
+        horizon, week = self.runs.horizon, self._bars_a_week
+        block = bars_of_test_block(horizon=horizon, bars_per_week=week)
+        first = count_pairs_of_test_blocks(horizon=horizon, bars_per_week=week)
+        limits = [
+            blocks_at(values, self.at, block, least=2, level_of=upper_level_of)
+            for values in self._shifted
+        ]
+        return self._judge_above(limits, boundary, first=max(self.first, first))
+
+    def _judge_above(self, least: Sequence[FloatArray], boundary: Boundary, *, first: int) -> Ends:
+        """The verdicts, where each few-lag variance is at least this."""
+        z = np.array([boundary.z(int(n)) if n >= first else np.inf for n in self.at])
+        halves = [
+            z * np.sqrt(np.maximum(hac, floor) / self.at)
+            for hac, floor in zip(self._hac, least, strict=True)
+        ]
+        low, high = self._means[0] - halves[0], self._means[0] + halves[0]
+        zone_high, zone_low = self._means[1] + halves[1], self._means[2] - halves[2]
+        return _first_words(self.at, high < 0.0, low > 0.0, (zone_high < 0.0) & (zone_low > 0.0))
 
     def naive_share(self) -> float:
         """Share of runs that a t-test at 5 % decides at some look, as if it were the only look."""
@@ -196,7 +229,9 @@ class Looks:
         return float((np.abs(z) > 1.96).any(axis=1).mean())
 
 
-def judge_by_looks(pairs: Pairs, record: Record, *, alpha: float, bars_a_week: float) -> Ends:
+def judge_by_looks(
+    pairs: Pairs, record: Record | None, *, alpha: float, bars_a_week: float
+) -> Ends:
     """The first verdict of one run, by `judge_pairs` at each look."""
     looks = np.arange(PAIRS_A_LOOK, pairs.closed_at.size + 1, PAIRS_A_LOOK)
     for n in looks:

@@ -109,9 +109,14 @@ class Resampled:
 
 
 def resample_tests(
-    pair: PairOfLosses, *, runs: int, true_share: float = 0.0, record_blocks: int | None = None
+    pair: PairOfLosses,
+    *,
+    runs: int,
+    true_share: float = 0.0,
+    record_blocks: int | None = None,
+    test_pairs: int = TEST_PAIRS,
 ) -> Iterator[Resampled]:
-    """Tests of 2,880 pairs for each half and block length.
+    """Tests for each half and block length.
 
     Args:
         true_share: The true mean of d, as a share of the champion's mean loss in the half.
@@ -125,7 +130,7 @@ def resample_tests(
         record = _record_beside(pair, half, first_is_test=number == 0, blocks=record_blocks)
         for block in BLOCKS:
             rng = np.random.default_rng([pair.horizon, number, block])
-            rows = _draw_rows(rng, d.size, runs=runs, block=block)
+            rows = _draw_rows(rng, d.size, runs=runs, block=block, test_pairs=test_pairs)
             yield Resampled(pair, Runs(d[rows], champion[rows], pair.horizon), record)
 
 
@@ -141,8 +146,10 @@ def _record_beside(
     return record_of(champion, challenger, pair.horizon, bars_a_week=pair.bars_a_week)
 
 
-def _draw_rows(rng: np.random.Generator, n: int, *, runs: int, block: int) -> IntArray:
-    count = -(-TEST_PAIRS // block)
+def _draw_rows(
+    rng: np.random.Generator, n: int, *, runs: int, block: int, test_pairs: int
+) -> IntArray:
+    count = -(-test_pairs // block)
     starts = rng.integers(0, n - block + 1, size=(runs, count, 1))
-    rows: IntArray = (starts + np.arange(block)).reshape(runs, -1)[:, :TEST_PAIRS]
+    rows: IntArray = (starts + np.arange(block)).reshape(runs, -1)[:, :test_pairs]
     return rows

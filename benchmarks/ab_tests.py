@@ -53,6 +53,7 @@ RUNS_A_DRAW = 50
 MAX_ERROR, MAX_CELL_ERROR, LEAST_NAIVE_ERROR = 0.05, 0.10, 0.25
 LEAST_POWER, MOST_MEDIAN_PAIRS = 0.85, 1_800
 FEW_RECORD_BLOCKS = (10, 15)
+PAIRS_WITHOUT_RECORD = 8_640
 TRUE_SHARE = 0.01
 DECIDED = (Verdict.BETTER, Verdict.WORSE)
 SAMPLE = 8
@@ -360,6 +361,34 @@ def errors_of_short_records(pairs: Sequence[PairOfLosses], runs: int) -> list[Fi
     return figures
 
 
+def errors_without_record(pairs: Sequence[PairOfLosses], runs: int) -> list[Figure]:
+    """The same without a record, by the blocks of longer tests."""
+    shares = {
+        cell: float(np.mean([_share_without_record(pair, runs) for pair in of_cell]))
+        for cell, of_cell in _group_by_cell(pairs).items()
+    }
+    what = f"tests of {PAIRS_WITHOUT_RECORD:,} pairs without a record"
+    figures = [
+        Figure(
+            f"{what}, {series}, volatility {horizon} bars ahead: better or worse",
+            f"{share:.1%}",
+            f"<= {MAX_CELL_ERROR:.0%}",
+            share <= MAX_CELL_ERROR,
+        )
+        for (series, horizon), share in shares.items()
+    ]
+    return [*figures, _mean_figure(f"{what}, on average", float(np.mean(list(shares.values()))))]
+
+
+def _share_without_record(pair: PairOfLosses, runs: int) -> float:
+    shares = []
+    for tests in resample_tests(pair, runs=runs, test_pairs=PAIRS_WITHOUT_RECORD):
+        looks = Looks(tests.runs, bars_a_week=pair.bars_a_week)
+        boundary = DelayedStart(looks.first, ALPHA)
+        shares.append(looks.judge_without_record(boundary).share(*DECIDED))
+    return float(np.mean(shares))
+
+
 def _beside_on_average(cells: Sequence[Errors]) -> str:
     told = []
     for rule in (rule for rule in RULES if rule != PRODUCT):
@@ -399,6 +428,7 @@ def figures(*, quick: bool = False) -> list[Figure]:
     runs = REAL_RUNS // (5 if quick else 1)
     found += errors_on_real_losses(pairs, runs)
     found += errors_of_short_records(pairs, runs)
+    found += errors_without_record(pairs, runs // 3)
     found.append(equivalence_of_unequal_forecasts(pairs, runs))
     if not list_extra_series():
         found.append(Figure("losses of further series", NOT_RUN, "", holds=True))

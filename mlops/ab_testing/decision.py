@@ -150,8 +150,8 @@ def measure_pairs(
     boundary = DelayedStart(first=count_first_pairs(horizon), alpha=alpha)
     first = boundary.first
     if record is None:
-        weeks = count_pairs_of_test_blocks(horizon=horizon, bars_per_week=bars_per_week)
-        first = max(first, weeks)
+        least = count_pairs_of_test_blocks(horizon=horizon, bars_per_week=bars_per_week)
+        first = max(first, least)
     if len(columns) < 2:
         return LossFigures(pairs=len(columns), p=lowest_p, pairs_needed=first)
     covariances = estimate_covariances(

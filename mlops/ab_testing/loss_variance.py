@@ -4,7 +4,7 @@ Loss differences of volatility forecasts remember weeks, which the few lags of a
 not reach; those of returns are nearly white. So the pair's record before the test is asked
 whether it remembers. The more surely it does, the nearer the least variance comes to the upper
 limit of the variance of two-week blocks, and of week blocks of the test. Without enough record,
-week blocks of the test count in full.
+blocks of the test count in full, and a verdict waits for ten of them.
 """
 
 from __future__ import annotations
@@ -23,8 +23,14 @@ from mlops.stats.confidence_sequence import block_covariance, upper_variance_fac
 from mlops.stats.dependence import BLOCK_PER_HORIZON, lag_length, long_run_covariance
 
 MIN_RECORD_BLOCKS = 10
-MIN_TEST_BLOCKS = 20
+MIN_TEST_BLOCKS = 10
 RECORD_BLOCK_WEEKS = 2.0
+
+MIN_TEST_BLOCK_BARS = 336
+"""Least pairs of a block of a test without a record.
+
+Two weeks of sessions are 70 hourly bars, too few for losses that remember months.
+"""
 
 MEMORY_WEEKS = (0.5, 1.0, RECORD_BLOCK_WEEKS)
 """Lengths of the blocks that are asked for memory, in weeks."""
@@ -33,7 +39,7 @@ NO_MEMORY_UP_TO, MEMORY_FROM = 0.8, 0.95
 """Probabilities that white losses stay below a block variance: no weight, and full weight."""
 
 UPPER_LEVELS = ((26, 0.8), (20, 0.95), (0, 0.99))
-"""Least two-week blocks of a record, and the level of its upper limit.
+"""Least blocks of a record, or of a test without one, and the level of their upper limit.
 
 80 % errs too often on less than a year.
 """
@@ -47,7 +53,7 @@ class VarianceSource(StrEnum):
     """Where a variance comes from.
 
     ``hac``: a few lags of the test's pairs. ``record``: the record before the test.
-    ``test_blocks``: blocks of a week or two of the test's pairs.
+    ``test_blocks``: blocks of the test's pairs.
     """
 
     HAC = "hac"
@@ -94,11 +100,7 @@ def summarise_record(pairs: Pairs, *, bars_per_week: float) -> Record | None:
     Args:
         bars_per_week: Bars that the market has in a week.
     """
-    columns = pairs.finite().loss_columns()
-    return _summarise_columns(columns, horizon=pairs.horizon, bars_per_week=bars_per_week)
-
-
-def _summarise_columns(columns: FloatArray, *, horizon: int, bars_per_week: float) -> Record | None:
+    columns, horizon = pairs.finite().loss_columns(), pairs.horizon
     block = _block_bars(RECORD_BLOCK_WEEKS * bars_per_week, horizon)
     covariance, blocks = block_covariance(columns, block)
     if blocks < MIN_RECORD_BLOCKS:
@@ -166,46 +168,49 @@ def estimate_covariances(
     """
     lags = lag_length(len(columns), horizon=horizon)
     few_lags = _scaled(VarianceSource.HAC, long_run_covariance(columns, lags), 1.0)
-    weeks = _covariance_of_test_blocks(columns, _block_bars(bars_per_week, horizon), record)
-    if record is not None:
-        return few_lags, *_covariances_of_record(record, VarianceSource.RECORD), *weeks
-    # Without a past the test is its own record, as soon as it is long enough for one.
-    own = _summarise_columns(columns, horizon=horizon, bars_per_week=bars_per_week)
-    if own is None:
-        return few_lags, *weeks
-    return few_lags, *_covariances_of_record(own, VarianceSource.TEST_BLOCKS), *weeks
+    if record is None:
+        block = bars_of_test_block(horizon=horizon, bars_per_week=bars_per_week)
+        return few_lags, *_covariance_without_record(columns, block)
+    weeks = _covariance_beside_record(columns, _block_bars(bars_per_week, horizon), record)
+    return few_lags, *_covariances_of_record(record), *weeks
 
 
-def _covariance_of_test_blocks(
-    columns: FloatArray, block: int, record: Record | None
+def _covariance_without_record(columns: FloatArray, block: int) -> tuple[LossCovariance, ...]:
+    """Upper limit of the blocks of a test, as of a record that surely remembers."""
+    covariance, blocks = block_covariance(columns, block)
+    if blocks < 2:
+        return ()
+    factor = block * upper_variance_factor(blocks, level=upper_level_of(blocks))
+    return (_scaled(VarianceSource.TEST_BLOCKS, covariance, factor),)
+
+
+def _covariance_beside_record(
+    columns: FloatArray, block: int, record: Record
 ) -> tuple[LossCovariance, ...]:
-    """Upper limit of the week blocks of a test; beside a record, by the weight of its memory.
+    """Upper limit of the week blocks of a test, by the weight of its record's memory.
 
     Months may remember more than those before them, so a record that remembers is not enough.
     """
     covariance, blocks = block_covariance(columns, block)
-    if blocks < (2 if record is None else LEAST_BLOCKS_BESIDE_RECORD):
+    if blocks < LEAST_BLOCKS_BESIDE_RECORD:
         return ()
-    weight = 1.0 if record is None else record.memory
-    factor = weight * block * upper_variance_factor(blocks, level=UPPER_LEVEL_OF_TEST)
+    factor = record.memory * block * upper_variance_factor(blocks, level=UPPER_LEVEL_OF_TEST)
     return (_scaled(VarianceSource.TEST_BLOCKS, covariance, factor),)
 
 
-def _covariances_of_record(
-    record: Record, source: VarianceSource
-) -> tuple[LossCovariance, LossCovariance]:
+def _covariances_of_record(record: Record) -> tuple[LossCovariance, LossCovariance]:
     """The record's few lags, and what they become by the weight of its memory."""
     lags = LossCovariance(
-        source,
+        VarianceSource.RECORD,
         record.lag_variance_difference,
         record.lag_variance_loss,
         record.lag_covariance,
     )
-    level = next(level for least, level in UPPER_LEVELS if record.blocks >= least)
+    level = upper_level_of(record.blocks)
     factor = record.block_bars * upper_variance_factor(record.blocks, level=level)
     w = record.memory
     remembering = LossCovariance(
-        source,
+        VarianceSource.RECORD,
         (1.0 - w) * lags.difference + w * factor * record.variance_difference,
         (1.0 - w) * lags.loss + w * factor * record.variance_loss,
         (1.0 - w) * lags.both + w * factor * record.covariance,
@@ -215,14 +220,22 @@ def _covariances_of_record(
 
 def variance_of_record(record: Record, share: float = 0.0) -> float:
     """The least long-run variance of d - share * L that a record allows."""
-    return max(
-        covariance.of(share) for covariance in _covariances_of_record(record, VarianceSource.RECORD)
-    )
+    return max(covariance.of(share) for covariance in _covariances_of_record(record))
+
+
+def upper_level_of(blocks: int) -> float:
+    """The level of the upper limit of the variance of so many blocks."""
+    return next(level for least, level in UPPER_LEVELS if blocks >= least)
+
+
+def bars_of_test_block(*, horizon: int, bars_per_week: float) -> int:
+    """Pairs of a block of a test without a record: two weeks, and at least 336."""
+    return max(_block_bars(RECORD_BLOCK_WEEKS * bars_per_week, horizon), MIN_TEST_BLOCK_BARS)
 
 
 def count_pairs_of_test_blocks(*, horizon: int, bars_per_week: float) -> int:
-    """Pairs of the least number of week blocks that a test without a record needs."""
-    return MIN_TEST_BLOCKS * _block_bars(bars_per_week, horizon)
+    """Pairs of the ten blocks that a test without a record needs before a verdict."""
+    return MIN_TEST_BLOCKS * bars_of_test_block(horizon=horizon, bars_per_week=bars_per_week)
 
 
 def _scaled(source: VarianceSource, covariance: FloatArray, factor: float) -> LossCovariance:

@@ -175,10 +175,10 @@ def least_pairs(arms: Arms, record: Record | None) -> int:
     first = count_first_pairs(arms.service.horizon)
     if record is not None:
         return first
-    weeks = count_pairs_of_test_blocks(
+    blocks = count_pairs_of_test_blocks(
         horizon=arms.service.horizon, bars_per_week=arms.bars_per_week
     )
-    return max(first, weeks)
+    return max(first, blocks)
 
 
 def _with_gains(

@@ -7,11 +7,19 @@ import pytest
 from numpy.testing import assert_allclose
 
 from benchmarks import ab_tests
-from benchmarks.ab_harness import Ends, blocks_at, hac_at, means_at
+from benchmarks.ab_harness import (
+    Ends,
+    Looks,
+    Runs,
+    blocks_at,
+    hac_at,
+    judge_by_looks,
+    means_at,
+)
 from benchmarks.ab_losses import PairOfLosses, resample_tests
-from benchmarks.ab_paths import BARS_A_WEEK, draw_better_challenger, draw_equal_pair
+from benchmarks.ab_paths import BARS_A_WEEK, as_pairs, draw_better_challenger, draw_equal_pair
 from mlops.ab_testing.decision import Verdict
-from mlops.stats.confidence_sequence import block_covariance, upper_variance_factor
+from mlops.stats.confidence_sequence import DelayedStart, block_covariance, upper_variance_factor
 from mlops.stats.dependence import lag_length, long_run_variance
 
 
@@ -65,6 +73,20 @@ def test_each_figure_names_what_the_other_rules_reach() -> None:
     assert "HAC of the test alone" in error.peer
     assert naive.measured.endswith("%")
     assert same.measured == "those of judge_pairs in 3 of 3"
+
+
+def test_tests_without_a_record_end_as_judge_pairs_ends_them() -> None:
+    """Blocks of a market of 35 bars a week: of two weeks they would decide earlier."""
+    paths = draw_better_challenger(np.random.default_rng(5), runs=4, bars=5_040, r2=0.05)
+    champion, challenger = paths.losses()
+    runs = Runs(champion - challenger, champion, 1)
+    quick = Looks(runs, bars_a_week=35).judge_without_record(DelayedStart(100, 0.05))
+    assert Verdict.BETTER in quick.words
+    for run, pairs in enumerate(
+        as_pairs(a, b, 1) for a, b in zip(champion, challenger, strict=True)
+    ):
+        slow = judge_by_looks(pairs, None, alpha=0.05, bars_a_week=35)
+        assert (quick.words[run], quick.pairs[run]) == (slow.words[0], slow.pairs[0])
 
 
 def test_a_median_counts_open_tests_as_endless() -> None:

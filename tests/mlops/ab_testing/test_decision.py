@@ -114,11 +114,13 @@ def test_a_test_with_hardly_a_pair_is_inconclusive_at_its_end(n):
     assert "of 100 that a verdict needs" in found.text
 
 
-def test_without_a_record_twenty_weeks_come_before_any_verdict():
-    pairs = make_pairs(20 * 168, gain=0.1)
-    early = judge(as_pairs(pairs.champion_loss[1:], pairs.challenger_loss[1:], 1), None)
+@pytest.mark.parametrize("bars_per_week", [168, 35])
+def test_without_a_record_ten_blocks_come_before_any_verdict(bars_per_week):
+    pairs = make_pairs(10 * 336, gain=0.1)
+    early_pairs = as_pairs(pairs.champion_loss[1:], pairs.challenger_loss[1:], 1)
+    early = judge(early_pairs, None, bars_per_week=bars_per_week)
     assert (early.word, early.pairs_needed) == (None, 3360)
-    found = judge(pairs, None)
+    found = judge(pairs, None, bars_per_week=bars_per_week)
     assert found.word is Verdict.BETTER
     assert found.variance_source is VarianceSource.TEST_BLOCKS
     assert found.text.endswith("over 3,360 pairs, on the bars of this test.")

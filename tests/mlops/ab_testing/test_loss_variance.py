@@ -12,6 +12,7 @@ from mlops.ab_testing.loss_variance import (
     LossCovariance,
     Record,
     VarianceSource,
+    bars_of_test_block,
     count_pairs_of_test_blocks,
     estimate_covariances,
     summarise_record,
@@ -56,8 +57,18 @@ def test_pairs_without_a_loss_are_no_part_of_a_record():
 def test_a_block_has_at_least_five_horizons():
     record = record_of_losses(white_losses(10 * 5 * 100), horizon=100)
     assert (record.blocks, record.block_bars) == (10, 500)
-    assert count_pairs_of_test_blocks(horizon=1, bars_per_week=WEEK) == 20 * WEEK
-    assert count_pairs_of_test_blocks(horizon=100, bars_per_week=WEEK) == 20 * 500
+
+
+@pytest.mark.parametrize(
+    ("horizon", "bars_per_week", "block"),
+    [(1, WEEK, 336), (100, WEEK, 500), (1, 35, 336), (24, 35, 336), (1, 7, 336), (1, 672, 1344)],
+)
+def test_a_block_of_a_test_without_a_record_has_two_weeks_and_336_pairs(
+    horizon, bars_per_week, block
+):
+    size = {"horizon": horizon, "bars_per_week": bars_per_week}
+    assert bars_of_test_block(**size) == block
+    assert count_pairs_of_test_blocks(**size) == 10 * block
 
 
 def test_a_record_holds_the_covariance_of_its_block_means():
@@ -134,21 +145,16 @@ def test_the_first_estimate_is_that_of_few_lags():
     assert_allclose(few_lags.of(0.1), long_run_variance(shifted, 4))
 
 
-def test_a_test_without_a_record_counts_its_own_weeks():
-    columns = as_pairs(*remembering_losses(20 * WEEK - 1), 1).loss_columns()
-    few_lags, weeks = estimate_covariances(columns, None, horizon=1, bars_per_week=WEEK)
-    assert weeks.source is VarianceSource.TEST_BLOCKS
-    assert weeks.difference > 5 * few_lags.difference
-
-
-def test_a_test_without_a_record_becomes_its_own_after_twenty_weeks():
-    losses = remembering_losses(20 * WEEK)
-    columns = as_pairs(*losses, 1).loss_columns()
-    found = estimate_covariances(columns, None, horizon=1, bars_per_week=WEEK)
-    assert [one.source for one in found[1:]] == [VarianceSource.TEST_BLOCKS] * 3
-    largest = max(one.difference for one in found)
-    assert_allclose(largest, variance_of_record(record_of_losses(losses)))
-    assert largest > found[-1].difference
+@pytest.mark.parametrize(("blocks", "level"), [(2, 0.99), (10, 0.99), (20, 0.95), (26, 0.8)])
+@pytest.mark.parametrize("losses_of", [white_losses, remembering_losses])
+def test_a_test_without_a_record_counts_its_own_blocks_in_full(blocks, level, losses_of):
+    columns = as_pairs(*losses_of(blocks * 336), 1).loss_columns()
+    _, own = estimate_covariances(columns, None, horizon=1, bars_per_week=35)
+    assert own.source is VarianceSource.TEST_BLOCKS
+    covariance, _ = block_covariance(columns, 336)
+    factor = 336 * upper_variance_factor(blocks, level=level)
+    found = (own.difference, own.both, own.loss)
+    assert_allclose(found, factor * covariance[[0, 0, 1], [0, 1, 1]])
 
 
 def test_a_tests_own_weeks_count_as_much_as_its_record_remembers():
@@ -157,9 +163,10 @@ def test_a_tests_own_weeks_count_as_much_as_its_record_remembers():
     for share in (1.0, 0.4, 0.0):
         record = replace(remembers, memory=share)
         *_, weeks = estimate_covariances(columns, record, horizon=1, bars_per_week=WEEK)
-        alone = estimate_covariances(columns, None, horizon=1, bars_per_week=WEEK)[-1]
+        covariance, _ = block_covariance(columns, WEEK)
+        limit = WEEK * upper_variance_factor(8) * covariance[0, 0]
         assert weeks.source is VarianceSource.TEST_BLOCKS
-        assert_allclose(weeks.difference, share * alone.difference)
+        assert_allclose(weeks.difference, share * limit)
     sources = [
         one.source
         for one in estimate_covariances(columns[:-1], remembers, horizon=1, bars_per_week=WEEK)

@@ -77,7 +77,7 @@ def test_a_duration_shorter_than_the_horizon_brings_no_pair() -> None:
     assert (plan.planned_pairs, plan.until_bar) == (0, START)
 
 
-def test_without_ten_blocks_twenty_weeks_are_needed_and_no_gain_is_known() -> None:
+def test_without_ten_blocks_ten_blocks_of_the_test_are_needed_and_no_gain_is_known() -> None:
     plan, record = plan_test(arms(), past(3000), since_bar=START, hours=48, alpha=0.05)
     assert record is None
     assert (plan.needed_pairs, plan.blocks) == (20 * 168, 8)
@@ -131,8 +131,8 @@ def test_a_weekend_takes_market_hours_and_brings_no_pair() -> None:
         arms(euro, calendar="FX"), past(10), since_bar=START, hours=7 * 24, alpha=0.05
     )[0]
     assert week.planned_pairs == 7 * 24 - 48 - 1
-    assert week.needed_pairs == 20 * 120
-    assert week.needed_hours > 20 * 7 * 24 - 48
+    assert week.needed_pairs == 10 * 336
+    assert week.needed_hours > 28 * 7 * 24 - 48
 
 
 def test_the_least_duration_lies_within_the_duration() -> None:
