@@ -89,8 +89,9 @@ def test_a_controller_that_dies_while_it_undoes_a_rollout_leaves_it_to_the_next(
         finish(world, faults)
 
 
+@pytest.mark.faults
 @pytest.mark.beside
-@on_both
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_a_controller_that_dies_while_it_takes_a_promotion_back_leaves_it_to_the_next(
     stage: Stage, database: str
 ) -> None:

@@ -67,6 +67,7 @@ def wait_until(seen: Callable[[], bool], process: Process) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_rollout_whose_flow_was_killed_is_carried_on_to_its_end(
     deployable: Deployable, zygote: Zygote
 ) -> None:

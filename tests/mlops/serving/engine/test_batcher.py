@@ -211,7 +211,7 @@ def test_other_models_get_a_new_thread_when_one_model_hangs(bundle, model):
     async def held() -> None:
         crowd = Crowd(batcher, bundle, model)
         bundle.gate.clear()
-        crowd.tasks = [asyncio.ensure_future(batcher.forecast(model, window(0), timeout_s=0.05))]
+        crowd.tasks = [asyncio.ensure_future(batcher.forecast(model, window(0), timeout_s=0.5))]
         await entered(bundle)
         await story(crowd)
 
