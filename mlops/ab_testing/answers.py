@@ -15,10 +15,9 @@ from mlops.ab_testing.lifecycle import AbTesting
 from mlops.ab_testing.preflight import Preflight
 from mlops.ab_testing.requests import AbTestRequest
 from mlops.json_values import to_json
+from mlops.rollout.plan import EVERYTHING_BP
 from mlops.store import Verdict, Why
 from mlops.store.ab_tests import AbLook, AbTest, newest_look
-
-EVERYTHING_BP = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

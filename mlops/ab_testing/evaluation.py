@@ -20,6 +20,7 @@ from mlops.ab_testing.secondary_figures import measure_secondary
 from mlops.alerts.conditions import raise_challenger_worse
 from mlops.arrays import aware_utc
 from mlops.json_values import to_json
+from mlops.rollout.plan import EVERYTHING_BP
 from mlops.stats.confidence_sequence import share_mismatch_evidence
 from mlops.store import Store, Verdict, Why
 from mlops.store.ab_tests import AbLook, AbTest, conclude_test, newest_look, write_look
@@ -30,7 +31,6 @@ from mlops.store.sql import store_time
 
 log = logging.getLogger(__name__)
 
-EVERYTHING_BP = 10_000
 LEAST_KEYS = 100
 """The split is compared with the plan from so many dealt keys on."""
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from mlops.errors import AbTestMalformed, AbTestRefused
+from mlops.rollout.plan import EVERYTHING_BP
 from mlops.store import ModelVersion, Route
 
-EVERYTHING_BP = 10_000
 MOST_SPLIT_BP = 9_500
 """The largest share of a challenger: the champion answers some requests to be compared with."""
 
