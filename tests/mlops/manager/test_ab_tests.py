@@ -12,7 +12,7 @@ from mlops.errors import AbTestMalformed, AbTestRefused, RolloutError
 from mlops.manager import MLOpsManager
 from mlops.store import get_rollout
 from tests.mlops.serving.conftest import KEY, Library, library, library_once
-from tests.mlops.test_manager_rollouts import manager
+from tests.mlops.manager.test_rollouts import manager
 
 __all__ = ["library", "library_once", "manager"]
 
