@@ -11,8 +11,8 @@ import pytest
 from mlops.errors import AbTestMalformed, AbTestRefused, RolloutError
 from mlops.manager import MLOpsManager
 from mlops.store import get_rollout
-from tests.mlops.serving.conftest import KEY, Library, library, library_once
 from tests.mlops.manager.test_rollouts import manager
+from tests.mlops.serving.conftest import KEY, Library, library, library_once
 
 __all__ = ["library", "library_once", "manager"]
 
