@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -75,14 +75,19 @@ class ErrorSums:
     moves as well and ``hits`` those on which it moves to the same side.
     """
 
-    bars: int
-    squared_errors: float
-    outcomes: float
-    squared_outcomes: float
-    moves: int
-    ups: int
-    calls: int
-    hits: int
+    bars: int = 0
+    squared_errors: float = 0.0
+    outcomes: float = 0.0
+    squared_outcomes: float = 0.0
+    moves: int = 0
+    ups: int = 0
+    calls: int = 0
+    hits: int = 0
+
+    def __add__(self, other: ErrorSums) -> ErrorSums:
+        return ErrorSums(
+            *(getattr(self, name) + getattr(other, name) for name in ErrorSums.__slots__)
+        )
 
     @property
     def relative_mse(self) -> float | None:
@@ -114,8 +119,8 @@ class LiveErrors:
 
     service: str
     model_id: str
-    own: ErrorSums
-    record: ErrorSums
+    own: ErrorSums = ErrorSums()
+    record: ErrorSums = ErrorSums()
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +181,9 @@ def read_live_errors(connection: Connection, *, most_hours: float) -> tuple[Live
     """
     live = _select_windows(most_hours)
     own, of_record = forecast.c.model_id == live.c.model_id, forecast.c.role == Role.RECORD
+    parts = (live.c.service, live.c.model_id, own.label("own"), of_record.label("of_record"))
     query = (
-        sa.select(live.c.service, live.c.model_id, *_sums("own", own), *_sums("record", of_record))
+        sa.select(*parts, *_sum_errors(live.c.reference))
         .join(
             outcome,
             sa.and_(
@@ -195,13 +201,19 @@ def read_live_errors(connection: Connection, *, most_hours: float) -> tuple[Live
                 sa.or_(own, of_record),
             ),
         )
-        .group_by(live.c.service, live.c.model_id)
-        .order_by(live.c.service, live.c.model_id)
+        .group_by(*parts)
     )
-    return tuple(
-        LiveErrors(row.service, row.model_id, _build_sums(row, "own"), _build_sums(row, "record"))
-        for row in connection.execute(query)
-    )
+    found: dict[tuple[str, str], LiveErrors] = {}
+    for row in connection.execute(query):
+        key, sums = (row.service, row.model_id), _build_sums(row)
+        before = found.get(key, LiveErrors(*key))
+        # A forecast of record that the version made is one of both.
+        found[key] = replace(
+            before,
+            own=before.own + sums if row.own else before.own,
+            record=before.record + sums if row.of_record else before.record,
+        )
+    return tuple(found[key] for key in sorted(found))
 
 
 def read_drift_words(connection: Connection, *, quiet: str) -> tuple[DriftWord, ...]:
@@ -245,6 +257,7 @@ def _select_windows(most_hours: float) -> sa.CTE:
             version.c.model_id,
             sa.func.coalesce(first, oldest).label("since"),
             _hours_before(newest, sa.literal(most_hours)).label("oldest"),
+            _select_reference().label("reference"),
         )
         .join(route, route.c.service == version.c.service)
         .where(version.c.status == Status.DEPLOYED, route.c.retired_at.is_(None))
@@ -254,43 +267,47 @@ def _select_windows(most_hours: float) -> sa.CTE:
     )
 
 
-def _sums(prefix: str, counted: sa.ColumnElement[bool]) -> list[sa.Label[Any]]:
-    """The fields of `ErrorSums` over the counted rows."""
-    error, value = forecast.c.value - outcome.c.value, outcome.c.value
-    move = outcome.c.value - _reference()
-    called = (forecast.c.value - _reference()) * move
-    moves = sa.and_(counted, move.between(-_LARGEST, _LARGEST), move != 0.0)
-    summed: dict[str, tuple[sa.ColumnElement[bool], Any]] = {
-        "bars": (counted, 1),
-        "squared_errors": (counted, error * error),
-        "outcomes": (counted, value),
-        "squared_outcomes": (counted, value * value),
-        "moves": (moves, 1),
-        "ups": (sa.and_(moves, move > 0.0), 1),
-        "calls": (sa.and_(moves, called != 0.0), 1),
-        "hits": (sa.and_(moves, called > 0.0), 1),
-    }
-    return [
-        sa.func.sum(sa.case((condition, term), else_=0)).label(f"{prefix}_{name}")
-        for name, (condition, term) in summed.items()
-    ]
-
-
-def _reference() -> sa.ColumnElement[float]:
-    """What a forecast moves from, by the target in the service's key.
+def _select_reference() -> sa.ColumnElement[float]:
+    """What a service's forecasts move from, by the target in its key; NULL for the last known.
 
     As `mlops.validation.forecasts.Forecasts.moves` has it: 0 for a return, a half for the chance
     of a direction, the value known when the forecast was made for all else.
     """
     targets = {"%.%.%.return.%": 0.0, "%.%.%.direction.%": 0.5}
     return sa.case(
-        *((outcome.c.service.like(like), sa.literal(at)) for like, at in targets.items()),
-        else_=outcome.c.persistence,
+        *((version.c.service.like(like), sa.literal(at)) for like, at in targets.items()),
+        else_=sa.null(),
     )
 
 
-def _build_sums(row: sa.Row[Any], prefix: str) -> ErrorSums:
-    return ErrorSums(**{name: row._mapping[f"{prefix}_{name}"] for name in ErrorSums.__slots__})
+def _sum_errors(reference: sa.ColumnElement[float]) -> list[sa.Label[Any]]:
+    """The fields of `ErrorSums`."""
+    value, error = outcome.c.value, forecast.c.value - outcome.c.value
+    # What is not a number, on Postgres, moves nowhere.
+    known = outcome.c.persistence.between(-_LARGEST, _LARGEST)
+    base = sa.func.coalesce(reference, sa.case((known, outcome.c.persistence), else_=value))
+    move = value - base
+    called = (forecast.c.value - base) * move
+    conditions = {
+        "moves": move != 0.0,
+        "ups": move > 0.0,
+        "calls": called != 0.0,
+        "hits": called > 0.0,
+    }
+    return [
+        sa.func.count().label("bars"),
+        sa.func.sum(error * error).label("squared_errors"),
+        sa.func.sum(value).label("outcomes"),
+        sa.func.sum(value * value).label("squared_outcomes"),
+        *(
+            sa.func.sum(sa.case((condition, 1), else_=0)).label(name)
+            for name, condition in conditions.items()
+        ),
+    ]
+
+
+def _build_sums(row: sa.Row[Any]) -> ErrorSums:
+    return ErrorSums(*(row._mapping[name] for name in ErrorSums.__slots__))
 
 
 class _hours_before(FunctionElement[Any]):  # noqa: N801 - reads as the SQL function it is
