@@ -3,6 +3,7 @@
     MlopsError
     ├── SettingsError          a setting is missing, malformed or out of range
     ├── ServiceError           a symbol, timeframe, target or horizon that names no service
+    │   └── ServiceNotFound    ... that has begun here
     ├── DataError              bars that cannot be used
     │   ├── BarsError          rows or columns that break the bars contract
     │   ├── SourceError        an exchange or file that could not be read
@@ -41,7 +42,8 @@
     ├── AlertNotSent           a message that a channel did not accept
     │   └── AlertRefused       ... for its length or its text, and would not accept later
     ├── ScheduleError          a training job that cannot be scheduled
-    │   └── JobNotFound        no job under that id
+    │   ├── JobNotFound        no job under that id
+    │   └── SchedulerUnavailable  no Prefect server answers, or it lacks our deployments
     └── StoreError             the store refused a change
         ├── RequestKeyReused   ... of a request whose key another request has
         ├── RowRefused         ... because it breaks the store's rules, now and later
@@ -72,6 +74,10 @@ class SettingsError(MlopsError):
 
 class ServiceError(MlopsError, ValueError):
     """A symbol, timeframe, target or horizon that names no service."""
+
+
+class ServiceNotFound(ServiceError, LookupError):
+    """No service under that key has begun here."""
 
 
 class DataError(MlopsError):
@@ -188,6 +194,10 @@ class ScheduleError(MlopsError, ValueError):
 
 class JobNotFound(ScheduleError, LookupError):
     """No training job under that id."""
+
+
+class SchedulerUnavailable(ScheduleError):
+    """No Prefect server keeps jobs and runs trainings here now."""
 
 
 class StoreError(MlopsError):
