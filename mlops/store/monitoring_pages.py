@@ -10,7 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from mlops.store.alerts import AlertRow, build_alert
-from mlops.store.engine import Store
+from mlops.store.engine import Connection, Store
 from mlops.store.pages import Page, Position, read_page
 from mlops.store.schema import alert, check, trigger
 from mlops.store.triggers import TriggerRow, TriggerState, build_trigger
@@ -47,6 +47,16 @@ def list_alert_page(
     columns = {"time": alert.c.raised_at, "id_": alert.c.id}
     with store.read() as connection:
         return read_page(connection, query, build_alert, **columns, after=after, limit=limit)
+
+
+def read_lasting_first(connection: Connection, *, limit: int) -> tuple[tuple[AlertRow, ...], int]:
+    """The newest alerts, before all others those that have not ended, and how many of these."""
+    lasting = alert.c.recovered_at.is_(None)
+    ended = sa.case((lasting, 0), else_=1)
+    query = sa.select(alert).order_by(ended, alert.c.raised_at.desc(), alert.c.id).limit(limit)
+    count = sa.select(sa.func.count()).select_from(alert).where(lasting)
+    rows = tuple(build_alert(row) for row in connection.execute(query))
+    return rows, int(connection.execute(count).scalar_one())
 
 
 def list_check_page(

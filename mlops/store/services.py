@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -13,7 +13,7 @@ from mlops.errors import ServiceNotFound
 from mlops.store.engine import Connection, Store
 from mlops.store.forecasts import Role
 from mlops.store.routes import Route, build_route, get_route
-from mlops.store.schema import forecast, outcome, route, route_history
+from mlops.store.schema import check, forecast, outcome, route, route_history
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,17 @@ class NewestForecast:
     made_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class NewestCheck:
+    """The newest look at a service's champion; ``bar`` is the newest bar that it used."""
+
+    service: str
+    model_id: str
+    bar: datetime
+    recommendation: str
+    official: bool
+
+
 def require_route(store: Store, service: str) -> Route:
     """The route of a service, also where it was retired.
 
@@ -67,17 +78,26 @@ def require_route(store: Store, service: str) -> Route:
     return row
 
 
+def count_services(connection: Connection) -> int:
+    """How many services are in use."""
+    query = sa.select(sa.func.count()).select_from(route).where(route.c.retired_at.is_(None))
+    return int(connection.execute(query).scalar_one())
+
+
 def list_route_page(
-    store: Store, *, after: str | None = None, limit: int
+    store: Store, *, after: str | None = None, limit: int, in_use_only: bool = False
 ) -> tuple[tuple[Route, ...], str | None]:
-    """Routes by key, those of retired services too, and the key after which the next page begins.
+    """Routes by key, and the key after which the next page begins, None at the end.
 
     Args:
         store: The store.
         after: Key of the last service of the page before; None for the first page.
         limit: Most rows of the page.
+        in_use_only: Leave out retired services.
     """
     query = sa.select(route).order_by(route.c.service).limit(limit + 1)
+    if in_use_only:
+        query = query.where(route.c.retired_at.is_(None))
     if after is not None:
         query = query.where(route.c.service > after)
     with store.read() as connection:
@@ -173,3 +193,43 @@ def read_champions_since(connection: Connection, services: Sequence[str]) -> dic
         .group_by(route.c.service)
     )
     return {row.service: row.since for row in connection.execute(query)}
+
+
+def read_newest_checks(connection: Connection, services: Sequence[str]) -> dict[str, NewestCheck]:
+    """The newest look at the champion of each of these services that was looked at."""
+    query = _select_newest_checks(services, NewestCheck.__slots__, official_only=False)
+    return {row.service: NewestCheck(**row._mapping) for row in connection.execute(query)}
+
+
+def read_newest_performance(
+    connection: Connection, services: Sequence[str]
+) -> dict[str, tuple[datetime, Mapping[str, Any]]]:
+    """Bar and live figures of the newest deciding look at the champion of each service."""
+    names = ("service", "bar", "performance")
+    query = _select_newest_checks(services, names, official_only=True)
+    return {
+        row.service: (row.bar, row.performance)
+        for row in connection.execute(query)
+        if row.performance is not None
+    }
+
+
+def _select_newest_checks(
+    services: Sequence[str], names: Sequence[str], *, official_only: bool
+) -> sa.Select[Any]:
+    other = check.alias()
+    newest = sa.select(sa.func.max(other.c.bar)).where(
+        other.c.service == route.c.service, other.c.model_id == route.c.champion
+    )
+    if official_only:
+        newest = newest.where(other.c.official)
+    same = sa.and_(
+        check.c.service == route.c.service,
+        check.c.model_id == route.c.champion,
+        check.c.bar == newest.scalar_subquery(),
+    )
+    return (
+        sa.select(*(check.c[name] for name in names))
+        .select_from(route.join(check, same))
+        .where(route.c.service.in_(services))
+    )
