@@ -30,6 +30,7 @@ from mlops.store.monitoring_pages import (
 )
 from mlops.store.pages import Page, Position
 from mlops.store.triggers import TriggerRow, TriggerState
+from mlops.training.retraining import market_time
 
 
 class Monitoring(Opened):
@@ -168,14 +169,13 @@ class Monitoring(Opened):
         """A version's figures on its latest recorded outcomes, and whether its skill is lost.
 
         Args:
-            now: Market time, by default this moment.
+            now: Market time, by default this moment; where the service's bars are replayed or end
+                with a file, that of the newest look.
 
         Raises:
             VersionNotFound: when there is no such version.
         """
-        moment, hours = now or datetime.now(UTC), self.config.monitoring_window_hours
-        measure = self.version_checks.measure_performance
-        return await asyncio.to_thread(measure, model_id, now=moment, window_hours=hours)
+        return await asyncio.to_thread(self._measure_performance, model_id, now)
 
     async def start_continuous_monitoring(
         self, model_id: str, interval_hours: float = 1.0, *, actor: str = "", reason: str = ""
@@ -207,6 +207,13 @@ class Monitoring(Opened):
     def continuous_monitoring(self) -> tuple[WatchRow, ...]:
         """The versions of `start_continuous_monitoring`, oldest first."""
         return list_watches(self.store)
+
+    def _measure_performance(self, model_id: str, now: datetime | None) -> LivePerformance:
+        hours = self.config.monitoring_window_hours
+        if now is None:
+            service = get_version(self.store, model_id).service
+            now = market_time(self.store, service, datetime.now(UTC))
+        return self.version_checks.measure_performance(model_id, now=now, window_hours=hours)
 
     def _draw_drift(self, model_id: str, recent: object, **written: Unpack[TimeArguments]) -> Path:
         drift = self.version_checks.drift_of(model_id)
