@@ -35,8 +35,7 @@
     │   │       └── AbTestMalformed  ... because what was asked for cannot be
     │   ├── RolloutFailed      a rollout that was undone
     │   ├── RolloutNotFound    no rollout under that id
-    │   ├── AbTestNotFound     no A/B test under that id
-    │   └── ServiceNotFound    no service under that key
+    │   └── AbTestNotFound     no A/B test under that id
     ├── BackupError            a copy that cannot be taken, or not be restored
     ├── AlertNotSent           a message that a channel did not accept
     │   └── AlertRefused       ... for its length or its text, and would not accept later
@@ -350,7 +349,3 @@ class RolloutNotFound(RolloutError, LookupError):
 
 class AbTestNotFound(RolloutError, LookupError):
     """No A/B test under that id."""
-
-
-class ServiceNotFound(RolloutError, LookupError):
-    """No service under that key."""

@@ -32,10 +32,12 @@ class ApiContext:
     Args:
         manager: Does the work of every route.
         clock: The wall clock.
+        is_draining: Whether the process is about to end, and connections should close.
     """
 
     manager: MLOpsManager
     clock: Callable[[], datetime] = utc_now
+    is_draining: Callable[[], bool] = bool
 
 
 def get_context(request: Request) -> ApiContext:

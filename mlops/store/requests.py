@@ -24,11 +24,6 @@ class RequestKey:
     key: str
     digest: str
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """The two columns of the row that the request makes."""
-        return {"request_key": self.key, "request_digest": self.digest}
-
     def check_repeat(self, made: str, digest: str | None) -> None:
         """Refuse another request under the key of the one that made a row.
 
@@ -44,8 +39,3 @@ class RequestKey:
                 f"the key {self.key!r} belongs to another request, which made {made}; give this "
                 "request a key of its own, or send what the first one sent"
             )
-
-
-def columns_of(request: RequestKey | None) -> dict[str, str]:
-    """The two columns of the row that a request makes; none without a key."""
-    return {} if request is None else request.columns

@@ -1,0 +1,121 @@
+"""Versions taken live over HTTP, and rollouts listed and undone."""
+
+from __future__ import annotations
+
+from mlops.store import get_route
+from tests.mlops.api.conftest import Client, World
+from tests.replicas import acknowledging
+
+
+def deploy(world: World, query: str = "", headers: dict[str, str] | None = None, **body: object):
+    values = {"model_id": world.challenger, "deployment_strategy": "blue_green"} | body
+    return world.client.post(f"models/deploy{query}", json=values, headers=headers)
+
+
+def test_a_deployment_is_accepted_listed_and_undone(own_world: World) -> None:
+    world, client = own_world, own_world.client
+    answer = deploy(world)
+    assert answer.status_code == 202
+    document = answer.json()
+    assert document["success"] is None
+    assert document["status"] == "pending"
+    assert document["from_model_id"] == world.champion
+    assert answer.headers["location"] == f"/mlops/api/rollouts/{document['rollout_id']}"
+
+    listed = client.get("rollouts", params={"service": world.service}).json()
+    assert [row["rollout_id"] for row in listed["rollouts"]] == [document["rollout_id"]]
+    assert listed["next"] is None
+    aborted = client.post(f"rollouts/{document['rollout_id']}/abort", json={"reason": "too soon"})
+    assert aborted.status_code == 202
+    assert aborted.json()["abort_requested"] == "local: too soon"
+    history = client.get(f"rollouts/{document['rollout_id']}").json()
+    assert history["rollout"]["requested_by"] == "local"
+    assert history["events"][0]["to_status"] == "pending"
+
+
+def test_a_repeated_request_makes_one_rollout(own_world: World) -> None:
+    key = {"idempotency-key": "first"}
+    first, second = deploy(own_world, headers=key), deploy(own_world, headers=key)
+    assert first.json()["rollout_id"] == second.json()["rollout_id"]
+    other = deploy(own_world, headers=key, reason="another body")
+    assert other.status_code == 422
+    assert other.json()["type"] == "/mlops/problems/key-reused"
+    assert deploy(own_world, headers={"idempotency-key": "\u00e9"}).status_code == 422
+    assert len(own_world.manager.rollouts()) == 1
+
+
+def test_a_second_deployment_is_a_conflict(own_world: World) -> None:
+    deploy(own_world)
+    answer = deploy(own_world)
+    assert answer.status_code == 409
+    assert answer.json()["type"] == "/mlops/problems/conflict"
+
+
+def test_the_champion_is_live_already(world: World) -> None:
+    answer = deploy(world, model_id=world.champion)
+    assert answer.status_code == 200
+    assert answer.json()["success"] is True
+    assert answer.json()["rollout_id"] is None
+
+
+def test_a_version_that_its_gates_refused_is_a_conflict_with_each_gate(own_world: World) -> None:
+    answer = deploy(own_world, model_id=own_world.refused)
+    assert answer.status_code == 409
+    assert answer.json()["errors"] == [{"pointer": "/model_id", "detail": "G2 skill: noise"}]
+    assert (
+        "a person and a reason"
+        in deploy(own_world, model_id=own_world.refused, force=True).json()["detail"]
+    )
+    forced = deploy(own_world, model_id=own_world.refused, force=True, reason="an exercise")
+    assert forced.status_code == 202
+
+
+def test_a_held_answer_says_when_the_version_is_live(own_world: World) -> None:
+    import asyncio
+    import threading
+
+    def follow() -> None:
+        while not (rows := own_world.manager.rollouts()):
+            pass
+        asyncio.run(own_world.manager.follow_rollout(rows[0].id))
+
+    own_world.manager.config  # noqa: B018 - opened before the thread
+    with acknowledging(own_world.store):
+        runner = threading.Thread(target=follow)
+        runner.start()
+        answer = deploy(own_world, "?wait=60")
+        runner.join()
+    assert answer.status_code == 200
+    assert answer.json()["success"] is True
+    route = get_route(own_world.store, own_world.service)
+    assert route is not None
+    assert route.champion == own_world.challenger
+
+
+def test_pages_of_rollouts_join(own_world: World) -> None:
+    world, client = own_world, own_world.client
+    for _ in range(3):
+        made = deploy(world).json()["rollout_id"]
+        world.manager.request_abort(made, actor="anna", reason="")
+        _end(world, made)
+    first = client.get("rollouts?limit=2").json()
+    second = client.get("rollouts", params={"limit": 2, "cursor": first["next"]}).json()
+    ids = [row["rollout_id"] for row in first["rollouts"] + second["rollouts"]]
+    assert ids == [row.id for row in world.manager.rollouts()]
+    assert second["next"] is None
+
+
+def _end(world: World, rollout_id: str) -> None:
+    from mlops.store.schema import rollout
+
+    with world.store.write() as connection:
+        connection.execute(
+            rollout.update().where(rollout.c.id == rollout_id).values(phase="failed")
+        )
+
+
+def test_unknown_ids_are_not_found(client: Client) -> None:
+    assert client.get("rollouts/rollout-1").status_code == 404
+    assert client.post("rollouts/rollout-1/abort").status_code == 404
+    assert client.post("models/deploy", json={"model_id": "none"}).status_code == 404
+    assert client.get("rollouts?service=none").json() == {"rollouts": [], "next": None}
