@@ -32,7 +32,7 @@ class AbTest:
     ``until_bar`` are open times in market time: the first bar that counts, the first that may end
     the test for the challenger, and the last. ``record`` describes the losses of both before the
     test (None where they have too few). ``request_key`` names the request, so that a repeated one
-    begins no second test.
+    begins no second test; ``request_digest`` is the SHA-256 of what it asked for.
     """
 
     id: str
@@ -57,6 +57,7 @@ class AbTest:
     verdict: Verdict | None = None
     verdict_text: str | None = None
     ended_at: datetime | None = None
+    request_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,7 +45,8 @@ class Rollout:
     ``from_version`` is the champion when it was requested, or for one that waited, when it began.
     ``since`` is when its phase and step began, ``deadline`` when the phase is given up (one that
     waits is never given up); ``plan`` is a `mlops.rollout.plan.RolloutPlan` as JSON,
-    ``abort_requested`` names who asked for the abort, and the reason.
+    ``abort_requested`` names who asked for the abort, and the reason. ``request_key`` names the
+    request, and ``request_digest`` is the SHA-256 of what it asked for.
     """
 
     id: str
@@ -65,6 +66,8 @@ class Rollout:
     requested_why: str
     requested_at: datetime
     ended_at: datetime | None = None
+    request_key: str | None = None
+    request_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
