@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from enum import StrEnum
 from typing import Any
 
-from mlops.errors import MlopsError, ModelFileError, UnsupportedFormat
+from mlops.errors import MlopsError, ModelFileError
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FORECASTERS, Forecaster, forecaster_class
 from mlops.models.tensor_file import (
     TensorHeader,
-    begins_as_tensor_file,
     parse_json_object,
     read_tensor_header,
     write_tensor_file,
@@ -34,36 +32,6 @@ RUNS_CODE = frozenset({"custom"})
 READ_FAMILIES = frozenset(FORECASTERS) - RUNS_CODE
 _RECIPE_KEYS = ("model_type", "features", "sequence_length", "params")
 _OWN_PREFIX = "mlops-forecaster/"
-_ONNX_FIRST_FIELD, _ONNX_VERSIONS = 0x08, range(3, 32)
-
-HOW_TO_SEND = (
-    "Send a file made by manager.export_model(model_id), or safetensors with a config; pickles "
-    "are never read"
-)
-
-
-class FileKind(StrEnum):
-    """What a model file is, told by its first bytes."""
-
-    TENSORS = "safetensors"
-    ONNX = "onnx"
-
-
-def find_file_kind(content: bytes) -> FileKind:
-    """Tell by its first bytes what a file is.
-
-    Raises:
-        UnsupportedFormat: when it begins neither as safetensors nor as ONNX.
-    """
-    if begins_as_tensor_file(content):
-        return FileKind.TENSORS
-    # The first field of every ONNX file is the version of its format, a small number.
-    if len(content) > 2 and content[0] == _ONNX_FIRST_FIELD and content[1] in _ONNX_VERSIONS:
-        return FileKind.ONNX
-    raise UnsupportedFormat(
-        f"the model has {len(content):,} bytes that begin neither as safetensors nor as ONNX. "
-        f"{HOW_TO_SEND}"
-    )
 
 
 def make_model_file(forecaster: Forecaster) -> bytes:

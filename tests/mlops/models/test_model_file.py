@@ -8,14 +8,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from mlops.errors import ModelFileError, UnsupportedFormat
+from mlops.errors import ModelFileError
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FORECASTERS
 from mlops.models.model_file import (
     FORMAT,
-    FileKind,
     check_model_file,
-    find_file_kind,
     make_model_file,
     read_model_file,
 )
@@ -172,18 +170,3 @@ def test_members_that_differ_from_the_recipe_are_refused(ensemble):
 
     with pytest.raises(ModelFileError, match="other recipes"):
         read_model_file(rewrite(make_model_file(ensemble), exchange), target=VOLATILITY)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\x80\x05.", b"PK\x03\x04", b"base64_encoded_", b"\x08", b"{}"],
-    ids=["empty", "pickle", "zip", "text", "short", "json"],
-)
-def test_other_files_are_refused_with_what_to_send(content):
-    with pytest.raises(UnsupportedFormat, match="neither as safetensors nor as ONNX"):
-        find_file_kind(content)
-
-
-def test_the_kind_of_a_file_is_told_by_its_first_bytes(linear):
-    assert find_file_kind(make_model_file(linear)) is FileKind.TENSORS
-    assert find_file_kind(b"\x08\x09\x12\x03abc") is FileKind.ONNX
