@@ -23,7 +23,8 @@
     │   └── BundleUnavailable  ... here, by no fault of the version: another machine may load it
     │       └── KeyMismatch    ... because its signing key is another one
     ├── RegistryError          registration or look-up failed
-    │   └── VersionNotFound    no version under that id
+    │   ├── VersionNotFound    no version under that id
+    │   └── DiskFull           ... because the disk has no room for it
     ├── ServingError           a request that was not answered
     │   ├── RequestRefused     ... because it is wrong: status, code and message say how
     │   ├── QueueFull          ... because too many wait already
@@ -44,6 +45,7 @@
     ├── ChildError             work that a child process did not finish
     │   ├── ChildrenBusy       ... because as many work as may; try again later
     │   └── ChildKilled        ... because it took too much memory or time
+    ├── OperationNotFound      no operation under that id
     ├── AlertNotSent           a message that a channel did not accept
     │   └── AlertRefused       ... for its length or its text, and would not accept later
     ├── ScheduleError          a training job that cannot be scheduled
@@ -189,6 +191,10 @@ class VersionNotFound(RegistryError, LookupError):
     """No version under that id."""
 
 
+class DiskFull(RegistryError):
+    """A registration for which the disk has no room."""
+
+
 class BackupError(MlopsError):
     """A copy of an installation that cannot be taken, or not be restored."""
 
@@ -215,6 +221,10 @@ class ChildrenBusy(ChildError):
 
 class ChildKilled(ChildError):
     """A child process that ended before its work did, most often by its limits."""
+
+
+class OperationNotFound(MlopsError, LookupError):
+    """No operation under that id."""
 
 
 class AlertNotSent(MlopsError):

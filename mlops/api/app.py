@@ -8,12 +8,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mlops.api.context import ApiContext
 from mlops.api.problems import add_handlers
 from mlops.api.roles import check_roles
-from mlops.api.routes import models
+from mlops.api.routes import models, operations, uploads
 
 ROOT = "/mlops"
 PREFIX = f"{ROOT}/api"
 
-ROUTERS: tuple[APIRouter, ...] = (models.router,)
+ROUTERS: tuple[APIRouter, ...] = (
+    uploads.router,
+    models.router,
+    operations.router,
+)
 
 
 class Dispatcher:

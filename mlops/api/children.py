@@ -191,6 +191,8 @@ class _Follower(threading.Thread):
         )
 
     def run(self) -> None:
+        # From here on nobody can cancel it: whoever waits only stops waiting.
+        self.future.set_running_or_notify_cancel()
         try:
             answer = self._await_answer()
         except Exception as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mlops.errors import LeaseLost, OperationNotFound
+from mlops.errors import OperationNotFound, StoreError
 from mlops.store.engine import Connection, Store
 from mlops.store.requests import RequestKey, columns_of
 from mlops.store.schema import OperationStatus, operation
@@ -91,7 +91,7 @@ def end_operation(
     """Write down the result of an operation, or why it failed.
 
     Raises:
-        LeaseLost: when the holder's time ran out before; the operation has failed then.
+        StoreError: when the holder's time ran out before; the operation has failed then.
     """
     status = OperationStatus.DONE if problem is None else OperationStatus.FAILED
     with store.write() as connection:
@@ -111,7 +111,10 @@ def end_operation(
             )
         )
         if not ended.rowcount:
-            raise LeaseLost(f"operation {operation_id}", 1)
+            raise StoreError(
+                f"operation {operation_id} is no longer held by {holder}; its result is not kept, "
+                "and whoever asks is told that it failed"
+            )
 
 
 def get_operation(store: Store, operation_id: str) -> Operation:
