@@ -10,7 +10,15 @@ from mlops.api.context import ApiContext
 from mlops.api.middleware import BodyLimits, Door
 from mlops.api.problems import add_handlers
 from mlops.api.roles import check_roles
-from mlops.api.routes import experiments, models, pages, rollouts, service_changes
+from mlops.api.routes import (
+    experiments,
+    models,
+    operations,
+    pages,
+    rollouts,
+    service_changes,
+    uploads,
+)
 from mlops.code_version import release
 from mlops.settings import Settings
 
@@ -20,7 +28,9 @@ PREFIX = f"{ROOT}/api"
 ROUTERS: tuple[APIRouter, ...] = (
     # Before the versions: a version's id stands where `deploy` does.
     rollouts.router,
+    uploads.router,
     models.router,
+    operations.router,
     service_changes.router,
     experiments.router,
 )

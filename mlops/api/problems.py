@@ -156,6 +156,12 @@ STATUSES: dict[type[MlopsError], str] = {
     errors.RegistryError: "invalid-request",
     errors.ScheduleError: "invalid-request",
     errors.TrainingError: "conflict",
+    errors.UnsupportedFormat: "unsupported-format",
+    errors.DiskFull: "not-available",
+    errors.OperationNotFound: "not-found",
+    errors.ChildError: "internal-error",
+    errors.ChildrenBusy: "not-available",
+    errors.ChildKilled: "invalid-request",
     errors.StoreError: "not-available",
     errors.RowRefused: "invalid-request",
     errors.RequestKeyReused: "key-reused",
@@ -226,6 +232,18 @@ def find_slug(error: MlopsError) -> str:
     return "internal-error"
 
 
+def describe_problem(error: Exception) -> dict[str, Any]:
+    """The problem of a request that was answered before it failed, as JSON."""
+    known = isinstance(error, MlopsError)
+    kind = KINDS[find_slug(error)] if isinstance(error, MlopsError) else KINDS["internal-error"]
+    return {
+        "type": f"{PAGES}/{kind.slug}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": str(error) if known else kind.advice,
+    }
+
+
 def render_problem(request: Request, problem: Problem) -> Response:
     """The answer to a request that failed."""
     kind = problem.kind
@@ -281,9 +299,11 @@ def _answer_error(request: Request, error: MlopsError) -> Response:
     slug = find_slug(error)
     if KINDS[slug].status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s failed", request.url.path, exc_info=error)
+    wait_s = getattr(error, "retry_after_s", None)
+    headers = None if wait_s is None else {"retry-after": str(wait_s)}
     gates = error.gates if isinstance(error, errors.RolloutRefused) else ()
     entries = [("/model_id", gate) for gate in gates]
-    return render_problem(request, Problem(slug, str(error), entries=entries))
+    return render_problem(request, Problem(slug, str(error), entries=entries, headers=headers))
 
 
 def _answer_invalid(request: Request, error: RequestValidationError) -> Response:

@@ -79,7 +79,7 @@ def test_a_repeated_request_begins_one_test(own_world: World) -> None:
     ("changes", "status", "words"),
     [
         ({"duration_hours": 12}, 422, "AB_TEST_MIN_DURATION_HOURS=24"),
-        ({"traffic_split": 0.99}, 422, "0% to 95%"),
+        ({"traffic_split": 0.99}, 422, "0 to 95%"),
         ({"traffic_split": 1.01}, 422, "/traffic_split"),
         ({"model_b_id": "none"}, 404, "none"),
         ({"on_short_plan": "refuse"}, 409, "on_short_plan"),
