@@ -113,6 +113,7 @@ version = sa.Table(
     sa.Column("code_version", sa.String(200), nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("bundle_removed_at", UtcTime),
+    sa.Column("judged_on", JsonText),
     sa.UniqueConstraint("service", "mlflow_version", name="one_row_per_mlflow_version"),
     sa.CheckConstraint(_one_of("status", Status), name="known_status"),
     sa.Index("version_by_service", "service", "status"),
