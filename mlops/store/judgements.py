@@ -31,7 +31,7 @@ class EvidenceKind(StrEnum):
     WORD = "word"
     """The caller's word that the version was trained on no bar after a time."""
     RECORD = "record"
-    """They were made here, and stored before their outcomes were known."""
+    """They were made here after its registration, of the newest bar each."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +43,8 @@ class JudgementBasis:
         since: The first of the judged forecasts was made then (UTC); ``until``: the last.
         bars: Number of judged forecasts.
         recorded: How many of them are on record here.
+        live: Whether their market kept the time of the day; in a replay all outcomes existed
+            before the version was registered.
         own_bars: Whether they are forecasts of the service's own bars.
         origin: Where the bars come from, in words.
         bars_digest: Content hash of the bars.
@@ -58,6 +60,7 @@ class JudgementBasis:
     until: datetime
     bars: int
     recorded: int
+    live: bool
     own_bars: bool
     origin: str
     bars_digest: str
@@ -72,7 +75,8 @@ class JudgementBasis:
         """What it rests on, in a sentence without a full stop."""
         bars = f"{self.bars:,} forecasts of {self.since:%Y-%m-%d} to {self.until:%Y-%m-%d}"
         if self.kind is EvidenceKind.RECORD:
-            return f"judged on {bars}, made here after its registration"
+            replayed = "" if self.live else ", in a replayed market"
+            return f"judged on {bars}, made here after its registration{replayed}"
         word = f"judged on {bars}, on the caller's word that no bar after "
         return f"{word}{self.trained_until:%Y-%m-%d %H:%M} UTC was trained on"
 
@@ -100,10 +104,15 @@ def is_from_elsewhere(row: ModelVersion) -> bool:
     return row.claims_only or row.judged_on is not None
 
 
-def rests_on_word(row: ModelVersion) -> bool:
-    """Whether a version was judged on its caller's word alone: it needs a person to go live."""
+def needs_person(row: ModelVersion) -> bool:
+    """Whether only a person may take a version live, because of what its verdict rests on.
+
+    So it is where all judged outcomes may have existed before the version was registered.
+    """
     basis = JudgementBasis.of(row)
-    return basis is not None and basis.kind is EvidenceKind.WORD
+    if basis is None:
+        return row.claims_only
+    return basis.kind is EvidenceKind.WORD or not basis.live
 
 
 def write_judgement(
@@ -122,18 +131,16 @@ def write_judgement(
     the version stays `refused` with its claims, whatever the verdict.
 
     Raises:
-        RegistryError: when it was judged on its service's own bars and ``basis`` is of others.
+        RegistryError: as `require_judgeable`.
         VersionNotFound: when there is no such version.
     """
     with store.write() as connection:
         before = lock_version(connection, model_id)
-        require_judgeable(before, own_bars=basis.own_bars)
+        require_judgeable(before, kind=basis.kind, own_bars=basis.own_bars)
         values: dict[str, Any] = {"report": dict(report), "judged_on": basis.to_dict()}
         if basis.own_bars:
             values |= {"claims_only": False, "metrics": dict(metrics)}
-        connection.execute(
-            version.update().where(version.c.model_id == model_id).values(**values)
-        )
+        connection.execute(version.update().where(version.c.model_id == model_id).values(**values))
         audit.record(
             connection,
             why,
@@ -149,12 +156,12 @@ def write_judgement(
         return replace(before, **values)
 
 
-def require_judgeable(row: ModelVersion, *, own_bars: bool) -> None:
-    """Refuse to judge a version that was judged better already.
+def require_judgeable(row: ModelVersion, *, kind: EvidenceKind, own_bars: bool) -> None:
+    """Refuse to replace a version's verdict by one that rests on less.
 
     Raises:
-        RegistryError: when it was trained here, or judged on its service's own bars and the new
-            bars are others.
+        RegistryError: when it was trained here, or has a verdict on its own record or on its
+            service's own bars and the new one would rest on the word or on other bars.
     """
     if not is_from_elsewhere(row):
         raise RegistryError(
@@ -162,8 +169,15 @@ def require_judgeable(row: ModelVersion, *, own_bars: bool) -> None:
             "its verdict, manager.evaluate(...) measures it on other bars"
         )
     basis = JudgementBasis.of(row)
-    if not own_bars and basis is not None and basis.own_bars:
+    if basis is None or not basis.own_bars:
+        return
+    if not own_bars:
         raise RegistryError(
             f"{row.model_id} was judged on its service's own bars, and other bars do not replace "
             "that verdict; leave bars out, or measure it on them with manager.evaluate(...)"
+        )
+    if basis.kind is EvidenceKind.RECORD and kind is EvidenceKind.WORD:
+        raise RegistryError(
+            f"{row.model_id} was judged on its own record, and a word does not replace that "
+            "verdict; judge it again when more of its forecasts are on record"
         )

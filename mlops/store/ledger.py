@@ -283,9 +283,7 @@ def _read_studies(connection: sa.Connection, service: str) -> dict[str, int]:
     return {name: n for n, name in enumerate(connection.execute(query).scalars(), start=1)}
 
 
-def _read_judged(
-    connection: sa.Connection, service: str, study: str, place: int
-) -> JudgedTrial:
+def _read_judged(connection: sa.Connection, service: str, study: str, place: int) -> JudgedTrial:
     spent = sa.select(ledger.c.alpha_spent).where(
         ledger.c.service == service, ledger.c.kind == Kind.TRIAL, ledger.c.study == study
     )

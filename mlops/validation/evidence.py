@@ -24,12 +24,14 @@ class Integrity:
         gap_bars: Smallest distance in bars from a fitted row to the first row forecast with that
             fit. A label looks ``horizon`` bars ahead, so the gap must be at least ``horizon``.
         ordered: Whether every fit precedes the rows it forecasts.
+        word: What of these facts only the caller says, as a sentence; None where nothing is.
     """
 
     gap_bars: int
     ordered: bool
     feature_schema_matches: bool
     causality_proven: bool
+    word: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +88,8 @@ class Evidence:
             outcome; None where the baseline serves or the service has not begun.
         champion_healthy: An unhealthy champion need not be beaten.
         require_better: The champion must be beaten, not only matched: the rollout has no A/B test.
-        refit: A known recipe was fitted again: nothing was searched, and the rows after the
-            champion's training serve as both records.
+        refit: A known recipe was fitted again, or a fixed version is judged: nothing was searched,
+            and the rows after the training serve as both records.
         record: Of a refit all out-of-sample forecasts of its recipe, those rows included; None
             where there are no others.
         alpha: What this judgement may spend of the yearly budget.
