@@ -142,7 +142,7 @@ def _collect_forecasts(
 ) -> OutsideForecasts:
     """The forecasts to judge: those on record where they are enough, else those after the time."""
     if trained_until is not None:
-        _check_time(trained_until, now)
+        check_time(trained_until, now)
     if bars is not None:
         return forecast_other_bars(subject, bars, _require_time(subject, trained_until))
     recorded = read_own_record(subject)
@@ -176,7 +176,12 @@ def _require_time(subject: Subject, trained_until: datetime | None) -> datetime:
     return trained_until
 
 
-def _check_time(trained_until: datetime, now: datetime) -> None:
+def check_time(trained_until: datetime, now: datetime) -> None:
+    """Refuse a time that no version can have been trained until.
+
+    Raises:
+        GateError: when it has no zone or lies after ``now``.
+    """
     if trained_until.tzinfo is None:
         raise GateError(
             f"trained_until={trained_until.isoformat()} has no zone; pass an aware time, such as "

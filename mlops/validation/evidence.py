@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from mlops.arrays import FloatArray
 from mlops.data.findings import MAX_DOUBTFUL_SHARE, Findings
 from mlops.errors import GateError
-from mlops.settings import ThresholdMode
+from mlops.settings import Settings, ThresholdMode
 from mlops.validation.forecasts import Forecasts
 
 DEFAULT_ALPHA = 0.05
@@ -72,6 +73,17 @@ class Thresholds:
     max_cost_share: float = 0.75
     champion_alpha: float = 0.05
     max_doubtful_share: float = MAX_DOUBTFUL_SHARE
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The limits that the settings name; the others at their defaults."""
+        return cls(
+            min_model_accuracy=settings.min_model_accuracy,
+            max_model_mse=settings.max_model_mse,
+            min_r2_score=settings.min_r2_score,
+            mode=settings.validation_threshold_mode,
+            max_drawdown=settings.max_drawdown_limit,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
