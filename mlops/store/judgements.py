@@ -72,20 +72,21 @@ class JudgementBasis:
 
     @property
     def text(self) -> str:
-        """What it rests on, in a sentence without a full stop."""
+        """What it rests on, as a part of a sentence."""
         bars = f"{self.bars:,} forecasts of {self.since:%Y-%m-%d} to {self.until:%Y-%m-%d}"
         if self.kind is EvidenceKind.RECORD:
             replayed = "" if self.live else ", in a replayed market"
-            return f"judged on {bars}, made here after its registration{replayed}"
-        word = f"judged on {bars}, on the caller's word that no bar after "
+            return f"{bars}, made here after its registration{replayed}"
+        word = f"{bars}, on the caller's word that no bar after "
         return f"{word}{self.trained_until:%Y-%m-%d %H:%M} UTC was trained on"
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        return {
+        values = {
             name: value.isoformat() if isinstance(value, datetime) else value
             for name, value in asdict(self).items()
         }
+        return values | {"kind": str(self.kind)}
 
     @classmethod
     def of(cls, row: ModelVersion) -> Self | None:
