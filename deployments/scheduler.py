@@ -49,7 +49,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.utilities.urls import url_for
 
 from deployments.schedules import Schedule, ScheduleType, make_schedule, parse_choice, parse_form
-from mlops.errors import JobNotFound, RolloutError, ScheduleError
+from mlops.errors import JobNotFound, RolloutError, ScheduleError, SchedulerUnavailable
 from mlops.manager import MLOpsManager
 from mlops.rollout.plan import DeploymentConfig, plan_from
 from mlops.search.config import ModelType, TrainingConfig
@@ -96,11 +96,12 @@ def open_jobs() -> Iterator[Jobs]:
     The client is Prefect's synchronous one, which works with and without a running event loop.
 
     Raises:
-        ScheduleError: when no server is named, none answers, or `make deploy` was not run.
+        SchedulerUnavailable: when no server is named, none answers, or `make deploy` was not run.
+        ScheduleError: when the server refuses what it was asked for.
     """
     url = PREFECT_API_URL.value()
     if not url:
-        raise ScheduleError(
+        raise SchedulerUnavailable(
             "no Prefect server keeps jobs: PREFECT_API_URL is empty; run `make serve`, and set it "
             "to http://127.0.0.1:4200/api"
         )
@@ -108,12 +109,12 @@ def open_jobs() -> Iterator[Jobs]:
         with get_client(sync_client=True) as client:
             yield Jobs(client, client.read_deployment_by_name(TEMPLATE))
     except httpx.TransportError as error:
-        raise ScheduleError(
+        raise SchedulerUnavailable(
             f"the Prefect server at {url} does not answer ({error}); start it (`make serve`), or "
             "set PREFECT_API_URL to the one that runs"
         ) from error
     except ObjectNotFound as error:
-        raise ScheduleError(
+        raise SchedulerUnavailable(
             f"the Prefect server at {url} has no deployment {TEMPLATE}; run `make deploy` once"
         ) from error
     except PrefectHTTPStatusError as error:
@@ -327,8 +328,8 @@ class JobStatus:
 class ModelScheduler:
     """Adds, shows and changes training jobs; ``config`` completes a service from its symbol.
 
-    Every method raises `ScheduleError` where no Prefect server answers or `make deploy` was not
-    run, and `JobNotFound` for an id that no job has.
+    Every method raises `SchedulerUnavailable` where no Prefect server answers or `make deploy` was
+    not run, and `JobNotFound` for an id that no job has.
     """
 
     def __init__(self, config: Settings, manager: MLOpsManager) -> None:

@@ -33,6 +33,7 @@ from mlops.store import (
     list_replicas,
 )
 from mlops.store.replicas import ReplicaState
+from mlops.store.requests import RequestKey
 from mlops.store.rollouts import request_abort, was_promoted
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Deployer:
         force: bool,
         changes: Mapping[str, Any],
         end_test: bool = False,
+        request: RequestKey | None = None,
     ) -> Rollout:
         """Request that a version go live.
 
@@ -68,14 +70,18 @@ class Deployer:
             force: Override the gates; ``why`` must then name a person and a reason.
             changes: Fields of `mlops.rollout.plan.RolloutPlan` that replace the configured ones.
             end_test: Stop the service's A/B test if one runs; else that refuses the request.
+            request: Names this request; the repeat of one that made a rollout returns that.
 
         Raises:
+            RequestKeyReused: when the key is that of another request.
             RolloutError: for a plan that cannot be.
             RolloutRefused: when the version may not go live, or another rollout is under way.
             VersionNotFound: when there is no such version.
         """
         plan = plan_from(self.config, strategy, changes)
-        return request_rollout(self.store, model_id, plan, why, force=force, end_test=end_test)
+        return request_rollout(
+            self.store, model_id, plan, why, force=force, end_test=end_test, request=request
+        )
 
     def follow(
         self,

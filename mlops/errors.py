@@ -3,6 +3,7 @@
     MlopsError
     ├── SettingsError          a setting is missing, malformed or out of range
     ├── ServiceError           a symbol, timeframe, target or horizon that names no service
+    │   └── ServiceNotFound    ... that has begun here
     ├── DataError              bars that cannot be used
     │   ├── BarsError          rows or columns that break the bars contract
     │   ├── SourceError        an exchange or file that could not be read
@@ -33,13 +34,18 @@
     │   ├── RolloutRefused     ... because the version may not go live
     │   │   └── AbTestRefused  ... or its A/B test may not begin
     │   │       └── AbTestMalformed  ... because what was asked for cannot be
-    │   └── RolloutFailed      a rollout that was undone
+    │   ├── RolloutFailed      a rollout that was undone
+    │   ├── RolloutNotFound    no rollout under that id
+    │   ├── AbTestNotFound     no A/B test under that id
+    │   └── ServiceNotFound    no service under that key
     ├── BackupError            a copy that cannot be taken, or not be restored
     ├── AlertNotSent           a message that a channel did not accept
     │   └── AlertRefused       ... for its length or its text, and would not accept later
     ├── ScheduleError          a training job that cannot be scheduled
-    │   └── JobNotFound        no job under that id
+    │   ├── JobNotFound        no job under that id
+    │   └── SchedulerUnavailable  no Prefect server answers, or it lacks our deployments
     └── StoreError             the store refused a change
+        ├── RequestKeyReused   ... of a request whose key another request has
         ├── RowRefused         ... because it breaks the store's rules, now and later
         ├── LeaseLost          ... of a process whose lease another one holds now
         └── ReplicaNameTaken   ... of a replica whose name another living process has
@@ -68,6 +74,10 @@ class SettingsError(MlopsError):
 
 class ServiceError(MlopsError, ValueError):
     """A symbol, timeframe, target or horizon that names no service."""
+
+
+class ServiceNotFound(ServiceError, LookupError):
+    """No service under that key has begun here."""
 
 
 class DataError(MlopsError):
@@ -186,12 +196,20 @@ class JobNotFound(ScheduleError, LookupError):
     """No training job under that id."""
 
 
+class SchedulerUnavailable(ScheduleError):
+    """No Prefect server keeps jobs and runs trainings here now."""
+
+
 class StoreError(MlopsError):
     """The store refused a change."""
 
 
 class RowRefused(StoreError):
     """Values that break the store's rules; to write them again is of no use."""
+
+
+class RequestKeyReused(StoreError, ValueError):
+    """A request under a key that another request has."""
 
 
 class LeaseLost(StoreError):
@@ -308,7 +326,15 @@ class RolloutError(MlopsError):
 
 
 class RolloutRefused(RolloutError):
-    """A version that may not go live."""
+    """A version that may not go live.
+
+    Args:
+        gates: A sentence for each gate that refused it.
+    """
+
+    def __init__(self, message: str, *, gates: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.gates = gates
 
 
 class AbTestRefused(RolloutRefused):
@@ -321,3 +347,15 @@ class AbTestMalformed(AbTestRefused, ValueError):
 
 class RolloutFailed(RolloutError):
     """A rollout that was undone; the previous champion serves."""
+
+
+class RolloutNotFound(RolloutError, LookupError):
+    """No rollout under that id."""
+
+
+class AbTestNotFound(RolloutError, LookupError):
+    """No A/B test under that id."""
+
+
+class ServiceNotFound(RolloutError, LookupError):
+    """No service under that key."""

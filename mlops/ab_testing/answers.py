@@ -17,7 +17,7 @@ from mlops.ab_testing.requests import AbTestRequest
 from mlops.json_values import to_json
 from mlops.rollout.plan import EVERYTHING_BP
 from mlops.store import Verdict, Why
-from mlops.store.ab_tests import AbLook, AbTest, newest_look
+from mlops.store.ab_tests import AbLook, AbTest, get_test, newest_look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +82,16 @@ def start_test(testing: AbTesting, request: AbTestRequest, why: Why) -> AbTestAn
     """As `AbTesting.start`, answered in its caller's words."""
     started = testing.start(request, why)
     return answer_of(started.test, None, started.plan)
+
+
+def read_answer(testing: AbTesting, test_id: str) -> AbTestAnswer:
+    """A test as it is on record; no look is made.
+
+    Raises:
+        AbTestNotFound: when there is no such test.
+    """
+    store = testing.store
+    return answer_of(get_test(store, test_id), newest_look(store, test_id))
 
 
 def evaluate_test(testing: AbTesting, test_id: str) -> AbTestAnswer:

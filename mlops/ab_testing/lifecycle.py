@@ -51,6 +51,7 @@ from mlops.store.ab_tests import (
     newest_look,
     read_test_of_request,
 )
+from mlops.store.requests import RequestKey
 from mlops.store.rollouts import request_abort
 from mlops.store.schema import AbState
 
@@ -271,6 +272,9 @@ class AbTesting:
             test = read_test_of_request(connection, request.request_key)
         if test is None:
             return None
+        if request.request_digest is not None:
+            key = RequestKey(request.request_key, request.request_digest)
+            key.check_repeat(test.id, test.request_digest)
         if {test.champion_id, test.challenger_id} != {request.model_a_id, request.model_b_id}:
             raise AbTestRefused(
                 f"request_key={request.request_key!r} began {test.id}, of {test.champion_id} and "
@@ -396,6 +400,7 @@ def _make_test(request: AbTestRequest, planned: _Planned, config: Settings, why:
         requested_why=why.reason,
         requested_at=why.at,
         request_key=request.request_key,
+        request_digest=request.request_digest,
     )
 
 

@@ -43,6 +43,7 @@ class AbTestRequest:
         promote: Whether a challenger that is better goes live.
         end_test: Whether a running test of the service is ended for this one.
         request_key: Names the request: a repeated one returns the test of the first.
+        request_digest: SHA-256 of what was asked for, in hex; a repeat has the same.
     """
 
     model_a_id: str
@@ -54,6 +55,7 @@ class AbTestRequest:
     on_short_plan: OnShortPlan = OnShortPlan.ACCEPT
     end_test: bool = False
     request_key: str | None = None
+    request_digest: str | None = None
 
     def check(self) -> None:
         """Refuse what no state of the service would allow.

@@ -6,8 +6,10 @@ import asyncio
 
 from mlops.ab_testing import answers
 from mlops.ab_testing.answers import AbTestAnswer
+from mlops.ab_testing.preflight import Preflight
 from mlops.ab_testing.requests import AbTestRequest, OnShortPlan, parse_short_plan
 from mlops.manager.opened import Opened, why_of
+from mlops.store import AbLook, get_test, list_looks
 
 
 class AbTests(Opened):
@@ -25,6 +27,7 @@ class AbTests(Opened):
         on_short_plan: OnShortPlan | str = OnShortPlan.ACCEPT,
         end_test: bool = False,
         request_key: str | None = None,
+        request_digest: str | None = None,
         actor: str = "",
         reason: str = "",
     ) -> AbTestAnswer:
@@ -38,8 +41,10 @@ class AbTests(Opened):
             on_short_plan: ``accept``, ``refuse`` or ``extend`` a test that cannot decide.
             end_test: Whether a running test of the service is stopped for this one.
             request_key: A repeated request with the same key returns the first one's test.
+            request_digest: SHA-256 of what the request asks for; under one key it is the same.
 
         Raises:
+            RequestKeyReused: when the key is that of a request for something else.
             AbTestRefused, RolloutRefused: when the test may not begin, with what to do.
             VersionNotFound: when there is no such version.
         """
@@ -53,15 +58,54 @@ class AbTests(Opened):
             on_short_plan=parse_short_plan(on_short_plan),
             end_test=end_test,
             request_key=request_key,
+            request_digest=request_digest,
         )
         testing, why = self.installation.open_ab_testing(), why_of(actor, reason)
         return await asyncio.to_thread(answers.start_test, testing, request, why)
+
+    def plan_ab_test(
+        self,
+        model_a_id: str,
+        model_b_id: str,
+        traffic_split: float = 0.5,
+        duration_hours: float = 48.0,
+    ) -> Preflight:
+        """What an A/B test could see, without beginning it; arguments as in `start_ab_test`.
+
+        Raises:
+            AbTestRefused: when such a test may not begin.
+            VersionNotFound: when there is no such version.
+        """
+        request = AbTestRequest(
+            model_a_id=model_a_id,
+            model_b_id=model_b_id,
+            traffic_split=traffic_split,
+            duration_hours=duration_hours,
+        )
+        return self.installation.open_ab_testing().plan(request)
+
+    def get_ab_test(self, test_id: str) -> AbTestAnswer:
+        """An A/B test with its newest look.
+
+        Raises:
+            AbTestNotFound: when there is no such test.
+        """
+        return answers.read_answer(self.installation.open_ab_testing(), test_id)
+
+    def ab_test_looks(self, test_id: str) -> tuple[AbLook, ...]:
+        """The looks at an A/B test, oldest first, in the words of champion and challenger.
+
+        Raises:
+            AbTestNotFound: when there is no such test.
+        """
+        get_test(self.store, test_id)
+        return list_looks(self.store, test_id)
 
     async def evaluate_ab_test(self, test_id: str) -> AbTestAnswer:
         """Look at an A/B test now; the same bar again gives the same figures.
 
         Raises:
-            RolloutError: when there is no such test.
+            AbTestNotFound: when there is no such test.
         """
         testing = self.installation.open_ab_testing()
         return await asyncio.to_thread(answers.evaluate_test, testing, test_id)
@@ -72,7 +116,8 @@ class AbTests(Opened):
         """End an A/B test as stopped; the champion stays, and the challenger stays a challenger.
 
         Raises:
-            RolloutError: when there is no such test, or it has ended.
+            AbTestNotFound: when there is no such test.
+            RolloutError: when it has ended.
         """
         testing, why = self.installation.open_ab_testing(), why_of(actor, reason)
         return await asyncio.to_thread(answers.stop_test, testing, test_id, why)
@@ -83,7 +128,8 @@ class AbTests(Opened):
         """Let an A/B test last longer by so many hours of trading, which cannot be undone.
 
         Raises:
-            RolloutError: when there is no such test, it has ended, or the hours hold no bar.
+            AbTestNotFound: when there is no such test.
+            RolloutError: when it has ended, or the hours hold no bar.
         """
         testing, why = self.installation.open_ab_testing(), why_of(actor, reason)
         return await asyncio.to_thread(answers.extend_test, testing, test_id, hours, why)

@@ -9,11 +9,28 @@ from datetime import datetime
 from typing import Any
 
 from mlops.deployer import is_champion
+from mlops.manager.deployment_requests import (
+    Deployment,
+    request_deployment,
+    wait_for_deployment,
+)
 from mlops.manager.opened import Opened, why_of
 from mlops.rollout.plan import Strategy
 from mlops.rollout.retirement import restore_service, retire_service
-from mlops.store import LivePeriod, Rollout, Route, list_live_periods, list_rollouts, live_at
+from mlops.store import (
+    LivePeriod,
+    Rollout,
+    RolloutEvent,
+    Route,
+    get_rollout,
+    list_events,
+    list_live_periods,
+    list_rollouts,
+    live_at,
+)
 from mlops.store.audit import SYSTEM
+from mlops.store.requests import RequestKey
+from mlops.store.rollouts import request_abort
 
 log = logging.getLogger(__name__)
 
@@ -74,11 +91,50 @@ class Rollouts(Opened):
             )  # fmt: skip
         return live
 
+    async def request_deployment(
+        self,
+        model_id: str,
+        deployment_strategy: Strategy | str | None = None,
+        *,
+        force: bool = False,
+        end_test: bool = False,
+        wait_s: float = 0.0,
+        request: RequestKey | None = None,
+        actor: str = SYSTEM,
+        reason: str = "",
+        **plan: Any,
+    ) -> Deployment:
+        """Request that a version go live, and let replicas or the reconcile flow run the rollout.
+
+        A version that is live already needs no rollout. Arguments as in `deploy_model`.
+
+        Args:
+            wait_s: Seconds to wait for the rollout's end.
+            request: Names this request; its repeat returns the first one's rollout.
+
+        Raises:
+            RequestKeyReused: when the key is that of a request for something else.
+            RolloutRefused: when the version may not go live, with each gate that refused it.
+            VersionNotFound: when there is no such version.
+        """
+        rollout = await asyncio.to_thread(
+            request_deployment,
+            self.deployer,
+            model_id,
+            deployment_strategy,
+            why_of(actor, reason),
+            force=force,
+            changes=plan,
+            end_test=end_test,
+            request=request,
+        )
+        return await wait_for_deployment(self.store, model_id, rollout, seconds=wait_s)
+
     async def follow_rollout(self, rollout_id: str) -> Rollout:
         """Run a rollout to its end; after a cancelled wait another process runs it.
 
         Raises:
-            RolloutError: when there is no such rollout.
+            RolloutNotFound: when there is no such rollout.
         """
         stop = threading.Event()
         follow = self.deployer.follow
@@ -91,7 +147,8 @@ class Rollouts(Opened):
         """Request that a rollout be undone, and wait until it is.
 
         Raises:
-            RolloutError: when there is no such rollout, or it has ended.
+            RolloutNotFound: when there is no such rollout.
+            RolloutError: when it has ended.
         """
         abort = self.deployer.abort
         return await asyncio.to_thread(abort, rollout_id, why_of(actor, reason), holder=_HOLDER)
@@ -110,7 +167,8 @@ class Rollouts(Opened):
         """End a service: replicas stop serving it, and nothing monitors or retrains it any more.
 
         Raises:
-            RolloutError: when there is no such service, it is retired, or a rollout is open.
+            ServiceNotFound: when there is no such service.
+            RolloutError: when it is retired, or a rollout is open.
         """
         why = why_of(actor, reason)
         return await asyncio.to_thread(retire_service, self.store, service, why)
@@ -119,10 +177,38 @@ class Rollouts(Opened):
         """Bring a retired service back, with the champion that it had.
 
         Raises:
-            RolloutError: when there is no such service, or it is not retired.
+            ServiceNotFound: when there is no such service.
+            RolloutError: when it is not retired.
         """
         why = why_of(actor, reason)
         return await asyncio.to_thread(restore_service, self.store, service, why)
+
+    def get_rollout(self, rollout_id: str) -> Rollout:
+        """One rollout.
+
+        Raises:
+            RolloutNotFound: when there is no such rollout.
+        """
+        return get_rollout(self.store, rollout_id)
+
+    def rollout_events(self, rollout_id: str) -> tuple[RolloutEvent, ...]:
+        """What a rollout went through, oldest first, each arrow with its evidence.
+
+        Raises:
+            RolloutNotFound: when there is no such rollout.
+        """
+        get_rollout(self.store, rollout_id)
+        return list_events(self.store, rollout_id)
+
+    def request_abort(self, rollout_id: str, *, actor: str, reason: str) -> Rollout:
+        """Request that a rollout be undone; replicas or the reconcile flow undo it.
+
+        Raises:
+            RolloutNotFound: when there is no such rollout.
+            RolloutError: when it has ended.
+        """
+        request_abort(self.store, rollout_id, why_of(actor, reason))
+        return get_rollout(self.store, rollout_id)
 
     def rollouts(self, service: str | None = None) -> tuple[Rollout, ...]:
         """Every rollout, of one service or of all, newest first."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from mlops.errors import RolloutError, RolloutRefused
+from mlops.errors import RolloutError, RolloutRefused, ServiceNotFound
 from mlops.rollout.decide import DEPLOYABLE, is_held
 from mlops.rollout.plan import RolloutPlan, Strategy
 from mlops.rollout.slot import clear_slot, lock_slot
@@ -28,7 +28,13 @@ from mlops.store.ab_tests import insert_test, read_test_of_request
 from mlops.store.engine import Connection
 from mlops.store.ledger import record_ab_test
 from mlops.store.replicas import LoadCause, ReplicaState, live_replicas
-from mlops.store.rollouts import insert_rollout, lock_waiting_rollout, open_rollout
+from mlops.store.requests import RequestKey, columns_of
+from mlops.store.rollouts import (
+    insert_rollout,
+    lock_waiting_rollout,
+    open_rollout,
+    read_rollout_of_request,
+)
 from mlops.store.routes import change_route, lock_route
 from mlops.store.sql import store_time
 from mlops.store.versions import change_status, lock_version
@@ -44,6 +50,7 @@ def request_rollout(
     *,
     force: bool = False,
     end_test: bool = False,
+    request: RequestKey | None = None,
     now: datetime | None = None,
 ) -> Rollout:
     """Request a rollout: write its row, which the controller then advances.
@@ -59,9 +66,11 @@ def request_rollout(
         force: Let a version through that its gates refused, or whose metrics are claims; ``why``
             must then name a person and a reason. A version with claims may be shadowed without.
         end_test: Stop the service's A/B test if one runs.
+        request: Names this request; the repeat of one that made a rollout returns that.
         now: Replaces the database's clock in rehearsals.
 
     Raises:
+        RequestKeyReused: when the key is that of another request.
         RolloutRefused: when the version may not go live, or another rollout is open that does not
             make room.
         RolloutError: for the plan of an A/B test, which `request_test` takes.
@@ -71,9 +80,14 @@ def request_rollout(
         raise RolloutError("a rollout of strategy ab_test carries a test; use request_test")
     service = get_version(store, model_id).service
     with store.write() as connection:
+        if request is not None:
+            lock_route(connection, service)
+            known = read_rollout_of_request(connection, request)
+            if known is not None:
+                return known
         asked = _Request(service, model_id, _dated(connection, why, now))
         route = _take_slot(connection, asked, plan, force=force, end_test=end_test)
-        return _insert_pending(connection, asked, route, plan, forced=force)
+        return _insert_pending(connection, asked, route, plan, forced=force, request=request)
 
 
 def request_test(
@@ -162,7 +176,13 @@ def _take_slot(
 
 
 def _insert_pending(
-    connection: Connection, asked: _Request, route: Route, plan: RolloutPlan, *, forced: bool
+    connection: Connection,
+    asked: _Request,
+    route: Route,
+    plan: RolloutPlan,
+    *,
+    forced: bool,
+    request: RequestKey | None = None,
 ) -> Rollout:
     """Insert the rollout; a wish about the same version ends."""
     why = asked.why
@@ -183,6 +203,7 @@ def _insert_pending(
         requested_by=why.actor,
         requested_why=why.reason,
         requested_at=why.at,
+        **columns_of(request),
     )
     wish = lock_waiting_rollout(connection, route.service)
     if wish is not None and wish.to_version == asked.model_id:
@@ -225,7 +246,7 @@ def roll_back(
     """
     route = get_route(store, service)
     if route is None:
-        raise RolloutError(f"service {service} has not begun; there is nothing to roll back")
+        raise ServiceNotFound(f"service {service} has not begun; there is nothing to roll back")
     previous = route.previous_champion
     if previous is None or get_version(store, previous).status is Status.FAILED:
         target = route.baseline
@@ -290,13 +311,24 @@ def _check_gates(row: ModelVersion, plan: RolloutPlan, why: audit.Why, *, force:
     if not force:
         raise RolloutRefused(
             f"{row.model_id} may not go live: {refusal}. Read manager.explain({row.model_id!r}); "
-            f"{_describe_way(row)}force=True with actor and reason overrides it, on record"
+            f"{_describe_way(row)}force=True with actor and reason overrides it, on record",
+            gates=_list_refusals(row),
         )
     if why.actor in ("", audit.SYSTEM) or not why.reason.strip():
         raise RolloutRefused(
             f"forcing {row.model_id} past its gates ({refusal}) needs a person and a reason; got "
             f"actor {why.actor!r} and reason {why.reason!r}"
         )
+
+
+def _list_refusals(row: ModelVersion) -> tuple[str, ...]:
+    """A sentence for each gate that refused a version."""
+    results = (row.report or {}).get("results", ())
+    return tuple(
+        f"{result['name']} {result['title']}: {result['reason']}"
+        for result in results
+        if not result["passed"] and result["severity"] == "hard"
+    )
 
 
 def _reason_not_to_deploy(row: ModelVersion, plan: RolloutPlan) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mlops.errors import RolloutError
+from mlops.errors import RolloutError, ServiceNotFound
 from mlops.rollout.wishes import end_wish
 from mlops.store import Route, Store, audit
 from mlops.store.alerts import list_alerts, recover_alert
@@ -66,5 +66,5 @@ def restore_service(store: Store, service: str, why: audit.Why) -> Route:
 
 def _require_route(route: Route | None, service: str) -> Route:
     if route is None:
-        raise RolloutError(f"service {service} has not begun; look at its name with list_routes")
+        raise ServiceNotFound(f"service {service} has not begun; look at its name with list_routes")
     return route

@@ -16,7 +16,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mlops.errors import RolloutError
+from mlops.errors import AbTestNotFound, RolloutError
 from mlops.store import audit
 from mlops.store.engine import Connection, Store
 from mlops.store.schema import AbState, Verdict, ab_look, ab_test, forecast_gap, rollout
@@ -32,7 +32,7 @@ class AbTest:
     ``until_bar`` are open times in market time: the first bar that counts, the first that may end
     the test for the challenger, and the last. ``record`` describes the losses of both before the
     test (None where they have too few). ``request_key`` names the request, so that a repeated one
-    begins no second test.
+    begins no second test; ``request_digest`` is the SHA-256 of what it asked for.
     """
 
     id: str
@@ -57,6 +57,7 @@ class AbTest:
     verdict: Verdict | None = None
     verdict_text: str | None = None
     ended_at: datetime | None = None
+    request_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,7 @@ def get_test(store: Store, test_id: str) -> AbTest:
     """The test with this id.
 
     Raises:
-        RolloutError: when there is no such test.
+        AbTestNotFound: when there is no such test.
     """
     with store.read() as connection:
         return _read_test(connection, test_id)
@@ -384,7 +385,7 @@ def _postpone_deadline(connection: Connection, rollout_id: str, seconds: float) 
 def _read_test(connection: Connection, test_id: str) -> AbTest:
     row = connection.execute(sa.select(ab_test).where(ab_test.c.id == test_id)).first()
     if row is None:
-        raise RolloutError(f"no A/B test {test_id!r}; list them with list_tests()")
+        raise AbTestNotFound(f"no A/B test {test_id!r}; list them with list_tests()")
     return _build_test(row)
 
 

@@ -14,10 +14,11 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mlops.errors import RolloutError, StoreError
+from mlops.errors import RolloutError, RolloutNotFound, StoreError
 from mlops.store import audit
 from mlops.store.ab_tests import conclude_test, lock_test_of, stop_test_of
 from mlops.store.engine import Store
+from mlops.store.requests import RequestKey
 from mlops.store.routes import Route, change_route
 from mlops.store.schema import (
     OPEN,
@@ -45,7 +46,8 @@ class Rollout:
     ``from_version`` is the champion when it was requested, or for one that waited, when it began.
     ``since`` is when its phase and step began, ``deadline`` when the phase is given up (one that
     waits is never given up); ``plan`` is a `mlops.rollout.plan.RolloutPlan` as JSON,
-    ``abort_requested`` names who asked for the abort, and the reason.
+    ``abort_requested`` names who asked for the abort, and the reason. ``request_key`` names the
+    request, and ``request_digest`` is the SHA-256 of what it asked for.
     """
 
     id: str
@@ -65,6 +67,8 @@ class Rollout:
     requested_why: str
     requested_at: datetime
     ended_at: datetime | None = None
+    request_key: str | None = None
+    request_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,10 +270,24 @@ def get_rollout(store: Store, rollout_id: str) -> Rollout:
     """The rollout with this id.
 
     Raises:
-        RolloutError: when there is no such rollout.
+        RolloutNotFound: when there is no such rollout.
     """
     with store.read() as connection:
         return _read_rollout(connection, rollout_id)
+
+
+def read_rollout_of_request(connection: sa.Connection, request: RequestKey) -> Rollout | None:
+    """The rollout that a request made; None where it has made none.
+
+    Raises:
+        RequestKeyReused: when the key is that of another request.
+    """
+    query = sa.select(rollout).where(rollout.c.request_key == request.key)
+    row = connection.execute(query).first()
+    if row is None:
+        return None
+    request.check_repeat(row.id, row.request_digest)
+    return _build_rollout(row)
 
 
 def open_rollouts(connection: sa.Connection, service: str | None = None) -> tuple[Rollout, ...]:
@@ -390,7 +408,7 @@ def _read_in_phase(
 def _read_rollout(connection: sa.Connection, rollout_id: str) -> Rollout:
     row = connection.execute(sa.select(rollout).where(rollout.c.id == rollout_id)).first()
     if row is None:
-        raise RolloutError(f"no rollout {rollout_id!r}; list them with list_rollouts()")
+        raise RolloutNotFound(f"no rollout {rollout_id!r}; list them with list_rollouts()")
     return _build_rollout(row)
 
 

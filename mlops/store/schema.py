@@ -64,6 +64,15 @@ class AbState(StrEnum):
     CONCLUDED = "concluded"
 
 
+class OperationStatus(StrEnum):
+    """How far the work of a request is that is answered later."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
 OPEN = "phase NOT IN ('waiting', 'done', 'failed')"
 """SQL condition: the rollout has begun or is about to, and has not ended."""
 
@@ -113,11 +122,15 @@ version = sa.Table(
     sa.Column("code_version", sa.String(200), nullable=False),
     sa.Column("created_at", UtcTime, nullable=False),
     sa.Column("bundle_removed_at", UtcTime),
+    sa.Column("request_key", sa.String(200)),
+    sa.Column("request_digest", sa.String(SHA256_HEX)),
     sa.Column("judged_on", JsonText),
     sa.UniqueConstraint("service", "mlflow_version", name="one_row_per_mlflow_version"),
     sa.CheckConstraint(_one_of("status", Status), name="known_status"),
     sa.Index("version_by_service", "service", "status"),
     sa.Index("version_by_kind", "model_type", "symbol"),
+    sa.Index("version_by_time", "created_at", "model_id"),
+    sa.Index("one_version_a_request", "request_key", unique=True),
 )
 
 route = sa.Table(
@@ -191,6 +204,8 @@ rollout = sa.Table(
     sa.Column("requested_why", sa.Text, nullable=False),
     sa.Column("requested_at", UtcTime, nullable=False),
     sa.Column("ended_at", UtcTime),
+    sa.Column("request_key", sa.String(200)),
+    sa.Column("request_digest", sa.String(SHA256_HEX)),
     sa.CheckConstraint(_one_of("phase", Phase), name="known_phase"),
     sa.CheckConstraint("from_version <> to_version", name="rolls_out_another"),
     sa.Index(
@@ -208,6 +223,8 @@ rollout = sa.Table(
         postgresql_where=sa.text(WAITING),
     ),
     sa.Index("rollout_by_service", "service", "requested_at"),
+    sa.Index("rollout_by_time", "requested_at", "id"),
+    sa.Index("one_rollout_a_request", "request_key", unique=True),
 )
 
 rollout_event = sa.Table(
@@ -362,6 +379,7 @@ ab_test = sa.Table(
     sa.Column("requested_why", sa.Text, nullable=False),
     sa.Column("requested_at", UtcTime, nullable=False),
     sa.Column("ended_at", UtcTime),
+    sa.Column("request_digest", sa.String(SHA256_HEX)),
     sa.UniqueConstraint("rollout_id", name="one_test_a_rollout"),
     sa.UniqueConstraint("request_key", name="one_test_a_request"),
     sa.CheckConstraint(_one_of("state", AbState), name="known_state"),
@@ -382,6 +400,7 @@ ab_test = sa.Table(
         postgresql_where=sa.text(RUNNING),
     ),
     sa.Index("ab_test_by_service", "service", "requested_at"),
+    sa.Index("ab_test_by_time", "requested_at", "id"),
 )
 
 ab_look = sa.Table(
@@ -480,6 +499,7 @@ alert = sa.Table(
         postgresql_where=sa.text(LASTING),
     ),
     sa.Index("alert_by_service", "service", "raised_at"),
+    sa.Index("alert_by_time", "raised_at", "id"),
 )
 
 alert_notice = sa.Table(
@@ -534,6 +554,7 @@ trigger = sa.Table(
     sa.Column("not_before", UtcTime),
     sa.UniqueConstraint("service", "cause", "watermark", name="one_trigger_per_watermark"),
     sa.Index("trigger_by_state", "state", "service"),
+    sa.Index("trigger_by_time", "raised_at", "id"),
 )
 
 check = sa.Table(
@@ -551,6 +572,7 @@ check = sa.Table(
     sa.Column("state", JsonText, nullable=False),
     sa.Column("bars", JsonText),
     sa.UniqueConstraint("service", "model_id", "bar", name="one_check_a_bar"),
+    sa.Index("check_by_time", "at", "id"),
 )
 
 WATCHED = "stopped_at IS NULL"
@@ -606,6 +628,30 @@ market = sa.Table(
     sa.Column("choice", JsonText, nullable=False),
     sa.Column("file", sa.ForeignKey("bar_file.id")),
     sa.Column("since", UtcTime, nullable=False),
+)
+
+operation = sa.Table(
+    "operation",
+    metadata,
+    sa.Column("id", sa.String(64), primary_key=True),
+    sa.Column("kind", sa.String(32), nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("request_key", sa.String(200)),
+    sa.Column("request_digest", sa.String(SHA256_HEX)),
+    sa.Column("owner", sa.String(200), nullable=False),
+    sa.Column("holder", sa.String(200)),
+    sa.Column("held_until", sa.Float),
+    sa.Column("result", JsonText),
+    sa.Column("problem", JsonText),
+    sa.Column("created_at", UtcTime, nullable=False),
+    sa.Column("started_at", UtcTime),
+    sa.Column("ended_at", UtcTime),
+    sa.UniqueConstraint("request_key", name="one_operation_a_request"),
+    sa.CheckConstraint(_one_of("status", OperationStatus), name="known_operation_status"),
+    sa.CheckConstraint(
+        "(status IN ('done', 'failed')) = (ended_at IS NOT NULL)", name="operation_ends_once"
+    ),
+    sa.Index("operation_by_time", "created_at", "id"),
 )
 
 check_columns(metadata)

@@ -22,8 +22,10 @@ class ModelVersion:
     ``watermark`` is the content hash of the bars it was trained on, ``trained_until`` the close
     of the last of them; ``claims_only`` says that its metrics are the caller's and no gate checked
     them; ``report`` is the gates' verdict as a dict; ``notes`` are the caller's notes;
-    ``bundle_removed_at`` is set once the bundle was removed because of its age; ``judged_on`` says
-    what the verdict on a model from elsewhere rests on (`mlops.store.judgements`).
+    ``bundle_removed_at`` is set once the bundle was removed because of its age; ``request_key``
+    names the request that registered it, ``request_digest`` is the SHA-256 of what that asked for;
+    ``judged_on`` says what the verdict on a model from elsewhere rests on
+    (`mlops.store.judgements`).
     """
 
     model_id: str
@@ -45,6 +47,8 @@ class ModelVersion:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     notes: Mapping[str, Any] = field(default_factory=dict)
     bundle_removed_at: datetime | None = None
+    request_key: str | None = None
+    request_digest: str | None = None
     judged_on: Mapping[str, Any] | None = None
 
 

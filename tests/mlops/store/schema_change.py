@@ -21,6 +21,7 @@ def find_losses(before: str, after: str) -> list[str]:
     """
     words = _words(after) - _words(before)
     old, new = _lines(before, set()), _lines(after, words)
+    columns = _columns(after) - _columns(before)
     tables = {table for line in old if (table := _table(line))}
     lost = [f"lost: {line}" for line in sorted(old - new)]
     demanded = [
@@ -29,6 +30,7 @@ def find_losses(before: str, after: str) -> list[str]:
         if _without(line, words) not in old
         and _table(line) in tables
         and not _asks_nothing(line, words)
+        and not _is_unique_over(line, columns)
     ]
     return lost + demanded
 
@@ -40,6 +42,22 @@ def _asks_nothing(line: str, words: set[str]) -> bool:
     # Older code writes no row with a new word.
     is_index = re.search(r"CREATE (UNIQUE )?INDEX", line)
     return bool(is_index and (is_index[1] is None or words & _words(line)))
+
+
+def _is_unique_over(line: str, columns: set[tuple[str, str]]) -> bool:
+    """Whether it is a unique index over columns that are null in every row of older code."""
+    index = re.search(r"CREATE UNIQUE INDEX \S+ ON (?:public\.)?(\w+).*\((.*)\)$", line)
+    return index is not None and {(index[1], name) for name in index[2].split(", ")} <= columns
+
+
+def _columns(schema: str) -> set[tuple[str, str]]:
+    """Table and name of each column that may be null and has no default."""
+    found = (_COLUMN.match(line.replace('"', "")) for line in schema.splitlines())
+    return {
+        (column[1], column[2].split()[0])
+        for column in found
+        if column and "NOT NULL" not in column[2] and "DEFAULT" not in column[2]
+    }
 
 
 def _lines(schema: str, words: set[str]) -> set[str]:

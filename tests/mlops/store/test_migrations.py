@@ -119,6 +119,8 @@ def test_a_guard_that_is_missing_is_noticed(store: Store, table: str) -> None:
         ("DROP INDEX one_open_rollout", "one_open_rollout"),
         ("CREATE UNIQUE INDEX n ON watch (since)", "demanded: "),
         ("CREATE INDEX n ON watch (since)", None),
+        ("ALTER TABLE watch ADD COLUMN n TEXT; CREATE UNIQUE INDEX one ON watch (n)", None),
+        ("ALTER TABLE watch ADD COLUMN n TEXT; CREATE UNIQUE INDEX one ON watch (n, id)", "one"),
         ("CREATE TABLE n (id INTEGER NOT NULL, CONSTRAINT small CHECK (id < 9))", None),
     ],
 )
@@ -127,7 +129,8 @@ def test_what_a_change_takes_from_older_code_is_found(
 ) -> None:
     with store.write() as connection:
         before = describe_schema(connection)
-        connection.execute(sa.text(change))
+        for statement in change.split("; "):
+            connection.execute(sa.text(statement))
         losses = find_losses(before, describe_schema(connection))
     if loss is None:
         assert losses == []

@@ -1,0 +1,62 @@
+"""What every route works with: the manager, and how a route calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+from anyio import from_thread
+from fastapi import Depends, Request
+
+from mlops.manager import MLOpsManager
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+LOCAL = "local"
+"""Author of every change over HTTP while the API knows no identities: a user of this machine."""
+
+
+def utc_now() -> datetime:
+    """This moment."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class ApiContext:
+    """What the routes of one process share.
+
+    Args:
+        manager: Does the work of every route.
+        clock: The wall clock.
+    """
+
+    manager: MLOpsManager
+    clock: Callable[[], datetime] = utc_now
+
+
+def get_context(request: Request) -> ApiContext:
+    """The context that the application was built with."""
+    context: ApiContext = request.app.state.context
+    return context
+
+
+def find_actor() -> str:
+    """The author of the changes that a request makes."""
+    return LOCAL
+
+
+Context = Annotated[ApiContext, Depends(get_context)]
+Actor = Annotated[str, Depends(find_actor)]
+
+
+def wait_for(call: Callable[P, Coroutine[Any, Any, T]], *given: P.args, **named: P.kwargs) -> T:
+    """Run an async method of the manager from a route, which has a thread of its own.
+
+    The thread counts towards the limit of the API's threads as long as the method runs, so that
+    requests cannot take all connections of the store.
+    """
+    return from_thread.run(partial(call, *given, **named))

@@ -1,0 +1,1 @@
+"""One file for each noun; `mlops.api.app` includes them all."""

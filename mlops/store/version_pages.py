@@ -1,0 +1,67 @@
+"""Pages of versions: what a list shows of each, without the report and notes of kilobytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from mlops.store.engine import Store
+from mlops.store.pages import Page, Position, read_page
+from mlops.store.schema import Status, version
+
+
+@dataclass(frozen=True, slots=True)
+class VersionSummary:
+    """What a list shows of a version; the fields are those of `ModelVersion`."""
+
+    model_id: str
+    service: str
+    mlflow_version: int
+    run_id: str
+    model_type: str
+    symbol: str
+    status: Status
+    claims_only: bool
+    trained_until: datetime | None
+    created_at: datetime
+    metrics: Mapping[str, Any]
+
+
+def list_version_page(
+    store: Store,
+    *,
+    service: str | None = None,
+    model_type: str | None = None,
+    symbol: str | None = None,
+    status: Status | None = None,
+    after: Position | None = None,
+    limit: int,
+) -> Page[VersionSummary]:
+    """A page of the versions that match all given values, newest first."""
+    columns = [version.c[name] for name in VersionSummary.__slots__]
+    query = sa.select(*columns)
+    wanted = {"service": service, "model_type": model_type, "status": status}
+    for name, value in wanted.items():
+        if value is not None:
+            query = query.where(version.c[name] == value)
+    if symbol is not None:
+        # Releases before the one spelling of a symbol stored small letters too.
+        query = query.where(sa.func.upper(version.c.symbol) == symbol)
+    with store.read() as connection:
+        return read_page(
+            connection,
+            query,
+            _build_summary,
+            time=version.c.created_at,
+            id_=version.c.model_id,
+            after=after,
+            limit=limit,
+        )
+
+
+def _build_summary(row: sa.Row[Any]) -> VersionSummary:
+    return VersionSummary(**dict(row._mapping) | {"status": Status(row.status)})
