@@ -3,6 +3,7 @@
     MlopsError
     ├── SettingsError          a setting is missing, malformed or out of range
     ├── ServiceError           a symbol, timeframe, target or horizon that names no service
+    │   └── ServiceNotFound    ... that has begun here
     ├── DataError              bars that cannot be used
     │   ├── BarsError          rows or columns that break the bars contract
     │   ├── SourceError        an exchange or file that could not be read
@@ -79,6 +80,10 @@ class SettingsError(MlopsError):
 
 class ServiceError(MlopsError, ValueError):
     """A symbol, timeframe, target or horizon that names no service."""
+
+
+class ServiceNotFound(ServiceError, LookupError):
+    """No service under that key has begun here."""
 
 
 class DataError(MlopsError):
