@@ -16,6 +16,7 @@ NAMES = (
     "series",
     "year",
     "serving",
+    "api",
     "connections",
     "fairness",
     "soak",
