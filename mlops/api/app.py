@@ -7,9 +7,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlops.api.browsers import DoorRules
 from mlops.api.context import ApiContext
+from mlops.api.methods import Methods
 from mlops.api.middleware import BodyLimits, Door
 from mlops.api.problems import add_handlers
-from mlops.api.roles import check_roles
+from mlops.api.roles import check_roles, list_routes
 from mlops.api.routes import (
     experiments,
     models,
@@ -19,6 +20,7 @@ from mlops.api.routes import (
     service_changes,
     uploads,
 )
+from mlops.api.uploads import most_body_bytes
 from mlops.code_version import release
 from mlops.settings import Settings
 
@@ -76,10 +78,12 @@ def build_api(context: ApiContext) -> FastAPI:
         api.include_router(router, prefix=PREFIX)
     api.include_router(pages.router)
     check_roles(api.routes)
+    api.state.methods = methods = Methods(list_routes(api.routes))
     settings = context.manager.config
     api.add_middleware(
         Door,
         rules=DoorRules(settings.api_allowed_hosts),
+        methods=methods,
         limits=_limit_bodies(settings),
         is_draining=context.is_draining,
     )
@@ -87,5 +91,9 @@ def build_api(context: ApiContext) -> FastAPI:
 
 
 def _limit_bodies(settings: Settings) -> BodyLimits:
-    usual = int(settings.serving_max_body_mb * 1024**2)
-    return BodyLimits(usual, "SERVING_MAX_BODY_MB", {})
+    register = (most_body_bytes(settings.register_max_mb), "REGISTER_MAX_MB")
+    return BodyLimits(
+        usual=int(settings.serving_max_body_mb * 1024**2),
+        setting="SERVING_MAX_BODY_MB",
+        by_path={f"{PREFIX}/models/register": register},
+    )

@@ -48,6 +48,10 @@ class ApiContext:
         """Keeps what the children of this process do not finish in time."""
         return Operations(self.manager.store, longest_s=self.children.limits.wall_s)
 
+    def close(self) -> None:
+        """End the children that work."""
+        self.children.close()
+
 
 def get_context(request: Request) -> ApiContext:
     """The context that the application was built with."""

@@ -90,6 +90,15 @@ class Upload:
     request: RequestKey | None
 
 
+def most_body_bytes(max_mb: float) -> int:
+    """Bytes of the largest body: base64 makes a model a third larger.
+
+    Args:
+        max_mb: Largest model, in megabytes.
+    """
+    return int(max_mb * 1e6 * 4 / 3) + OTHER_FIELDS_BYTES
+
+
 async def read_body(request: Request, max_mb: float) -> bytes:
     """The body of a request, counted as it arrives.
 
@@ -100,7 +109,7 @@ async def read_body(request: Request, max_mb: float) -> bytes:
         Problem: when it is too large, too slow or of another type.
     """
     _check_media_type(request)
-    limit = int(max_mb * 1e6 * 4 / 3) + OTHER_FIELDS_BYTES
+    limit = most_body_bytes(max_mb)
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
         raise _too_large(max_mb)

@@ -45,7 +45,13 @@ class FuzzedApi:
 @contextmanager
 def serve_api(folder: Path) -> Iterator[FuzzedApi]:
     """A replica with the API in front, on the sample's service with two challengers."""
-    place = {"MLOPS_BASE_PATH": str(folder), "MLFLOW_TRACKING_URI": "", "STORE_URL": ""}
+    place = {
+        "MLFLOW_TRACKING_URI": "",
+        "STORE_URL": "",
+        "SERVING_MAX_BODY_MB": "1",
+        # No Prefect answers there, so that trainings and jobs are a 503.
+        "PREFECT_API_URL": "http://127.0.0.1:9/api",
+    }
     ids = fill_installation(
         Settings(mlops_base_path=folder, mlflow_tracking_uri="", store_url="", _env_file=None)
     )

@@ -1,4 +1,4 @@
-"""Hooks of schemathesis: real ids in half of the requests, and what a 503 must say.
+"""Hooks of schemathesis: real ids in half of the requests, and two checks more.
 
 Random ids would end at the first look-up, so half of the cases get those of the world under test,
 which the environment variable `FUZZED_IDS` names as JSON.
@@ -34,11 +34,23 @@ def map_query(context: Any, query: dict[str, Any] | None) -> Any:
     return put_ids(query)
 
 
-@schemathesis.hook
-def after_call(context: Any, case: Any, response: Any) -> None:
+@schemathesis.check
+def retry_after_is_told(
+    context: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
+) -> None:
     """A 503 says when to try again."""
     if response.status_code == 503:
-        assert int(response.headers["retry-after"][0]) >= 1, "a 503 without Retry-After"
+        assert response.headers.get("retry-after"), "a 503 without Retry-After"
+
+
+@schemathesis.check
+def errors_are_problems(
+    context: schemathesis.CheckContext, response: schemathesis.Response, case: schemathesis.Case
+) -> None:
+    """Every answer of 400 or more is a problem."""
+    if response.status_code >= 400:
+        (media_type,) = response.headers["content-type"]
+        assert media_type == "application/problem+json", media_type
 
 
 def put_ids(values: Any) -> Any:
