@@ -3,6 +3,7 @@
     MlopsError
     ├── SettingsError          a setting is missing, malformed or out of range
     ├── ServiceError           a symbol, timeframe, target or horizon that names no service
+    │   └── ServiceNotFound    ... that has begun here
     ├── DataError              bars that cannot be used
     │   ├── BarsError          rows or columns that break the bars contract
     │   ├── SourceError        an exchange or file that could not be read
@@ -45,6 +46,7 @@
     └── StoreError             the store refused a change
         ├── RequestKeyReused   ... of a request whose key another request has
         ├── RowRefused         ... because it breaks the store's rules, now and later
+        ├── WatchRefused       ... of a version in which nothing could drift
         ├── LeaseLost          ... of a process whose lease another one holds now
         └── ReplicaNameTaken   ... of a replica whose name another living process has
 
@@ -72,6 +74,10 @@ class SettingsError(MlopsError):
 
 class ServiceError(MlopsError, ValueError):
     """A symbol, timeframe, target or horizon that names no service."""
+
+
+class ServiceNotFound(ServiceError, LookupError):
+    """No service under that key has begun here."""
 
 
 class DataError(MlopsError):
@@ -204,6 +210,10 @@ class RowRefused(StoreError):
 
 class RequestKeyReused(StoreError, ValueError):
     """A request under a key that another request has."""
+
+
+class WatchRefused(StoreError):
+    """A version that is not worth watching, because it has learned nothing."""
 
 
 class LeaseLost(StoreError):

@@ -8,9 +8,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from mlops.api.browsers import DoorRules
 from mlops.api.context import ApiContext
 from mlops.api.middleware import BodyLimits, Door
+from mlops.api.polled import PolledAnswers
 from mlops.api.problems import add_handlers
 from mlops.api.roles import check_roles
-from mlops.api.routes import experiments, models, pages, rollouts, service_changes
+from mlops.api.routes import (
+    experiments,
+    jobs,
+    models,
+    monitoring,
+    pages,
+    records,
+    rollouts,
+    service_changes,
+    services,
+    training,
+)
 from mlops.code_version import release
 from mlops.settings import Settings
 
@@ -20,9 +32,14 @@ PREFIX = f"{ROOT}/api"
 ROUTERS: tuple[APIRouter, ...] = (
     # Before the versions: a version's id stands where `deploy` does.
     rollouts.router,
+    training.router,
     models.router,
+    services.router,
     service_changes.router,
     experiments.router,
+    monitoring.router,
+    records.router,
+    jobs.router,
 )
 
 
@@ -61,6 +78,7 @@ def build_api(context: ApiContext) -> FastAPI:
         redirect_slashes=False,
     )
     api.state.context = context
+    api.state.polled = PolledAnswers(context.manager)
     add_handlers(api)
     for router in ROUTERS:
         api.include_router(router, prefix=PREFIX)

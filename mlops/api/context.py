@@ -11,6 +11,7 @@ from typing import Annotated, Any, ParamSpec, TypeVar
 from anyio import from_thread
 from fastapi import Depends, Request
 
+from mlops.api.jobs import TrainingJobs
 from mlops.manager import MLOpsManager
 
 P = ParamSpec("P")
@@ -31,11 +32,13 @@ class ApiContext:
 
     Args:
         manager: Does the work of every route.
+        jobs: Keeps the training jobs; None where this process reaches no Prefect.
         clock: The wall clock.
         is_draining: Whether the process is about to end, and connections should close.
     """
 
     manager: MLOpsManager
+    jobs: TrainingJobs | None = None
     clock: Callable[[], datetime] = utc_now
     is_draining: Callable[[], bool] = bool
 
