@@ -39,8 +39,7 @@
     │   │       └── AbTestMalformed  ... because what was asked for cannot be
     │   ├── RolloutFailed      a rollout that was undone
     │   ├── RolloutNotFound    no rollout under that id
-    │   ├── AbTestNotFound     no A/B test under that id
-    │   └── ServiceNotFound    no service under that key
+    │   └── AbTestNotFound     no A/B test under that id
     ├── BackupError            a copy that cannot be taken, or not be restored
     ├── ChildError             work that a child process did not finish
     │   ├── ChildrenBusy       ... because as many work as may; try again later
@@ -402,7 +401,3 @@ class RolloutNotFound(RolloutError, LookupError):
 
 class AbTestNotFound(RolloutError, LookupError):
     """No A/B test under that id."""
-
-
-class ServiceNotFound(RolloutError, LookupError):
-    """No service under that key."""

@@ -12,12 +12,16 @@ from datetime import datetime
 from typing import Any
 
 from mlops.ab_testing.lifecycle import AbTesting
+from mlops.ab_testing.loss_sequence import count_first_pairs
 from mlops.ab_testing.preflight import Preflight
 from mlops.ab_testing.requests import AbTestRequest
 from mlops.json_values import to_json
 from mlops.rollout.plan import EVERYTHING_BP
-from mlops.store import Verdict, Why
+from mlops.service import Service
+from mlops.store import Store, Verdict, Why
 from mlops.store.ab_tests import AbLook, AbTest, get_test, newest_look
+from mlops.store.pages import Page, Position
+from mlops.store.rollout_pages import list_test_page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +36,12 @@ class AbTestAnswer:
         text: The verdict, or what is known so far, as a sentence.
         low, high: Bounds of model B's gain over model A as a share of the champion's loss, above
             0 where B is better; None where they are not known yet.
+        effect: Model B's gain over model A on the pairs so far, as a share of the champion's loss.
         p: The always-valid p-value of the two being equal.
+        pairs_needed: Pairs before a verdict on the losses is possible, and later those that would
+            decide if mean and variance stayed as they are; None where no number is in sight.
+        is_collecting: Whether the pairs are too few for a verdict on the losses.
+        confidence_level: Of the interval.
         plan: The preflight; in the answer of the start only.
         look: The newest look, in the words of champion and challenger.
     """
@@ -52,7 +61,11 @@ class AbTestAnswer:
     pairs: int
     low: float | None
     high: float | None
+    effect: float | None
     p: float
+    pairs_needed: int | None
+    is_collecting: bool
+    confidence_level: float
     since_bar: datetime
     until_bar: datetime
     promote: bool
@@ -115,14 +128,25 @@ def list_answers(testing: AbTesting, service: str | None = None) -> tuple[AbTest
     return tuple(answer_of(test, look) for test, look in testing.tests(service))
 
 
+def list_answer_page(
+    store: Store, *, service: str | None, after: Position | None, limit: int
+) -> Page[AbTestAnswer]:
+    """A page of the tests of a service or of all, newest first."""
+    page = list_test_page(store, service=service, after=after, limit=limit)
+    return Page(rows=tuple(answer_of(test, look) for test, look in page.rows), next=page.next)
+
+
 def answer_of(test: AbTest, look: AbLook | None, plan: Preflight | None = None) -> AbTestAnswer:
     """Translate a test and its newest look into its caller's words."""
     b_is_challenger = test.champion_is == "a"
     models = (test.champion_id, test.challenger_id)
     share = test.split_bp / EVERYTHING_BP
     low, high = (None, None) if look is None else (look.relative_low, look.relative_high)
+    effect = _measure_gain(look)
+    first_pairs = count_first_pairs(Service.parse(test.service).horizon)
+    pairs = 0 if look is None else look.pairs
     if not b_is_challenger:
-        low, high = _negate(high), _negate(low)
+        low, high, effect = _negate(high), _negate(low), _negate(effect)
     return AbTestAnswer(
         id=test.id,
         service=test.service,
@@ -136,10 +160,14 @@ def answer_of(test: AbTest, look: AbLook | None, plan: Preflight | None = None) 
         verdict=translate_verdict(test),
         winner=winner_of(test),
         text=_text_of(test, look, plan),
-        pairs=0 if look is None else look.pairs,
+        pairs=pairs,
         low=low,
         high=high,
+        effect=effect,
         p=1.0 if look is None else look.p,
+        pairs_needed=first_pairs if look is None else look.detail.get("pairs_needed"),
+        is_collecting=pairs < first_pairs,
+        confidence_level=1.0 - test.alpha,
         since_bar=test.since_bar,
         until_bar=test.until_bar,
         promote=test.promote,
@@ -173,6 +201,15 @@ def _text_of(test: AbTest, look: AbLook | None, plan: Preflight | None) -> str:
     if look is not None:
         return str(look.detail.get("text", ""))
     return "No outcome is due yet." if plan is None else plan.text
+
+
+def _measure_gain(look: AbLook | None) -> float | None:
+    """The challenger's gain as a share of the champion's loss; None before the first pair."""
+    losses = {} if look is None else look.detail
+    champion, challenger = losses.get("champion_loss"), losses.get("challenger_loss")
+    if not champion or challenger is None:
+        return None
+    return 1.0 - float(challenger) / float(champion)
 
 
 def _negate(value: float | None) -> float | None:

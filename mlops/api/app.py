@@ -5,18 +5,34 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mlops.api.browsers import DoorRules
 from mlops.api.context import ApiContext
+from mlops.api.middleware import BodyLimits, Door
 from mlops.api.problems import add_handlers
 from mlops.api.roles import check_roles
-from mlops.api.routes import models, operations, uploads
+from mlops.api.routes import (
+    experiments,
+    models,
+    operations,
+    pages,
+    rollouts,
+    service_changes,
+    uploads,
+)
+from mlops.code_version import release
+from mlops.settings import Settings
 
 ROOT = "/mlops"
 PREFIX = f"{ROOT}/api"
 
 ROUTERS: tuple[APIRouter, ...] = (
+    # Before the versions: a version's id stands where `deploy` does.
+    rollouts.router,
     uploads.router,
     models.router,
     operations.router,
+    service_changes.router,
+    experiments.router,
 )
 
 
@@ -25,7 +41,7 @@ class Dispatcher:
 
     Args:
         api: The application of `build_api`.
-        plane: The data plane, which a request costs no more than a comparison.
+        plane: The data plane, whose requests cost one comparison more.
     """
 
     def __init__(self, api: ASGIApp, plane: ASGIApp) -> None:
@@ -48,6 +64,7 @@ def build_api(context: ApiContext) -> FastAPI:
     """
     api = FastAPI(
         title="MLOps platform",
+        version=release(),
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -57,5 +74,18 @@ def build_api(context: ApiContext) -> FastAPI:
     add_handlers(api)
     for router in ROUTERS:
         api.include_router(router, prefix=PREFIX)
+    api.include_router(pages.router)
     check_roles(api.routes)
+    settings = context.manager.config
+    api.add_middleware(
+        Door,
+        rules=DoorRules(settings.api_allowed_hosts),
+        limits=_limit_bodies(settings),
+        is_draining=context.is_draining,
+    )
     return api
+
+
+def _limit_bodies(settings: Settings) -> BodyLimits:
+    usual = int(settings.serving_max_body_mb * 1024**2)
+    return BodyLimits(usual, "SERVING_MAX_BODY_MB", {})

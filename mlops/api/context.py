@@ -35,11 +35,13 @@ class ApiContext:
         manager: Does the work of every route.
         clock: The wall clock.
         children: The processes in which uploads are read, and long work is done.
+        is_draining: Whether the process is about to end, and connections should close.
     """
 
     manager: MLOpsManager
     clock: Callable[[], datetime] = utc_now
     children: Children = field(default_factory=Children)
+    is_draining: Callable[[], bool] = bool
 
     @cached_property
     def operations(self) -> Operations:

@@ -1,7 +1,7 @@
 """Makes candidates of models that were trained elsewhere, with metrics that are claims.
 
 Claims are checked for their ranges only, and the version is marked `claims_only`. No gate judged
-it, so its status is `refused`, and only a forced rollout serves it.
+it, so its status is `refused`: it may be shadowed, and only a forced rollout serves it.
 """
 
 from __future__ import annotations
@@ -49,6 +49,24 @@ _EXAMPLE_START = datetime(2024, 1, 1, tzinfo=UTC)
 _MODEL_TYPE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SHAPE_KEYS = ("features", "sequence_length")
 
+OWN_NOTES = frozenset(
+    {
+        "asked_for",
+        "bars",
+        "config",
+        "fitted_until",
+        "market",
+        "provenance",
+        "recipe",
+        "refit",
+        "request",
+        "role",
+        "study",
+        "triggers",
+    }
+)
+"""Notes that this platform writes on its own trainings, and acts on."""
+
 
 def register_claimed(
     registry: Registry,
@@ -61,11 +79,14 @@ def register_claimed(
     bars_root: Path,
     actor: str = SYSTEM,
     request: RequestKey | None = None,
+    bars: Dataset | None = None,
 ) -> ModelVersion:
     """Register a model that was trained elsewhere; its service begins where it has not.
 
     Args:
         request: Names the request; a repeated one gets the version of the first.
+        bars: The service's own, for golden examples and as the reference of drift; by default
+            `example_bars`.
 
     Raises:
         RequestKeyReused: when the key is that of another request.
@@ -74,8 +95,10 @@ def register_claimed(
     known = None if request is None else find_version_of_request(registry.store, request)
     if known is not None:
         return known
-    calendar = read_market(registry.store, service).calendar
-    dataset, source = example_bars(service, calendar, bars_root)
+    dataset, source = bars, "its own source"
+    if dataset is None:
+        calendar = read_market(registry.store, service).calendar
+        dataset, source = example_bars(service, calendar, bars_root)
     candidate = claimed_candidate(
         model,
         model_type=model_type,
@@ -117,7 +140,7 @@ def claimed_candidate(
         RegistryError: when the format, a figure or a note is not allowed.
     """
     claims = checked_claims(metrics)
-    notes = check_shape(plain_notes(notes))
+    notes = check_shape(_refuse_own_notes(plain_notes(notes)))
     if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
         raise RegistryError(
             f"model_type={model_type!r} is not a lower-case name such as 'lstm' or 'custom', of at "
@@ -196,6 +219,16 @@ def _checked_figure(name: object, value: object) -> float | None:
     if value is not None and (figure is None or is_nan):
         raise RegistryError(f"metric {name}={value!r} is not a number; leave it out if unknown")
     return figure
+
+
+def _refuse_own_notes(notes: dict[str, Any]) -> dict[str, Any]:
+    taken = sorted(OWN_NOTES & notes.keys())
+    if taken:
+        raise RegistryError(
+            f"metadata may not hold {', '.join(taken)}: under that name the platform keeps what "
+            "its own trainings did; choose another name"
+        )
+    return notes
 
 
 def check_shape(notes: dict[str, Any]) -> dict[str, Any]:

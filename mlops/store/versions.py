@@ -24,7 +24,9 @@ class ModelVersion:
     of the last of them; ``claims_only`` says that its metrics are the caller's and no gate checked
     them; ``report`` is the gates' verdict as a dict; ``notes`` are the caller's notes;
     ``bundle_removed_at`` is set once the bundle was removed because of its age; ``request_key``
-    names the request that registered it, ``request_digest`` is the SHA-256 of what that asked for.
+    names the request that registered it, ``request_digest`` is the SHA-256 of what that asked for;
+    ``judged_on`` says what the verdict on a model from elsewhere rests on
+    (`mlops.store.judgements`).
     """
 
     model_id: str
@@ -48,6 +50,7 @@ class ModelVersion:
     bundle_removed_at: datetime | None = None
     request_key: str | None = None
     request_digest: str | None = None
+    judged_on: Mapping[str, Any] | None = None
 
 
 def insert_version(connection: sa.Connection, row: ModelVersion, why: audit.Why) -> None:

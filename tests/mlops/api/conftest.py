@@ -32,14 +32,19 @@ from tests.mlops.monitoring.ticker import forecast_row
 from tests.mlops.registry.conftest import AT, SERVICE
 from tests.mlops.serving.conftest import KEY, Library, library_once
 
-__all__ = ["KEY", "Client", "World", "client", "library_once", "made_world", "world"]
+__all__ = ["KEY", "Client", "World", "client", "library_once", "made_world", "own_world", "world"]
 
 HOUR = timedelta(hours=1)
 OUTCOMES = 48
 """Bars of the service that both versions forecast and whose outcome is known."""
 
 FIRST_BAR = AT
-REFUSED_REPORT = {"passed": False, "gates": [{"name": "G2", "passed": False, "reason": "noise"}]}
+REFUSED_REPORT = {
+    "passed": False,
+    "results": [
+        {"name": "G2", "title": "skill", "passed": False, "severity": "hard", "reason": "noise"}
+    ],
+}
 
 
 class Client:
@@ -99,6 +104,13 @@ def world(library_once: Library, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="module")
 def client(world: World) -> Client:
     return world.client
+
+
+@pytest.fixture
+def own_world(library_once: Library, tmp_path: Path) -> Iterator[World]:
+    """A world that a single test may change."""
+    with made_world(library_once, tmp_path) as made:
+        yield made
 
 
 @contextmanager
