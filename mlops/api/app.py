@@ -19,6 +19,7 @@ from mlops.api.routes import (
     service_changes,
     uploads,
 )
+from mlops.api.uploads import most_body_bytes
 from mlops.code_version import release
 from mlops.settings import Settings
 
@@ -87,5 +88,9 @@ def build_api(context: ApiContext) -> FastAPI:
 
 
 def _limit_bodies(settings: Settings) -> BodyLimits:
-    usual = int(settings.serving_max_body_mb * 1024**2)
-    return BodyLimits(usual, "SERVING_MAX_BODY_MB", {})
+    register = (most_body_bytes(settings.register_max_mb), "REGISTER_MAX_MB")
+    return BodyLimits(
+        usual=int(settings.serving_max_body_mb * 1024**2),
+        setting="SERVING_MAX_BODY_MB",
+        by_path={f"{PREFIX}/models/register": register},
+    )
