@@ -1,5 +1,7 @@
 """One serving process: `python -m deployments.replica [--port P]`.
 
+It answers forecasts, and under `/mlops/` the HTTP API unless API_IN_REPLICA is false.
+
 Run as many on one machine as it has cores to spare; they share the store and the bars on disk only.
 
 SIGTERM drains: `/readyz` and the store say so, the replica goes on answering for `DRAIN_S` while
@@ -26,15 +28,18 @@ from typing import Any
 import uvicorn
 import uvloop
 
+from deployments.api_mount import mounted_api
 from deployments.connections import OpenConnections, count_allowed_connections
 from deployments.http_protocol import HttpProtocol, Limits
 from mlops import logs
 from mlops.alerts.channels import channels_of
 from mlops.alerts.delivery import Channel
 from mlops.alerts.direct import DirectAlerts
+from mlops.api.app import Dispatcher
 from mlops.errors import KeyMismatch, ReplicaNameTaken
 from mlops.installation import Installation, open_installation
 from mlops.monitoring.guard import Guard
+from mlops.serving.app import App
 from mlops.serving.local_troubles import find_local_troubles
 from mlops.serving.runtime import Options, Runtime
 from mlops.serving.store_sync import Identity
@@ -168,9 +173,20 @@ def configure_server(
     )
 
 
-async def serve(runtime: Runtime, *, host: str, port: int, drain_s: float = DRAIN_S) -> None:
-    """Answer until SIGTERM or SIGINT, then drain and end."""
-    server = Server(configure_server(runtime.app, host=host, port=port))
+async def serve(
+    runtime: Runtime,
+    *,
+    host: str,
+    port: int,
+    drain_s: float = DRAIN_S,
+    app: Dispatcher | App | None = None,
+) -> None:
+    """Answer until SIGTERM or SIGINT, then drain and end.
+
+    Args:
+        app: What is answered; by default the data plane alone.
+    """
+    server = Server(configure_server(app or runtime.app, host=host, port=port))
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -247,9 +263,12 @@ def main(arguments: list[str] | None = None) -> None:
         with (
             runtime.background_threads(),
             guard_and_alerts(installation, runtime),
+            mounted_api(runtime.app, settings, given.host) as app,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
-            serving = serve(runtime, host=given.host, port=given.port, drain_s=given.drain_seconds)
+            serving = serve(
+                runtime, host=given.host, port=given.port, drain_s=given.drain_seconds, app=app
+            )
             runner.run(serving)
     except (KeyMismatch, ReplicaNameTaken) as error:
         sys.exit(f"the replica does not start: {error}")

@@ -26,6 +26,7 @@ from deployments.ports import check_ports
 from deployments.processes import ServerProcess, hold_folder
 from deployments.supervisor import Part, Supervisor
 from mlops import logs
+from mlops.api.browsers import is_loopback
 from mlops.data.calendar import calendar_for
 from mlops.data.load import load_bars
 from mlops.errors import SettingsError
@@ -165,10 +166,19 @@ def find_prefect_home(home: Path) -> Path:
 def describe_use(page: str, installation: Installation) -> str:
     """How a replica is asked for the forecasts of its services, as lines of a shell."""
     services = sorted(route.service for route in list_routes(installation.store))
-    return f"""
+    return f"""{describe_api(page, installation.settings)}
 serving {", ".join(services)}; ask for forecasts:
   curl -s {page}/services
   curl -s {page}/services/{services[0]}/forecast"""
+
+
+def describe_api(page: str, settings: Settings) -> str:
+    """Where the HTTP API is; empty where the replica does not answer it."""
+    if not (settings.api_in_replica and is_loopback(settings.api_host)):
+        return ""
+    return f"""
+HTTP API {page}/mlops/api, its paths {page}/mlops/api/docs; ask it:
+  curl -s {page}/mlops/api/models"""
 
 
 def parse_arguments(settings: Settings) -> argparse.Namespace:

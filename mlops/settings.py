@@ -103,6 +103,7 @@ class Settings(BaseSettings):
     min_training_data_points: int = Field(default=1000, ge=100)
     custom_model_modules: Annotated[tuple[str, ...], NoDecode] = ()
     allow_signed_pickle: bool = False
+    allow_onnx: bool = False
 
     # Validation
     min_model_accuracy: Share = 0.6
@@ -128,8 +129,11 @@ class Settings(BaseSettings):
     # Serving
     api_host: str = Field(default="127.0.0.1", pattern=r"^[A-Za-z0-9.:_-]+$")
     api_port: int = Field(default=8005, ge=1, le=65_535)
+    api_in_replica: bool = True
+    api_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     serving_queue_limit: int = Field(default=1024, ge=1)
     serving_max_body_mb: float = Field(default=16.0, gt=0, allow_inf_nan=False)
+    register_max_mb: float = Field(default=64.0, gt=0, le=1024, allow_inf_nan=False)
     serving_time_budget_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     forecast_max_age_bars: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     forecast_log_days: int = Field(default=30, ge=1)
@@ -238,12 +242,20 @@ class Settings(BaseSettings):
         # Separated by blanks, because a URL may contain a comma.
         return tuple(value.split()) if isinstance(value, str) else value
 
-    @field_validator("custom_model_modules", "alert_handlers", mode="before")
+    @field_validator("custom_model_modules", "alert_handlers", "api_allowed_hosts", mode="before")
     @classmethod
     def _split_modules(cls, value: object) -> object:
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
+
+    @field_validator("api_allowed_hosts")
+    @classmethod
+    def _are_hosts(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [name for name in names if not re.fullmatch(r"[A-Za-z0-9.:_-]+", name)]
+        if wrong:
+            raise ValueError(f"{wrong[0]!r} is no name of a host; write names, without ports")
+        return tuple(name.lower() for name in names)
 
     @field_validator("fee_bps_by_symbol", mode="before")
     @classmethod

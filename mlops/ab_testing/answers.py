@@ -16,8 +16,10 @@ from mlops.ab_testing.preflight import Preflight
 from mlops.ab_testing.requests import AbTestRequest
 from mlops.json_values import to_json
 from mlops.rollout.plan import EVERYTHING_BP
-from mlops.store import Verdict, Why
+from mlops.store import Store, Verdict, Why
 from mlops.store.ab_tests import AbLook, AbTest, get_test, newest_look
+from mlops.store.pages import Page, Position
+from mlops.store.rollout_pages import list_test_page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +34,13 @@ class AbTestAnswer:
         text: The verdict, or what is known so far, as a sentence.
         low, high: Bounds of model B's gain over model A as a share of the champion's loss, above
             0 where B is better; None where they are not known yet.
+        effect: Model B's gain over model A on the pairs so far, as a share of the champion's loss.
         p: The always-valid p-value of the two being equal.
+        pairs_needed: Pairs before a verdict on the losses is possible, and later those that would
+            decide if mean and variance stayed as they are; None where no number is in sight, and
+            in lists of tests without a look.
+        is_collecting: Whether the pairs are too few for a verdict on the losses.
+        confidence_level: Of the interval.
         plan: The preflight; in the answer of the start only.
         look: The newest look, in the words of champion and challenger.
     """
@@ -52,7 +60,11 @@ class AbTestAnswer:
     pairs: int
     low: float | None
     high: float | None
+    effect: float | None
     p: float
+    pairs_needed: int | None
+    is_collecting: bool
+    confidence_level: float
     since_bar: datetime
     until_bar: datetime
     promote: bool
@@ -90,14 +102,20 @@ def read_answer(testing: AbTesting, test_id: str) -> AbTestAnswer:
     Raises:
         AbTestNotFound: when there is no such test.
     """
-    store = testing.store
-    return answer_of(get_test(store, test_id), newest_look(store, test_id))
+    test, look = get_test(testing.store, test_id), newest_look(testing.store, test_id)
+    return answer_of(test, look, needed=_count_needed(testing, test, look))
 
 
 def evaluate_test(testing: AbTesting, test_id: str) -> AbTestAnswer:
     """As `AbTesting.look`, answered in its caller's words."""
     looked = testing.look(test_id)
-    return answer_of(looked.test, looked.look)
+    needed = _count_needed(testing, looked.test, looked.look)
+    return answer_of(looked.test, looked.look, needed=needed)
+
+
+def _count_needed(testing: AbTesting, test: AbTest, look: AbLook | None) -> int | None:
+    """Pairs before a verdict is possible, of a test without a look; None of others."""
+    return testing.count_first_pairs(test) if look is None else None
 
 
 def stop_test(testing: AbTesting, test_id: str, why: Why) -> AbTestAnswer:
@@ -115,14 +133,37 @@ def list_answers(testing: AbTesting, service: str | None = None) -> tuple[AbTest
     return tuple(answer_of(test, look) for test, look in testing.tests(service))
 
 
-def answer_of(test: AbTest, look: AbLook | None, plan: Preflight | None = None) -> AbTestAnswer:
-    """Translate a test and its newest look into its caller's words."""
+def list_answer_page(
+    store: Store, *, service: str | None, after: Position | None, limit: int
+) -> Page[AbTestAnswer]:
+    """A page of the tests of a service or of all, newest first."""
+    page = list_test_page(store, service=service, after=after, limit=limit)
+    return Page(rows=tuple(answer_of(test, look) for test, look in page.rows), next=page.next)
+
+
+def answer_of(
+    test: AbTest,
+    look: AbLook | None,
+    plan: Preflight | None = None,
+    *,
+    needed: int | None = None,
+) -> AbTestAnswer:
+    """Translate a test and its newest look into its caller's words.
+
+    Args:
+        needed: Pairs that a verdict needs, of a test without a look or a plan.
+    """
     b_is_challenger = test.champion_is == "a"
     models = (test.champion_id, test.challenger_id)
     share = test.split_bp / EVERYTHING_BP
     low, high = (None, None) if look is None else (look.relative_low, look.relative_high)
+    effect = _measure_gain(look)
+    if look is not None:
+        needed = look.detail.get("pairs_needed")
+    elif plan is not None:
+        needed = plan.needed_pairs
     if not b_is_challenger:
-        low, high = _negate(high), _negate(low)
+        low, high, effect = _negate(high), _negate(low), _negate(effect)
     return AbTestAnswer(
         id=test.id,
         service=test.service,
@@ -139,7 +180,11 @@ def answer_of(test: AbTest, look: AbLook | None, plan: Preflight | None = None) 
         pairs=0 if look is None else look.pairs,
         low=low,
         high=high,
+        effect=effect,
         p=1.0 if look is None else look.p,
+        pairs_needed=needed,
+        is_collecting=look is None or look.low is None,
+        confidence_level=1.0 - test.alpha,
         since_bar=test.since_bar,
         until_bar=test.until_bar,
         promote=test.promote,
@@ -173,6 +218,15 @@ def _text_of(test: AbTest, look: AbLook | None, plan: Preflight | None) -> str:
     if look is not None:
         return str(look.detail.get("text", ""))
     return "No outcome is due yet." if plan is None else plan.text
+
+
+def _measure_gain(look: AbLook | None) -> float | None:
+    """The challenger's gain as a share of the champion's loss; None before the first pair."""
+    losses = {} if look is None else look.detail
+    champion, challenger = losses.get("champion_loss"), losses.get("challenger_loss")
+    if not champion or challenger is None:
+        return None
+    return 1.0 - float(challenger) / float(champion)
 
 
 def _negate(value: float | None) -> float | None:

@@ -5,15 +5,37 @@ from __future__ import annotations
 from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from mlops.api.browsers import DoorRules
 from mlops.api.context import ApiContext
+from mlops.api.methods import Methods
+from mlops.api.middleware import BodyLimits, Door
 from mlops.api.problems import add_handlers
-from mlops.api.roles import check_roles
-from mlops.api.routes import models
+from mlops.api.roles import check_roles, list_routes
+from mlops.api.routes import (
+    experiments,
+    models,
+    operations,
+    pages,
+    rollouts,
+    service_changes,
+    uploads,
+)
+from mlops.api.uploads import most_body_bytes
+from mlops.code_version import release
+from mlops.settings import Settings
 
 ROOT = "/mlops"
 PREFIX = f"{ROOT}/api"
 
-ROUTERS: tuple[APIRouter, ...] = (models.router,)
+ROUTERS: tuple[APIRouter, ...] = (
+    # Before the versions: a version's id stands where `deploy` does.
+    rollouts.router,
+    uploads.router,
+    models.router,
+    operations.router,
+    service_changes.router,
+    experiments.router,
+)
 
 
 class Dispatcher:
@@ -21,7 +43,7 @@ class Dispatcher:
 
     Args:
         api: The application of `build_api`.
-        plane: The data plane, which a request costs no more than a comparison.
+        plane: The data plane, whose requests cost one comparison more.
     """
 
     def __init__(self, api: ASGIApp, plane: ASGIApp) -> None:
@@ -44,6 +66,7 @@ def build_api(context: ApiContext) -> FastAPI:
     """
     api = FastAPI(
         title="MLOps platform",
+        version=release(),
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -53,5 +76,24 @@ def build_api(context: ApiContext) -> FastAPI:
     add_handlers(api)
     for router in ROUTERS:
         api.include_router(router, prefix=PREFIX)
+    api.include_router(pages.router)
     check_roles(api.routes)
+    api.state.methods = methods = Methods(list_routes(api.routes))
+    settings = context.manager.config
+    api.add_middleware(
+        Door,
+        rules=DoorRules(settings.api_allowed_hosts),
+        methods=methods,
+        limits=_limit_bodies(settings),
+        is_draining=context.is_draining,
+    )
     return api
+
+
+def _limit_bodies(settings: Settings) -> BodyLimits:
+    register = (most_body_bytes(settings.register_max_mb), "REGISTER_MAX_MB")
+    return BodyLimits(
+        usual=int(settings.serving_max_body_mb * 1024**2),
+        setting="SERVING_MAX_BODY_MB",
+        by_path={f"{PREFIX}/models/register": register},
+    )

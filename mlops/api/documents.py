@@ -11,7 +11,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeAlias
 
-from fastapi import Header, Path, Query
+from fastapi import Path, Query
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -139,12 +139,4 @@ QueryMoment: TypeAlias = Annotated[
     BeforeValidator(read_moment),
     WithJsonSchema({"type": "string", "format": "date-time"}),
     Query(),
-]
-RequestKey: TypeAlias = Annotated[
-    str | None,
-    Header(
-        alias="Idempotency-Key",
-        pattern=KEY_PATTERN,
-        description="Names the request: repeated with the same key it changes nothing more",
-    ),
 ]

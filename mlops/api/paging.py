@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from datetime import datetime
 from typing import Annotated, TypeAlias
 
 import orjson
 from fastapi import Query
 
-from mlops.api.documents import write_moment
+from mlops.api.documents import read_moment, write_moment
 from mlops.api.problems import Problem
 from mlops.store.pages import Position
 
@@ -48,12 +47,9 @@ def read_cursor(cursor: str | None) -> Position | None:
     if len(parts) != 2:
         raise _refuse()
     try:
-        at = datetime.fromisoformat(parts[0])
+        return Position(read_moment(parts[0]), parts[1])
     except ValueError:
         raise _refuse() from None
-    if at.tzinfo is None:
-        raise _refuse()
-    return Position(at, parts[1])
 
 
 def write_name_cursor(name: str | None) -> str | None:

@@ -77,7 +77,7 @@ KINDS: dict[str, Kind] = {
             "method-not-allowed",
             405,
             "This path does not take this method",
-            "The header Allow names the methods of the path; /mlops/docs lists all paths.",
+            "The header Allow names the methods of the path; /mlops/api/docs lists all paths.",
         ),
         Kind(
             "conflict",
@@ -136,6 +136,9 @@ KINDS: dict[str, Kind] = {
 
 STATUSES: dict[type[MlopsError], str] = {
     errors.VersionNotFound: "not-found",
+    errors.ServiceNotFound: "not-found",
+    errors.RolloutNotFound: "not-found",
+    errors.AbTestNotFound: "not-found",
     errors.JobNotFound: "not-found",
     errors.NotLoaded: "not-found",
     errors.AbTestMalformed: "invalid-request",
@@ -153,8 +156,15 @@ STATUSES: dict[type[MlopsError], str] = {
     errors.RegistryError: "invalid-request",
     errors.ScheduleError: "invalid-request",
     errors.TrainingError: "conflict",
+    errors.UnsupportedFormat: "unsupported-format",
+    errors.DiskFull: "not-available",
+    errors.OperationNotFound: "not-found",
+    errors.ChildError: "internal-error",
+    errors.ChildrenBusy: "not-available",
+    errors.ChildKilled: "invalid-request",
     errors.StoreError: "not-available",
     errors.RowRefused: "invalid-request",
+    errors.RequestKeyReused: "key-reused",
     errors.ServingError: "not-available",
     errors.RequestRefused: "invalid-request",
     errors.ModelFault: "internal-error",
@@ -162,13 +172,6 @@ STATUSES: dict[type[MlopsError], str] = {
     errors.AlertNotSent: "not-available",
 }
 """The problem that each error of the library is; a class without an entry is its parent's."""
-
-
-class ProblemEntry(BaseModel):
-    """One value of a request that is not allowed."""
-
-    pointer: str
-    detail: str
 
 
 class ProblemDocument(BaseModel):
@@ -182,7 +185,12 @@ class ProblemDocument(BaseModel):
     detail: str
     instance: str
     request_id: str
-    errors: list[ProblemEntry] = []
+    errors: list[dict[str, str]]
+
+
+def make_problem_schema() -> dict[str, Any]:
+    """The JSON schema of every problem."""
+    return ProblemDocument.model_json_schema(ref_template="#/components/schemas/{model}")
 
 
 class Problem(Exception):
@@ -208,12 +216,38 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
+def refuse_method(method: str, path: str, allowed: str) -> Problem:
+    """The problem of a method that a path does not take."""
+    detail = f"{path} does not take {method}; it takes {allowed}"
+    return Problem("method-not-allowed", detail, headers={"allow": allowed})
+
+
+class BodyRefused(HTTPException):
+    """A problem with a body while it is read: FastAPI lets this class alone pass there."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.kind.status, str(problem))
+        self.problem = problem
+
+
 def find_slug(error: MlopsError) -> str:
     """The kind of problem that an error of the library is."""
     for parent in type(error).__mro__:
         if parent in STATUSES:
             return STATUSES[parent]
     return "internal-error"
+
+
+def describe_problem(error: Exception) -> dict[str, Any]:
+    """The problem of a request that was answered before it failed, as JSON."""
+    known = isinstance(error, MlopsError)
+    kind = KINDS[find_slug(error)] if isinstance(error, MlopsError) else KINDS["internal-error"]
+    return {
+        "type": f"{PAGES}/{kind.slug}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": str(error) if known else kind.advice,
+    }
 
 
 def render_problem(request: Request, problem: Problem) -> Response:
@@ -255,6 +289,7 @@ def add_handlers(api: FastAPI) -> None:
     api.add_exception_handler(Problem, _answer_problem)  # type: ignore[arg-type]
     api.add_exception_handler(MlopsError, _answer_error)  # type: ignore[arg-type]
     api.add_exception_handler(RequestValidationError, _answer_invalid)  # type: ignore[arg-type]
+    api.add_exception_handler(BodyRefused, _answer_refused_body)  # type: ignore[arg-type]
     api.add_exception_handler(HTTPException, _answer_http)  # type: ignore[arg-type]
 
 
@@ -262,11 +297,19 @@ def _answer_problem(request: Request, problem: Problem) -> Response:
     return render_problem(request, problem)
 
 
+def _answer_refused_body(request: Request, refused: BodyRefused) -> Response:
+    return render_problem(request, refused.problem)
+
+
 def _answer_error(request: Request, error: MlopsError) -> Response:
     slug = find_slug(error)
     if KINDS[slug].status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s failed", request.url.path, exc_info=error)
-    return render_problem(request, Problem(slug, str(error)))
+    wait_s = getattr(error, "retry_after_s", None)
+    headers = None if wait_s is None else {"retry-after": str(wait_s)}
+    gates = error.gates if isinstance(error, errors.RolloutRefused) else ()
+    entries = [("/model_id", gate) for gate in gates]
+    return render_problem(request, Problem(slug, str(error), entries=entries, headers=headers))
 
 
 def _answer_invalid(request: Request, error: RequestValidationError) -> Response:
@@ -279,10 +322,12 @@ def _answer_http(request: Request, error: HTTPException) -> Response:
     slug = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code)
     if slug is None:
         slug = "malformed-request" if error.status_code < 500 else "internal-error"
-    detail = {
-        "not-found": f"there is no path {request.url.path}; /mlops/docs lists them",
-        "method-not-allowed": f"{request.url.path} does not take {request.method}",
-    }.get(slug, str(error.detail))
+    path = request.url.path
+    if slug == "method-not-allowed":
+        allowed = request.app.state.methods.list_allowed(path)
+        return render_problem(request, refuse_method(request.method, path, allowed))
+    nowhere = f"there is no path {path}; /mlops/api/docs lists them"
+    detail = nowhere if slug == "not-found" else str(error.detail)
     return render_problem(request, Problem(slug, detail, headers=error.headers))
 
 

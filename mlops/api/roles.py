@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from enum import StrEnum
 
-from fastapi.routing import APIRoute
+from fastapi.routing import iter_route_contexts
 from starlette.routing import BaseRoute
 
 from mlops.errors import SettingsError
@@ -74,6 +74,7 @@ _BY_ROUTE: dict[str, Role] = {
     "POST /jobs/{job_id}/run": T,
     "GET /openapi.json": V,
     "GET /docs": V,
+    "GET /docs/{name}": V,
 }
 
 ROLES: dict[tuple[str, str], Role] = {
@@ -81,7 +82,7 @@ ROLES: dict[tuple[str, str], Role] = {
     for (method, path), role in (
         (tuple(route.split(" ")), role) for route, role in _BY_ROUTE.items()
     )
-}
+} | {("GET", "/mlops/problems/{slug}"): V}
 """Role by method and path template."""
 
 STRONGER_FIELDS: dict[str, Role] = {
@@ -106,19 +107,23 @@ def role_of(method: str, template: str, body: object = None) -> Role:
     return max(roles, key=list(Role).index)
 
 
+def list_routes(routes: Sequence[BaseRoute]) -> list[tuple[str, str]]:
+    """Method and path template of every route of an application, those of its routers included."""
+    return [
+        (method, str(route.path))
+        for route in iter_route_contexts(routes)
+        for method in sorted(route.methods or ())
+    ]
+
+
 def check_roles(routes: Sequence[BaseRoute]) -> None:
     """Refuse an application with a route that has no role.
 
     Raises:
         SettingsError: naming the routes.
     """
-    missing = [
-        f"{method} {route.path}"
-        for route in routes
-        if isinstance(route, APIRoute)
-        for method in sorted(route.methods or ())
-        if (method, route.path) not in ROLES
-    ]
+    missing = [f"{method} {path}" for method, path in list_routes(routes)
+               if (method, path) not in ROLES]  # fmt: skip
     if missing:
         raise SettingsError(
             f"no role may call {', '.join(missing)}; give each route its role in mlops/api/roles.py"

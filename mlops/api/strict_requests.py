@@ -1,4 +1,4 @@
-"""Reads bodies of JSON without mercy: UTF-8, finite numbers, each key once."""
+"""Reads bodies of JSON strictly: UTF-8, finite numbers, each key once."""
 
 from __future__ import annotations
 
@@ -9,21 +9,9 @@ from typing import Any
 import orjson
 from fastapi import Request
 from fastapi.routing import APIRoute
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from mlops.api.problems import Problem
-
-MOST_KEYS = 10_000
-"""Keys of one object: more of them nobody writes."""
-
-
-class _BodyRefused(HTTPException):
-    """FastAPI lets this class pass, and makes a sentence of its own of all others."""
-
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.kind.status, str(problem))
-        self.problem = problem
+from mlops.api.problems import BodyRefused, Problem
 
 
 class StrictRequest(Request):
@@ -33,7 +21,7 @@ class StrictRequest(Request):
         try:
             return parse_json(await self.body())
         except Problem as problem:
-            raise _BodyRefused(problem) from problem
+            raise BodyRefused(problem) from problem
 
 
 class StrictRoute(APIRoute):
@@ -43,10 +31,7 @@ class StrictRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            try:
-                return await handler(StrictRequest(request.scope, request.receive))
-            except _BodyRefused as refused:
-                raise refused.problem from refused
+            return await handler(StrictRequest(request.scope, request.receive))
 
         return handle
 
@@ -62,13 +47,11 @@ def parse_json(body: bytes) -> Any:
         value = orjson.loads(body)
         # orjson takes the last of equal keys, and says nothing.
         json.loads(body, object_pairs_hook=_refuse_duplicates)
-    except orjson.JSONDecodeError as error:
+    except (orjson.JSONDecodeError, RecursionError) as error:
         raise Problem(
             "malformed-request",
             f"the body is no JSON: {error}; send UTF-8 text with finite numbers",
         ) from error
-    except RecursionError as error:
-        raise Problem("malformed-request", "the body is nested too deeply") from error
     return value
 
 

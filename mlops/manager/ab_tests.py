@@ -10,6 +10,7 @@ from mlops.ab_testing.preflight import Preflight
 from mlops.ab_testing.requests import AbTestRequest, OnShortPlan, parse_short_plan
 from mlops.manager.opened import Opened, why_of
 from mlops.store import AbLook, get_test, list_looks
+from mlops.store.pages import Page, Position
 
 
 class AbTests(Opened):
@@ -133,6 +134,12 @@ class AbTests(Opened):
         """
         testing, why = self.installation.open_ab_testing(), why_of(actor, reason)
         return await asyncio.to_thread(answers.extend_test, testing, test_id, hours, why)
+
+    def ab_test_page(
+        self, service: str | None = None, *, after: Position | None = None, limit: int
+    ) -> Page[AbTestAnswer]:
+        """A page of the A/B tests of one service or of all, newest first."""
+        return answers.list_answer_page(self.store, service=service, after=after, limit=limit)
 
     def ab_tests(self, service: str | None = None) -> tuple[AbTestAnswer, ...]:
         """The A/B tests of one service or of all, newest first, each with its newest look."""

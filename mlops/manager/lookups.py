@@ -17,7 +17,10 @@ from mlops.registry import (
     explain,
 )
 from mlops.registry.version_history import Lineage, trace
-from mlops.store import ModelVersion, get_version, list_versions
+from mlops.store import ModelVersion, Status, get_version, list_versions
+from mlops.store.operations import Operation, get_operation
+from mlops.store.pages import Page, Position
+from mlops.store.version_pages import VersionSummary, list_version_page
 from mlops.symbols import spell_symbol
 from mlops.validation.evaluation import Evaluation
 
@@ -49,6 +52,36 @@ class LookUps(Opened):
         spelt = None if symbol is None else spell_symbol(symbol)
         return list_versions(self.store, model_type=model_type, symbol=spelt, status=status)
 
+    def model_page(
+        self,
+        *,
+        model_type: str | None = None,
+        symbol: str | None = None,
+        status: Status | None = None,
+        service: str | None = None,
+        after: Position | None = None,
+        limit: int = 50,
+    ) -> Page[VersionSummary]:
+        """As `list_models`, a page at a time and without the reports and notes of the versions.
+
+        Args:
+            after: The ``next`` of the page before; None for the first page.
+            limit: Most versions of the page.
+
+        Raises:
+            ServiceError: when the symbol is none.
+        """
+        spelt = None if symbol is None else spell_symbol(symbol)
+        return list_version_page(
+            self.store,
+            service=service,
+            model_type=model_type,
+            symbol=spelt,
+            status=status,
+            after=after,
+            limit=limit,
+        )
+
     def get_model(self, model_id: str) -> ModelVersion:
         """One version.
 
@@ -56,6 +89,14 @@ class LookUps(Opened):
             VersionNotFound: when there is no such version.
         """
         return get_version(self.store, model_id)
+
+    def get_operation(self, operation_id: str) -> Operation:
+        """Work that a request began and whose result is asked for later.
+
+        Raises:
+            OperationNotFound: when there is no such operation.
+        """
+        return get_operation(self.store, operation_id)
 
     def explain(self, model_id: str) -> Explanation:
         """Why a version passed or was refused, on what data, by which code."""

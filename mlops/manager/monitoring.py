@@ -12,6 +12,7 @@ from mlops.alerts.channels import Handler
 from mlops.alerts.delivery import AlertSender
 from mlops.data.time_columns import TimeArguments
 from mlops.manager.opened import Opened, why_of
+from mlops.monitoring.dashboard import Dashboard, read_dashboard
 from mlops.monitoring.drift.report import DriftReport
 from mlops.monitoring.drift.version_drift import columns_of
 from mlops.monitoring.performance.live import LivePerformance
@@ -21,6 +22,15 @@ from mlops.reports.drift import keep_drift_report
 from mlops.store import get_version
 from mlops.store.alerts import AlertRow, list_alerts
 from mlops.store.monitor_runs import WatchRow, list_watches, start_watch, stop_watch
+from mlops.store.monitoring_pages import (
+    CheckSummary,
+    list_alert_page,
+    list_check_page,
+    list_trigger_page,
+)
+from mlops.store.pages import Page, Position
+from mlops.store.triggers import TriggerRow, TriggerState
+from mlops.training.retraining import market_time
 
 
 class Monitoring(Opened):
@@ -56,6 +66,69 @@ class Monitoring(Opened):
         """Alerts, newest first; ``lasting_only`` leaves out those that have ended."""
         return list_alerts(self.store, service=service, lasting_only=lasting_only)
 
+    def alert_page(
+        self,
+        *,
+        service: str | None = None,
+        lasting_only: bool = False,
+        after: Position | None = None,
+        limit: int = 50,
+    ) -> Page[AlertRow]:
+        """As `alerts`, a page at a time; ``after`` is the ``next`` of the page before."""
+        return list_alert_page(
+            self.store, service=service, lasting_only=lasting_only, after=after, limit=limit
+        )
+
+    def check_page(
+        self,
+        *,
+        service: str | None = None,
+        model_id: str | None = None,
+        official_only: bool = False,
+        after: Position | None = None,
+        limit: int = 50,
+    ) -> Page[CheckSummary]:
+        """The monitor's looks at versions, newest first, a page at a time.
+
+        Args:
+            official_only: Leave out the looks between decision windows.
+            after: The ``next`` of the page before; None for the first page.
+            limit: Most looks of the page.
+        """
+        return list_check_page(
+            self.store,
+            service=service,
+            model_id=model_id,
+            official_only=official_only,
+            after=after,
+            limit=limit,
+        )
+
+    def trigger_page(
+        self,
+        *,
+        service: str | None = None,
+        state: TriggerState | None = None,
+        after: Position | None = None,
+        limit: int = 50,
+    ) -> Page[TriggerRow]:
+        """The queue of reasons to retrain services, newest first, a page at a time.
+
+        Args:
+            state: Only triggers in this state.
+            after: The ``next`` of the page before; None for the first page.
+            limit: Most triggers of the page.
+        """
+        return list_trigger_page(self.store, service=service, state=state, after=after, limit=limit)
+
+    def dashboard(self) -> Dashboard:
+        """The figures of the platform's dashboard at this moment.
+
+        Errors are relative: ``average_mse`` is the mean over the deployed versions of MSE /
+        variance of the outcomes, each on its service's newest known outcomes.
+        """
+        return read_dashboard(self.store, window_hours=self.config.monitoring_window_hours)
+
     async def monitor_model_drift(
         self, model_id: str, recent_data: object, **written: Unpack[TimeArguments]
     ) -> DriftReport:
@@ -63,9 +136,9 @@ class Monitoring(Opened):
 
         Args:
             recent_data: Bars by open time, with the history that the features need before the
-                window of ``DECISION_WINDOW_HOURS``; or all features of the version, and where known
-                ``target``, ``forecast`` and ``realised``. A data frame, a table of Arrow or Polars,
-                a list of records or a dict of columns.
+                window of ``DECISION_WINDOW_HOURS``; or features of the version, and where known
+                ``target``, ``forecast`` and ``realised``: the report says which are absent. A data
+                frame, a table of Arrow or Polars, a list of records or a dict of columns.
             written: How the time of the bars is written: ``timezone``, ``stamps``, ``dayfirst``,
                 ``time_format`` and ``time_column`` as in `mlops.validate_bars`.
 
@@ -96,14 +169,13 @@ class Monitoring(Opened):
         """A version's figures on its latest recorded outcomes, and whether its skill is lost.
 
         Args:
-            now: Market time, by default this moment.
+            now: Market time, by default this moment; where the service's bars are replayed or end
+                with a file, that of the newest look.
 
         Raises:
             VersionNotFound: when there is no such version.
         """
-        moment, hours = now or datetime.now(UTC), self.config.monitoring_window_hours
-        measure = self.version_checks.measure_performance
-        return await asyncio.to_thread(measure, model_id, now=moment, window_hours=hours)
+        return await asyncio.to_thread(self._measure_performance, model_id, now)
 
     async def start_continuous_monitoring(
         self, model_id: str, interval_hours: float = 1.0, *, actor: str = "", reason: str = ""
@@ -135,6 +207,13 @@ class Monitoring(Opened):
     def continuous_monitoring(self) -> tuple[WatchRow, ...]:
         """The versions of `start_continuous_monitoring`, oldest first."""
         return list_watches(self.store)
+
+    def _measure_performance(self, model_id: str, now: datetime | None) -> LivePerformance:
+        hours = self.config.monitoring_window_hours
+        if now is None:
+            service = get_version(self.store, model_id).service
+            now = market_time(self.store, service, datetime.now(UTC))
+        return self.version_checks.measure_performance(model_id, now=now, window_hours=hours)
 
     def _draw_drift(self, model_id: str, recent: object, **written: Unpack[TimeArguments]) -> Path:
         drift = self.version_checks.drift_of(model_id)

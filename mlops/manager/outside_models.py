@@ -19,6 +19,8 @@ from mlops.registry import register_claimed
 from mlops.registry.claims import EXAMPLE_BARS
 from mlops.service import Service
 from mlops.store import ModelVersion, get_version
+from mlops.store.audit import SYSTEM
+from mlops.store.requests import RequestKey
 from mlops.training.outside_judgement import JudgingRules
 from mlops.training.outside_versions import JudgedVersion, check_time, judge_version
 from mlops.training.service_bars import load_service_bars
@@ -40,6 +42,9 @@ class OutsideModels(Opened):
         symbol: str,
         metrics: object,
         metadata: Mapping[str, Any] | None = None,
+        *,
+        actor: str = SYSTEM,
+        request: RequestKey | None = None,
     ) -> ModelVersion:
         """Register a model that was trained elsewhere.
 
@@ -53,6 +58,7 @@ class OutsideModels(Opened):
                 and ``sequence_length`` say what the model's ``predict`` is given;
                 ``trained_until`` is the close of the last bar that it was trained on. Numbers of
                 numpy, times, paths and the like are kept as JSON values.
+            request: Names the request; a repeated one gets the version of the first.
 
         Raises:
             RegistryError: when format, size, a figure, a value of the metadata or the disk does
@@ -62,8 +68,7 @@ class OutsideModels(Opened):
             BundleError: when a clean process cannot load it or gets other forecasts.
         """
         notes = plain_notes({} if metadata is None else metadata)
-        parts = {key: notes[key] for key in _SERVICE_KEYS if key in notes}
-        service = self.config.service(symbol, **parts)
+        service = self.find_service(symbol, notes)
         until = _read_time(notes.get(TRAINED_UNTIL))
         bars = None if until is None else await asyncio.to_thread(self._load_bars, service, until)
         version = await asyncio.to_thread(
@@ -75,6 +80,8 @@ class OutsideModels(Opened):
             metrics=metrics,
             notes=notes,
             bars_root=self.config.bars_path,
+            actor=actor,
+            request=request,
             bars=bars,
         )
         if bars is None:
@@ -87,6 +94,15 @@ class OutsideModels(Opened):
                 extra={"service": version.service, "model_id": version.model_id},
             )  # fmt: skip
             return version
+
+    def find_service(self, symbol: str, notes: Mapping[str, Any]) -> Service:
+        """The service that a symbol and the notes of a model name.
+
+        Raises:
+            ServiceError: when they name none.
+        """
+        parts = {key: notes[key] for key in _SERVICE_KEYS if key in notes}
+        return self.config.service(symbol, **parts)
 
     async def judge_model(
         self,

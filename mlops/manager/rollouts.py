@@ -29,7 +29,9 @@ from mlops.store import (
     live_at,
 )
 from mlops.store.audit import SYSTEM
+from mlops.store.pages import Page, Position
 from mlops.store.requests import RequestKey
+from mlops.store.rollout_pages import list_rollout_page
 from mlops.store.rollouts import request_abort
 
 log = logging.getLogger(__name__)
@@ -213,6 +215,12 @@ class Rollouts(Opened):
     def rollouts(self, service: str | None = None) -> tuple[Rollout, ...]:
         """Every rollout, of one service or of all, newest first."""
         return list_rollouts(self.store, service=service)
+
+    def rollout_page(
+        self, service: str | None = None, *, after: Position | None = None, limit: int
+    ) -> Page[Rollout]:
+        """A page of the rollouts of one service or of all, newest first."""
+        return list_rollout_page(self.store, service=service, after=after, limit=limit)
 
     def who_was_live(self, service: str, at: datetime) -> LivePeriod | None:
         """The version live at a moment, with actor and reason; None before the service began."""

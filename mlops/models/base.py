@@ -128,6 +128,8 @@ class Forecaster(ABC):
     """A model of one target: `fit` it once, then `predict` any dataset of its service."""
 
     SCHEMA: ClassVar[Mapping[str, Param]] = {}
+    STATE_KEYS: ClassVar[tuple[str, ...]] = ()
+    """What the JSON of its state holds beside recipe and target."""
 
     def __init__(self, recipe: Recipe, target: TargetSpec) -> None:
         self.target = target
@@ -183,6 +185,13 @@ class Forecaster(ABC):
     @abstractmethod
     def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
         """Load the fitted state that `state` returned."""
+
+    def check_state(self) -> None:  # noqa: B027 - the naive types have no state
+        """Check a loaded state that nobody here made: its sizes, and that its numbers are finite.
+
+        Raises:
+            ModelError: naming the part that does not fit the recipe.
+        """
 
     def predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         """(n,) forecasts made at the closes of ``rows``, in the target's unit.

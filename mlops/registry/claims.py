@@ -10,7 +10,7 @@ import math
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ from mlops.registry.registration import Candidate, register
 from mlops.service import Service, Timeframe
 from mlops.stats.metrics import ModelMetrics
 from mlops.store import ModelVersion, Status, Why
+from mlops.store.audit import SYSTEM
+from mlops.store.requests import RequestKey
+from mlops.store.versions import find_version_of_request
 
 EXAMPLE_BARS = 3000
 EXAMPLE_SEED = 0
@@ -74,17 +77,24 @@ def register_claimed(
     metrics: object,
     notes: Mapping[str, Any],
     bars_root: Path,
+    actor: str = SYSTEM,
+    request: RequestKey | None = None,
     bars: Dataset | None = None,
 ) -> ModelVersion:
     """Register a model that was trained elsewhere; its service begins where it has not.
 
     Args:
+        request: Names the request; a repeated one gets the version of the first.
         bars: The service's own, for golden examples and as the reference of drift; by default
             `example_bars`.
 
     Raises:
+        RequestKeyReused: when the key is that of another request.
         RegistryError, BundleError: as `claimed_candidate` and `register`.
     """
+    known = None if request is None else find_version_of_request(registry.store, request)
+    if known is not None:
+        return known
     dataset, source = bars, "its own source"
     if dataset is None:
         calendar = read_market(registry.store, service).calendar
@@ -99,9 +109,10 @@ def register_claimed(
         notes=notes,
     )
     # This time names the version; no verdict depends on it.
-    why = Why(datetime.now(UTC), reason=f"registered by its caller; examples from {source}")
+    reason = f"registered by its caller; examples from {source}"
+    why = Why(datetime.now(UTC), actor, reason)
     ensure_service(registry, service, dataset, why)
-    return register(registry, candidate, why)
+    return register(registry, replace(candidate, request=request), why)
 
 
 def claimed_candidate(
@@ -129,7 +140,7 @@ def claimed_candidate(
         RegistryError: when the format, a figure or a note is not allowed.
     """
     claims = checked_claims(metrics)
-    notes = _check_shape(_refuse_own_notes(plain_notes(notes)))
+    notes = check_shape(_refuse_own_notes(plain_notes(notes)))
     if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
         raise RegistryError(
             f"model_type={model_type!r} is not a lower-case name such as 'lstm' or 'custom', of at "
@@ -220,8 +231,12 @@ def _refuse_own_notes(notes: dict[str, Any]) -> dict[str, Any]:
     return notes
 
 
-def _check_shape(notes: dict[str, Any]) -> dict[str, Any]:
-    """The notes, with what they say of the model's input in the types that a recipe takes."""
+def check_shape(notes: dict[str, Any]) -> dict[str, Any]:
+    """The notes, with what they say of the model's input in the types that a recipe takes.
+
+    Raises:
+        RegistryError: naming the note that says nothing of an input.
+    """
     features = notes.get("features", [])
     if not isinstance(features, list) or not all(isinstance(name, str) for name in features):
         raise RegistryError(

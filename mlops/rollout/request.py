@@ -28,7 +28,7 @@ from mlops.store.ab_tests import insert_test, read_test_of_request
 from mlops.store.engine import Connection
 from mlops.store.ledger import record_ab_test
 from mlops.store.replicas import LoadCause, ReplicaState, live_replicas
-from mlops.store.requests import RequestKey, columns_of
+from mlops.store.requests import RequestKey
 from mlops.store.rollouts import (
     insert_rollout,
     lock_waiting_rollout,
@@ -203,7 +203,8 @@ def _insert_pending(
         requested_by=why.actor,
         requested_why=why.reason,
         requested_at=why.at,
-        **columns_of(request),
+        request_key=None if request is None else request.key,
+        request_digest=None if request is None else request.digest,
     )
     wish = lock_waiting_rollout(connection, route.service)
     if wish is not None and wish.to_version == asked.model_id:

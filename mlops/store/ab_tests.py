@@ -153,7 +153,7 @@ def read_test_of_request(connection: Connection, request_key: str) -> AbTest | N
     """The test that a request began; None where it has begun none."""
     query = sa.select(ab_test).where(ab_test.c.request_key == request_key)
     row = connection.execute(query).first()
-    return None if row is None else _build_test(row)
+    return None if row is None else build_test(row)
 
 
 def list_tests(
@@ -166,7 +166,7 @@ def list_tests(
     if running_only:
         query = query.where(ab_test.c.state == AbState.RUNNING)
     with store.read() as connection:
-        return tuple(_build_test(row) for row in connection.execute(query))
+        return tuple(build_test(row) for row in connection.execute(query))
 
 
 def list_recently_ended(store: Store, *, within: timedelta) -> tuple[AbTest, ...]:
@@ -175,7 +175,7 @@ def list_recently_ended(store: Store, *, within: timedelta) -> tuple[AbTest, ...
         since = store_time(connection) - within
         query = sa.select(ab_test).where(ab_test.c.ended_at >= since)
         rows = connection.execute(query.order_by(ab_test.c.ended_at.desc(), ab_test.c.id))
-        return tuple(_build_test(row) for row in rows)
+        return tuple(build_test(row) for row in rows)
 
 
 def running_test(connection: Connection, service: str) -> AbTest | None:
@@ -184,7 +184,7 @@ def running_test(connection: Connection, service: str) -> AbTest | None:
         ab_test.c.service == service, ab_test.c.state == AbState.RUNNING
     )
     row = connection.execute(query).first()
-    return None if row is None else _build_test(row)
+    return None if row is None else build_test(row)
 
 
 def test_of_rollout(connection: Connection, rollout_id: str) -> AbTest | None:
@@ -197,14 +197,14 @@ def tests_of_rollouts(connection: Connection, rollout_ids: Collection[str]) -> d
     if not rollout_ids:
         return {}
     query = sa.select(ab_test).where(ab_test.c.rollout_id.in_(rollout_ids))
-    return {row.rollout_id: _build_test(row) for row in connection.execute(query)}
+    return {row.rollout_id: build_test(row) for row in connection.execute(query)}
 
 
 def lock_test_of(connection: Connection, rollout_id: str) -> AbTest | None:
     """As `test_of_rollout`, locked until the caller's transaction ends."""
     query = sa.select(ab_test).where(ab_test.c.rollout_id == rollout_id).with_for_update()
     row = connection.execute(query).first()
-    return None if row is None else _build_test(row)
+    return None if row is None else build_test(row)
 
 
 def write_look(connection: Connection, look: AbLook) -> bool:
@@ -229,7 +229,7 @@ def list_looks(store: Store, test_id: str) -> tuple[AbLook, ...]:
     """The looks at a test, oldest bar first."""
     query = sa.select(ab_look).where(ab_look.c.test_id == test_id).order_by(ab_look.c.bar)
     with store.read() as connection:
-        return tuple(_build_look(row) for row in connection.execute(query))
+        return tuple(build_look(row) for row in connection.execute(query))
 
 
 def newest_look(store: Store, test_id: str) -> AbLook | None:
@@ -237,7 +237,7 @@ def newest_look(store: Store, test_id: str) -> AbLook | None:
     query = sa.select(ab_look).where(ab_look.c.test_id == test_id)
     with store.read() as connection:
         row = connection.execute(query.order_by(ab_look.c.bar.desc()).limit(1)).first()
-    return None if row is None else _build_look(row)
+    return None if row is None else build_look(row)
 
 
 def conclude_test(
@@ -386,17 +386,17 @@ def _read_test(connection: Connection, test_id: str) -> AbTest:
     row = connection.execute(sa.select(ab_test).where(ab_test.c.id == test_id)).first()
     if row is None:
         raise AbTestNotFound(f"no A/B test {test_id!r}; list them with list_tests()")
-    return _build_test(row)
+    return build_test(row)
 
 
-def _build_test(row: sa.Row[Any]) -> AbTest:
+def build_test(row: sa.Row[Any]) -> AbTest:
     # A newer release may have added columns.
     values = {name: getattr(row, name) for name in AbTest.__slots__}
     verdict = None if row.verdict is None else Verdict(row.verdict)
     return AbTest(**values | {"state": AbState(row.state), "verdict": verdict})
 
 
-def _build_look(row: sa.Row[Any]) -> AbLook:
+def build_look(row: sa.Row[Any]) -> AbLook:
     values = {name: getattr(row, name) for name in AbLook.__slots__}
     return AbLook(**values | {"word": None if row.word is None else Verdict(row.word)})
 

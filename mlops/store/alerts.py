@@ -192,7 +192,7 @@ def is_lasting(connection: Connection, *, condition: Condition, service: str, su
 def read_lasting(connection: Connection, service: str) -> tuple[AlertRow, ...]:
     """The service's alerts that have not ended, in the caller's transaction."""
     query = sa.select(alert).where(alert.c.service == service, alert.c.recovered_at.is_(None))
-    return tuple(_build_alert(row) for row in connection.execute(query.order_by(alert.c.id)))
+    return tuple(build_alert(row) for row in connection.execute(query.order_by(alert.c.id)))
 
 
 def services_with_lasting(
@@ -215,7 +215,7 @@ def list_alerts(
     if lasting_only:
         query = query.where(alert.c.recovered_at.is_(None))
     with store.read() as connection:
-        return tuple(_build_alert(row) for row in connection.execute(query))
+        return tuple(build_alert(row) for row in connection.execute(query))
 
 
 def list_deliveries(store: Store, alert_id: str) -> tuple[Delivery, ...]:
@@ -459,13 +459,14 @@ def _read_notices(connection: Connection, channel: str, ids: Sequence[int]) -> t
             row.said,
             row.attempts,
             row.age_s,
-            _build_alert(row),
+            build_alert(row),
         )
         for row in connection.execute(query)
     )
 
 
-def _build_alert(row: sa.Row[Any]) -> AlertRow:
+def build_alert(row: sa.Row[Any]) -> AlertRow:
+    """The alert of a whole row of the table."""
     values = {name: getattr(row, name) for name in AlertRow.__slots__}
     values["condition"] = Condition(values["condition"])
     values["severity"] = Severity(values["severity"])

@@ -24,11 +24,6 @@ class RequestKey:
     key: str
     digest: str
 
-    @property
-    def columns(self) -> dict[str, str]:
-        """The two columns of the row that the request makes."""
-        return {"request_key": self.key, "request_digest": self.digest}
-
     def check_repeat(self, made: str, digest: str | None) -> None:
         """Refuse another request under the key of the one that made a row.
 
@@ -48,4 +43,6 @@ class RequestKey:
 
 def columns_of(request: RequestKey | None) -> dict[str, str]:
     """The two columns of the row that a request makes; none without a key."""
-    return {} if request is None else request.columns
+    if request is None:
+        return {}
+    return {"request_key": request.key, "request_digest": request.digest}

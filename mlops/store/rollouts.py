@@ -287,7 +287,7 @@ def read_rollout_of_request(connection: sa.Connection, request: RequestKey) -> R
     if row is None:
         return None
     request.check_repeat(row.id, row.request_digest)
-    return _build_rollout(row)
+    return build_rollout(row)
 
 
 def open_rollouts(connection: sa.Connection, service: str | None = None) -> tuple[Rollout, ...]:
@@ -304,7 +304,7 @@ def lock_open_rollout(connection: sa.Connection, service: str) -> Rollout | None
     """The open rollout of a service, locked until the caller's transaction ends."""
     query = sa.select(rollout).where(sa.text(OPEN), rollout.c.service == service)
     row = connection.execute(query.with_for_update()).first()
-    return None if row is None else _build_rollout(row)
+    return None if row is None else build_rollout(row)
 
 
 def waiting_rollouts(connection: sa.Connection, service: str | None = None) -> tuple[Rollout, ...]:
@@ -316,7 +316,7 @@ def lock_waiting_rollout(connection: sa.Connection, service: str) -> Rollout | N
     """The waiting rollout of a service, locked until the caller's transaction ends."""
     query = sa.select(rollout).where(sa.text(WAITING), rollout.c.service == service)
     row = connection.execute(query.with_for_update()).first()
-    return None if row is None else _build_rollout(row)
+    return None if row is None else build_rollout(row)
 
 
 def newest_rollout_of(store: Store, model_id: str) -> Rollout | None:
@@ -324,7 +324,7 @@ def newest_rollout_of(store: Store, model_id: str) -> Rollout | None:
     query = sa.select(rollout).where(rollout.c.to_version == model_id)
     with store.read() as connection:
         row = connection.execute(query.order_by(rollout.c.requested_at.desc())).first()
-    return None if row is None else _build_rollout(row)
+    return None if row is None else build_rollout(row)
 
 
 def newest_of_strategy(connection: sa.Connection, service: str, strategy: str) -> Rollout | None:
@@ -336,7 +336,7 @@ def newest_of_strategy(connection: sa.Connection, service: str, strategy: str) -
         .limit(1)
     )
     row = connection.execute(query).first()
-    return None if row is None else _build_rollout(row)
+    return None if row is None else build_rollout(row)
 
 
 def was_promoted(store: Store, rollout_id: str) -> bool:
@@ -369,7 +369,7 @@ def list_rollouts(store: Store, *, service: str | None = None) -> tuple[Rollout,
     if service is not None:
         query = query.where(rollout.c.service == service)
     with store.read() as connection:
-        return tuple(_build_rollout(row) for row in connection.execute(query))
+        return tuple(build_rollout(row) for row in connection.execute(query))
 
 
 def list_events(store: Store, rollout_id: str) -> tuple[RolloutEvent, ...]:
@@ -402,14 +402,14 @@ def _read_in_phase(
     if service is not None:
         query = query.where(rollout.c.service == service)
     rows = connection.execute(query.order_by(rollout.c.requested_at, rollout.c.id))
-    return tuple(_build_rollout(row) for row in rows)
+    return tuple(build_rollout(row) for row in rows)
 
 
 def _read_rollout(connection: sa.Connection, rollout_id: str) -> Rollout:
     row = connection.execute(sa.select(rollout).where(rollout.c.id == rollout_id)).first()
     if row is None:
         raise RolloutNotFound(f"no rollout {rollout_id!r}; list them with list_rollouts()")
-    return _build_rollout(row)
+    return build_rollout(row)
 
 
 def _next_event_number(connection: sa.Connection, rollout_id: str) -> tuple[int, int]:
@@ -421,6 +421,6 @@ def _next_event_number(connection: sa.Connection, rollout_id: str) -> tuple[int,
     return int(number) + 1, int(term)
 
 
-def _build_rollout(row: sa.Row[Any]) -> Rollout:
+def build_rollout(row: sa.Row[Any]) -> Rollout:
     values = dict(row._mapping)
     return Rollout(**values | {"phase": Phase(values["phase"])})

@@ -176,14 +176,14 @@ def get_route(store: Store, service: str) -> Route | None:
 def read_route(connection: sa.Connection, service: str) -> Route | None:
     """As `get_route`, inside the caller's transaction."""
     row = connection.execute(sa.select(route).where(route.c.service == service)).first()
-    return None if row is None else _build_route(row)
+    return None if row is None else build_route(row)
 
 
 def lock_route(connection: sa.Connection, service: str) -> Route | None:
     """As `get_route`, locked until the caller's transaction ends; versions are locked after it."""
     query = sa.select(route).where(route.c.service == service).with_for_update()
     row = connection.execute(query).first()
-    return None if row is None else _build_route(row)
+    return None if row is None else build_route(row)
 
 
 def list_routes(store: Store) -> tuple[Route, ...]:
@@ -196,7 +196,7 @@ def read_routes(connection: sa.Connection) -> tuple[Route, ...]:
     """As `list_routes`, inside the caller's transaction."""
     in_use = sa.select(route).where(route.c.retired_at.is_(None)).order_by(route.c.service)
     rows = connection.execute(in_use).all()
-    return tuple(_build_route(row) for row in rows)
+    return tuple(build_route(row) for row in rows)
 
 
 def live_at(store: Store, service: str, at: datetime) -> LivePeriod | None:
@@ -283,7 +283,8 @@ def _to_columns(live: Route) -> dict[str, Any]:
     return values | {"only_replicas": None if only is None else list(only)}
 
 
-def _build_route(row: sa.Row[Any]) -> Route:
+def build_route(row: sa.Row[Any]) -> Route:
+    """The route of a whole row of the table."""
     # A newer release may have added columns.
     values = {name: getattr(row, name) for name in Route.__slots__}
     only = values["only_replicas"]

@@ -338,16 +338,18 @@ def _read_queue(
     query = sa.select(trigger).where(*conditions).order_by(trigger.c.raised_at, trigger.c.id)
     if lock:
         query = query.with_for_update()
-    return tuple(
-        TriggerRow(
-            **{name: getattr(row, name) for name in TriggerRow.__slots__}
-            | {
-                "cause": Cause(row.cause),
-                "state": TriggerState(row.state),
-                "answer": None if row.answer is None else Answer(row.answer),
-            }
-        )
-        for row in connection.execute(query)
+    return tuple(build_trigger(row) for row in connection.execute(query))
+
+
+def build_trigger(row: sa.Row[Any]) -> TriggerRow:
+    """The trigger of a whole row of the table."""
+    return TriggerRow(
+        **{name: getattr(row, name) for name in TriggerRow.__slots__}
+        | {
+            "cause": Cause(row.cause),
+            "state": TriggerState(row.state),
+            "answer": None if row.answer is None else Answer(row.answer),
+        }
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -61,6 +61,17 @@ def list_version_page(
             after=after,
             limit=limit,
         )
+
+
+def read_refusals(store: Store, model_ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    """The reports of those of these versions that gates refused."""
+    query = sa.select(version.c.model_id, version.c.report).where(
+        version.c.model_id.in_(model_ids),
+        version.c.status == Status.REFUSED,
+        version.c.report.is_not(None),
+    )
+    with store.read() as connection:
+        return {row.model_id: row.report for row in connection.execute(query)}
 
 
 def _build_summary(row: sa.Row[Any]) -> VersionSummary:

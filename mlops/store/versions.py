@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from mlops.errors import StoreError, VersionNotFound
 from mlops.store import audit
 from mlops.store.engine import Store
+from mlops.store.requests import RequestKey
 from mlops.store.schema import Status, version
 
 
@@ -148,6 +149,21 @@ def newest_searches(versions: Iterable[ModelVersion]) -> dict[tuple[str, str], M
         if "request" in row.notes and not row.notes["refit"]:
             searches.setdefault((row.service, row.notes["request"]), row)
     return searches
+
+
+def find_version_of_request(store: Store, request: RequestKey) -> ModelVersion | None:
+    """The version that a request registered; None where it has registered none.
+
+    Raises:
+        RequestKeyReused: when the key is that of another request.
+    """
+    query = sa.select(version).where(version.c.request_key == request.key)
+    with store.read() as connection:
+        row = connection.execute(query).first()
+    if row is None:
+        return None
+    request.check_repeat(row.model_id, row.request_digest)
+    return build_version(row)
 
 
 def has_versions(connection: sa.Connection) -> bool:

@@ -95,8 +95,8 @@ def columns_of(bundle: Bundle, recent: object, **written: Unpack[TimeArguments])
     """Make the columns of the reference of plain bars; return a table of these columns as it is.
 
     Raises:
-        BarsError: when bars break the contract, when a feature of the version is missing in a
-            table of its columns, or when names in pairs leave open which of the two it is.
+        BarsError: when bars break the contract, when a table is neither bars nor has a column of
+            the version, or when names in pairs leave open which of the two it is.
     """
     table = to_table(recent)
     _refuse_pairs(table)
@@ -112,7 +112,7 @@ def columns_of(bundle: Bundle, recent: object, **written: Unpack[TimeArguments])
             **written,
         )
         return current_frame(bundle, bundle.dataset(checked.bars))
-    _refuse_missing_features(bundle, table)
+    _refuse_other_columns(bundle, table)
     return table
 
 
@@ -135,18 +135,20 @@ def _has_price(names: pd.Index) -> bool:
     return not {tidy_name(name) for name in names}.isdisjoint(COLUMNS[:4])
 
 
-def _refuse_missing_features(bundle: Bundle, table: pd.DataFrame) -> None:
-    """Refuse a table that is neither bars nor all watched features of a version."""
+def _refuse_other_columns(bundle: Bundle, table: pd.DataFrame) -> None:
+    """Refuse a table that is neither bars nor has a watched column of a version.
+
+    Where some are missing, the report says so of each.
+    """
     roles = roles_of(reference_frame(bundle))
-    features = [name for name, role in roles.items() if role is Role.FEATURE]
-    given = {str(name) for name in table.columns}
-    missing = sorted(set(features) - given)
-    if missing:
+    features = sorted(name for name, role in roles.items() if role is Role.FEATURE)
+    names = [*features, *(name for name in roles if name not in features)]
+    if set(names).isdisjoint(map(str, table.columns)):
         raise BarsError(
-            f"columns {', '.join(missing)} are missing; got "
-            f"{', '.join(map(str, table.columns))}; pass bars with {', '.join(COLUMNS)} and their "
-            f"time, or the version's own columns: {', '.join(roles)}",
-            column=missing[0],
+            f"columns {', '.join(names)} are missing, all that are watched of this version; got "
+            f"{', '.join(map(str, table.columns)) or 'no column'}; pass bars with "
+            f"{', '.join(COLUMNS)} and their time, or the version's own columns",
+            column=names[0],
         )
 
 

@@ -21,25 +21,30 @@ from mlops.api.context import ApiContext
 from mlops.arrays import naive_utc
 from mlops.manager import MLOpsManager
 from mlops.settings import Settings
-from mlops.store import Status, Store, Why, get_version
+from mlops.store import Phase, Status, Store, Why, get_version
 from mlops.store.forecasts import ForecastRow, Role
 from mlops.store.outcome_writes import OutcomeBatch, ServiceOutcomeChanges, write_outcomes
 from mlops.store.routes import change_route, read_route
-from mlops.store.schema import forecast
+from mlops.store.schema import forecast, rollout
 from mlops.store.versions import change_status, insert_version
 from tests.conftest import mlflow_forgets
 from tests.mlops.monitoring.ticker import forecast_row
 from tests.mlops.registry.conftest import AT, SERVICE
 from tests.mlops.serving.conftest import KEY, Library, library_once
 
-__all__ = ["KEY", "Client", "World", "client", "library_once", "made_world", "world"]
+__all__ = ["KEY", "Client", "World", "client", "library_once", "made_world", "own_world", "world"]
 
 HOUR = timedelta(hours=1)
 OUTCOMES = 48
 """Bars of the service that both versions forecast and whose outcome is known."""
 
 FIRST_BAR = AT
-REFUSED_REPORT = {"passed": False, "gates": [{"name": "G2", "passed": False, "reason": "noise"}]}
+REFUSED_REPORT = {
+    "passed": False,
+    "results": [
+        {"name": "G2", "title": "skill", "passed": False, "severity": "hard", "reason": "noise"}
+    ],
+}
 
 
 class Client:
@@ -88,6 +93,11 @@ class World:
     def store(self) -> Store:
         return self.manager.store
 
+    def end_rollouts(self) -> None:
+        """Let every rollout have failed, with no replica to undo it."""
+        with self.store.write() as connection:
+            connection.execute(rollout.update().values(phase=Phase.FAILED, ended_at=AT))
+
 
 @pytest.fixture(scope="module")
 def world(library_once: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
@@ -99,6 +109,13 @@ def world(library_once: Library, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="module")
 def client(world: World) -> Client:
     return world.client
+
+
+@pytest.fixture
+def own_world(library_once: Library, tmp_path: Path) -> Iterator[World]:
+    """A world that a single test may change."""
+    with made_world(library_once, tmp_path) as made:
+        yield made
 
 
 @contextmanager

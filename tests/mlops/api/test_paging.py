@@ -36,6 +36,7 @@ def test_the_first_page_has_no_cursor_and_the_last_gives_none() -> None:
         encode("[1, 2]"),
         encode('["yesterday", "a"]'),
         encode('["2025-01-01T00:00:00", "a"]'),
+        encode('["0001-01-01T00:00:00+23:00", "a"]'),
         encode('["a", "b", "c"]'),
     ],
 )

@@ -19,6 +19,7 @@ from mlops.errors import (
     BundleError,
     RolloutError,
     RolloutRefused,
+    ServiceNotFound,
     SettingsError,
     VersionNotFound,
 )
@@ -223,7 +224,7 @@ def test_only_the_champion_can_be_rolled_back(manager: MLOpsManager, library: Li
         asyncio.run(manager.rollback_model(library.versions[0], actor="anna", reason="back"))
     with pytest.raises(RolloutError, match="there is nothing before it"):
         asyncio.run(manager.rollback_model(library.baseline, actor="anna", reason="back"))
-    with pytest.raises(RolloutError, match="has not begun"):
+    with pytest.raises(ServiceNotFound, match="has not begun"):
         asyncio.run(manager.rollback_model("no.such.1h.return.1", actor="anna", reason="back"))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from mlops.errors import RolloutError, RolloutRefused, StoreError, VersionNotFound
+from mlops.errors import RolloutError, RolloutRefused, ServiceNotFound, StoreError, VersionNotFound
 from mlops.rollout.plan import RolloutPlan, plan_for
 from mlops.rollout.request import request_rollout, roll_back
 from mlops.store import (
@@ -307,5 +307,5 @@ def test_below_the_baseline_there_is_nothing(service: Store) -> None:
 
 
 def test_a_service_that_has_not_begun_cannot_be_rolled_back(store: Store) -> None:
-    with pytest.raises(RolloutError, match="has not begun"):
+    with pytest.raises(ServiceNotFound, match="has not begun"):
         roll_back(store, SERVICE, BACK, prove=Proof(store))

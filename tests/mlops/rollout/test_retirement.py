@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from mlops.errors import RolloutError, RolloutRefused
+from mlops.errors import RolloutError, RolloutRefused, ServiceNotFound
 from mlops.rollout.controller import Controller
 from mlops.rollout.retirement import restore_service, retire_service
 from mlops.serving.route_view import read_route_view
@@ -69,7 +69,7 @@ def test_a_restored_service_has_its_champion_again(service: Store, replica: RowR
 def test_what_cannot_be_retired_or_restored_is_refused_with_the_reason(service: Store) -> None:
     with pytest.raises(RolloutError, match="is not retired"):
         restore_service(service, SERVICE, WHY)
-    with pytest.raises(RolloutError, match="has not begun"):
+    with pytest.raises(ServiceNotFound, match="has not begun"):
         retire_service(service, "sample.eth-usd.1h.volatility.24", WHY)
     asked = ask(service)
     with pytest.raises(RolloutError, match=f"{asked.id} is bringing challenger live"):

@@ -11,7 +11,7 @@ def test_a_version_is_told_with_its_report(world: World, client: Client) -> None
     document = answer.json()
     assert document["model_id"] == world.refused
     assert document["status"] == "refused"
-    assert document["report"]["gates"][0]["reason"] == "noise"
+    assert document["report"]["results"][0]["reason"] == "noise"
     assert document["created_at"].endswith("Z")
 
 

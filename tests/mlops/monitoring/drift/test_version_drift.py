@@ -13,7 +13,13 @@ from mlops.data.simulator import simulate_bars
 from mlops.errors import BarsError
 from mlops.models.bundle import Bundle, open_bundle
 from mlops.models.signing import load_or_make_key
-from mlops.monitoring.drift.report import DriftConfig, Family, Recommendation, ReportStatus
+from mlops.monitoring.drift.report import (
+    ColumnStatus,
+    DriftConfig,
+    Family,
+    Recommendation,
+    ReportStatus,
+)
 from mlops.monitoring.drift.version_drift import VersionDrift, current_frame, reference_frame
 from mlops.registry import bundle_parts, write_bundle
 from tests.mlops.registry.conftest import SERVICE, dataset_of, fitted
@@ -203,17 +209,36 @@ class TestTables:
         self, drift: VersionDrift, recent: pd.DataFrame
     ) -> None:
         for names in ([*range(5)], [f"feature{number}" for number in range(5)]):
-            with pytest.raises(BarsError, match="columns har_1, har_24, volume are") as told:
+            with pytest.raises(BarsError, match="columns har_1, har_24, volume, target") as told:
                 drift.check(recent.set_axis(names, axis=1))
             assert "pass bars with open, high, low, close, volume" in str(told.value)
 
-    def test_features_alone_are_judged_and_a_missing_one_is_named(
+    def test_features_alone_are_judged_and_a_missing_one_is_absent_in_the_report(
         self, drift: VersionDrift, bundle: Bundle
     ) -> None:
         features = reference_frame(bundle)[["har_1", "har_24", "volume"]][-168:]
         assert drift.check(features).status is ReportStatus.JUDGED
-        with pytest.raises(BarsError, match="columns har_24 are missing; got har_1, volume"):
-            drift.check(features.drop(columns="har_24"))
+        report = drift.check(features.drop(columns="har_24"))
+        assert report["har_24"].status is ColumnStatus.ABSENT
+        assert report["har_1"].status is ColumnStatus.TESTED
+        assert not report.drift_detected
+
+    def test_rows_with_none_of_the_columns_are_refused_with_those_that_are_watched(
+        self, drift: VersionDrift
+    ) -> None:
+        rows = [{"feature1": 0.5, "feature2": 1.0}, {"feature1": 0.6, "feature2": 1.1}]
+        named = "columns har_1, har_24, volume, target, forecast, realised are missing"
+        with pytest.raises(BarsError, match=named) as told:
+            drift.check(rows)
+        assert "got feature1, feature2" in str(told.value)
+
+    def test_fewer_than_24_rows_of_the_columns_are_too_few(
+        self, drift: VersionDrift, bundle: Bundle
+    ) -> None:
+        rows = reference_frame(bundle)[["har_1", "har_24", "volume"]][-2:]
+        report = drift.check(rows.to_dict("records"))
+        assert report.status is ReportStatus.INSUFFICIENT_DATA
+        assert not report.drift_detected
 
     def test_bars_that_are_still_open_are_left_out(
         self, drift: VersionDrift, recent: pd.DataFrame
