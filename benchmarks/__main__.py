@@ -27,6 +27,7 @@ NAMES = (
     "drift",
     "monitoring",
     "ab_tests",
+    "judged",
 )
 
 
