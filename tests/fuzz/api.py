@@ -91,8 +91,6 @@ def fill_installation(settings: Settings) -> dict[str, list[str]]:
         "model_a_id": models[:1],
         "model_b_id": challengers,
         "service": [FIRST_SERVICE.key],
-        "symbol": [FIRST_SERVICE.symbol],
-        "timeframe": [FIRST_SERVICE.timeframe.name],
     }
 
 

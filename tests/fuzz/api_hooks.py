@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any
 
 import schemathesis
+
+from mlops.api.documents import ID_PATTERN
 
 IDS: dict[str, list[str]] = json.loads(os.environ.get("FUZZED_IDS", "{}"))
 """By the name of a parameter or field, the values that exist."""
@@ -62,7 +65,8 @@ def put_ids(values: Any) -> Any:
 
 def _put_id(name: str, value: Any) -> Any:
     known = IDS.get(name)
-    if not known or not isinstance(value, str):
+    # A value that is wrong on purpose stays wrong.
+    if not known or not isinstance(value, str) or not re.fullmatch(ID_PATTERN, value):
         return value
     # The choice hangs on the drawn value, so that a case that is made again is the same.
     number = sum(value.encode("utf-8", "surrogatepass"))
