@@ -164,6 +164,8 @@ STATUSES: dict[type[MlopsError], str] = {
     errors.ChildKilled: "invalid-request",
     errors.StoreError: "not-available",
     errors.RowRefused: "invalid-request",
+    errors.WatchRefused: "conflict",
+    errors.SchedulerUnavailable: "not-available",
     errors.RequestKeyReused: "key-reused",
     errors.ServingError: "not-available",
     errors.RequestRefused: "invalid-request",
