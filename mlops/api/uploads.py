@@ -28,11 +28,12 @@ from mlops.store.requests import RequestKey
 BODY_WITHIN_S = 120.0
 """How long a body may take to arrive: nobody else can send a model meanwhile."""
 
+MB = 1024**2
 OTHER_FIELDS_BYTES = 1024**2
 """Room in a body for everything but the model."""
 
 _SERVICE_FIELDS = ("venue", "timeframe", "target", "horizon")
-_CHUNK = 4 * 1024**2
+_CHUNK = 4 * 1024**2  # a multiple of four characters
 _URL_SAFE = str.maketrans("-_", "+/")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]*={0,2}", re.ASCII)
 
@@ -96,36 +97,23 @@ def most_body_bytes(max_mb: float) -> int:
     Args:
         max_mb: Largest model, in megabytes.
     """
-    return int(max_mb * 1e6 * 4 / 3) + OTHER_FIELDS_BYTES
+    return int(max_mb * MB * 4 / 3) + OTHER_FIELDS_BYTES
 
 
-async def read_body(request: Request, max_mb: float) -> bytes:
-    """The body of a request, counted as it arrives.
-
-    Args:
-        max_mb: Largest model, in megabytes; its base64 is a third larger.
+async def read_body(request: Request) -> bytes:
+    """The body of a request.
 
     Raises:
-        Problem: when it is too large, too slow or of another type.
+        Problem: when it is too slow, or of another type.
     """
     _check_media_type(request)
-    limit = most_body_bytes(max_mb)
-    announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise _too_large(max_mb)
-    parts, size = [], 0
     try:
         async with asyncio.timeout(BODY_WITHIN_S):
-            async for part in request.stream():
-                size += len(part)
-                if size > limit:
-                    raise _too_large(max_mb)
-                parts.append(part)
+            return await request.body()
     except TimeoutError as error:
         raise Problem(
             "malformed-request", f"the body did not arrive within {BODY_WITHIN_S:g} s; send it anew"
         ) from error
-    return b"".join(parts)
 
 
 def parse_upload(
@@ -190,7 +178,7 @@ def decode_model(text: str, max_mb: float) -> bytes:
         )
     except binascii.Error as error:
         raise _refuse_at("/model_data", f"it is no base64: {error}") from error
-    if len(content) > max_mb * 1e6:
+    if len(content) > max_mb * MB:
         raise _too_large(max_mb)
     return content
 

@@ -11,8 +11,8 @@ from mlops.errors import ModelFileError
 from mlops.features.spec import DEFAULT_FEATURES
 from mlops.features.targets import TargetSpec
 from mlops.manager.outside_models import OutsideModels
-from mlops.models.base import Forecaster
-from mlops.models.file_formats import FileKind, FileReading, find_file_kind, read_file
+from mlops.models.base import OUTSIDE_FORECASTERS, Forecaster
+from mlops.models.file_formats import FileReading, read_file
 from mlops.models.model_file import make_model_file
 from mlops.registry.claims import check_shape
 from mlops.registry.connection import load
@@ -107,11 +107,11 @@ class ModelFiles(OutsideModels):
 
 def _read_model(content: bytes, model_type: str, reading: FileReading) -> Forecaster:
     forecaster = read_file(content, reading)
-    # An ONNX graph does not say what it was before it was exported.
-    is_told = find_file_kind(content) is FileKind.TENSORS
-    if is_told and forecaster.recipe.model_type != model_type:
+    told = forecaster.recipe.model_type
+    # A graph does not say of which type it was before it was exported.
+    if told not in OUTSIDE_FORECASTERS and told != model_type:
         raise ModelFileError(
             f"model_type is {model_type!r} and the file holds a model of type "
-            f"{forecaster.recipe.model_type!r}; say that type"
+            f"{told!r}; say that type"
         )
     return forecaster

@@ -40,6 +40,9 @@ FORECASTERS: dict[str, str] = {
     "custom": "mlops.models.custom:Custom",
 }
 
+OUTSIDE_FORECASTERS: dict[str, str] = {"onnx": "mlops.models.onnx_model:OnnxModel"}
+"""Types that are registered and served, and cannot be trained here."""
+
 UNFITTED = frozenset({"persistence", "zero", "ewma", "seasonal", "last_price", "base_rate"})
 """The naive types, which learn nothing from the bars."""
 
@@ -268,11 +271,12 @@ def forecaster_class(model_type: str) -> type[Forecaster]:
     """The class of a model type, imported on first use.
 
     Raises:
-        ModelError: for a type that is not in `FORECASTERS`.
+        ModelError: for a type that is in neither table.
     """
-    if model_type not in FORECASTERS:
+    known = FORECASTERS | OUTSIDE_FORECASTERS
+    if model_type not in known:
         raise ModelError(f"model_type={model_type!r} is not one of {', '.join(FORECASTERS)}")
-    module, _, name = FORECASTERS[model_type].partition(":")
+    module, _, name = known[model_type].partition(":")
     forecaster: type[Forecaster] = getattr(import_module(module), name)
     return forecaster
 

@@ -14,7 +14,12 @@ from mlops.errors import ModelFileError, UnsupportedFormat
 from mlops.features.spec import DEFAULT_FEATURES
 from mlops.features.targets import TargetSpec
 from mlops.models.base import Forecaster
-from mlops.models.model_file import check_model_file, read_model_file
+from mlops.models.model_file import (
+    READ_FAMILIES,
+    WRITTEN_FAMILIES,
+    check_model_file,
+    read_model_file,
+)
 from mlops.models.tensor_file import begins_as_tensor_file
 
 _ONNX_FIRST_FIELD, _ONNX_VERSIONS = 0x08, range(3, 32)
@@ -45,6 +50,11 @@ class FileReading:
     features: Sequence[str] = DEFAULT_FEATURES
     sequence_length: int = 1
 
+    @property
+    def families(self) -> frozenset[str]:
+        """Model types that a safetensors file may hold."""
+        return WRITTEN_FAMILIES if self.allow_onnx else READ_FAMILIES
+
 
 def find_file_kind(content: bytes) -> FileKind:
     """Tell by its first bytes what a file is.
@@ -74,7 +84,7 @@ def check_file(content: bytes, reading: FileReading) -> None:
     if find_file_kind(content) is FileKind.ONNX:
         _check_onnx_is_allowed(reading)
     else:
-        check_model_file(content, reading.config, target=reading.target)
+        check_model_file(content, reading.config, target=reading.target, families=reading.families)
 
 
 def read_file(content: bytes, reading: FileReading) -> Forecaster:
@@ -88,7 +98,9 @@ def read_file(content: bytes, reading: FileReading) -> Forecaster:
         ModelFileError: for whatever is wrong with it.
     """
     if find_file_kind(content) is FileKind.TENSORS:
-        return read_model_file(content, reading.config, target=reading.target)
+        return read_model_file(
+            content, reading.config, target=reading.target, families=reading.families
+        )
     _check_onnx_is_allowed(reading)
     from mlops.models.onnx_model import read_onnx
 

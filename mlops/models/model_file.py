@@ -16,7 +16,7 @@ from typing import Any
 
 from mlops.errors import MlopsError, ModelFileError
 from mlops.features.targets import TargetSpec
-from mlops.models.base import FORECASTERS, Forecaster, forecaster_class
+from mlops.models.base import FORECASTERS, OUTSIDE_FORECASTERS, Forecaster, forecaster_class
 from mlops.models.tensor_file import (
     TensorHeader,
     parse_json_object,
@@ -30,6 +30,7 @@ RUNS_CODE = frozenset({"custom"})
 """Families whose recipe names code that restoring imports."""
 
 READ_FAMILIES = frozenset(FORECASTERS) - RUNS_CODE
+WRITTEN_FAMILIES = READ_FAMILIES | frozenset(OUTSIDE_FORECASTERS)
 _RECIPE_KEYS = ("model_type", "features", "sequence_length", "params")
 _OWN_PREFIX = "mlops-forecaster/"
 
@@ -41,19 +42,24 @@ def make_model_file(forecaster: Forecaster) -> bytes:
         ModelFileError: when the forecaster runs code, which no file holds.
     """
     config, tensors = forecaster.state()
-    _check_families(config, READ_FAMILIES)
+    _check_families(config, WRITTEN_FAMILIES)
     model = json.dumps(config, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return write_tensor_file(tensors, {FORMAT_KEY: FORMAT, MODEL_KEY: model})
 
 
 def check_model_file(
-    content: bytes, config: Mapping[str, Any] | None = None, *, target: TargetSpec
+    content: bytes,
+    config: Mapping[str, Any] | None = None,
+    *,
+    target: TargetSpec,
+    families: Collection[str] = READ_FAMILIES,
 ) -> dict[str, Any]:
     """Read the header of a safetensors file; returns the JSON of the forecaster's state.
 
     Args:
         config: The state's JSON for bare weights: recipe and what the family needs beside it.
         target: What the service forecasts; the state of bare weights is taken as one of it.
+        families: Model types that the file may hold.
 
     Raises:
         ModelFileError: when the header is wrong, a part of the state lacks, or its recipe names
@@ -65,13 +71,17 @@ def check_model_file(
     if config is not None:
         named = {"kind": str(target.kind), "horizon": target.horizon}
         state = {"target": named, **state}
-    _check_families(state, READ_FAMILIES)
+    _check_families(state, families)
     _check_complete(state)
     return state
 
 
 def read_model_file(
-    content: bytes, config: Mapping[str, Any] | None = None, *, target: TargetSpec
+    content: bytes,
+    config: Mapping[str, Any] | None = None,
+    *,
+    target: TargetSpec,
+    families: Collection[str] = READ_FAMILIES,
 ) -> Forecaster:
     """Restore the forecaster of a safetensors file, whoever wrote it.
 
@@ -83,7 +93,7 @@ def read_model_file(
     """
     from safetensors.numpy import load
 
-    state = check_model_file(content, config, target=target)
+    state = check_model_file(content, config, target=target, families=families)
     try:
         model_type = state["recipe"]["model_type"]
         forecaster = forecaster_class(model_type).restore(state, dict(load(content)))

@@ -77,7 +77,7 @@ async def register_model(
     """
     settings = context.manager.config
     with context.children.reserve(Work.UPLOAD) as place:
-        body = await read_body(request, settings.register_max_mb)
+        body = await read_body(request)
         name = None if key is None else RequestKey(key, hashlib.sha256(body).hexdigest())
         earlier = await to_thread.run_sync(partial(_find_earlier, context, name))
         if earlier is not None:

@@ -171,6 +171,7 @@ def test_a_file_that_was_cut_is_refused(elsewhere: Elsewhere, exported: bytes) -
 
 def test_a_larger_model_than_allowed_is_refused(elsewhere: Elsewhere) -> None:
     large = elsewhere.register(bytes(1_100_000))
+    assert "a model of at most 1 MB" in large.json()["detail"]
     assert large.status_code == 413
     assert "REGISTER_MAX_MB" in large.json()["detail"]
     huge = elsewhere.client.post(
