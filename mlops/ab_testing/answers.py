@@ -102,30 +102,22 @@ def read_answer(testing: AbTesting, test_id: str) -> AbTestAnswer:
     Raises:
         AbTestNotFound: when there is no such test.
     """
-    test, look = get_test(testing.store, test_id), newest_look(testing.store, test_id)
-    return answer_of(test, look, needed=_count_needed(testing, test, look))
+    return _describe_test(testing, get_test(testing.store, test_id))
 
 
 def evaluate_test(testing: AbTesting, test_id: str) -> AbTestAnswer:
     """As `AbTesting.look`, answered in its caller's words."""
-    looked = testing.look(test_id)
-    needed = _count_needed(testing, looked.test, looked.look)
-    return answer_of(looked.test, looked.look, needed=needed)
-
-
-def _count_needed(testing: AbTesting, test: AbTest, look: AbLook | None) -> int | None:
-    """Pairs before a verdict is possible, of a test without a look; None of others."""
-    return testing.count_first_pairs(test) if look is None else None
+    return _describe_test(testing, testing.look(test_id).test)
 
 
 def stop_test(testing: AbTesting, test_id: str, why: Why) -> AbTestAnswer:
     """As `AbTesting.stop`, answered in its caller's words."""
-    return answer_of(testing.stop(test_id, why), newest_look(testing.store, test_id))
+    return _describe_test(testing, testing.stop(test_id, why))
 
 
 def extend_test(testing: AbTesting, test_id: str, hours: float, why: Why) -> AbTestAnswer:
     """As `AbTesting.extend`, answered in its caller's words."""
-    return answer_of(testing.extend(test_id, hours, why), newest_look(testing.store, test_id))
+    return _describe_test(testing, testing.extend(test_id, hours, why))
 
 
 def list_answers(testing: AbTesting, service: str | None = None) -> tuple[AbTestAnswer, ...]:
@@ -218,6 +210,12 @@ def _text_of(test: AbTest, look: AbLook | None, plan: Preflight | None) -> str:
     if look is not None:
         return str(look.detail.get("text", ""))
     return "No outcome is due yet." if plan is None else plan.text
+
+
+def _describe_test(testing: AbTesting, test: AbTest) -> AbTestAnswer:
+    """A test with its newest look; without one, with the pairs that a verdict needs."""
+    look = newest_look(testing.store, test.id)
+    return answer_of(test, look, needed=testing.count_first_pairs(test) if look is None else None)
 
 
 def _measure_gain(look: AbLook | None) -> float | None:
