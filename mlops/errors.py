@@ -53,6 +53,7 @@
     └── StoreError             the store refused a change
         ├── RequestKeyReused   ... of a request whose key another request has
         ├── RowRefused         ... because it breaks the store's rules, now and later
+        ├── WatchRefused       ... of a version in which nothing could drift
         ├── LeaseLost          ... of a process whose lease another one holds now
         └── ReplicaNameTaken   ... of a replica whose name another living process has
 
@@ -256,6 +257,10 @@ class RowRefused(StoreError):
 
 class RequestKeyReused(StoreError, ValueError):
     """A request under a key that another request has."""
+
+
+class WatchRefused(StoreError):
+    """A version that is not worth watching, because it has learned nothing."""
 
 
 class LeaseLost(StoreError):

@@ -7,16 +7,23 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlops.api.browsers import DoorRules
 from mlops.api.context import ApiContext
+from mlops.api.methods import Methods
 from mlops.api.middleware import BodyLimits, Door
+from mlops.api.polled import PolledAnswers
 from mlops.api.problems import add_handlers
-from mlops.api.roles import check_roles
+from mlops.api.roles import check_roles, list_routes
 from mlops.api.routes import (
     experiments,
+    jobs,
     models,
+    monitoring,
     operations,
     pages,
+    records,
     rollouts,
     service_changes,
+    services,
+    training,
     uploads,
 )
 from mlops.api.uploads import most_body_bytes
@@ -30,10 +37,15 @@ ROUTERS: tuple[APIRouter, ...] = (
     # Before the versions: a version's id stands where `deploy` does.
     rollouts.router,
     uploads.router,
+    training.router,
     models.router,
     operations.router,
+    services.router,
     service_changes.router,
     experiments.router,
+    monitoring.router,
+    records.router,
+    jobs.router,
 )
 
 
@@ -72,15 +84,18 @@ def build_api(context: ApiContext) -> FastAPI:
         redirect_slashes=False,
     )
     api.state.context = context
+    api.state.polled = PolledAnswers(context.manager)
     add_handlers(api)
     for router in ROUTERS:
         api.include_router(router, prefix=PREFIX)
     api.include_router(pages.router)
     check_roles(api.routes)
+    api.state.methods = methods = Methods(list_routes(api.routes))
     settings = context.manager.config
     api.add_middleware(
         Door,
         rules=DoorRules(settings.api_allowed_hosts),
+        methods=methods,
         limits=_limit_bodies(settings),
         is_draining=context.is_draining,
     )

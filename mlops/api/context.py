@@ -12,6 +12,7 @@ from anyio import from_thread
 from fastapi import Depends, Request
 
 from mlops.api.children import Children
+from mlops.api.jobs import TrainingJobs
 from mlops.api.operations import Operations
 from mlops.manager import MLOpsManager
 
@@ -33,12 +34,14 @@ class ApiContext:
 
     Args:
         manager: Does the work of every route.
+        jobs: Keeps the training jobs; None where this process reaches no Prefect.
         clock: The wall clock.
         children: The processes in which uploads are read, and long work is done.
         is_draining: Whether the process is about to end, and connections should close.
     """
 
     manager: MLOpsManager
+    jobs: TrainingJobs | None = None
     clock: Callable[[], datetime] = utc_now
     children: Children = field(default_factory=Children)
     is_draining: Callable[[], bool] = bool
@@ -47,6 +50,10 @@ class ApiContext:
     def operations(self) -> Operations:
         """Keeps what the children of this process do not finish in time."""
         return Operations(self.manager.store, longest_s=self.children.limits.wall_s)
+
+    def close(self) -> None:
+        """End the children that work."""
+        self.children.close()
 
 
 def get_context(request: Request) -> ApiContext:

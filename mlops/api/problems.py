@@ -164,6 +164,8 @@ STATUSES: dict[type[MlopsError], str] = {
     errors.ChildKilled: "invalid-request",
     errors.StoreError: "not-available",
     errors.RowRefused: "invalid-request",
+    errors.WatchRefused: "conflict",
+    errors.SchedulerUnavailable: "not-available",
     errors.RequestKeyReused: "key-reused",
     errors.ServingError: "not-available",
     errors.RequestRefused: "invalid-request",
@@ -214,6 +216,12 @@ class Problem(Exception):
         self.kind = KINDS[slug]
         self.entries = entries
         self.headers = dict(headers or {})
+
+
+def refuse_method(method: str, path: str, allowed: str) -> Problem:
+    """The problem of a method that a path does not take."""
+    detail = f"{path} does not take {method}; it takes {allowed}"
+    return Problem("method-not-allowed", detail, headers={"allow": allowed})
 
 
 class BodyRefused(HTTPException):
@@ -316,10 +324,12 @@ def _answer_http(request: Request, error: HTTPException) -> Response:
     slug = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code)
     if slug is None:
         slug = "malformed-request" if error.status_code < 500 else "internal-error"
-    detail = {
-        "not-found": f"there is no path {request.url.path}; /mlops/api/docs lists them",
-        "method-not-allowed": f"{request.url.path} does not take {request.method}",
-    }.get(slug, str(error.detail))
+    path = request.url.path
+    if slug == "method-not-allowed":
+        allowed = request.app.state.methods.list_allowed(path)
+        return render_problem(request, refuse_method(request.method, path, allowed))
+    nowhere = f"there is no path {path}; /mlops/api/docs lists them"
+    detail = nowhere if slug == "not-found" else str(error.detail)
     return render_problem(request, Problem(slug, detail, headers=error.headers))
 
 

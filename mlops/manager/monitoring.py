@@ -15,6 +15,7 @@ from mlops.manager.opened import Opened, why_of
 from mlops.monitoring.dashboard import Dashboard, read_dashboard
 from mlops.monitoring.drift.report import DriftReport
 from mlops.monitoring.drift.version_drift import columns_of
+from mlops.monitoring.overview import Overview, read_overview
 from mlops.monitoring.performance.live import LivePerformance
 from mlops.monitoring.version_checks import VersionChecks
 from mlops.registry import load
@@ -28,6 +29,7 @@ from mlops.store.monitoring_pages import (
     list_check_page,
     list_trigger_page,
 )
+from mlops.store.movement import Movement, read_movement
 from mlops.store.pages import Page, Position
 from mlops.store.triggers import TriggerRow, TriggerState
 from mlops.training.retraining import market_time
@@ -128,6 +130,19 @@ class Monitoring(Opened):
         variance of the outcomes, each on its service's newest known outcomes.
         """
         return read_dashboard(self.store, window_hours=self.config.monitoring_window_hours)
+
+    def overview(self, *, after: str | None = None) -> Overview:
+        """What the installation is doing: services, rollouts, tests, alerts, queue, versions.
+
+        Args:
+            after: Key of the last service of the page before; None for the first 50 services.
+        """
+        age = self.config.forecast_max_age_bars
+        return read_overview(self.store, max_age_bars=age, after=after)
+
+    def read_movement(self) -> Movement:
+        """A value that changes when what `overview` and `dashboard` show is written anew."""
+        return read_movement(self.store)
 
     async def monitor_model_drift(
         self, model_id: str, recent_data: object, **written: Unpack[TimeArguments]

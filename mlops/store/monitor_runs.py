@@ -17,7 +17,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from mlops.errors import SettingsError, StoreError
+from mlops.errors import SettingsError, StoreError, WatchRefused
 from mlops.store import audit
 from mlops.store.engine import Connection, Store
 from mlops.store.routes import get_route
@@ -131,7 +131,7 @@ def start_watch(store: Store, model_id: str, interval_hours: float, why: audit.W
     Raises:
         SettingsError: for an interval shorter than that of the monitor runs.
         VersionNotFound: when there is no such version.
-        StoreError: for a baseline.
+        WatchRefused: for a baseline.
     """
     if not (math.isfinite(interval_hours) and interval_hours >= SHORTEST_HOURS):
         raise SettingsError(
@@ -141,7 +141,7 @@ def start_watch(store: Store, model_id: str, interval_hours: float, why: audit.W
     version = get_version(store, model_id)
     route = get_route(store, version.service)
     if route is not None and route.baseline == model_id:
-        raise StoreError(
+        raise WatchRefused(
             f"{model_id} is the baseline of {version.service}: it learned nothing that could "
             "drift away or be lost; watch a trained version"
         )
