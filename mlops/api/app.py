@@ -13,6 +13,7 @@ from mlops.api.problems import add_handlers
 from mlops.api.roles import check_roles, list_routes
 from mlops.api.routes import (
     experiments,
+    judging,
     models,
     operations,
     pages,
@@ -31,6 +32,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     # Before the versions: a version's id stands where `deploy` does.
     rollouts.router,
     uploads.router,
+    judging.router,
     models.router,
     operations.router,
     service_changes.router,
