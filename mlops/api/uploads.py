@@ -152,7 +152,7 @@ def parse_upload(
         checked_claims(parsed.metrics)
     except RegistryError as error:
         raise _refuse_at("/metrics", str(error)) from error
-    check_size_and_disk(manager.registry.home, len(content))
+    check_size_and_disk(manager.installation.home, len(content))
     return Upload(
         model_type=parsed.model_type, symbol=parsed.symbol, content=content,
         metrics=parsed.metrics, notes=parsed.notes, config=parsed.config,

@@ -22,7 +22,7 @@ from mlops.models.recipe import Recipe
 
 FAMILY = "onnx"
 GRAPH = "graph"
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4
 
 
 class OnnxModel(Forecaster):
@@ -87,7 +87,7 @@ class OnnxModel(Forecaster):
         options = runtime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False
-        options.log_severity_level = _ERRORS_ONLY
+        options.log_severity_level = _FATAL_ONLY
         try:
             self._session = runtime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]

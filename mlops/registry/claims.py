@@ -21,7 +21,7 @@ from mlops.data.calendar import Calendar
 from mlops.data.load import load_bars
 from mlops.data.market import SAMPLE_VENUE
 from mlops.data.simulator import simulate_bars
-from mlops.errors import GateError, ModelError, RegistryError
+from mlops.errors import GateError, MlopsError, ModelError, RegistryError
 from mlops.features.dataset import Dataset
 from mlops.features.spec import DEFAULT_FEATURES
 from mlops.features.targets import TargetSpec
@@ -151,6 +151,13 @@ def claimed_candidate(
         parts = bundle_parts(forecaster, dataset, service, pickled=pickled)
     except ModelError as error:
         raise RegistryError(f"the model cannot be registered: {error}") from error
+    except MlopsError:
+        raise
+    except Exception as error:
+        # What was trained elsewhere decides which library meets a wrong value, and what it raises.
+        raise RegistryError(
+            f"the model cannot be registered: {type(error).__name__}: {str(error)[:300]}"
+        ) from error
     return Candidate(
         service=service,
         model_type=model_type,
