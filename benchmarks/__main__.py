@@ -26,6 +26,7 @@ NAMES = (
     "drift",
     "monitoring",
     "ab_tests",
+    "judged",
 )
 
 

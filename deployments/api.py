@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import signal
 import sys
+from contextlib import closing
 from typing import Any
 
 import uvloop
@@ -28,17 +29,17 @@ PORT = 8006
 async def serve(settings: Settings, *, host: str, port: int) -> None:
     """Answer until SIGTERM or SIGINT; requests under way are answered first."""
     stopping = asyncio.Event()
-    api = build_api(make_context(settings, stopping.is_set))
-    server = Server(configure_server(api, host=host, port=port))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    serving = asyncio.create_task(server.serve())
-    stopped = asyncio.create_task(stopping.wait())
-    await asyncio.wait((serving, stopped), return_when=asyncio.FIRST_COMPLETED)
-    server.should_exit = True
-    stopped.cancel()
-    await serving
+    with closing(make_context(settings, stopping.is_set)) as context:
+        server = Server(configure_server(build_api(context), host=host, port=port))
+        serving = asyncio.create_task(server.serve())
+        stopped = asyncio.create_task(stopping.wait())
+        await asyncio.wait((serving, stopped), return_when=asyncio.FIRST_COMPLETED)
+        server.should_exit = True
+        stopped.cancel()
+        await serving
 
 
 def main(arguments: list[str] | None = None) -> None:

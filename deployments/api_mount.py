@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from functools import partial
 
 from mlops.api.app import Dispatcher, build_api
@@ -52,8 +53,11 @@ def check_host(host: str) -> None:
         )
 
 
-def mount_api(plane: App, settings: Settings, host: str) -> Dispatcher | App:
+@contextmanager
+def mounted_api(plane: App, settings: Settings, host: str) -> Iterator[Dispatcher | App]:
     """The data plane of a replica with the API in front, where that may be answered.
+
+    At the end of the block no child of the API works any more.
 
     Args:
         plane: The data plane.
@@ -61,11 +65,13 @@ def mount_api(plane: App, settings: Settings, host: str) -> Dispatcher | App:
         host: The address that the replica listens on.
     """
     if not settings.api_in_replica:
-        return plane
+        yield plane
+        return
     try:
         check_host(host)
     except SettingsError as error:
         log.warning("this replica answers forecasts, and no API: %s", error)
-        return plane
-    context = make_context(settings, lambda: plane.draining)
-    return Dispatcher(build_api(context), plane)
+        yield plane
+        return
+    with closing(make_context(settings, lambda: plane.draining)) as context:
+        yield Dispatcher(build_api(context), plane)

@@ -28,7 +28,7 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from deployments.api_mount import mount_api
+from deployments.api_mount import mounted_api
 from deployments.connections import OpenConnections, count_allowed_connections
 from deployments.http_protocol import HttpProtocol, Limits
 from mlops import logs
@@ -256,7 +256,6 @@ def main(arguments: list[str] | None = None) -> None:
     installation = open_installation(settings, patience_s=STORE_PATIENCE_S)
     try:
         runtime = open_runtime(installation, identity, batching=given.batching == "on")
-        app = mount_api(runtime.app, settings, given.host)
         # Imported modules stay: a full collection need not walk them. A request leaves no cycle.
         gc.collect()
         gc.freeze()
@@ -264,6 +263,7 @@ def main(arguments: list[str] | None = None) -> None:
         with (
             runtime.background_threads(),
             guard_and_alerts(installation, runtime),
+            mounted_api(runtime.app, settings, given.host) as app,
             asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
         ):
             serving = serve(

@@ -13,7 +13,9 @@
     │   └── LookaheadError     a feature that reads the future
     ├── ModelError             an unknown model type, a bad configuration or a bad forecast
     │   ├── NotFinite          a forecast that is no number
-    │   └── ModelUnavailable   a custom model whose code is missing here, or not allowed
+    │   ├── ModelUnavailable   a custom model whose code is missing here, or not allowed
+    │   └── ModelFileError     a model file that cannot be read
+    │       └── UnsupportedFormat  ... because it is no file of a format that is read
     ├── TrainingError          a training that could not finish
     │   └── TrainingTimeout    ... because its deadline passed
     ├── GateError              evidence that cannot be judged
@@ -21,7 +23,8 @@
     │   └── BundleUnavailable  ... here, by no fault of the version: another machine may load it
     │       └── KeyMismatch    ... because its signing key is another one
     ├── RegistryError          registration or look-up failed
-    │   └── VersionNotFound    no version under that id
+    │   ├── VersionNotFound    no version under that id
+    │   └── DiskFull           ... because the disk has no room for it
     ├── ServingError           a request that was not answered
     │   ├── RequestRefused     ... because it is wrong: status, code and message say how
     │   ├── QueueFull          ... because too many wait already
@@ -38,6 +41,10 @@
     │   ├── RolloutNotFound    no rollout under that id
     │   └── AbTestNotFound     no A/B test under that id
     ├── BackupError            a copy that cannot be taken, or not be restored
+    ├── ChildError             work that a child process did not finish
+    │   ├── ChildrenBusy       ... because as many work as may; try again later
+    │   └── ChildKilled        ... because it took too much memory or time
+    ├── OperationNotFound      no operation under that id
     ├── AlertNotSent           a message that a channel did not accept
     │   └── AlertRefused       ... for its length or its text, and would not accept later
     ├── ScheduleError          a training job that cannot be scheduled
@@ -144,6 +151,14 @@ class ModelUnavailable(ModelError):
     """A custom model whose code is not installed in this process, or not allowed to run."""
 
 
+class ModelFileError(ModelError):
+    """A model file that cannot be read, or does not hold what its header says."""
+
+
+class UnsupportedFormat(ModelFileError):
+    """Bytes that begin as no model file that is read here."""
+
+
 class TrainingError(MlopsError):
     """A training that could not finish."""
 
@@ -176,8 +191,40 @@ class VersionNotFound(RegistryError, LookupError):
     """No version under that id."""
 
 
+class DiskFull(RegistryError):
+    """A registration for which the disk has no room."""
+
+
 class BackupError(MlopsError):
     """A copy of an installation that cannot be taken, or not be restored."""
+
+
+class ChildError(MlopsError):
+    """Work that a child process did not finish."""
+
+
+class ChildrenBusy(ChildError):
+    """As many child processes work as may.
+
+    Args:
+        kind: The kind of work that found no free place.
+        retry_after_s: Seconds after which to try again.
+    """
+
+    def __init__(self, kind: str, *, retry_after_s: int):
+        super().__init__(
+            f"another {kind} is being worked on, and one at a time may be; try again in "
+            f"{retry_after_s} seconds"
+        )
+        self.retry_after_s = retry_after_s
+
+
+class ChildKilled(ChildError):
+    """A child process that ended before its work did, most often by its limits."""
+
+
+class OperationNotFound(MlopsError, LookupError):
+    """No operation under that id."""
 
 
 class AlertNotSent(MlopsError):

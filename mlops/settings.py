@@ -103,6 +103,7 @@ class Settings(BaseSettings):
     min_training_data_points: int = Field(default=1000, ge=100)
     custom_model_modules: Annotated[tuple[str, ...], NoDecode] = ()
     allow_signed_pickle: bool = False
+    allow_onnx: bool = False
 
     # Validation
     min_model_accuracy: Share = 0.6
@@ -132,6 +133,7 @@ class Settings(BaseSettings):
     api_allowed_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     serving_queue_limit: int = Field(default=1024, ge=1)
     serving_max_body_mb: float = Field(default=16.0, gt=0, allow_inf_nan=False)
+    register_max_mb: float = Field(default=64.0, gt=0, le=1024, allow_inf_nan=False)
     serving_time_budget_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     forecast_max_age_bars: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     forecast_log_days: int = Field(default=30, ge=1)

@@ -27,7 +27,6 @@ from mlops.rollout.plan import AbTestSettings, RolloutPlan
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.search.study import Study
 from mlops.service import Service
-from mlops.settings import Settings
 from mlops.store import ModelVersion, Why
 from mlops.store.leases import Lease
 from mlops.store.triggers import Claim
@@ -157,7 +156,7 @@ def judge(project: Project, plan: TrainingPlan, study: Study) -> Judgement:
         project.registry,
         plan,
         study,
-        thresholds=_configured_thresholds(settings),
+        thresholds=Thresholds.of(settings),
         fee_bps=settings.fee_for(plan.service.symbol),
         yearly_alpha=settings.yearly_alpha_budget,
         now=_market_time(plan.dataset),
@@ -234,13 +233,3 @@ def _market_time(dataset: Dataset) -> datetime:
     """The close of the last bar; a replayed year is budgeted by it."""
     close: datetime = (dataset.frame.index[-1] + dataset.step).to_pydatetime()
     return close
-
-
-def _configured_thresholds(settings: Settings) -> Thresholds:
-    return Thresholds(
-        min_model_accuracy=settings.min_model_accuracy,
-        max_model_mse=settings.max_model_mse,
-        min_r2_score=settings.min_r2_score,
-        mode=settings.validation_threshold_mode,
-        max_drawdown=settings.max_drawdown_limit,
-    )

@@ -28,6 +28,11 @@ REPEATS = 2
 """So often a test marked ``timing`` may be repeated."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    help_text = "keep what the HTTP API answers as the examples of its document"
+    parser.addoption("--make-examples", action="store_true", help=help_text)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give each test its group and its place, and tests marked ``timing`` their repeats."""

@@ -12,13 +12,11 @@ from datetime import datetime
 from typing import Any
 
 from mlops.ab_testing.lifecycle import AbTesting
-from mlops.ab_testing.loss_sequence import count_first_pairs
 from mlops.ab_testing.preflight import Preflight
 from mlops.ab_testing.requests import AbTestRequest
 from mlops.json_values import to_json
 from mlops.rollout.plan import EVERYTHING_BP
-from mlops.service import Service
-from mlops.store import Store, Verdict, Why
+from mlops.store import Verdict, Why
 from mlops.store.ab_tests import AbLook, AbTest, get_test, newest_look
 from mlops.store.pages import Page, Position
 from mlops.store.rollout_pages import list_test_page
@@ -103,48 +101,59 @@ def read_answer(testing: AbTesting, test_id: str) -> AbTestAnswer:
     Raises:
         AbTestNotFound: when there is no such test.
     """
-    store = testing.store
-    return answer_of(get_test(store, test_id), newest_look(store, test_id))
+    return _describe_newest(testing, get_test(testing.store, test_id))
 
 
 def evaluate_test(testing: AbTesting, test_id: str) -> AbTestAnswer:
     """As `AbTesting.look`, answered in its caller's words."""
-    looked = testing.look(test_id)
-    return answer_of(looked.test, looked.look)
+    return _describe_newest(testing, testing.look(test_id).test)
 
 
 def stop_test(testing: AbTesting, test_id: str, why: Why) -> AbTestAnswer:
     """As `AbTesting.stop`, answered in its caller's words."""
-    return answer_of(testing.stop(test_id, why), newest_look(testing.store, test_id))
+    return _describe_newest(testing, testing.stop(test_id, why))
 
 
 def extend_test(testing: AbTesting, test_id: str, hours: float, why: Why) -> AbTestAnswer:
     """As `AbTesting.extend`, answered in its caller's words."""
-    return answer_of(testing.extend(test_id, hours, why), newest_look(testing.store, test_id))
+    return _describe_newest(testing, testing.extend(test_id, hours, why))
 
 
 def list_answers(testing: AbTesting, service: str | None = None) -> tuple[AbTestAnswer, ...]:
     """The tests of a service or of all, newest first."""
-    return tuple(answer_of(test, look) for test, look in testing.tests(service))
+    return tuple(_describe_test(testing, test, look) for test, look in testing.tests(service))
 
 
 def list_answer_page(
-    store: Store, *, service: str | None, after: Position | None, limit: int
+    testing: AbTesting, *, service: str | None, after: Position | None, limit: int
 ) -> Page[AbTestAnswer]:
     """A page of the tests of a service or of all, newest first."""
-    page = list_test_page(store, service=service, after=after, limit=limit)
-    return Page(rows=tuple(answer_of(test, look) for test, look in page.rows), next=page.next)
+    page = list_test_page(testing.store, service=service, after=after, limit=limit)
+    rows = tuple(_describe_test(testing, test, look) for test, look in page.rows)
+    return Page(rows=rows, next=page.next)
 
 
-def answer_of(test: AbTest, look: AbLook | None, plan: Preflight | None = None) -> AbTestAnswer:
-    """Translate a test and its newest look into its caller's words."""
+def answer_of(
+    test: AbTest,
+    look: AbLook | None,
+    plan: Preflight | None = None,
+    *,
+    needed: int | None = None,
+) -> AbTestAnswer:
+    """Translate a test and its newest look into its caller's words.
+
+    Args:
+        needed: Pairs that a verdict needs, of a test without a look or a plan.
+    """
     b_is_challenger = test.champion_is == "a"
     models = (test.champion_id, test.challenger_id)
     share = test.split_bp / EVERYTHING_BP
     low, high = (None, None) if look is None else (look.relative_low, look.relative_high)
     effect = _measure_gain(look)
-    first_pairs = count_first_pairs(Service.parse(test.service).horizon)
-    pairs = 0 if look is None else look.pairs
+    if look is not None:
+        needed = look.detail.get("pairs_needed")
+    elif plan is not None:
+        needed = plan.needed_pairs
     if not b_is_challenger:
         low, high, effect = _negate(high), _negate(low), _negate(effect)
     return AbTestAnswer(
@@ -160,13 +169,13 @@ def answer_of(test: AbTest, look: AbLook | None, plan: Preflight | None = None) 
         verdict=translate_verdict(test),
         winner=winner_of(test),
         text=_text_of(test, look, plan),
-        pairs=pairs,
+        pairs=0 if look is None else look.pairs,
         low=low,
         high=high,
         effect=effect,
         p=1.0 if look is None else look.p,
-        pairs_needed=first_pairs if look is None else look.detail.get("pairs_needed"),
-        is_collecting=pairs < first_pairs,
+        pairs_needed=needed,
+        is_collecting=look is None or look.low is None,
         confidence_level=1.0 - test.alpha,
         since_bar=test.since_bar,
         until_bar=test.until_bar,
@@ -201,6 +210,15 @@ def _text_of(test: AbTest, look: AbLook | None, plan: Preflight | None) -> str:
     if look is not None:
         return str(look.detail.get("text", ""))
     return "No outcome is due yet." if plan is None else plan.text
+
+
+def _describe_newest(testing: AbTesting, test: AbTest) -> AbTestAnswer:
+    return _describe_test(testing, test, newest_look(testing.store, test.id))
+
+
+def _describe_test(testing: AbTesting, test: AbTest, look: AbLook | None) -> AbTestAnswer:
+    """A test with its newest look; without one, with the pairs that a verdict needs."""
+    return answer_of(test, look, needed=testing.count_first_pairs(test) if look is None else None)
 
 
 def _measure_gain(look: AbLook | None) -> float | None:

@@ -18,7 +18,8 @@ from mlops.ab_testing.common_past import (
     read_kept_records,
 )
 from mlops.ab_testing.evaluation import look_at_test
-from mlops.ab_testing.loss_variance import Record
+from mlops.ab_testing.loss_sequence import count_first_pairs
+from mlops.ab_testing.loss_variance import Record, count_pairs_of_test_blocks
 from mlops.ab_testing.pair_reading import Arms
 from mlops.ab_testing.preflight import (
     Preflight,
@@ -256,6 +257,18 @@ class AbTesting:
         net_s = 2.0 * _wall_seconds(known.market, (until_bar - test.until_bar) / timedelta(hours=1))
         with self.store.write() as connection:
             return extend_test(connection, test_id, until_bar, why, net_s=net_s)
+
+    def count_first_pairs(self, test: AbTest) -> int:
+        """Pairs before which a test has no verdict on the losses."""
+        service = Service.parse(test.service)
+        first = count_first_pairs(service.horizon)
+        if test.record is not None:
+            return first
+        arms = self._arms_of_test(test, read_market(self.store, service).calendar)
+        blocks = count_pairs_of_test_blocks(
+            horizon=service.horizon, bars_per_week=arms.bars_per_week
+        )
+        return max(first, blocks)
 
     def tests(self, service: str | None = None) -> tuple[tuple[AbTest, AbLook | None], ...]:
         """The tests of a service or of all, newest first, each with its newest look."""

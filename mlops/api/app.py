@@ -7,22 +7,27 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from mlops.api.browsers import DoorRules
 from mlops.api.context import ApiContext
+from mlops.api.methods import Methods
 from mlops.api.middleware import BodyLimits, Door
 from mlops.api.polled import PolledAnswers
 from mlops.api.problems import add_handlers
-from mlops.api.roles import check_roles
+from mlops.api.roles import check_roles, list_routes
 from mlops.api.routes import (
     experiments,
     jobs,
+    judging,
     models,
     monitoring,
+    operations,
     pages,
     records,
     rollouts,
     service_changes,
     services,
     training,
+    uploads,
 )
+from mlops.api.uploads import most_body_bytes
 from mlops.code_version import release
 from mlops.settings import Settings
 
@@ -32,8 +37,11 @@ PREFIX = f"{ROOT}/api"
 ROUTERS: tuple[APIRouter, ...] = (
     # Before the versions: a version's id stands where `deploy` does.
     rollouts.router,
+    uploads.router,
     training.router,
+    judging.router,
     models.router,
+    operations.router,
     services.router,
     service_changes.router,
     experiments.router,
@@ -84,10 +92,12 @@ def build_api(context: ApiContext) -> FastAPI:
         api.include_router(router, prefix=PREFIX)
     api.include_router(pages.router)
     check_roles(api.routes)
+    api.state.methods = methods = Methods(list_routes(api.routes))
     settings = context.manager.config
     api.add_middleware(
         Door,
         rules=DoorRules(settings.api_allowed_hosts),
+        methods=methods,
         limits=_limit_bodies(settings),
         is_draining=context.is_draining,
     )
@@ -95,5 +105,9 @@ def build_api(context: ApiContext) -> FastAPI:
 
 
 def _limit_bodies(settings: Settings) -> BodyLimits:
-    usual = int(settings.serving_max_body_mb * 1024**2)
-    return BodyLimits(usual, "SERVING_MAX_BODY_MB", {})
+    register = (most_body_bytes(settings.register_max_mb), "REGISTER_MAX_MB")
+    return BodyLimits(
+        usual=int(settings.serving_max_body_mb * 1024**2),
+        setting="SERVING_MAX_BODY_MB",
+        by_path={f"{PREFIX}/models/register": register},
+    )

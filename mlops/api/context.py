@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from anyio import from_thread
 from fastapi import Depends, Request
 
+from mlops.api.children import Children
 from mlops.api.jobs import TrainingJobs
+from mlops.api.operations import Operations
 from mlops.manager import MLOpsManager
 
 P = ParamSpec("P")
@@ -34,13 +36,24 @@ class ApiContext:
         manager: Does the work of every route.
         open_jobs: Opens the keeper of training jobs; None where this process has none.
         clock: The wall clock.
+        children: The processes in which uploads are read, and long work is done.
         is_draining: Whether the process is about to end, and connections should close.
     """
 
     manager: MLOpsManager
     open_jobs: Callable[[], TrainingJobs] | None = None
     clock: Callable[[], datetime] = utc_now
+    children: Children = field(default_factory=Children)
     is_draining: Callable[[], bool] = bool
+
+    @cached_property
+    def operations(self) -> Operations:
+        """Keeps what the children of this process do not finish in time."""
+        return Operations(self.manager.store, longest_s=self.children.limits.wall_s)
+
+    def close(self) -> None:
+        """End the children that work."""
+        self.children.close()
 
 
 def get_context(request: Request) -> ApiContext:

@@ -13,7 +13,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlops.api.browsers import DoorRules
-from mlops.api.problems import BodyRefused, Problem, render_problem
+from mlops.api.methods import Methods
+from mlops.api.problems import BodyRefused, Problem, refuse_method, render_problem
 from mlops.serving.http_requests import HttpRequest, RequestIds
 
 log = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ class Door:
     Args:
         app: The routes.
         rules: Who may ask.
+        methods: Those of each path.
         limits: How large bodies may be.
         is_draining: Whether the process is about to end, and connections should close.
     """
@@ -64,11 +66,13 @@ class Door:
         app: ASGIApp,
         *,
         rules: DoorRules,
+        methods: Methods,
         limits: BodyLimits,
         is_draining: Callable[[], bool],
     ) -> None:
         self.app = app
         self.rules = rules
+        self.methods = methods
         self.limits = limits
         self.is_draining = is_draining
         self._ids = RequestIds(uuid.uuid4().hex[:8])
@@ -82,17 +86,22 @@ class Door:
         if scope["method"] == "HEAD":
             inner["method"] = "GET"
         answer = _Answer(send, inner["request_id"], self.is_draining(), scope["method"] == "HEAD")
-        reason = self.rules.refuse(scope)
-        if reason is not None:
-            await _send_problem(Problem("forbidden", reason), inner, receive, answer)
-            return
-        limit, setting = self.limits.of(scope["path"])
-        body = _CountedBody(receive, limit, setting)
-        stated = Headers(scope=scope).get("content-length", "0")
-        if stated.isdecimal() and int(stated) > limit:
-            await _send_problem(body.refusal, inner, receive, answer)
+        body = _CountedBody(receive, *self.limits.of(scope["path"]))
+        refusal = self._refuse(scope) or body.refuse_stated(scope)
+        if refusal is not None:
+            await _send_problem(refusal, inner, receive, answer)
             return
         await self._run(inner, body, answer)
+
+    def _refuse(self, scope: Scope) -> Problem | None:
+        """Why a request does not reach its route; None where it does."""
+        reason = self.rules.refuse(scope)
+        if reason is not None:
+            return Problem("forbidden", reason)
+        method, path = scope["method"], scope["path"]
+        if self.methods.is_refused(method, path):
+            return refuse_method(method, path, self.methods.list_allowed(path))
+        return None
 
     async def _run(self, scope: Scope, body: _CountedBody, answer: _Answer) -> None:
         """Let the route answer; what it did not foresee is logged and answered as 500."""
@@ -115,8 +124,13 @@ class _CountedBody:
         self.left = limit
         self.setting = setting
 
+    def refuse_stated(self, scope: Scope) -> Problem | None:
+        """Why a body is not read whose length is stated."""
+        stated = Headers(scope=scope).get("content-length", "0")
+        return self._refusal if stated.isdecimal() and int(stated) > self.limit else None
+
     @property
-    def refusal(self) -> Problem:
+    def _refusal(self) -> Problem:
         return Problem(
             "body-too-large",
             f"the body has more than {self.limit:,} bytes; send a smaller one, or raise "
@@ -128,7 +142,7 @@ class _CountedBody:
         message = await self.receive()
         self.left -= len(message.get("body", b""))
         if self.left < 0:
-            raise BodyRefused(self.refusal)
+            raise BodyRefused(self._refusal)
         return message
 
 

@@ -156,6 +156,12 @@ STATUSES: dict[type[MlopsError], str] = {
     errors.RegistryError: "invalid-request",
     errors.ScheduleError: "invalid-request",
     errors.TrainingError: "conflict",
+    errors.UnsupportedFormat: "unsupported-format",
+    errors.DiskFull: "not-available",
+    errors.OperationNotFound: "not-found",
+    errors.ChildError: "internal-error",
+    errors.ChildrenBusy: "not-available",
+    errors.ChildKilled: "invalid-request",
     errors.StoreError: "not-available",
     errors.RowRefused: "invalid-request",
     errors.WatchRefused: "conflict",
@@ -212,6 +218,12 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
+def refuse_method(method: str, path: str, allowed: str) -> Problem:
+    """The problem of a method that a path does not take."""
+    detail = f"{path} does not take {method}; it takes {allowed}"
+    return Problem("method-not-allowed", detail, headers={"allow": allowed})
+
+
 class BodyRefused(HTTPException):
     """A problem with a body while it is read: FastAPI lets this class alone pass there."""
 
@@ -226,6 +238,18 @@ def find_slug(error: MlopsError) -> str:
         if parent in STATUSES:
             return STATUSES[parent]
     return "internal-error"
+
+
+def describe_problem(error: Exception) -> dict[str, Any]:
+    """The problem of a request that was answered before it failed, as JSON."""
+    known = isinstance(error, MlopsError)
+    kind = KINDS[find_slug(error)] if isinstance(error, MlopsError) else KINDS["internal-error"]
+    return {
+        "type": f"{PAGES}/{kind.slug}",
+        "title": kind.title,
+        "status": kind.status,
+        "detail": str(error) if known else kind.advice,
+    }
 
 
 def render_problem(request: Request, problem: Problem) -> Response:
@@ -283,9 +307,11 @@ def _answer_error(request: Request, error: MlopsError) -> Response:
     slug = find_slug(error)
     if KINDS[slug].status == HTTPStatus.INTERNAL_SERVER_ERROR:
         log.error("%s failed", request.url.path, exc_info=error)
+    wait_s = getattr(error, "retry_after_s", None)
+    headers = None if wait_s is None else {"retry-after": str(wait_s)}
     gates = error.gates if isinstance(error, errors.RolloutRefused) else ()
     entries = [("/model_id", gate) for gate in gates]
-    return render_problem(request, Problem(slug, str(error), entries=entries))
+    return render_problem(request, Problem(slug, str(error), entries=entries, headers=headers))
 
 
 def _answer_invalid(request: Request, error: RequestValidationError) -> Response:
@@ -298,10 +324,12 @@ def _answer_http(request: Request, error: HTTPException) -> Response:
     slug = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code)
     if slug is None:
         slug = "malformed-request" if error.status_code < 500 else "internal-error"
-    detail = {
-        "not-found": f"there is no path {request.url.path}; /mlops/api/docs lists them",
-        "method-not-allowed": f"{request.url.path} does not take {request.method}",
-    }.get(slug, str(error.detail))
+    path = request.url.path
+    if slug == "method-not-allowed":
+        allowed = request.app.state.methods.list_allowed(path)
+        return render_problem(request, refuse_method(request.method, path, allowed))
+    nowhere = f"there is no path {path}; /mlops/api/docs lists them"
+    detail = nowhere if slug == "not-found" else str(error.detail)
     return render_problem(request, Problem(slug, detail, headers=error.headers))
 
 

@@ -110,7 +110,7 @@ def role_of(method: str, template: str, body: object = None) -> Role:
 def list_routes(routes: Sequence[BaseRoute]) -> list[tuple[str, str]]:
     """Method and path template of every route of an application, those of its routers included."""
     return [
-        (method, route.path)
+        (method, str(route.path))
         for route in iter_route_contexts(routes)
         for method in sorted(route.methods or ())
     ]

@@ -18,6 +18,7 @@ from mlops.registry import (
 )
 from mlops.registry.version_history import Lineage, trace
 from mlops.store import ModelVersion, Status, get_version, list_versions
+from mlops.store.operations import Operation, get_operation
 from mlops.store.pages import Page, Position
 from mlops.store.version_pages import VersionSummary, list_version_page
 from mlops.symbols import spell_symbol
@@ -88,6 +89,14 @@ class LookUps(Opened):
             VersionNotFound: when there is no such version.
         """
         return get_version(self.store, model_id)
+
+    def get_operation(self, operation_id: str) -> Operation:
+        """Work that a request began and whose result is asked for later.
+
+        Raises:
+            OperationNotFound: when there is no such operation.
+        """
+        return get_operation(self.store, operation_id)
 
     def explain(self, model_id: str) -> Explanation:
         """Why a version passed or was refused, on what data, by which code."""

@@ -40,6 +40,9 @@ FORECASTERS: dict[str, str] = {
     "custom": "mlops.models.custom:Custom",
 }
 
+OUTSIDE_FORECASTERS: dict[str, str] = {"onnx": "mlops.models.onnx_model:OnnxModel"}
+"""Types that are registered and served, and cannot be trained here."""
+
 UNFITTED = frozenset({"persistence", "zero", "ewma", "seasonal", "last_price", "base_rate"})
 """The naive types, which learn nothing from the bars."""
 
@@ -128,6 +131,8 @@ class Forecaster(ABC):
     """A model of one target: `fit` it once, then `predict` any dataset of its service."""
 
     SCHEMA: ClassVar[Mapping[str, Param]] = {}
+    STATE_KEYS: ClassVar[tuple[str, ...]] = ()
+    """What the JSON of its state holds beside recipe and target."""
 
     def __init__(self, recipe: Recipe, target: TargetSpec) -> None:
         self.target = target
@@ -183,6 +188,13 @@ class Forecaster(ABC):
     @abstractmethod
     def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
         """Load the fitted state that `state` returned."""
+
+    def check_state(self) -> None:  # noqa: B027 - the naive types have no state
+        """Check a loaded state that nobody here made: its sizes, and that its numbers are finite.
+
+        Raises:
+            ModelError: naming the part that does not fit the recipe.
+        """
 
     def predict(self, dataset: Dataset, rows: RowArray) -> FloatArray:
         """(n,) forecasts made at the closes of ``rows``, in the target's unit.
@@ -259,11 +271,12 @@ def forecaster_class(model_type: str) -> type[Forecaster]:
     """The class of a model type, imported on first use.
 
     Raises:
-        ModelError: for a type that is not in `FORECASTERS`.
+        ModelError: for a type that is in neither table.
     """
-    if model_type not in FORECASTERS:
+    known = FORECASTERS | OUTSIDE_FORECASTERS
+    if model_type not in known:
         raise ModelError(f"model_type={model_type!r} is not one of {', '.join(FORECASTERS)}")
-    module, _, name = FORECASTERS[model_type].partition(":")
+    module, _, name = known[model_type].partition(":")
     forecaster: type[Forecaster] = getattr(import_module(module), name)
     return forecaster
 

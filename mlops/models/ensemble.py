@@ -26,6 +26,7 @@ from mlops.models.recipe import Param, Recipe
 from mlops.models.small_networks import compact_config
 
 REFIT = "refit_on_selection"
+WEIGHT_TOLERANCE = 1e-6
 
 
 class Ensemble(Forecaster):
@@ -38,6 +39,7 @@ class Ensemble(Forecaster):
     """
 
     SCHEMA: ClassVar[Mapping[str, Param]] = {"equal_pull": Param(0.1, low=0.0, high=1e6)}
+    STATE_KEYS: ClassVar[tuple[str, ...]] = ("weights", "members")
 
     def __init__(self, recipe: Recipe, target: TargetSpec) -> None:
         super().__init__(recipe, target)
@@ -130,6 +132,22 @@ class Ensemble(Forecaster):
             )
             for number, member in enumerate(config["members"])
         ]
+
+    def check_state(self) -> None:
+        recipes = tuple(member.recipe for member in self.members)
+        if recipes != self.recipe.members:
+            raise ModelError("the members have other recipes than the ensemble's recipe names")
+        for member in self.members:
+            if member.target != self.target:
+                raise ModelError(f"a member forecasts {member.target}, the ensemble {self.target}")
+            member.check_state()
+        weights = self.weights
+        good = weights.shape == (len(recipes),) and np.isfinite(weights).all()
+        if not good or (weights < 0).any() or abs(weights.sum() - 1) > WEIGHT_TOLERANCE:
+            raise ModelError(
+                f"weights={weights.tolist()} are not {len(recipes)} shares, none below zero, that "
+                "add up to 1"
+            )
 
 
 def simplex_weights(errors: FloatArray, equal_pull: float) -> FloatArray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -102,6 +102,8 @@ class TargetTransform:
 class FeatureForecaster(Forecaster):
     """A forecaster that reads windows of scaled features."""
 
+    STATE_KEYS: ClassVar[tuple[str, ...]] = ("scaler", "transform")
+
     def __init__(self, recipe: Recipe, target: TargetSpec) -> None:
         super().__init__(recipe, target)
         self.spec = FeatureSpec(self.recipe.features)
@@ -153,3 +155,22 @@ class FeatureForecaster(Forecaster):
         self.scaler = Scaler.from_dict(config["scaler"])
         parts = config["transform"]
         self.transform = TargetTransform(Target(parts["kind"]), parts["horizon"], parts["scale"])
+
+    def check_state(self) -> None:
+        scaler, transform = self.scaler, self.transform
+        if scaler is None or {len(scaler.center), len(scaler.scale)} != {len(self.spec)}:
+            raise ModelError(
+                f"the scaler does not have one center and one scale for each of the "
+                f"{len(self.spec)} features"
+            )
+        # `Scaler.transform` divides in float32, where a small scale may be zero.
+        scale = np.asarray(scaler.scale, dtype=np.float32)
+        if not (np.isfinite([*scaler.center, *scale]).all() and (scale > 0).all()):
+            raise ModelError("the scaler has a number that is not finite, or a scale of zero")
+        if (transform.kind, transform.horizon) != (self.target.kind, self.target.horizon):
+            raise ModelError(
+                f"the transform is of {transform.kind} over {transform.horizon} bars, the target "
+                f"{self.target.kind} over {self.target.horizon}; they must be equal"
+            )
+        if not 0 < transform.scale < np.inf:
+            raise ModelError(f"the transform's scale is {transform.scale!r}, not above zero")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from mlops.arrays import Float32Array, FloatArray, RowArray
+from mlops.errors import ModelError
 from mlops.features.dataset import Dataset, windows
 from mlops.features.targets import TargetSpec
 from mlops.models.base import FitContext, History, Tensors
@@ -66,6 +67,11 @@ class Linear(FeatureForecaster):
         "alpha": Param(0.0, low=0.0, high=1e6),
         "refit_on_selection": Param(True),
     }
+    STATE_KEYS: ClassVar[tuple[str, ...]] = (
+        *FeatureForecaster.STATE_KEYS,
+        "intercept",
+        "penalty",
+    )
 
     def __init__(self, recipe: Recipe, target: TargetSpec) -> None:
         super().__init__(recipe, target)
@@ -124,6 +130,16 @@ class Linear(FeatureForecaster):
         self.load_path(config)
         self.intercept, self.penalty = float(config["intercept"]), float(config["penalty"])
         self.coefficients = np.asarray(tensors["coefficients"], dtype=np.float64)
+
+    def check_state(self) -> None:
+        super().check_state()
+        shape = (len(self.spec) * self.recipe.sequence_length,)
+        if self.coefficients.shape != shape:
+            raise ModelError(
+                f"coefficients have the shape {self.coefficients.shape}; the recipe needs {shape}"
+            )
+        if not np.isfinite([*self.coefficients, self.intercept]).all():
+            raise ModelError("a coefficient or the intercept is not finite")
 
 
 class RidgePath:

@@ -90,7 +90,31 @@ class NetworkForecaster(FeatureForecaster):
 
     def load_state(self, config: Mapping[str, Any], tensors: Tensors) -> None:
         self.load_path(config)
+        self._check_shapes(tensors)
         network = self.build(len(self.spec))
         weights = {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
         network.load_state_dict(weights)
         self.network = network.eval()
+
+    def _check_shapes(self, tensors: Tensors) -> None:
+        """Compare with a network without memory, before a recipe asks for memory it must not have.
+
+        Raises:
+            ModelError: naming the first weight that lacks, is too many or has another shape.
+        """
+        with torch.device("meta"):
+            needed = self.build(len(self.spec)).state_dict()
+        for name in sorted(needed.keys() | tensors.keys()):
+            got = tuple(tensors[name].shape) if name in tensors else None
+            wanted = tuple(needed[name].shape) if name in needed else None
+            if got != wanted:
+                raise ModelError(
+                    f"weight {name!r} has the shape {got}; the recipe needs {wanted} (None: no "
+                    "such weight)"
+                )
+
+    def check_state(self) -> None:
+        super().check_state()
+        for name, weight in self._require_network().state_dict().items():
+            if not bool(torch.isfinite(weight).all()):
+                raise ModelError(f"weight {name!r} has a number that is not finite")

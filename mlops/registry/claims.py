@@ -1,7 +1,7 @@
 """Makes candidates of models that were trained elsewhere, with metrics that are claims.
 
 Claims are checked for their ranges only, and the version is marked `claims_only`. No gate judged
-it, so its status is `refused`, and only a forced rollout serves it.
+it, so its status is `refused`: it may be shadowed, and only a forced rollout serves it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from mlops.data.calendar import Calendar
 from mlops.data.load import load_bars
 from mlops.data.market import SAMPLE_VENUE
 from mlops.data.simulator import simulate_bars
-from mlops.errors import GateError, ModelError, RegistryError
+from mlops.errors import GateError, MlopsError, ModelError, RegistryError
 from mlops.features.dataset import Dataset
 from mlops.features.spec import DEFAULT_FEATURES
 from mlops.features.targets import TargetSpec
@@ -39,12 +39,33 @@ from mlops.registry.registration import Candidate, register
 from mlops.service import Service, Timeframe
 from mlops.stats.metrics import ModelMetrics
 from mlops.store import ModelVersion, Status, Why
+from mlops.store.audit import SYSTEM
+from mlops.store.requests import RequestKey
+from mlops.store.versions import find_version_of_request
 
 EXAMPLE_BARS = 3000
 EXAMPLE_SEED = 0
 _EXAMPLE_START = datetime(2024, 1, 1, tzinfo=UTC)
 _MODEL_TYPE = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SHAPE_KEYS = ("features", "sequence_length")
+
+OWN_NOTES = frozenset(
+    {
+        "asked_for",
+        "bars",
+        "config",
+        "fitted_until",
+        "market",
+        "provenance",
+        "recipe",
+        "refit",
+        "request",
+        "role",
+        "study",
+        "triggers",
+    }
+)
+"""Notes that this platform writes on its own trainings, and acts on."""
 
 
 def register_claimed(
@@ -56,14 +77,28 @@ def register_claimed(
     metrics: object,
     notes: Mapping[str, Any],
     bars_root: Path,
+    actor: str = SYSTEM,
+    request: RequestKey | None = None,
+    bars: Dataset | None = None,
 ) -> ModelVersion:
     """Register a model that was trained elsewhere; its service begins where it has not.
 
+    Args:
+        request: Names the request; a repeated one gets the version of the first.
+        bars: The service's own, for golden examples and as the reference of drift; by default
+            `example_bars`.
+
     Raises:
+        RequestKeyReused: when the key is that of another request.
         RegistryError, BundleError: as `claimed_candidate` and `register`.
     """
-    calendar = read_market(registry.store, service).calendar
-    dataset, source = example_bars(service, calendar, bars_root)
+    known = None if request is None else find_version_of_request(registry.store, request)
+    if known is not None:
+        return known
+    dataset, source = bars, "its own source"
+    if dataset is None:
+        calendar = read_market(registry.store, service).calendar
+        dataset, source = example_bars(service, calendar, bars_root)
     candidate = claimed_candidate(
         model,
         model_type=model_type,
@@ -74,9 +109,10 @@ def register_claimed(
         notes=notes,
     )
     # This time names the version; no verdict depends on it.
-    why = Why(datetime.now(UTC), reason=f"registered by its caller; examples from {source}")
+    reason = f"registered by its caller; examples from {source}"
+    why = Why(datetime.now(UTC), actor, reason)
     ensure_service(registry, service, dataset, why)
-    return register(registry, candidate, why)
+    return register(registry, replace(candidate, request=request), why)
 
 
 def claimed_candidate(
@@ -104,7 +140,7 @@ def claimed_candidate(
         RegistryError: when the format, a figure or a note is not allowed.
     """
     claims = checked_claims(metrics)
-    notes = _check_shape(plain_notes(notes))
+    notes = check_shape(_refuse_own_notes(plain_notes(notes)))
     if not isinstance(model_type, str) or not _MODEL_TYPE.fullmatch(model_type):
         raise RegistryError(
             f"model_type={model_type!r} is not a lower-case name such as 'lstm' or 'custom', of at "
@@ -115,6 +151,13 @@ def claimed_candidate(
         parts = bundle_parts(forecaster, dataset, service, pickled=pickled)
     except ModelError as error:
         raise RegistryError(f"the model cannot be registered: {error}") from error
+    except MlopsError:
+        raise
+    except Exception as error:
+        # What was trained elsewhere decides which library meets a wrong value, and what it raises.
+        raise RegistryError(
+            f"the model cannot be registered: {type(error).__name__}: {str(error)[:300]}"
+        ) from error
     return Candidate(
         service=service,
         model_type=model_type,
@@ -185,8 +228,22 @@ def _checked_figure(name: object, value: object) -> float | None:
     return figure
 
 
-def _check_shape(notes: dict[str, Any]) -> dict[str, Any]:
-    """The notes, with what they say of the model's input in the types that a recipe takes."""
+def _refuse_own_notes(notes: dict[str, Any]) -> dict[str, Any]:
+    taken = sorted(OWN_NOTES & notes.keys())
+    if taken:
+        raise RegistryError(
+            f"metadata may not hold {', '.join(taken)}: under that name the platform keeps what "
+            "its own trainings did; choose another name"
+        )
+    return notes
+
+
+def check_shape(notes: dict[str, Any]) -> dict[str, Any]:
+    """The notes, with what they say of the model's input in the types that a recipe takes.
+
+    Raises:
+        RegistryError: naming the note that says nothing of an input.
+    """
     features = notes.get("features", [])
     if not isinstance(features, list) or not all(isinstance(name, str) for name in features):
         raise RegistryError(

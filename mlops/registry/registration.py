@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlops.code_version import DISTRIBUTION, release
-from mlops.errors import MlopsError, RegistryError, StoreError
+from mlops.errors import DiskFull, MlopsError, RegistryError, StoreError
 from mlops.models.manifest import MAX_BYTES
 from mlops.models.signing import SigningKey
 from mlops.plain_values import plain_notes
@@ -43,6 +43,7 @@ from mlops.service import Service, new_model_id
 from mlops.store import ModelVersion, Status, Why, get_route, get_version, list_versions
 from mlops.store.engine import Connection
 from mlops.store.leases import Lease, require_held
+from mlops.store.requests import RequestKey
 from mlops.store.routes import begin_route
 from mlops.store.versions import insert_version, known_ids
 
@@ -79,6 +80,7 @@ class Candidate:
         notes: Stored with the version beside its own columns, as `plain_notes` writes them.
         run_id: The MLflow run that trained it; None opens a run for the registration.
         begins_service: Make it the baseline and the first champion of its service.
+        request: Names the request that registers it.
     """
 
     service: Service
@@ -92,6 +94,7 @@ class Candidate:
     notes: Mapping[str, Any] = field(default_factory=dict)
     run_id: str | None = None
     begins_service: bool = False
+    request: RequestKey | None = None
 
 
 def register(
@@ -120,7 +123,7 @@ def register(
         notes=plain_notes(candidate.notes, "notes"),
         metrics=plain_notes(candidate.metrics, "metrics"),
     )
-    _check_size_and_disk(registry.home, candidate.parts.size)
+    check_size_and_disk(registry.home, candidate.parts.size)
     with exclusive_registration(registry.store) as lease:
         hooks = _CommitHooks(lease, fence, within)
         reconcile.clear_leftovers(registry, lease)
@@ -223,6 +226,8 @@ def _make_pending(
         report=candidate.report,
         metrics=candidate.metrics,
         notes=candidate.notes,
+        request_key=None if candidate.request is None else candidate.request.key,
+        request_digest=None if candidate.request is None else candidate.request.digest,
     )
     _verify(registry, row)
     return row
@@ -361,7 +366,13 @@ def _show_in_mlflow(registry: Registry, row: ModelVersion) -> None:
     )
 
 
-def _check_size_and_disk(home: Path, size: int) -> None:
+def check_size_and_disk(home: Path, size: int) -> None:
+    """Check that a model of ``size`` bytes may be registered, and that the disk has room for it.
+
+    Raises:
+        RegistryError: when it is too large.
+        DiskFull: when the disk has no room.
+    """
     if size > MAX_BYTES:
         raise RegistryError(
             f"the model is {size:,} bytes, at most {MAX_BYTES:,} are allowed; "
@@ -369,7 +380,7 @@ def _check_size_and_disk(home: Path, size: int) -> None:
         )
     free = shutil.disk_usage(home).free
     if free < _DISK_FACTOR * size:
-        raise RegistryError(
+        raise DiskFull(
             f"registering needs {_DISK_FACTOR * size:,} bytes under {home}, {free:,} are free; "
             "free disk space or move MLOPS_BASE_PATH"
         )

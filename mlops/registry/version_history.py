@@ -30,6 +30,7 @@ from mlops.store import (
     list_live_periods,
 )
 from mlops.store.ab_tests import list_tests
+from mlops.store.judgements import EvidenceKind, JudgementBasis, is_from_elsewhere
 from mlops.store.ledger import count_ab_tests
 from mlops.store.monitor_runs import CheckRow, get_check
 from mlops.store.rollouts import newest_rollout_of
@@ -48,6 +49,7 @@ class Explanation:
         tests: The A/B tests that it took part in, oldest first, a sentence each.
         findings: What was found of the bars it was trained on; None where nobody knows.
         history: Who did what to the version, oldest first.
+        basis: What the verdict on a version from elsewhere rests on; None for others.
     """
 
     version: ModelVersion
@@ -57,6 +59,7 @@ class Explanation:
     history: tuple[AuditEntry, ...]
     findings: Findings | None = None
     tests: tuple[str, ...] = ()
+    basis: JudgementBasis | None = None
 
     def __str__(self) -> str:
         version = self.version
@@ -70,6 +73,7 @@ class Explanation:
             f"{version.model_id} ({version.service}): {self.verdict}",
             *(f"  because {reason}" for reason in self.reasons),
             f"  data    {data}",
+            *self._describe_basis(),
             *(f"  bars    {found.text}" for found in self._told()),
             f"  code    {version.code_version}",
             f"  bundle  {version.digest[:12]}, recipe {version.recipe_digest[:12]}",
@@ -77,6 +81,16 @@ class Explanation:
             *(f"  {e.at:%Y-%m-%d %H:%M} {e.actor}: {e.action} {e.reason}" for e in self.history),
         ]
         return "\n".join([*lines, str(self.report)] if self.report else lines)
+
+    def _describe_basis(self) -> tuple[str, ...]:
+        basis = self.basis
+        if basis is None:
+            return ()
+        return (
+            f"  judged  {basis.text}",
+            f"  from    {basis.origin}, {basis.bars_digest[:12]}",
+            f"  ledger  study {basis.place} of the service, {basis.compared} compared on its bars",
+        )
 
     def _told(self) -> tuple[Finding, ...]:
         return () if self.findings is None else describe_findings(self.findings)
@@ -100,6 +114,7 @@ def explain(registry: Registry, model_id: str) -> Explanation:
         history=list_audit_entries(registry.store, subject=model_id),
         findings=_read_findings(version),
         tests=_describe_tests(registry.store, version),
+        basis=JudgementBasis.of(version),
     )
 
 
@@ -122,24 +137,34 @@ def _describe_tests(store: Store, version: ModelVersion) -> tuple[str, ...]:
 
 def _read_findings(version: ModelVersion) -> Findings | None:
     """What its training noted of its bars; the notes of claims are the caller's own."""
-    noted = None if version.claims_only else version.notes.get("bars")
+    noted = None if is_from_elsewhere(version) else version.notes.get("bars")
     return None if noted is None else Findings.from_dict(noted)
 
 
 def _verdict(version: ModelVersion, report: GateReport | None, *, baseline: bool) -> str:
     if baseline:
         return f"{version.status}; the service's declared baseline, which needs no gate"
-    if version.claims_only:
-        return f"{version.status}; its figures are the caller's claims, no gate judged it"
     if report is None:
-        return f"{version.status}; no gate judged it"
-    return f"{version.status}; it {'passed' if report.passed else 'was refused by'} the gates"
+        claims = "its figures are the caller's claims, " if version.claims_only else ""
+        return f"{version.status}; {claims}no gate judged it"
+    said = f"{version.status}; it {'passed' if report.passed else 'was refused by'} the gates"
+    basis = JudgementBasis.of(version)
+    if basis is None:
+        return said
+    if not basis.own_bars:
+        return f"{said} on bars that its caller gave, which leaves it {version.status}"
+    grounds = "the caller's word" if basis.kind is EvidenceKind.WORD else "its own record"
+    return f"{said} on {grounds}"
 
 
 def _reasons(version: ModelVersion, report: GateReport | None) -> tuple[str, ...]:
     if report is None:
         claimed = version.claims_only and version.status is Status.REFUSED
-        return ("it came with claims instead of evidence; train it here",) if claimed else ()
+        how = (
+            "it came with claims instead of evidence; judge_model(model_id, trained_until=...) "
+            "judges it on later bars, a shadow collects evidence"
+        )
+        return (how,) if claimed else ()
     if report.passed:
         return tuple(f"{r.name} {r.title}: {r.reason}" for r in report.results if r.passed)
     return report.reasons

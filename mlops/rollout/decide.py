@@ -38,7 +38,7 @@ from mlops.rollout.comparing import (
     makes_room,
     without_challenger,
 )
-from mlops.rollout.plan import EVERYTHING_BP
+from mlops.rollout.plan import EVERYTHING_BP, RolloutPlan, Strategy
 from mlops.rollout.routing import takes_part
 from mlops.rollout.snapshot import Snapshot
 from mlops.store import Phase, Replica, Route, Status
@@ -48,6 +48,9 @@ from mlops.store.rollouts import Arrow
 
 DEPLOYABLE = (Status.CHALLENGER, Status.RETIRED, Status.DEPLOYED)
 """Statuses of versions that passed their gates, or were live before."""
+
+SHADOWABLE = (*DEPLOYABLE, Status.REFUSED)
+"""A shadow answers nobody, so one may collect evidence for a version that has only claims."""
 
 
 def decide(s: Snapshot, now: datetime) -> Arrow | None:
@@ -152,8 +155,14 @@ def reason_to_hold(s: Snapshot) -> str | None:
 
 
 def may_go_live(s: Snapshot) -> bool:
-    """Whether the version is deployable, or a person has forced its rollout."""
-    return s.rollout.forced or s.statuses.get(s.rollout.to_version) in DEPLOYABLE
+    """Whether the rollout may bring the version into its route, or a person has forced it to."""
+    allowed = allowed_statuses(s.plan)
+    return s.rollout.forced or s.statuses.get(s.rollout.to_version) in allowed
+
+
+def allowed_statuses(plan: RolloutPlan) -> tuple[Status, ...]:
+    """The statuses of versions that a rollout with this plan may bring into a route."""
+    return SHADOWABLE if plan.strategy is Strategy.SHADOW else DEPLOYABLE
 
 
 def reason_to_undo(s: Snapshot, now: datetime) -> str | None:

@@ -64,7 +64,7 @@ def request_rollout(
         plan: The figures of the rollout.
         why: The author and the reason, for the audit log.
         force: Let a version through that its gates refused, or whose metrics are claims; ``why``
-            must then name a person and a reason.
+            must then name a person and a reason. A version with claims may be shadowed without.
         end_test: Stop the service's A/B test if one runs.
         request: Names this request; the repeat of one that made a rollout returns that.
         now: Replaces the database's clock in rehearsals.
@@ -86,7 +86,7 @@ def request_rollout(
             if known is not None:
                 return known
         asked = _Request(service, model_id, _dated(connection, why, now))
-        route = _take_slot(connection, asked, force=force, end_test=end_test)
+        route = _take_slot(connection, asked, plan, force=force, end_test=end_test)
         return _insert_pending(connection, asked, route, plan, forced=force, request=request)
 
 
@@ -132,7 +132,7 @@ def request_test(
             if known is not None:
                 return known
         asked = _Request(service, test.challenger_id, _dated(connection, why, now))
-        route = _take_slot(connection, asked, force=False, end_test=end_test)
+        route = _take_slot(connection, asked, plan, force=False, end_test=end_test)
         _check_arms(route, test)
         row = _insert_pending(connection, asked, route, plan, forced=False)
         written = replace(
@@ -161,13 +161,15 @@ def _dated(connection: Connection, why: audit.Why, now: datetime | None) -> audi
     return replace(why, at=now or store_time(connection))
 
 
-def _take_slot(connection: Connection, asked: _Request, *, force: bool, end_test: bool) -> Route:
+def _take_slot(
+    connection: Connection, asked: _Request, plan: RolloutPlan, *, force: bool, end_test: bool
+) -> Route:
     """Check the version and free the route of its service for it; returns that route."""
     # Locked: until the rollout is there the service could be retired, or the bundle marked.
     locked, other = lock_slot(connection, asked.service)
     row = lock_version(connection, asked.model_id)
     route = _require_route(locked, row)
-    _check_gates(row, asked.why, force=force)
+    _check_gates(row, plan, asked.why, force=force)
     if other is None:
         return route
     return clear_slot(connection, route, other, asked.model_id, asked.why, end_test=end_test)
@@ -303,14 +305,14 @@ def _require_route(route: Route | None, row: ModelVersion) -> Route:
     return route
 
 
-def _check_gates(row: ModelVersion, why: audit.Why, *, force: bool) -> None:
-    refusal = _reason_not_to_deploy(row)
+def _check_gates(row: ModelVersion, plan: RolloutPlan, why: audit.Why, *, force: bool) -> None:
+    refusal = _reason_not_to_deploy(row, plan)
     if refusal is None:
         return
     if not force:
         raise RolloutRefused(
             f"{row.model_id} may not go live: {refusal}. Read manager.explain({row.model_id!r}); "
-            "force=True with actor and reason overrides it, on record",
+            f"{_describe_way(row)}force=True with actor and reason overrides it, on record",
             gates=_list_refusals(row),
         )
     if why.actor in ("", audit.SYSTEM) or not why.reason.strip():
@@ -330,11 +332,19 @@ def _list_refusals(row: ModelVersion) -> tuple[str, ...]:
     )
 
 
-def _reason_not_to_deploy(row: ModelVersion) -> str | None:
+def _reason_not_to_deploy(row: ModelVersion, plan: RolloutPlan) -> str | None:
     if row.claims_only:
-        return "its figures are its caller's claims, no gate judged it"
+        shadowed = plan.strategy is Strategy.SHADOW and row.status is Status.REFUSED
+        return None if shadowed else "its figures are its caller's claims, no gate judged it"
     if row.report is not None and not row.report.get("passed", False):
         return "its gates refused it"
     if row.status not in DEPLOYABLE:
         return f"its status is {row.status}"
     return None
+
+
+def _describe_way(row: ModelVersion) -> str:
+    """How a version with claims gets a verdict; empty for others."""
+    if not row.claims_only:
+        return ""
+    return "manager.judge_model(...) judges it, deployment_strategy='shadow' collects evidence; "

@@ -20,10 +20,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from mlops.rollout.comparing import INTERRUPTED, makes_room
-from mlops.rollout.decide import DEPLOYABLE
+from mlops.rollout.decide import SHADOWABLE, allowed_statuses
 from mlops.rollout.plan import RolloutPlan, Strategy
 from mlops.store import ModelVersion, Phase, Rollout, Route, Status, Store, audit
 from mlops.store.engine import Connection
+from mlops.store.judgements import needs_person
 from mlops.store.rollouts import (
     Arrow,
     insert_rollout,
@@ -53,7 +54,7 @@ def insert_wish(
     """Write the wish that a new challenger go live, in the transaction that registers it.
 
     It replaces the wish of an older version. A refused version leaves no wish, nor does one of a
-    retired service.
+    retired service, nor one whose verdict rests on its caller's word: a person takes that live.
 
     Args:
         connection: The caller's transaction.
@@ -64,6 +65,8 @@ def insert_wish(
     """
     route = lock_route(connection, version.service)
     if version.status is not Status.CHALLENGER or route is None or route.retired_at is not None:
+        return
+    if needs_person(version):
         return
     at = store_time(connection)
     older = lock_waiting_rollout(connection, version.service)
@@ -107,7 +110,7 @@ def decide_wish(
     plan = RolloutPlan.from_dict(wish.plan)
     if wish.abort_requested is not None:
         return _make_arrow(Phase.FAILED, f"aborted by {wish.abort_requested}")
-    if status not in DEPLOYABLE:
+    if status not in allowed_statuses(plan):
         return _make_arrow(Phase.FAILED, f"the version is {status} now and may not go live")
     if wish.to_version == route.champion:
         return _make_arrow(Phase.FAILED, "the version is the champion already")
@@ -161,7 +164,7 @@ def begin_shadow_again(connection: Connection, service: str, at: datetime) -> No
         return
     route = read_route(connection, service)
     status = status_of(connection, {shadow.to_version}).get(shadow.to_version)
-    may_begin = route is not None and route.retired_at is None and status in DEPLOYABLE
+    may_begin = route is not None and route.retired_at is None and status in SHADOWABLE
     if not may_begin or route is None or route.champion == shadow.to_version:
         return
     if open_rollouts(connection, service) or waiting_rollouts(connection, service):

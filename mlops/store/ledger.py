@@ -12,6 +12,9 @@ where a service without a refit accrues from the day it began. So a daily refit 
 0.05 / 365, a refit after a quiet half year at 0.025, and no 365 days ever spend more than the
 budget, however the refits are timed. Time is market time: a rehearsed year has a year's budget.
 
+A judged version from elsewhere is one more trial, in a study of its own. Its row holds the level
+that it may spend, which follows from the number of studies before it.
+
 Each A/B test has a row with its own level, which no budget pays for: it is what one test may err.
 
 A row's key names the trial or refit, so a retry after a crash neither counts nor spends twice.
@@ -20,7 +23,8 @@ Rows are never altered, so the ledger is its own audit log.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -62,6 +66,70 @@ def record_trials(
     ]
     with store.write() as connection:
         return insert_new(connection, ledger, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedTrial:
+    """The row of one judged version.
+
+    Args:
+        place: Its study's number among the studies of its service, from 1.
+        alpha: The level that the ledger granted it.
+    """
+
+    place: int
+    alpha: float
+
+
+def record_judged_trial(
+    store: Store,
+    service: str,
+    *,
+    study: str,
+    watermark: str,
+    recipe_digest: str,
+    at: datetime,
+    level: Callable[[int], float],
+) -> JudgedTrial:
+    """Record the trial of a judged version, a study of its own, and what it may spend.
+
+    Args:
+        study: Names version and evidence: a second call with it changes nothing and returns what
+            the first one returned.
+        watermark: Content hash of the bars that it is judged on.
+        recipe_digest: Digest of its recipe.
+        at: Market time (UTC).
+        level: The level that the n-th study of a service may spend.
+    """
+    with store.write() as connection:
+        # Two judgements at once must not have one place.
+        connection.execute(
+            sa.select(route.c.service).where(route.c.service == service).with_for_update()
+        )
+        places = _read_studies(connection, service)
+        if study in places:
+            return _read_judged(connection, service, study, places[study])
+        place = len(places) + 1
+        connection.execute(
+            ledger.insert().values(
+                service=service,
+                kind=Kind.TRIAL,
+                key=f"{study}/0",
+                study=study,
+                number=0,
+                watermark=watermark,
+                recipe_digest=recipe_digest,
+                alpha_spent=level(place),
+                at=at,
+            )
+        )
+        return _read_judged(connection, service, study, place)
+
+
+def count_studies(store: Store, service: str) -> int:
+    """The number of all studies of a service: searches and judged versions."""
+    with store.read() as connection:
+        return len(_read_studies(connection, service))
 
 
 def record_ab_test(
@@ -201,6 +269,25 @@ def _accrued_alpha(connection: sa.Connection, service: str, now: datetime, yearl
     ).scalar_one()
     elapsed: timedelta = max(now - last, timedelta(0))
     return max(0.0, min(yearly * (elapsed / YEAR), yearly - float(spent)))
+
+
+def _read_studies(connection: sa.Connection, service: str) -> dict[str, int]:
+    """The studies of a service in the order of their first trials, each with its place."""
+    first = sa.func.min(ledger.c.id)
+    query = (
+        sa.select(ledger.c.study)
+        .where(ledger.c.service == service, ledger.c.kind == Kind.TRIAL)
+        .group_by(ledger.c.study)
+        .order_by(first)
+    )
+    return {name: n for n, name in enumerate(connection.execute(query).scalars(), start=1)}
+
+
+def _read_judged(connection: sa.Connection, service: str, study: str, place: int) -> JudgedTrial:
+    spent = sa.select(ledger.c.alpha_spent).where(
+        ledger.c.service == service, ledger.c.kind == Kind.TRIAL, ledger.c.study == study
+    )
+    return JudgedTrial(place, float(connection.execute(spent).scalar_one()))
 
 
 def _rows_of(service: str, kind: Kind) -> sa.Select[tuple[int]]:

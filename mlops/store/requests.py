@@ -39,3 +39,10 @@ class RequestKey:
                 f"the key {self.key!r} belongs to another request, which made {made}; give this "
                 "request a key of its own, or send what the first one sent"
             )
+
+
+def columns_of(request: RequestKey | None) -> dict[str, str]:
+    """The two columns of the row that a request makes; none without a key."""
+    if request is None:
+        return {}
+    return {"request_key": request.key, "request_digest": request.digest}

@@ -124,6 +124,7 @@ version = sa.Table(
     sa.Column("bundle_removed_at", UtcTime),
     sa.Column("request_key", sa.String(200)),
     sa.Column("request_digest", sa.String(SHA256_HEX)),
+    sa.Column("judged_on", JsonText),
     sa.UniqueConstraint("service", "mlflow_version", name="one_row_per_mlflow_version"),
     sa.CheckConstraint(_one_of("status", Status), name="known_status"),
     sa.Index("version_by_service", "service", "status"),

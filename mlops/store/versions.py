@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from mlops.errors import StoreError, VersionNotFound
 from mlops.store import audit
 from mlops.store.engine import Store
+from mlops.store.requests import RequestKey
 from mlops.store.schema import Status, version
 
 
@@ -23,7 +24,9 @@ class ModelVersion:
     of the last of them; ``claims_only`` says that its metrics are the caller's and no gate checked
     them; ``report`` is the gates' verdict as a dict; ``notes`` are the caller's notes;
     ``bundle_removed_at`` is set once the bundle was removed because of its age; ``request_key``
-    names the request that registered it, ``request_digest`` is the SHA-256 of what that asked for.
+    names the request that registered it, ``request_digest`` is the SHA-256 of what that asked for;
+    ``judged_on`` says what the verdict on a model from elsewhere rests on
+    (`mlops.store.judgements`).
     """
 
     model_id: str
@@ -47,6 +50,7 @@ class ModelVersion:
     bundle_removed_at: datetime | None = None
     request_key: str | None = None
     request_digest: str | None = None
+    judged_on: Mapping[str, Any] | None = None
 
 
 def insert_version(connection: sa.Connection, row: ModelVersion, why: audit.Why) -> None:
@@ -145,6 +149,21 @@ def newest_searches(versions: Iterable[ModelVersion]) -> dict[tuple[str, str], M
         if "request" in row.notes and not row.notes["refit"]:
             searches.setdefault((row.service, row.notes["request"]), row)
     return searches
+
+
+def find_version_of_request(store: Store, request: RequestKey) -> ModelVersion | None:
+    """The version that a request registered; None where it has registered none.
+
+    Raises:
+        RequestKeyReused: when the key is that of another request.
+    """
+    query = sa.select(version).where(version.c.request_key == request.key)
+    with store.read() as connection:
+        row = connection.execute(query).first()
+    if row is None:
+        return None
+    request.check_repeat(row.model_id, row.request_digest)
+    return build_version(row)
 
 
 def has_versions(connection: sa.Connection) -> bool:

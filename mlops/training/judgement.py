@@ -106,7 +106,7 @@ def evidence_of(
         fee_bps=fee_bps,
         champion=None
         if champion is None
-        else _forecast_unseen(champion, champion_saw, dataset, held_rows),
+        else forecast_unseen(champion, champion_saw, dataset, held_rows),
         refit=study.is_refit,
         record=held.after(before) if study.is_refit and before is not None else None,
         alpha=alpha,
@@ -172,10 +172,16 @@ def walk_baseline(recipe: Recipe, dataset: Dataset, folds: tuple[Fold, ...]) -> 
     return run_walk_forward(recipe, dataset, folds, FitContext()).forecasts
 
 
-def _forecast_unseen(
+def forecast_unseen(
     champion: Forecaster, saw: np.datetime64 | None, dataset: Dataset, rows: RowArray
 ) -> FloatArray:
-    """The champion's forecasts (n,); NaN where it has no window or may have seen the outcome."""
+    """The champion's forecasts (n,); NaN where it has no window or may have seen the outcome.
+
+    Args:
+        saw: When the last label that it was fitted on was known; None where nobody knows, and all
+            rows count as unseen.
+        rows: Positions of the rows (n,) in the dataset.
+    """
     honest = champion.ready(dataset)[rows]
     if saw is not None:
         honest &= dataset.labels.made_at[rows] >= saw

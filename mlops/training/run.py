@@ -22,6 +22,7 @@ from mlops.registry.tracking import RunLog
 from mlops.search.study import Report, Study, StudyContext, Trial, run_refit, run_study
 from mlops.search.trial_archive import TrialArchive
 from mlops.store import ModelVersion, count_trials, record_trials
+from mlops.store.judgements import is_from_elsewhere
 from mlops.training.judgement import Judgement, evidence_of, judge_study, make_ranker
 from mlops.training.publish import log_trial
 from mlops.training.refit_policy import RefitPolicy, alpha_for_judgement, champion_of
@@ -127,7 +128,7 @@ def judge_training(
         n_unkept=unkept,
         before=before,
         champion=None if champion is None else load(registry, champion.model_id).forecaster,
-        champion_saw=None if champion is None else _fitted_until(champion),
+        champion_saw=None if champion is None else fitted_until(champion),
         leak_override=None
         if override is None
         else Override(actor=override.actor, reason=override.reason),
@@ -143,8 +144,13 @@ def _read_continued_record(registry: Registry, policy: RefitPolicy) -> Forecasts
     return read_record(bundle.tensors(manifest.REFERENCE), bundle.service)
 
 
-def _fitted_until(version: ModelVersion) -> np.datetime64 | None:
-    """When the last label that a version was fitted on became known; None where nobody knows."""
+def fitted_until(version: ModelVersion) -> np.datetime64 | None:
+    """When the last label that a version was fitted on became known; None where nobody knows.
+
+    One from elsewhere was fitted before its registration, which is all that is sure.
+    """
+    if is_from_elsewhere(version):
+        return naive_utc(version.created_at)
     stored = version.notes.get("fitted_until")
     until = version.trained_until if stored is None else datetime.fromisoformat(stored)
     return None if until is None else naive_utc(until)

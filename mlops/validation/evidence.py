@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from mlops.arrays import FloatArray
 from mlops.data.findings import MAX_DOUBTFUL_SHARE, Findings
 from mlops.errors import GateError
-from mlops.settings import ThresholdMode
+from mlops.settings import Settings, ThresholdMode
 from mlops.validation.forecasts import Forecasts
 
 DEFAULT_ALPHA = 0.05
@@ -24,12 +25,14 @@ class Integrity:
         gap_bars: Smallest distance in bars from a fitted row to the first row forecast with that
             fit. A label looks ``horizon`` bars ahead, so the gap must be at least ``horizon``.
         ordered: Whether every fit precedes the rows it forecasts.
+        word: What of these facts only the caller says, as a sentence; None where nothing is.
     """
 
     gap_bars: int
     ordered: bool
     feature_schema_matches: bool
     causality_proven: bool
+    word: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,17 @@ class Thresholds:
     champion_alpha: float = 0.05
     max_doubtful_share: float = MAX_DOUBTFUL_SHARE
 
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """The limits that the settings name; the others at their defaults."""
+        return cls(
+            min_model_accuracy=settings.min_model_accuracy,
+            max_model_mse=settings.max_model_mse,
+            min_r2_score=settings.min_r2_score,
+            mode=settings.validation_threshold_mode,
+            max_drawdown=settings.max_drawdown_limit,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Evidence:
@@ -86,8 +100,8 @@ class Evidence:
             outcome; None where the baseline serves or the service has not begun.
         champion_healthy: An unhealthy champion need not be beaten.
         require_better: The champion must be beaten, not only matched: the rollout has no A/B test.
-        refit: A known recipe was fitted again: nothing was searched, and the rows after the
-            champion's training serve as both records.
+        refit: A known recipe was fitted again, or a fixed version is judged: nothing was searched,
+            and the rows after the training serve as both records.
         record: Of a refit all out-of-sample forecasts of its recipe, those rows included; None
             where there are no others.
         alpha: What this judgement may spend of the yearly budget.

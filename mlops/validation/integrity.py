@@ -20,6 +20,7 @@ from mlops.validation.report import GateReport, GateResult, Severity
 
 TEST_BARS = "test bars"
 DATA_QUALITY = "data quality"
+CALLERS_WORD = "caller's word"
 
 _g0 = partial(GateResult, name="G0")
 
@@ -32,6 +33,7 @@ def judge_integrity(evidence: Evidence, thresholds: Thresholds) -> list[GateResu
     return [
         *_judge_findings(evidence.findings, thresholds),
         _judge_order(evidence),
+        *_note_word(evidence),
         _g0(
             title="gap",
             value=gap,
@@ -77,6 +79,22 @@ def _judge_findings(findings: Findings | None, thresholds: Thresholds) -> list[G
             passed=share <= most,
             n=findings.rows_judged,
             reason=describe_doubt(findings),
+        )
+    ]
+
+
+def _note_word(evidence: Evidence) -> list[GateResult]:
+    word = evidence.integrity.word
+    if word is None:
+        return []
+    return [
+        _g0(
+            title=CALLERS_WORD,
+            value=math.nan,
+            threshold=math.nan,
+            passed=False,
+            severity=Severity.ADVISORY,
+            reason=word,
         )
     ]
 

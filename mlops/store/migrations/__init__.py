@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from mlops.errors import StoreError
 
 VERSION_TABLE = "mlops_schema_version"
-HEAD = "0013"
+HEAD = "0014"
 MIN_READER = "0012"
 """The oldest revision whose code may open a store at `HEAD`."""
 BEFORE_BASELINE = tuple(f"{number:04}" for number in range(1, 9))

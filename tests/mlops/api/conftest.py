@@ -21,11 +21,11 @@ from mlops.api.context import ApiContext
 from mlops.arrays import naive_utc
 from mlops.manager import MLOpsManager
 from mlops.settings import Settings
-from mlops.store import Status, Store, Why, get_version
+from mlops.store import Phase, Status, Store, Why, get_version
 from mlops.store.forecasts import ForecastRow, Role
 from mlops.store.outcome_writes import OutcomeBatch, ServiceOutcomeChanges, write_outcomes
 from mlops.store.routes import change_route, read_route
-from mlops.store.schema import forecast
+from mlops.store.schema import forecast, rollout
 from mlops.store.versions import change_status, insert_version
 from tests.conftest import mlflow_forgets
 from tests.mlops.monitoring.ticker import forecast_row
@@ -92,6 +92,11 @@ class World:
     @property
     def store(self) -> Store:
         return self.manager.store
+
+    def end_rollouts(self) -> None:
+        """Let every rollout have failed, with no replica to undo it."""
+        with self.store.write() as connection:
+            connection.execute(rollout.update().values(phase=Phase.FAILED, ended_at=AT))
 
 
 @pytest.fixture(scope="module")

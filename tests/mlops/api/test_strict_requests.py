@@ -28,7 +28,7 @@ DEPLOY = "models/deploy"
     ],
 )
 def test_what_is_no_strict_json_is_refused(body: bytes) -> None:
-    with pytest.raises(Problem, match="no JSON|stands twice"):
+    with pytest.raises(Problem, match=r"no JSON|stands twice"):
         parse_json(body)
 
 

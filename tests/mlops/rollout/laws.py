@@ -393,7 +393,10 @@ def a_reversal_ends_once_all_hold_the_champion_again(look: Look) -> bool:
 def only_what_may_go_live_is_loaded(look: Look) -> bool:
     if look.row.phase is not Phase.PENDING:
         return True
-    allowed = look.sight.status is Status.CHALLENGER or look.sight.forced
+    may_begin = [Status.CHALLENGER]
+    if look.world.strategy is Strategy.SHADOW:
+        may_begin.append(Status.REFUSED)
+    allowed = look.sight.status in may_begin or look.sight.forced
     new = look.row.route.champion != CHALLENGER and not look.sight.aborted
     new = new and not look.is_asked
     return look.goes(Phase.LOADING) == (allowed and new and bool(look.live))

@@ -258,6 +258,11 @@ _DECIDE: Mapping[str, Mapping[str, Wrong]] = {
         "without words": lambda right: lambda s: "held" if right(s) else None,
     },
     "may_go_live": {**_YES_NO, "even where forced": _asking(forced=False)},
+    "allowed_statuses": {
+        "refused ones in every rollout": _always(deciding.SHADOWABLE),
+        "no refused one in a shadow": _always(deciding.DEPLOYABLE),
+        "failed ones in a shadow": lambda right: lambda plan: (*right(plan), Status.FAILED),
+    },
     "reason_to_undo": {
         "nothing": _always(None),
         "everything": _always("why"),

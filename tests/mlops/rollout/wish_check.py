@@ -88,6 +88,14 @@ def broken_by_comparisons() -> Iterator[str]:
             yield "a_test_is_begun_by_its_request_alone"
         if wishing.is_asking(wish, ROUTE, statuses):
             yield "what_compares_asks_nobody_to_make_room"
+    for strategy, status in product(
+        (Strategy.SHADOW, Strategy.CANARY), (Status.REFUSED, Status.FAILED)
+    ):
+        wish = a_rollout(Phase.WAITING, plan_for(strategy))
+        arrow = wishing.decide_wish(wish, ROUTE, {CHALLENGER: status}, busy=False)
+        may_begin = strategy is Strategy.SHADOW and status is Status.REFUSED
+        if arrow is None or (arrow.to is Phase.PENDING) != may_begin:
+            yield "a_version_with_claims_may_be_shadowed_again_and_nothing_else"
     for strategy, phase in product(Strategy, Phase):
         row = a_rollout(phase, PLAN, strategy=strategy)
         before_end = phase in (Phase.PENDING, Phase.LOADING, Phase.GATE, Phase.STEP)
@@ -128,6 +136,15 @@ def _whatever_the_status(right: Rule) -> Rule:
     return wrong
 
 
+def _refused_as(status: Status) -> Wrong:
+    def replaced(statuses: Mapping[str, Status]) -> dict[str, Status]:
+        return {name: status if s is Status.REFUSED else s for name, s in statuses.items()}
+
+    return lambda right: (
+        lambda wish, route, statuses, *, busy: right(wish, route, replaced(statuses), busy=busy)
+    )
+
+
 def _of_row(**changes: Any) -> Wrong:
     return lambda right: lambda row, *times: right(replace(row, **changes), *times)
 
@@ -145,6 +162,7 @@ _MUTANTS: Mapping[tuple[ModuleType, str], Mapping[str, Wrong]] = {
         "beside an open rollout": lambda right: lambda *args, busy: right(*args, busy=False),
         "blind to aborts": _of_wish(abort_requested=None),
         "whatever the status": _whatever_the_status,
+        "no refused version in a shadow": _refused_as(Status.FAILED),
         "of the champion": lambda right: (
             lambda wish, route, *rest, **options: right(wish, ROUTE, *rest, **options)
         ),

@@ -344,8 +344,8 @@ _CLIENTS = (
     *(Sight(GOOD, Clock.DWELT, champion=known) for known in (FAILS_CLIENTS, UNCHECKED)),
 )
 _REFUSED = tuple(
-    Sight(NOTHING, clock, status=Status.REFUSED, forced=forced)
-    for clock, forced in product(_CLOCKS, (False, True))
+    Sight(NOTHING, clock, status=status, forced=forced)
+    for clock, status, forced in product(_CLOCKS, (Status.REFUSED, Status.FAILED), (False, True))
 )
 _AFTER = tuple(Sight(WORSE_AFTER, clock) for clock in _CLOCKS)
 

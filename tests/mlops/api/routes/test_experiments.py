@@ -46,8 +46,8 @@ def test_a_test_lives_from_plan_to_stop(own_world: World) -> None:
 
     evaluation = client.post(f"{path}/evaluate").json()
     assert evaluation["verdict"] is None
-    assert (evaluation["pairs"], evaluation["pairs_needed"]) == (0, 480)
-    assert evaluation["pairs_missing"] == 480
+    assert (evaluation["pairs"], evaluation["pairs_needed"]) == (0, 3360)
+    assert evaluation["pairs_missing"] == 3360
     assert evaluation["p_value"] is None
     assert evaluation["requests"] == {"a": 0, "b": 0}
     longer = client.post(f"{path}/extend", json={"hours": 24}).json()
@@ -79,7 +79,7 @@ def test_a_repeated_request_begins_one_test(own_world: World) -> None:
     ("changes", "status", "words"),
     [
         ({"duration_hours": 12}, 422, "AB_TEST_MIN_DURATION_HOURS=24"),
-        ({"traffic_split": 0.99}, 422, "0% to 95%"),
+        ({"traffic_split": 0.99}, 422, "0 to 95%"),
         ({"traffic_split": 1.01}, 422, "/traffic_split"),
         ({"model_b_id": "none"}, 404, "none"),
         ({"on_short_plan": "refuse"}, 409, "on_short_plan"),
