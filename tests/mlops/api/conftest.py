@@ -27,6 +27,7 @@ from mlops.store.outcome_writes import OutcomeBatch, ServiceOutcomeChanges, writ
 from mlops.store.routes import change_route, read_route
 from mlops.store.schema import forecast, rollout
 from mlops.store.versions import change_status, insert_version
+from mlops.validation.report import GateReport, GateResult
 from tests.conftest import mlflow_forgets
 from tests.mlops.monitoring.ticker import forecast_row
 from tests.mlops.registry.conftest import AT, SERVICE
@@ -39,12 +40,17 @@ OUTCOMES = 48
 """Bars of the service that both versions forecast and whose outcome is known."""
 
 FIRST_BAR = AT
-REFUSED_REPORT = {
-    "passed": False,
-    "results": [
-        {"name": "G2", "title": "skill", "passed": False, "severity": "hard", "reason": "noise"}
-    ],
-}
+REFUSED_REPORT = GateReport(
+    candidate="linear",
+    target="volatility",
+    mode="skill",
+    alpha=0.05,
+    results=(
+        GateResult(
+            name="G2", title="skill", value=0.2, threshold=0.05, passed=False, reason="noise"
+        ),
+    ),
+).to_dict()
 
 
 class Client:
