@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mlops.api.paging import write_name_cursor
 from mlops.store.monitor_runs import list_watches
 from tests.mlops.api.conftest import FIRST_BAR, HOUR, OUTCOMES, Client, World, outcome_of
 
@@ -28,13 +29,13 @@ def check(client: Client, model_id: str, data: object, **given: object) -> Any:
 
 
 class TestDrift:
-    def test_bars_are_judged_by_every_column_of_the_version(
+    def test_bars_are_set_against_every_column_of_the_version(
         self, world: World, client: Client
     ) -> None:
         answer = check(client, world.champion, bars_of(world, 400))
         assert answer.status_code == 200
         document = answer.json()
-        assert (document["status"], document["drift_detected"]) == ("judged", False)
+        assert (document["drift_detected"], document["window_bars"]) == (False, 168)
         names = {column["name"] for column in document["columns"]}
         assert names == {*FEATURES, "target", "forecast", "realised"}
         assert isinstance(document["drift_score"], float)
@@ -143,7 +144,9 @@ class TestPolled:
         assert service["forecast"]["bar"] == _write(FIRST_BAR + (OUTCOMES - 1) * HOUR)
         assert service["fresh_until"] > service["forecast"]["bar"]
         assert document["counts"]["models"] == 4
-        assert len(document["versions"]) == 4
+        refusals = {row["model"]["model_id"]: row["refused_by"] for row in document["versions"]}
+        assert refusals[world.refused] == ["G2 skill: noise"]
+        assert refusals[world.champion] == []
         assert (document["rollouts"], document["tests"], document["next"]) == ([], [], None)
 
     def test_a_caller_who_has_the_overview_gets_none(self, client: Client) -> None:
@@ -152,8 +155,6 @@ class TestPolled:
         assert (again.status_code, again.content) == (304, b"")
 
     def test_a_page_of_services_after_the_last_is_empty(self, world: World, client: Client) -> None:
-        from mlops.api.paging import write_name_cursor
-
         document = client.get(f"monitoring/live?cursor={write_name_cursor(world.service)}").json()
         assert document["services"] == []
         assert client.get("monitoring/live?cursor=AAAA").status_code == 422
