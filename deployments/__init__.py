@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from deployments.scheduler import JobRun, JobStatus, ModelScheduler, TrainingJob
+    from deployments.scheduler import ModelScheduler
     from deployments.schedules import ScheduleType
+    from deployments.training_jobs import JobRun, JobStatus, TrainingJob
 
 __all__ = ["JobRun", "JobStatus", "ModelScheduler", "ScheduleType", "TrainingJob"]
 

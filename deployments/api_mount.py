@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 
 from mlops.api.app import Dispatcher, build_api
 from mlops.api.browsers import is_loopback
 from mlops.api.context import ApiContext
+from mlops.api.jobs import TrainingJobs
 from mlops.errors import SettingsError
 from mlops.manager import MLOpsManager
 from mlops.serving.app import App
@@ -24,7 +26,17 @@ def make_context(settings: Settings, is_draining: Callable[[], bool]) -> ApiCont
         settings: Of this process.
         is_draining: Whether the process is about to end.
     """
-    return ApiContext(MLOpsManager(settings), is_draining=is_draining)
+    manager = MLOpsManager(settings)
+    open_jobs = partial(open_prefect_jobs, settings, manager)
+    return ApiContext(manager, open_jobs=open_jobs, is_draining=is_draining)
+
+
+def open_prefect_jobs(settings: Settings, manager: MLOpsManager) -> TrainingJobs:
+    """The training jobs that Prefect keeps."""
+    # Imported on first use, because Prefect's client takes a second.
+    from deployments.api_jobs import PrefectJobs
+
+    return PrefectJobs(settings, manager)
 
 
 def check_host(host: str) -> None:

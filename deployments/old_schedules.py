@@ -12,7 +12,8 @@ from uuid import UUID
 
 from prefect.client.schemas.actions import DeploymentUpdate
 
-from deployments.scheduler import JOB_ID, TAG, Jobs, due_time, is_active
+from deployments.scheduler import JOB_ID, TAG, Jobs
+from deployments.training_jobs import due_time, is_active
 
 HELD_UP = "AwaitingConcurrencySlot"
 MOVING = "moved-from-old-schedule"

@@ -25,7 +25,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -46,9 +45,19 @@ from prefect.client.schemas.schedules import SCHEDULE_TYPES
 from prefect.client.schemas.sorting import DeploymentSort, FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
-from prefect.utilities.urls import url_for
 
 from deployments.schedules import Schedule, ScheduleType, make_schedule, parse_choice, parse_form
+from deployments.training_jobs import (
+    OWNER,
+    JobRun,
+    JobStatus,
+    TrainingJob,
+    describe_job,
+    describe_run,
+    due_time,
+    is_active,
+    make_parameters,
+)
 from mlops.errors import JobNotFound, RolloutError, ScheduleError, SchedulerUnavailable
 from mlops.manager import MLOpsManager
 from mlops.rollout.plan import DeploymentConfig, plan_from
@@ -79,9 +88,6 @@ JOB_ID = re.compile(r"[a-z]+(\.[^.]+){5}\.[a-z]+\.[0-9a-f]{6}")
 
 PAGE = 200
 """Prefect's page size: the most rows that one call returns."""
-
-REASON = "schedule"
-"""A scheduled training refits what was found before, and spends the service's yearly budget."""
 
 WAITING = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
 BEGUN = FlowRunFilterStateType(
@@ -174,9 +180,12 @@ class Jobs:
             raise JobNotFound(f"no training job {job_id!r}; there are: {there}")
         return known[job_id]
 
-    def save(self, job_id: str, schedule: Schedule, parameters: dict[str, Any]) -> None:
+    def save(
+        self, job_id: str, schedule: Schedule, parameters: dict[str, Any], *, owner: str = ""
+    ) -> None:
         """Create an active job, or replace the one of that id."""
-        self._resume(self.create_paused(job_id, schedule, parameters))
+        tags = [f"{OWNER}{owner}"] if owner else []
+        self._resume(self.create_paused(job_id, schedule, parameters, tags=tags))
 
     def create_paused(
         self,
@@ -268,61 +277,8 @@ class Jobs:
         )
 
 
-def is_active(job: DeploymentResponse) -> bool:
-    """Whether the job itself is not paused; all may be stopped nevertheless."""
-    return any(schedule.active for schedule in job.schedules)
-
-
-def due_time(run: FlowRun) -> datetime:
-    """When a run is to begin, or was to begin."""
-    return run.expected_start_time or datetime.max.replace(tzinfo=UTC)
-
-
 def _copy(deployment: DeploymentResponse) -> dict[str, Any]:
     return {name: getattr(deployment, name) for name in COPIED}
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingJob:
-    """One job.
-
-    Args:
-        schedule: A cron expression or an RRule, in ``timezone``; empty where it was deleted in the
-            Prefect UI.
-    """
-
-    job_id: str
-    service: str
-    model_type: ModelType
-    schedule_type: ScheduleType
-    schedule: str
-    timezone: str
-    active: bool
-    training_config: Mapping[str, Any]
-    deployment_config: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class JobRun:
-    """One run of a job; ``state`` is Prefect's, ``url`` the run's page in its UI."""
-
-    flow_run_id: str
-    name: str
-    state: str
-    message: str
-    due: datetime
-    started: datetime | None
-    ended: datetime | None
-    url: str
-
-
-@dataclass(frozen=True, slots=True)
-class JobStatus:
-    """A job, the time of its next run and its last run; None where there is none."""
-
-    job: TrainingJob
-    next_run: datetime | None
-    last_run: JobRun | None
 
 
 class ModelScheduler:
@@ -359,6 +315,7 @@ class ModelScheduler:
         timeframe: str | None = None,
         target: str | None = None,
         horizon: int | None = None,
+        owner: str = "",
     ) -> str:
         """Train a service by a schedule; returns the job's id.
 
@@ -369,6 +326,7 @@ class ModelScheduler:
             schedule_config: ``minute`` (HOURLY); ``hour``, ``minute`` and ``timezone`` (DAILY), and
                 ``day_of_week`` (WEEKLY) or ``day_of_month``, 1 to 31 or "last" (MONTHLY); ``cron``
                 and ``timezone`` (CRON).
+            owner: Who asks for it, shown with the job.
 
         Raises:
             ScheduleError: before anything is written, naming what is wrong.
@@ -384,7 +342,8 @@ class ModelScheduler:
         deployment = self._check_deployment(deployment_config)
         job_id = _job_id(service, kind, frequency, schedule)
         with open_jobs() as jobs:
-            jobs.save(job_id, schedule, _parameters(service, kind, training, deployment))
+            parameters = make_parameters(service, kind, training, deployment)
+            jobs.save(job_id, schedule, parameters, owner=owner)
         return job_id
 
     def remove_training_job(self, job_id: str) -> None:
@@ -410,7 +369,7 @@ class ModelScheduler:
     def list_jobs(self) -> tuple[TrainingJob, ...]:
         """All jobs, whoever added them, by id."""
         with open_jobs() as jobs:
-            return tuple(_training_job(job) for job in jobs.all())
+            return tuple(describe_job(job) for job in jobs.all())
 
     def job_status(self, job_id: str) -> JobStatus:
         """A job, its next run and its last one."""
@@ -418,15 +377,15 @@ class ModelScheduler:
             job = jobs.find(job_id)
             scheduled, past = jobs.waiting(job), jobs.begun(job, limit=1)
         return JobStatus(
-            _training_job(job),
+            describe_job(job),
             next_run=due_time(scheduled[0]) if scheduled else None,
-            last_run=_job_run(past[0]) if past else None,
+            last_run=describe_run(past[0]) if past else None,
         )
 
     def job_history(self, job_id: str, *, limit: int = 20) -> tuple[JobRun, ...]:
         """Runs of a job that have begun or ended, newest first."""
         with open_jobs() as jobs:
-            return tuple(_job_run(run) for run in jobs.begun(jobs.find(job_id), limit=limit))
+            return tuple(describe_run(run) for run in jobs.begun(jobs.find(job_id), limit=limit))
 
     def _check_deployment(
         self, given: DeploymentConfig | Mapping[str, Any] | None
@@ -442,51 +401,3 @@ class ModelScheduler:
 def _job_id(service: Service, kind: ModelType, frequency: ScheduleType, schedule: Schedule) -> str:
     digest = hashlib.sha256(schedule.model_dump_json().encode()).hexdigest()
     return f"{kind}.{service.key}.{frequency}.{digest[:6]}"
-
-
-def _parameters(
-    service: Service, kind: ModelType, training: TrainingConfig, deployment: DeploymentConfig
-) -> dict[str, Any]:
-    """The flow's parameters; with every part of the service, because a worker's settings differ."""
-    return {
-        "symbol": service.symbol,
-        "venue": service.venue,
-        "timeframe": service.timeframe.name,
-        "target": str(service.target),
-        "horizon": service.horizon,
-        "model_type": str(kind),
-        "training": training.model_dump(mode="json", exclude_unset=True),
-        "deployment_config": deployment.model_dump(mode="json", exclude_unset=True),
-        "reason": REASON,
-    }
-
-
-def _training_job(job: DeploymentResponse) -> TrainingJob:
-    kind, *service, frequency, _ = job.name.split(".")
-    schedule = job.schedules[0].schedule if job.schedules else None
-    return TrainingJob(
-        job_id=job.name,
-        service=".".join(service),
-        model_type=ModelType(kind),
-        schedule_type=ScheduleType(frequency),
-        schedule=str(
-            getattr(schedule, "cron", None) or getattr(schedule, "rrule", None) or schedule or ""
-        ),
-        timezone=str(getattr(schedule, "timezone", None) or "UTC"),
-        active=is_active(job),
-        training_config=job.parameters.get("training", {}),
-        deployment_config=job.parameters.get("deployment_config", {}),
-    )
-
-
-def _job_run(run: FlowRun) -> JobRun:
-    return JobRun(
-        flow_run_id=str(run.id),
-        name=run.name,
-        state=run.state_name or "",
-        message=(run.state and run.state.message) or "",
-        due=due_time(run),
-        started=run.start_time,
-        ended=run.end_time,
-        url=url_for("flow-run", obj_id=run.id) or "",
-    )

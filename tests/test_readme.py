@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import inspect
+import json
 import os
 import re
 import runpy
@@ -230,6 +231,14 @@ def test_the_page_of_settings_says_what_the_example_file_does():
     assert DOCS["docs/settings.md"] == written, "run docs/make_settings.py"
     names = re.findall(r"^([A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
     assert re.findall(r"^\| `([A-Z0-9_]+)` \|", written, re.MULTILINE) == names
+
+
+def test_the_page_of_the_api_shows_answers_that_were_given():
+    script = runpy.run_path(str(ROOT / "docs" / "make_api.py"))
+    examples = json.loads((ROOT / "mlops" / "api" / "examples.json").read_text())
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert script["ANSWER"].search(page)
+    assert page == script["fill_page"](page, examples), "run docs/make_api.py"
 
 
 def test_blocks_on_series_that_are_not_shipped_are_counted_and_say_how_they_were_measured():

@@ -16,7 +16,7 @@ from mlops.ab_testing.preflight import Preflight
 from mlops.ab_testing.requests import AbTestRequest
 from mlops.json_values import to_json
 from mlops.rollout.plan import EVERYTHING_BP
-from mlops.store import Store, Verdict, Why
+from mlops.store import Verdict, Why
 from mlops.store.ab_tests import AbLook, AbTest, get_test, newest_look
 from mlops.store.pages import Page, Position
 from mlops.store.rollout_pages import list_test_page
@@ -37,8 +37,7 @@ class AbTestAnswer:
         effect: Model B's gain over model A on the pairs so far, as a share of the champion's loss.
         p: The always-valid p-value of the two being equal.
         pairs_needed: Pairs before a verdict on the losses is possible, and later those that would
-            decide if mean and variance stayed as they are; None where no number is in sight, and
-            in lists of tests without a look.
+            decide if mean and variance stayed as they are; None where no number is in sight.
         is_collecting: Whether the pairs are too few for a verdict on the losses.
         confidence_level: Of the interval.
         plan: The preflight; in the answer of the start only.
@@ -102,35 +101,36 @@ def read_answer(testing: AbTesting, test_id: str) -> AbTestAnswer:
     Raises:
         AbTestNotFound: when there is no such test.
     """
-    return _describe_test(testing, get_test(testing.store, test_id))
+    return _describe_newest(testing, get_test(testing.store, test_id))
 
 
 def evaluate_test(testing: AbTesting, test_id: str) -> AbTestAnswer:
     """As `AbTesting.look`, answered in its caller's words."""
-    return _describe_test(testing, testing.look(test_id).test)
+    return _describe_newest(testing, testing.look(test_id).test)
 
 
 def stop_test(testing: AbTesting, test_id: str, why: Why) -> AbTestAnswer:
     """As `AbTesting.stop`, answered in its caller's words."""
-    return _describe_test(testing, testing.stop(test_id, why))
+    return _describe_newest(testing, testing.stop(test_id, why))
 
 
 def extend_test(testing: AbTesting, test_id: str, hours: float, why: Why) -> AbTestAnswer:
     """As `AbTesting.extend`, answered in its caller's words."""
-    return _describe_test(testing, testing.extend(test_id, hours, why))
+    return _describe_newest(testing, testing.extend(test_id, hours, why))
 
 
 def list_answers(testing: AbTesting, service: str | None = None) -> tuple[AbTestAnswer, ...]:
     """The tests of a service or of all, newest first."""
-    return tuple(answer_of(test, look) for test, look in testing.tests(service))
+    return tuple(_describe_test(testing, test, look) for test, look in testing.tests(service))
 
 
 def list_answer_page(
-    store: Store, *, service: str | None, after: Position | None, limit: int
+    testing: AbTesting, *, service: str | None, after: Position | None, limit: int
 ) -> Page[AbTestAnswer]:
     """A page of the tests of a service or of all, newest first."""
-    page = list_test_page(store, service=service, after=after, limit=limit)
-    return Page(rows=tuple(answer_of(test, look) for test, look in page.rows), next=page.next)
+    page = list_test_page(testing.store, service=service, after=after, limit=limit)
+    rows = tuple(_describe_test(testing, test, look) for test, look in page.rows)
+    return Page(rows=rows, next=page.next)
 
 
 def answer_of(
@@ -212,9 +212,12 @@ def _text_of(test: AbTest, look: AbLook | None, plan: Preflight | None) -> str:
     return "No outcome is due yet." if plan is None else plan.text
 
 
-def _describe_test(testing: AbTesting, test: AbTest) -> AbTestAnswer:
+def _describe_newest(testing: AbTesting, test: AbTest) -> AbTestAnswer:
+    return _describe_test(testing, test, newest_look(testing.store, test.id))
+
+
+def _describe_test(testing: AbTesting, test: AbTest, look: AbLook | None) -> AbTestAnswer:
     """A test with its newest look; without one, with the pairs that a verdict needs."""
-    look = newest_look(testing.store, test.id)
     return answer_of(test, look, needed=testing.count_first_pairs(test) if look is None else None)
 
 

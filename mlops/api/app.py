@@ -15,6 +15,7 @@ from mlops.api.roles import check_roles, list_routes
 from mlops.api.routes import (
     experiments,
     jobs,
+    judging,
     models,
     monitoring,
     operations,
@@ -38,6 +39,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     rollouts.router,
     uploads.router,
     training.router,
+    judging.router,
     models.router,
     operations.router,
     services.router,

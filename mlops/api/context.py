@@ -34,14 +34,14 @@ class ApiContext:
 
     Args:
         manager: Does the work of every route.
-        jobs: Keeps the training jobs; None where this process reaches no Prefect.
+        open_jobs: Opens the keeper of training jobs; None where this process has none.
         clock: The wall clock.
         children: The processes in which uploads are read, and long work is done.
         is_draining: Whether the process is about to end, and connections should close.
     """
 
     manager: MLOpsManager
-    jobs: TrainingJobs | None = None
+    open_jobs: Callable[[], TrainingJobs] | None = None
     clock: Callable[[], datetime] = utc_now
     children: Children = field(default_factory=Children)
     is_draining: Callable[[], bool] = bool

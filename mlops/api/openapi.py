@@ -1,7 +1,6 @@
 """The OpenAPI 3.1 document of the API, with answers that were really given as examples.
 
-`examples.json` holds them by method, path and status; ``python -m tests.mlops.api.make_examples``
-writes it from the answers of a test world.
+`examples.json` holds them by method, path and status; `tests/mlops/api/test_examples.py` writes it.
 """
 
 from __future__ import annotations

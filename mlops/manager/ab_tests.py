@@ -139,7 +139,8 @@ class AbTests(Opened):
         self, service: str | None = None, *, after: Position | None = None, limit: int
     ) -> Page[AbTestAnswer]:
         """A page of the A/B tests of one service or of all, newest first."""
-        return answers.list_answer_page(self.store, service=service, after=after, limit=limit)
+        testing = self.installation.open_ab_testing()
+        return answers.list_answer_page(testing, service=service, after=after, limit=limit)
 
     def ab_tests(self, service: str | None = None) -> tuple[AbTestAnswer, ...]:
         """The A/B tests of one service or of all, newest first, each with its newest look."""

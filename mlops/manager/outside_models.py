@@ -84,10 +84,10 @@ class OutsideModels(Opened):
             request=request,
             bars=bars,
         )
-        if bars is None:
+        if bars is None or version.judged_on is not None:
             return version
         try:
-            return await self.judge_model(version.model_id, trained_until=until)
+            return await self.judge_model(version.model_id, trained_until=until, actor=actor)
         except (DataError, FeatureError, GateError, ModelError) as error:
             log.warning(
                 "%s is registered and was not judged: %s", version.model_id, error,

@@ -15,7 +15,8 @@ from prefect.states import Running
 
 from deployments import old_schedules
 from deployments.old_schedules import move_old_schedules
-from deployments.scheduler import TAG, TEMPLATE, Jobs, due_time, is_active, open_jobs
+from deployments.scheduler import TAG, TEMPLATE, Jobs, open_jobs
+from deployments.training_jobs import due_time, is_active
 from flows.train import train
 
 DAILY = CronSchedule(cron="0 2 * * *", timezone="UTC")

@@ -16,8 +16,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import DeploymentUpdate
 
 from deployments import ModelScheduler, ScheduleType
-from deployments.scheduler import Jobs, due_time, open_jobs
+from deployments.scheduler import Jobs, open_jobs
 from deployments.setup import JOB_QUEUE, ROOT
+from deployments.training_jobs import due_time
 from mlops.errors import JobNotFound, ScheduleError
 from mlops.manager import MLOpsManager
 from mlops.settings import current_settings

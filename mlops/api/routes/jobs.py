@@ -32,13 +32,13 @@ def find_jobs(context: Context) -> TrainingJobs:
     Raises:
         Problem: where this process has none.
     """
-    if context.jobs is None:
+    if context.open_jobs is None:
         raise Problem(
             "not-available",
             "no Prefect server keeps jobs and runs trainings for this process; start it with "
             "`make serve`, and set PREFECT_API_URL",
         )
-    return context.jobs
+    return context.open_jobs()
 
 
 Jobs = Annotated[TrainingJobs, Depends(find_jobs)]
