@@ -84,6 +84,8 @@ def build_api(context: ApiContext) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # Generated clients name their functions by it.
+        generate_unique_id_function=lambda route: route.name,
     )
     api.state.context = context
     api.state.polled = PolledAnswers(context.manager)

@@ -40,9 +40,19 @@ def build_document(api: FastAPI) -> dict[str, Any]:
         schemas["Problem"] = make_problem_schema()
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
+                _name_body(operation, schemas)
                 _complete_answers(operation, _read_examples().get(f"{method.upper()} {path}", {}))
         api.openapi_schema = document
     return api.openapi_schema
+
+
+def _name_body(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Move a body that a route describes by itself to the named ones: clients need a name."""
+    for media in operation.get("requestBody", {}).get("content", {}).values():
+        title = media["schema"].get("title")
+        if title is not None and "properties" in media["schema"]:
+            schemas[title] = media["schema"]
+            media["schema"] = {"$ref": f"#/components/schemas/{title}"}
 
 
 def _complete_answers(operation: dict[str, Any], examples: dict[str, Any]) -> None:

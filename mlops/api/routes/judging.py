@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from anyio import to_thread
 from fastapi import APIRouter
@@ -23,7 +23,7 @@ from mlops.settings import Settings
 from mlops.store import ModelVersion, Status
 from mlops.store.judgements import EvidenceKind, JudgementBasis, needs_person
 from mlops.store.operations import Operation
-from mlops.validation.report import GateReport, Severity
+from mlops.validation.report import GateReport
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
 
@@ -61,7 +61,7 @@ class GateDocument(Document):
     name: str
     title: str
     passed: bool
-    severity: Severity
+    severity: Literal["hard", "advisory"]
     value: float | None
     asked: float | None
     reason: str

@@ -84,7 +84,9 @@ def list_forecasts(
 
 
 @router.get("/{service}/live", responses=FAILURES)
-def get_live(service: PathId, context: Context, at: QueryMoment | None = None) -> LiveDocument:
+def get_live_version(
+    service: PathId, context: Context, at: QueryMoment | None = None
+) -> LiveDocument:
     """Which version was live at a moment of the wall clock, by default now, and why."""
     context.manager.service_route(service)
     moment = at or context.clock()

@@ -37,6 +37,18 @@ def test_the_document_lists_every_route_with_its_problems(client: Client) -> Non
     assert "security" not in document
 
 
+def test_a_generated_client_gets_plain_names_each_once(client: Client) -> None:
+    document = client.get("openapi.json").json()
+    names = [
+        operation["operationId"]
+        for operations in document["paths"].values()
+        for operation in operations.values()
+    ]
+    assert sorted(set(names)) == sorted(names)
+    # Two classes of one name would get the paths of their modules, which generators refuse.
+    assert [name for name in (*names, *document["components"]["schemas"]) if "__" in name] == []
+
+
 def test_the_page_loads_only_what_is_here(client: Client) -> None:
     page = client.get("docs")
     assert page.status_code == 200
