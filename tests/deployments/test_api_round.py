@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,7 +53,7 @@ def wait_for_rollout(api: FuzzedApi, rollout_id: str) -> None:
     """Wait until a rollout that was stopped has given its place back."""
     until = time.monotonic() + PATIENCE_S
     while time.monotonic() < until:
-        if curl(api, f"rollouts/{rollout_id}")[1]["ended_at"] is not None:
+        if curl(api, f"rollouts/{rollout_id}")[1]["rollout"]["ended_at"] is not None:
             return
         time.sleep(0.2)
     pytest.fail(f"{rollout_id} has not ended within {PATIENCE_S:g} s")
@@ -143,6 +144,12 @@ class Round:
         self.package = package
         self.client = package.Client(base_url=f"http://127.0.0.1:{port}", timeout=120.0)
 
+    @contextmanager
+    def opened(self) -> Iterator[Round]:
+        """Its connections are closed when the block ends."""
+        with self.client:
+            yield self
+
     def body(self, name: str, **values: Any) -> Any:
         """A body of the document, from its JSON."""
         models = importlib.import_module(f"{self.package.__name__}.models")
@@ -172,8 +179,13 @@ class Round:
 
 
 def test_a_generated_client_does_the_whole_round(api: FuzzedApi, client: ModuleType) -> None:
+    with Round(client, api.port).opened() as round_:
+        go_round(api, round_)
+
+
+def go_round(api: FuzzedApi, round_: Round) -> None:
+    """Register, judge, watch, test, deploy, list and read the dashboard."""
     baseline, first, second = api.ids["model_id"]
-    round_ = Round(client, api.port)
     body = {
         "model_type": "linear",
         "symbol": "BTC/USD",
@@ -205,7 +217,7 @@ def test_a_generated_client_does_the_whole_round(api: FuzzedApi, client: ModuleT
 
     body = round_.body("DeployBody", model_id=second)
     rollout = round_.call("rollouts", "deploy_model", body=body)
-    assert round_.call("rollouts", "get_rollout", rollout.rollout_id).model_id == second
+    assert round_.call("rollouts", "get_rollout", rollout.rollout_id).rollout.model_id == second
 
     listed = round_.call("models", "list_models", symbol="BTC/USD")
     assert {row.model_id for row in listed.models} >= {baseline, first, second, model_id}
