@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -125,11 +125,14 @@ def own_world(library_once: Library, tmp_path: Path) -> Iterator[World]:
 
 
 @contextmanager
-def made_world(library: Library, folder: Path, **settings: Any) -> Iterator[World]:
+def made_world(
+    library: Library, folder: Path, *, context: Mapping[str, Any] | None = None, **settings: Any
+) -> Iterator[World]:
     """A world of a test's own, with these settings.
 
     Args:
         folder: Empty; the store goes there.
+        context: More fields of the API's context.
     """
     shutil.copy(library.folder / "store.db", folder / "store.db")
     values: dict[str, Any] = {
@@ -140,7 +143,7 @@ def made_world(library: Library, folder: Path, **settings: Any) -> Iterator[Worl
     manager = MLOpsManager(Settings(_env_file=None, **values | settings))
     champion, challenger = library.versions
     refused = _write_rows(manager.store, champion, challenger)
-    client = Client(build_api(ApiContext(manager)))
+    client = Client(build_api(ApiContext(manager, **context or {})))
     with mlflow_forgets():
         yield World(manager, client, library, library.baseline, champion, challenger, refused)
     client.close()
