@@ -31,18 +31,18 @@ def fuzz_api(minutes: float, seed: int) -> int:
         # No Prefect answers there, so that trainings and jobs are a 503.
         nowhere = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "SERVING_MAX_BODY_MB": "1"}
         with serve(folder, nowhere) as (_, port):
-            return run_schemathesis(port, minutes, seed)
+            return run_schemathesis(port, minutes, seed, folder)
 
 
-def run_schemathesis(port: int, minutes: float, seed: int) -> int:
-    """Its exit status: 0 where it found nothing."""
+def run_schemathesis(port: int, minutes: float, seed: int, folder: Path) -> int:
+    """Its exit status, 0 where it found nothing; it keeps what it remembers in the folder."""
     command = [
         sys.executable, "-m", "schemathesis.cli", "--config-file", str(ROOT / "schemathesis.toml"),
         "run", f"http://127.0.0.1:{port}/mlops/api/openapi.json",
         "--max-time", str(int(60 * minutes)), "--seed", str(seed), "--continue-on-failure",
     ]  # fmt: skip
     environment = os.environ | {"SCHEMATHESIS_HOOKS": HOOKS, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    return subprocess.run(command, cwd=folder, env=environment, check=False).returncode
 
 
 def main(arguments: Sequence[str]) -> int:
