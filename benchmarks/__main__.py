@@ -16,7 +16,7 @@ NAMES = (
     "series",
     "year",
     "serving",
-    "api",
+    "http_api",
     "connections",
     "fairness",
     "soak",

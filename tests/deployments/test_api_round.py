@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.fuzz.api import FuzzedApi, serve_api
+from tests.fuzz.http_api import FuzzedApi, serve_api
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""`make fuzz`: mutated requests, bundles and API calls for some minutes, from a seed it prints.
+"""`make fuzz`: mutated requests and bundles for some minutes, from a seed that it prints.
 
 It is a program and no test, because it runs for as long as it is told, prints as it goes, and
 makes a single case again. `tests/fuzz/test_fuzz.py` runs a few hundred cases in the quick run.
@@ -24,7 +24,6 @@ from mlops.models.signing import SigningKey, load_key
 from mlops.registry import bundle_parts, write_bundle
 from mlops.registry.connection import key_file
 from tests.faults.template import BASELINE, CHAMPION, make_template
-from tests.fuzz.api import run_schemathesis, serve_api
 from tests.fuzz.bundles import BundleResults, fuzz_bundles
 from tests.fuzz.in_process import NAMES, RequestResults, fuzz_app, open_replica
 from tests.fuzz.model_files import (
@@ -117,8 +116,6 @@ def main(arguments: Sequence[str]) -> int:
             run_requests(progress, folder, seed, endless, minutes, shown=only is not None)
         if only is None or only[0] == "raw":
             run_server(progress, folder, seed, endless, minutes, shown=only is not None)
-        if only is None and given.api_minutes > 0:
-            run_api(progress, seed, given.api_minutes)
     print(f"seed {seed}: {progress.findings} findings")
     return 1 if progress.findings else 0
 
@@ -128,7 +125,6 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--seed", type=int, help="by default another one each time")
     parser.add_argument("--minutes", type=float, default=4.0, help="of requests (4)")
-    parser.add_argument("--api-minutes", type=float, default=5.0, help="of the HTTP API (5)")
     parser.add_argument("--bundles", type=int, default=7000, help="mutated bundles (7000)")
     parser.add_argument("--files", type=int, default=10_000, help="mutated model files (10000)")
     parser.add_argument(
@@ -237,15 +233,6 @@ def run_server(
         after_mb = resident_mb(server.process.pid)
         print(f"         memory of the process: {before_mb:.0f} MB, then {after_mb:.0f} MB")
         progress.tell("process", 1, Counter(), look_at_process(server, before_mb))
-
-
-def run_api(progress: Progress, seed: int, minutes: float) -> None:
-    """Let schemathesis ask for all that the API's own document allows, and for what it does not."""
-    with tempfile.TemporaryDirectory(prefix="fuzz-api-") as folder, serve_api(Path(folder)) as api:
-        clean, printed = run_schemathesis(api, seconds=int(60 * minutes), seed=seed)
-    print(printed)
-    findings = () if clean else ("the API did not do as its document says; see above",)
-    progress.tell("api", 1, Counter(), findings)
 
 
 if __name__ == "__main__":
