@@ -30,8 +30,8 @@ class PolledAnswers:
         return OverviewDocument.of(self._manager.overview(after=after)).model_dump(mode="json")
 
 
-def get_polled(request: Request) -> PolledAnswers:
-    """The polled answers of the application."""
+async def get_polled(request: Request) -> PolledAnswers:
+    """The polled answers of the application; async, because others take a thread."""
     polled: PolledAnswers = request.app.state.polled
     return polled
 
