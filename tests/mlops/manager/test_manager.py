@@ -137,6 +137,7 @@ def test_metadata_say_which_service_a_model_is_for(manager: MLOpsManager) -> Non
         ({"horizon": 24.5}, r"horizon 24\.5 is not a whole number"),
         ({"venue": 5}, "venue 5 is not a lower-case name"),
         ({"timeframe": 60}, "timeframe 60 is not a number of minutes"),
+        ({"market": {}, "request": "x"}, "metadata may not hold market, request: under that name"),
         ({"features": "close"}, r"metadata\['features'\] is 'close', not a list of names"),
         ({"features": None}, "is None, not a list of names"),
         ({"sequence_length": "long"}, "is 'long', not a whole number of bars"),

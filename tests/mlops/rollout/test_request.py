@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mlops.errors import RolloutError, RolloutRefused, ServiceNotFound, StoreError, VersionNotFound
-from mlops.rollout.plan import RolloutPlan, plan_for
+from mlops.rollout.plan import RolloutPlan, Strategy, plan_for
 from mlops.rollout.request import request_rollout, roll_back
 from mlops.store import (
     ModelVersion,
@@ -134,6 +134,30 @@ def test_gates_are_read_again(service: Store, changes: dict[str, Any], message: 
     with pytest.raises(RolloutRefused, match=message):
         request_rollout(service, model_id, PLAN, ASKED)
     assert list_rollouts(service) == ()
+
+
+def test_a_version_with_claims_may_be_shadowed_and_nothing_else(service: Store) -> None:
+    model_id = refused_version(service, status=Status.REFUSED, claims_only=True, report=None)
+    for strategy in (Strategy.BLUE_GREEN, Strategy.CANARY, Strategy.ROLLING):
+        with pytest.raises(RolloutRefused, match="its caller's claims"):
+            request_rollout(service, model_id, plan_for(strategy), ASKED)
+    shadow = request_rollout(service, model_id, plan_for(Strategy.SHADOW), ASKED)
+    assert (shadow.forced, shadow.to_version) == (False, model_id)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"status": Status.REFUSED, "report": {"passed": False}},
+        {"status": Status.FAILED, "claims_only": True},
+    ],
+)
+def test_a_shadow_takes_nothing_that_was_refused_or_failed(
+    service: Store, changes: dict[str, Any]
+) -> None:
+    model_id = refused_version(service, **changes)
+    with pytest.raises(RolloutRefused, match="may not go live"):
+        request_rollout(service, model_id, plan_for(Strategy.SHADOW), ASKED)
 
 
 @pytest.mark.parametrize(

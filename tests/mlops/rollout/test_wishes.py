@@ -29,6 +29,7 @@ from mlops.store import (
     list_versions,
 )
 from mlops.store.alerts import list_alerts
+from mlops.store.judgements import EvidenceKind, JudgementBasis
 from mlops.store.rollouts import newest_rollout_of, request_abort
 from mlops.store.schema import lease, rollout
 from mlops.store.sql import db_now
@@ -122,6 +123,22 @@ def test_a_wish_is_a_waiting_row_with_its_plan_its_event_and_its_audit_entry(
 
 def test_a_refused_version_leaves_no_wish(service: Store) -> None:
     assert register(service, "refused", status=Status.REFUSED) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "live", "wishes"),
+    [("word", True, False), ("record", False, False), ("record", True, True)],
+)
+def test_a_version_from_elsewhere_wishes_to_go_live_by_a_record_of_today_only(
+    service: Store, kind: str, live: bool, wishes: bool
+) -> None:
+    basis = JudgementBasis(
+        kind=EvidenceKind(kind), trained_until=NOW, since=NOW, until=NOW, bars=600, recorded=600,
+        live=live, own_bars=True, origin="here", bars_digest="", study="judged-a", place=1,
+        compared=1, claims={}, judged_at=NOW,
+    )  # fmt: skip
+    row = register(service, "from-elsewhere", judged_on=basis.to_dict())
+    assert (row is not None) is wishes
 
 
 def test_a_newer_wish_replaces_an_older_one_and_nobody_is_alarmed(service: Store) -> None:

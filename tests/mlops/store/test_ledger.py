@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mlops.errors import StoreError
 from mlops.store import Store, alpha_for_refit, count_trials, record_trials, spend_alpha
+from mlops.store.ledger import JudgedTrial, count_studies, record_judged_trial
 
 from .conftest import NOW, SERVICE
 
@@ -110,3 +111,39 @@ def test_no_365_days_spend_more_than_the_budget(began: Store, gaps: list[float])
     for end, _ in spends:
         in_year = [alpha for at, alpha in spends if end - timedelta(days=365) < at <= end]
         assert sum(in_year) <= 0.05 + 1e-9
+
+
+def judged(store: Store, study: str) -> JudgedTrial:
+    return record_judged_trial(
+        store,
+        SERVICE,
+        study=study,
+        watermark="w",
+        recipe_digest="r",
+        at=NOW,
+        level=lambda place: 0.01 / place,
+    )
+
+
+def test_a_judged_version_is_a_study_of_one_trial_in_its_place(began: Store) -> None:
+    record_trials(began, SERVICE, study="search", numbers=range(20), at=NOW)
+    assert judged(began, "a") == JudgedTrial(place=2, alpha=0.005)
+    assert judged(began, "b") == JudgedTrial(place=3, alpha=0.01 / 3)
+    assert (count_trials(began, SERVICE), count_studies(began, SERVICE)) == (22, 3)
+    assert count_studies(began, "another") == 0
+
+
+def test_a_study_that_is_judged_again_keeps_its_place_and_level(began: Store) -> None:
+    first = judged(began, "a")
+    judged(began, "b")
+    # A search that was begun before and goes on is one study.
+    record_trials(began, SERVICE, study="search", numbers=[1], at=NOW)
+    record_trials(began, SERVICE, study="search", numbers=[2], at=NOW)
+    assert judged(began, "a") == first
+    assert judged(began, "c").place == 4
+
+
+def test_judgements_at_once_have_different_places(began: Store) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        trials = list(pool.map(lambda number: judged(began, f"v{number}"), range(8)))
+    assert sorted(trial.place for trial in trials) == list(range(1, 9))

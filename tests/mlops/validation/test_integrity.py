@@ -7,7 +7,7 @@ import pytest
 
 from mlops.service import Target
 from mlops.validation.evidence import Override, Thresholds
-from mlops.validation.integrity import judge_integrity, judge_leakage
+from mlops.validation.integrity import CALLERS_WORD, judge_integrity, judge_leakage
 from tests.findings import findings_with
 
 LIMITS = Thresholds()
@@ -70,6 +70,16 @@ def test_the_reason_counts_rows_and_bars(volatility_evidence):
         "2 of 10,002 rows were dropped or merged and 3 of 10,000 bars are suspected of an error "
         "(0.05% together)"
     )
+
+
+def test_what_only_the_caller_says_is_noted_and_refuses_nobody(volatility_evidence):
+    evidence = volatility_evidence()
+    said = replace(evidence.integrity, word="only the caller's word says so")
+    results = judge_integrity(replace(evidence, integrity=said), LIMITS)
+    [noted] = [result for result in results if result.title == CALLERS_WORD]
+    assert (noted.outcome, noted.reason) == ("noted", "only the caller's word says so")
+    assert not refused(results)
+    assert CALLERS_WORD not in {r.title for r in judge_integrity(evidence, LIMITS)}
 
 
 def test_a_holdout_inside_the_walk_forward_rows_refuses(return_evidence):
