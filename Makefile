@@ -60,6 +60,8 @@ bench: install
 # Another seed each time; make fuzz FUZZ="--seed 7 --minutes 60" chooses.
 fuzz: install
 	$(BIN)/python -m tests.fuzz $(FUZZ)
+	# The HTTP API by its own document; another seed and time by FUZZ_API.
+	$(BIN)/python -m tests.fuzz.http_api $(FUZZ_API)
 
 deploy: install
 	$(BIN)/python -m deployments.setup

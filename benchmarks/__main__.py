@@ -16,6 +16,7 @@ NAMES = (
     "series",
     "year",
     "serving",
+    "http_api",
     "connections",
     "fairness",
     "soak",

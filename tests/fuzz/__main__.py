@@ -26,7 +26,17 @@ from mlops.registry.connection import key_file
 from tests.faults.template import BASELINE, CHAMPION, make_template
 from tests.fuzz.bundles import BundleResults, fuzz_bundles
 from tests.fuzz.in_process import NAMES, RequestResults, fuzz_app, open_replica
+from tests.fuzz.model_files import (
+    ModelFileResults,
+    Original,
+    Passed,
+    fuzz_model_files,
+    make_dataset,
+    make_mutant,
+    make_originals,
+)
 from tests.fuzz.requests import RequestMaker
+from tests.fuzz.uploads import fuzz_uploads
 from tests.fuzz.wire import (
     WireResults,
     fuzz_server,
@@ -43,10 +53,10 @@ STEP = 500
 LONGEST_CPU_S = 5.0
 """CPU time of the process that one small request may cost."""
 
-PARTS = ("bundle", "request", "raw")
+PARTS = ("bundle", "file", "request", "raw")
 NETWORK = {"lstm_units": [8], "epochs": 1, "sequence_length": 10}
 
-Results = BundleResults | RequestResults | WireResults
+Results = BundleResults | ModelFileResults | RequestResults | WireResults
 
 
 class Progress:
@@ -76,7 +86,8 @@ def run_part(
         if not numbers or (first > chosen.start and time.monotonic() > until):
             return
         results = run(numbers)
-        counts = results.outcomes if isinstance(results, BundleResults) else results.statuses
+        has_outcomes = isinstance(results, BundleResults | ModelFileResults)
+        counts = results.outcomes if has_outcomes else results.statuses
         counted.update({str(name): count for name, count in counts.items()})
         progress.tell(part, numbers.stop - chosen.start, counted, results.findings)
 
@@ -95,6 +106,10 @@ def main(arguments: Sequence[str]) -> int:
         if only is None or only[0] == "bundle":
             numbers = range(given.bundles) if only is None else range(only[1], only[1] + 1)
             run_bundles(progress, folder, seed, numbers)
+        if only is None or only[0] == "file":
+            numbers = range(given.files) if only is None else range(only[1], only[1] + 1)
+            passed = run_files(progress, seed, numbers, shown=only is not None)
+            run_uploads(progress, folder, passed[: given.uploads], given.minutes / 2)
         minutes = given.minutes / 2
         endless = range(sys.maxsize) if only is None else range(only[1], only[1] + 1)
         if only is None or only[0] == "request":
@@ -111,6 +126,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="by default another one each time")
     parser.add_argument("--minutes", type=float, default=4.0, help="of requests (4)")
     parser.add_argument("--bundles", type=int, default=7000, help="mutated bundles (7000)")
+    parser.add_argument("--files", type=int, default=10_000, help="mutated model files (10000)")
+    parser.add_argument(
+        "--uploads", type=int, default=500,
+        help="most of these that a replica is sent, in half of the minutes (500)",
+    )  # fmt: skip
     parser.add_argument(
         "--only", type=parse_case, metavar="PART:NUMBER", help="one case, such as request:123"
     )
@@ -136,6 +156,34 @@ def run_bundles(progress: Progress, folder: Path, seed: int, numbers: range) -> 
         return fuzz_bundles(originals, key, folder / "mutant", seed=seed, numbers=numbers)
 
     run_part(progress, "bundle", numbers, float("inf"), run)
+
+
+def run_files(progress: Progress, seed: int, numbers: range, *, shown: bool) -> list[Passed]:
+    """Read mutated model files; returns those that could be read."""
+    dataset = make_dataset()
+    originals: list[Original] = make_originals(dataset)
+    if shown:
+        print(make_mutant(originals, seed, numbers.start))
+    passed: list[Passed] = []
+
+    def run(numbers: range) -> ModelFileResults:
+        results = fuzz_model_files(originals, dataset, seed=seed, numbers=numbers)
+        passed.extend(results.passed)
+        return results
+
+    run_part(progress, "file", numbers, float("inf"), run)
+    return passed
+
+
+def run_uploads(progress: Progress, folder: Path, passed: list[Passed], minutes: float) -> None:
+    """Send files that could be read to a serving process."""
+    with serve(folder, {"ALLOW_ONNX": "true"}) as (server, port):
+        assert server.process is not None
+        until = time.monotonic() + 60 * minutes
+        results = fuzz_uploads(port, server.process.pid, passed, until=until)
+        findings = results.findings + look_at_process(server, resident_mb(server.process.pid))
+    counted = Counter({str(status): count for status, count in results.statuses.items()})
+    progress.tell("upload", results.statuses.total(), counted, findings)
 
 
 def write_network(folder: Path, key: SigningKey) -> None:

@@ -16,11 +16,18 @@ from tests.faults.template import BASELINE, CHAMPION, make_template
 from tests.fuzz.answers import find_fault
 from tests.fuzz.bundles import fuzz_bundles, open_mutant
 from tests.fuzz.in_process import NAMES, fuzz_app, open_replica
+from tests.fuzz.model_files import (
+    ModelFileResults,
+    fuzz_model_files,
+    make_dataset,
+    make_originals,
+)
 from tests.fuzz.mutations import Mutator
 from tests.fuzz.requests import RequestMaker
-from tests.fuzz.wire import make_raw
+from tests.fuzz.uploads import fuzz_uploads
+from tests.fuzz.wire import look_at_process, make_raw, resident_mb, serve
 
-SEED, REQUESTS, BUNDLES = 12, 400, 120
+SEED, REQUESTS, BUNDLES, FILES, UPLOADS = 12, 400, 120, 300, 8
 JSON = {"content-type": "application/json"}
 
 
@@ -57,6 +64,35 @@ def test_no_mutated_bundle_loads_or_raises_another_error(folder: Path, tmp_path:
     assert set(results.outcomes) == {
         "refused", "refused, signed again", "loaded, signed again", "loaded, contents unchanged"
     }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def file_results() -> ModelFileResults:
+    dataset = make_dataset()
+    originals = make_originals(dataset)
+    return fuzz_model_files(originals, dataset, seed=SEED, numbers=range(FILES))
+
+
+def test_a_mutated_model_file_is_refused_by_one_error_or_holds_a_model(
+    file_results: ModelFileResults,
+) -> None:
+    assert file_results.findings == []
+    assert {"refused", "read, registered"} <= set(file_results.outcomes)
+    assert file_results.outcomes["refused"] > FILES / 2
+
+
+@pytest.mark.slow
+def test_mutated_models_that_can_be_read_leave_nothing_in_a_replica(
+    folder: Path, file_results: ModelFileResults
+) -> None:
+    with serve(folder, {"ALLOW_ONNX": "true"}) as (server, port):
+        assert server.process is not None
+        sent = file_results.passed[:UPLOADS]
+        results = fuzz_uploads(port, server.process.pid, sent, until=float("inf"))
+        assert results.findings == []
+        assert look_at_process(server, resident_mb(server.process.pid)) == []
+    assert results.statuses.total() == UPLOADS
+    assert results.statuses[201] > 0
 
 
 def test_equal_numbers_of_a_seed_are_equal_cases(maker: RequestMaker) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from fastapi import APIRouter, Request
 from pydantic import Field
 from starlette.responses import Response
 
+from mlops.api.children import Work
 from mlops.api.context import Actor, Context, wait_for
 from mlops.api.documents import (
     MOST_NAME,
@@ -28,7 +31,9 @@ from mlops.api.problems import list_problems
 from mlops.api.record_documents import StoppedWatch, WatchDocument, WatchList
 from mlops.api.snapshot import answer_with_etag
 from mlops.api.strict_requests import StrictRoute
-from mlops.monitoring.drift.report import DriftReport, Recommendation, ReportStatus
+from mlops.manager import MLOpsManager
+from mlops.monitoring.drift.report import Recommendation, ReportStatus
+from mlops.settings import Settings
 
 router = APIRouter(prefix="/monitoring", tags=["monitoring"], route_class=StrictRoute)
 
@@ -101,18 +106,18 @@ class DriftDocument(Document):
     columns: list[ColumnDocument]
 
     @classmethod
-    def of(cls, model_id: str, report: DriftReport) -> DriftDocument:
-        legal = report.to_dict()
+    def of(cls, model_id: str, report: Mapping[str, Any]) -> DriftDocument:
+        """The document of a `DriftReport.to_dict`."""
         columns = [
             ColumnDocument(**{name: column[name] for name in ColumnDocument.model_fields})
-            for column in legal["columns"]
+            for column in report["columns"]
         ]
         same = {
-            name: legal[name]
+            name: report[name]
             for name in cls.model_fields
             if name not in {"model_id", "drift_score", "columns"}
         }
-        return cls(model_id=model_id, drift_score=legal["score"], columns=columns, **same)
+        return cls(model_id=model_id, drift_score=report["score"], columns=columns, **same)
 
 
 @router.post("/drift", responses=list_problems("not-found", "invalid-request", "not-available"))
@@ -122,13 +127,24 @@ def check_drift(body: DriftBody, context: Context) -> DriftDocument:
     Rows with none of the version's columns are refused, with their names; where some are missing
     they are `absent` in the answer. Fewer than 24 rows are `insufficient_data`.
     """
-    report = wait_for(
-        context.manager.monitor_model_drift,
+    context.manager.get_model(body.model_id)
+    report = context.children.run(
+        Work.COMPUTATION,
+        check_in_child,
+        context.manager.config,
         body.model_id,
         body.data,
-        **body.list_time_arguments(),
+        body.list_time_arguments(),
     )
     return DriftDocument.of(body.model_id, report)
+
+
+def check_in_child(
+    settings: Settings, model_id: str, data: object, times: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Compare rows with a version's reference; a child does it, for it may compute for seconds."""
+    manager = MLOpsManager(settings)
+    return asyncio.run(manager.monitor_model_drift(model_id, data, **times)).to_dict()
 
 
 @router.post(

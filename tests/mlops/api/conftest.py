@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -27,6 +27,7 @@ from mlops.store.outcome_writes import OutcomeBatch, ServiceOutcomeChanges, writ
 from mlops.store.routes import change_route, read_route
 from mlops.store.schema import forecast, rollout
 from mlops.store.versions import change_status, insert_version
+from mlops.validation.report import GateReport, GateResult
 from tests.conftest import mlflow_forgets
 from tests.mlops.monitoring.ticker import forecast_row
 from tests.mlops.registry.conftest import AT, SERVICE
@@ -39,12 +40,17 @@ OUTCOMES = 48
 """Bars of the service that both versions forecast and whose outcome is known."""
 
 FIRST_BAR = AT
-REFUSED_REPORT = {
-    "passed": False,
-    "results": [
-        {"name": "G2", "title": "skill", "passed": False, "severity": "hard", "reason": "noise"}
-    ],
-}
+REFUSED_REPORT = GateReport(
+    candidate="linear",
+    target="volatility",
+    mode="skill",
+    alpha=0.05,
+    results=(
+        GateResult(
+            name="G2", title="skill", value=0.2, threshold=0.05, passed=False, reason="noise"
+        ),
+    ),
+).to_dict()
 
 
 class Client:
@@ -119,11 +125,14 @@ def own_world(library_once: Library, tmp_path: Path) -> Iterator[World]:
 
 
 @contextmanager
-def made_world(library: Library, folder: Path, **settings: Any) -> Iterator[World]:
+def made_world(
+    library: Library, folder: Path, *, context: Mapping[str, Any] | None = None, **settings: Any
+) -> Iterator[World]:
     """A world of a test's own, with these settings.
 
     Args:
         folder: Empty; the store goes there.
+        context: More fields of the API's context.
     """
     shutil.copy(library.folder / "store.db", folder / "store.db")
     values: dict[str, Any] = {
@@ -134,7 +143,7 @@ def made_world(library: Library, folder: Path, **settings: Any) -> Iterator[Worl
     manager = MLOpsManager(Settings(_env_file=None, **values | settings))
     champion, challenger = library.versions
     refused = _write_rows(manager.store, champion, challenger)
-    client = Client(build_api(ApiContext(manager)))
+    client = Client(build_api(ApiContext(manager, **context or {})))
     with mlflow_forgets():
         yield World(manager, client, library, library.baseline, champion, challenger, refused)
     client.close()

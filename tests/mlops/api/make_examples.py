@@ -12,6 +12,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
+import sqlalchemy as sa
+
+from mlops.store.schema import operation
 from tests.mlops.api.conftest import World
 
 PREFIX = "/mlops/api"
@@ -31,6 +35,7 @@ class Call:
     path: Mapping[str, str] = field(default_factory=dict)
     query: str = ""
     body: Mapping[str, Any] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -45,22 +50,111 @@ def record_answers(world: World) -> dict[str, dict[str, Any]]:
     for call in list_calls(world):
         method, template = call.route.split(" ")
         path = template[1:].format(**call.path) + call.query
-        answer = world.client.request(method, path, json=call.body)
-        answers.setdefault(call.key, {})[str(answer.status_code)] = answer.json()
+        answer = world.client.request(method, path, json=call.body, headers=call.headers)
+        if answer.content:
+            answers.setdefault(call.key, {})[str(answer.status_code)] = answer.json()
     return answers
 
 
 def list_calls(world: World) -> Iterator[Call]:
     """The calls, in an order in which each can be answered."""
-    yield from list_look_ups(world)
+    yield from list_model_calls(world)
+    yield from list_service_calls(world)
+    yield from list_monitoring_calls(world)
+    yield from list_training_calls()
     yield from list_test_calls(world)
     yield from list_rollout_calls(world)
+    yield from list_upload_calls(world)
 
 
-def list_look_ups(world: World) -> Iterator[Call]:
-    """What only reads."""
-    yield Call("GET /models/{model_id}", {"model_id": world.champion})
+def list_model_calls(world: World) -> Iterator[Call]:
+    """Versions looked up."""
+    champion = {"model_id": world.champion}
+    yield Call("GET /models", query="?status=deployed&limit=2")
+    yield Call("GET /models", query="?status=live")
+    yield Call("GET /models/{model_id}", champion)
     yield Call("GET /models/{model_id}", {"model_id": "lstm_BTC_20241205_120000"})
+    for answer in ("explain", "trace", "performance"):
+        yield Call(f"GET /models/{{model_id}}/{answer}", champion)
+
+
+def list_service_calls(world: World) -> Iterator[Call]:
+    """Services looked up."""
+    service = {"service": world.service}
+    yield Call("GET /services")
+    yield Call("GET /services/{service}", service)
+    yield Call("GET /services/{service}/history", service)
+    yield Call("GET /services/{service}/forecasts", service, query="?limit=2")
+    yield Call("GET /services/{service}/live", service, query="?at=2025-01-02T00:00:00Z")
+
+
+def list_monitoring_calls(world: World) -> Iterator[Call]:
+    """Drift, watches, records, and what pages poll."""
+    watched = f"?model_id={world.challenger}"
+    yield Call("POST /monitoring/start-continuous", query=f"{watched}&interval_hours=1")
+    yield Call("GET /monitoring/continuous")
+    yield Call("POST /monitoring/stop-continuous", query=watched)
+    rows = [{"feature1": 0.5, "feature2": 1.0}, {"feature1": 0.6, "feature2": 1.1}]
+    yield Call("POST /monitoring/drift", body={"model_id": world.champion, "data": rows})
+    body = {"model_id": world.champion, "data": read_bars(world, 400)}
+    yield Call("POST /monitoring/drift", body=body)
+    yield Call("GET /monitoring/dashboard")
+    yield Call("GET /monitoring/live")
+    for records in ("alerts", "checks", "triggers"):
+        yield Call(f"GET /{records}", query="?limit=1")
+
+
+def read_bars(world: World, number: int) -> list[dict[str, Any]]:
+    """So many last bars of the service, as a caller sends them."""
+    frame = pd.read_parquet(world.library.bars_file).tail(number)
+    opened = [moment.isoformat() for moment in frame.index]
+    return frame.assign(timestamp=opened).to_dict(orient="records")
+
+
+def list_training_calls() -> Iterator[Call]:
+    """A training, and a job from its first day to its last."""
+    training = {"model_type": "lstm", "symbol": "BTC/USDT"}
+    yield Call("POST /models/train", body=training)
+    daily = {"schedule_type": "daily", "schedule_config": {"hour": 2, "minute": 0}}
+    yield Call("POST /jobs", body=training | daily)
+    yield Call("GET /jobs")
+    path = {"job_id": "lstm.btc-usdt"}
+    yield Call("GET /jobs/{job_id}", path)
+    for change in ("pause", "resume", "run"):
+        yield Call(f"POST /jobs/{{job_id}}/{change}", path)
+    yield Call("DELETE /jobs/{job_id}", path)
+    yield Call("DELETE /jobs/{job_id}", path)
+
+
+def list_upload_calls(world: World) -> Iterator[Call]:
+    """A model from elsewhere: refused, registered, judged."""
+    body = {
+        "model_type": "linear",
+        "symbol": "BTC/USD",
+        "venue": "simulator",
+        "model_data": "base64_encoded_model",
+        "metrics": {"mse": 0.05, "mae": 0.03, "r2_score": 0.92, "accuracy": 0.85},
+    }
+    yield Call("POST /models/register", body=body)
+    body = body | {"model_data": encode_model(world.manager.export_model(world.champion))}
+    yield Call("POST /models/register", body=body)
+    later = {"prefer": "respond-async", "idempotency-key": "later"}
+    yield Call("POST /models/register", body=body, headers=later)
+    path = {"operation_id": await_operation(world)}
+    yield Call("GET /operations/{operation_id}", path)
+    registered = next(model for model in world.manager.list_models() if model.claims_only)
+    judged = {"trained_until": read_bars(world, 700)[0]["timestamp"]}
+    yield Call("POST /models/{model_id}/judge", {"model_id": registered.model_id}, body=judged)
+
+
+def await_operation(world: World) -> str:
+    """The id of the one operation of a world, once it has ended."""
+    query = sa.select(operation.c.id, operation.c.ended_at)
+    while True:
+        with world.store.read() as connection:
+            row = connection.execute(query).one()
+        if row.ended_at is not None:
+            return str(row.id)
 
 
 def list_test_calls(world: World) -> Iterator[Call]:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlops.api.app import build_api
 from mlops.api.browsers import DoorRules, name_of
+from mlops.api.context import ApiContext
+from mlops.errors import SettingsError
+from mlops.manager import MLOpsManager
+from mlops.settings import load_settings
 from tests.mlops.api.conftest import Client
 
 HOST = "127.0.0.1:8005"
@@ -87,3 +93,15 @@ def test_the_api_answers_a_refused_request_with_a_problem(client: Client) -> Non
     assert answer.status_code == 403
     assert answer.json()["type"] == "/mlops/problems/forbidden"
     assert client.get("models/x", headers={"host": "evil.example.org"}).status_code == 403
+
+
+def test_api_allowed_hosts_lets_names_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("API_ALLOWED_HOSTS", "Desk, lab.example.org")
+    client = Client(build_api(ApiContext(MLOpsManager(load_settings()))))
+    for host, status in (("desk:8005", 200), ("lab.example.org", 200), ("example.org", 403)):
+        assert client.get("rollouts", headers={"host": host}).status_code == status
+    client.close()
+    monkeypatch.setenv("API_ALLOWED_HOSTS", "http://desk")
+    with pytest.raises(SettingsError, match="'http://desk' is no name of a host"):
+        load_settings()

@@ -11,7 +11,10 @@ import pytest
 
 from mlops.api.openapi import EXAMPLES, build_document
 from tests.mlops.api.conftest import Library, World, made_world
+from tests.mlops.api.in_process import InProcess
+from tests.mlops.api.jobs_in_memory import JobsInMemory
 from tests.mlops.api.make_examples import record_answers
+from tests.project import skip_verification
 
 NO_JSON = {"GET /mlops/api/models/{model_id}/file"}
 
@@ -20,7 +23,13 @@ NO_JSON = {"GET /mlops/api/models/{model_id}/file"}
 def answers(
     library_once: Library, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
 ) -> dict[str, dict[str, Any]]:
-    with made_world(library_once, tmp_path_factory.mktemp("examples")) as made:
+    jobs, folder = JobsInMemory(), tmp_path_factory.mktemp("examples")
+    context = {"children": InProcess(), "open_jobs": lambda: jobs}
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        made_world(library_once, folder, context=context) as made,
+    ):
+        skip_verification(patch)
         recorded = record_answers(made)
     if request.config.getoption("--make-examples"):
         content = orjson.dumps(dict(sorted(recorded.items())), option=orjson.OPT_INDENT_2)

@@ -24,6 +24,7 @@ from mlops.store.audit import list_audit_entries
 from tests.conftest import mlflow_forgets
 from tests.mlops.api.conftest import Client, World
 from tests.mlops.api.in_process import InProcess
+from tests.mlops.models.graphs import STEPS, lstm_graph
 from tests.project import seeded, skip_verification
 
 SEED_BODY = {
@@ -62,7 +63,8 @@ def elsewhere(
     tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path
 ) -> Iterator[Elsewhere]:
     base = seeded(tmp_path_factory.mktemp("elsewhere"), mlflow_template)
-    manager = MLOpsManager(Settings(_env_file=None, mlops_base_path=base, register_max_mb=1.0))
+    settings = Settings(_env_file=None, mlops_base_path=base, register_max_mb=1.0, allow_onnx=True)
+    manager = MLOpsManager(settings)
     children = InProcess()
     client = Client(build_api(ApiContext(manager, children=children)))
     with mlflow_forgets(), pytest.MonkeyPatch.context() as patch:
@@ -132,6 +134,25 @@ def test_bare_weights_are_registered_with_a_config(world: World, elsewhere: Else
     assert refused.status_code == 422
     assert "lacks scaler" in refused.json()["detail"]
     assert "send a config" in elsewhere.register(weights).json()["detail"]
+
+
+def test_an_onnx_graph_is_registered_and_exported(elsewhere: Elsewhere) -> None:
+    graph = lstm_graph()
+    shape = {"features": ["har_1", "har_24"], "sequence_length": STEPS}
+    made = elsewhere.register(graph, model_type="lstm", metadata=shape)
+    assert made.status_code == 201, made.text
+    bars = simulate_bars(300, seed=9)
+    forecasts = load(elsewhere.manager.registry, made.json()["model_id"]).predict(bars)
+    assert len(forecasts) > 200
+    again = elsewhere.register(
+        elsewhere.manager.export_model(made.json()["model_id"]), model_type="lstm"
+    )
+    assert again.status_code == 201, again.text
+    there = load(elsewhere.manager.registry, again.json()["model_id"]).predict(bars)
+    assert there.equals(forecasts)
+    refused = elsewhere.register(graph, model_type="lstm", metadata={"sequence_length": 7})
+    assert refused.status_code == 422
+    assert "input has the shape" in refused.json()["detail"]
 
 
 @pytest.mark.parametrize(
