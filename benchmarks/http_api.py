@@ -156,7 +156,6 @@ def figures(*, quick: bool = False) -> list[Figure]:
 def judge_beside(alone: Report, beside: Report) -> Figure:
     """The figure of the forecast route beside reads."""
     ratio, failed = beside.p50 / alone.p50, alone.failed + beside.failed
-    wrong = f", {failed} failed" if failed else ""
     return Figure(
         what=f"median of {FORECASTS_PER_S:g} newest forecasts/s beside {READS_PER_S:g} reads/s of "
         "the API, times its own",
