@@ -156,11 +156,11 @@ def figures(*, quick: bool = False) -> list[Figure]:
 def judge_beside(alone: Report, beside: Report) -> Figure:
     """The figure of the forecast route beside reads."""
     ratio, failed = beside.p50 / alone.p50, alone.failed + beside.failed
+    wrong = f", {failed} failed" if failed else ""
     return Figure(
         what=f"median of {FORECASTS_PER_S:g} newest forecasts/s beside {READS_PER_S:g} reads/s of "
         "the API, times its own",
-        measured=f"{ratio:.2f} ({beside.p50 * 1e3:.2f} ms)"
-        + (f", {failed} failed" if failed else ""),
+        measured=f"{ratio:.2f} ({beside.p50 * 1e3:.2f} ms){wrong}",
         asked=f"at most {MOST_BESIDE:g}",
         holds=ratio <= MOST_BESIDE and not failed,
         peer=f"alone: {alone.p50 * 1e3:.2f} ms",
