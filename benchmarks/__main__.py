@@ -17,6 +17,7 @@ NAMES = (
     "year",
     "serving",
     "http_api",
+    "api_reads",
     "connections",
     "fairness",
     "soak",

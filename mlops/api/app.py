@@ -35,6 +35,8 @@ ROOT = "/mlops"
 PREFIX = f"{ROOT}/api"
 
 ROUTERS: tuple[APIRouter, ...] = (
+    # First, because pages poll it: a path is compared with those of each router before its own.
+    monitoring.router,
     # Before the versions: a version's id stands where `deploy` does.
     rollouts.router,
     uploads.router,
@@ -45,7 +47,6 @@ ROUTERS: tuple[APIRouter, ...] = (
     services.router,
     service_changes.router,
     experiments.router,
-    monitoring.router,
     records.router,
     jobs.router,
 )

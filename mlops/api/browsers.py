@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ OLD_HTTP = ("0.9", "1.0")
 NO_PROXY = "call the API itself, from this machine: it knows no identities yet"
 
 
+@lru_cache(maxsize=64)
 def is_loopback(name: str) -> bool:
     """Whether a name or an address is one of this machine's loopback.
 

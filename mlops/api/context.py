@@ -56,13 +56,13 @@ class ApiContext:
         self.children.close()
 
 
-def get_context(request: Request) -> ApiContext:
-    """The context that the application was built with."""
+async def get_context(request: Request) -> ApiContext:
+    """The context that the application was built with; async, because others take a thread."""
     context: ApiContext = request.app.state.context
     return context
 
 
-def find_actor() -> str:
+async def find_actor() -> str:
     """The author of the changes that a request makes."""
     return LOCAL
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, Request
+from fastapi import Request
 
 from mlops.api.overview_documents import DashboardDocument, OverviewDocument
 from mlops.api.snapshot import Snapshots
@@ -31,9 +31,6 @@ class PolledAnswers:
 
 
 def get_polled(request: Request) -> PolledAnswers:
-    """The polled answers of the application."""
+    """The polled answers of the application; called by routes, for a dependency costs as much."""
     polled: PolledAnswers = request.app.state.polled
     return polled
-
-
-Polled = Annotated[PolledAnswers, Depends(get_polled)]

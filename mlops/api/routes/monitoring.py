@@ -26,7 +26,7 @@ from mlops.api.documents import (
 )
 from mlops.api.overview_documents import DashboardDocument, OverviewDocument
 from mlops.api.paging import Cursor, read_name_cursor
-from mlops.api.polled import Polled
+from mlops.api.polled import get_polled
 from mlops.api.problems import list_problems
 from mlops.api.record_documents import StoppedWatch, WatchDocument, WatchList
 from mlops.api.snapshot import answer_with_etag
@@ -120,6 +120,27 @@ class DriftDocument(Document):
         return cls(model_id=model_id, drift_score=report["score"], columns=columns, **same)
 
 
+# First, because pages poll them: a path is compared with each route before its own.
+@router.get(
+    "/dashboard", response_model=DashboardDocument, responses=list_problems("not-available")
+)
+async def get_dashboard(request: Request) -> Response:
+    """The figures of the platform's dashboard, at most five seconds old."""
+    return answer_with_etag(request, await get_polled(request).dashboard.read())
+
+
+@router.get(
+    "/live",
+    response_model=OverviewDocument,
+    responses=list_problems("invalid-request", "not-available")
+    | {304: {"description": "Nothing has changed since the `ETag` of `If-None-Match`"}},
+)
+async def get_live(request: Request, cursor: Cursor = None) -> Response:
+    """Services, rollouts, tests, alerts, queue and newest versions, for a page that polls."""
+    after = read_name_cursor(cursor)
+    return answer_with_etag(request, await get_polled(request).live.read(after))
+
+
 @router.post("/drift", responses=list_problems("not-found", "invalid-request", "not-available"))
 def check_drift(body: DriftBody, context: Context) -> DriftDocument:
     """Compare rows with those that a version was trained on.
@@ -176,22 +197,3 @@ def list_watched(context: Context) -> WatchList:
     """The versions that the monitor looks at on request."""
     watches = context.manager.continuous_monitoring()
     return WatchList(watches=[WatchDocument.of(row) for row in watches])
-
-
-@router.get(
-    "/dashboard", response_model=DashboardDocument, responses=list_problems("not-available")
-)
-async def get_dashboard(request: Request, polled: Polled) -> Response:
-    """The figures of the platform's dashboard, at most five seconds old."""
-    return answer_with_etag(request, await polled.dashboard.read())
-
-
-@router.get(
-    "/live",
-    response_model=OverviewDocument,
-    responses=list_problems("invalid-request", "not-available")
-    | {304: {"description": "Nothing has changed since the `ETag` of `If-None-Match`"}},
-)
-async def get_live(request: Request, polled: Polled, cursor: Cursor = None) -> Response:
-    """Services, rollouts, tests, alerts, queue and newest versions, for a page that polls."""
-    return answer_with_etag(request, await polled.live.read(read_name_cursor(cursor)))
