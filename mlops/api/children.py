@@ -19,7 +19,6 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerProcess
 from typing import Any
@@ -42,11 +41,15 @@ PRELOAD = (
     "mlops.models.transformer",
     "mlops.registry.claims",
 )
-"""What the server has imported when it forks: a child begins in milliseconds."""
+"""What the server has imported when it forks: a child begins in milliseconds.
+
+The server starts with the first child, which waits for these imports."""
 
 MAX_ANSWER_BYTES = 256 * 1024**2
 RETRY_AFTER_S = 5
 _XCPU_GRACE_S = 5
+
+ENDING = "this server ended before the work was done; send it again"
 
 
 class Work(StrEnum):
@@ -87,10 +90,6 @@ class Children:
         self._context.set_forkserver_preload(list(preload))
         self._free = {work: threading.Lock() for work in Work}
         self._followers: set[_Follower] = set()
-
-    def warm_up(self) -> None:
-        """Start the server from which children are forked; its imports take seconds."""
-        forkserver.ensure_running()
 
     def reserve(self, work: Work) -> Reservation:
         """Take the place of a kind of work, before its input is read.
@@ -140,7 +139,7 @@ class Children:
     def close(self) -> None:
         """Kill the children that work, and wait until they have ended."""
         for follower in list(self._followers):
-            follower.kill()
+            follower.stop()
             follower.join()
 
 
@@ -185,6 +184,7 @@ class _Follower(threading.Thread):
         self.on_end: Callable[[], None] | None = None
         """Called when nothing of the child is left, before its value is told."""
         self._limits = limits
+        self._stopping = False
         self._receiver, self._sender = context.Pipe(duplex=False)
         self._process: ForkServerProcess = context.Process(
             target=run_in_child, args=(self._sender, limits, function, given), daemon=True
@@ -206,7 +206,12 @@ class _Follower(threading.Thread):
         else:
             self.future.set_result(outcome)
 
-    def kill(self) -> None:
+    def stop(self) -> None:
+        """End the work, of a child that is only starting too."""
+        self._stopping = True
+        self._kill()
+
+    def _kill(self) -> None:
         """End the child and every process that it started."""
         pid = self._process.pid
         if pid is None:
@@ -221,6 +226,8 @@ class _Follower(threading.Thread):
         try:
             self._process.start()
             self._sender.close()
+            if self._stopping:
+                raise ChildKilled(ENDING)
             if self._receiver.poll(max(0.0, until - time.monotonic())):
                 return self._receiver.recv_bytes(MAX_ANSWER_BYTES)
             raise ChildKilled(
@@ -231,13 +238,15 @@ class _Follower(threading.Thread):
             self._process.join()
             raise ChildKilled(self._explain_end()) from error
         finally:
-            self.kill()
+            self._kill()
             if self._process.pid is not None:
                 self._process.join()
             self._receiver.close()
 
     def _explain_end(self) -> str:
         limits, code = self._limits, self._process.exitcode
+        if self._stopping:
+            return ENDING
         if code == -signal.SIGXCPU:
             return f"the work used more than its {limits.cpu_s} s of CPU time; send less"
         how = f"signal {-code}" if code is not None and code < 0 else f"status {code}"

@@ -20,9 +20,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from random import SystemRandom
 
+from mlops.manager import MLOpsManager
 from mlops.models.signing import SigningKey, load_key
 from mlops.registry import bundle_parts, write_bundle
 from mlops.registry.connection import key_file
+from mlops.settings import Settings
 from tests.faults.template import BASELINE, CHAMPION, make_template
 from tests.fuzz.bundles import BundleResults, fuzz_bundles
 from tests.fuzz.in_process import NAMES, RequestResults, fuzz_app, open_replica
@@ -36,6 +38,7 @@ from tests.fuzz.model_files import (
     make_originals,
 )
 from tests.fuzz.requests import RequestMaker
+from tests.fuzz.upload_bodies import BodyResults, fuzz_bodies, make_body
 from tests.fuzz.uploads import fuzz_uploads
 from tests.fuzz.wire import (
     WireResults,
@@ -53,10 +56,10 @@ STEP = 500
 LONGEST_CPU_S = 5.0
 """CPU time of the process that one small request may cost."""
 
-PARTS = ("bundle", "file", "request", "raw")
+PARTS = ("bundle", "file", "body", "request", "raw")
 NETWORK = {"lstm_units": [8], "epochs": 1, "sequence_length": 10}
 
-Results = BundleResults | ModelFileResults | RequestResults | WireResults
+Results = BundleResults | ModelFileResults | BodyResults | RequestResults | WireResults
 
 
 class Progress:
@@ -86,7 +89,7 @@ def run_part(
         if not numbers or (first > chosen.start and time.monotonic() > until):
             return
         results = run(numbers)
-        has_outcomes = isinstance(results, BundleResults | ModelFileResults)
+        has_outcomes = isinstance(results, BundleResults | ModelFileResults | BodyResults)
         counts = results.outcomes if has_outcomes else results.statuses
         counted.update({str(name): count for name, count in counts.items()})
         progress.tell(part, numbers.stop - chosen.start, counted, results.findings)
@@ -110,6 +113,9 @@ def main(arguments: Sequence[str]) -> int:
             numbers = range(given.files) if only is None else range(only[1], only[1] + 1)
             passed = run_files(progress, seed, numbers, shown=only is not None)
             run_uploads(progress, folder, passed[: given.uploads], given.minutes / 2)
+        if only is None or only[0] == "body":
+            numbers = range(given.files) if only is None else range(only[1], only[1] + 1)
+            run_bodies(progress, folder, seed, numbers, shown=only is not None)
         minutes = given.minutes / 2
         endless = range(sys.maxsize) if only is None else range(only[1], only[1] + 1)
         if only is None or only[0] == "request":
@@ -173,6 +179,19 @@ def run_files(progress: Progress, seed: int, numbers: range, *, shown: bool) -> 
 
     run_part(progress, "file", numbers, float("inf"), run)
     return passed
+
+
+def run_bodies(progress: Progress, folder: Path, seed: int, numbers: range, *, shown: bool) -> None:
+    """Parse mutated bodies of registrations."""
+    manager = MLOpsManager(Settings(_env_file=None, mlops_base_path=folder, allow_onnx=True))
+    originals = make_originals(make_dataset())
+    if shown:
+        print(make_body(originals, seed, numbers.start))
+
+    def run(numbers: range) -> BodyResults:
+        return fuzz_bodies(manager, originals, seed=seed, numbers=numbers)
+
+    run_part(progress, "body", numbers, float("inf"), run)
 
 
 def run_uploads(progress: Progress, folder: Path, passed: list[Passed], minutes: float) -> None:

@@ -9,9 +9,11 @@ from random import Random
 
 import pytest
 
+from mlops.manager import MLOpsManager
 from mlops.models.signing import load_key
 from mlops.registry.connection import key_file
 from mlops.serving.runtime import Runtime
+from mlops.settings import Settings
 from tests.faults.template import BASELINE, CHAMPION, make_template
 from tests.fuzz.answers import find_fault
 from tests.fuzz.bundles import fuzz_bundles, open_mutant
@@ -24,6 +26,7 @@ from tests.fuzz.model_files import (
 )
 from tests.fuzz.mutations import Mutator
 from tests.fuzz.requests import RequestMaker
+from tests.fuzz.upload_bodies import fuzz_bodies
 from tests.fuzz.uploads import fuzz_uploads
 from tests.fuzz.wire import look_at_process, make_raw, resident_mb, serve
 
@@ -79,6 +82,14 @@ def test_a_mutated_model_file_is_refused_by_one_error_or_holds_a_model(
     assert file_results.findings == []
     assert {"refused", "read, registered"} <= set(file_results.outcomes)
     assert file_results.outcomes["refused"] > FILES / 2
+
+
+def test_a_mutated_registration_is_refused_as_a_problem_or_is_an_upload(folder: Path) -> None:
+    manager = MLOpsManager(Settings(_env_file=None, mlops_base_path=folder, allow_onnx=True))
+    originals = make_originals(make_dataset())
+    results = fuzz_bodies(manager, originals, seed=SEED, numbers=range(FILES))
+    assert results.findings == []
+    assert set(results.outcomes) == {"refused", "parsed"}
 
 
 @pytest.mark.slow

@@ -104,7 +104,7 @@ def test_closing_ends_a_child_and_what_it_started(children: Children, tmp_path: 
         future = children.start(place, work.start_another_and_wait, note)
     pids = [int(pid) for pid in children.run(Work.COMPUTATION, work.wait_for_file, note).split()]
     children.close()
-    with pytest.raises(ChildKilled):
+    with pytest.raises(ChildKilled, match="this server ended before the work was done"):
         future.result(timeout=10)
     assert all(await_end(pid) for pid in pids)
 
