@@ -13,6 +13,7 @@ import pandas as pd
 
 from mlops.errors import DataError, FeatureError, GateError, ModelError
 from mlops.features.dataset import Dataset
+from mlops.features.targets import TargetSpec
 from mlops.manager.opened import Opened, why_of
 from mlops.plain_values import plain_notes
 from mlops.registry import register_claimed
@@ -70,7 +71,7 @@ class OutsideModels(Opened):
         notes = plain_notes({} if metadata is None else metadata)
         service = self.find_service(symbol, notes)
         until = _read_time(notes.get(TRAINED_UNTIL))
-        bars = None if until is None else await asyncio.to_thread(self._load_bars, service, until)
+        bars = await asyncio.to_thread(self._find_bars, service, until)
         version = await asyncio.to_thread(
             register_claimed,
             self.registry,
@@ -84,7 +85,7 @@ class OutsideModels(Opened):
             request=request,
             bars=bars,
         )
-        if bars is None or version.judged_on is not None:
+        if until is None or version.judged_on is not None:
             return version
         try:
             return await self.judge_model(version.model_id, trained_until=until, actor=actor)
@@ -154,8 +155,13 @@ class OutsideModels(Opened):
         await asyncio.to_thread(self._show_judgement, judged)
         return judged.version
 
-    def _load_bars(self, service: Service, until: datetime) -> Dataset | None:
-        """The service's own bars for golden examples; None where they cannot be had."""
+    def _find_bars(self, service: Service, until: datetime | None) -> Dataset | None:
+        """The service's own bars for golden examples and drift; None where they cannot be had.
+
+        Without a time only bars that are here already are taken.
+        """
+        if until is None:
+            return self._find_kept_bars(service)
         check_time(until, datetime.now(UTC))
         try:
             return load_service_bars(
@@ -168,10 +174,21 @@ class OutsideModels(Opened):
             )
         except DataError as error:
             log.warning(
-                "service=%s the model is registered without being judged: %s", service.key, error,
+                "service=%s its own bars cannot be had: %s", service.key, error,
                 extra={"service": service.key},
             )  # fmt: skip
             return None
+
+    def _find_kept_bars(self, service: Service) -> Dataset | None:
+        known = self.installation.open_recent_bars().load(service)
+        if known is None or len(known.frame) < EXAMPLE_BARS // 2:
+            return None
+        return Dataset(
+            known.frame,
+            timeframe=service.timeframe,
+            target=TargetSpec(service.target, service.horizon),
+            calendar=known.market.calendar,
+        )
 
     def _show_judgement(self, judged: JudgedVersion) -> None:
         """Draw the version's card, and set MLflow's tags and aliases."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime
 
 import numpy as np
@@ -18,14 +17,15 @@ MIN_ERRORS = 100
 """With fewer errors than these no interval is given."""
 
 
-def error_quantiles(bundle: Bundle, notes: Mapping[str, object]) -> tuple[float, float] | None:
+def error_quantiles(bundle: Bundle, fitted_until: str | None) -> tuple[float, float] | None:
     """The 5 % and 95 % quantiles of outcome minus forecast on the bundle's reference bars.
 
     Bars that the version was fitted on are left out where at least `MIN_ERRORS` others remain,
     because the errors of fitted bars are too small.
 
     Args:
-        notes: The notes of the version's row in the store; ``fitted_until`` is read.
+        fitted_until: When the last label that it was fitted on became known, ISO 8601; None where
+            nobody knows.
 
     Returns:
         None for fewer than `MIN_ERRORS` errors, and for a direction, whose forecast is a
@@ -35,9 +35,8 @@ def error_quantiles(bundle: Bundle, notes: Mapping[str, object]) -> tuple[float,
         return None
     table = bundle.tensors(manifest.REFERENCE)
     errors = table["y"] - table["forecast"]
-    fitted = notes.get("fitted_until")
-    if isinstance(fitted, str):
-        new = table["open_time"] > int(datetime.fromisoformat(fitted).timestamp() * 1e9)
+    if fitted_until is not None:
+        new = table["open_time"] > int(datetime.fromisoformat(fitted_until).timestamp() * 1e9)
         if new.sum() >= MIN_ERRORS:
             errors = errors[new]
     errors = errors[np.isfinite(errors)]

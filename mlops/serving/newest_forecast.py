@@ -48,6 +48,7 @@ from mlops.store import (
 )
 from mlops.store.ab_tests import GapReason
 from mlops.store.forecasts import Role
+from mlops.store.judgements import find_fitted_until
 from mlops.store.replicas import ReplicaState
 
 log = logging.getLogger(__name__)
@@ -401,8 +402,8 @@ class ForecastPublisher:
         """`error_quantiles` of a model, cached."""
         if model.model_id not in self._quantiles:
             version = self.versions.get(model.model_id)
-            notes = {} if version is None else version.notes
-            self._quantiles[model.model_id] = error_quantiles(model.bundle, notes)
+            fitted_until = None if version is None else find_fitted_until(version)
+            self._quantiles[model.model_id] = error_quantiles(model.bundle, fitted_until)
         return self._quantiles[model.model_id]
 
     def _make_published(

@@ -105,6 +105,19 @@ def is_from_elsewhere(row: ModelVersion) -> bool:
     return row.claims_only or row.judged_on is not None
 
 
+def find_fitted_until(row: ModelVersion) -> str | None:
+    """Until when a version was fitted, ISO 8601; None where nobody knows.
+
+    Of one from elsewhere it is the word on which it was judged.
+    """
+    if is_from_elsewhere(row):
+        basis = JudgementBasis.of(row)
+        known = None if basis is None else basis.trained_until
+        return None if known is None else known.isoformat()
+    noted = row.notes.get("fitted_until")
+    return noted if isinstance(noted, str) else None
+
+
 def needs_person(row: ModelVersion) -> bool:
     """Whether only a person may take a version live, because of what its verdict rests on.
 

@@ -142,7 +142,9 @@ def mark_old_bundles(
             .where(
                 version.c.bundle_removed_at.is_(None),
                 version.c.status.in_(_REMOVABLE),
+                # What was trained elsewhere cannot be trained again.
                 version.c.claims_only.is_(False),
+                version.c.judged_on.is_(None),
                 version.c.created_at < before,
                 version.c.model_id.not_in(changed),
                 version.c.model_id.not_in(continued),

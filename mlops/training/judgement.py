@@ -16,6 +16,7 @@ from mlops.search.slices import Slices
 from mlops.search.study import Study
 from mlops.search.walk_forward import run_walk_forward
 from mlops.service import Target
+from mlops.training.champion import forecast_unseen
 from mlops.validation.evaluation import Evaluation
 from mlops.validation.evidence import Evidence, Integrity, Override, Thresholds
 from mlops.validation.forecasts import Forecasts
@@ -170,24 +171,6 @@ def declared_baseline(dataset: Dataset, name: str | None = None) -> Recipe:
 def walk_baseline(recipe: Recipe, dataset: Dataset, folds: tuple[Fold, ...]) -> FloatArray:
     """(N,) forecasts of a naive forecaster on every fold's test rows."""
     return run_walk_forward(recipe, dataset, folds, FitContext()).forecasts
-
-
-def forecast_unseen(
-    champion: Forecaster, saw: np.datetime64 | None, dataset: Dataset, rows: RowArray
-) -> FloatArray:
-    """The champion's forecasts (n,); NaN where it has no window or may have seen the outcome.
-
-    Args:
-        saw: When the last label that it was fitted on was known; None where nobody knows, and all
-            rows count as unseen.
-        rows: Positions of the rows (n,) in the dataset.
-    """
-    honest = champion.ready(dataset)[rows]
-    if saw is not None:
-        honest &= dataset.labels.made_at[rows] >= saw
-    forecasts = np.full(rows.size, np.nan)
-    forecasts[honest] = champion.predict(dataset, rows[honest])
-    return forecasts
 
 
 def _held_rows(study: Study) -> RowArray:

@@ -18,7 +18,7 @@ from mlops.registry.markets import read_market
 from mlops.service import Service
 from mlops.store import ModelVersion, get_route
 from mlops.store.judgements import EvidenceKind
-from mlops.training.judgement import forecast_unseen
+from mlops.training.champion import fitted_until, forecast_unseen
 from mlops.training.outside_forecasts import (
     OutsideForecasts,
     align_forecasts,
@@ -29,7 +29,6 @@ from mlops.training.outside_forecasts import (
     read_recorded_forecasts,
 )
 from mlops.training.refit_policy import champion_of
-from mlops.training.run import fitted_until
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.records import bars_per_year
 

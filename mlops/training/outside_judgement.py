@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +27,10 @@ from mlops.training.search_level import judging_level, spend_level
 from mlops.validation.evidence import Evidence, Integrity, Thresholds
 from mlops.validation.gates import judge
 from mlops.validation.report import GateReport
+
+MOST_COMPARED = 100
+"""Trials that gate G2 compares at most, so that a judgement takes seconds. The level allows for all
+others, as for those that forecast other bars."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,4 +171,5 @@ def _read_other_trials(
 ) -> Mapping[str, FloatArray]:
     """Forecasts (n,) of the judged bars by other versions and trials; no earlier ones by itself."""
     kept = archive.earlier(study, judged.rows.made_at)
-    return {name: made for name, made in kept.items() if name.rpartition("/")[2] != model_id}
+    others = {name: made for name, made in kept.items() if name.rpartition("/")[2] != model_id}
+    return dict(islice(others.items(), MOST_COMPARED - 1))

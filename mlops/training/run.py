@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
 from filelock import FileLock, Timeout
 
-from mlops.arrays import FloatArray, naive_utc
+from mlops.arrays import FloatArray
 from mlops.errors import TrainingTimeout
 from mlops.models import manifest
 from mlops.models.base import FitContext
@@ -21,8 +20,8 @@ from mlops.registry.connection import Registry, load
 from mlops.registry.tracking import RunLog
 from mlops.search.study import Report, Study, StudyContext, Trial, run_refit, run_study
 from mlops.search.trial_archive import TrialArchive
-from mlops.store import ModelVersion, count_trials, record_trials
-from mlops.store.judgements import is_from_elsewhere
+from mlops.store import count_trials, record_trials
+from mlops.training.champion import fitted_until
 from mlops.training.judgement import Judgement, evidence_of, judge_study, make_ranker
 from mlops.training.publish import log_trial
 from mlops.training.refit_policy import RefitPolicy, alpha_for_judgement, champion_of
@@ -142,18 +141,6 @@ def _read_continued_record(registry: Registry, policy: RefitPolicy) -> Forecasts
         return None
     bundle = load(registry, policy.continues)
     return read_record(bundle.tensors(manifest.REFERENCE), bundle.service)
-
-
-def fitted_until(version: ModelVersion) -> np.datetime64 | None:
-    """When the last label that a version was fitted on became known; None where nobody knows.
-
-    One from elsewhere was fitted before its registration, which is all that is sure.
-    """
-    if is_from_elsewhere(version):
-        return naive_utc(version.created_at)
-    stored = version.notes.get("fitted_until")
-    until = version.trained_until if stored is None else datetime.fromisoformat(stored)
-    return None if until is None else naive_utc(until)
 
 
 def _log_request(plan: TrainingPlan, run: RunLog) -> None:

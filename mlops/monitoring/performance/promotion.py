@@ -15,6 +15,7 @@ from mlops.models import manifest
 from mlops.models.bundle import Bundle
 from mlops.monitoring.performance.degradation import Losses
 from mlops.store import ModelVersion
+from mlops.store.judgements import find_fitted_until
 from mlops.validation.evaluation import Evaluation
 from mlops.validation.forecasts import Forecasts
 from mlops.validation.records import read_record
@@ -54,7 +55,7 @@ def reference_losses(bundle: Bundle, version: ModelVersion) -> Losses:
     """The losses of a version out of sample before it went live, which live ones are judged by.
 
     They are those of the record in its bundle. A bundle without a record has them on the reference
-    bars after ``fitted_until`` of its notes.
+    bars after the time until which it was fitted.
     """
     table = bundle.tensors(manifest.REFERENCE)
     kept = read_record(table, bundle.service)
@@ -62,8 +63,8 @@ def reference_losses(bundle: Bundle, version: ModelVersion) -> Losses:
         rows = kept.finite_or_none()
         return Losses.none() if rows is None else Losses.of(rows)
     unseen = np.isfinite(table["y"]) & np.isfinite(table["forecast"])
-    fitted = version.notes.get("fitted_until")
-    if isinstance(fitted, str):
+    fitted = find_fitted_until(version)
+    if fitted is not None:
         unseen &= table["open_time"] > int(datetime.fromisoformat(fitted).timestamp() * 1e9)
     columns = {name: table[name][unseen] for name in ("y", "forecast", "persistence")}
     # The bundle keeps no baseline here; the declared ones forecast what persistence does.

@@ -114,6 +114,7 @@ def test_without_a_date_a_model_has_claims_and_may_be_shadowed_only(
 ) -> None:
     version = world.register(world.honest(volatility), volatility)
     assert (version.status, version.claims_only) == (Status.REFUSED, True)
+    assert "from its own source" in str(world.manager.explain(version.model_id))
     with pytest.raises(RolloutRefused, match=r"judge_model\(...\) judges it"):
         asyncio.run(world.manager.deploy_model(version.model_id, "canary", wait=False))
     asyncio.run(world.manager.deploy_model(version.model_id, "shadow", wait=False))

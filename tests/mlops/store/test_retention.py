@@ -178,6 +178,7 @@ def test_a_version_trained_elsewhere_is_never_marked(
     began: Store, add: Callable[..., ModelVersion]
 ) -> None:
     add("claimed_BTC_1", 2, status=Status.REFUSED, claims_only=True)
+    add("judged_BTC_1", 3, status=Status.REFUSED, judged_on={"kind": "word"})
     assert marked(began) == []
 
 

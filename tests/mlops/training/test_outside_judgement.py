@@ -74,6 +74,15 @@ def test_a_second_version_is_compared_with_the_first_on_the_same_bars(
     assert "best of 2 worthless trials" in second.report["G2"].reason
 
 
+def test_no_more_than_a_bounded_number_is_compared(
+    store: Store, archive: TrialArchive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlops.training.outside_judgement.MOST_COMPARED", 2)
+    verdicts = [judged(store, archive, number, f"v{number}") for number in range(3)]
+    assert [verdict.compared for verdict in verdicts] == [1, 2, 2]
+    assert verdicts[2].report.alpha == pytest.approx(2 * spend_level(3, yearly=0.05))
+
+
 def test_trials_of_other_bars_are_allowed_for_by_the_level(
     store: Store, archive: TrialArchive
 ) -> None:
