@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -249,7 +249,7 @@ def _list_figures(answer: AbTestAnswer) -> dict[str, Any]:
     }
 
 
-def _count_arms(answer: AbTestAnswer, count: Any) -> ArmCounts:
+def _count_arms(answer: AbTestAnswer, count: Callable[[str], int]) -> ArmCounts:
     """Counts of champion and challenger as those of model A and model B."""
     arms = ("champion", "challenger")
     a, b = arms if answer.champion == answer.model_a else reversed(arms)

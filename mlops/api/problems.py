@@ -202,6 +202,7 @@ class Problem(Exception):
         slug: One of `KINDS`.
         detail: What was got, what is allowed and what to do.
         entries: JSON pointers of the values at fault, each with what is wrong.
+        headers: Of the answer, in small letters.
     """
 
     def __init__(
@@ -267,9 +268,7 @@ def render_problem(request: Request, problem: Problem) -> Response:
     headers = dict(problem.headers)
     if kind.status == HTTPStatus.SERVICE_UNAVAILABLE:
         headers.setdefault("retry-after", str(RETRY_AFTER_S))
-    # A path may hold half of a surrogate pair, which JSON lacks.
-    body = orjson.dumps(document, default=str)
-    return Response(body, kind.status, headers, media_type=MEDIA_TYPE)
+    return Response(orjson.dumps(document), kind.status, headers, media_type=MEDIA_TYPE)
 
 
 def list_problems(*slugs: str) -> dict[int | str, dict[str, Any]]:

@@ -5,7 +5,7 @@ Identities come later; today every caller is a user of this machine and may do a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 from fastapi.routing import iter_route_contexts
@@ -77,12 +77,17 @@ _BY_ROUTE: dict[str, Role] = {
     "GET /docs/{name}": V,
 }
 
+
+def _complete_paths() -> Iterator[tuple[tuple[str, str], Role]]:
+    for route, role in _BY_ROUTE.items():
+        method, path = route.split(" ")
+        yield (method, f"/mlops/api{path}"), role
+
+
 ROLES: dict[tuple[str, str], Role] = {
-    (method, f"/mlops/api{path}"): role
-    for (method, path), role in (
-        (tuple(route.split(" ")), role) for route, role in _BY_ROUTE.items()
-    )
-} | {("GET", "/mlops/problems/{slug}"): V}
+    **dict(_complete_paths()),
+    ("GET", "/mlops/problems/{slug}"): Role.VIEWER,
+}
 """Role by method and path template."""
 
 STRONGER_FIELDS: dict[str, Role] = {

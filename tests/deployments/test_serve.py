@@ -114,6 +114,67 @@ def test_the_readme_has_curls() -> None:
     assert len(curls()) >= 2
 
 
+CALLS = {
+    "services": 200,
+    "models?status=deployed": 200,
+    "models?model_type": 200,
+    "models/register": 422,
+    "models/deploy": 200,
+    "experiments/ab-test": 422,
+    "evaluate": 404,
+    "monitoring/drift": 422,
+    "monitoring/start-continuous": 409,
+    "monitoring/dashboard": 200,
+    "jobs": 503,
+}
+"""Status of each printed call where a baseline serves alone, without Prefect, and every id is its
+own: it is live already, no test of it with itself can be, and nobody watches it."""
+
+
+def printed_calls() -> list[str]:
+    """The commands of the page of the API, but for that of a file, and the judgement: a first child
+    takes long."""
+    page = (ROOT / "docs" / "api.md").read_text()
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    commands = [line for block in blocks for line in re.split(r"\n(?=\S)", block.strip())]
+    return [
+        line for line in commands if line.startswith("curl") and not re.search("/judge|/file", line)
+    ]
+
+
+@pytest.mark.parametrize("line", printed_calls())
+def test_a_printed_call_of_the_api_is_answered(served: Served, line: str) -> None:
+    with urlopen(f"http://127.0.0.1:{served.port}/mlops/api/models") as answer:
+        (model,) = json.load(answer)["models"]
+    own = re.sub(r"(lstm|transformer)_BTC_\d+_\d+", model["model_id"], line)
+    command = shlex.split(own.replace("127.0.0.1:8005", f"127.0.0.1:{served.port}"))
+    done = subprocess.run(
+        [*command, "--write-out", "\n%{http_code}"], capture_output=True, text=True, check=True
+    )
+    body, _, status = done.stdout.rpartition("\n")
+    (expected_status,) = [code for words, code in CALLS.items() if matches(words, line)]
+    assert int(status) == expected_status, body
+    json.loads(body)
+
+
+def matches(words: str, line: str) -> bool:
+    """Whether a command asks the path of these words."""
+    return re.search(rf"(/mlops/api|ab-3f9c)/{re.escape(words)}(?=['&=? \n]|$)", line) is not None
+
+
+def test_the_printed_calls_are_those_of_the_platform() -> None:
+    asked = [words for line in printed_calls() for words in CALLS if matches(words, line)]
+    assert sorted(asked) == sorted(CALLS)
+
+
+def test_the_address_of_the_api_is_printed(served: Served) -> None:
+    printed = (served.home / "out.log").read_text()
+    page = f"http://127.0.0.1:{served.port}/mlops/api"
+    assert f"HTTP API {page}, its paths {page}/docs" in printed
+    with urlopen(f"{page}/docs") as answer:
+        assert answer.status == 200
+
+
 def test_the_forecast_of_the_newest_bar_says_where_its_data_are_from(served: Served) -> None:
     with urlopen(f"http://127.0.0.1:{served.port}/services/{SERVICE}/forecast") as answer:
         said = json.load(answer)

@@ -1,4 +1,4 @@
-"""`make fuzz`: mutated requests and bundles for some minutes, from a seed that it prints.
+"""`make fuzz`: mutated requests, bundles and models for some minutes, from a seed that it prints.
 
 It is a program and no test, because it runs for as long as it is told, prints as it goes, and
 makes a single case again. `tests/fuzz/test_fuzz.py` runs a few hundred cases in the quick run.
@@ -112,7 +112,8 @@ def main(arguments: Sequence[str]) -> int:
         if only is None or only[0] == "file":
             numbers = range(given.files) if only is None else range(only[1], only[1] + 1)
             passed = run_files(progress, seed, numbers, shown=only is not None)
-            run_uploads(progress, folder, passed[: given.uploads], given.minutes / 2)
+            if passed and given.uploads:
+                run_uploads(progress, folder, passed[: given.uploads], given.minutes / 2)
         if only is None or only[0] == "body":
             numbers = range(given.files) if only is None else range(only[1], only[1] + 1)
             run_bodies(progress, folder, seed, numbers, shown=only is not None)
