@@ -106,16 +106,3 @@ def test_who_does_not_want_to_wait_gets_an_operation(
     assert reply.status_code == 202
     operation = client.get(reply.headers["location"])
     assert operation.json()["kind"] == "judge"
-
-
-@pytest.mark.slow
-def test_a_real_child_judges(world: OutsideWorld, claimed: ModelVersion, answer: Any) -> None:
-    """With its limits on memory and time, and with nothing that the parent has imported."""
-    context = ApiContext(world.manager)
-    opened = Client(build_api(context))
-    body = {"trained_until": answer["trained_until"]}
-    reply = opened.post(f"models/{claimed.model_id}/judge", json=body)
-    opened.close()
-    context.close()
-    assert reply.status_code == 200, reply.text
-    assert reply.json()["gates"] == answer["gates"]
