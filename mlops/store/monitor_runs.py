@@ -8,7 +8,6 @@ the run after a failed one makes up for it.
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -91,8 +90,8 @@ def list_checks(store: Store, service: str, *, official_only: bool = False) -> t
         return tuple(CheckRow(**row._mapping) for row in connection.execute(query))
 
 
-SHORTEST_HOURS = 1.0
-"""Monitor runs start every hour."""
+SHORTEST_HOURS, LONGEST_HOURS = 1.0, 8760.0
+"""Monitor runs start every hour; beyond a year nobody means to watch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +128,15 @@ def start_watch(store: Store, model_id: str, interval_hours: float, why: audit.W
     """Begin to check a version, or change the interval of its watch.
 
     Raises:
-        SettingsError: for an interval shorter than that of the monitor runs.
+        SettingsError: for an interval shorter than that of the monitor runs, or longer than a year.
         VersionNotFound: when there is no such version.
         WatchRefused: for a baseline.
     """
-    if not (math.isfinite(interval_hours) and interval_hours >= SHORTEST_HOURS):
+    # Not a number is in no range.
+    if not SHORTEST_HOURS <= interval_hours <= LONGEST_HOURS:
         raise SettingsError(
             f"interval_hours={interval_hours!r}: versions are looked at every hour (deployment "
-            f"monitor/hourly); choose {SHORTEST_HOURS:g} or more"
+            f"monitor/hourly); choose {SHORTEST_HOURS:g} or more, at most {LONGEST_HOURS:g}"
         )
     version = get_version(store, model_id)
     route = get_route(store, version.service)

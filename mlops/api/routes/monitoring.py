@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -22,7 +22,6 @@ from mlops.api.documents import (
     Name,
     Number,
     QueryId,
-    QueryNumber,
 )
 from mlops.api.overview_documents import DashboardDocument, OverviewDocument
 from mlops.api.paging import Cursor, read_name_cursor
@@ -34,6 +33,7 @@ from mlops.api.strict_requests import StrictRoute
 from mlops.manager import MLOpsManager
 from mlops.monitoring.drift.report import Recommendation, ReportStatus
 from mlops.settings import Settings
+from mlops.store.monitor_runs import LONGEST_HOURS, SHORTEST_HOURS
 
 router = APIRouter(prefix="/monitoring", tags=["monitoring"], route_class=StrictRoute)
 
@@ -42,6 +42,9 @@ MOST_ROWS, MOST_COLUMNS = 20_000, 300
 Cell: TypeAlias = Number | Annotated[str, Field(max_length=64, pattern=TEXT_PATTERN)] | None
 Column: TypeAlias = Annotated[str, Field(min_length=1, max_length=MOST_NAME, pattern=TEXT_PATTERN)]
 Row: TypeAlias = Annotated[dict[Column, Cell], Field(min_length=1, max_length=MOST_COLUMNS)]
+
+
+Hours: TypeAlias = Annotated[float, Query(ge=SHORTEST_HOURS, le=LONGEST_HOURS, allow_inf_nan=False)]
 
 
 class DriftBody(Body):
@@ -173,7 +176,7 @@ def check_in_child(
     responses=list_problems("not-found", "conflict", "invalid-request", "not-available"),
 )
 def start_watching(
-    model_id: QueryId, context: Context, actor: Actor, interval_hours: QueryNumber = 1.0
+    model_id: QueryId, context: Context, actor: Actor, interval_hours: Hours = SHORTEST_HOURS
 ) -> WatchDocument:
     """Let the hourly monitor look at a version until it is told to stop, restarts included.
 

@@ -47,7 +47,7 @@ def test_the_interval_given_last_holds(store: Store, trained: str) -> None:
     assert len(list_watches(store, stopped_too=True)) == 2
 
 
-@pytest.mark.parametrize("hours", [0.0, 0.5, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("hours", [0.0, 0.5, -1.0, 9000.0, float("nan"), float("inf")])
 def test_an_interval_that_nothing_could_keep_is_refused(hours: float) -> None:
     with pytest.raises(SettingsError, match="choose 1 or more"):
         start_watch(None, "linear_BTC_1", hours, ANNA)  # type: ignore[arg-type]
