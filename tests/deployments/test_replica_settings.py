@@ -145,7 +145,7 @@ def test_address_and_log_are_as_configured_unless_the_command_says(
 ) -> None:
     served: list[tuple[str, int]] = []
 
-    async def note(runtime: Runtime, *, host: str, port: int, drain_s: float) -> None:
+    async def note(runtime: Runtime, *, app: Any, host: str, port: int, drain_s: float) -> None:
         served.append((host, port))
 
     looks: list[tuple[str, str]] = []

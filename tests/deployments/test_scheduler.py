@@ -190,7 +190,7 @@ def test_what_is_wrong_is_named_before_a_server_is_asked(
 
 
 def test_a_job_calls_the_flow_with_what_it_takes_and_with_the_whole_service() -> None:
-    parameters = scheduler._parameters(
+    parameters = scheduler.make_parameters(
         SETTINGS.service("BTC/USDT"),
         scheduler.ModelType.LSTM,
         scheduler.TrainingConfig(data_window_days=30),
