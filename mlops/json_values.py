@@ -36,6 +36,18 @@ def from_json(value: Any) -> Any:
     return [from_json(item) for item in value] if isinstance(value, list) else value
 
 
+def drop_flags(value: Any) -> Any:
+    """`to_json` without its flags, for readers to whom null says that there is no number.
+
+    >>> drop_flags({"loss": None, "loss_flag": "inf"})
+    {'loss': None}
+    """
+    if isinstance(value, dict):
+        flags = {f"{key}{FLAG}" for key, item in value.items() if item is None}
+        return {key: drop_flags(item) for key, item in value.items() if key not in flags}
+    return [drop_flags(item) for item in value] if isinstance(value, list) else value
+
+
 def number(value: float | str) -> float:
     """A float; every NaN becomes the object `math.nan`, so that equal records compare as equal."""
     read = float(value)

@@ -23,6 +23,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from mlops.json_values import drop_flags
+
 MOST_NAME, MOST_REASON = 200, 2_000
 """Characters of a name, and of a reason."""
 
@@ -124,8 +126,8 @@ Utc: TypeAlias = Annotated[
 ]
 """A time that an answer tells."""
 
-Json: TypeAlias = dict[str, Any]
-"""JSON that a table of the store keeps as it is."""
+Json: TypeAlias = Annotated[dict[str, Any], AfterValidator(drop_flags)]
+"""JSON that a table of the store keeps; a number that JSON lacks is null here."""
 
 PathId: TypeAlias = Annotated[str, Path(pattern=ID_PATTERN)]
 QueryId: TypeAlias = Annotated[str, Query(pattern=ID_PATTERN)]

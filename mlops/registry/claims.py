@@ -10,7 +10,7 @@ import math
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -213,11 +213,26 @@ def checked_claims(metrics: object) -> dict[str, float | bool | None]:
         raise RegistryError(
             f"metrics is a {type(metrics).__name__}; pass ModelMetrics(mse=..., mae=..., ...)"
         )
+    _check_names({str(name) for name in values})
     figures = {name: _checked_figure(name, value) for name, value in values.items()}
     try:
         return ModelMetrics(**figures).to_dict()  # type: ignore[arg-type]
     except (GateError, OverflowError, TypeError) as error:
         raise RegistryError(f"metrics are not in the expected ranges: {error}") from error
+
+
+def _check_names(names: set[str]) -> None:
+    known = {field.name: field.default is MISSING for field in fields(ModelMetrics)}
+    lacking = [name for name, is_required in known.items() if is_required and name not in names]
+    unknown = sorted(names - known.keys())
+    if lacking:
+        raise RegistryError(
+            f"metrics lack {' and '.join(lacking)}; mse and mae are asked, the others "
+            f"({', '.join(name for name, is_required in known.items() if not is_required)}) may be "
+            "left out"
+        )
+    if unknown:
+        raise RegistryError(f"metric {unknown[0]!r} is none of {', '.join(known)}")
 
 
 def _checked_figure(name: object, value: object) -> float | None:

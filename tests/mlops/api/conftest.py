@@ -143,9 +143,11 @@ def made_world(
     manager = MLOpsManager(Settings(_env_file=None, **values | settings))
     champion, challenger = library.versions
     refused = _write_rows(manager.store, champion, challenger)
-    client = Client(build_api(ApiContext(manager, **context or {})))
+    api_context = ApiContext(manager, **context or {})
+    client = Client(build_api(api_context))
     with mlflow_forgets():
         yield World(manager, client, library, library.baseline, champion, challenger, refused)
+    api_context.close()
     client.close()
     manager.store.close()
 

@@ -20,6 +20,7 @@ class InProcess(Children):
         super().__init__()
         self.gate = threading.Event()
         self.gate.set()
+        self._threads: list[threading.Thread] = []
 
     def start(
         self, reservation: Reservation, function: Callable[..., Any], *given: Any
@@ -39,5 +40,13 @@ class InProcess(Children):
                 reservation.release()
                 future.set_result(value)
 
-        threading.Thread(target=work, daemon=True).start()
+        thread = threading.Thread(target=work, daemon=True)
+        self._threads.append(thread)
+        thread.start()
         return future
+
+    def close(self) -> None:
+        """Wait for the work: MLflow has one address a process, which it would change later on."""
+        self.gate.set()
+        for thread in self._threads:
+            thread.join()

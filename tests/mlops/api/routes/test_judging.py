@@ -33,8 +33,10 @@ def world(
 @pytest.fixture(scope="module")
 def client(world: OutsideWorld) -> Iterator[Client]:
     """An API whose children are threads."""
-    opened = Client(build_api(ApiContext(world.manager, children=InProcess())))
+    context = ApiContext(world.manager, children=InProcess())
+    opened = Client(build_api(context))
     yield opened
+    context.close()
     opened.close()
 
 

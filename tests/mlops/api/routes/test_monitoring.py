@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,28 @@ import pytest
 from mlops.api.children import Work
 from mlops.api.paging import write_name_cursor
 from mlops.store.monitor_runs import list_watches
-from tests.mlops.api.conftest import FIRST_BAR, HOUR, OUTCOMES, Client, World, outcome_of
+from tests.mlops.api.conftest import (
+    FIRST_BAR,
+    HOUR,
+    OUTCOMES,
+    Client,
+    World,
+    made_world,
+    outcome_of,
+)
+from tests.mlops.api.in_process import InProcess
+from tests.mlops.serving.conftest import Library
 
 FEATURES = ["har_1", "har_24"]
 """Features of the champion."""
+
+
+@pytest.fixture(scope="module")
+def world(library_once: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world whose children are threads: a real one begins with seconds of imports."""
+    folder = tmp_path_factory.mktemp("monitoring")
+    with made_world(library_once, folder, context={"children": InProcess()}) as made:
+        yield made
 
 
 def bars_of(world: World, count: int) -> list[dict[str, Any]]:

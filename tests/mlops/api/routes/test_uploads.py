@@ -66,10 +66,12 @@ def elsewhere(
     settings = Settings(_env_file=None, mlops_base_path=base, register_max_mb=1.0, allow_onnx=True)
     manager = MLOpsManager(settings)
     children = InProcess()
-    client = Client(build_api(ApiContext(manager, children=children)))
+    context = ApiContext(manager, children=children)
+    client = Client(build_api(context))
     with mlflow_forgets(), pytest.MonkeyPatch.context() as patch:
         skip_verification(patch)
         yield Elsewhere(manager, client, children)
+    context.close()
     client.close()
     manager.store.close()
 
