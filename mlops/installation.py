@@ -15,8 +15,10 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlops.ab_testing.lifecycle import AbTesting
 from mlops.alerts.delivery import AlertSender, Channel
@@ -44,6 +46,9 @@ from mlops.service import Service
 from mlops.settings import Settings
 from mlops.store import Store, open_store
 from mlops.store.engine import PATIENCE_S
+
+if TYPE_CHECKING:
+    from mlops.serving.runtime import HeadlessReplica
 
 MOST_OPEN = 8
 """Installations that a process remembers; tests and notebooks change their settings."""
@@ -157,6 +162,21 @@ class Installation:
             self.store,
             self.open_recent_bars(clock, held_bars=held_bars),
             lambda version: load_version(version, self.trust, self.bundles),
+        )
+
+    def open_rehearsal_replica(self, clock: Clock) -> AbstractContextManager[HeadlessReplica]:
+        """A replica without HTTP that forecasts when it is told to, from all bars by a clock."""
+        # Imported late, because a replica imports torch.
+        from mlops.serving.runtime import Options, headless_replica
+
+        return headless_replica(
+            self.store,
+            home=self.home,
+            trust=self.trust,
+            bundles=self.bundles,
+            bars_root=self.settings.bars_path,
+            options=Options(clock=clock, held_bars=None),
+            on_demand=True,
         )
 
     def open_guard(

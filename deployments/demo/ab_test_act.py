@@ -24,7 +24,6 @@ from mlops.reports.ab_tests import ab_test_section
 from mlops.reports.page import AbTestSection, Page, render
 from mlops.rollout.runner import RolloutRunner
 from mlops.search.config import ModelType, TrainingConfig
-from mlops.serving.runtime import Options, headless_replica
 from mlops.store import Why, get_route, get_version
 from mlops.store.ab_tests import AbTest, get_test, list_looks
 from tasks.context import current_installation
@@ -109,15 +108,7 @@ def rehearse_ab_test(
     service, clock = get_version(installation.store, challenger).service, RehearsalClock(START)
     testing = installation.open_ab_testing(clock, held_bars=None)
     bars = installation.open_recent_bars(clock, held_bars=None)
-    with headless_replica(
-        installation.store,
-        home=installation.home,
-        trust=installation.trust,
-        bundles=installation.bundles,
-        bars_root=installation.settings.bars_path,
-        options=Options(clock=clock, held_bars=None),
-        on_demand=True,
-    ) as replica:
+    with installation.open_rehearsal_replica(clock) as replica:
         started = _start(testing, service, challenger)
         _print(console, f"{started.test.id}: {started.plan.text}")
         hours: Iterator[HourResult[None]] = rehearse(

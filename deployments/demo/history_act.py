@@ -29,7 +29,6 @@ from mlops.reports.page import HistorySection, Moment
 from mlops.rollout.plan import RolloutSettings, Strategy
 from mlops.search.config import ModelType, TrainingConfig
 from mlops.service import Service
-from mlops.serving.runtime import Options, headless_replica
 from mlops.store import get_route
 from mlops.store.forecasts import Role
 from mlops.store.outcomes import read_matched
@@ -93,15 +92,7 @@ def rehearse_history(
         return None
     clock.now = START
     moments: list[Moment] = []
-    with headless_replica(
-        installation.store,
-        home=installation.home,
-        trust=installation.trust,
-        bundles=installation.bundles,
-        bars_root=installation.settings.bars_path,
-        options=Options(clock=clock, held_bars=None),
-        on_demand=True,
-    ) as replica:
+    with installation.open_rehearsal_replica(clock) as replica:
         deploy(first.model_id, Strategy.BLUE_GREEN, plan=FAST_ROLLOUT)
         hours = rehearse(
             first.service,

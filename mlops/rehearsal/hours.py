@@ -25,7 +25,7 @@ from mlops.rollout.fallback import return_to_baseline
 from mlops.rollout.plan import Strategy
 from mlops.serving.runtime import HeadlessReplica
 from mlops.store import Phase, Rollout, Store
-from mlops.store.ab_tests import test_of_rollout
+from mlops.store.ab_tests import read_test_of_rollout
 from mlops.store.rollouts import open_rollout
 from mlops.store.triggers import list_trainable_services
 
@@ -136,6 +136,6 @@ def _find_moving(store: Store, service: str) -> Rollout | None:
         row = open_rollout(connection, service)
         if row is None or row.phase is Phase.PROMOTED:
             return None
-        test = test_of_rollout(connection, row.id)
+        test = read_test_of_rollout(connection, row.id)
     stays = row.strategy == Strategy.SHADOW or (test is not None and test.verdict is None)
     return None if stays and row.phase is Phase.STEP else row

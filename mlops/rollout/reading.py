@@ -19,7 +19,7 @@ from mlops.rollout.plan import RolloutPlan, Strategy
 from mlops.rollout.snapshot import Snapshot
 from mlops.rollout.wishes import is_asking
 from mlops.store import AbTest, Phase, Replica, Rollout, Route, Status
-from mlops.store.ab_tests import tests_of_rollouts
+from mlops.store.ab_tests import read_tests_of_rollouts
 from mlops.store.engine import Connection
 from mlops.store.replicas import ReplicaState, live_replicas
 from mlops.store.request_counts import (
@@ -132,7 +132,7 @@ def read_rollouts(connection: Connection, now: datetime, service: str | None = N
             if row.phase is Phase.PROMOTED
         },
         told_of_requests=list_told_of_requests(connection),
-        tests=tests_of_rollouts(
+        tests=read_tests_of_rollouts(
             connection, [row.id for row in opened if row.strategy == Strategy.AB_TEST]
         ),
     )

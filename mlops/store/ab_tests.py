@@ -187,12 +187,14 @@ def running_test(connection: Connection, service: str) -> AbTest | None:
     return None if row is None else build_test(row)
 
 
-def test_of_rollout(connection: Connection, rollout_id: str) -> AbTest | None:
+def read_test_of_rollout(connection: Connection, rollout_id: str) -> AbTest | None:
     """The test that a rollout carries; None where it carries none."""
-    return tests_of_rollouts(connection, (rollout_id,)).get(rollout_id)
+    return read_tests_of_rollouts(connection, (rollout_id,)).get(rollout_id)
 
 
-def tests_of_rollouts(connection: Connection, rollout_ids: Collection[str]) -> dict[str, AbTest]:
+def read_tests_of_rollouts(
+    connection: Connection, rollout_ids: Collection[str]
+) -> dict[str, AbTest]:
     """The tests that these rollouts carry, by rollout, inside the caller's transaction."""
     if not rollout_ids:
         return {}
@@ -201,7 +203,7 @@ def tests_of_rollouts(connection: Connection, rollout_ids: Collection[str]) -> d
 
 
 def lock_test_of(connection: Connection, rollout_id: str) -> AbTest | None:
-    """As `test_of_rollout`, locked until the caller's transaction ends."""
+    """As `read_test_of_rollout`, locked until the caller's transaction ends."""
     query = sa.select(ab_test).where(ab_test.c.rollout_id == rollout_id).with_for_update()
     row = connection.execute(query).first()
     return None if row is None else build_test(row)
@@ -280,7 +282,7 @@ def stop_test_of(connection: Connection, rollout_id: str, text: str, why: audit.
     Returns:
         False where the rollout carries none, or one with a verdict.
     """
-    row = test_of_rollout(connection, rollout_id)
+    row = read_test_of_rollout(connection, rollout_id)
     return row is not None and conclude_test(connection, row.id, Verdict.STOPPED, text, why)
 
 

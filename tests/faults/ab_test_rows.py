@@ -13,7 +13,7 @@ from typing import Any
 from mlops.rollout.plan import ab_test_plan
 from mlops.rollout.request import request_test
 from mlops.store import AbTest, Store, Verdict, Why, get_route
-from mlops.store.ab_tests import conclude_test, new_test_id, test_of_rollout
+from mlops.store.ab_tests import conclude_test, new_test_id, read_test_of_rollout
 
 BAR = datetime(2020, 1, 1, tzinfo=UTC)
 SPLIT_BP = 5000
@@ -53,6 +53,6 @@ def request_test_of(
 def find_better(store: Store, rollout_id: str, why: Why) -> bool:
     """Write the verdict of the test that a rollout carries; False where it has one."""
     with store.write() as connection:
-        test = test_of_rollout(connection, rollout_id)
+        test = read_test_of_rollout(connection, rollout_id)
         assert test is not None
         return conclude_test(connection, test.id, Verdict.BETTER, "it is better", why)

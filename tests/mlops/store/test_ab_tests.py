@@ -30,10 +30,10 @@ from mlops.store.ab_tests import (
     extend_test,
     insert_test,
     new_test_id,
+    read_test_of_rollout,
     running_test,
     write_look,
 )
-from mlops.store.ab_tests import test_of_rollout as find_test
 from tests.mlops.rollout.rows import (
     ASKED,
     CHALLENGER,
@@ -65,8 +65,8 @@ def test_a_test_is_read_as_it_was_written(store: Store, running: AbTest) -> None
     assert (running.state, running.verdict, running.ended_at) == (AbState.RUNNING, None, None)
     with store.read() as connection:
         assert running_test(connection, SERVICE) == running
-        assert find_test(connection, running.rollout_id) == running
-        assert find_test(connection, "another") is None
+        assert read_test_of_rollout(connection, running.rollout_id) == running
+        assert read_test_of_rollout(connection, "another") is None
     started = list_audit_entries(store, subject=CHALLENGER)[-1]
     assert (started.action, started.after and started.after["test"]) == (
         "start_ab_test",
