@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from mlops.api.jobs import FlowRun, JobRequest, TrainingJob, TrainingRequest
 from mlops.errors import JobNotFound
+from mlops.settings import Settings
 
 DUE = datetime(2025, 1, 2, 2, tzinfo=UTC)
 
@@ -30,12 +31,14 @@ class JobsInMemory:
 
     def add_job(self, request: JobRequest) -> TrainingJob:
         self.requests.append(request)
+        service = Settings(_env_file=None).service(request.symbol, venue=request.venue).key
+        at = request.schedule_config
         job = TrainingJob(
-            job_id=f"{request.model_type}.{request.symbol.replace('/', '-').lower()}",
-            service="sample.btc-usd.1h.volatility.24",
+            job_id=f"{request.model_type}.{service}.{request.schedule_type}.0a1b2c",
+            service=service,
             model_type=str(request.model_type),
             schedule_type=request.schedule_type,
-            schedule=str(request.schedule_config.get("hour", 2)),
+            schedule=f"{at.get('minute', 0)} {at.get('hour', 2)} * * *",
             timezone="UTC",
             active=True,
             owner=request.owner,

@@ -118,7 +118,7 @@ def list_training_calls() -> Iterator[Call]:
     daily = {"schedule_type": "daily", "schedule_config": {"hour": 2, "minute": 0}}
     yield Call("POST /jobs", body=training | daily)
     yield Call("GET /jobs")
-    path = {"job_id": "lstm.btc-usdt"}
+    path = {"job_id": "lstm.binance.btc-usdt.1h.volatility.24.daily.0a1b2c"}
     yield Call("GET /jobs/{job_id}", path)
     for change in ("pause", "resume", "run"):
         yield Call(f"POST /jobs/{{job_id}}/{change}", path)

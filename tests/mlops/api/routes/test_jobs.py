@@ -24,7 +24,7 @@ JOB = {
     "training_config": {"data_window_days": 30, "validation_split": 0.2},
     "deployment_config": {"auto_deploy": True, "deployment_strategy": "blue_green"},
 }
-JOB_ID = "lstm.btc-usdt"
+JOB_ID = "lstm.binance.btc-usdt.1h.volatility.24.daily.0a1b2c"
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_jobs_are_listed_by_pages(client: Client) -> None:
     first = client.get("jobs?limit=2").json()
     second = client.get(f"jobs?limit=2&cursor={first['next']}").json()
     ids = [job["job_id"] for job in (*first["jobs"], *second["jobs"])]
-    assert ids == [f"lstm.{name}-usdt" for name in ("btc", "eth", "sol")]
+    assert ids == [JOB_ID.replace("btc", name) for name in ("btc", "eth", "sol")]
     assert second["next"] is None
 
 
