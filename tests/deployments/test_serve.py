@@ -147,7 +147,9 @@ def test_a_printed_call_of_the_api_is_answered(served: Served, line: str) -> Non
     with urlopen(f"http://127.0.0.1:{served.port}/mlops/api/models") as answer:
         (model,) = json.load(answer)["models"]
     own = re.sub(r"(lstm|transformer)_BTC_\d+_\d+", model["model_id"], line)
-    command = shlex.split(own.replace("127.0.0.1:8005", f"127.0.0.1:{served.port}"))
+    # A backslash at the end of a line joins it with the next one, as in a shell.
+    joined = own.replace("\\\n", " ").replace("127.0.0.1:8005", f"127.0.0.1:{served.port}")
+    command = shlex.split(joined)
     done = subprocess.run(
         [*command, "--write-out", "\n%{http_code}"], capture_output=True, text=True, check=True
     )
