@@ -1,6 +1,6 @@
 """Removes what is older than its retention: rows of the store, bundles, studies, pages, caches.
 
-    drift checks, ended alerts        rows of the store, and bars of files that no service uses
+    drift checks, alerts, operations  rows of the store, and bars of files that no service uses
     bundles, runs of refused versions MLflow
     studies, drift reports, caches    files of this machine
 
@@ -27,13 +27,21 @@ from mlops.registry.retention import remove_old_bundles
 from mlops.settings import Settings
 from mlops.store import Store
 from mlops.store.markets import delete_unused_bars
-from mlops.store.retention import delete_ended_alerts, delete_old_checks, find_digests_in_use
+from mlops.store.retention import (
+    delete_ended_alerts,
+    delete_old_checks,
+    delete_old_operations,
+    find_digests_in_use,
+)
 
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 5000
 MOST_ITEMS = 50
 """Most rows, and most alerts, bundles and files, that one call removes of a kind."""
+
+OPERATION_DAYS = 30.0
+"""Days in which the result of a request that was answered later may be asked for."""
 
 DAY_S = 86_400.0
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -79,6 +87,7 @@ def remove_old(
             store, before=datetime.now(UTC) - timedelta(days=days.cache_days)
         ),
         "ended alert(s)": delete_ended_alerts(store, days=days.alert_days, limit=MOST_ITEMS),
+        "operation(s)": delete_old_operations(store, days=OPERATION_DAYS, limit=MOST_ROWS),
         "study folder(s)": remove_studies(home / "studies", days=days.study_days),
         "drift page(s)": remove_drift_pages(home / "reports", days=days.drift_report_days),
         "cached file(s)": remove_cached(home, find_digests_in_use(store), days=days.cache_days),

@@ -57,7 +57,7 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'empty.db'}"
     else:
-        with _database(request.getfixturevalue("postgres"), "template0") as made:
+        with new_database(request.getfixturevalue("postgres"), "template0") as made:
             yield made
 
 
@@ -68,12 +68,13 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         template = request.getfixturevalue("sqlite_template")
         yield f"sqlite:///{shutil.copy(template, tmp_path)}"
     else:
-        with _database(request.getfixturevalue("postgres"), _MIGRATED) as made:
+        with new_database(request.getfixturevalue("postgres"), _MIGRATED) as made:
             yield made
 
 
 @contextmanager
-def _database(server: Server, template: str) -> Iterator[str]:
+def new_database(server: Server, template: str = "template0") -> Iterator[str]:
+    """The URL of a database of its own, dropped when the block ends; by default an empty one."""
     name = f"test_{uuid.uuid4().hex}"
     server.create(name, template=template)
     yield server.url(name)

@@ -28,6 +28,7 @@ from mlops.store.schema import (
     alert_delivery,
     alert_notice,
     check,
+    operation,
     rollout,
     route,
     trigger,
@@ -111,6 +112,19 @@ def delete_ended_alerts(store: Store, *, days: float, limit: int) -> int:
         connection.execute(alert_notice.delete().where(alert_notice.c.alert_id.in_(ids)))
         connection.execute(alert.delete().where(alert.c.id.in_(ids)))
     return len(ids)
+
+
+def delete_old_operations(store: Store, *, days: float, limit: int) -> int:
+    """Delete operations that began ``days`` ago; none is worked on for as long as a day.
+
+    Args:
+        store: The store.
+        days: Days, at least 2, in which results are told and repeated requests are known.
+        limit: Most rows to delete.
+    """
+    with store.read() as connection:
+        before = store_time(connection) - timedelta(days=days)
+    return _delete_in_batches(store, operation, (operation.c.created_at < before,), limit)
 
 
 def mark_old_bundles(

@@ -35,6 +35,7 @@ def outcomes(registered: int, n: int) -> list[Outcome]:
     ]
 
 
+@pytest.mark.slow
 def test_both_training_loops_learn_the_same_from_the_same_series() -> None:
     config = {**TINY, "lstm_units": [16], "learning_rate": 0.02, "batch_size": 64}
     size = loops.Size(
@@ -66,6 +67,7 @@ def test_the_speed_and_the_loss_are_set_beside_the_plain_loops() -> None:
     assert math.isfinite(float(loss.measured.split()[0]))
 
 
+@pytest.mark.slow
 def test_the_neighbour_comes_in_the_middle_and_leaves_with_the_measurement() -> None:
     size = loops.Size(fit_rows=300, selection_rows=100, epochs=3, config=TINY)
     with training.neighbour_after(1) as neighbour:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.fuzz.http_api import FuzzedApi, serve_api
+from tests.stores import DATABASES, new_database
 
 pytestmark = pytest.mark.slow
 
@@ -29,10 +30,17 @@ METRICS = {"mse": 0.05, "mae": 0.03, "r2_score": 0.92, "accuracy": 0.85}
 TRAINED_UNTIL = "2018-06-01T00:00:00Z"
 
 
-@pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FuzzedApi]:
-    with serve_api(tmp_path_factory.mktemp("round")) as served:
-        yield served
+@pytest.fixture(scope="module", params=DATABASES)
+def api(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[FuzzedApi]:
+    """On an empty database of each kind."""
+    with ExitStack() as stack:
+        url = ""
+        if request.param == "postgres":
+            url = stack.enter_context(new_database(request.getfixturevalue("postgres")))
+        folder = tmp_path_factory.mktemp(f"round-{request.param}")
+        yield stack.enter_context(serve_api(folder, url))
 
 
 def curl(api: FuzzedApi, path: str, *options: str) -> tuple[int, Any]:

@@ -128,8 +128,9 @@ def test_a_controller_that_dies_while_it_replaces_a_failing_champion_leaves_it_t
         finish(world, faults)
 
 
+@pytest.mark.faults
 @pytest.mark.beside
-@on_both
+@pytest.mark.parametrize("database", ["sqlite", "postgres"])
 def test_a_controller_that_dies_while_it_steps_down_leaves_the_role_to_the_next(
     stage: Stage, database: str
 ) -> None:

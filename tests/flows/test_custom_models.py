@@ -42,6 +42,7 @@ def test_a_custom_model_is_searched_with_linear_ones_and_registered(trusting: Pl
     assert get_version(store, result.model_id).notes["asked_for"] == "custom"
 
 
+@pytest.mark.slow
 def test_a_registered_custom_model_loads_and_forecasts(trusting: Place) -> None:
     result = trusting.train("custom", **asked(families=("custom",)))
     version = get_version(trusting.registry.store, result.model_id)

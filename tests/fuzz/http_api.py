@@ -51,17 +51,23 @@ class FuzzedApi:
 
 
 @contextmanager
-def serve_api(folder: Path) -> Iterator[FuzzedApi]:
-    """A replica with the API in front, on the sample's service with two challengers."""
+def serve_api(folder: Path, store_url: str = "") -> Iterator[FuzzedApi]:
+    """A replica with the API in front, on the sample's service with two challengers.
+
+    Args:
+        store_url: Of an empty database; by default SQLite in the folder.
+    """
     place = {
         "MLFLOW_TRACKING_URI": "",
-        "STORE_URL": "",
+        "STORE_URL": store_url,
         "SERVING_MAX_BODY_MB": "1",
         # No Prefect answers there, so that trainings and jobs are a 503.
         "PREFECT_API_URL": "http://127.0.0.1:9/api",
     }
     ids = fill_installation(
-        Settings(mlops_base_path=folder, mlflow_tracking_uri="", store_url="", _env_file=None)
+        Settings(
+            mlops_base_path=folder, mlflow_tracking_uri="", store_url=store_url, _env_file=None
+        )
     )
     with serve(folder, place) as (server, port):
         yield FuzzedApi(server, port, ids)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from mlops.errors import LeaseLost, RolloutRefused
+from mlops.errors import LeaseLost, OperationNotFound, RolloutRefused
 from mlops.rollout.plan import plan_for
 from mlops.rollout.request import request_rollout
 from mlops.store import ModelVersion, Status, Store, Why, get_version, open_store
@@ -26,15 +26,17 @@ from mlops.store.monitor_runs import (
     stop_watch,
     write_check,
 )
+from mlops.store.operations import begin_operation, get_operation
 from mlops.store.retention import (
     ROWS,
     delete_ended_alerts,
     delete_old_checks,
+    delete_old_operations,
     list_marked_bundles,
     mark_old_bundles,
     record_removed_bundle,
 )
-from mlops.store.schema import alert, alert_notice, check
+from mlops.store.schema import alert, alert_notice, check, operation
 from mlops.store.triggers import Cause, TriggerReason, raise_trigger
 from mlops.store.versions import change_status
 
@@ -289,3 +291,18 @@ def test_a_year_of_hourly_looks_on_fifty_services_stays_below_a_gigabyte(tmp_pat
         with store.read() as connection:
             # The bars of 30 days, and the one that is exactly so old.
             assert connection.execute(counted).scalar_one() == 50 * (days * 24 + 1)
+
+
+def test_operations_are_known_for_their_days(store: Store) -> None:
+    old, young = (
+        begin_operation(store, "judge", owner="ann", holder="here", seconds=60.0) for _ in range(2)
+    )
+    with store.write() as connection:
+        before = datetime.now(UTC) - 31 * DAY
+        connection.execute(
+            operation.update().where(operation.c.id == old.id).values(created_at=before)
+        )
+    assert delete_old_operations(store, days=30.0, limit=10) == 1
+    assert get_operation(store, young.id).kind == "judge"
+    with pytest.raises(OperationNotFound):
+        get_operation(store, old.id)
