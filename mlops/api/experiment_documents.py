@@ -114,13 +114,11 @@ class EvaluationDocument(Document):
         return cls(experiment_id=answer.id, status=find_status(answer), **_list_figures(answer))
 
 
-class ExperimentDocument(Document):
+class ExperimentDocument(EvaluationDocument):
     """A test with what its newest look found; the fields are those of its start and evaluation."""
 
-    experiment_id: Id
     test_name: str
     service: Id
-    status: ExperimentStatus
     model_a_id: Id
     model_b_id: Id
     champion: Literal["model_a", "model_b"]
@@ -128,20 +126,6 @@ class ExperimentDocument(Document):
     since_bar: Utc
     until_bar: Utc
     rollout_id: Id
-    verdict: str | None
-    winner: Id | None
-    confidence_level: float
-    p_value: float | None
-    effect: float | None
-    interval: list[float] | None
-    pairs: int
-    pairs_needed: int | None
-    pairs_missing: int | None
-    holes: int
-    not_answered: ArmCounts
-    not_loaded: ArmCounts
-    requests: ArmCounts
-    text: str
 
     @classmethod
     def of(cls, answer: AbTestAnswer) -> ExperimentDocument:

@@ -10,7 +10,7 @@ from mlops.data.finding_texts import describe_findings
 from mlops.monitoring.performance.live import LivePerformance
 from mlops.registry import Explanation
 from mlops.registry.version_history import Lineage
-from mlops.store import LivePeriod, Phase, Rollout, Status
+from mlops.store import LivePeriod, ModelVersion, Phase, Rollout, Status
 from mlops.store.pages import Page
 from mlops.store.version_pages import VersionSummary
 
@@ -31,18 +31,29 @@ class ModelSummary(Document):
 
     @classmethod
     def of(cls, row: VersionSummary) -> ModelSummary:
-        return cls(
-            model_id=row.model_id,
-            service=row.service,
-            model_type=row.model_type,
-            symbol=row.symbol,
-            status=row.status,
-            version=row.mlflow_version,
-            metrics=dict(row.metrics),
-            claims_only=row.claims_only,
-            trained_until=row.trained_until,
-            created_at=row.created_at,
-        )
+        return cls(**_list_summary(row))
+
+
+class ModelDocument(ModelSummary):
+    """A version, with what its gates said and what its caller noted."""
+
+    report: Json | None
+    notes: Json
+
+    @classmethod
+    def of_version(cls, row: ModelVersion) -> ModelDocument:
+        report = None if row.report is None else dict(row.report)
+        return cls(**_list_summary(row), report=report, notes=dict(row.notes))
+
+
+def _list_summary(row: VersionSummary | ModelVersion) -> dict[str, Any]:
+    """The fields of a list."""
+    same = ("service", "model_id", "model_type", "symbol", "status", "claims_only")
+    return {
+        **{name: getattr(row, name) for name in (*same, "trained_until", "created_at")},
+        "version": row.mlflow_version,
+        "metrics": dict(row.metrics),
+    }
 
 
 class ModelPage(Document):

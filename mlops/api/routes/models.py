@@ -7,55 +7,22 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from mlops.api.context import Context, wait_for
-from mlops.api.documents import Document, Id, Json, PathId, QueryId, QueryMoment, QueryName, Utc
+from mlops.api.documents import PathId, QueryId, QueryMoment, QueryName
 from mlops.api.model_documents import (
     ExplanationDocument,
     LineageDocument,
+    ModelDocument,
     ModelPage,
     PerformanceDocument,
 )
 from mlops.api.paging import USUAL_ROWS, Cursor, Limit, read_cursor
 from mlops.api.problems import list_problems
 from mlops.api.strict_requests import StrictRoute
-from mlops.store import ModelVersion, Status
+from mlops.store import Status
 
 router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
 
 FAILURES = list_problems("not-found", "invalid-request", "not-available")
-
-
-class ModelDocument(Document):
-    """A version, with what its gates said and what its caller noted."""
-
-    model_id: Id
-    service: Id
-    model_type: str
-    symbol: str
-    status: Status
-    version: int
-    metrics: Json
-    claims_only: bool
-    trained_until: Utc | None
-    created_at: Utc
-    report: Json | None
-    notes: Json
-
-    @classmethod
-    def of(cls, row: ModelVersion) -> ModelDocument:
-        return cls(
-            model_id=row.model_id,
-            service=row.service,
-            model_type=row.model_type,
-            symbol=row.symbol,
-            status=row.status,
-            version=row.mlflow_version,
-            metrics=dict(row.metrics),
-            claims_only=row.claims_only,
-            trained_until=row.trained_until,
-            created_at=row.created_at,
-            report=None if row.report is None else dict(row.report),
-            notes=dict(row.notes),
-        )
 
 
 @router.get("", responses=list_problems("invalid-request", "not-available"))
@@ -84,7 +51,7 @@ def list_models(
 @router.get("/{model_id}", responses=list_problems("not-found", "invalid-request"))
 def get_model(model_id: PathId, context: Context) -> ModelDocument:
     """One version."""
-    return ModelDocument.of(context.manager.get_model(model_id))
+    return ModelDocument.of_version(context.manager.get_model(model_id))
 
 
 @router.get("/{model_id}/explain", responses=FAILURES)

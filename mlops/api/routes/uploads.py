@@ -13,9 +13,9 @@ from fastapi.responses import Response
 from mlops.api.children import Work
 from mlops.api.context import Actor, ApiContext, Context
 from mlops.api.documents import KEY_PATTERN, PathId
+from mlops.api.model_documents import ModelDocument
 from mlops.api.operations import ANSWER_WITHIN_S, OperationDocument, prefers_async
 from mlops.api.problems import list_problems
-from mlops.api.routes.models import ModelDocument
 from mlops.api.strict_requests import StrictRoute
 from mlops.api.uploads import RegisterBody, parse_upload, read_body, register_upload
 from mlops.store.operations import Operation
@@ -122,11 +122,13 @@ def _find_earlier(context: ApiContext, name: RequestKey | None) -> Response | No
     made = context.manager.find_request(name)
     if made is None:
         return None
-    return _answer(made if isinstance(made, Operation) else ModelDocument.of(made), status=200)
+    return _answer(
+        made if isinstance(made, Operation) else ModelDocument.of_version(made), status=200
+    )
 
 
 def _describe_registered(context: ApiContext, value: Any) -> ModelDocument:
-    return ModelDocument.of(context.manager.get_model(value["model_id"]))
+    return ModelDocument.of_version(context.manager.get_model(value["model_id"]))
 
 
 def _answer(made: Any, status: int) -> Response:
