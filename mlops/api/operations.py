@@ -20,6 +20,7 @@ from typing import Any
 
 from anyio import to_thread
 from pydantic import BaseModel
+from starlette.responses import Response
 
 from mlops.api.documents import Document, Id, Json, Utc
 from mlops.api.problems import describe_problem
@@ -31,6 +32,7 @@ from mlops.store.schema import OperationStatus
 
 log = logging.getLogger(__name__)
 
+PATH = "/mlops/api/operations"
 ANSWER_WITHIN_S = 30.0
 """How long a request waits for its work before it is answered with an operation."""
 
@@ -132,6 +134,12 @@ class Operations:
                 log.warning("the result of operation %s is not kept yet: %s", operation_id, error)
             else:
                 return
+
+
+def answer_operation(made: Operation) -> Response:
+    """The answer to a request that is worked on: 202, and where its end is told."""
+    body, place = OperationDocument.of(made).model_dump_json(), f"{PATH}/{made.id}"
+    return Response(body, 202, {"location": place}, media_type="application/json")
 
 
 def prefers_async(prefer: str | None) -> bool:

@@ -20,6 +20,11 @@ KNOWN_SHARE = 0.95
 """Least share of the requested bars that a trial must have forecast to count as tried on them."""
 
 
+def studies_folder(home: Path, service: str) -> Path:
+    """Where the studies of a service lie under the base path; ``service`` is its key."""
+    return home / "studies" / service
+
+
 @dataclass(frozen=True, slots=True)
 class TrialArchive:
     """The kept forecasts of one service's studies."""

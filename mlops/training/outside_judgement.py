@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import pandas as pd
 
 from mlops.arrays import FloatArray
 from mlops.errors import GateError
 from mlops.registry.connection import Registry
-from mlops.search.trial_archive import TrialArchive
+from mlops.search.trial_archive import TrialArchive, studies_folder
 from mlops.store import Store
 from mlops.store.ledger import record_judged_trial
 from mlops.training.outside_forecasts import OutsideForecasts
@@ -162,8 +161,7 @@ def require_enough(judged: OutsideForecasts, model_id: str, thresholds: Threshol
 
 def open_archive(registry: Registry, service: str) -> TrialArchive:
     """The kept forecasts of a service's trials."""
-    folder: Path = registry.home / "studies" / service
-    return TrialArchive(folder)
+    return TrialArchive(studies_folder(registry.home, service))
 
 
 def _read_other_trials(

@@ -19,7 +19,7 @@ from mlops.registry.bundles import last_close
 from mlops.registry.connection import Registry, load
 from mlops.registry.tracking import RunLog
 from mlops.search.study import Report, Study, StudyContext, Trial, run_refit, run_study
-from mlops.search.trial_archive import TrialArchive
+from mlops.search.trial_archive import TrialArchive, studies_folder
 from mlops.store import count_trials, record_trials
 from mlops.training.champion import fitted_until
 from mlops.training.judgement import Judgement, evidence_of, judge_study, make_ranker
@@ -218,4 +218,4 @@ def _exclusive_folder(folder: Path, effort: Effort) -> Iterator[Path]:
 
 
 def _studies_folder(registry: Registry, plan: TrainingPlan) -> Path:
-    return registry.home / "studies" / plan.service.key
+    return studies_folder(registry.home, plan.service.key)

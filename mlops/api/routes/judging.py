@@ -13,7 +13,12 @@ from fastapi.responses import Response
 from mlops.api.children import Work
 from mlops.api.context import Actor, ApiContext, Context
 from mlops.api.documents import Body, Document, Id, Moment, PathId, Reason, Utc
-from mlops.api.operations import ANSWER_WITHIN_S, OperationDocument, prefers_async
+from mlops.api.operations import (
+    ANSWER_WITHIN_S,
+    OperationDocument,
+    answer_operation,
+    prefers_async,
+)
 from mlops.api.problems import list_problems
 from mlops.api.routes.uploads import Prefer
 from mlops.api.strict_requests import StrictRoute
@@ -28,7 +33,6 @@ from mlops.validation.report import GateReport
 router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
 
 KIND = "judge"
-_OPERATIONS = "/mlops/api/operations"
 
 
 class JudgeBody(Body):
@@ -157,11 +161,9 @@ async def judge_model(
         actor=actor,
         within_s=0.0 if prefers_async(prefer) else ANSWER_WITHIN_S,
     )
-    if not isinstance(answer, Operation):
-        return Response(answer.model_dump_json(), media_type="application/json")
-    document = OperationDocument.of(answer)
-    place_of = {"location": f"{_OPERATIONS}/{answer.id}"}
-    return Response(document.model_dump_json(), 202, place_of, media_type="application/json")
+    if isinstance(answer, Operation):
+        return answer_operation(answer)
+    return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def judge_in_child(

@@ -14,7 +14,12 @@ from mlops.api.children import Work
 from mlops.api.context import Actor, ApiContext, Context
 from mlops.api.documents import KEY_PATTERN, PathId
 from mlops.api.model_documents import ModelDocument
-from mlops.api.operations import ANSWER_WITHIN_S, OperationDocument, prefers_async
+from mlops.api.operations import (
+    ANSWER_WITHIN_S,
+    OperationDocument,
+    answer_operation,
+    prefers_async,
+)
 from mlops.api.problems import list_problems
 from mlops.api.strict_requests import StrictRoute
 from mlops.api.uploads import RegisterBody, parse_upload, read_body, register_upload
@@ -25,7 +30,7 @@ router = APIRouter(prefix="/models", tags=["models"], route_class=StrictRoute)
 
 KIND = "register"
 FILE_TYPE = "application/octet-stream"
-_MODELS, _OPERATIONS = "/mlops/api/models", "/mlops/api/operations"
+_MODELS = "/mlops/api/models"
 
 Key = Annotated[
     str | None,
@@ -133,8 +138,6 @@ def _describe_registered(context: ApiContext, value: Any) -> ModelDocument:
 
 def _answer(made: Any, status: int) -> Response:
     if isinstance(made, Operation):
-        status, document, place = 202, OperationDocument.of(made), f"{_OPERATIONS}/{made.id}"
-    else:
-        document, place = made, f"{_MODELS}/{made.model_id}"
-    body = document.model_dump_json()
-    return Response(body, status, {"location": place}, media_type="application/json")
+        return answer_operation(made)
+    place = {"location": f"{_MODELS}/{made.model_id}"}
+    return Response(made.model_dump_json(), status, place, media_type="application/json")
