@@ -300,7 +300,11 @@ class Batcher:
         loop.call_later(TICK_S, self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Note how late the event loop is, for as long as windows wait or are forecast."""
+        """Note how late the event loop is, for as long as windows wait or are forecast.
+
+        A thread whose model hangs is replaced here too: who waits behind it may be the last caller
+        for a while.
+        """
         with self._changed:
             if self._ticking is not loop:
                 return
@@ -310,6 +314,8 @@ class Batcher:
                 self._stalls.expect_none()
             else:
                 self._expect_tick(loop)
+                if not self._stopped:
+                    self._ensure_thread()
 
     def _read_stalls(self) -> float:
         return self._stalls.read(None if self._run is None else self._run.clock)

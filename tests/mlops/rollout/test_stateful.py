@@ -52,7 +52,7 @@ from mlops.store.schema import replica as replica_table
 from mlops.store.sql import db_now
 from mlops.store.triggers import Answer
 from mlops.store.versions import insert_version
-from tests.stores import _MIGRATED, DATABASES, _database
+from tests.stores import _MIGRATED, DATABASES, new_database
 
 from .books import check_books
 from .laws import answers
@@ -407,7 +407,7 @@ def databases(
 
     @contextmanager
     def postgres() -> Iterator[str]:
-        with _database(request.getfixturevalue("postgres"), _MIGRATED) as url:
+        with new_database(request.getfixturevalue("postgres"), _MIGRATED) as url:
             yield url
 
     return sqlite if request.param == "sqlite" else postgres
