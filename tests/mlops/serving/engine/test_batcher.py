@@ -482,7 +482,7 @@ def test_waiting_items_fail_when_the_batcher_stops(bundle, model, monkeypatch):
 def test_on_one_core_a_batch_waits_for_the_requests_after_the_last_reply(
     bundle, model, monkeypatch
 ):
-    # Else a loop that is stalled for as long would be overtaken.
+    # Else the thread would go on without a loop that is stalled for as long.
     monkeypatch.setattr(batcher_module, "LOOK_S", LONG_S)
 
     async def twice(batcher: Batcher) -> None:
@@ -495,6 +495,8 @@ def test_on_one_core_a_batch_waits_for_the_requests_after_the_last_reply(
         again = asyncio.ensure_future(twice(batcher))
         await entered(bundle)
         await crowd.ask(1, 2)
+        while batcher._waking:
+            await asyncio.sleep(0)
         bundle.gate.set()
         await asyncio.gather(again, *crowd.tasks)
 
