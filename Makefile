@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 export DO_NOT_TRACK := true
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
+# Images for containers set it, and each of many processes would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: install demo demo-ab-test serve test test-slow test-faults check bench fuzz deploy clean
 
