@@ -96,6 +96,7 @@ def cells(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_notebook_lines_run_as_written(
     cells, tmp_path, zygote, prefect_server, mlflow_template
 ):

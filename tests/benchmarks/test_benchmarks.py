@@ -110,6 +110,7 @@ def test_no_two_searches_share_a_market_or_a_service() -> None:
     assert len({job.seed for job in jobs}) == len({job.symbol for job in jobs}) == 80
 
 
+@pytest.mark.slow
 def test_one_fit_is_looked_through_against_the_truth() -> None:
     figure = searches.eyesight(markets=1, bars=1_500)
     assert "correlation with the truth" in figure.measured

@@ -21,13 +21,14 @@ SHORT_S = min(SECONDS, 20.0)
 faults = pytest.mark.faults
 
 
+@faults
 @pytest.mark.beside(waits=True)
 @pytest.mark.parametrize(
     ("database", "kind", "seconds"),
     [
         ("sqlite", GONE, SHORT_S),
         *(
-            pytest.param(database, kind, SILENCE_S if kind == SILENT else SECONDS, marks=faults)
+            (database, kind, SILENCE_S if kind == SILENT else SECONDS)
             for database in ("sqlite", "postgres")
             for kind in kinds_of(database)
         ),

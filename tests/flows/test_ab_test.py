@@ -60,6 +60,7 @@ def test_a_test_is_begun_by_a_flow_and_ended_by_the_monitors_look(
     assert len(heard) == 1
 
 
+@pytest.mark.slow
 def test_what_passed_its_gates_is_tested_before_it_goes_live(project: Place) -> None:
     project.set(AB_TEST_CONFIDENCE_LEVEL=0.99)
     config = {"auto_deploy": True, "ab_test": {"duration_hours": 48, "traffic_split": 0.2}}

@@ -74,6 +74,7 @@ def test_a_canary_becomes_the_champion_step_by_step(project: Place, challenger: 
     assert row.requested_why.startswith("better (flow run ")
 
 
+@pytest.mark.slow
 def test_each_step_is_drawn_with_its_evidence(project: Place, challenger: str) -> None:
     with acknowledging(project.registry.store):
         result = deploy(challenger, Strategy.CANARY, plan=QUICK)
@@ -103,6 +104,7 @@ def test_a_version_that_fails_is_undone_and_fails_the_run(project: Place, challe
     assert get_version(store, challenger).status is Status.FAILED
 
 
+@pytest.mark.slow
 def test_a_version_that_does_not_load_is_undone(project: Place, challenger: str) -> None:
     broken = frozenset({challenger})
     with (
@@ -172,6 +174,7 @@ def test_a_cancelled_run_has_its_rollout_undone(project: Place, challenger: str)
     assert "was cancelled" in str(get_rollout(store, asked.rollout_id).abort_requested)
 
 
+@pytest.mark.slow
 def test_a_second_flow_only_looks_on_while_another_carries(project: Place, challenger: str) -> None:
     """Two flows of one rollout: one holds the role, and both see the end."""
     asked = deploy(challenger, wait=False, plan=QUICK)
@@ -197,6 +200,7 @@ def test_the_form_people_fill_in_offers_and_describes_every_choice() -> None:
     assert [name for name, one in described.items() if not one.get("description")] == []
 
 
+@pytest.mark.slow
 def test_where_nothing_serves_a_replica_comes_along(project: Place, challenger: str) -> None:
     """Its trials are the newest bars, answered by the champion and the challenger."""
     result = deploy(challenger, Strategy.CANARY, plan=QUICK)

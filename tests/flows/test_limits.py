@@ -60,6 +60,7 @@ def test_a_loop_that_never_asks_for_the_time_is_interrupted(project: Place) -> N
     assert_stopped(project, "train custom BTC/USD", began=began)
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_a_long_network_ends_by_its_own_clock(project: Place) -> None:
     """In a thread Prefect may not be able to interrupt it; here it never tries."""

@@ -100,6 +100,7 @@ def test_what_was_only_asked_for_is_begun_and_finished(deployable: Deployable) -
     assert champion(store) == deployable.challenger
 
 
+@pytest.mark.slow
 def test_where_nothing_serves_it_brings_a_replica_along(deployable: Deployable) -> None:
     store = deployable.place.registry.store
     asked = deploy(deployable.challenger, wait=False, plan=QUICK)
@@ -108,6 +109,7 @@ def test_where_nothing_serves_it_brings_a_replica_along(deployable: Deployable) 
     assert list_replicas(store) == ()
 
 
+@pytest.mark.slow
 def test_what_another_process_carries_is_left_to_it(deployable: Deployable) -> None:
     store = deployable.place.registry.store
     asked = deploy(deployable.challenger, wait=False, plan=QUICK)
@@ -119,6 +121,7 @@ def test_what_another_process_carries_is_left_to_it(deployable: Deployable) -> N
     release_lease(store, lease)
 
 
+@pytest.mark.slow
 def test_it_stops_in_time_for_the_next_run(deployable: Deployable) -> None:
     store = deployable.place.registry.store
     patient = RolloutSettings(dwell_s=3600, load_s=30)
@@ -167,7 +170,11 @@ def test_a_training_leaves_the_wish_that_what_passed_go_live(project: Place) -> 
 
 @pytest.mark.parametrize(
     ("passes", "config"),
-    [(False, DeploymentConfig(auto_deploy=True)), (True, DeploymentConfig()), (True, None)],
+    [
+        (False, DeploymentConfig(auto_deploy=True)),
+        pytest.param(True, DeploymentConfig(), marks=pytest.mark.slow),
+        pytest.param(True, None, marks=pytest.mark.slow),
+    ],
 )
 def test_what_was_refused_or_not_wanted_is_not_rolled_out(
     project: Place, passes: bool, config: DeploymentConfig | None

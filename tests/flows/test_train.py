@@ -130,6 +130,7 @@ def test_a_feature_that_looks_ahead_stops_the_training_by_name(project: Place) -
     assert count_trials(project.registry.store, SERVICE) == 0
 
 
+@pytest.mark.slow
 def test_the_same_seed_and_bars_give_the_same_bundle_anywhere(
     tmp_path: Path, mlflow_template: Path
 ) -> None:

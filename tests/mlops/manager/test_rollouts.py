@@ -200,6 +200,7 @@ def test_a_rollback_makes_the_previous_champion_live(
     assert (last.action, last.actor, last.reason) == ("roll_back", "anna", "worse in Asia")
 
 
+@pytest.mark.slow
 def test_a_rollback_to_a_version_that_does_not_load_is_refused(
     manager: MLOpsManager, library: Library, tmp_path: Path
 ) -> None:

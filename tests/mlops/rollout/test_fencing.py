@@ -215,6 +215,9 @@ def killed_at(url: str, statement: int, clock: Clock) -> bool:
 
 
 @pytest.mark.parametrize(
+    "url", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)], indirect=True
+)
+@pytest.mark.parametrize(
     "moment",
     [
         "promotion",

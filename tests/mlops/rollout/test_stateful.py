@@ -434,7 +434,7 @@ def test_any_sequence_keeps_the_books_and_the_promises(
     run_state_machine_as_test(
         Fresh,
         settings=settings(
-            max_examples=5 if few else 15,
+            max_examples=5 if few else 8,
             stateful_step_count=30 if few else 40,
             deadline=None,
             derandomize=True,
