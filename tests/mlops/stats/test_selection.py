@@ -6,6 +6,7 @@ from numpy.testing import assert_array_equal
 from statsmodels.stats.multitest import multipletests
 
 from mlops.errors import MlopsError
+from mlops.stats import selection
 from mlops.stats.selection import (
     benjamini_yekutieli,
     best_of_trials,
@@ -82,6 +83,36 @@ def test_no_p_value_is_finer_than_the_resamples_allow():
     good = np.random.default_rng(4).standard_normal((600, 2)) + 1.0
     assert best_of_trials(good).consistent == pytest.approx(1 / 1001)
     assert best_of_trials(good, alpha=0.002).consistent == pytest.approx(1 / 5001)
+
+
+@pytest.mark.parametrize(
+    ("gain", "resamples"),
+    [
+        pytest.param(0.0, [1000], id="noise"),
+        pytest.param(0.12, [1000, 5000], id="a p-value near the level"),
+        pytest.param(1.0, [1000, 5000], id="a clear gain"),
+    ],
+)
+def test_only_what_may_pass_is_resampled_as_often_as_its_level_asks(monkeypatch, gain, resamples):
+    asked = []
+
+    def counted(*given, reps, **named):
+        asked.append(reps)
+        return superior_ability(*given, reps=reps, **named)
+
+    monkeypatch.setattr(selection, "superior_ability", counted)
+    rng = np.random.default_rng(4)
+    columns = rng.standard_normal((600, 2))
+    columns += gain - columns.mean(axis=0)
+    best_of_trials(columns, alpha=0.002)
+    assert asked == resamples
+
+
+def test_no_clear_p_value_is_one_that_a_true_level_often_shows():
+    """Known answers: of 1,000 resamples at a level of .01, 29 have a chance of 6.4e-7."""
+    assert selection._clearly_exceeds(0.029, 0.01, 1000)
+    assert not selection._clearly_exceeds(0.028, 0.01, 1000)
+    assert not selection._clearly_exceeds(0.0, 0.01, 1000)
 
 
 @pytest.mark.parametrize("searches", [40, pytest.param(100, marks=pytest.mark.slow)])
