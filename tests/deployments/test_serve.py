@@ -68,8 +68,17 @@ def served(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> I
             wait_for_a_forecast(process, port, home)
             yield Served(process, port, home)
         finally:
-            process.kill()
-            process.wait()
+            end(process)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """By SIGTERM: one that is killed cannot end its replica."""
+    process.terminate()
+    try:
+        process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def wait_for_a_forecast(process: subprocess.Popen[str], port: int, home: Path) -> None:
