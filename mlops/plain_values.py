@@ -75,7 +75,11 @@ class _PlainValues:
             return None
         if isinstance(value, bool | np.bool_):
             return bool(value)
-        text = _write_text(value)
+        try:
+            text = _write_text(value)
+        except ValueError as error:
+            # A span of more than 292,000 years, or of months, which differ in length.
+            raise RegistryError(f"{place} is {value!r}, which has no text; pass text") from error
         if text is not None:
             return _check_text(text, place)
         number = plain_number(value)

@@ -153,6 +153,8 @@ REFUSED: list[tuple[Any, str]] = [
     (10**400, "more than 1024 bits"),
     (Decimal("123456789.123456789123"), "more digits than a float holds"),
     (Decimal("1e400"), "more digits than a float holds"),
+    (timedelta.max, r"datetime.timedelta\(.*\), which has no text; pass text"),
+    (np.timedelta64(5, "Y"), "which has no text; pass text"),
     (np.zeros(10**6), "too many values; at most 1,000,000 characters"),
     ("x" * MAX_CHARACTERS, "characters of JSON; at most 1,000,000"),
 ]
