@@ -93,6 +93,7 @@ def test_a_request_that_is_wrong_is_a_problem(world: World, text: str, status: i
     assert "application/problem+json" in answer
 
 
+@pytest.mark.slow
 def test_the_api_alone_answers_until_it_is_told_to_end(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, mlops_base_path=tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -19,12 +19,14 @@ def test_the_source_has_commits() -> None:
     assert len(found) >= 12
 
 
+@pytest.mark.faults
 @pytest.mark.beside
 def test_every_commit_and_stage_of_the_source_is_visited(stage: Stage) -> None:
     seen = {visit.point for scene in SCENES for visit in stage.visited(scene)}
     assert known_points() <= seen | {point.partition("[")[0] for point in seen}
 
 
+@pytest.mark.faults
 @pytest.mark.beside
 def test_every_point_that_is_visited_has_its_fault(stage: Stage) -> None:
     seen = {

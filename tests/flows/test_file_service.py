@@ -65,6 +65,7 @@ def train_shares(place: Place, **choice: object) -> str:
     return str(result.model_id)
 
 
+@pytest.mark.slow
 def test_a_training_sets_the_market_of_its_service(shares: Place) -> None:
     shares.set(FILE_CLOCK="replay")
     train_shares(shares)

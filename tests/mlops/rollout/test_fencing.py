@@ -144,6 +144,9 @@ def test_an_abort_between_look_and_write_is_heeded(service: Store, replica: RowR
     assert [moved.what for moved in Controller(service, "one").tick()] == [f"{asked.id} rollback"]
 
 
+@pytest.mark.parametrize(
+    "url", [pytest.param("sqlite", marks=pytest.mark.slow), "postgres"], indirect=True
+)
 def test_two_controllers_racing_take_each_arrow_once(
     url: str, service: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
