@@ -33,8 +33,8 @@ from tests.mlops.serving.example_requests import SPEC, values_of
 
 SPEC_OF_A_REPLICA = replace(SPEC, max_bars=20_000, max_windows=512)
 SMALL, LARGE = 24 * 1024, 4 * 1024**2
-RATIO = 8.0
-"""For four times the bytes: between proportion (4) and the square (16)."""
+RATIO = 6.0
+"""For four times the bytes, of CPU time and of memory."""
 
 LEAST_CPU_S, LEAST_BYTES = 0.008, 256 * 1024
 """Below them a ratio would compare noise, or what a first call keeps for the next."""
